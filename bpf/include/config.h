@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Read-only configuration, patched by Python before load (`Object.open(..., config=...)`). */
+#pragma once
+#include "types.h"
+
+struct config {
+	__be32 node;	     /* our tunnel endpoint */
+	__u32 uplink;	     /* ifindex of the uplink */
+	__u32 vxlan;	     /* ifindex of the kernel VXLAN device mg_vxlan */
+	__u32 cluster;	     /* our cluster id */
+	__u32 cluster_shift; /* identity >> cluster_shift = cluster id: 16, or 15 in 511 mode */
+	__u32 uplink_mtu;    /* L3 MTU of the uplink */
+	__u32 block_size;    /* ports in a block */
+	__u32 drop_events;   /* drop events per second, reason and CPU; the rest is only counted */
+	__u32 icmp_errors;   /* ICMP errors that we originate per second and CPU */
+	__u64 permutation_key; /* orders the ports of a block; unpredictable from outside */
+};
+
+const volatile struct config cfg = {};

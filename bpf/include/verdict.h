@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* One list of drop reasons. Numbers follow Hubble's where one exists, our own start at 220. Python
+ * reads names and numbers from BTF, so this enum is the only list.
+ */
+#pragma once
+
+enum drop_reason {
+	DROP_INVALID_SOURCE_IP = 132,
+	DROP_INVALID_PACKET = 134,
+	DROP_CT_TRUNCATED = 135,
+	DROP_FRAGMENTATION_NEEDED = 136,
+	DROP_UNSUPPORTED_L3_PROTOCOL = 139,
+	DROP_MISSED_TAIL_CALL = 140,
+	DROP_WRITE_ERROR = 141,
+	DROP_UNKNOWN_L4_PROTOCOL = 142,
+	DROP_UNKNOWN_L3_TARGET = 150,
+	DROP_CT_MAP_INSERTION_FAILED = 155,
+	DROP_INVALID_IPV6_EXTENSION = 156,
+	DROP_NO_TUNNEL_ENDPOINT = 160,
+	DROP_NO_NAT_MAPPING = 167,
+	DROP_NAT_UNSUPPORTED_PROTOCOL = 168,
+	DROP_FIB_LOOKUP_FAILED = 169,
+	DROP_INVALID_IDENTITY = 171,
+	DROP_UNKNOWN_SENDER = 172,
+	DROP_FRAGMENT_NOT_FOUND = 175,
+	DROP_INVALID_CLUSTER_ID = 192,
+	DROP_NO_EGRESS_GATEWAY = 194,
+	DROP_TTL_EXCEEDED = 196,
+	DROP_ENDPOINT_NOT_READY = 203,
+	DROP_NO_EGRESS_IP = 204,
+	DROP_BLOCK_NOT_OWNED = 220, /* tunnel sender does not own the block of this source port */
+	DROP_BLOCK_NO_OWNER = 221,  /* a port of an egress address that belongs to no node */
+	DROP_NO_BLOCK = 222,	    /* this node holds no block of the egress address yet */
+	DROP_MID_STREAM = 223,	    /* covered TCP packet without a mapping and without SYN */
+	DROP_NOT_FROM_GATEWAY =
+	    224,	       /* return packet from a host that is not the address's gateway */
+	DROP_IP_OPTIONS = 225, /* IPv4 options on the overlay's inner packet, not supported */
+};

@@ -1,0 +1,1 @@
+"""Shared etcd: etcd (client), claims, wire (codec), publish, imports, certs."""

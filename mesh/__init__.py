@@ -1,0 +1,1 @@
+"""The spine and the processes: core, then config, manifests, kernel, features, agent, CLI."""

@@ -1,0 +1,241 @@
+"""Nouns shared by two or more features; frozen, hashable, no behaviour.
+
+A noun is spelled the same in the BPF map, the etcd key, the CLI and here. Addresses are
+``ipaddress`` objects, parsed once at the edge. ``labels`` are sorted ``(key, value)`` pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+IP = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Labels = tuple[tuple[str, str], ...]
+
+#: Reserved identities (``reference/clustermesh-wire.md`` 4).
+IDENTITY_HOST = 1
+IDENTITY_WORLD = 2
+IDENTITY_REMOTE_NODE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, named so that an operator can act on it.
+
+    ``code`` is stable (M1xx mesh, B2xx bgp, E3xx egress, S4xx srv6, P5xx policy, D6xx datapath);
+    ``object`` is a manifest's ``path`` or ``kind/namespace/name``, an etcd key, or a host/process;
+    ``since`` is Unix time in seconds.
+    """
+
+    code: str
+    object: str
+    field: str
+    text: str
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NodeKey:
+    cluster: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of this or another cluster; the first IPv4 address is its tunnel endpoint."""
+
+    cluster: str
+    name: str
+    addresses: tuple[IP, ...]
+    pod_cidrs: tuple[Network, ...] = ()
+    locator: IPv6Network | None = None
+    labels: Labels = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    cluster: str
+    name: str
+    labels: Labels = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PodKey:
+    cluster: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod object; ``addresses`` is empty until the agent of ``node`` has assigned them."""
+
+    cluster: str
+    namespace: str
+    name: str
+    node: str
+    labels: Labels = ()
+    addresses: tuple[IP, ...] = ()
+    service_account: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """``labels`` in wire form: ``k8s:app=web;…;``, sorted, each with its trailing semicolon."""
+
+    cluster: str
+    id: int
+    labels: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Who an address is, and behind which node (its tunnel endpoint); key is the address."""
+
+    address: IP
+    identity: int
+    cluster: str
+    node: IPv4Address
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceKey:
+    cluster: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServicePort:
+    name: str
+    protocol: str  # TCP or UDP
+    port: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Backend:
+    """One endpoint of a service port; ``cluster`` says whose pod it is."""
+
+    address: IP
+    port: int
+    port_name: str
+    protocol: str
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service of one cluster with the backends that this cluster itself contributes."""
+
+    cluster: str
+    namespace: str
+    name: str
+    addresses: tuple[IP, ...]
+    ports: tuple[ServicePort, ...]
+    is_global: bool = False
+    is_shared: bool = True
+    backends: tuple[Backend, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPolicy:
+    """One EgressPolicy or CiliumEgressGatewayPolicy, parsed; ``origin`` is its manifest path."""
+
+    name: str
+    selectors: tuple[PodSelector, ...]
+    destinations: tuple[Network, ...]
+    excluded: tuple[Network, ...]
+    addresses: tuple[IP, ...]
+    gateways: Selector
+    origin: str = ""
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One matchExpressions entry; ``matchLabels`` become ``In`` with one value."""
+
+    key: str
+    operator: str  # In, NotIn, Exists, DoesNotExist
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A LabelSelector; no requirement selects everything."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PodSelector:
+    """``None`` means the field was absent; both absent is refused at the edge."""
+
+    namespaces: Selector | None
+    pods: Selector | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BlockKey:
+    """Port block ``number`` of ``address``; first port is 1024 + number * block size."""
+
+    address: IP
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Who may translate into the block; ``epoch`` is the etcd revision of the assignment."""
+
+    address: IP
+    number: int
+    first: int
+    last: int
+    cluster: str
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class BGPPeer:
+    """One BGPPeer object, parsed."""
+
+    name: str
+    nodes: Selector
+    address: IP
+    asn: int
+    local_asn: int
+    advertise: tuple[str, ...]  # podCIDRs, egressIPs, srv6Locators
+    hold_s: int = 90
+    graceful_restart_s: int = 120
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Route:
+    """One BGP route to announce."""
+
+    prefix: Network
+    next_hop: IP
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ClaimKey:
+    noun: str  # identity, podcidr, locator, block
+    pool: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A number that belongs to an owner for good (``clustermesh/claims.py``).
+
+    ``epoch`` is the create revision of the number's key: it orders owners over time.
+    """
+
+    noun: str
+    pool: str
+    number: int
+    owner: str
+    epoch: int

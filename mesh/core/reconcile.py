@@ -1,0 +1,294 @@
+"""Desired -> diff -> target: the one loop that every feature uses.
+
+Rule 1: a target never decides, it only reads and writes.
+Rule 2: ``diff`` and every ``desire`` function are pure; whatever can be wrong about policy is
+        wrong before this file.
+Rule 3: create and update before delete, so that a moved row is never absent in between; nothing
+        is deleted before the table is synced.
+Rule 4: one failed row never stops the rest; the next full round's diff is the retry.
+
+Derivations run first and synchronously, in the order in which they were added. Then each target
+has a task of its own, so that a store that is away never delays a map.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mesh.core.table import ColumnTable, Source, Table
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+#: Seconds between full read-and-diff rounds of a healthy target.
+FULL_INTERVAL_S = 60.0
+#: Pause after a round with errors: first, and longest.
+BACKOFF_S = (0.1, 5.0)
+
+Errors = Mapping[K, Exception]
+
+
+class Target(Protocol[K, V]):
+    """Something outside the process that holds rows: RTNETLINK, etcd, a BGP session, a map.
+
+    ``upsert`` and ``delete`` return the rows that failed, with the reason; they raise OSError
+    when the target as a whole is out of reach. Deleting an absent row is no error.
+    """
+
+    async def read(self) -> Mapping[K, V]:
+        """Return the rows that are really there."""
+
+    async def upsert(self, rows: Mapping[K, V]) -> Errors[K]:
+        """Write rows; idempotent."""
+
+    async def delete(self, keys: Collection[K]) -> Errors[K]:
+        """Remove rows."""
+
+
+class ColumnTarget(Protocol):
+    """A target for column tables: a BPF map written in batches. Raises OSError."""
+
+    async def read(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Keys and values that are really there, in the table's dtypes."""
+
+    async def upsert(self, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        """Write rows; idempotent."""
+
+    async def delete(self, keys: npt.NDArray[Any]) -> None:
+        """Remove rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diff(Generic[K, V]):
+    """The writes that turn ``actual`` into ``desired``."""
+
+    upsert: Mapping[K, V]
+    delete: frozenset[K]
+
+
+def diff(desired: Mapping[K, V], actual: Mapping[K, V]) -> Diff[K, V]:
+    """Compare two states; equal rows produce no write."""
+    return Diff(
+        upsert={k: v for k, v in desired.items() if k not in actual or actual[k] != v},
+        delete=frozenset(k for k in actual if k not in desired),
+    )
+
+
+def column_diff(
+    table: ColumnTable, keys: npt.NDArray[Any], values: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Keys and values to write and keys to delete, against the rows of ``table``."""
+    want_keys, want_values = table.rows()
+    width = f"V{table.key.itemsize}"
+    have, want = keys.view(width).ravel(), want_keys.view(width).ravel()
+    place = {name: i for i, name in enumerate(have.tolist())}
+    at = np.fromiter((place.get(n, -1) for n in want.tolist()), np.int64, len(want))
+    stale = at < 0
+    if len(keys):
+        body = f"V{table.value.itemsize}"
+        stale |= values.view(body).ravel()[at] != want_values.view(body).ravel()
+    wanted = set(want.tolist())
+    gone = np.fromiter((n not in wanted for n in have.tolist()), bool, len(have))
+    return want_keys[stale], want_values[stale], keys[gone]
+
+
+@dataclass(slots=True)
+class Report:
+    """What the last round of one target did, and what it could not do: its health."""
+
+    table: str
+    revision: int = 0
+    rows: int = 0
+    written: int = 0
+    deleted: int = 0
+    errors: dict[str, str] = field(default_factory=dict)
+    at: float = 0.0
+    since: float = 0.0  # Unix time since when there have been errors; 0: healthy
+
+
+class Applied:
+    """One table on its way into one target; ``revision`` is what has arrived there."""
+
+    def __init__(self, table: Source, after: Sequence[Applied]) -> None:
+        self.table = table
+        self.after = tuple(after)
+        self.revision = -1
+        self.report = Report(table.name)
+        self.full = True
+        self._changed = asyncio.Event()
+        self._done = asyncio.Event()
+        table.listen(self._changed.set)
+
+    @property
+    def current(self) -> bool:
+        """Everything desired has arrived."""
+        return self.table.synced and not self.full and self.revision == self.table.revision
+
+    async def reached(self, revision: int) -> None:
+        """Wait until ``revision`` of the table has arrived without an error."""
+        while self.revision < revision or self.full:
+            self._done.clear()
+            await self._done.wait()
+
+    async def round(self) -> None:
+        """One round: read and diff when ``full``, else only what changed; raises OSError."""
+        raise NotImplementedError
+
+    async def run(self) -> None:
+        """Rounds for ever: on every change, after errors with back-off, on a slow timer."""
+        pause = 0.0
+        self._changed.set()
+        while True:
+            if pause:  # a change does not shorten a back-off
+                await asyncio.sleep(pause)
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FULL_INTERVAL_S):
+                        await self._changed.wait()
+            self.full = self.full or not self._changed.is_set()
+            self._changed.clear()
+            pause = await self._paced_round(pause)
+
+    async def _paced_round(self, pause: float) -> float:
+        for other in self.after:
+            await other.reached(other.table.revision)
+        started = self.report.since
+        try:
+            await self.round()
+        except OSError as error:
+            self.report.errors = {"*": str(error)}
+        self.report.at = time.time()
+        if not self.report.errors:
+            self.report.since = 0.0
+            self.full = False
+            self._done.set()
+            return 0.0
+        self.full = True
+        self.report.since = started or self.report.at
+        if not started:
+            log.warning("table=%s errors=%s", self.table.name, self.report.errors)
+        return min(max(2 * pause, BACKOFF_S[0]), BACKOFF_S[1])
+
+
+class AppliedRows(Applied, Generic[K, V]):
+    """``Applied`` for a table of rows."""
+
+    def __init__(
+        self, table: Table[K, V], target: Target[K, V], after: Sequence[Applied] = ()
+    ) -> None:
+        super().__init__(table, after)
+        self.rows = table
+        self.target = target
+
+    async def round(self) -> None:
+        revision, synced = self.rows.revision, self.rows.synced
+        changes = None if self.full else self.rows.changes(self.revision)
+        if changes is None:
+            todo = diff(dict(self.rows.rows), await self.target.read())
+        else:
+            todo = Diff(changes.upsert, changes.delete)
+        report = Report(self.rows.name, revision, len(self.rows.rows), since=self.report.since)
+        self.report, errors = report, dict[K, Exception]()
+        if todo.upsert:
+            failed = await self.target.upsert(todo.upsert)
+            errors.update(failed)
+            report.written = len(todo.upsert) - len(failed)
+        if todo.delete and synced:
+            failed = await self.target.delete(todo.delete)
+            errors.update(failed)
+            report.deleted = len(todo.delete) - len(failed)
+        report.errors = {str(key): str(error) for key, error in errors.items()}
+        self.revision = revision if synced or not todo.delete else -1
+
+
+class AppliedColumns(Applied):
+    """``Applied`` for a column table."""
+
+    def __init__(
+        self, table: ColumnTable, target: ColumnTarget, after: Sequence[Applied] = ()
+    ) -> None:
+        super().__init__(table, after)
+        self.columns = table
+        self.target = target
+
+    async def round(self) -> None:
+        revision, synced = self.columns.revision, self.columns.synced
+        changes = None if self.full else self.columns.changes(self.revision)
+        if changes is None:
+            keys, values, deleted = column_diff(self.columns, *await self.target.read())
+        else:
+            keys, values, deleted = changes.keys, changes.values, changes.deleted
+        report = Report(self.columns.name, revision, len(self.columns), since=self.report.since)
+        self.report = report
+        if len(keys):
+            await self.target.upsert(keys, values)
+            report.written = len(keys)
+        if len(deleted) and synced:
+            await self.target.delete(deleted)
+            report.deleted = len(deleted)
+        self.revision = revision if synced or not len(deleted) else -1
+
+
+class Loop:
+    """All derivations and all targets of one process."""
+
+    def __init__(self) -> None:
+        self.applied: list[Applied] = []
+        self._derivations: list[tuple[tuple[Source, ...], Callable[[], None], list[int]]] = []
+        self._changed = asyncio.Event()
+
+    def derive(self, inputs: Sequence[Source], run: Callable[[], None]) -> None:
+        """Call ``run`` when a revision or the sync state of an input has changed.
+
+        ``run`` reads the inputs, calls a pure function and writes output tables; it is called
+        after the derivations added before it, so outputs of those may be inputs here.
+        """
+        for source in inputs:
+            source.listen(self._changed.set)
+        self._derivations.append((tuple(inputs), run, []))
+        self._changed.set()
+
+    def apply(
+        self, table: Table[K, V], target: Target[K, V], after: Sequence[Applied] = ()
+    ) -> AppliedRows[K, V]:
+        """Keep ``target`` equal to ``table``; a round waits until ``after`` have arrived."""
+        applied = AppliedRows(table, target, after)
+        self.applied.append(applied)
+        return applied
+
+    def apply_columns(
+        self, table: ColumnTable, target: ColumnTarget, after: Sequence[Applied] = ()
+    ) -> AppliedColumns:
+        """``apply`` for a column table."""
+        applied = AppliedColumns(table, target, after)
+        self.applied.append(applied)
+        return applied
+
+    def derive_all(self) -> None:
+        """Run every derivation whose inputs changed since its last run."""
+        for inputs, run, seen in self._derivations:
+            now = [source.revision * 2 + source.synced for source in inputs]
+            if now != seen:
+                seen[:] = now
+                run()
+
+    async def run(self) -> None:
+        """Derive and apply until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for applied in self.applied:
+                group.create_task(applied.run(), name=f"apply {applied.table.name}")
+            while True:
+                self._changed.clear()
+                self.derive_all()
+                await self._changed.wait()

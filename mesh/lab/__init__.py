@@ -1,0 +1,1 @@
+"""Clusters, routers and legacy networks on one machine, hosts being network namespaces."""

@@ -1,0 +1,1 @@
+"""SRv6 locators; SIDs and VRFs join them when the VRF noun arrives."""
