@@ -150,6 +150,8 @@ class ColumnTable(Source):
         self._free: list[int] = []
         self._tombs: dict[bytes, int] = {}
         self._floor = 0
+        self._keys, self._values = np.zeros(0, self.key), np.zeros(0, self.value)
+        self._revisions, self._live = np.zeros(0, np.int64), np.zeros(0, bool)
         self._grow(1024)
 
     def __len__(self) -> int:
@@ -233,14 +235,13 @@ class ColumnTable(Source):
             self._tombs.pop(name, None)
 
     def _grow(self, size: int) -> None:
-        old = getattr(self, "_live", np.zeros(0, bool))
+        old = len(self._live)
         keys, values = np.zeros(size, self.key), np.zeros(size, self.value)
         revisions, live = np.zeros(size, np.int64), np.zeros(size, bool)
-        if len(old):
-            keys[: len(old)], values[: len(old)] = self._keys, self._values
-            revisions[: len(old)], live[: len(old)] = self._revisions, old
+        keys[:old], values[:old] = self._keys, self._values
+        revisions[:old], live[:old] = self._revisions, self._live
         self._keys, self._values, self._revisions, self._live = keys, values, revisions, live
-        self._free.extend(range(size - 1, len(old) - 1, -1))
+        self._free.extend(range(size - 1, old - 1, -1))
 
 
 def _names(keys: npt.NDArray[Any]) -> list[bytes]:
