@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Protocol
 
 from mesh.core.model import IP, Network, Pod, PodKey
@@ -28,9 +27,14 @@ _FIRST = 2
 
 @dataclass(frozen=True, slots=True)
 class PodLink:
-    """How a pod is to be connected; ``netns`` is a path, ``mtu`` the L3 MTU of both ends."""
+    """How a pod is to be connected.
+
+    ``netns`` is a path and ``inode`` the namespace behind it (a pod made anew under its old name
+    has another one); ``mtu`` is the L3 MTU of both ends.
+    """
 
     netns: str
+    inode: int
     device: str
     addresses: tuple[IP, ...]
     mtu: int
@@ -61,7 +65,7 @@ def assign(
         return kept
     base = int(cidrs[0].network_address)
     used = {int(addresses[0]) - base for addresses in kept.values()}
-    size = min(min(cidr.num_addresses for cidr in cidrs), 1 << 16) - 1
+    size = min(*(cidr.num_addresses for cidr in cidrs), 1 << 16) - 1
     last = max(used, default=_FIRST - 1)
     order = [*range(last + 1, size), *range(_FIRST, last)]
     free = (offset for offset in order if offset not in used)
@@ -73,14 +77,17 @@ def assign(
 
 
 def pod_links(
-    pods: Mapping[PodKey, Pod], namespaces: Collection[str], pattern: str, mtu: int
+    pods: Mapping[PodKey, Pod], namespaces: Mapping[str, int], pattern: str, mtu: int
 ) -> dict[PodKey, PodLink]:
-    """Links of the pods that have addresses and whose network namespace exists."""
+    """Links of the pods that have addresses and whose network namespace exists.
+
+    ``namespaces`` maps the path of each network namespace to its inode.
+    """
     rows = {}
     for key, pod in pods.items():
         path = netns_path(pattern, key)
         if pod.addresses and path in namespaces:
-            rows[key] = PodLink(path, device_name(key), pod.addresses, mtu)
+            rows[key] = PodLink(path, namespaces[path], device_name(key), pod.addresses, mtu)
     return rows
 
 
@@ -145,8 +152,8 @@ class PodLinks:
                 continue
             key, addresses = parsed
             wired = self._wired.get(key)
-            netns = wired.netns if wired and wired.addresses == addresses else ""
-            rows[key] = PodLink(netns, link.name, addresses, link.mtu)
+            netns, inode = (wired.netns, wired.inode) if wired else ("", 0)
+            rows[key] = PodLink(netns, inode, link.name, addresses, link.mtu)
             devices[key] = _device(link, addresses)
         self._devices.replace(devices)
         return rows
@@ -198,8 +205,7 @@ class PodLinks:
         return link
 
     async def _host_side(self, link: Link, row: PodLink, mac: str) -> None:
-        if Path(f"/proc/sys/net/ipv6/conf/{row.device}").exists():
-            set_sysctl(f"net/ipv6/conf/{row.device}/accept_ra", "0")
+        set_sysctl(f"net/ipv6/conf/{row.device}/accept_ra", "0")
         set_sysctl(f"net/ipv4/conf/{row.device}/rp_filter", "0")
         await self._kernel.set_up(link.ifindex)
         for address in row.addresses:
