@@ -57,7 +57,7 @@ class VethEnd:
 class Kernel:
     """Links, routes and neighbours of the namespace in which it was opened."""
 
-    def __init__(self, ipr: Any) -> None:  # noqa: ANN401  # pyroute2 is untyped
+    def __init__(self, ipr: Any) -> None:
         self._ipr = ipr
 
     @classmethod
@@ -225,11 +225,11 @@ def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
 
-def _prefix(message: Any) -> Network:  # noqa: ANN401
+def _prefix(message: Any) -> Network:
     return ip_network(f"{message.get('dst')}/{message['dst_len']}")
 
 
-def _link(message: Any) -> Link:  # noqa: ANN401
+def _link(message: Any) -> Link:
     return Link(
         name=message.get("ifname"),
         ifindex=message["index"],
