@@ -142,7 +142,7 @@ class Map:
             return False
         return True
 
-    def _element(self, key: Array, value: Array, flags: int = 0) -> Any:  # noqa: ANN401 - bpf_attr
+    def _element(self, key: Array, value: Array, flags: int = 0) -> Any:
         return attr("IIQQQ", self.fd, 0, key.ctypes.data, value.ctypes.data, flags, size=32)
 
     # Many entries
@@ -265,7 +265,7 @@ class Map:
         return values
 
 
-def _count(request: Any) -> int:  # noqa: ANN401 - bpf_attr
+def _count(request: Any) -> int:
     return int(struct.unpack_from("=I", request, 32)[0])
 
 
