@@ -67,6 +67,15 @@ class PodKey:
     name: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ContainerPort:
+    """A named port of a pod's container, what a service's ``targetPort`` may name."""
+
+    name: str
+    protocol: str  # TCP or UDP
+    port: int
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """A pod object; ``addresses`` is empty until the agent of ``node`` has assigned them."""
@@ -78,6 +87,7 @@ class Pod:
     labels: Labels = ()
     addresses: tuple[IP, ...] = ()
     service_account: str = "default"
+    ports: tuple[ContainerPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,54 @@ class Service:
     is_global: bool = False
     is_shared: bool = True
     backends: tuple[Backend, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServicePortObject:
+    """``target`` is a number, or the name of a container port."""
+
+    name: str
+    protocol: str  # TCP or UDP
+    port: int
+    target: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceObject:
+    """A Service manifest; key in tables: ``ServiceKey``. No address: a headless service.
+
+    ``selector`` is None when the manifest has none: then EndpointSlices name the backends.
+    """
+
+    cluster: str
+    namespace: str
+    name: str
+    addresses: tuple[IP, ...]
+    ports: tuple[ServicePortObject, ...]
+    selector: Labels | None = None
+    is_global: bool = False
+    is_shared: bool = True
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EndpointSliceKey:
+    cluster: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Every ready address listens on every port; ``service`` is its kubernetes.io/service-name."""
+
+    cluster: str
+    namespace: str
+    name: str
+    service: str
+    addresses: tuple[IP, ...]
+    ports: tuple[ServicePort, ...]
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

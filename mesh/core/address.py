@@ -1,0 +1,38 @@
+"""Addresses in the one form that maps, tables and etcd share: 16 bytes, IPv4 mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mesh.core.model import IP, Network
+
+_MAPPED = bytes(10) + b"\xff\xff"
+#: An IPv4 prefix of n bits has 96 + n bits in the mapped form.
+MAPPED_BITS = 96
+#: dtype of an address as a table key.
+ADDRESS = np.dtype("V16")
+
+
+def packed(address: IP) -> bytes:
+    """The 16 bytes of an address, IPv4 as ``::ffff:a.b.c.d``."""
+    return address.packed if isinstance(address, IPv6Address) else _MAPPED + address.packed
+
+
+def unpacked(raw: bytes) -> IP:
+    """The address behind 16 bytes."""
+    return IPv4Address(raw[12:]) if raw[:12] == _MAPPED else IPv6Address(raw)
+
+
+def prefix_bits(prefix: Network) -> int:
+    """Length of a prefix in the 128-bit form."""
+    return prefix.prefixlen + (MAPPED_BITS if prefix.version == 4 else 0)
+
+
+def column(addresses: Iterable[IP]) -> npt.NDArray[Any]:
+    """Addresses as an array of 16-byte keys."""
+    return np.frombuffer(b"".join(packed(a) for a in addresses), ADDRESS)

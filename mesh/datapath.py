@@ -1,0 +1,129 @@
+"""The node's BPF programs: loaded, or adopted as they are, and attached.
+
+Everything is pinned below one directory of the host: maps by name, programs in ``programs/``,
+links in ``links/``. When the pinned generation is exactly what would be loaded (same objects, same
+configuration), a new agent adopts it and loads nothing: every map and link id stays. Otherwise
+programs are loaded onto the pinned maps and the links are updated in place; no packet is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from bpf import build, links
+from bpf.maps import Map
+from bpf.object import DriftError, Generation, Object
+from bpf.sys import AttachType, open_pinned
+
+OBJECTS = ("pod", "uplink", "sock")
+UPLINK_PROGRAM = "mg_from_uplink"
+VXLAN_PROGRAM = "mg_from_vxlan"
+VXLAN_DEVICE = "mg_vxlan"
+VXLAN_PORT = 8472
+#: Programs on the host end of a pod's veth: link suffix, program, ingress.
+POD_PROGRAMS = (("in", "mg_from_pod", True), ("out", "mg_to_pod", False))
+SOCKET_PROGRAMS = {
+    "mg_connect4": AttachType.CONNECT4,
+    "mg_connect6": AttachType.CONNECT6,
+    "mg_sendmsg4": AttachType.SENDMSG4,
+    "mg_sendmsg6": AttachType.SENDMSG6,
+    "mg_recvmsg4": AttachType.RECVMSG4,
+    "mg_recvmsg6": AttachType.RECVMSG6,
+    "mg_getpeername4": AttachType.GETPEERNAME4,
+    "mg_getpeername6": AttachType.GETPEERNAME6,
+}
+
+
+class Datapath:
+    """Maps and programs of this node below ``directory``, a directory of a bpffs."""
+
+    def __init__(self, directory: Path, objects: Path | None = None) -> None:
+        self._directory = directory
+        self._objects = objects or build.HERE / "obj"
+        self._links = directory / "links"
+        self._programs_dir = directory / "programs"
+        self._programs: dict[str, int] = {}
+        self._maps: dict[str, Map] = {}
+        self._digest = b""
+        self.adopted = False
+
+    def start(self, config: Mapping[str, object]) -> None:
+        """Load or adopt. Raises ``bpf.object.DriftError`` or ``bpf.libbpf.LoadError``."""
+        for path in (self._links, self._programs_dir):
+            path.mkdir(parents=True, exist_ok=True)
+        opened = [Object.open(self._objects / f"{name}.o") for name in OBJECTS]
+        try:
+            for one in opened:
+                with suppress(KeyError):  # sock.bpf.c needs no configuration
+                    one.set_config("cfg", config)
+                one.pin(self._directory)
+            digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
+            self.adopted = Generation.read(self._directory) == digest
+            if not self.adopted:
+                self._load(opened)
+        finally:
+            for one in opened:
+                one.close()
+        self._digest = digest
+        self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
+
+    def _load(self, opened: Collection[Object]) -> None:
+        drift = [reason for one in opened for reason in one.drift(self._directory)]
+        if drift:
+            raise DriftError(drift)
+        for one in opened:
+            one.load()
+        for one in opened:
+            one.pin_programs(self._programs_dir)
+
+    def attach(self, uplink: str, cgroup: Path) -> None:
+        """Attach to the uplink, the VXLAN device, the cgroup and every pod that has a link."""
+        self._tcx(uplink, "uplink", UPLINK_PROGRAM, ingress=True)
+        self._tcx(VXLAN_DEVICE, "vxlan", VXLAN_PROGRAM, ingress=True)
+        for name, attach_type in SOCKET_PROGRAMS.items():
+            links.cgroup(self._programs[name], cgroup, attach_type, self._links / name)
+        for pin in self._links.glob("mgp*_in"):
+            device = pin.name.removesuffix("_in")
+            try:
+                socket.if_nametoindex(device)
+            except OSError:
+                self.forget(device)
+            else:
+                self.pod(device)
+        Generation.write(self._directory, self._digest)
+
+    def pod(self, device: str) -> None:
+        """Attach the pod programs to a host end, or update them."""
+        for suffix, program, ingress in POD_PROGRAMS:
+            self._tcx(device, f"{device}_{suffix}", program, ingress=ingress)
+
+    def forget(self, device: str) -> None:
+        """Remove the pins of a host end that is gone."""
+        for suffix, _, _ in POD_PROGRAMS:
+            (self._links / f"{device}_{suffix}").unlink(missing_ok=True)
+
+    def map(self, name: str) -> Map:
+        """A pinned map, opened once."""
+        if name not in self._maps:
+            self._maps[name] = Map.open_pinned(self._directory / name)
+        return self._maps[name]
+
+    def program(self, name: str) -> int:
+        """Descriptor of a program."""
+        return self._programs[name]
+
+    def close(self) -> None:
+        """Give descriptors back; everything stays pinned and attached."""
+        for map_ in self._maps.values():
+            map_.close()
+        for fd in self._programs.values():
+            os.close(fd)
+        self._maps, self._programs = {}, {}
+
+    def _tcx(self, device: str, name: str, program: str, *, ingress: bool) -> None:
+        links.tcx(self._programs[program], device, self._links / name, ingress=ingress)

@@ -1,0 +1,240 @@
+"""The one door to RTNETLINK: links, addresses, routes and neighbours of this host and its pods.
+
+One socket per network namespace, on the agent's loop, no threads (bpf-loading.md 11.2): the
+socket of a pod's namespace is created inside it and lives for one configuration.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from bpf import netns
+from mesh.core.model import IP, Network
+
+#: Routes that carry this protocol number are ours (rtnetlink.h: above RTPROT_STATIC is free).
+PROTOCOL = 77
+GATEWAY_V4 = IPv4Address("169.254.1.1")
+GATEWAY_V6 = IPv6Address("fe80::1")
+
+_SCOPE_LINK = 253
+_RTNH_F_ONLINK = 4
+_IFA_F_NODAD = 0x02
+_UNREACHABLE = 7  # RTN_UNREACHABLE
+_IFF_UP = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device of this host."""
+
+    name: str
+    ifindex: int
+    mtu: int
+    mac: str
+    up: bool
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class VethEnd:
+    """One end of a veth pair to be made."""
+
+    name: str
+    mac: str
+
+
+class Kernel:
+    """Links, routes and neighbours of the namespace in which it was opened."""
+
+    def __init__(self, ipr: Any) -> None:
+        self._ipr = ipr
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator[Kernel]:
+        """A door to the calling thread's network namespace."""
+        async with AsyncIPRoute() as ipr:
+            yield cls(ipr)
+
+    @classmethod
+    @asynccontextmanager
+    async def open_in(cls, path: str) -> AsyncIterator[Kernel]:
+        """A door to the namespace at ``path``."""
+        with netns.enter(path):
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
+        async with AsyncIPRoute(use_socket=sock) as ipr:
+            yield cls(ipr)
+
+    async def links(self) -> dict[str, Link]:
+        """Devices by name."""
+        found = [_link(message) async for message in await self._ipr.get_links()]
+        return {link.name: link for link in found}
+
+    async def link(self, name: str) -> Link:
+        """One device; OSError ENODEV when there is none."""
+        try:
+            return (await self.links())[name]
+        except KeyError:
+            raise OSError(errno.ENODEV, f"no network device {name}") from None
+
+    async def add_veth(self, host: VethEnd, pod: VethEnd, path: str, mtu: int) -> Link:
+        """Make a veth pair, ``pod`` inside the namespace at ``path``; both ends are down."""
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await self._call(
+                "link", "add", ifname=host.name, kind="veth", address=host.mac, mtu=mtu,
+                peer={"ifname": pod.name, "net_ns_fd": there, "address": pod.mac, "mtu": mtu},
+            )  # fmt: skip
+        finally:
+            os.close(there)
+        return await self.link(host.name)
+
+    async def add_vxlan(self, name: str, port: int) -> Link:
+        """Make, unless it is there, a VXLAN device in collect-metadata mode, and set it up."""
+        links = await self.links()
+        if name not in links:
+            await self._call(
+                "link", "add", ifname=name, kind="vxlan", vxlan_collect_metadata=True,
+                vxlan_port=port, vxlan_learning=False, vxlan_udp_csum=False,
+            )  # fmt: skip
+        link = await self.link(name)
+        if not link.up:
+            await self._call("link", "set", index=link.ifindex, state="up")
+        return link
+
+    async def set_up(self, ifindex: int) -> None:
+        """Set a device up."""
+        await self._call("link", "set", index=ifindex, state="up")
+
+    async def set_alias(self, ifindex: int, alias: str) -> None:
+        """Name what a device is for (``ip link`` shows it)."""
+        await self._call("link", "set", index=ifindex, ifalias=alias)
+
+    async def delete_link(self, name: str) -> None:
+        """Remove a device; an absent one is no error."""
+        link = (await self.links()).get(name)
+        if link:
+            await self._call("link", "del", index=link.ifindex)
+
+    async def add_address(self, ifindex: int, address: IP) -> None:
+        """Give a device a host address, IPv6 without duplicate address detection (2 s)."""
+        flags = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
+        await self._call(
+            "addr", "replace", index=ifindex, address=str(address),
+            prefixlen=address.max_prefixlen, **flags,
+        )  # fmt: skip
+
+    async def add_neighbour(self, ifindex: int, address: IP, mac: str) -> None:
+        """A permanent neighbour, so that nothing ever has to be resolved."""
+        await self._call(
+            "neigh", "replace", dst=str(address), lladdr=mac, ifindex=ifindex, state="permanent"
+        )
+
+    async def add_default_routes(self, ifindex: int, versions: Iterable[int]) -> None:
+        """Default routes of a pod: through link-local gateways that exist only as neighbours."""
+        for version in versions:
+            gateway = GATEWAY_V4 if version == 4 else GATEWAY_V6
+            await self._call(
+                "route", "replace", dst="default", gateway=str(gateway), oif=ifindex,
+                family=_family(version), flags=_RTNH_F_ONLINK,
+            )  # fmt: skip
+
+    async def add_host_route(self, ifindex: int, address: IP) -> None:
+        """A route to one address straight out of a device."""
+        scope = {"scope": _SCOPE_LINK} if address.version == 4 else {}
+        await self._call(
+            "route", "replace", dst=str(ip_network(address)), oif=ifindex, proto=PROTOCOL,
+            family=_family(address.version), **scope,
+        )  # fmt: skip
+
+    async def host_routes(self) -> dict[int, list[IP]]:
+        """Addresses of our own host routes by ifindex of their device."""
+        found: dict[int, list[IP]] = {}
+        for message in await self._routes():
+            oif, prefix = message.get("oif"), _prefix(message)
+            if message["type"] != _UNREACHABLE and oif and prefix.num_addresses == 1:
+                found.setdefault(oif, []).append(prefix.network_address)
+        return found
+
+    async def discard_routes(self) -> set[Network]:
+        """Our own unreachable routes."""
+        return {_prefix(m) for m in await self._routes() if m["type"] == _UNREACHABLE}
+
+    async def add_discard_route(self, prefix: Network) -> None:
+        """Answer unreachable for what we announce and nobody owns (RFC 792 type 3, RFC 4443)."""
+        await self._call(
+            "route", "replace", dst=str(prefix), type="unreachable", proto=PROTOCOL,
+            family=_family(prefix.version),
+        )  # fmt: skip
+
+    async def delete_discard_route(self, prefix: Network) -> None:
+        """Remove one of our unreachable routes; an absent one is no error."""
+        try:
+            await self._call(
+                "route", "del", dst=str(prefix), type="unreachable", proto=PROTOCOL,
+                family=_family(prefix.version),
+            )  # fmt: skip
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.ENOENT):
+                raise
+
+    async def next_hop(self, address: IP) -> IP:
+        """The neighbour through which ``address`` is reached; itself when it is on the link."""
+        try:
+            async for message in await self._ipr.route("get", dst=str(address)):
+                gateway = message.get("gateway")
+                return type(address)(gateway) if gateway else address
+        except NetlinkError as error:
+            raise OSError(error.code, f"no route to {address}") from None
+        raise OSError(errno.ENETUNREACH, f"no route to {address}")
+
+    async def _routes(self) -> list[Any]:
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            dump = await self._ipr.get_routes(family=family)
+            found += [m async for m in dump if m["proto"] == PROTOCOL and m.get("dst")]
+        return found
+
+    async def _call(self, noun: str, verb: str, **fields: object) -> None:
+        try:
+            await getattr(self._ipr, noun)(verb, **fields)
+        except NetlinkError as error:
+            text = " ".join(f"{k}={v}" for k, v in fields.items() if k != "peer")
+            raise OSError(error.code, f"{noun} {verb} {text}: {os.strerror(error.code)}") from None
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """Write one sysctl of the calling thread's network namespace, unless it has the value."""
+    path = Path("/proc/sys") / name
+    if path.read_text().strip() != value:
+        path.write_text(value)
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _prefix(message: Any) -> Network:
+    return ip_network(f"{message.get('dst')}/{message['dst_len']}")
+
+
+def _link(message: Any) -> Link:
+    return Link(
+        name=message.get("ifname"),
+        ifindex=message["index"],
+        mtu=message.get("mtu"),
+        mac=message.get("address") or "",
+        up=bool(message["flags"] & _IFF_UP),
+        alias=message.get("ifalias") or "",
+    )

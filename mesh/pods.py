@@ -1,0 +1,240 @@
+"""Pods of this node: addresses from the node's CIDRs, and the veth that carries them.
+
+``assign`` and ``pod_links`` are pure; ``PodLinks`` is the target. What a pod was given is read
+back from the kernel (the alias and host routes of its veth), so a restarted agent finds it there.
+A packet of a pod is dropped until its row is in ``mg_pod_addr``: wiring never has to hurry.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Protocol
+
+from mesh.core.model import IP, Network, Pod, PodKey
+from mesh.core.reconcile import Errors
+from mesh.core.table import Table
+from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, Link, VethEnd, set_sysctl
+
+POD_DEVICE = "eth0"
+_ALIAS = "meshgate pod "
+#: The network address and the first host of a CIDR stay free (the latter is the usual gateway).
+_FIRST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PodLink:
+    """How a pod is to be connected.
+
+    ``netns`` is a path and ``inode`` the namespace behind it (a pod made anew under its old name
+    has another one); ``mtu`` is the L3 MTU of both ends.
+    """
+
+    netns: str
+    inode: int
+    device: str
+    addresses: tuple[IP, ...]
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What the kernel gave a wired pod."""
+
+    ifindex: int
+    mac: str
+    host_mac: str
+
+
+def assign(
+    pods: Collection[PodKey],
+    cidrs: tuple[Network, ...],
+    held: Mapping[PodKey, tuple[IP, ...]],
+) -> dict[PodKey, tuple[IP, ...]]:
+    """Addresses of each pod, one from every CIDR, the same offset in each.
+
+    A pod keeps what it holds. New pods get offsets above the highest one in use, and start again
+    from the bottom at the end, so that a freed address rests. Pods without a free offset are left
+    out: the caller finds them missing.
+    """
+    kept = {key: held[key] for key in pods if key in held and _fits(held[key], cidrs)}
+    if not cidrs:
+        return kept
+    base = int(cidrs[0].network_address)
+    used = {int(addresses[0]) - base for addresses in kept.values()}
+    size = min(*(cidr.num_addresses for cidr in cidrs), 1 << 16) - 1
+    last = max(used, default=_FIRST - 1)
+    order = [*range(last + 1, size), *range(_FIRST, last)]
+    free = (offset for offset in order if offset not in used)
+    for key in sorted(set(pods) - set(kept)):
+        offset = next(free, None)
+        if offset is not None:
+            kept[key] = tuple(cidr.network_address + offset for cidr in cidrs)
+    return kept
+
+
+def pod_links(
+    pods: Mapping[PodKey, Pod], namespaces: Mapping[str, int], pattern: str, mtu: int
+) -> dict[PodKey, PodLink]:
+    """Links of the pods that have addresses and whose network namespace exists.
+
+    ``namespaces`` maps the path of each network namespace to its inode.
+    """
+    rows = {}
+    for key, pod in pods.items():
+        path = netns_path(pattern, key)
+        if pod.addresses and path in namespaces:
+            rows[key] = PodLink(path, namespaces[path], device_name(key), pod.addresses, mtu)
+    return rows
+
+
+def netns_path(pattern: str, key: PodKey) -> str:
+    """The network namespace of a pod."""
+    return pattern.format(cluster=key.cluster, namespace=key.namespace, name=key.name)
+
+
+def device_name(key: PodKey) -> str:
+    """Name of the host end; at most 15 characters, stable over restarts."""
+    digest = hashlib.sha256(f"{key.cluster}/{key.namespace}/{key.name}".encode()).hexdigest()
+    return f"mgp{digest[:11]}"
+
+
+def alias_of(key: PodKey, addresses: Iterable[IP]) -> str:
+    """What the host end's alias says once everything about the pod is wired."""
+    return f"{_ALIAS}{key.cluster}/{key.namespace}/{key.name} {' '.join(map(str, addresses))}"
+
+
+def parse_alias(alias: str) -> tuple[PodKey, tuple[IP, ...]] | None:
+    """The pod and addresses of an alias; None when it is not ours."""
+    if not alias.startswith(_ALIAS):
+        return None
+    name, *addresses = alias.removeprefix(_ALIAS).split()
+    return PodKey(*name.split("/")), tuple(map(ip_address, addresses))
+
+
+class Attach(Protocol):
+    """Attaches the programs of a pod to the host end of its veth, or detaches them."""
+
+    def pod(self, device: str) -> None:
+        """Attach or update; raises OSError."""
+
+    def forget(self, device: str) -> None:
+        """Remove the pins of a device that is gone."""
+
+
+class PodLinks:
+    """Target: veth pairs, with addresses, routes, neighbours and programs.
+
+    The alias is written last, so a half-wired pod is never read back as done. ``devices`` gets a
+    row for each wired pod.
+    """
+
+    def __init__(self, kernel: Kernel, attach: Attach, devices: Table[PodKey, Device]) -> None:
+        self._kernel = kernel
+        self._attach = attach
+        self._devices = devices
+        self._wired: dict[PodKey, PodLink] = {}
+
+    async def held(self) -> dict[PodKey, tuple[IP, ...]]:
+        """Addresses that the kernel says pods have."""
+        parsed = (parse_alias(link.alias) for link in (await self._kernel.links()).values())
+        return dict(pair for pair in parsed if pair)
+
+    async def read(self) -> Mapping[PodKey, PodLink]:
+        rows: dict[PodKey, PodLink] = {}
+        devices: dict[PodKey, Device] = {}
+        for link in (await self._kernel.links()).values():
+            parsed = parse_alias(link.alias)
+            if parsed is None or not link.up:
+                continue
+            key, addresses = parsed
+            wired = self._wired.get(key)
+            netns, inode = (wired.netns, wired.inode) if wired else ("", 0)
+            rows[key] = PodLink(netns, inode, link.name, addresses, link.mtu)
+            devices[key] = _device(link, addresses)
+        self._devices.replace(devices)
+        return rows
+
+    async def upsert(self, rows: Mapping[PodKey, PodLink]) -> Errors[PodKey]:
+        errors: dict[PodKey, Exception] = {}
+        for key, row in rows.items():
+            try:
+                link = await self._wire(key, row)
+            except OSError as error:
+                errors[key] = error
+                continue
+            self._wired[key] = row
+            self._devices.upsert({key: _device(link, row.addresses)})
+        return errors
+
+    async def delete(self, keys: Collection[PodKey]) -> Errors[PodKey]:
+        errors: dict[PodKey, Exception] = {}
+        for key in keys:
+            try:
+                await self._kernel.delete_link(device_name(key))
+                self._attach.forget(device_name(key))
+            except OSError as error:
+                errors[key] = error
+                continue
+            self._wired.pop(key, None)
+            self._devices.delete([key])
+        return errors
+
+    async def _wire(self, key: PodKey, row: PodLink) -> Link:
+        link = (await self._kernel.links()).get(row.device)
+        mac, host_mac = _macs(row.addresses)
+        async with Kernel.open_in(row.netns) as inside:
+            here = await inside.links()
+            if link and (POD_DEVICE not in here or link.mac != host_mac):
+                await self._kernel.delete_link(row.device)  # of an earlier pod of this name
+                self._attach.forget(row.device)
+                link = None
+            if link is None:
+                if POD_DEVICE in here:
+                    raise OSError(errno.EEXIST, f"{row.netns} has another {POD_DEVICE}")
+                link = await self._kernel.add_veth(
+                    VethEnd(row.device, host_mac), VethEnd(POD_DEVICE, mac), row.netns, row.mtu
+                )
+            self._attach.pod(row.device)
+            await self._host_side(link, row, mac)
+            await self._pod_side(inside, row, host_mac)
+        await self._kernel.set_alias(link.ifindex, alias_of(key, row.addresses))
+        return link
+
+    async def _host_side(self, link: Link, row: PodLink, mac: str) -> None:
+        set_sysctl(f"net/ipv6/conf/{row.device}/accept_ra", "0")
+        set_sysctl(f"net/ipv4/conf/{row.device}/rp_filter", "0")
+        await self._kernel.set_up(link.ifindex)
+        for address in row.addresses:
+            await self._kernel.add_neighbour(link.ifindex, address, mac)
+            await self._kernel.add_host_route(link.ifindex, address)
+
+    async def _pod_side(self, inside: Kernel, row: PodLink, host_mac: str) -> None:
+        links = await inside.links()
+        await inside.set_up(links["lo"].ifindex)
+        ifindex = links[POD_DEVICE].ifindex
+        await inside.set_up(ifindex)
+        for address in row.addresses:
+            await inside.add_address(ifindex, address)
+            gateway = GATEWAY_V4 if address.version == 4 else GATEWAY_V6
+            await inside.add_neighbour(ifindex, gateway, host_mac)
+        await inside.add_default_routes(ifindex, {a.version for a in row.addresses})
+
+
+def _macs(addresses: tuple[IP, ...]) -> tuple[str, str]:
+    """MAC of the pod's end and of the host's, locally administered, from the first address."""
+    tail = addresses[0].packed[-4:].hex(":")
+    return f"0a:58:{tail}", f"0e:58:{tail}"
+
+
+def _device(link: Link, addresses: tuple[IP, ...]) -> Device:
+    mac, host_mac = _macs(addresses)
+    return Device(link.ifindex, mac, host_mac)
+
+
+def _fits(addresses: tuple[IP, ...], cidrs: tuple[Network, ...]) -> bool:
+    pairs = zip(addresses, cidrs, strict=False)
+    return len(addresses) == len(cidrs) and all(a in c for a, c in pairs)
