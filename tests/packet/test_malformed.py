@@ -12,6 +12,8 @@ from packets import TCP, UDP, Echo, Error, Overlay, Packet
 from ipaddress import ip_address, ip_network
 
 Nodes = dict[str, Node]
+#: A test run takes no IP packet shorter than its header.
+HEADER = {4: 20, 6: 40}
 
 
 def samples(nodes: Nodes, family: int) -> Iterator[Packet]:
@@ -48,7 +50,7 @@ def test_cut_at_every_length_it_is_dropped_as_truncated(nodes: Nodes, family: in
     known = {"INVALID_PACKET", "CT_TRUNCATED", "INVALID_IPV6_EXTENSION"}
     for packet in samples(nodes, family):
         wire = packet.wire()
-        for length in range(15, len(wire)):
+        for length in range(14 + HEADER[family], len(wire)):
             got = a.from_pod("client", wire[:length])
             assert got.verdict == SHOT, (packet, length)
             assert set(got.dropped) <= known, (packet, length)
@@ -67,7 +69,7 @@ def test_cut_with_a_length_that_fits_it_never_leaves_untranslated(
 ) -> None:
     a = nodes["a"]
     for packet in samples(nodes, family):
-        for length in range({4: 20, 6: 40}[family], len(packet.ip())):
+        for length in range(HEADER[family], len(packet.ip())):
             got = a.from_pod("client", lying(packet, length))
             check(nodes, family, got)
 
@@ -91,7 +93,7 @@ def test_overlay_packets_cut_at_every_length_are_dropped(nodes: Nodes, family: i
     client, web = nodes["a"].plan.pods["client"], b.plan.pods["web"]
     inner = Packet(client[family], web[family], TCP(40000, 80, "S"), b"x")
     wire = Overlay("10.99.0.11", "10.99.0.12", client.identity, inner).wire()
-    for length in range(15, len(wire)):
+    for length in range(14 + HEADER[4], len(wire)):
         got = b.from_uplink(wire[:length])
         assert (got.verdict, sum(got.dropped.values())) == (SHOT, 1), length
         fitted = wire[:16] + (length - 14).to_bytes(2, "big") + wire[18:length]
@@ -122,7 +124,7 @@ def test_returns_cut_at_every_length_are_dropped(nodes: Nodes, family: int) -> N
     g = nodes["g"]
     packet = Packet(LEGACY[family], EGRESS[family], TCP(443, 1024 + 3 * 256, "SA"), b"x")
     wire = packet.wire()
-    for length in range(15, len(wire)):
+    for length in range(14 + HEADER[family], len(wire)):
         assert g.from_uplink(wire[:length]).verdict == SHOT
-    for length in range({4: 20, 6: 40}[family], {4: 40, 6: 60}[family]):
+    for length in range(HEADER[family], {4: 40, 6: 60}[family]):
         assert g.from_uplink(lying(packet, length)).dropped == {"CT_TRUNCATED": 1}
