@@ -8,8 +8,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* act: to a destination that needs no translation */
-static __noinline int forward(struct __sk_buff *ctx, struct packet *packet,
-			      const struct address *to)
+static __framed int forward(struct __sk_buff *ctx, struct packet *packet, const struct address *to)
 {
 	struct pod *pod = pod_find(&packet->destination);
 

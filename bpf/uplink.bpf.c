@@ -12,7 +12,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define PACKET_HOST 0
 
 /* act: a decapsulated packet of a known sender */
-static __noinline int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
+static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
 {
 	struct translation as;
 
@@ -49,8 +49,8 @@ static __noinline int tunnel_deliver(struct __sk_buff *ctx, struct packet *packe
 }
 
 /* act: a native packet to a pod of this node */
-static __noinline int from_outside(struct __sk_buff *ctx, struct packet *packet,
-				   const struct pod *pod)
+static __framed int from_outside(struct __sk_buff *ctx, struct packet *packet,
+				 const struct pod *pod)
 {
 	struct address from;
 

@@ -14,7 +14,7 @@ enum {
 };
 
 /* look up: an address of the mesh, by its own row or by its node's pod CIDR; kind 0: world */
-static __noinline void address_find(const struct addr *addr, struct address *found)
+static __framed void address_find(const struct addr *addr, struct address *found)
 {
 	struct address *address = bpf_map_lookup_elem(&mg_address, addr);
 

@@ -56,7 +56,7 @@ static __always_inline struct tuple_v4 tuple_narrow(const struct tuple *tuple)
 }
 
 /* look up */
-static __noinline struct connection *connection_get(const struct tuple *tuple)
+static __framed struct connection *connection_get(const struct tuple *tuple)
 {
 	if (!addr_is_v4(&tuple->source))
 		return bpf_map_lookup_elem(&mg_ct_v6, tuple);
@@ -64,8 +64,8 @@ static __noinline struct connection *connection_get(const struct tuple *tuple)
 	return bpf_map_lookup_elem(&mg_ct_v4, &key);
 }
 
-static __noinline long connection_put(const struct tuple *tuple, const struct connection *value,
-				      __u64 flags)
+static __framed long connection_put(const struct tuple *tuple, const struct connection *value,
+				    __u64 flags)
 {
 	if (!addr_is_v4(&tuple->source))
 		return bpf_map_update_elem(&mg_ct_v6, tuple, value, flags);
@@ -73,7 +73,7 @@ static __noinline long connection_put(const struct tuple *tuple, const struct co
 	return bpf_map_update_elem(&mg_ct_v4, &key, value, flags);
 }
 
-static inline __noinline long connection_delete(const struct tuple *tuple)
+static __framed long connection_delete(const struct tuple *tuple)
 {
 	if (!addr_is_v4(&tuple->source))
 		return bpf_map_delete_elem(&mg_ct_v6, tuple);
@@ -96,8 +96,8 @@ static __always_inline bool is_closed(const struct connection *connection)
 /* decide: whose packet this is. A SYN is never a reply, and on a closed connection it opens a new
  * one: then `connection` is the closed one.
  */
-static __noinline enum direction connection_find(const struct packet *packet,
-						 struct connection **connection)
+static __framed enum direction connection_find(const struct packet *packet,
+					       struct connection **connection)
 {
 	struct tuple reversed;
 
@@ -127,8 +127,8 @@ static __always_inline __u32 connection_flags(const struct packet *packet, enum 
 }
 
 /* act: note a packet; true when this one closed the connection. ICMP errors change nothing. */
-static __noinline bool connection_see(struct connection *connection, const struct packet *packet,
-				      enum direction direction)
+static __framed bool connection_see(struct connection *connection, const struct packet *packet,
+				    enum direction direction)
 {
 	__u32 flags = connection_flags(packet, direction), now = now_s();
 
@@ -160,8 +160,8 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 }
 
 /* act: open a connection that is not translated. An ICMP error opens none. */
-static __noinline int connection_open(struct __sk_buff *ctx, const struct packet *packet,
-				      __u32 destination_identity)
+static __framed int connection_open(struct __sk_buff *ctx, const struct packet *packet,
+				    __u32 destination_identity)
 {
 	struct connection connection;
 

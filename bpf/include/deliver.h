@@ -6,7 +6,7 @@
 #include "gateway.h"
 
 /* act: from elsewhere into a pod, checks of the sender done */
-static __noinline int deliver(struct __sk_buff *ctx, struct packet *packet, const struct pod *pod)
+static __framed int deliver(struct __sk_buff *ctx, struct packet *packet, const struct pod *pod)
 {
 	struct connection *connection;
 	enum direction direction = connection_find(packet, &connection);
@@ -19,7 +19,7 @@ static __noinline int deliver(struct __sk_buff *ctx, struct packet *packet, cons
 }
 
 /* look up: the pod behind a reply, its connection noted. Returns 0 or a drop reason. */
-static __noinline int nat_reply(const struct packet *packet, struct translation *pod)
+static __framed int nat_reply(const struct packet *packet, struct translation *pod)
 {
 	struct tuple original;
 	struct mapping *mapping = mapping_get(&packet->flow);
@@ -39,7 +39,7 @@ static __noinline int nat_reply(const struct packet *packet, struct translation 
 }
 
 /* act: on the pod's node, a reply to the egress address */
-static __noinline int egress_reply(struct __sk_buff *ctx, struct packet *packet)
+static __framed int egress_reply(struct __sk_buff *ctx, struct packet *packet)
 {
 	struct translation to = {};
 
@@ -54,7 +54,7 @@ static __noinline int egress_reply(struct __sk_buff *ctx, struct packet *packet)
 }
 
 /* act: at the gateway, a packet from outside to the egress address */
-static __noinline int gateway_return(struct __sk_buff *ctx, struct packet *packet)
+static __framed int gateway_return(struct __sk_buff *ctx, struct packet *packet)
 {
 	struct block *block = block_find(&packet->flow.destination, packet->flow.destination_port);
 

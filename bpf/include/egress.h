@@ -7,7 +7,7 @@
 #include "port.h"
 
 /* look up: the row that covers this packet, if any */
-static __noinline struct egress *egress_find(__u32 class, const struct packet *packet)
+static __framed struct egress *egress_find(__u32 class, const struct packet *packet)
 {
 	struct egress_key key = {.prefix = 32 + 128, .egress = class, .addr = packet->destination};
 
@@ -46,8 +46,8 @@ static __always_inline int egress_refuse(const struct packet *packet, const stru
 }
 
 /* act: on the pod's node, translated, to the gateway of the address */
-static __noinline int egress_send(struct __sk_buff *ctx, struct packet *packet,
-				  const struct translation *as)
+static __framed int egress_send(struct __sk_buff *ctx, struct packet *packet,
+				const struct translation *as)
 {
 	struct egress_addr *owner = bpf_map_lookup_elem(&mg_egress_addr, &as->address);
 
@@ -65,8 +65,8 @@ static __noinline int egress_send(struct __sk_buff *ctx, struct packet *packet,
 }
 
 /* act: a packet of a connection that is translated already */
-static __noinline int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
-				   struct connection *connection)
+static __framed int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
+				 struct connection *connection)
 {
 	struct translation as = {.address = connection->translated,
 				 .port = connection->translated_port};
@@ -76,8 +76,8 @@ static __noinline int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
 }
 
 /* act: the first packet of a connection that must be translated */
-static __noinline int egress_open(struct __sk_buff *ctx, struct packet *packet,
-				  const struct egress *egress, const struct connection *previous)
+static __framed int egress_open(struct __sk_buff *ctx, struct packet *packet,
+				const struct egress *egress, const struct connection *previous)
 {
 	struct translation as = {.address = egress->address};
 
@@ -86,7 +86,7 @@ static __noinline int egress_open(struct __sk_buff *ctx, struct packet *packet,
 		return drop(ctx, packet, reason);
 	reason = port_take(&packet->flow, previous, &as);
 	if (!reason)
-		reason = nat_open(ctx, packet, &as);
+		reason = nat_open(ctx, packet, previous, &as);
 	if (reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED)
 		return drop_exhausted(ctx, packet, reason);
 	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, &as);

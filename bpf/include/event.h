@@ -54,9 +54,9 @@ static __always_inline struct event *event_open(struct __sk_buff *ctx, const str
 }
 
 /* `translated` is NULL when the source stays as it is. */
-static __noinline void event_connection(struct __sk_buff *ctx, const struct packet *packet,
-					__u32 destination_identity, const struct addr *translated,
-					__be16 translated_port)
+static __framed void event_connection(struct __sk_buff *ctx, const struct packet *packet,
+				      __u32 destination_identity, const struct addr *translated,
+				      __be16 translated_port)
 {
 	struct event *event = event_open(ctx, packet);
 
@@ -71,7 +71,7 @@ static __noinline void event_connection(struct __sk_buff *ctx, const struct pack
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __noinline void event_drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+static __framed void event_drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop_rate *rate = bpf_map_lookup_elem(&mg_drop_rate, &reason);
 	__u32 now = now_s();
@@ -97,7 +97,7 @@ static __noinline void event_drop(struct __sk_buff *ctx, const struct packet *pa
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __noinline int drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+static __framed int drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop *count = bpf_map_lookup_elem(&mg_drop, &reason);
 

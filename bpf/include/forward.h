@@ -10,7 +10,7 @@ struct hop { /* where a route leads */
 };
 
 /* act: into a pod, as if its peer had sent it */
-static __noinline int forward_pod(struct __sk_buff *ctx, const struct pod *pod)
+static __framed int forward_pod(struct __sk_buff *ctx, const struct pod *pod)
 {
 	struct ethhdr eth = {.h_proto = ctx->protocol};
 
@@ -23,9 +23,9 @@ static __noinline int forward_pod(struct __sk_buff *ctx, const struct pod *pod)
 /* look up: the kernel's route from `source`, policy rules included. Returns 0 or a drop reason;
  * DROP_FRAGMENTATION_NEEDED sets packet->mtu.
  */
-static __noinline int hop_find(struct __sk_buff *ctx, struct packet *packet,
-			       const struct addr *source, const struct addr *destination,
-			       struct hop *hop)
+static __framed int hop_find(struct __sk_buff *ctx, struct packet *packet,
+			     const struct addr *source, const struct addr *destination,
+			     struct hop *hop)
 {
 	struct bpf_fib_lookup fib = {.family = packet->family == 4 ? AF_INET : AF_INET6,
 				     .l4_protocol = packet->protocol,

@@ -34,7 +34,7 @@ static __always_inline struct fragment_key fragment_key(const struct packet *pac
 				     .protocol = packet->protocol};
 }
 
-static __noinline void fragment_record(const struct packet *packet)
+static __framed void fragment_record(const struct packet *packet)
 {
 	struct fragment_key key = fragment_key(packet);
 	struct fragment_ports ports = {.source = packet->flow.source_port,
@@ -45,7 +45,7 @@ static __noinline void fragment_record(const struct packet *packet)
 		bpf_map_update_elem(&mg_frag, &key, &ports, BPF_ANY);
 }
 
-static __noinline int fragment_ports(struct packet *packet)
+static __framed int fragment_ports(struct packet *packet)
 {
 	struct fragment_key key = fragment_key(packet);
 	struct fragment_ports *ports = bpf_map_lookup_elem(&mg_frag, &key);

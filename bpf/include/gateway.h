@@ -19,8 +19,8 @@ static __always_inline struct block *block_find(const struct addr *address, __be
 }
 
 /* act: at the gateway, after the checks, by the routes of the egress address */
-static __noinline int gateway_send(struct __sk_buff *ctx, struct packet *packet,
-				   const struct translation *as)
+static __framed int gateway_send(struct __sk_buff *ctx, struct packet *packet,
+				 const struct translation *as)
 {
 	struct block *block = block_find(&as->address, as->port);
 	__be32 sender = packet->sender ? packet->sender : cfg.node;

@@ -45,7 +45,7 @@ struct icmp_header {
 };
 
 /* decide */
-static __noinline bool icmp_token(void)
+static __framed bool icmp_token(void)
 {
 	__u32 zero = 0;
 	struct icmp_tokens *tokens = bpf_map_lookup_elem(&mg_icmp_rate, &zero);
@@ -82,7 +82,7 @@ static __always_inline __u16 fold(__u64 sum)
 	return ~sum;
 }
 
-static __noinline __u64 sum_bytes(struct __sk_buff *ctx, __u32 size)
+static __framed __u64 sum_bytes(struct __sk_buff *ctx, __u32 size)
 {
 	__u64 sum = 0;
 	__u32 word;
@@ -105,8 +105,8 @@ static __always_inline struct icmp_header icmp_header(const struct packet *packe
 				    .low = bpf_htons(cause->mtu)};
 }
 
-static __noinline long icmp_push_v4(struct __sk_buff *ctx, const struct packet *packet,
-				    const struct icmp_cause *cause, __u32 size)
+static __framed long icmp_push_v4(struct __sk_buff *ctx, const struct packet *packet,
+				  const struct icmp_cause *cause, __u32 size)
 {
 	struct {
 		struct ipv4_header ip;
@@ -133,8 +133,8 @@ static __noinline long icmp_push_v4(struct __sk_buff *ctx, const struct packet *
 	return bpf_skb_store_bytes(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
 }
 
-static __noinline long icmp_push_v6(struct __sk_buff *ctx, const struct packet *packet,
-				    const struct icmp_cause *cause, __u32 size)
+static __framed long icmp_push_v6(struct __sk_buff *ctx, const struct packet *packet,
+				  const struct icmp_cause *cause, __u32 size)
 {
 	struct {
 		struct ipv6_header ip;
@@ -161,7 +161,7 @@ static __noinline long icmp_push_v6(struct __sk_buff *ctx, const struct packet *
 }
 
 /* act: the error, back to a pod, to the node that tunnelled the packet, or by the routes */
-static __noinline int icmp_return(struct __sk_buff *ctx, struct packet *packet)
+static __framed int icmp_return(struct __sk_buff *ctx, struct packet *packet)
 {
 	struct hop hop = {};
 
@@ -178,8 +178,8 @@ static __noinline int icmp_return(struct __sk_buff *ctx, struct packet *packet)
 }
 
 /* act: drop, and tell the sender why */
-static __noinline int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, __u32 reason,
-				     const struct icmp_cause *cause)
+static __framed int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, __u32 reason,
+				   const struct icmp_cause *cause)
 {
 	__u32 size = packet->end - L3_OFFSET;
 	int verdict = drop(ctx, packet, reason);

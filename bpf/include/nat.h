@@ -28,7 +28,7 @@ MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, 65536, 0);
 MAP_HASH(mg_nat_v6, struct tuple, struct mapping, 65536, 0);
 
 /* look up */
-static __noinline struct mapping *mapping_get(const struct tuple *reply)
+static __framed struct mapping *mapping_get(const struct tuple *reply)
 {
 	if (!addr_is_v4(&reply->source))
 		return bpf_map_lookup_elem(&mg_nat_v6, reply);
@@ -36,8 +36,8 @@ static __noinline struct mapping *mapping_get(const struct tuple *reply)
 	return bpf_map_lookup_elem(&mg_nat_v4, &key);
 }
 
-static inline __noinline long mapping_put(const struct tuple *reply, const struct mapping *value,
-					  __u64 flags)
+static __framed long mapping_put(const struct tuple *reply, const struct mapping *value,
+				 __u64 flags)
 {
 	if (!addr_is_v4(&reply->source))
 		return bpf_map_update_elem(&mg_nat_v6, reply, value, flags);
@@ -45,7 +45,7 @@ static inline __noinline long mapping_put(const struct tuple *reply, const struc
 	return bpf_map_update_elem(&mg_nat_v4, &key, value, flags);
 }
 
-static __noinline long mapping_delete(const struct tuple *reply)
+static __framed long mapping_delete(const struct tuple *reply)
 {
 	if (!addr_is_v4(&reply->source))
 		return bpf_map_delete_elem(&mg_nat_v6, reply);
@@ -84,8 +84,8 @@ static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __
 }
 
 /* act: its connection has ended; the port is free when nothing else is */
-static __noinline void mapping_close(const struct tuple *original,
-				     const struct connection *connection)
+static __framed void mapping_close(const struct tuple *original,
+				   const struct connection *connection)
 {
 	struct tuple reply;
 
@@ -96,8 +96,8 @@ static __noinline void mapping_close(const struct tuple *original,
 }
 
 /* act: take a closed mapping back into use; false when its port has gone to another connection */
-static __noinline bool mapping_revive(const struct tuple *original,
-				      const struct connection *connection)
+static __framed bool mapping_revive(const struct tuple *original,
+				    const struct connection *connection)
 {
 	struct tuple reply;
 
@@ -110,8 +110,8 @@ static __noinline bool mapping_revive(const struct tuple *original,
 }
 
 /* act: forget a closed connection's mapping before its tuple is used untranslated */
-static __noinline void mapping_forget(const struct tuple *original,
-				      const struct connection *connection)
+static __framed void mapping_forget(const struct tuple *original,
+				    const struct connection *connection)
 {
 	struct tuple reply;
 
@@ -122,9 +122,9 @@ static __noinline void mapping_forget(const struct tuple *original,
 }
 
 /* act: note a packet of an untranslated connection, or open it. Returns 0 or a drop reason. */
-static __noinline int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
-				       struct connection *connection, enum direction direction,
-				       __u32 destination_identity)
+static __framed int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
+				     struct connection *connection, enum direction direction,
+				     __u32 destination_identity)
 {
 	if (connection && direction != DIRECTION_NEW) {
 		connection_see(connection, packet, direction);

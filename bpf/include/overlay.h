@@ -57,7 +57,7 @@ static __always_inline bool overlay_fits(struct packet *packet)
 }
 
 /* act: through the kernel's device, which may fragment the outer packet */
-static __noinline int overlay_kernel(struct __sk_buff *ctx, __be32 endpoint, __u32 vni)
+static __framed int overlay_kernel(struct __sk_buff *ctx, __be32 endpoint, __u32 vni)
 {
 	struct bpf_tunnel_key key = {
 	    .tunnel_id = vni, .remote_ipv4 = bpf_ntohl(endpoint), .tunnel_ttl = OVERLAY_TTL};
@@ -68,8 +68,8 @@ static __noinline int overlay_kernel(struct __sk_buff *ctx, __be32 endpoint, __u
 }
 
 /* act: the outer headers in front. Returns 0 or a drop reason. */
-static __noinline int overlay_push(struct __sk_buff *ctx, const struct packet *packet,
-				   __be32 endpoint, __u32 vni)
+static __framed int overlay_push(struct __sk_buff *ctx, const struct packet *packet,
+				 __be32 endpoint, __u32 vni)
 {
 	__u32 length = ctx->len - L3_OFFSET + OVERLAY_SIZE; /* of a GSO packet: cut later */
 	__be16 inner = ctx->protocol;
@@ -107,8 +107,8 @@ static __noinline int overlay_push(struct __sk_buff *ctx, const struct packet *p
 }
 
 /* act: to another node. The caller has answered what is too big and may not be fragmented. */
-static __noinline int overlay_send(struct __sk_buff *ctx, struct packet *packet, __be32 endpoint,
-				   __u32 vni)
+static __framed int overlay_send(struct __sk_buff *ctx, struct packet *packet, __be32 endpoint,
+				 __u32 vni)
 {
 	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
 

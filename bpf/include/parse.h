@@ -72,7 +72,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *pack
 	return 0;
 }
 
-static __noinline int parse_network(struct __sk_buff *ctx, struct packet *packet)
+static __framed int parse_network(struct __sk_buff *ctx, struct packet *packet)
 {
 	if (ctx->vlan_present)
 		return DROP_UNSUPPORTED_L3_PROTOCOL;
@@ -92,7 +92,7 @@ struct extensions { /* an IPv6 header chain */
 };
 
 /* Walk to the upper-layer header; Source: RFC 8200 4. */
-static __noinline int parse_extensions(struct __sk_buff *ctx, struct extensions *chain)
+static __framed int parse_extensions(struct __sk_buff *ctx, struct extensions *chain)
 {
 	struct {
 		__u8 next;
@@ -228,7 +228,7 @@ static __always_inline int parse_embedded_ipv6(struct __sk_buff *ctx, struct pac
 }
 
 /* An ICMP error belongs to the connection of the packet embedded in it, turned round. */
-static __noinline int parse_icmp_error(struct __sk_buff *ctx, struct packet *packet)
+static __framed int parse_icmp_error(struct __sk_buff *ctx, struct packet *packet)
 {
 	struct tuple embedded = {};
 
@@ -301,7 +301,7 @@ static __always_inline int parse_udp(struct __sk_buff *ctx, struct packet *packe
 	return 0;
 }
 
-static __noinline int parse_transport(struct __sk_buff *ctx, struct packet *packet)
+static __framed int parse_transport(struct __sk_buff *ctx, struct packet *packet)
 {
 	int reason = 0;
 

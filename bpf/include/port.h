@@ -57,7 +57,7 @@ static long search_port(__u32 i, struct search *search)
 }
 
 /* The oldest closed mapping changes hands; its connection's entry goes with it. */
-static __noinline long search_take_over(struct search *search)
+static __framed long search_take_over(struct search *search)
 {
 	struct tuple victim;
 
@@ -101,7 +101,7 @@ static __always_inline void search_order(struct search *search, const struct tup
 }
 
 /* act: lock a port for the flow. Returns 0 or a drop reason. */
-static __noinline int port_open(const struct tuple *flow, struct translation *translation)
+static __framed int port_open(const struct tuple *flow, struct translation *translation)
 {
 	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
 	struct search search = {.blocks = blocks,
@@ -122,8 +122,8 @@ static __noinline int port_open(const struct tuple *flow, struct translation *tr
 }
 
 /* decide: the connection that was closed on this tuple, opened again with the same port */
-static __noinline bool port_reopen(const struct tuple *flow, const struct connection *previous,
-				   struct translation *translation)
+static __framed bool port_reopen(const struct tuple *flow, const struct connection *previous,
+				 struct translation *translation)
 {
 	if (!previous || !is_translated(previous))
 		return false;
@@ -144,9 +144,11 @@ static __always_inline int port_take(const struct tuple *flow, const struct conn
 	return port_reopen(flow, previous, translation) ? 0 : port_open(flow, translation);
 }
 
-/* act: the connection of a port that is locked. Returns 0 or a drop reason. */
-static __noinline int nat_open(struct __sk_buff *ctx, const struct packet *packet,
-			       const struct translation *translation)
+/* act: the connection of a port that is locked; when another CPU was faster with the same flow,
+ * its port counts. Returns 0 or a drop reason.
+ */
+static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
+			     const struct connection *previous, struct translation *translation)
 {
 	struct connection connection;
 	struct tuple reply;
@@ -154,17 +156,23 @@ static __noinline int nat_open(struct __sk_buff *ctx, const struct packet *packe
 	connection_new(packet, IDENTITY_WORLD, &connection);
 	connection.translated = translation->address;
 	connection.translated_port = translation->port;
-	if (connection_put(&packet->flow, &connection, BPF_ANY)) {
-		reply_tuple(&reply, &packet->flow, &translation->address, translation->port);
-		mapping_delete(&reply);
-		return DROP_CT_MAP_INSERTION_FAILED;
+	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {
+		event_connection(ctx, packet, IDENTITY_WORLD, &translation->address,
+				 translation->port);
+		return 0;
 	}
-	event_connection(ctx, packet, IDENTITY_WORLD, &translation->address, translation->port);
+	reply_tuple(&reply, &packet->flow, &translation->address, translation->port);
+	mapping_delete(&reply);
+	struct connection *faster = connection_get(&packet->flow);
+	if (!faster || !is_translated(faster))
+		return DROP_CT_MAP_INSERTION_FAILED;
+	translation->address = faster->translated;
+	translation->port = faster->translated_port;
 	return 0;
 }
 
 /* act: note a packet of a translated connection. Returns 0 or a drop reason. */
-static __noinline int nat_see(struct connection *connection, const struct packet *packet)
+static __framed int nat_see(struct connection *connection, const struct packet *packet)
 {
 	bool goes_on = !(packet->tcp_flags & (TCP_RST | TCP_SYN | TCP_FIN));
 

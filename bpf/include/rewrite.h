@@ -77,8 +77,8 @@ struct embedded_change { /* of one end of the packet inside an ICMP error */
 /* The embedded transport header: its port, its checksum when it came along. Returns what changed,
  * as a checksum difference.
  */
-static __noinline __s64 replace_embedded_port(struct __sk_buff *ctx, const struct packet *packet,
-					      enum end end, const struct embedded_change *change)
+static __framed __s64 replace_embedded_port(struct __sk_buff *ctx, const struct packet *packet,
+					    enum end end, const struct embedded_change *change)
 {
 	__u8 protocol = packet->flow.protocol;
 	__u32 check = packet->inner_l4 + transport_check(protocol);
@@ -100,8 +100,8 @@ static __noinline __s64 replace_embedded_port(struct __sk_buff *ctx, const struc
 /* What is embedded in an ICMP error: `end` is the end of the connection in the direction of the
  * error, so the other one in the embedded packet.
  */
-static __noinline long rewrite_embedded(struct __sk_buff *ctx, const struct packet *packet,
-					enum end end, struct embedded_change *change)
+static __framed long rewrite_embedded(struct __sk_buff *ctx, const struct packet *packet,
+				      enum end end, struct embedded_change *change)
 {
 	enum end inner = end == END_SOURCE ? END_DESTINATION : END_SOURCE;
 	__s64 diff =
@@ -118,8 +118,8 @@ static __noinline long rewrite_embedded(struct __sk_buff *ctx, const struct pack
 /* act: give one end of the connection another address and port, in every place of the packet.
  * Returns 0 or a drop reason.
  */
-static __noinline int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
-			      const struct addr *address, __be16 port)
+static __framed int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
+			    const struct addr *address, __be16 port)
 {
 	bool source = end == END_SOURCE;
 	struct addr *outer = source ? &packet->source : &packet->destination;

@@ -34,7 +34,7 @@ static __always_inline bool is_udp_aggregate(struct __sk_buff *ctx)
 }
 
 /* look up: sender, identity and inner protocol of an overlay packet. Returns 0 or a drop reason. */
-static __noinline int overlay_parse(struct __sk_buff *ctx, struct packet *packet, __be16 *inner)
+static __framed int overlay_parse(struct __sk_buff *ctx, struct packet *packet, __be16 *inner)
 {
 	struct overlay overlay;
 
@@ -68,7 +68,7 @@ static __always_inline int overlay_pop(struct __sk_buff *ctx, __be16 inner, stru
 }
 
 /* decide: a sender that we know, an identity that it may give. Returns 0 or a drop reason. */
-static __noinline int tunnel_sender(const struct packet *packet)
+static __framed int tunnel_sender(const struct packet *packet)
 {
 	struct node *node = bpf_map_lookup_elem(&mg_node, &packet->sender);
 

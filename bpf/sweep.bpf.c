@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Expiry of connections and their mappings. The agent runs mg_sweep every few seconds; BPF does it
+ * and not Python, because only a compare-and-swap on `mapping.closed` keeps an entry that comes
+ * back to life, or whose port changes hands, while it is being deleted.
+ */
+#include "nat.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+struct sweep {	       /* the argument of mg_sweep */
+	__u32 opening; /* s without a packet: TCP before both sides have spoken, RFC 5382: 240 */
+	__u32 established; /* TCP, RFC 5382: 7440 or more */
+	__u32 closed;	   /* TCP by FIN both ways or RST */
+	__u32 datagram;	   /* UDP and others, RFC 4787: 300 */
+	__u32 echo;	   /* ICMP, RFC 5508: 60 */
+	__u32 kept;	   /* result: entries left */
+	__u32 expired;	   /* result: entries deleted */
+	__u32 now;	   /* result: CLOCK_MONOTONIC in s */
+};
+
+static __always_inline __u32 sweep_limit(const struct sweep *sweep, __u8 protocol,
+					 const struct connection *connection)
+{
+	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
+		return sweep->echo;
+	if (protocol != IPPROTO_TCP)
+		return sweep->datagram;
+	if (is_closed(connection))
+		return sweep->closed;
+	return connection->flags & CONNECTION_REPLIED ? sweep->established : sweep->opening;
+}
+
+/* act: false when its mapping is on its way to another connection */
+static __framed bool sweep_delete(const struct tuple *original, const struct connection *connection)
+{
+	struct tuple reply;
+
+	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
+	struct mapping *mapping = is_translated(connection) ? mapping_get(&reply) : NULL;
+	if (!mapping || !mapping_is_of(mapping, original))
+		return !connection_delete(original);
+	__u64 closed = mapping->closed;
+	if (closed == DYING || !mapping_swap(mapping, closed, DYING))
+		return false;
+	connection_delete(original);
+	mapping_delete(&reply);
+	return true;
+}
+
+static __framed long sweep_one(const struct tuple *original, const struct connection *connection,
+			       struct sweep *sweep)
+{
+	__u32 idle = sweep->now - connection->seen;
+
+	/* Another CPU may have noted a packet after we read the clock. */
+	if ((__s32)idle > (__s32)sweep_limit(sweep, original->protocol, connection) &&
+	    sweep_delete(original, connection))
+		sweep->expired++;
+	else
+		sweep->kept++;
+	return 0;
+}
+
+static long sweep_v4(void *map, const struct tuple_v4 *key, const struct connection *connection,
+		     struct sweep *sweep)
+{
+	struct tuple original = {.source_port = key->source_port,
+				 .destination_port = key->destination_port,
+				 .protocol = key->protocol};
+
+	(void)map;
+	addr_from_v4(&original.source, key->source);
+	addr_from_v4(&original.destination, key->destination);
+	return sweep_one(&original, connection, sweep);
+}
+
+static long sweep_v6(void *map, const struct tuple *key, const struct connection *connection,
+		     struct sweep *sweep)
+{
+	struct tuple original = *key;
+
+	(void)map;
+	return sweep_one(&original, connection, sweep);
+}
+
+SEC("syscall")
+int mg_sweep(struct sweep *ctx)
+{
+	struct sweep sweep = *ctx;
+
+	sweep.kept = 0;
+	sweep.expired = 0;
+	sweep.now = bpf_ktime_get_ns() / NSEC_PER_SEC;
+	bpf_for_each_map_elem(&mg_ct_v4, sweep_v4, &sweep, 0);
+	bpf_for_each_map_elem(&mg_ct_v6, sweep_v6, &sweep, 0);
+	*ctx = sweep;
+	return 0;
+}
