@@ -1,0 +1,409 @@
+"""BPF maps as numpy arrays, written and read in batches, and maps as reconciliation targets.
+
+Keys and values of every call are converted to the map's own dtypes: by name from structured
+arrays, as they are otherwise.
+"""
+
+import asyncio
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bpf.btf import Btf, Dtype
+from bpf.sys import Command, MapType, attr, bpf, btf_text, info, open_pinned
+
+Array = npt.NDArray[Any]
+
+#: Entries of one dump call: bigger is faster (100k entries in 15-20 ms), smaller wastes less.
+_DUMP_CHUNK = 16384
+#: Entries that a target writes before it lets the event loop run again: about 5 ms.
+_WRITE_CHUNK = 4096
+_PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
+
+
+@cache
+def possible_cpus() -> int:
+    """CPUs that the kernel keeps per-CPU values for."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return max(int(part) for part in text.replace(",", "-").split("-")) + 1
+
+
+def fill(target: Array, values: Mapping[str, object]) -> None:
+    """Assign fields of a 0-d structured array, nested ones by nested mappings; KeyError if none."""
+    names = target.dtype.names or ()
+    for name, value in values.items():
+        if name not in names:
+            raise KeyError(f"no field {name}; there are {', '.join(names)}")
+        if isinstance(value, Mapping):
+            fill(target[name], value)
+        else:
+            target[name] = value
+
+
+def cell(dtype: Dtype, item: object) -> Array:
+    """One key or value as a one-row array: from its bytes, a mapping, a number or a scalar."""
+    if isinstance(item, bytes):
+        return np.frombuffer(item, dtype, 1)
+    if isinstance(item, Mapping):
+        row = np.zeros((), dtype)
+        fill(row, item)
+        return row.reshape(1)
+    return np.array([item], dtype)
+
+
+def rows(dtype: Dtype, given: Array) -> Array:
+    """``given`` in ``dtype``, contiguous: same bytes, or fields copied by name, the rest zero."""
+    if given.dtype == dtype:
+        return np.ascontiguousarray(given)
+    if given.dtype.names is None or dtype.names is None:
+        if given.dtype.kind in "SV" and given.dtype.itemsize == dtype.itemsize:
+            return np.ascontiguousarray(given).view(dtype)
+        return np.ascontiguousarray(given, dtype)
+    if strange := set(given.dtype.names) - set(dtype.names):
+        raise KeyError(f"no field {', '.join(sorted(strange))}; there are {', '.join(dtype.names)}")
+    result = np.zeros(len(given), dtype)
+    for name in given.dtype.names:
+        column = rows(dtype[name].base, given[name]) if dtype[name].names else given[name]
+        result[name] = column
+    return result
+
+
+class Map:
+    """An open map; the descriptor belongs to this object."""
+
+    def __init__(  # noqa: PLR0913 - what bpf_map_info says of a map
+        self, fd: int, key: Dtype, value: Dtype, type_: int, max_entries: int, *, name: str = ""
+    ) -> None:
+        self.fd = fd
+        self.key = np.dtype(key)
+        self.value = np.dtype(value)
+        self.type = type_
+        self.max_entries = max_entries
+        self.name = name
+
+    @classmethod
+    def open_pinned(cls, path: Path) -> Self:
+        """A pinned map with the dtypes that the kernel knows; plain bytes when it knows none."""
+        return cls.from_fd(open_pinned(path))
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """A map by its descriptor, which the map then owns."""
+        about = MapInfo(fd)
+        return cls(fd, about.key, about.value, about.type, about.max_entries, name=about.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; the map lives on while pinned or used by a program."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    # One entry
+
+    def lookup(self, key: object) -> Array | None:
+        """The value of ``key`` as a 0-d array, or None; in an LPM trie that of the longest match.
+
+        Per-CPU maps: one row per CPU.
+        """
+        name, count = cell(self.key, key), self._width()
+        found = np.zeros(count, self._stored())
+        try:
+            bpf(Command.MAP_LOOKUP, self._element(name, found))
+        except FileNotFoundError:
+            return None
+        values = self._values(found)
+        return values if self.per_cpu else values.reshape(())
+
+    def update_one(self, key: object, value: object, flags: int = 0) -> None:
+        """Write one entry; flags 1: only if absent (FileExistsError), 2: only if there."""
+        name, content = cell(self.key, key), cell(self.value, value)
+        bpf(Command.MAP_UPDATE, self._element(name, content, flags))
+
+    def delete_one(self, key: object) -> bool:
+        """Remove one entry; False when it was not there."""
+        name = cell(self.key, key)
+        try:
+            bpf(Command.MAP_DELETE, attr("IIQQQ", self.fd, 0, name.ctypes.data, 0, 0, size=32))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _element(self, key: Array, value: Array, flags: int = 0) -> Any:
+        return attr("IIQQQ", self.fd, 0, key.ctypes.data, value.ctypes.data, flags, size=32)
+
+    # Many entries
+
+    def update(self, keys: Array, values: Array) -> None:
+        """Write entries. A failed one does not stop the rest: the first error is raised at the end.
+
+        Not atomic: readers may see some entries before others.
+        """
+        failed = self.try_update(keys, values)
+        if failed:
+            _, error = next(iter(failed.items()))
+            raise OSError(
+                error, f"{self.name}: {len(failed)} of {len(keys)} rows: {os.strerror(error)}"
+            )
+
+    def try_update(self, keys: Array, values: Array) -> dict[int, int]:
+        """Write entries; return the errno of each row that failed, by its index."""
+        keys, values = rows(self.key, keys), rows(self.value, values)
+        if len(keys) != len(values):
+            raise ValueError(f"{self.name}: {len(keys)} keys, {len(values)} values")
+        failed: dict[int, int] = {}
+        start = 0
+        while start < len(keys):
+            done, error = self._batch(
+                Command.MAP_UPDATE_BATCH, (0, 0), keys[start:], values[start:], len(keys) - start
+            )
+            if error and done == len(keys) - start:  # count untouched: refused as a whole
+                raise OSError(error, f"{self.name}: {os.strerror(error)}")
+            start += done
+            if error:
+                failed[start] = error
+                start += 1
+        return failed
+
+    def delete(self, keys: Array) -> None:
+        """Remove entries; absent ones are no error."""
+        keys = rows(self.key, keys)
+        start = 0
+        while start < len(keys):
+            done, error = self._batch(
+                Command.MAP_DELETE_BATCH, (0, 0), keys[start:], None, len(keys) - start
+            )
+            if error not in (0, errno.ENOENT) or (error and done == len(keys) - start):
+                raise OSError(error, f"{self.name}: {os.strerror(error)}")
+            start += done + (error == errno.ENOENT)  # the batch stops at a vanished key
+
+    def dump(self, chunk: int = _DUMP_CHUNK) -> tuple[Array, Array]:
+        """All keys and values."""
+        keys, values = self._dump(self.value, 1, chunk)
+        return keys, values.reshape(len(keys))
+
+    def dump_percpu(self, chunk: int = _DUMP_CHUNK) -> tuple[Array, Array]:
+        """All keys, and values[entry, cpu]."""
+        return self._dump(self._stored(), possible_cpus(), chunk)
+
+    def _dump(self, stored: Dtype, width: int, chunk: int) -> tuple[Array, Array]:
+        chunk = max(min(chunk, self.max_entries), 1)
+        token = np.zeros(max(self.key.itemsize, 8), np.uint8)  # a bucket number, or a key
+        before, parts = 0, list[tuple[Array, Array]]()
+        while True:
+            keys, values = np.zeros(chunk, self.key), np.zeros((chunk, width), stored)
+            done, error = self._batch(
+                Command.MAP_LOOKUP_BATCH, (before, token.ctypes.data), keys, values, chunk
+            )
+            if error == errno.ENOSPC and not done:
+                chunk *= 2  # one bucket holds more entries than the chunk
+                continue
+            if error not in (0, errno.ENOENT):
+                raise OSError(error, f"{self.name}: {os.strerror(error)}")
+            parts.append((keys[:done], self._values(values[:done])))
+            if error == errno.ENOENT:  # the end; the rows of this call are valid
+                break
+            before = token.ctypes.data
+        if len(parts) == 1:
+            return parts[0]
+        return (
+            np.concatenate([part[0] for part in parts], dtype=self.key),
+            np.concatenate([part[1] for part in parts], dtype=self.value),
+        )
+
+    def _batch(
+        self,
+        command: Command,
+        tokens: tuple[int, int],
+        keys: Array,
+        values: Array | None,
+        count: int,
+    ) -> tuple[int, int]:
+        address = 0 if values is None else values.ctypes.data
+        request = attr(
+            "QQQQIIQQ", *tokens, keys.ctypes.data, address, count, self.fd, 0, 0, size=56
+        )
+        try:
+            bpf(command, request)
+        except OSError as failure:
+            return _count(request), failure.errno or errno.EIO  # count says how far it got
+        return _count(request), 0
+
+    # Per-CPU values are stored in steps of eight bytes.
+
+    @property
+    def per_cpu(self) -> bool:
+        """Whether the map keeps one value per CPU."""
+        return self.type in _PER_CPU
+
+    def _width(self) -> int:
+        return possible_cpus() if self.per_cpu else 1
+
+    def _stored(self) -> Dtype:
+        if not self.per_cpu:
+            return self.value
+        step = -(-self.value.itemsize // 8) * 8
+        return np.dtype(
+            {"names": ["value"], "formats": [self.value], "offsets": [0], "itemsize": step}
+        )
+
+    def _values(self, stored: Array) -> Array:
+        values: Array = stored["value"] if self.per_cpu else stored
+        return values
+
+
+def _count(request: Any) -> int:
+    return int(struct.unpack_from("=I", request, 32)[0])
+
+
+class MapInfo:
+    """What the kernel says of a map (struct bpf_map_info of linux/bpf.h)."""
+
+    def __init__(self, fd: int) -> None:
+        raw = info(fd, 80)
+        fields = struct.unpack_from("=6I16s", raw)
+        self.type, self.id, self.key_size, self.value_size, self.max_entries, self.flags = fields[
+            :6
+        ]
+        self.name = ctypes.create_string_buffer(fields[6]).value.decode()
+        self.btf_id, self._key, self._value = struct.unpack_from("=3I", raw, 64)
+        self.key, self.value = self._dtypes()
+
+    def _dtypes(self) -> tuple[Dtype, Dtype]:
+        if not self.btf_id or not self._key or not self._value:
+            return np.dtype(f"V{self.key_size}"), np.dtype(f"V{self.value_size}")
+        btf = kernel_btf(self.btf_id)
+        return btf.dtype(self._key), btf.dtype(self._value)
+
+
+@cache
+def kernel_btf(btf_id: int) -> Btf:
+    """A BTF object of the kernel, parsed; ids are never used again while the kernel runs."""
+    return Btf(btf_text(btf_id))
+
+
+class MapTarget:
+    """``mesh.core.reconcile.ColumnTarget`` over a map: table fields go to map fields by name.
+
+    ``key`` and ``value`` are the table's dtypes where they differ from the map's: fewer fields
+    (the map's others are zero), or plain bytes of the same size.
+    """
+
+    def __init__(
+        self, map_: Map, key: npt.DTypeLike | None = None, value: npt.DTypeLike | None = None
+    ) -> None:
+        self.map = map_
+        self.key = map_.key if key is None else np.dtype(key)
+        self.value = map_.value if value is None else np.dtype(value)
+        rows(map_.key, np.zeros(0, self.key))
+        rows(map_.value, np.zeros(0, self.value))
+
+    async def read(self) -> tuple[Array, Array]:
+        keys, values = self.map.dump()
+        return _narrow(self.key, keys), _narrow(self.value, values)
+
+    async def upsert(self, keys: Array, values: Array) -> None:
+        errors: list[OSError] = []
+        for part in _chunks(len(keys)):
+            try:
+                self.map.update(keys[part], values[part])
+            except OSError as error:
+                errors.append(error)
+            await asyncio.sleep(0)
+        if errors:
+            raise errors[0]
+
+    async def delete(self, keys: Array) -> None:
+        for part in _chunks(len(keys)):
+            self.map.delete(keys[part])
+            await asyncio.sleep(0)
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _WRITE_CHUNK):
+        yield slice(start, start + _WRITE_CHUNK)
+
+
+def _narrow(dtype: Dtype, given: Array) -> Array:
+    if dtype.names is None or given.dtype.names is None or dtype == given.dtype:
+        return rows(dtype, given)
+    result = np.zeros(len(given), dtype)
+    for name in dtype.names:
+        result[name] = given[name]
+    return result
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class RowTarget(Generic[K, V]):
+    """``mesh.core.reconcile.Target`` over a map.
+
+    ``encode`` gives key and value as ``cell`` takes them; ``decode`` is its inverse on 0-d scalars.
+    Rows that ``encode`` refuses with ValueError or KeyError fail alone.
+    """
+
+    def __init__(
+        self,
+        map_: Map,
+        encode: Callable[[K, V], tuple[object, object]],
+        decode: Callable[[Any, Any], tuple[K, V]],
+    ) -> None:
+        self.map = map_
+        self.encode = encode
+        self.decode = decode
+        self._names: dict[K, Array] = {}  # the map's keys of rows that are or may be in the map
+
+    async def read(self) -> Mapping[K, V]:
+        keys, values = self.map.dump()
+        found: dict[K, V] = {}
+        for index in range(len(keys)):
+            key, row = self.decode(keys[index], values[index])
+            found[key] = row
+            self._names[key] = keys[index : index + 1]
+        return found
+
+    async def upsert(self, rows: Mapping[K, V]) -> dict[K, Exception]:
+        errors: dict[K, Exception] = {}
+        wanted: list[K] = []
+        cells: list[tuple[Array, Array]] = []
+        for key, row in rows.items():
+            try:
+                name, value = self.encode(key, row)
+                cells.append((cell(self.map.key, name), cell(self.map.value, value)))
+            except (ValueError, KeyError) as error:
+                errors[key] = error
+            else:
+                self._names[key] = cells[-1][0]
+                wanted.append(key)
+        if not cells:
+            return errors
+        names, values = zip(*cells, strict=True)
+        failed = self.map.try_update(_join(self.map.key, names), _join(self.map.value, values))
+        for index, number in failed.items():
+            errors[wanted[index]] = OSError(number, f"{self.map.name}: {os.strerror(number)}")
+        return errors
+
+    async def delete(self, keys: Collection[K]) -> dict[K, Exception]:
+        names = [self._names.pop(key) for key in keys if key in self._names]
+        if names:
+            self.map.delete(_join(self.map.key, names))
+        return {}
+
+
+def _join(dtype: Dtype, parts: Collection[Array]) -> Array:
+    return np.frombuffer(b"".join(part.tobytes() for part in parts), dtype)

@@ -1,0 +1,238 @@
+"""One object file: open, configure, pin, load; what is pinned and whether it still fits.
+
+    with Object.open(path) as datapath:
+        datapath.set_config("cfg", {"cluster": 1})
+        datapath.pin(directory)
+        datapath.load()
+
+Maps are pinned by name and found again by name, so several objects and several generations share
+them. A pinned map whose layout differs from the object's is refused before the load: libbpf
+compares sizes only.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bpf import libbpf
+from bpf.btf import Btf, MapSpec, differences
+from bpf.maps import Map, MapInfo, fill
+from bpf.sys import Command, MapType, attr, bpf, mount, open_pinned, pin, replace_pin
+
+BPFFS = Path("/sys/fs/bpf")
+
+
+class DriftError(Exception):
+    """Pinned maps have another layout than the object; ``reasons`` name map and field."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+
+class Object:
+    """An object file on its way into the kernel; descriptors belong to this object until close."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.programs: dict[str, int] = {}
+        self.maps: dict[str, Map] = {}
+        self._handle = libbpf.open_object(path)
+        self._directory: Path | None = None
+        self.btf = Btf(libbpf.object_btf(self._handle))
+        self._specs = self.btf.maps()
+        self._sizes = {name: spec.max_entries for name, spec in self._specs.items()}
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The object, parsed; ``libbpf.LoadError`` when it is none."""
+        return cls(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give every descriptor back; what is pinned or attached lives on."""
+        if self._handle:
+            libbpf.close_object(self._handle)
+            self._handle = 0
+        for map_ in self.maps.values():
+            map_.close()
+        for fd in self.programs.values():
+            os.close(fd)
+        self.programs = {}
+
+    # Before the load
+
+    @property
+    def specs(self) -> Mapping[str, MapSpec]:
+        """The object's map definitions, without its sections."""
+        return self._specs
+
+    def set_config(self, name: str, values: Mapping[str, object]) -> None:
+        """Assign fields of the read-only variable ``name``; those not named keep their values."""
+        variables = self.btf.section(".rodata")
+        if name not in variables:
+            raise KeyError(f"{self.path.name} has no read-only variable {name}")
+        offset, dtype = variables[name]
+        target = np.frombuffer(self._rodata(), dtype, 1, offset).reshape(())
+        try:
+            fill(target, values)
+        except KeyError as error:
+            raise KeyError(f"{self.path.name} {name}: {error.args[0]}") from None
+
+    def set_max_entries(self, name: str, entries: int) -> None:
+        """Give a map another size than the source does."""
+        libbpf.set_max_entries(libbpf.maps(self._handle)[name], entries)
+        self._sizes[name] = entries
+
+    def only(self, *programs: str) -> None:
+        """Load these programs and no other."""
+        for name, handle in libbpf.programs(self._handle).items():
+            libbpf.set_autoload(handle, load=name in programs)
+
+    def pin(self, directory: Path) -> None:
+        """Keep every map by its name in ``directory``: reused when there, else created."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        handles = libbpf.maps(self._handle)
+        for name in self._specs:
+            libbpf.set_pin_path(handles[name], directory / name)
+
+    def digest(self) -> bytes:
+        """32 bytes that are equal when file, configuration and map sizes are equal."""
+        digest = hashlib.sha256(self.path.read_bytes())
+        digest.update(self._rodata().tobytes())
+        digest.update(repr(sorted(self._sizes.items())).encode())
+        return digest.digest()
+
+    def drift(self, directory: Path) -> list[str]:
+        """Sentences on pinned maps that this object cannot share."""
+        found: list[str] = []
+        for name, spec in self._specs.items():
+            path = directory / name
+            if path.exists():
+                reasons = _map_drift(spec, self._sizes[name], path)
+                found += [f"map {name}: {reason}" for reason in reasons]
+        return found
+
+    def _rodata(self) -> npt.NDArray[np.uint8]:
+        for name, handle in libbpf.maps(self._handle).items():
+            if name.endswith(".rodata"):
+                return libbpf.section_memory(handle)
+        return np.zeros(0, np.uint8)
+
+    # The load
+
+    def load(self) -> None:
+        """Create or reuse the maps, verify the programs.
+
+        Raises ``DriftError`` before anything has changed, ``libbpf.LoadError`` with the verifier's
+        last lines.
+        """
+        if self._directory and (reasons := self.drift(self._directory)):
+            raise DriftError(reasons)
+        libbpf.load_object(self._handle, self.path.name)
+        handles = libbpf.maps(self._handle)
+        self.maps = {name: self._map(name, handles[name]) for name in self._specs}
+        for name, handle in libbpf.programs(self._handle).items():
+            if (fd := libbpf.program_fd(handle)) is not None:
+                self.programs[name] = fd
+        libbpf.close_object(self._handle)
+        self._handle = 0
+
+    def _map(self, name: str, handle: int) -> Map:
+        fd, spec = libbpf.map_fd(handle), self._specs[name]
+        if spec.key is None or spec.value is None:
+            return Map.from_fd(fd)
+        return Map(fd, spec.key, spec.value, spec.type, self._sizes[name], name=name)
+
+    def pin_programs(self, directory: Path) -> None:
+        """Keep every program by its name in ``directory``, in place of the one that is there."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, fd in self.programs.items():
+            replace_pin(fd, directory / name)
+
+
+def drift(object_: Object, directory: Path) -> list[str]:
+    """Sentences on pinned maps in ``directory`` that ``object_`` cannot share, before its load."""
+    return object_.drift(directory)
+
+
+def _map_drift(spec: MapSpec, max_entries: int, path: Path) -> list[str]:
+    fd = open_pinned(path)
+    try:
+        pinned = MapInfo(fd)
+    finally:
+        os.close(fd)
+    numbers = (
+        ("type", spec.type, pinned.type),
+        ("max_entries", max_entries, pinned.max_entries),
+        ("map_flags", spec.flags, pinned.flags),
+    )
+    found = [
+        f"{name}: {ours}, pinned: {theirs}" for name, ours, theirs in numbers if ours != theirs
+    ]
+    if spec.key is not None:
+        found += [f"key {reason}" for reason in differences(spec.key, pinned.key)]
+    if spec.value is not None:
+        found += [f"value {reason}" for reason in differences(spec.value, pinned.value)]
+    return found
+
+
+class Generation:
+    """The digest of what is pinned in a directory, so that an equal load can be skipped."""
+
+    NAME = "mg_generation"
+    _BYTES = 32
+
+    @classmethod
+    def read(cls, directory: Path) -> bytes | None:
+        """The digest written last; None when none was."""
+        try:
+            map_ = Map.open_pinned(directory / cls.NAME)
+        except FileNotFoundError:
+            return None
+        with map_:
+            value = map_.lookup(struct.pack("=I", 0))
+        return None if value is None else value.tobytes()
+
+    @classmethod
+    def write(cls, directory: Path, digest: bytes) -> None:
+        """Remember ``digest``; write it after everything that it stands for is in place."""
+        if len(digest) != cls._BYTES:
+            raise ValueError(f"a digest has {cls._BYTES} bytes, not {len(digest)}")
+        path = directory / cls.NAME
+        if not path.exists():
+            fd = _create_array(cls.NAME, len(digest))
+            try:
+                pin(fd, path)
+            finally:
+                os.close(fd)
+        with Map.open_pinned(path) as map_:
+            map_.update_one(struct.pack("=I", 0), digest)
+
+
+def _create_array(name: str, value_bytes: int) -> int:
+    text = [int.from_bytes(name.encode().ljust(16, b"\0")[at : at + 8], "little") for at in (0, 8)]
+    # map_type, key_size, value_size, max_entries, map_flags, inner_map_fd, numa_node, map_name
+    request = attr("7IQQ", MapType.ARRAY, 4, value_bytes, 1, 0, 0, 0, *text, size=72)
+    return bpf(Command.MAP_CREATE, request)
+
+
+def mount_bpffs(path: Path = BPFFS) -> bool:
+    """Mount bpffs at ``path`` when there is none; say whether that was done."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    if [str(path), "bpf"] in mounts:
+        return False
+    mount("bpf", path)
+    return True

@@ -1,0 +1,81 @@
+"""Feed packets to programs with BPF_PROG_TEST_RUN: what packet tests and benchmarks stand on."""
+
+import ctypes
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bpf.btf import Dtype
+from bpf.maps import fill
+from bpf.sys import Command, attr, bpf
+
+#: Room for headers that a program adds.
+_ROOM = 4096
+
+_SKB_FIELDS = (
+    ("len", "u4", 0),
+    ("pkt_type", "u4", 4),
+    ("mark", "u4", 8),
+    ("queue_mapping", "u4", 12),
+    ("protocol", "u4", 16),
+    ("priority", "u4", 32),
+    ("ingress_ifindex", "u4", 36),
+    ("ifindex", "u4", 40),
+    ("tc_index", "u4", 44),
+    ("cb", ("u4", (5,)), 48),
+    ("hash", "u4", 68),
+    ("tstamp", "u8", 152),
+    ("wire_len", "u4", 160),
+    ("gso_segs", "u4", 164),
+    ("gso_size", "u4", 176),
+    ("hwtstamp", "u8", 184),
+)
+#: struct __sk_buff of linux/bpf.h. The kernel takes mark, priority, ifindex, ingress_ifindex, cb,
+#: tstamp, wire_len, gso_segs, gso_size and hwtstamp, and refuses the rest.
+SKB: Dtype = np.dtype(
+    {
+        "names": [name for name, _, _ in _SKB_FIELDS],
+        "formats": [layout for _, layout, _ in _SKB_FIELDS],
+        "offsets": [offset for _, _, offset in _SKB_FIELDS],
+        "itemsize": 192,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the program returned, the packet and the context as it left them, ns per run."""
+
+    verdict: int
+    packet_out: bytes
+    ctx_out: npt.NDArray[Any]
+    ns: int
+
+
+def run(
+    prog_fd: int, packet: bytes, repeat: int = 1, ctx: Mapping[str, object] | None = None
+) -> Result:
+    """Run a tc program on ``packet``, which starts with an Ethernet header.
+
+    ``ctx`` sets fields of ``SKB``. Without an ifindex the device is the loopback of the calling
+    thread's network namespace.
+    """
+    before, after = np.zeros((), SKB), np.zeros((), SKB)
+    fill(before, ctx or {})
+    source = ctypes.create_string_buffer(packet, len(packet))
+    result = ctypes.create_string_buffer(len(packet) + _ROOM)
+    request = attr(
+        "IIIIQQIIIIQQ",
+        *(prog_fd, 0, len(packet), len(result)),
+        *(ctypes.addressof(source), ctypes.addressof(result), repeat, 0),
+        *(SKB.itemsize, SKB.itemsize, before.ctypes.data, after.ctypes.data),
+        size=80,
+    )
+    bpf(Command.PROG_TEST_RUN, request)
+    verdict, _, size = struct.unpack_from("=3I", request, 4)
+    duration = struct.unpack_from("=I", request, 36)[0]
+    return Result(verdict, result.raw[:size], after, duration)
