@@ -135,6 +135,11 @@ class Applied:
         """Everything desired has arrived."""
         return self.table.synced and not self.full and self.revision == self.table.revision
 
+    def recheck(self) -> None:
+        """Read and diff everything soon: the target has lost rows by itself."""
+        self.full = True
+        self._changed.set()
+
     async def reached(self, revision: int) -> None:
         """Wait until ``revision`` of the table has arrived without an error."""
         while self.revision < revision or self.full:
