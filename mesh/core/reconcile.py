@@ -126,6 +126,7 @@ class Applied:
         self.revision = -1
         self.report = Report(table.name)
         self.full = True
+        self._recheck = False
         self._changed = asyncio.Event()
         self._done = asyncio.Event()
         table.listen(self._changed.set)
@@ -134,6 +135,11 @@ class Applied:
     def current(self) -> bool:
         """Everything desired has arrived."""
         return self.table.synced and not self.full and self.revision == self.table.revision
+
+    def recheck(self) -> None:
+        """Read and diff everything soon: the target has lost rows by itself."""
+        self._recheck = True
+        self._changed.set()
 
     async def reached(self, revision: int) -> None:
         """Wait until ``revision`` of the table has arrived without an error."""
@@ -156,7 +162,8 @@ class Applied:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FULL_INTERVAL_S):
                         await self._changed.wait()
-            self.full = self.full or not self._changed.is_set()
+            self.full = self.full or self._recheck or not self._changed.is_set()
+            self._recheck = False
             self._changed.clear()
             pause = await self._paced_round(pause)
 
