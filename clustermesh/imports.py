@@ -30,11 +30,11 @@ from mesh.core.table import ColumnChanges
 
 R = TypeVar("R")
 
-TOO_LARGE = "M112"
-UNREADABLE = "M113"
-TOO_MANY = "M114"
-NO_CONFIG = "M117"
-MORE = "M119"
+TOO_LARGE = "M132"
+UNREADABLE = "M133"
+TOO_MANY = "M134"
+NO_CONFIG = "M137"
+MORE = "M139"
 
 #: Refusals that a change of the peer's nodes may lift.
 _DEPENDENT = frozenset({judge.OUTSIDE, judge.BACKEND_OUTSIDE, judge.NO_ENDPOINT, judge.RESERVED})

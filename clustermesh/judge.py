@@ -33,16 +33,16 @@ from mesh.core.model import (
     Service,
 )
 
-CONFIG = "M101"
-CLUSTER_NAME = "M102"
-CLUSTER_ID = "M103"
-IDENTITY_RANGE = "M105"
-RESERVED = "M106"
-OUTSIDE = "M107"
-MISMATCH = "M110"
-BACKEND_OUTSIDE = "M111"
-NO_ENDPOINT = "M115"
-LABELS = "M116"
+CONFIG = "M121"
+CLUSTER_NAME = "M122"
+CLUSTER_ID = "M123"
+IDENTITY_RANGE = "M125"
+RESERVED = "M126"
+OUTSIDE = "M127"
+MISMATCH = "M130"
+BACKEND_OUTSIDE = "M131"
+NO_ENDPOINT = "M135"
+LABELS = "M136"
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
 _EXPORT_MODES = frozenset({"", "services-and-endpointslices", "endpointslices-only"})

@@ -34,9 +34,9 @@ class Refused(Exception):  # noqa: N818  # a judgement, not a failure of this pr
         self.text = text
 
 
-ID_TAKEN = "M104"
-ADDRESS_TAKEN = "M108"
-OVERLAP = "M109"
+ID_TAKEN = "M124"
+ADDRESS_TAKEN = "M128"
+OVERLAP = "M129"
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,7 @@ def test_a_pod_cidr_moves_between_nodes_in_either_order() -> None:
     )
     key = wire.node_key("west", "new")
     it.apply({key: new})
-    assert refused(it) == {key: ("M109", "IPv4AllocCIDR")}
+    assert refused(it) == {key: ("M129", "IPv4AllocCIDR")}
     changes = it.apply({}, [NODE])
     assert list(changes.nodes.upsert) == [NodeKey("west", "new")]
     assert "10.2.1.5" in {text(k) for k in changes.addresses.deleted.tolist()}  # its host is gone
@@ -170,7 +170,7 @@ def test_nothing_is_used_without_a_cluster_config() -> None:
     keys = west()
     config = keys.pop(CONFIG)
     it = importer(keys)
-    assert (it.nodes, it.services, refused(it)) == ({}, {}, {CONFIG: ("M117", "")})
+    assert (it.nodes, it.services, refused(it)) == ({}, {}, {CONFIG: ("M137", "")})
     assert len(addresses(it.apply({CONFIG: config}))) == 2
 
 
@@ -194,7 +194,7 @@ def test_host_identity_of_a_node_address() -> None:
     it = importer(west(**{NODE: node}))
     changes = it.apply(dict([pair("10.99.0.21", 1), pair("10.2.1.1", 1), pair("10.2.1.9", 1)]))
     assert addresses(changes) == {"10.2.1.1": (6, "10.99.0.21", 2)}
-    assert refused(it) == {pair("10.2.1.9")[0]: ("M106", "ID")}
+    assert refused(it) == {pair("10.2.1.9")[0]: ("M126", "ID")}
 
 
 def test_prefix_entries_are_checked_and_not_used() -> None:
@@ -211,8 +211,8 @@ def test_prefix_entries_are_checked_and_not_used() -> None:
     )
     assert not len(changes.addresses.keys)
     assert refused(it) == {
-        "cilium/cache/ip/v1/west/10.9.0.0/16": ("M107", "IP"),
-        "cilium/cache/ip/v1/west/0.0.0.0/0": ("M110", "IP"),
+        "cilium/cache/ip/v1/west/10.9.0.0/16": ("M127", "IP"),
+        "cilium/cache/ip/v1/west/0.0.0.0/0": ("M130", "IP"),
     }
 
 
@@ -229,113 +229,113 @@ def new_node(**fields: object) -> bytes:
 
 VIOLATIONS: dict[str, tuple[str, bytes, str, str]] = {
     "node of another cluster": (
-        NEW_NODE, edited(new_node(), Cluster="north"), "M102", "Cluster"),
+        NEW_NODE, edited(new_node(), Cluster="north"), "M122", "Cluster"),
     "node with another cluster's id": (
-        NEW_NODE, edited(new_node(), ClusterID=1), "M103", "ClusterID"),
+        NEW_NODE, edited(new_node(), ClusterID=1), "M123", "ClusterID"),
     "node with an id that cannot be (R7)": (
-        NEW_NODE, edited(new_node(), ClusterID=300), "M103", "ClusterID"),
-    "node without cluster (R6)": (NEW_NODE, b'{"Name":"west-2"}', "M113", ""),
-    "node under another key": (NEW_NODE, GOOD_NODE, "M110", "Name"),
+        NEW_NODE, edited(new_node(), ClusterID=300), "M123", "ClusterID"),
+    "node without cluster (R6)": (NEW_NODE, b'{"Name":"west-2"}', "M133", ""),
+    "node under another key": (NEW_NODE, GOOD_NODE, "M130", "Name"),
     "node under a deeper key": (
-        NEW_NODE + "/x", edited(new_node(), Name="west-2/x"), "M110", "Name"),
+        NEW_NODE + "/x", edited(new_node(), Name="west-2/x"), "M130", "Name"),
     "our pod CIDR": (
-        NEW_NODE, new_node(pod_cidrs=(ip_network("10.1.3.0/24"),)), "M109", "IPv4AllocCIDR"),
+        NEW_NODE, new_node(pod_cidrs=(ip_network("10.1.3.0/24"),)), "M129", "IPv4AllocCIDR"),
     "a pod CIDR around ours": (
-        NEW_NODE, new_node(pod_cidrs=(ip_network("10.0.0.0/8"),)), "M109", "IPv4AllocCIDR"),
+        NEW_NODE, new_node(pod_cidrs=(ip_network("10.0.0.0/8"),)), "M129", "IPv4AllocCIDR"),
     "everything as pod CIDR": (
-        NEW_NODE, new_node(pod_cidrs=(ip_network("::/0"),)), "M109", "IPv6AllocCIDR"),
+        NEW_NODE, new_node(pod_cidrs=(ip_network("::/0"),)), "M129", "IPv6AllocCIDR"),
     "our pod CIDR, version 6": (
-        NEW_NODE, new_node(pod_cidrs=(ip_network("fd01:0:0:7::/64"),)), "M109", "IPv6AllocCIDR"),
+        NEW_NODE, new_node(pod_cidrs=(ip_network("fd01:0:0:7::/64"),)), "M129", "IPv6AllocCIDR"),
     "a pod CIDR around our nodes": (
-        NEW_NODE, new_node(pod_cidrs=(ip_network("10.99.0.0/24"),)), "M109", "IPv4AllocCIDR"),
+        NEW_NODE, new_node(pod_cidrs=(ip_network("10.99.0.0/24"),)), "M129", "IPv4AllocCIDR"),
     "a pod CIDR of its other node": (
-        NEW_NODE, new_node(pod_cidrs=(ip_network("10.2.1.128/25"),)), "M109", "IPv4AllocCIDR"),
+        NEW_NODE, new_node(pod_cidrs=(ip_network("10.2.1.128/25"),)), "M129", "IPv4AllocCIDR"),
     "a pod CIDR twice": (
         NEW_NODE, new_node(pod_cidrs=(ip_network("10.2.4.0/23"), ip_network("10.2.5.0/24"))),
-        "M109", "IPv4AllocCIDR"),
+        "M129", "IPv4AllocCIDR"),
     "loopback as pod CIDR": (
-        NEW_NODE, new_node(pod_cidrs=(ip_network("127.1.0.0/16"),)), "M109", "IPv4AllocCIDR"),
+        NEW_NODE, new_node(pod_cidrs=(ip_network("127.1.0.0/16"),)), "M129", "IPv4AllocCIDR"),
     "our locator": (
         NEW_NODE, new_node(locator=ip_network("fcbb:bb01:9::/48")),
-        "M109", "Annotations.meshgate.io/locator"),
+        "M129", "Annotations.meshgate.io/locator"),
     "an address of our node": (
-        NEW_NODE, new_node(addresses=(ip_address("10.99.0.12"),)), "M108", "IPAddresses"),
+        NEW_NODE, new_node(addresses=(ip_address("10.99.0.12"),)), "M128", "IPAddresses"),
     "an IPv6 address of our node": (
         NEW_NODE, new_node(addresses=(ip_address("10.99.0.22"), ip_address("fd99::11"))),
-        "M108", "IPAddresses"),
+        "M128", "IPAddresses"),
     "an address of its other node": (
-        NEW_NODE, new_node(addresses=(ip_address("10.99.0.21"),)), "M108", "IPAddresses"),
+        NEW_NODE, new_node(addresses=(ip_address("10.99.0.21"),)), "M128", "IPAddresses"),
     "one of our pods as node": (
-        NEW_NODE, new_node(addresses=(ip_address("10.1.0.9"),)), "M108", "IPAddresses"),
+        NEW_NODE, new_node(addresses=(ip_address("10.1.0.9"),)), "M128", "IPAddresses"),
     "multicast as node": (
-        NEW_NODE, new_node(addresses=(ip_address("224.0.0.1"),)), "M108", "IPAddresses"),
+        NEW_NODE, new_node(addresses=(ip_address("224.0.0.1"),)), "M128", "IPAddresses"),
     "a node too large": (
-        NEW_NODE, edited(new_node(), Source="x" * (64 << 10)), "M112", ""),
-    "no JSON": (NEW_NODE, b"{", "M113", ""),
-    "no UTF-8": (NEW_NODE, edited(new_node()).replace(b"west-2", b"west\xff2"), "M113", ""),
-    "depth": (NEW_NODE, b'{"x":' * 10_000, "M113", ""),
+        NEW_NODE, edited(new_node(), Source="x" * (64 << 10)), "M132", ""),
+    "no JSON": (NEW_NODE, b"{", "M133", ""),
+    "no UTF-8": (NEW_NODE, edited(new_node()).replace(b"west-2", b"west\xff2"), "M133", ""),
+    "depth": (NEW_NODE, b'{"x":' * 10_000, "M133", ""),
     "identity of another cluster (R8)": (
-        wire.identity_key("west", 1 << 16 | 7), LABELS.encode(), "M105", "id"),
-    "reserved identity": (wire.identity_key("west", 2), LABELS.encode(), "M106", "id"),
+        wire.identity_key("west", 1 << 16 | 7), LABELS.encode(), "M125", "id"),
+    "reserved identity": (wire.identity_key("west", 2), LABELS.encode(), "M126", "id"),
     "identity with a number that is none": (
-        "cilium/cache/identities/v1/west/id/007", LABELS.encode(), "M110", "id"),
+        "cilium/cache/identities/v1/west/id/007", LABELS.encode(), "M130", "id"),
     "identity with a number without end": (
-        "cilium/cache/identities/v1/west/id/" + "9" * 5000, LABELS.encode(), "M110", "id"),
+        "cilium/cache/identities/v1/west/id/" + "9" * 5000, LABELS.encode(), "M130", "id"),
     "identity without its cluster (R9)": (
-        wire.identity_key("west", WEB + 1), b"k8s:app=web;", "M116", "labels"),
+        wire.identity_key("west", WEB + 1), b"k8s:app=web;", "M136", "labels"),
     "identity of a longer cluster name": (
         wire.identity_key("west", WEB + 1), f"{wire.CLUSTER_LABEL}=west2;".encode(),
-        "M116", "labels"),
-    "identity without UTF-8": (wire.identity_key("west", WEB + 1), b"\xff;", "M113", "labels"),
-    "address outside the pod CIDRs": (*pair("10.9.0.1"), "M107", "IP"),
-    "address of our pod": (*pair("10.1.0.5"), "M107", "IP"),
-    "address of our node": (*pair("10.99.0.11"), "M108", "IP"),
-    "address under another key (R1)": (NEW_ADDRESS, pair("10.2.1.8")[1], "M110", "IP"),
+        "M136", "labels"),
+    "identity without UTF-8": (wire.identity_key("west", WEB + 1), b"\xff;", "M133", "labels"),
+    "address outside the pod CIDRs": (*pair("10.9.0.1"), "M127", "IP"),
+    "address of our pod": (*pair("10.1.0.5"), "M127", "IP"),
+    "address of our node": (*pair("10.99.0.11"), "M128", "IP"),
+    "address under another key (R1)": (NEW_ADDRESS, pair("10.2.1.8")[1], "M130", "IP"),
     "address in another spelling": (
         "cilium/cache/ip/v1/west/FD02:0:0:1::9",
-        edited(pair("fd02:0:0:1::9")[1], IP="FD02:0:0:1::9"), "M110", "IP"),
+        edited(pair("fd02:0:0:1::9")[1], IP="FD02:0:0:1::9"), "M130", "IP"),
     "an IPv4 address in IPv6 clothes": (
         "cilium/cache/ip/v1/west/::ffff:10.2.1.9",
-        edited(pair("10.2.1.9")[1], IP="::ffff:10.2.1.9"), "M110", "IP"),
+        edited(pair("10.2.1.9")[1], IP="::ffff:10.2.1.9"), "M130", "IP"),
     "address that is none": (
         "cilium/cache/ip/v1/west/10.2.1.300",
-        edited(pair("10.2.1.9")[1], IP="10.2.1.300"), "M113", "IP"),
-    "address with a reserved identity (G13)": (*pair("10.2.1.9", 2), "M106", "ID"),
-    "address with an identity of ours (R10)": (*pair("10.2.1.9", 1 << 16 | 7), "M105", "ID"),
-    "address with an identity of 32 bits": (*pair("10.2.1.9", 1 << 31), "M105", "ID"),
-    "address behind our node": (*pair("10.2.1.9", host="10.99.0.11"), "M115", "HostIP"),
-    "address behind nobody": (NEW_ADDRESS, b'{"IP":"10.2.1.9","ID":131079}', "M115", "HostIP"),
+        edited(pair("10.2.1.9")[1], IP="10.2.1.300"), "M133", "IP"),
+    "address with a reserved identity (G13)": (*pair("10.2.1.9", 2), "M126", "ID"),
+    "address with an identity of ours (R10)": (*pair("10.2.1.9", 1 << 16 | 7), "M125", "ID"),
+    "address with an identity of 32 bits": (*pair("10.2.1.9", 1 << 31), "M125", "ID"),
+    "address behind our node": (*pair("10.2.1.9", host="10.99.0.11"), "M135", "HostIP"),
+    "address behind nobody": (NEW_ADDRESS, b'{"IP":"10.2.1.9","ID":131079}', "M135", "HostIP"),
     "service of another cluster (R2)": (
-        SERVICE, edited(west_service(), cluster="c9"), "M102", "cluster"),
+        SERVICE, edited(west_service(), cluster="c9"), "M122", "cluster"),
     "service with another id (R3)": (
-        SERVICE, edited(west_service(), clusterID=1), "M103", "clusterID"),
+        SERVICE, edited(west_service(), clusterID=1), "M123", "clusterID"),
     "service under another key (R4)": (
-        SERVICE, edited(west_service(), name="other"), "M110", "name"),
+        SERVICE, edited(west_service(), name="other"), "M130", "name"),
     "backend that is no address (R5)": (
-        SERVICE, edited(west_service(), backends={"10.2.1.300": {}}), "M113", "backends"),
+        SERVICE, edited(west_service(), backends={"10.2.1.300": {}}), "M133", "backends"),
     "backend with a zone (R16)": (
-        SERVICE, edited(west_service(), backends={"fe80::1%eth0": {}}), "M113", "backends"),
+        SERVICE, edited(west_service(), backends={"fe80::1%eth0": {}}), "M133", "backends"),
     "frontend that is no address": (
-        SERVICE, edited(west_service(), frontends={"web": {}}), "M113", "frontends"),
+        SERVICE, edited(west_service(), frontends={"web": {}}), "M133", "frontends"),
     "backend outside the pod CIDRs": (
-        SERVICE, west_service("10.2.1.5", "198.51.100.7"), "M111", "backends"),
-    "our pod as backend": (SERVICE, west_service("10.1.0.5"), "M111", "backends"),
+        SERVICE, west_service("10.2.1.5", "198.51.100.7"), "M131", "backends"),
+    "our pod as backend": (SERVICE, west_service("10.1.0.5"), "M131", "backends"),
     "port that is none": (
         SERVICE, edited(west_service(), backends={"10.2.1.5": {"h": {"Protocol": "TCP",
-        "Port": 70000}}}), "M113", "backends[...][...].Port"),
+        "Port": 70000}}}), "M133", "backends[...][...].Port"),
     "a service too large": (
-        SERVICE, edited(west_service(), labels={"x": "y" * (1 << 20)}), "M112", ""),
-    "config with our id": (CONFIG, wire.cluster_config(1), "M103", "id"),
-    "config with id 0": (CONFIG, wire.cluster_config(0), "M103", "id"),
-    "config with id 300": (CONFIG, wire.cluster_config(300), "M103", "id"),
-    "config with another id": (CONFIG, wire.cluster_config(9), "M103", "id"),
+        SERVICE, edited(west_service(), labels={"x": "y" * (1 << 20)}), "M132", ""),
+    "config with our id": (CONFIG, wire.cluster_config(1), "M123", "id"),
+    "config with id 0": (CONFIG, wire.cluster_config(0), "M123", "id"),
+    "config with id 300": (CONFIG, wire.cluster_config(300), "M123", "id"),
+    "config with another id": (CONFIG, wire.cluster_config(9), "M123", "id"),
     "config with an unknown mode (R11)": (
         CONFIG, b'{"id":2,"capabilities":{"endpointSlicesExportMode":"all"}}',
-        "M101", "capabilities.endpointSlicesExportMode"),
+        "M121", "capabilities.endpointSlicesExportMode"),
     "config of a larger mesh (R12)": (
         CONFIG, b'{"id":2,"capabilities":{"maxConnectedClusters":511}}',
-        "M101", "capabilities.maxConnectedClusters"),
-    "config that is none": (CONFIG, b"[]", "M113", ""),
+        "M121", "capabilities.maxConnectedClusters"),
+    "config that is none": (CONFIG, b"[]", "M133", ""),
 }  # fmt: skip
 
 
@@ -365,7 +365,7 @@ def test_wrong_cluster_name_is_refused_whole(cluster: str) -> None:
     node = wire.node_value(west_node(cluster=cluster), 2)
     config = wire.config_key(cluster)
     it.apply({config: wire.cluster_config(2), wire.node_key(cluster, "west-1"): node})
-    assert refused(it) == {config: ("M102", "name")}
+    assert refused(it) == {config: ("M122", "name")}
     assert it.peers[cluster].nodes == {}
 
 
@@ -384,7 +384,7 @@ def test_too_many_keys_are_not_read() -> None:
     it.apply(west())
     it.apply(dict(pair(f"10.2.1.{n}") for n in range(10, 20)))
     assert len(it.addresses.keys) == 3
-    assert refused(it) == {"cilium/cache/ip/v1/west/": ("M114", "keys")}
+    assert refused(it) == {"cilium/cache/ip/v1/west/": ("M134", "keys")}
     it.apply({}, [pair(f"10.2.1.{n}")[0] for n in range(11, 20)])
     assert it.findings == {}
 
@@ -426,7 +426,7 @@ def test_second_peer_with_an_id_in_use_is_refused_until_it_is_free() -> None:
     it.apply(west())
     it.apply(north(2))
     finding = it.findings[wire.config_key("north")]
-    assert (finding.code, finding.field) == ("M104", "id")
+    assert (finding.code, finding.field) == ("M124", "id")
     assert "north" in finding.text
     assert "west" in finding.text
     changes = it.apply({}, list(west()))
@@ -441,7 +441,7 @@ def test_pod_cidr_of_another_peer_is_refused_until_it_is_free() -> None:
     it.apply(west())
     key = wire.node_key("north", "north-1")
     it.apply(north(pod_cidrs=(ip_network("10.2.0.0/16"),)))
-    assert refused(it) == {key: ("M109", "IPv4AllocCIDR")}
+    assert refused(it) == {key: ("M129", "IPv4AllocCIDR")}
     assert "10.2.1.0/24 of node west-1 of cluster west" in it.findings[key].text
     changes = it.apply({}, [NODE])
     assert NodeKey("north", "north-1") in changes.nodes.upsert
@@ -462,7 +462,7 @@ def test_our_facts_win_over_accepted_ones() -> None:
     changes = it.update_own(replace(OWN, networks=(*OWN.networks, ip_network("10.2.1.0/28"))))
     assert changes.nodes.delete == {NodeKey("west", "west-1")}
     assert len(changes.addresses.deleted) == 2
-    assert it.findings[NODE].code == "M109"
+    assert it.findings[NODE].code == "M129"
     changes = it.update_own(OWN)
     assert list(changes.nodes.upsert) == [NodeKey("west", "west-1")]
     assert len(changes.addresses.keys) == 2
