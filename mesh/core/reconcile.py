@@ -136,8 +136,8 @@ class Applied:
         """Everything desired has arrived."""
         return self.table.synced and not self.full and self.revision == self.table.revision
 
-    def lost(self) -> None:
-        """Say that the target may have lost rows: the next round, at once, reads it."""
+    def recheck(self) -> None:
+        """Read and diff everything at once: the target may have lost rows by itself."""
         self._lost = self.full = True
         self._changed.set()
 

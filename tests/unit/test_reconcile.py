@@ -162,7 +162,7 @@ def test_a_target_that_lost_its_rows_during_a_round_is_read_again() -> None:
         running = asyncio.create_task(applied.run())
         await applied.reached(table.revision)
         shelf.rows.clear()
-        applied.lost()
+        applied.recheck()
         assert not applied.current
         await applied.reached(table.revision)
         assert shelf.rows == {"a": 1}
