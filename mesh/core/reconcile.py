@@ -137,8 +137,8 @@ class Applied:
         return self.table.synced and not self.full and self.revision == self.table.revision
 
     def recheck(self) -> None:
-        """Read and diff everything soon: the target has lost rows by itself."""
-        self._recheck = True
+        """Read and diff everything at once: the target may have lost rows by itself."""
+        self._recheck = self.full = True
         self._changed.set()
 
     async def reached(self, revision: int) -> None:
@@ -162,7 +162,7 @@ class Applied:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FULL_INTERVAL_S):
                         await self._changed.wait()
-            self.full = self.full or self._recheck or not self._changed.is_set()
+            self.full = self.full or not self._changed.is_set()
             self._recheck = False
             self._changed.clear()
             pause = await self._paced_round(pause)
@@ -178,7 +178,7 @@ class Applied:
         self.report.at = time.time()
         if not self.report.errors:
             self.report.since = 0.0
-            self.full = False
+            self.full = self._recheck
             self._done.set()
             return 0.0
         self.full = True
