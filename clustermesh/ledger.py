@@ -24,7 +24,7 @@ NEVER: tuple[Network, ...] = (
 )
 
 
-class Refused(Exception):  # noqa: N818  # a judgement, not a failure of this program
+class Refused(Exception):  # a judgement, not a failure of this program
     """A claim that is not accepted: a stable code, the field at fault and a sentence."""
 
     def __init__(self, code: str, field: str, text: str) -> None:

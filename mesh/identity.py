@@ -82,18 +82,12 @@ def parse_label_text(text: str) -> Labels:
 
 
 def identity_rows(claims: Iterable[Claim], cluster: str, cluster_id: int) -> dict[int, Identity]:
-    """Identities by number, from the claims of this cluster; a claim's number has 16 bits."""
-    rows = {}
-    for claim in claims:
-        if claim.noun == NOUN and 0 < claim.number < 1 << CLUSTER_SHIFT:
-            number = identity_number(cluster_id, claim.number)
-            rows[number] = Identity(cluster, number, claim.owner)
-    return rows
-
-
-def identity_number(cluster_id: int, number: int) -> int:
-    """The 24-bit identity of a claim's number."""
-    return cluster_id << CLUSTER_SHIFT | number
+    """Identities by number, from the claims of this cluster; foreign numbers are left out."""
+    return {
+        claim.number: Identity(cluster, claim.number, claim.owner)
+        for claim in claims
+        if claim.noun == NOUN and claim.number >> CLUSTER_SHIFT == cluster_id
+    }
 
 
 def numbers_by_labels(identities: Iterable[Identity]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from mesh.objects import Head, ObjectKey, Parsed, Place
 _KINDS = {**kinds_kubernetes.KINDS, **kinds_own.KINDS}
 
 
-def items(document: Any) -> Iterator[Any]:  # noqa: ANN401 - what YAML holds
+def items(document: Any) -> Iterator[Any]:
     """The document itself, or the items of a ``List`` as kubectl prints it."""
     if isinstance(document, dict) and document.get("kind") == "List":
         yield from document.get("items") or ()

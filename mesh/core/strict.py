@@ -54,7 +54,7 @@ else:
         HostNetwork.register(family)
 
 
-class Wrong(ValueError):  # noqa: N818 - it reads as a sentence: raise Wrong(path, text)
+class Wrong(ValueError):
     """``path`` names the place (``spec.addresses[0]``, ``line 3``), ``text`` what is wrong."""
 
     def __init__(self, path: str, text: str) -> None:
