@@ -24,7 +24,7 @@ LONGEST = 8 << 20
 ACKS = ("done", "error")
 
 
-class Refused(OSError):  # noqa: N818 - reads as what happened
+class Refused(OSError):
     """ExaBGP answered ``error``."""
 
 
