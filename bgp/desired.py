@@ -38,6 +38,9 @@ class RouteKey:
     peer: IP
     prefix: Network
 
+    def __str__(self) -> str:
+        return f"{self.prefix} to {self.peer}"
+
 
 def own_address(node: Node, version: int) -> IP | None:
     """The node's first address of the IP version: source of sessions and next hop of routes."""

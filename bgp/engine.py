@@ -1,9 +1,10 @@
 """ExaBGP and its relay as processes: found, started, never stopped.
 
 Files in the run directory: ``exabgp.conf``, ``exabgp.log``, ``exabgp.pid`` (locked by ExaBGP while
-it lives), ``relay.pid``, ``relay.sock``, ``applied.json`` (memory.py), ``lock`` (held by the
+it lives), ``relay.pid``, ``relay.ctl``, ``applied.json`` (memory.py), ``lock`` (held by the
 speaker). The lock on a pid file is what says that the process lives: it ends with the process
 whatever kills it, and a pid that the kernel gave to another process cannot be mistaken for it.
+The relay's socket is no ``.sock``: those are process sockets, which the CLI asks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Engine:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.config = run_dir / "exabgp.conf"
-        self.socket = run_dir / "relay.sock"
+        self.socket = run_dir / "relay.ctl"
         self.log = run_dir / "exabgp.log"
         self.applied = run_dir / "applied.json"
         self._lock: int | None = None

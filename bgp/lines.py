@@ -98,7 +98,8 @@ def _notification(packet: dict[str, Any]) -> dict[str, Any]:
     body = bytes.fromhex(packet.get("body", "").removeprefix("0x"))
     if len(body) < _NOTIFICATION_HEAD:
         return {}
-    text = body[_NOTIFICATION_HEAD:].decode("ascii", "replace").strip("\0")
+    rest = body[_NOTIFICATION_HEAD:]
+    text = rest.decode() if rest.isascii() else ""
     return {"code": body[0], "subcode": body[1], "message": text if text.isprintable() else ""}
 
 
