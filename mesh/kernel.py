@@ -71,7 +71,7 @@ class Kernel:
     @asynccontextmanager
     async def open_in(cls, path: str) -> AsyncIterator[Kernel]:
         """A door to the namespace at ``path``."""
-        with netns.enter(path):
+        with netns.enter(Path(path)):
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
         async with AsyncIPRoute(use_socket=sock) as ipr:
             yield cls(ipr)

@@ -3,6 +3,7 @@
  * (conntrack, translations, fragments) stand in the feature's header. All are pinned by name.
  */
 #pragma once
+#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "types.h"
 

@@ -10,6 +10,15 @@ struct addr {
 	__be32 w[4];
 };
 
+struct tuple { /* a flow, in one direction; ICMP echo: the asker's port is the id, the other's 0 */
+	struct addr source;
+	struct addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
 struct cidr_key { /* LPM; prefix counts bits of the 128-bit form */
 	__u32 prefix;
 	struct addr addr;
@@ -62,6 +71,7 @@ enum egress_action {
 struct egress { /* what happens to a covered pod's packet to a covered destination */
 	struct addr address;
 	__u32 action; /* enum egress_action */
+	__u32 family; /* 4 or 6: of the row's CIDR, so that ::/0 catches no IPv4; 0: any */
 };
 
 struct egress_addr {	/* an egress address of our cluster, by address */
@@ -121,7 +131,7 @@ struct event {	    /* one new connection, or one drop */
 	struct addr destination;
 	struct addr translated; /* source after egress translation; zero: none */
 	__be16 source_port;
-	__be16 destination_port; /* ICMP echo: both ports hold type/code and id as on the wire */
+	__be16 destination_port; /* ICMP: source_port = type and code, destination_port = id */
 	__be16 translated_port;
 	__u8 protocol;
 	__u8 verdict; /* enum event_verdict */

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Connection tracking: one entry per connection, keyed by the tuple of the packet that opened it.
+ * Preallocated, never evicting: a full map refuses new connections. Entries go by sweep.h only, or
+ * when a translation takes a closed one's port (nat.h).
+ */
+#pragma once
+#include "event.h"
+#include "maps.h"
+#include "packet.h"
+
+struct tuple_v4 { /* struct tuple in native width */
+	__be32 source;
+	__be32 destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+enum connection_flag {
+	CONNECTION_OPENED = 1,	  /* seen from its first packet on: TCP by its SYN */
+	CONNECTION_REPLIED = 2,	  /* both sides have spoken */
+	CONNECTION_FIN = 4,	  /* from the opener */
+	CONNECTION_REPLY_FIN = 8, /* from the other side */
+	CONNECTION_RST = 16,
+};
+
+struct connection {
+	struct addr translated; /* egress address; zero: not translated */
+	__be16 translated_port; /* or ICMP id */
+	__u16 pad;
+	__u32 flags;	       /* enum connection_flag */
+	__u32 seen;	       /* last packet, CLOCK_MONOTONIC in s; the sweep compares it */
+	__u32 opened;	       /* first packet, likewise */
+	__u32 source_identity; /* of the opener */
+	__u32 destination_identity;
+};
+
+enum direction {
+	DIRECTION_NEW,
+	DIRECTION_ORIGINAL,
+	DIRECTION_REPLY,
+};
+
+/* opener's tuple -> connection. BPF only. */
+MAP_HASH(mg_ct_v4, struct tuple_v4, struct connection, 65536, 0);
+MAP_HASH(mg_ct_v6, struct tuple, struct connection, 65536, 0);
+
+static __always_inline struct tuple_v4 tuple_narrow(const struct tuple *tuple)
+{
+	return (struct tuple_v4){.source = tuple->source.w[3],
+				 .destination = tuple->destination.w[3],
+				 .source_port = tuple->source_port,
+				 .destination_port = tuple->destination_port,
+				 .protocol = tuple->protocol};
+}
+
+/* look up */
+static __noinline struct connection *connection_get(const struct tuple *tuple)
+{
+	if (!addr_is_v4(&tuple->source))
+		return bpf_map_lookup_elem(&mg_ct_v6, tuple);
+	struct tuple_v4 key = tuple_narrow(tuple);
+	return bpf_map_lookup_elem(&mg_ct_v4, &key);
+}
+
+static __noinline long connection_put(const struct tuple *tuple, const struct connection *value,
+				      __u64 flags)
+{
+	if (!addr_is_v4(&tuple->source))
+		return bpf_map_update_elem(&mg_ct_v6, tuple, value, flags);
+	struct tuple_v4 key = tuple_narrow(tuple);
+	return bpf_map_update_elem(&mg_ct_v4, &key, value, flags);
+}
+
+static inline __noinline long connection_delete(const struct tuple *tuple)
+{
+	if (!addr_is_v4(&tuple->source))
+		return bpf_map_delete_elem(&mg_ct_v6, tuple);
+	struct tuple_v4 key = tuple_narrow(tuple);
+	return bpf_map_delete_elem(&mg_ct_v4, &key);
+}
+
+static __always_inline bool is_translated(const struct connection *connection)
+{
+	return !addr_is_zero(&connection->translated);
+}
+
+static __always_inline bool is_closed(const struct connection *connection)
+{
+	__u32 both = CONNECTION_FIN | CONNECTION_REPLY_FIN;
+
+	return connection->flags & CONNECTION_RST || (connection->flags & both) == both;
+}
+
+/* decide: whose packet this is. A SYN is never a reply, and on a closed connection it opens a new
+ * one: then `connection` is the closed one.
+ */
+static __noinline enum direction connection_find(const struct packet *packet,
+						 struct connection **connection)
+{
+	struct tuple reversed;
+
+	*connection = connection_get(&packet->flow);
+	if (*connection)
+		return is_syn(packet) && is_closed(*connection) ? DIRECTION_NEW
+								: DIRECTION_ORIGINAL;
+	if (is_syn(packet))
+		return DIRECTION_NEW;
+	tuple_reverse(&reversed, &packet->flow);
+	*connection = connection_get(&reversed);
+	return *connection ? DIRECTION_REPLY : DIRECTION_NEW;
+}
+
+static __always_inline __u32 connection_flags(const struct packet *packet, enum direction direction)
+{
+	bool reply = direction == DIRECTION_REPLY;
+	__u32 flags = reply ? CONNECTION_REPLIED : 0;
+
+	if (packet->protocol != IPPROTO_TCP || packet->fragment == FRAGMENT_LATER)
+		return flags;
+	if (packet->tcp_flags & TCP_FIN)
+		flags |= reply ? CONNECTION_REPLY_FIN : CONNECTION_FIN;
+	if (packet->tcp_flags & TCP_RST)
+		flags |= CONNECTION_RST;
+	return flags;
+}
+
+/* act: note a packet; true when this one closed the connection. ICMP errors change nothing. */
+static __noinline bool connection_see(struct connection *connection, const struct packet *packet,
+				      enum direction direction)
+{
+	__u32 flags = connection_flags(packet, direction), now = now_s();
+
+	if (is_icmp_error(packet))
+		return false;
+	if (connection->seen != now) /* a dirty line costs more than the look-up */
+		connection->seen = now;
+	if ((connection->flags & flags) == flags)
+		return false;
+	bool was_closed = is_closed(connection);
+	__sync_fetch_and_or(&connection->flags, flags);
+	return !was_closed && is_closed(connection);
+}
+
+static __always_inline void connection_new(const struct packet *packet, __u32 destination_identity,
+					   struct connection *connection)
+{
+	bool opened = packet->protocol != IPPROTO_TCP || is_syn(packet);
+	__u32 now = now_s();
+
+	*connection = (struct connection){
+	    .flags =
+		(opened ? CONNECTION_OPENED : 0) | connection_flags(packet, DIRECTION_ORIGINAL),
+	    .seen = now,
+	    .opened = now,
+	    .source_identity = packet->identity,
+	    .destination_identity = destination_identity,
+	};
+}
+
+/* act: open a connection that is not translated. An ICMP error opens none. */
+static __noinline int connection_open(struct __sk_buff *ctx, const struct packet *packet,
+				      __u32 destination_identity)
+{
+	struct connection connection;
+
+	if (is_icmp_error(packet))
+		return 0;
+	connection_new(packet, destination_identity, &connection);
+	if (connection_put(&packet->flow, &connection, BPF_ANY))
+		return DROP_CT_MAP_INSERTION_FAILED;
+	event_connection(ctx, packet, destination_identity, NULL, 0);
+	return 0;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Egress policy: a covered pod's packets to covered destinations leave with the egress address or
+ * not at all. The pod's node translates (nat.h) and tunnels to the gateway (gateway.h).
+ */
+#pragma once
+#include "gateway.h"
+#include "port.h"
+
+/* look up: the row that covers this packet, if any */
+static __noinline struct egress *egress_find(__u32 class, const struct packet *packet)
+{
+	struct egress_key key = {.prefix = 32 + 128, .egress = class, .addr = packet->destination};
+
+	if (!class)
+		return NULL;
+	struct egress *egress = bpf_map_lookup_elem(&mg_egress, &key);
+	if (!egress || egress->action == EGRESS_EXCLUDED)
+		return NULL;
+	return !egress->family || egress->family == packet->family ? egress : NULL;
+}
+
+/* decide: replies of connections that were opened from outside keep the pod's address; of TCP
+ * only those whose SYN was seen, or a forged packet would open the way out.
+ */
+static __always_inline bool egress_exempt(const struct connection *connection,
+					  enum direction direction)
+{
+	return direction == DIRECTION_REPLY && connection->flags & CONNECTION_OPENED;
+}
+
+/* decide: what can be translated, and by whom. Returns 0 or a drop reason. */
+static __always_inline int egress_refuse(const struct packet *packet, const struct egress *egress)
+{
+	bool tcp = packet->protocol == IPPROTO_TCP;
+
+	if (egress->action == EGRESS_NO_GATEWAY)
+		return DROP_NO_EGRESS_GATEWAY;
+	if (egress->action != EGRESS_TRANSLATE ||
+	    addr_is_v4(&egress->address) != (packet->family == 4))
+		return DROP_NO_EGRESS_IP;
+	if (is_icmp_error(packet))
+		return DROP_NO_NAT_MAPPING;
+	if (!tcp && packet->protocol != IPPROTO_UDP && packet->icmp != ICMP_ECHO)
+		return DROP_NAT_UNSUPPORTED_PROTOCOL;
+	return tcp && !is_syn(packet) ? DROP_MID_STREAM : 0;
+}
+
+/* act: on the pod's node, translated, to the gateway of the address */
+static __noinline int egress_send(struct __sk_buff *ctx, struct packet *packet,
+				  const struct translation *as)
+{
+	struct egress_addr *owner = bpf_map_lookup_elem(&mg_egress_addr, &as->address);
+
+	if (!owner)
+		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
+	if (owner->gateway == cfg.node)
+		return gateway_send(ctx, packet, as);
+	__be32 gateway = owner->gateway;
+	if (!overlay_fits(packet) && is_unfragmentable(packet))
+		return drop_too_big(ctx, packet);
+	int reason = rewrite(ctx, packet, END_SOURCE, &as->address, as->port);
+	if (reason)
+		return drop(ctx, packet, reason);
+	return overlay_send(ctx, packet, gateway, packet->identity);
+}
+
+/* act: a packet of a connection that is translated already */
+static __noinline int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
+				   struct connection *connection)
+{
+	struct translation as = {.address = connection->translated,
+				 .port = connection->translated_port};
+
+	int reason = nat_see(connection, packet);
+	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, &as);
+}
+
+/* act: the first packet of a connection that must be translated */
+static __noinline int egress_open(struct __sk_buff *ctx, struct packet *packet,
+				  const struct egress *egress, const struct connection *previous)
+{
+	struct translation as = {.address = egress->address};
+
+	int reason = egress_refuse(packet, egress);
+	if (reason)
+		return drop(ctx, packet, reason);
+	reason = port_take(&packet->flow, previous, &as);
+	if (!reason)
+		reason = nat_open(ctx, packet, &as);
+	if (reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED)
+		return drop_exhausted(ctx, packet, reason);
+	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, &as);
+}

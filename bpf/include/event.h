@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What the outside learns: an event for each new connection, a count and a rate-limited event for
+ * each drop. Every drop of the datapath leaves through `drop`.
+ */
+#pragma once
+#include "config.h"
+#include "maps.h"
+#include "packet.h"
+
+#define NSEC_PER_SEC 1000000000ULL
+
+struct drop_rate {
+	__u32 second; /* of the window */
+	__u32 sent;   /* events in it */
+	__u32 lost;   /* events suppressed since the last one sent */
+};
+
+/* drop reason -> window of its rate limit. Private. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct drop_rate);
+} mg_drop_rate SEC(".maps");
+
+static __always_inline __u32 now_s(void)
+{
+	return bpf_ktime_get_coarse_ns() / NSEC_PER_SEC;
+}
+
+static __always_inline struct event *event_open(struct __sk_buff *ctx, const struct packet *packet)
+{
+	struct event *event = bpf_ringbuf_reserve(&mg_event, sizeof(*event), 0);
+
+	if (!event)
+		return NULL;
+	*event = (struct event){.time = bpf_ktime_get_ns(),
+				.source = packet->source,
+				.destination = packet->destination,
+				.source_port = packet->flow.source_port,
+				.destination_port = packet->flow.destination_port,
+				.protocol = packet->protocol,
+				.point = packet->point,
+				.tcp_flags = packet->tcp_flags,
+				.source_identity = packet->identity,
+				.ifindex = ctx->ifindex,
+				.length = ctx->len};
+	if (packet->icmp) {
+		event->source_port = bpf_htons(packet->icmp_type << 8 | packet->icmp_code);
+		event->destination_port = packet->flow.source_port | packet->flow.destination_port;
+	}
+	return event;
+}
+
+/* `translated` is NULL when the source stays as it is. */
+static __noinline void event_connection(struct __sk_buff *ctx, const struct packet *packet,
+					__u32 destination_identity, const struct addr *translated,
+					__be16 translated_port)
+{
+	struct event *event = event_open(ctx, packet);
+
+	if (!event)
+		return;
+	event->verdict = EVENT_FORWARDED;
+	event->destination_identity = destination_identity;
+	if (translated) {
+		event->translated = *translated;
+		event->translated_port = translated_port;
+	}
+	bpf_ringbuf_submit(event, 0);
+}
+
+static __noinline void event_drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+{
+	struct drop_rate *rate = bpf_map_lookup_elem(&mg_drop_rate, &reason);
+	__u32 now = now_s();
+
+	if (!rate)
+		return;
+	if (rate->second != now) {
+		rate->second = now;
+		rate->sent = 0;
+	}
+	struct event *event = rate->sent < cfg.drop_events ? event_open(ctx, packet) : NULL;
+	if (!event) {
+		rate->lost++;
+		return;
+	}
+	struct address *to = bpf_map_lookup_elem(&mg_address, &packet->destination);
+	event->destination_identity = to ? to->identity : 0;
+	event->verdict = EVENT_DROPPED;
+	event->reason = reason;
+	event->lost = rate->lost;
+	rate->sent++;
+	rate->lost = 0;
+	bpf_ringbuf_submit(event, 0);
+}
+
+static __noinline int drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+{
+	struct drop *count = bpf_map_lookup_elem(&mg_drop, &reason);
+
+	if (count) {
+		count->packets++;
+		count->bytes += ctx->len;
+	}
+	event_drop(ctx, packet, reason);
+	return TC_ACT_SHOT;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Ports of later fragments: a first fragment leaves them here for those that follow it. */
+#pragma once
+#include "maps.h"
+#include "packet.h"
+
+struct fragment_key {
+	struct addr source;
+	struct addr destination;
+	__u32 id;
+	__u32 protocol;
+};
+
+struct fragment_ports {
+	__be16 source;
+	__be16 destination;
+	__u8 icmp; /* enum icmp_kind */
+	__u8 pad[3];
+};
+
+/* datagram -> ports. Bounded: an old datagram that never ends gives way to new ones. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment_ports);
+} mg_frag SEC(".maps");
+
+static __always_inline struct fragment_key fragment_key(const struct packet *packet)
+{
+	return (struct fragment_key){.source = packet->source,
+				     .destination = packet->destination,
+				     .id = packet->fragment_id,
+				     .protocol = packet->protocol};
+}
+
+static __noinline void fragment_record(const struct packet *packet)
+{
+	struct fragment_key key = fragment_key(packet);
+	struct fragment_ports ports = {.source = packet->flow.source_port,
+				       .destination = packet->flow.destination_port,
+				       .icmp = packet->icmp};
+
+	if (!is_icmp_error(packet))
+		bpf_map_update_elem(&mg_frag, &key, &ports, BPF_ANY);
+}
+
+static __noinline int fragment_ports(struct packet *packet)
+{
+	struct fragment_key key = fragment_key(packet);
+	struct fragment_ports *ports = bpf_map_lookup_elem(&mg_frag, &key);
+
+	if (!ports)
+		return DROP_FRAGMENT_NOT_FOUND;
+	packet->flow.source_port = ports->source;
+	packet->flow.destination_port = ports->destination;
+	packet->icmp = ports->icmp;
+	return 0;
+}

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* ICMP errors that we originate, in the name of the packet's destination: full blocks, packets
+ * that do not fit. The offending packet becomes the error and goes back to where it came from.
+ */
+#pragma once
+#include "addresses.h"
+#include "config.h"
+#include "event.h"
+#include "forward.h"
+#include "overlay.h"
+#include "packet.h"
+
+enum {
+	ICMP_EMBEDDED_MAX = 128, /* bytes of the offending packet: headers with options, and more */
+	ICMP_BURST = 512,	 /* errors at once, before the configured rate holds */
+};
+
+struct icmp_tokens {
+	__u64 at; /* ns */
+	__u64 left;
+};
+
+/* token bucket of the errors that we originate. Private. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct icmp_tokens);
+} mg_icmp_rate SEC(".maps");
+
+struct icmp_cause {
+	__u8 type4;
+	__u8 code4;
+	__u8 type6;
+	__u8 code6;
+	__u16 mtu;
+};
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 check;
+	__be16 high; /* of the MTU: ICMPv6 */
+	__be16 low;
+};
+
+/* decide */
+static __noinline bool icmp_token(void)
+{
+	__u32 zero = 0;
+	struct icmp_tokens *tokens = bpf_map_lookup_elem(&mg_icmp_rate, &zero);
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (!tokens || !cfg.icmp_errors)
+		return false;
+	__u64 most = cfg.icmp_errors > ICMP_BURST ? cfg.icmp_errors : ICMP_BURST;
+	__u64 fresh = (now - tokens->at) * cfg.icmp_errors / NSEC_PER_SEC;
+	if (!tokens->at || now - tokens->at > most * NSEC_PER_SEC)
+		fresh = most;
+	if (fresh) {
+		tokens->left = tokens->left + fresh > most ? most : tokens->left + fresh;
+		tokens->at = now;
+	}
+	if (!tokens->left)
+		return false;
+	tokens->left--;
+	return true;
+}
+
+/* decide: RFC 1122 3.2.2, RFC 4443 2.4(e): nothing answers errors, later fragments, multicast */
+static __always_inline bool icmp_may_answer(const struct packet *packet)
+{
+	return !is_icmp_error(packet) && packet->fragment != FRAGMENT_LATER && icmp_token();
+}
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+static __noinline __u64 sum_bytes(struct __sk_buff *ctx, __u32 size)
+{
+	__u64 sum = 0;
+	__u32 word;
+
+	for (__u32 i = 0; i < ICMP_EMBEDDED_MAX / 4; i++) {
+		if (i * 4 >= size || bpf_skb_load_bytes(ctx, L3_OFFSET + i * 4, &word, 4))
+			break;
+		sum += word;
+	}
+	return sum;
+}
+
+static __always_inline struct icmp_header icmp_header(const struct packet *packet,
+						      const struct icmp_cause *cause)
+{
+	bool v4 = packet->family == 4;
+
+	return (struct icmp_header){.type = v4 ? cause->type4 : cause->type6,
+				    .code = v4 ? cause->code4 : cause->code6,
+				    .low = bpf_htons(cause->mtu)};
+}
+
+static __noinline long icmp_push_v4(struct __sk_buff *ctx, const struct packet *packet,
+				    const struct icmp_cause *cause, __u32 size)
+{
+	struct {
+		struct ipv4_header ip;
+		struct icmp_header icmp;
+	} error = {
+	    .ip = {.version_ihl = 0x45,
+		   .tos = 0xc0,
+		   .length = bpf_htons(sizeof(error) + size),
+		   .ttl = 64,
+		   .protocol = IPPROTO_ICMP,
+		   .source = packet->destination.w[3],
+		   .destination = packet->source.w[3]},
+	    .icmp = icmp_header(packet, cause),
+	};
+	__u64 sum = sum_bytes(ctx, size);
+
+	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.icmp, sizeof(error.icmp), 0);
+	error.icmp.check = fold(sum);
+	sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.ip, sizeof(error.ip), 0);
+	error.ip.check = fold(sum);
+	if (bpf_skb_change_tail(ctx, L3_OFFSET + size, 0) ||
+	    bpf_skb_adjust_room(ctx, sizeof(error), BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	return bpf_skb_store_bytes(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
+}
+
+static __noinline long icmp_push_v6(struct __sk_buff *ctx, const struct packet *packet,
+				    const struct icmp_cause *cause, __u32 size)
+{
+	struct {
+		struct ipv6_header ip;
+		struct icmp_header icmp;
+	} error = {
+	    .ip = {.version_class_label = bpf_htonl(0x60000000),
+		   .payload = bpf_htons(sizeof(error.icmp) + size),
+		   .next = IPPROTO_ICMPV6,
+		   .hop_limit = 64},
+	    .icmp = icmp_header(packet, cause),
+	};
+	__u64 sum =
+	    sum_bytes(ctx, size) + bpf_htonl(sizeof(error.icmp) + size) + bpf_htonl(IPPROTO_ICMPV6);
+
+	__builtin_memcpy(error.ip.source, &packet->destination, 16);
+	__builtin_memcpy(error.ip.destination, &packet->source, 16);
+	sum += (__u32)bpf_csum_diff(NULL, 0, error.ip.source, 32, 0);
+	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.icmp, sizeof(error.icmp), 0);
+	error.icmp.check = fold(sum);
+	if (bpf_skb_change_tail(ctx, L3_OFFSET + size, 0) ||
+	    bpf_skb_adjust_room(ctx, sizeof(error), BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	return bpf_skb_store_bytes(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
+}
+
+/* act: the error, back to a pod, to the node that tunnelled the packet, or by the routes */
+static __noinline int icmp_return(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct hop hop = {};
+
+	if (packet->point == POINT_FROM_POD) {
+		struct pod *pod = pod_find(&packet->source);
+		return pod ? forward_pod(ctx, pod) : TC_ACT_SHOT;
+	}
+	if (packet->sender)
+		return overlay_kernel(ctx, packet->sender, IDENTITY_WORLD);
+	packet->length = 0;
+	if (hop_find(ctx, packet, &packet->destination, &packet->source, &hop))
+		return TC_ACT_SHOT;
+	return forward_hop(&hop);
+}
+
+/* act: drop, and tell the sender why */
+static __noinline int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, __u32 reason,
+				     const struct icmp_cause *cause)
+{
+	__u32 size = packet->end - L3_OFFSET;
+	int verdict = drop(ctx, packet, reason);
+
+	if (!icmp_may_answer(packet))
+		return verdict;
+	size = (size < ICMP_EMBEDDED_MAX ? size : ICMP_EMBEDDED_MAX) & ~3U;
+	long failed = packet->family == 4 ? icmp_push_v4(ctx, packet, cause, size)
+					  : icmp_push_v6(ctx, packet, cause, size);
+	return failed ? verdict : icmp_return(ctx, packet);
+}
+
+static __always_inline int drop_too_big(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct icmp_cause cause = {.type4 = 3, .code4 = 4, .type6 = 2, .mtu = packet->mtu};
+
+	return drop_with_icmp(ctx, packet, DROP_FRAGMENTATION_NEEDED, &cause);
+}
+
+static __always_inline int drop_exhausted(struct __sk_buff *ctx, struct packet *packet,
+					  __u32 reason)
+{
+	struct icmp_cause cause = {.type4 = 3, .code4 = 1, .type6 = 1, .code6 = 3};
+
+	return drop_with_icmp(ctx, packet, reason, &cause);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Egress translation: which pod holds a port of an egress address. The mapping is keyed by the
+ * tuple of the reply as it arrives, so its insert with BPF_NOEXIST is the lock on the port, and a
+ * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate.
+ */
+#pragma once
+#include "config.h"
+#include "conntrack.h"
+#include "rewrite.h"
+
+#define DYING (~0ULL)
+
+struct mapping {
+	struct addr pod;
+	__be16 pod_port; /* or ICMP id */
+	__u16 pad[3];
+	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: the sweep has it */
+};
+
+struct translation {
+	struct addr address;
+	__be16 port;
+	__u16 pad;
+};
+
+/* {remote, egress address, remote port, egress port} -> pod. BPF only. */
+MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, 65536, 0);
+MAP_HASH(mg_nat_v6, struct tuple, struct mapping, 65536, 0);
+
+/* look up */
+static __noinline struct mapping *mapping_get(const struct tuple *reply)
+{
+	if (!addr_is_v4(&reply->source))
+		return bpf_map_lookup_elem(&mg_nat_v6, reply);
+	struct tuple_v4 key = tuple_narrow(reply);
+	return bpf_map_lookup_elem(&mg_nat_v4, &key);
+}
+
+static inline __noinline long mapping_put(const struct tuple *reply, const struct mapping *value,
+					  __u64 flags)
+{
+	if (!addr_is_v4(&reply->source))
+		return bpf_map_update_elem(&mg_nat_v6, reply, value, flags);
+	struct tuple_v4 key = tuple_narrow(reply);
+	return bpf_map_update_elem(&mg_nat_v4, &key, value, flags);
+}
+
+static __noinline long mapping_delete(const struct tuple *reply)
+{
+	if (!addr_is_v4(&reply->source))
+		return bpf_map_delete_elem(&mg_nat_v6, reply);
+	struct tuple_v4 key = tuple_narrow(reply);
+	return bpf_map_delete_elem(&mg_nat_v4, &key);
+}
+
+/* The reply's tuple of a connection whose source is translated to address and port. */
+static __always_inline void reply_tuple(struct tuple *reply, const struct tuple *original,
+					const struct addr *address, __be16 port)
+{
+	tuple_reverse(reply, original);
+	reply->destination = *address;
+	reply->destination_port = port;
+}
+
+/* The opener's tuple behind a reply's. */
+static __always_inline void original_tuple(struct tuple *original, const struct tuple *reply,
+					   const struct mapping *mapping)
+{
+	tuple_reverse(original, reply);
+	original->source = mapping->pod;
+	original->source_port = mapping->pod_port;
+}
+
+static __always_inline bool mapping_is_of(const struct mapping *mapping,
+					  const struct tuple *original)
+{
+	return addr_equal(&mapping->pod, &original->source) &&
+	       mapping->pod_port == original->source_port;
+}
+
+static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __u64 to)
+{
+	return __sync_val_compare_and_swap(&mapping->closed, from, to) == from;
+}
+
+/* act: its connection has ended; the port is free when nothing else is */
+static __noinline void mapping_close(const struct tuple *original,
+				     const struct connection *connection)
+{
+	struct tuple reply;
+
+	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
+	struct mapping *mapping = mapping_get(&reply);
+	if (mapping && mapping_is_of(mapping, original))
+		mapping_swap(mapping, 0, bpf_ktime_get_ns());
+}
+
+/* act: take a closed mapping back into use; false when its port has gone to another connection */
+static __noinline bool mapping_revive(const struct tuple *original,
+				      const struct connection *connection)
+{
+	struct tuple reply;
+
+	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
+	struct mapping *mapping = mapping_get(&reply);
+	if (!mapping || !mapping_is_of(mapping, original))
+		return false;
+	__u64 closed = mapping->closed;
+	return closed != DYING && (!closed || mapping_swap(mapping, closed, 0));
+}
+
+/* act: forget a closed connection's mapping before its tuple is used untranslated */
+static __noinline void mapping_forget(const struct tuple *original,
+				      const struct connection *connection)
+{
+	struct tuple reply;
+
+	if (!mapping_revive(original, connection))
+		return;
+	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
+	mapping_delete(&reply);
+}
+
+/* act: note a packet of an untranslated connection, or open it. Returns 0 or a drop reason. */
+static __noinline int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
+				       struct connection *connection, enum direction direction,
+				       __u32 destination_identity)
+{
+	if (connection && direction != DIRECTION_NEW) {
+		connection_see(connection, packet, direction);
+		return 0;
+	}
+	if (connection && is_translated(connection))
+		mapping_forget(&packet->flow, connection);
+	return connection_open(ctx, packet, destination_identity);
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What parsing finds out about a packet; every feature reads it, rewrite.h keeps it true. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "types.h"
+#include "verdict.h"
+
+#define __noinline __attribute__((noinline))
+#define L3_OFFSET  ETH_HLEN
+#define AF_INET	   2
+#define AF_INET6   10
+
+/* linux/ip.h and linux/ipv6.h, without the bitfields and without what they pull in. */
+struct ipv4_header {
+	__u8 version_ihl;
+	__u8 tos;
+	__be16 length;
+	__be16 id;
+	__be16 fragment;
+	__u8 ttl;
+	__u8 protocol;
+	__be16 check;
+	__be32 source;
+	__be32 destination;
+};
+
+struct ipv6_header {
+	__be32 version_class_label;
+	__be16 payload;
+	__u8 next;
+	__u8 hop_limit;
+	__be32 source[4];
+	__be32 destination[4];
+};
+
+enum fragment {
+	FRAGMENT_NONE,
+	FRAGMENT_FIRST,
+	FRAGMENT_LATER, /* carries no ports of its own */
+};
+
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_ACK = 0x10,
+};
+
+enum icmp_kind {
+	ICMP_OTHER = 1,
+	ICMP_ECHO,
+	ICMP_ECHO_ANSWER,
+	ICMP_ERROR,
+	ICMP_NEIGHBOUR, /* NDP and MLD: between a host and its link, never forwarded */
+};
+
+struct packet {
+	struct addr source; /* of the IP header */
+	struct addr destination;
+	struct tuple flow; /* the connection, in the direction of this packet */
+	__u32 length;	   /* L3 length; of a GSO packet: of its largest segment */
+	__u32 end;	   /* offset of the first byte after the L3 packet */
+	__u32 fragment_id;
+	__u32 identity; /* of the source */
+	__be32 sender;	/* tunnel endpoint that it came from; 0: no tunnel */
+	__u32 l4;	/* offset of the transport header */
+	__u32 inner_l3; /* ICMP error: offset of the embedded packet, 0: none */
+	__u32 inner_l4; /* offset of its ports, 0: it has none */
+	__u16 mtu;	/* that it was too big for */
+	__u8 family;	/* 4 or 6 */
+	__u8 protocol;
+	__u8 fragment; /* enum fragment */
+	__u8 tcp_flags;
+	__u8 icmp; /* enum icmp_kind, 0: no ICMP */
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 ttl;
+	__u8 dont_fragment;
+	__u8 point; /* enum event_point */
+};
+
+static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+static __always_inline bool addr_is_v4(const struct addr *a)
+{
+	return !a->w[0] && !a->w[1] && a->w[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool addr_is_zero(const struct addr *a)
+{
+	return !(a->w[0] | a->w[1] | a->w[2] | a->w[3]);
+}
+
+static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
+{
+	*a = (struct addr){.w = {0, 0, bpf_htonl(0xffff), v4}};
+}
+
+static __always_inline void tuple_reverse(struct tuple *reversed, const struct tuple *tuple)
+{
+	*reversed = (struct tuple){.source = tuple->destination,
+				   .destination = tuple->source,
+				   .source_port = tuple->destination_port,
+				   .destination_port = tuple->source_port,
+				   .protocol = tuple->protocol};
+}
+
+static __always_inline bool is_icmp_error(const struct packet *packet)
+{
+	return packet->icmp == ICMP_ERROR;
+}
+
+/* A TCP packet that opens a connection. */
+static __always_inline bool is_syn(const struct packet *packet)
+{
+	return packet->protocol == IPPROTO_TCP && packet->fragment != FRAGMENT_LATER &&
+	       (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
+/* Must not be fragmented on the way: DF, and every IPv6 packet. */
+static __always_inline bool is_unfragmentable(const struct packet *packet)
+{
+	return packet->dont_fragment || packet->family == 6;
+}

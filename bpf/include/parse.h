@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Bytes -> struct packet, in two steps: `parse_network` reads addresses and lengths and is enough
+ * to say whose packet it is; `parse_transport` reads ports. Both return 0 or a drop reason. Every
+ * byte is read with bpf_skb_load_bytes, which also reaches non-linear data and checks the bounds.
+ */
+#pragma once
+#include "fragment.h"
+#include "packet.h"
+
+enum {
+	IPV4_DONT_FRAGMENT = 0x4000,
+	IPV4_MORE_FRAGMENTS = 0x2000,
+	IPV4_FRAGMENT_OFFSET = 0x1fff,
+	IPV6_MORE_FRAGMENTS = 0x0001,
+	IPV6_FRAGMENT_OFFSET = 0xfff8,
+	IPV6_EXTENSIONS_MAX = 6,
+	ICMP_HEADER = 8,
+};
+
+static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct ipv4_header ip;
+
+	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &ip, sizeof(ip)))
+		return DROP_INVALID_PACKET;
+	__u32 header = (ip.version_ihl & 0x0f) * 4, length = bpf_ntohs(ip.length);
+	__u16 fragment = bpf_ntohs(ip.fragment);
+	if (!length && ctx->gso_size) /* more than 64 KiB */
+		length = ctx->len - L3_OFFSET;
+	if (ip.version_ihl >> 4 != 4 || header < sizeof(ip) || length < header ||
+	    L3_OFFSET + length > ctx->len)
+		return DROP_INVALID_PACKET;
+	addr_from_v4(&packet->source, ip.source);
+	addr_from_v4(&packet->destination, ip.destination);
+	packet->family = 4;
+	packet->length = length;
+	packet->end = L3_OFFSET + length;
+	packet->l4 = L3_OFFSET + header;
+	packet->protocol = ip.protocol;
+	packet->ttl = ip.ttl;
+	packet->fragment_id = bpf_ntohs(ip.id);
+	packet->dont_fragment = !!(fragment & IPV4_DONT_FRAGMENT);
+	if (fragment & IPV4_FRAGMENT_OFFSET)
+		packet->fragment = FRAGMENT_LATER;
+	else if (fragment & IPV4_MORE_FRAGMENTS)
+		packet->fragment = FRAGMENT_FIRST;
+	return 0;
+}
+
+static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct ipv6_header ip;
+
+	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &ip, sizeof(ip)))
+		return DROP_INVALID_PACKET;
+	__u32 length = sizeof(ip) + bpf_ntohs(ip.payload);
+	if (!ip.payload && ctx->gso_size) /* more than 64 KiB */
+		length = ctx->len - L3_OFFSET;
+	if (bpf_ntohl(ip.version_class_label) >> 28 != 6 || L3_OFFSET + length > ctx->len)
+		return DROP_INVALID_PACKET;
+	__builtin_memcpy(&packet->source, ip.source, sizeof(packet->source));
+	__builtin_memcpy(&packet->destination, ip.destination, sizeof(packet->destination));
+	/* On the wire these would pass for the other family's addresses in every map. */
+	if (addr_is_v4(&packet->source) || addr_is_v4(&packet->destination))
+		return DROP_INVALID_SOURCE_IP;
+	packet->family = 6;
+	packet->length = length;
+	packet->end = L3_OFFSET + length;
+	packet->l4 = L3_OFFSET + sizeof(ip);
+	packet->protocol = ip.next;
+	packet->ttl = ip.hop_limit;
+	return 0;
+}
+
+static __noinline int parse_network(struct __sk_buff *ctx, struct packet *packet)
+{
+	if (ctx->vlan_present)
+		return DROP_UNSUPPORTED_L3_PROTOCOL;
+	if (ctx->protocol == bpf_htons(ETH_P_IP))
+		return parse_ipv4(ctx, packet);
+	if (ctx->protocol == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(ctx, packet);
+	return DROP_UNSUPPORTED_L3_PROTOCOL;
+}
+
+struct extensions { /* an IPv6 header chain */
+	__u32 offset;
+	__u32 fragment_id;
+	__u16 fragment_offset; /* the field as it is, host order */
+	__u8 next;
+	__u8 fragmented;
+};
+
+/* Walk to the upper-layer header; Source: RFC 8200 4. */
+static __noinline int parse_extensions(struct __sk_buff *ctx, struct extensions *chain)
+{
+	struct {
+		__u8 next;
+		__u8 length;
+		__be16 second;
+		__be32 third;
+	} header;
+
+	for (int i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+		if (chain->next != IPPROTO_HOPOPTS && chain->next != IPPROTO_ROUTING &&
+		    chain->next != IPPROTO_DSTOPTS && chain->next != IPPROTO_FRAGMENT)
+			return 0;
+		if (bpf_skb_load_bytes(ctx, chain->offset, &header, sizeof(header)))
+			return DROP_INVALID_IPV6_EXTENSION;
+		/* With segments left, the destination is not the last one: checks would not hold.
+		 */
+		if (chain->next == IPPROTO_ROUTING && (bpf_ntohs(header.second) & 0xff))
+			return DROP_INVALID_IPV6_EXTENSION;
+		bool fragment = chain->next == IPPROTO_FRAGMENT;
+		chain->next = header.next;
+		chain->offset += fragment ? 8 : (header.length + 1) * 8;
+		if (!fragment)
+			continue;
+		chain->fragmented = 1;
+		chain->fragment_id = bpf_ntohl(header.third);
+		chain->fragment_offset = bpf_ntohs(header.second);
+		if (chain->fragment_offset & IPV6_FRAGMENT_OFFSET)
+			return 0; /* what follows is payload */
+	}
+	return DROP_INVALID_IPV6_EXTENSION;
+}
+
+static __always_inline int parse_ipv6_chain(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct extensions chain = {.offset = packet->l4, .next = packet->protocol};
+
+	int reason = parse_extensions(ctx, &chain);
+	if (reason)
+		return reason;
+	if (chain.offset > packet->end)
+		return DROP_INVALID_IPV6_EXTENSION;
+	packet->l4 = chain.offset;
+	packet->protocol = chain.next;
+	packet->fragment_id = chain.fragment_id;
+	if (chain.fragment_offset & IPV6_FRAGMENT_OFFSET)
+		packet->fragment = FRAGMENT_LATER;
+	else if (chain.fragment_offset & IPV6_MORE_FRAGMENTS)
+		packet->fragment = FRAGMENT_FIRST;
+	return 0;
+}
+
+static __always_inline __u8 icmp_kind(__u8 protocol, __u8 type)
+{
+	if (protocol == IPPROTO_ICMP) {
+		if (type == 8)
+			return ICMP_ECHO;
+		if (type == 0)
+			return ICMP_ECHO_ANSWER;
+		return type == 3 || type == 4 || type == 11 || type == 12 ? ICMP_ERROR : ICMP_OTHER;
+	}
+	if (type == 128)
+		return ICMP_ECHO;
+	if (type == 129)
+		return ICMP_ECHO_ANSWER;
+	if ((type >= 130 && type <= 137) || type == 143)
+		return ICMP_NEIGHBOUR;
+	return type < 128 ? ICMP_ERROR : ICMP_OTHER;
+}
+
+static __always_inline bool is_icmp(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
+/* Ports, or the id of an ICMP echo, into the tuple. */
+static __always_inline int parse_ports(struct __sk_buff *ctx, __u32 offset, struct tuple *tuple)
+{
+	struct {
+		__u8 type;
+		__u8 code;
+		__be16 check;
+		__be16 id;
+		__be16 sequence;
+	} icmp;
+
+	if (!is_icmp(tuple->protocol))
+		return bpf_skb_load_bytes(ctx, offset, &tuple->source_port, 4);
+	if (bpf_skb_load_bytes(ctx, offset, &icmp, sizeof(icmp)))
+		return -1;
+	__u8 kind = icmp_kind(tuple->protocol, icmp.type);
+	tuple->source_port = kind == ICMP_ECHO ? icmp.id : 0;
+	tuple->destination_port = kind == ICMP_ECHO_ANSWER ? icmp.id : 0;
+	return 0;
+}
+
+static __always_inline int parse_embedded_ipv4(struct __sk_buff *ctx, struct packet *packet,
+					       struct tuple *tuple)
+{
+	struct ipv4_header ip;
+
+	if (bpf_skb_load_bytes(ctx, packet->inner_l3, &ip, sizeof(ip)))
+		return DROP_INVALID_PACKET;
+	__u32 header = (ip.version_ihl & 0x0f) * 4;
+	if (ip.version_ihl >> 4 != 4 || header < sizeof(ip))
+		return DROP_INVALID_PACKET;
+	addr_from_v4(&tuple->source, ip.source);
+	addr_from_v4(&tuple->destination, ip.destination);
+	tuple->protocol = ip.protocol;
+	if (!(bpf_ntohs(ip.fragment) & IPV4_FRAGMENT_OFFSET))
+		packet->inner_l4 = packet->inner_l3 + header;
+	return 0;
+}
+
+static __always_inline int parse_embedded_ipv6(struct __sk_buff *ctx, struct packet *packet,
+					       struct tuple *tuple)
+{
+	struct ipv6_header ip;
+
+	if (bpf_skb_load_bytes(ctx, packet->inner_l3, &ip, sizeof(ip)))
+		return DROP_INVALID_PACKET;
+	if (bpf_ntohl(ip.version_class_label) >> 28 != 6)
+		return DROP_INVALID_PACKET;
+	__builtin_memcpy(&tuple->source, ip.source, sizeof(tuple->source));
+	__builtin_memcpy(&tuple->destination, ip.destination, sizeof(tuple->destination));
+	struct extensions chain = {.offset = packet->inner_l3 + sizeof(ip), .next = ip.next};
+	int reason = parse_extensions(ctx, &chain);
+	if (reason)
+		return reason;
+	tuple->protocol = chain.next;
+	if (!(chain.fragment_offset & IPV6_FRAGMENT_OFFSET))
+		packet->inner_l4 = chain.offset;
+	return 0;
+}
+
+/* An ICMP error belongs to the connection of the packet embedded in it, turned round. */
+static __noinline int parse_icmp_error(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct tuple embedded = {};
+
+	packet->inner_l3 = packet->l4 + ICMP_HEADER;
+	int reason = packet->family == 4 ? parse_embedded_ipv4(ctx, packet, &embedded)
+					 : parse_embedded_ipv6(ctx, packet, &embedded);
+	if (reason)
+		return reason;
+	if (!addr_equal(&embedded.source, &packet->destination))
+		return DROP_INVALID_PACKET;
+	bool has_ports = embedded.protocol == IPPROTO_TCP || embedded.protocol == IPPROTO_UDP ||
+			 is_icmp(embedded.protocol);
+	if (!has_ports)
+		packet->inner_l4 = 0;
+	else if (packet->inner_l4 && (packet->inner_l4 + 8 > packet->end ||
+				      parse_ports(ctx, packet->inner_l4, &embedded)))
+		return DROP_INVALID_PACKET;
+	tuple_reverse(&packet->flow, &embedded);
+	return 0;
+}
+
+static __always_inline int parse_icmp(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct {
+		__u8 type;
+		__u8 code;
+	} icmp;
+
+	if (packet->l4 + ICMP_HEADER > packet->end ||
+	    bpf_skb_load_bytes(ctx, packet->l4, &icmp, sizeof(icmp)))
+		return DROP_CT_TRUNCATED;
+	packet->icmp_type = icmp.type;
+	packet->icmp_code = icmp.code;
+	packet->icmp = icmp_kind(packet->protocol, icmp.type);
+	if (is_icmp_error(packet))
+		return parse_icmp_error(ctx, packet);
+	return parse_ports(ctx, packet->l4, &packet->flow) ? DROP_CT_TRUNCATED : 0;
+}
+
+static __always_inline int parse_tcp(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct {
+		__be16 source;
+		__be16 destination;
+		__be32 sequence;
+		__be32 acknowledged;
+		__u8 length;
+		__u8 flags;
+	} __attribute__((packed)) tcp;
+
+	if (bpf_skb_load_bytes(ctx, packet->l4, &tcp, sizeof(tcp)))
+		return DROP_CT_TRUNCATED;
+	__u32 header = (tcp.length >> 4) * 4;
+	if (header < 20 || packet->l4 + header > packet->end)
+		return DROP_CT_TRUNCATED;
+	packet->flow.source_port = tcp.source;
+	packet->flow.destination_port = tcp.destination;
+	packet->tcp_flags = tcp.flags;
+	if (ctx->gso_size)
+		packet->length = packet->l4 - L3_OFFSET + header + ctx->gso_size;
+	return 0;
+}
+
+static __always_inline int parse_udp(struct __sk_buff *ctx, struct packet *packet)
+{
+	if (packet->l4 + 8 > packet->end || parse_ports(ctx, packet->l4, &packet->flow))
+		return DROP_CT_TRUNCATED;
+	if (ctx->gso_size)
+		packet->length = packet->l4 - L3_OFFSET + 8 + ctx->gso_size;
+	return 0;
+}
+
+static __noinline int parse_transport(struct __sk_buff *ctx, struct packet *packet)
+{
+	int reason = 0;
+
+	if (packet->family == 6)
+		reason = parse_ipv6_chain(ctx, packet);
+	if (reason)
+		return reason;
+	packet->flow.source = packet->source;
+	packet->flow.destination = packet->destination;
+	packet->flow.protocol = packet->protocol;
+	bool icmp = packet->protocol == (packet->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+	if (!icmp && packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
+		return 0;
+	if (packet->fragment == FRAGMENT_LATER)
+		return fragment_ports(packet);
+	if (icmp)
+		reason = parse_icmp(ctx, packet);
+	else if (packet->protocol == IPPROTO_TCP)
+		reason = parse_tcp(ctx, packet);
+	else
+		reason = parse_udp(ctx, packet);
+	if (!reason && packet->fragment == FRAGMENT_FIRST)
+		fragment_record(packet);
+	return reason;
+}
+
+static __always_inline int parse(struct __sk_buff *ctx, struct packet *packet)
+{
+	int reason = parse_network(ctx, packet);
+
+	return reason ? reason : parse_transport(ctx, packet);
+}

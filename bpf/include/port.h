@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Ports of egress addresses, out of this node's own blocks. Candidates are all ports of all blocks
+ * in keyed order, so a full block is found full. A live mapping is never taken; a closed one's
+ * port is used again, oldest first, when none is free.
+ */
+#pragma once
+#include "addresses.h"
+#include "nat.h"
+
+#define EEXIST 17
+
+static __always_inline bool block_holds(const struct own_blocks *blocks, __be16 port)
+{
+	__u32 number = (bpf_ntohs(port) - 1024) / cfg.block_size;
+
+	for (__u32 i = 0; i < OWN_BLOCKS; i++)
+		if (i < blocks->count && blocks->number[i] == number)
+			return true;
+	return false;
+}
+
+struct search { /* for a free port */
+	struct tuple reply;
+	struct mapping mapping;
+	const struct own_blocks *blocks;
+	__u64 oldest; /* of the closed mappings met, 0: none */
+	__u32 ports;  /* candidates */
+	__u32 mask;   /* the next power of two, minus one */
+	__u32 start;
+	__u32 step; /* odd: start + i * step visits each number up to mask once */
+	__be16 oldest_port;
+	__u16 pad;
+	int result; /* 0, -EEXIST: none free, or the map's error */
+};
+
+static long search_port(__u32 i, struct search *search)
+{
+	__u64 at = (search->start + i * search->step) & search->mask;
+	__u64 block = at / cfg.block_size;
+
+	asm volatile("" : "+r"(block)); /* the verifier loses the bound of a 32-bit quotient */
+	if (at >= search->ports || block >= OWN_BLOCKS)
+		return 0;
+	__u32 port = 1024 + search->blocks->number[block] * cfg.block_size + at % cfg.block_size;
+	search->reply.destination_port = bpf_htons(port);
+	struct mapping *taken = mapping_get(&search->reply);
+	if (!taken) {
+		search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
+		return search->result != -EEXIST;
+	}
+	__u64 closed = taken->closed;
+	if (closed && closed != DYING && (!search->oldest || closed < search->oldest)) {
+		search->oldest = closed;
+		search->oldest_port = search->reply.destination_port;
+	}
+	return 0;
+}
+
+/* The oldest closed mapping changes hands; its connection's entry goes with it. */
+static __noinline long search_take_over(struct search *search)
+{
+	struct tuple victim;
+
+	search->reply.destination_port = search->oldest_port;
+	struct mapping *mapping = mapping_get(&search->reply);
+	if (!mapping || !mapping_swap(mapping, search->oldest, 0))
+		return -EEXIST;
+	original_tuple(&victim, &search->reply, mapping);
+	struct connection *connection = connection_get(&victim);
+	if (connection && connection->translated_port == search->oldest_port &&
+	    addr_equal(&connection->translated, &search->reply.destination))
+		connection_delete(&victim);
+	return mapping_put(&search->reply, &search->mapping, BPF_EXIST);
+}
+
+static __always_inline __u64 mix(__u64 hash, __u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 32;
+}
+
+/* The keyed order of candidates: unpredictable from outside (RFC 6888 R15). */
+static __always_inline void search_order(struct search *search, const struct tuple *flow)
+{
+	__u64 hash = mix(cfg.permutation_key, (__u64)flow->source.w[0] << 32 | flow->source.w[1]);
+
+	hash = mix(hash, (__u64)flow->source.w[2] << 32 | flow->source.w[3]);
+	hash = mix(hash, (__u64)flow->destination.w[0] << 32 | flow->destination.w[1]);
+	hash = mix(hash, (__u64)flow->destination.w[2] << 32 | flow->destination.w[3]);
+	hash = mix(hash, (__u64)flow->source_port << 32 | (__u32)flow->destination_port << 16 |
+			     flow->protocol);
+	hash = mix(hash, cfg.permutation_key);
+	search->start = hash;
+	search->step = hash >> 32 | 1;
+	__u32 mask = search->ports - 1;
+	mask |= mask >> 1;
+	mask |= mask >> 2;
+	mask |= mask >> 4;
+	mask |= mask >> 8;
+	search->mask = mask & 0xffff;
+}
+
+/* act: lock a port for the flow. Returns 0 or a drop reason. */
+static __noinline int port_open(const struct tuple *flow, struct translation *translation)
+{
+	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
+	struct search search = {.blocks = blocks,
+				.mapping = {.pod = flow->source, .pod_port = flow->source_port}};
+
+	if (!blocks || !blocks->count)
+		return DROP_NO_BLOCK;
+	__u32 count = blocks->count < OWN_BLOCKS ? blocks->count : OWN_BLOCKS;
+	search.ports = count * cfg.block_size;
+	search_order(&search, flow);
+	reply_tuple(&search.reply, flow, &translation->address, 0);
+	search.result = -EEXIST;
+	bpf_loop(search.mask + 1, search_port, &search, 0);
+	if (search.result == -EEXIST && search.oldest)
+		search.result = search_take_over(&search);
+	translation->port = search.reply.destination_port;
+	return search.result ? DROP_NO_NAT_MAPPING : 0;
+}
+
+/* decide: the connection that was closed on this tuple, opened again with the same port */
+static __noinline bool port_reopen(const struct tuple *flow, const struct connection *previous,
+				   struct translation *translation)
+{
+	if (!previous || !is_translated(previous))
+		return false;
+	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
+	if (!blocks || !addr_equal(&previous->translated, &translation->address) ||
+	    !block_holds(blocks, previous->translated_port)) {
+		mapping_forget(flow, previous);
+		return false;
+	}
+	translation->port = previous->translated_port;
+	return mapping_revive(flow, previous);
+}
+
+/* act: lock a port for a new connection. Returns 0 or a drop reason. */
+static __always_inline int port_take(const struct tuple *flow, const struct connection *previous,
+				     struct translation *translation)
+{
+	return port_reopen(flow, previous, translation) ? 0 : port_open(flow, translation);
+}
+
+/* act: the connection of a port that is locked. Returns 0 or a drop reason. */
+static __noinline int nat_open(struct __sk_buff *ctx, const struct packet *packet,
+			       const struct translation *translation)
+{
+	struct connection connection;
+	struct tuple reply;
+
+	connection_new(packet, IDENTITY_WORLD, &connection);
+	connection.translated = translation->address;
+	connection.translated_port = translation->port;
+	if (connection_put(&packet->flow, &connection, BPF_ANY)) {
+		reply_tuple(&reply, &packet->flow, &translation->address, translation->port);
+		mapping_delete(&reply);
+		return DROP_CT_MAP_INSERTION_FAILED;
+	}
+	event_connection(ctx, packet, IDENTITY_WORLD, &translation->address, translation->port);
+	return 0;
+}
+
+/* act: note a packet of a translated connection. Returns 0 or a drop reason. */
+static __noinline int nat_see(struct connection *connection, const struct packet *packet)
+{
+	bool goes_on = !(packet->tcp_flags & (TCP_RST | TCP_SYN | TCP_FIN));
+
+	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
+		mapping_close(&packet->flow, connection);
+	if (!(connection->flags & CONNECTION_RST) || !goes_on || is_icmp_error(packet))
+		return 0;
+	/* A reset that the pod did not believe (RFC 5961) ends nothing. */
+	if (!mapping_revive(&packet->flow, connection))
+		return DROP_MID_STREAM;
+	__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
+	return 0;
+}

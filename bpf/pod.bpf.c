@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The host side of every pod's veth: mg_from_pod takes what the pod sends, mg_to_pod sees what the
+ * host itself sends to it. Packets of others enter a pod by redirect, not through here.
+ */
+#include "parse.h"
+#include "egress.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* act: to a destination that needs no translation */
+static __noinline int forward(struct __sk_buff *ctx, struct packet *packet,
+			      const struct address *to)
+{
+	struct pod *pod = pod_find(&packet->destination);
+
+	if (pod)
+		return forward_pod(ctx, pod);
+	if (to->kind != ADDRESS_POD || to->node == cfg.node)
+		return TC_ACT_OK; /* the stack: this host, other hosts, the world */
+	__be32 node = to->node;
+	if (!overlay_fits(packet) && is_unfragmentable(packet))
+		return drop_too_big(ctx, packet);
+	return overlay_send(ctx, packet, node, packet->identity);
+}
+
+SEC("tc")
+int mg_from_pod(struct __sk_buff *ctx)
+{
+	struct packet packet = {.point = POINT_FROM_POD};
+	struct connection *connection;
+	struct address to;
+	struct pod *pod;
+
+	/* 1. parse */
+	if (ctx->protocol == bpf_htons(ETH_P_ARP))
+		return TC_ACT_OK;
+	int reason = parse(ctx, &packet);
+	if (reason)
+		return drop(ctx, &packet, reason);
+
+	/* 2. the source is the pod's own; what stays on its link is the stack's */
+	if (is_neighbour_talk(&packet))
+		return TC_ACT_OK;
+	reason = pod_source(&packet, ctx->ifindex, &pod);
+	if (reason)
+		return drop(ctx, &packet, reason);
+	packet.identity = pod->identity;
+	if (is_link_scope(&packet.destination))
+		return TC_ACT_OK;
+
+	/* 3. connection: a translated one keeps its translation, whatever the policy says by now */
+	enum direction direction = connection_find(&packet, &connection);
+	if (connection && direction == DIRECTION_ORIGINAL && is_translated(connection))
+		return egress_go_on(ctx, &packet, connection);
+
+	/* 4. egress policy: never for the mesh itself, nor for replies of what others opened */
+	address_find(&packet.destination, &to);
+	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
+		struct egress *egress = egress_find(pod->egress, &packet);
+		if (egress)
+			return egress_open(ctx, &packet, egress, connection);
+	}
+
+	/* 5. plain */
+	reason = connection_plain(ctx, &packet, connection, direction, to.identity);
+	return reason ? drop(ctx, &packet, reason) : forward(ctx, &packet, &to);
+}
+
+SEC("tc")
+int mg_to_pod(struct __sk_buff *ctx)
+{
+	struct packet packet = {.point = POINT_TO_POD};
+	struct connection *connection;
+	struct address from;
+
+	/* 1. parse; what the host sends in other protocols is its own affair */
+	if (parse(ctx, &packet) || packet.icmp == ICMP_NEIGHBOUR)
+		return TC_ACT_OK;
+
+	/* 2. connection */
+	address_find(&packet.source, &from);
+	packet.identity = from.kind == ADDRESS_NODE ? IDENTITY_HOST : from.identity;
+	struct pod *pod = pod_find(&packet.destination);
+	enum direction direction = connection_find(&packet, &connection);
+	int reason = connection_plain(ctx, &packet, connection, direction,
+				      pod ? pod->identity : IDENTITY_UNKNOWN);
+	return reason ? drop(ctx, &packet, reason) : TC_ACT_OK;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The uplink: mg_from_uplink takes overlay packets, replies to egress addresses and packets to
+ * pods, and leaves the rest to the host. mg_from_vxlan sees what the kernel's VXLAN device had to
+ * decapsulate, and decides the same.
+ */
+#include "parse.h"
+#include "tunnel.h"
+#include "deliver.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define PACKET_HOST 0
+
+/* act: a decapsulated packet of a known sender */
+static __noinline int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct translation as;
+
+	/* 1. parse */
+	int reason = parse(ctx, packet);
+	if (reason)
+		return drop(ctx, packet, reason);
+
+	/* 2. replies, from a gateway */
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
+	if (packet->identity == IDENTITY_WORLD && (!egress || egress->gateway != packet->sender))
+		return drop(ctx, packet, DROP_NOT_FROM_GATEWAY);
+	if (packet->identity == IDENTITY_WORLD)
+		return egress_reply(ctx, packet);
+
+	/* 3. egress, at the gateway */
+	egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
+	if (egress && egress->gateway != cfg.node)
+		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
+	if (egress) {
+		as = (struct translation){.address = packet->source,
+					  .port = packet->flow.source_port};
+		return gateway_send(ctx, packet, &as);
+	}
+
+	/* 4. from a pod or host behind the sender, to a pod */
+	reason = tunnel_source(packet);
+	if (reason)
+		return drop(ctx, packet, reason);
+	struct pod *pod = pod_find(&packet->destination);
+	if (!pod)
+		return drop(ctx, packet, DROP_UNKNOWN_L3_TARGET);
+	return deliver(ctx, packet, pod);
+}
+
+/* act: a native packet to a pod of this node */
+static __noinline int from_outside(struct __sk_buff *ctx, struct packet *packet,
+				   const struct pod *pod)
+{
+	struct address from;
+
+	address_find(&packet->source, &from);
+	if (from.kind == ADDRESS_POD)
+		return drop(ctx, packet, DROP_INVALID_SOURCE_IP);
+	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_REMOTE_NODE : IDENTITY_WORLD;
+	int reason = parse_transport(ctx, packet);
+	return reason ? drop(ctx, packet, reason) : deliver(ctx, packet, pod);
+}
+
+SEC("tc")
+int mg_from_uplink(struct __sk_buff *ctx)
+{
+	struct packet packet = {.point = POINT_FROM_UPLINK};
+
+	/* 1. parse what says whose packet it is */
+	int reason = parse_network(ctx, &packet);
+	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
+		return TC_ACT_OK;
+	if (reason)
+		return drop(ctx, &packet, reason);
+
+	/* 2. the overlay; the kernel's device gets what BPF cannot open, then mg_from_vxlan */
+	if (is_overlay(ctx, &packet)) {
+		if (is_udp_aggregate(ctx))
+			return TC_ACT_OK;
+		reason = tunnel_open(ctx, &packet);
+		return reason ? drop(ctx, &packet, reason) : tunnel_deliver(ctx, &packet);
+	}
+
+	/* 3. an egress address that is ours */
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet.destination);
+	if (egress && egress->gateway == cfg.node) {
+		reason = parse_transport(ctx, &packet);
+		return reason ? drop(ctx, &packet, reason) : gateway_return(ctx, &packet);
+	}
+
+	/* 4. a pod of this node; the rest is the host's */
+	struct pod *pod = pod_find(&packet.destination);
+	return pod ? from_outside(ctx, &packet, pod) : TC_ACT_OK;
+}
+
+SEC("tc")
+int mg_from_vxlan(struct __sk_buff *ctx)
+{
+	struct packet packet = {.point = POINT_FROM_OVERLAY};
+	struct bpf_tunnel_key key = {};
+
+	/* 1. who sent it */
+	if (bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
+		return drop(ctx, &packet, DROP_UNKNOWN_SENDER);
+	packet.sender = bpf_htonl(key.remote_ipv4);
+	packet.identity = key.tunnel_id;
+	bpf_skb_change_type(ctx, PACKET_HOST); /* the inner MAC addresses mean nothing */
+
+	/* 2. as if it came from the uplink */
+	int reason = tunnel_sender(&packet);
+	return reason ? drop(ctx, &packet, reason) : tunnel_deliver(ctx, &packet);
+}
