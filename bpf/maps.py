@@ -26,6 +26,8 @@ Array = npt.NDArray[Any]
 _DUMP_CHUNK = 16384
 #: Entries that a target writes before it lets the event loop run again: about 5 ms.
 _WRITE_CHUNK = 4096
+#: No descriptor: a closed map answers EBADF.
+_CLOSED = 0xFFFFFFFF
 _PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
 
 
@@ -108,9 +110,9 @@ class Map:
 
     def close(self) -> None:
         """Give the descriptor back; the map lives on while pinned or used by a program."""
-        if self.fd >= 0:
+        if self.fd != _CLOSED:
             os.close(self.fd)
-            self.fd = -1
+            self.fd = _CLOSED
 
     # One entry
 
