@@ -50,7 +50,7 @@ class FilterError(ValueError):
     """A filter that this server cannot answer; the message names the field."""
 
 
-def direction(flow: Flow) -> int:
+def direction(flow: Flow) -> pb.TrafficDirection:
     """Hubble's TrafficDirection, seen from the pod."""
     return pb.INGRESS if flow.point in _INGRESS_POINTS else pb.EGRESS
 

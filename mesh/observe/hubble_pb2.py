@@ -23,73 +23,74 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mesh/observe/hubble.proto\x12\x0fmeshgate.hubble\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xf7\x04\n\x04\x46low\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.meshgate.hubble.Verdict\x12\x13\n\x0b\x64rop_reason\x18\x03 \x01(\r\x12\x1f\n\x02ip\x18\x05 \x01(\x0b\x32\x13.meshgate.hubble.IP\x12#\n\x02l4\x18\x06 \x01(\x0b\x32\x17.meshgate.hubble.Layer4\x12)\n\x06source\x18\x08 \x01(\x0b\x32\x19.meshgate.hubble.Endpoint\x12.\n\x0b\x64\x65stination\x18\t \x01(\x0b\x32\x19.meshgate.hubble.Endpoint\x12\'\n\x04type\x18\n \x01(\x0e\x32\x19.meshgate.hubble.FlowType\x12\x11\n\tnode_name\x18\x0b \x01(\t\x12\x34\n\nevent_type\x18\x13 \x01(\x0b\x32 .meshgate.hubble.CiliumEventType\x12<\n\x11traffic_direction\x18\x16 \x01(\x0e\x32!.meshgate.hubble.TrafficDirection\x12\x1f\n\x17trace_observation_point\x18\x18 \x01(\r\x12\x18\n\x10\x64rop_reason_desc\x18\x19 \x01(\r\x12,\n\x08is_reply\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12\x0c\n\x04uuid\x18\" \x01(\t\x12\x11\n\x07summary\x18\xa0\x8d\x06 \x01(\t\x12*\n\nextensions\x18\xf0\x93\t \x01(\x0b\x32\x14.google.protobuf.Any\"\x80\x01\n\x02IP\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12+\n\x07version\x18\x03 \x01(\x0e\x32\x1a.meshgate.hubble.IPVersion\x12\x11\n\tencrypted\x18\x04 \x01(\x08\x12\x15\n\rsource_xlated\x18\x05 \x01(\t\"~\n\x08TCPFlags\x12\x0b\n\x03\x66in\x18\x01 \x01(\x08\x12\x0b\n\x03syn\x18\x02 \x01(\x08\x12\x0b\n\x03rst\x18\x03 \x01(\x08\x12\x0b\n\x03psh\x18\x04 \x01(\x08\x12\x0b\n\x03\x61\x63k\x18\x05 \x01(\x08\x12\x0b\n\x03urg\x18\x06 \x01(\x08\x12\x0b\n\x03\x65\x63\x65\x18\x07 \x01(\x08\x12\x0b\n\x03\x63wr\x18\x08 \x01(\x08\x12\n\n\x02ns\x18\t \x01(\x08\"^\n\x03TCP\x12\x13\n\x0bsource_port\x18\x01 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x02 \x01(\r\x12(\n\x05\x66lags\x18\x03 \x01(\x0b\x32\x19.meshgate.hubble.TCPFlags\"4\n\x03UDP\x12\x13\n\x0bsource_port\x18\x01 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x02 \x01(\r\"\"\n\x04ICMP\x12\x0c\n\x04type\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\"\xd6\x01\n\x06Layer4\x12#\n\x03tcp\x18\x01 \x01(\x0b\x32\x14.meshgate.hubble.TCPH\x00\x12#\n\x03udp\x18\x02 \x01(\x0b\x32\x14.meshgate.hubble.UDPH\x00\x12\'\n\x06icmpv4\x18\x03 \x01(\x0b\x32\x15.meshgate.hubble.ICMPH\x00\x12\'\n\x06icmpv6\x18\x04 \x01(\x0b\x32\x15.meshgate.hubble.ICMPH\x00\x12$\n\x04sctp\x18\x05 \x01(\x0b\x32\x14.meshgate.hubble.UDPH\x00\x42\n\n\x08protocol\"s\n\x08\x45ndpoint\x12\n\n\x02id\x18\x01 \x01(\r\x12\x10\n\x08identity\x18\x02 \x01(\r\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x10\n\x08pod_name\x18\x05 \x01(\t\x12\x14\n\x0c\x63luster_name\x18\x07 \x01(\t\"1\n\x0f\x43iliumEventType\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x10\n\x08sub_type\x18\x02 \x01(\x05\"4\n\tLostEvent\x12\x0e\n\x06source\x18\x01 \x01(\r\x12\x17\n\x0fnum_events_lost\x18\x02 \x01(\x04\"I\n\x0f\x45ventTypeFilter\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x16\n\x0ematch_sub_type\x18\x02 \x01(\x08\x12\x10\n\x08sub_type\x18\x03 \x01(\x05\"\xad\x05\n\nFlowFilter\x12\x11\n\tsource_ip\x18\x01 \x03(\t\x12\x12\n\nsource_pod\x18\x02 \x03(\t\x12\x16\n\x0e\x64\x65stination_ip\x18\x03 \x03(\t\x12\x17\n\x0f\x64\x65stination_pod\x18\x04 \x03(\t\x12)\n\x07verdict\x18\x05 \x03(\x0e\x32\x18.meshgate.hubble.Verdict\x12\x34\n\nevent_type\x18\x06 \x03(\x0b\x32 .meshgate.hubble.EventTypeFilter\x12\x14\n\x0csource_label\x18\n \x03(\t\x12\x19\n\x11\x64\x65stination_label\x18\x0b \x03(\t\x12\x10\n\x08protocol\x18\x0c \x03(\t\x12\x13\n\x0bsource_port\x18\r \x03(\t\x12\x18\n\x10\x64\x65stination_port\x18\x0e \x03(\t\x12\r\n\x05reply\x18\x0f \x03(\x08\x12\x17\n\x0fsource_identity\x18\x13 \x03(\r\x12\x1c\n\x14\x64\x65stination_identity\x18\x14 \x03(\r\x12,\n\ttcp_flags\x18\x17 \x03(\x0b\x32\x19.meshgate.hubble.TCPFlags\x12\x11\n\tnode_name\x18\x18 \x03(\t\x12.\n\nip_version\x18\x19 \x03(\x0e\x32\x1a.meshgate.hubble.IPVersion\x12\x0c\n\x04uuid\x18\x1d \x03(\t\x12<\n\x11traffic_direction\x18\x1e \x03(\x0e\x32!.meshgate.hubble.TrafficDirection\x12\x18\n\x10\x64rop_reason_desc\x18! \x03(\r\x12\x18\n\x10source_ip_xlated\x18\" \x03(\t\x12\x1b\n\x13source_cluster_name\x18% \x03(\t\x12 \n\x18\x64\x65stination_cluster_name\x18& \x03(\t\"\xf6\x01\n\x0fGetFlowsRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12.\n\tblacklist\x18\x05 \x03(\x0b\x32\x1b.meshgate.hubble.FlowFilter\x12.\n\twhitelist\x18\x06 \x03(\x0b\x32\x1b.meshgate.hubble.FlowFilter\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66irst\x18\t \x01(\x08\"\xbd\x01\n\x10GetFlowsResponse\x12%\n\x04\x66low\x18\x01 \x01(\x0b\x32\x15.meshgate.hubble.FlowH\x00\x12\x31\n\x0blost_events\x18\x03 \x01(\x0b\x32\x1a.meshgate.hubble.LostEventH\x00\x12\x12\n\tnode_name\x18\xe8\x07 \x01(\t\x12)\n\x04time\x18\xe9\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\n\x0eresponse_types\"\x15\n\x13ServerStatusRequest\"\x80\x02\n\x14ServerStatusResponse\x12\x11\n\tnum_flows\x18\x01 \x01(\x04\x12\x11\n\tmax_flows\x18\x02 \x01(\x04\x12\x12\n\nseen_flows\x18\x03 \x01(\x04\x12\x11\n\tuptime_ns\x18\x04 \x01(\x04\x12\x39\n\x13num_connected_nodes\x18\x05 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12;\n\x15num_unavailable_nodes\x18\x06 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x12\n\nflows_rate\x18\t \x01(\x01\"\x11\n\x0fGetNodesRequest\"+\n\x03TLS\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x13\n\x0bserver_name\x18\x02 \x01(\t\"\xb5\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\r\x12!\n\x03tls\x18\x05 \x01(\x0b\x32\x14.meshgate.hubble.TLS\x12\x11\n\tuptime_ns\x18\x06 \x01(\x04\x12\x11\n\tnum_flows\x18\x07 \x01(\x04\x12\x11\n\tmax_flows\x18\x08 \x01(\x04\x12\x12\n\nseen_flows\x18\t \x01(\x04\"8\n\x10GetNodesResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.meshgate.hubble.Node\"\x16\n\x14GetNamespacesRequest\"/\n\tNamespace\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"G\n\x15GetNamespacesResponse\x12.\n\nnamespaces\x18\x01 \x03(\x0b\x32\x1a.meshgate.hubble.Namespace\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"%\n\x13HealthCheckResponse\x12\x0e\n\x06status\x18\x01 \x01(\r*9\n\x08\x46lowType\x12\x10\n\x0cUNKNOWN_TYPE\x10\x00\x12\t\n\x05L3_L4\x10\x01\x12\x06\n\x02L7\x10\x02\x12\x08\n\x04SOCK\x10\x03*|\n\x07Verdict\x12\x13\n\x0fVERDICT_UNKNOWN\x10\x00\x12\r\n\tFORWARDED\x10\x01\x12\x0b\n\x07\x44ROPPED\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x12\t\n\x05\x41UDIT\x10\x04\x12\x0e\n\nREDIRECTED\x10\x05\x12\n\n\x06TRACED\x10\x06\x12\x0e\n\nTRANSLATED\x10\x07*J\n\x10TrafficDirection\x12\x1d\n\x19TRAFFIC_DIRECTION_UNKNOWN\x10\x00\x12\x0b\n\x07INGRESS\x10\x01\x12\n\n\x06\x45GRESS\x10\x02*0\n\tIPVersion\x12\x0f\n\x0bIP_NOT_USED\x10\x00\x12\x08\n\x04IPv4\x10\x01\x12\x08\n\x04IPv6\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mesh/observe/hubble.proto\x12\x0fmeshgate.hubble\x1a\x19google/protobuf/any.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xf7\x04\n\x04\x46low\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.meshgate.hubble.Verdict\x12\x13\n\x0b\x64rop_reason\x18\x03 \x01(\r\x12\x1f\n\x02ip\x18\x05 \x01(\x0b\x32\x13.meshgate.hubble.IP\x12#\n\x02l4\x18\x06 \x01(\x0b\x32\x17.meshgate.hubble.Layer4\x12)\n\x06source\x18\x08 \x01(\x0b\x32\x19.meshgate.hubble.Endpoint\x12.\n\x0b\x64\x65stination\x18\t \x01(\x0b\x32\x19.meshgate.hubble.Endpoint\x12\'\n\x04type\x18\n \x01(\x0e\x32\x19.meshgate.hubble.FlowType\x12\x11\n\tnode_name\x18\x0b \x01(\t\x12\x34\n\nevent_type\x18\x13 \x01(\x0b\x32 .meshgate.hubble.CiliumEventType\x12<\n\x11traffic_direction\x18\x16 \x01(\x0e\x32!.meshgate.hubble.TrafficDirection\x12\x1f\n\x17trace_observation_point\x18\x18 \x01(\r\x12\x18\n\x10\x64rop_reason_desc\x18\x19 \x01(\r\x12,\n\x08is_reply\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12\x0c\n\x04uuid\x18\" \x01(\t\x12\x11\n\x07summary\x18\xa0\x8d\x06 \x01(\t\x12*\n\nextensions\x18\xf0\x93\t \x01(\x0b\x32\x14.google.protobuf.Any\"\x80\x01\n\x02IP\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12+\n\x07version\x18\x03 \x01(\x0e\x32\x1a.meshgate.hubble.IPVersion\x12\x11\n\tencrypted\x18\x04 \x01(\x08\x12\x15\n\rsource_xlated\x18\x05 \x01(\t\"~\n\x08TCPFlags\x12\x0b\n\x03\x66in\x18\x01 \x01(\x08\x12\x0b\n\x03syn\x18\x02 \x01(\x08\x12\x0b\n\x03rst\x18\x03 \x01(\x08\x12\x0b\n\x03psh\x18\x04 \x01(\x08\x12\x0b\n\x03\x61\x63k\x18\x05 \x01(\x08\x12\x0b\n\x03urg\x18\x06 \x01(\x08\x12\x0b\n\x03\x65\x63\x65\x18\x07 \x01(\x08\x12\x0b\n\x03\x63wr\x18\x08 \x01(\x08\x12\n\n\x02ns\x18\t \x01(\x08\"^\n\x03TCP\x12\x13\n\x0bsource_port\x18\x01 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x02 \x01(\r\x12(\n\x05\x66lags\x18\x03 \x01(\x0b\x32\x19.meshgate.hubble.TCPFlags\"4\n\x03UDP\x12\x13\n\x0bsource_port\x18\x01 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x02 \x01(\r\"\"\n\x04ICMP\x12\x0c\n\x04type\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\"\xd6\x01\n\x06Layer4\x12#\n\x03tcp\x18\x01 \x01(\x0b\x32\x14.meshgate.hubble.TCPH\x00\x12#\n\x03udp\x18\x02 \x01(\x0b\x32\x14.meshgate.hubble.UDPH\x00\x12\'\n\x06icmpv4\x18\x03 \x01(\x0b\x32\x15.meshgate.hubble.ICMPH\x00\x12\'\n\x06icmpv6\x18\x04 \x01(\x0b\x32\x15.meshgate.hubble.ICMPH\x00\x12$\n\x04sctp\x18\x05 \x01(\x0b\x32\x14.meshgate.hubble.UDPH\x00\x42\n\n\x08protocol\"s\n\x08\x45ndpoint\x12\n\n\x02id\x18\x01 \x01(\r\x12\x10\n\x08identity\x18\x02 \x01(\r\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x10\n\x08pod_name\x18\x05 \x01(\t\x12\x14\n\x0c\x63luster_name\x18\x07 \x01(\t\"1\n\x0f\x43iliumEventType\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x10\n\x08sub_type\x18\x02 \x01(\x05\"4\n\tLostEvent\x12\x0e\n\x06source\x18\x01 \x01(\r\x12\x17\n\x0fnum_events_lost\x18\x02 \x01(\x04\"I\n\x0f\x45ventTypeFilter\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x16\n\x0ematch_sub_type\x18\x02 \x01(\x08\x12\x10\n\x08sub_type\x18\x03 \x01(\x05\"\xad\x05\n\nFlowFilter\x12\x11\n\tsource_ip\x18\x01 \x03(\t\x12\x12\n\nsource_pod\x18\x02 \x03(\t\x12\x16\n\x0e\x64\x65stination_ip\x18\x03 \x03(\t\x12\x17\n\x0f\x64\x65stination_pod\x18\x04 \x03(\t\x12)\n\x07verdict\x18\x05 \x03(\x0e\x32\x18.meshgate.hubble.Verdict\x12\x34\n\nevent_type\x18\x06 \x03(\x0b\x32 .meshgate.hubble.EventTypeFilter\x12\x14\n\x0csource_label\x18\n \x03(\t\x12\x19\n\x11\x64\x65stination_label\x18\x0b \x03(\t\x12\x10\n\x08protocol\x18\x0c \x03(\t\x12\x13\n\x0bsource_port\x18\r \x03(\t\x12\x18\n\x10\x64\x65stination_port\x18\x0e \x03(\t\x12\r\n\x05reply\x18\x0f \x03(\x08\x12\x17\n\x0fsource_identity\x18\x13 \x03(\r\x12\x1c\n\x14\x64\x65stination_identity\x18\x14 \x03(\r\x12,\n\ttcp_flags\x18\x17 \x03(\x0b\x32\x19.meshgate.hubble.TCPFlags\x12\x11\n\tnode_name\x18\x18 \x03(\t\x12.\n\nip_version\x18\x19 \x03(\x0e\x32\x1a.meshgate.hubble.IPVersion\x12\x0c\n\x04uuid\x18\x1d \x03(\t\x12<\n\x11traffic_direction\x18\x1e \x03(\x0e\x32!.meshgate.hubble.TrafficDirection\x12\x18\n\x10\x64rop_reason_desc\x18! \x03(\r\x12\x18\n\x10source_ip_xlated\x18\" \x03(\t\x12\x1b\n\x13source_cluster_name\x18% \x03(\t\x12 \n\x18\x64\x65stination_cluster_name\x18& \x03(\t\"\xa6\x02\n\x0fGetFlowsRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12.\n\tblacklist\x18\x05 \x03(\x0b\x32\x1b.meshgate.hubble.FlowFilter\x12.\n\twhitelist\x18\x06 \x03(\x0b\x32\x1b.meshgate.hubble.FlowFilter\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66irst\x18\t \x01(\x08\x12.\n\nfield_mask\x18\n \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\xbd\x01\n\x10GetFlowsResponse\x12%\n\x04\x66low\x18\x01 \x01(\x0b\x32\x15.meshgate.hubble.FlowH\x00\x12\x31\n\x0blost_events\x18\x03 \x01(\x0b\x32\x1a.meshgate.hubble.LostEventH\x00\x12\x12\n\tnode_name\x18\xe8\x07 \x01(\t\x12)\n\x04time\x18\xe9\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\n\x0eresponse_types\"\x15\n\x13ServerStatusRequest\"\x80\x02\n\x14ServerStatusResponse\x12\x11\n\tnum_flows\x18\x01 \x01(\x04\x12\x11\n\tmax_flows\x18\x02 \x01(\x04\x12\x12\n\nseen_flows\x18\x03 \x01(\x04\x12\x11\n\tuptime_ns\x18\x04 \x01(\x04\x12\x39\n\x13num_connected_nodes\x18\x05 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12;\n\x15num_unavailable_nodes\x18\x06 \x01(\x0b\x32\x1c.google.protobuf.UInt32Value\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x12\n\nflows_rate\x18\t \x01(\x01\"\x11\n\x0fGetNodesRequest\"+\n\x03TLS\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x13\n\x0bserver_name\x18\x02 \x01(\t\"\xb5\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\r\x12!\n\x03tls\x18\x05 \x01(\x0b\x32\x14.meshgate.hubble.TLS\x12\x11\n\tuptime_ns\x18\x06 \x01(\x04\x12\x11\n\tnum_flows\x18\x07 \x01(\x04\x12\x11\n\tmax_flows\x18\x08 \x01(\x04\x12\x12\n\nseen_flows\x18\t \x01(\x04\"8\n\x10GetNodesResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.meshgate.hubble.Node\"\x16\n\x14GetNamespacesRequest\"/\n\tNamespace\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"G\n\x15GetNamespacesResponse\x12.\n\nnamespaces\x18\x01 \x03(\x0b\x32\x1a.meshgate.hubble.Namespace\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"%\n\x13HealthCheckResponse\x12\x0e\n\x06status\x18\x01 \x01(\r*9\n\x08\x46lowType\x12\x10\n\x0cUNKNOWN_TYPE\x10\x00\x12\t\n\x05L3_L4\x10\x01\x12\x06\n\x02L7\x10\x02\x12\x08\n\x04SOCK\x10\x03*|\n\x07Verdict\x12\x13\n\x0fVERDICT_UNKNOWN\x10\x00\x12\r\n\tFORWARDED\x10\x01\x12\x0b\n\x07\x44ROPPED\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x12\t\n\x05\x41UDIT\x10\x04\x12\x0e\n\nREDIRECTED\x10\x05\x12\n\n\x06TRACED\x10\x06\x12\x0e\n\nTRANSLATED\x10\x07*J\n\x10TrafficDirection\x12\x1d\n\x19TRAFFIC_DIRECTION_UNKNOWN\x10\x00\x12\x0b\n\x07INGRESS\x10\x01\x12\n\n\x06\x45GRESS\x10\x02*0\n\tIPVersion\x12\x0f\n\x0bIP_NOT_USED\x10\x00\x12\x08\n\x04IPv4\x10\x01\x12\x08\n\x04IPv6\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.observe.hubble_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FLOWTYPE']._serialized_start=3672
-  _globals['_FLOWTYPE']._serialized_end=3729
-  _globals['_VERDICT']._serialized_start=3731
-  _globals['_VERDICT']._serialized_end=3855
-  _globals['_TRAFFICDIRECTION']._serialized_start=3857
-  _globals['_TRAFFICDIRECTION']._serialized_end=3931
-  _globals['_IPVERSION']._serialized_start=3933
-  _globals['_IPVERSION']._serialized_end=3981
-  _globals['_FLOW']._serialized_start=139
-  _globals['_FLOW']._serialized_end=770
-  _globals['_IP']._serialized_start=773
-  _globals['_IP']._serialized_end=901
-  _globals['_TCPFLAGS']._serialized_start=903
-  _globals['_TCPFLAGS']._serialized_end=1029
-  _globals['_TCP']._serialized_start=1031
-  _globals['_TCP']._serialized_end=1125
-  _globals['_UDP']._serialized_start=1127
-  _globals['_UDP']._serialized_end=1179
-  _globals['_ICMP']._serialized_start=1181
-  _globals['_ICMP']._serialized_end=1215
-  _globals['_LAYER4']._serialized_start=1218
-  _globals['_LAYER4']._serialized_end=1432
-  _globals['_ENDPOINT']._serialized_start=1434
-  _globals['_ENDPOINT']._serialized_end=1549
-  _globals['_CILIUMEVENTTYPE']._serialized_start=1551
-  _globals['_CILIUMEVENTTYPE']._serialized_end=1600
-  _globals['_LOSTEVENT']._serialized_start=1602
-  _globals['_LOSTEVENT']._serialized_end=1654
-  _globals['_EVENTTYPEFILTER']._serialized_start=1656
-  _globals['_EVENTTYPEFILTER']._serialized_end=1729
-  _globals['_FLOWFILTER']._serialized_start=1732
-  _globals['_FLOWFILTER']._serialized_end=2417
-  _globals['_GETFLOWSREQUEST']._serialized_start=2420
-  _globals['_GETFLOWSREQUEST']._serialized_end=2666
-  _globals['_GETFLOWSRESPONSE']._serialized_start=2669
-  _globals['_GETFLOWSRESPONSE']._serialized_end=2858
-  _globals['_SERVERSTATUSREQUEST']._serialized_start=2860
-  _globals['_SERVERSTATUSREQUEST']._serialized_end=2881
-  _globals['_SERVERSTATUSRESPONSE']._serialized_start=2884
-  _globals['_SERVERSTATUSRESPONSE']._serialized_end=3140
-  _globals['_GETNODESREQUEST']._serialized_start=3142
-  _globals['_GETNODESREQUEST']._serialized_end=3159
-  _globals['_TLS']._serialized_start=3161
-  _globals['_TLS']._serialized_end=3204
-  _globals['_NODE']._serialized_start=3207
-  _globals['_NODE']._serialized_end=3388
-  _globals['_GETNODESRESPONSE']._serialized_start=3390
-  _globals['_GETNODESRESPONSE']._serialized_end=3446
-  _globals['_GETNAMESPACESREQUEST']._serialized_start=3448
-  _globals['_GETNAMESPACESREQUEST']._serialized_end=3470
-  _globals['_NAMESPACE']._serialized_start=3472
-  _globals['_NAMESPACE']._serialized_end=3519
-  _globals['_GETNAMESPACESRESPONSE']._serialized_start=3521
-  _globals['_GETNAMESPACESRESPONSE']._serialized_end=3592
-  _globals['_HEALTHCHECKREQUEST']._serialized_start=3594
-  _globals['_HEALTHCHECKREQUEST']._serialized_end=3631
-  _globals['_HEALTHCHECKRESPONSE']._serialized_start=3633
-  _globals['_HEALTHCHECKRESPONSE']._serialized_end=3670
+  _globals['_FLOWTYPE']._serialized_start=3754
+  _globals['_FLOWTYPE']._serialized_end=3811
+  _globals['_VERDICT']._serialized_start=3813
+  _globals['_VERDICT']._serialized_end=3937
+  _globals['_TRAFFICDIRECTION']._serialized_start=3939
+  _globals['_TRAFFICDIRECTION']._serialized_end=4013
+  _globals['_IPVERSION']._serialized_start=4015
+  _globals['_IPVERSION']._serialized_end=4063
+  _globals['_FLOW']._serialized_start=173
+  _globals['_FLOW']._serialized_end=804
+  _globals['_IP']._serialized_start=807
+  _globals['_IP']._serialized_end=935
+  _globals['_TCPFLAGS']._serialized_start=937
+  _globals['_TCPFLAGS']._serialized_end=1063
+  _globals['_TCP']._serialized_start=1065
+  _globals['_TCP']._serialized_end=1159
+  _globals['_UDP']._serialized_start=1161
+  _globals['_UDP']._serialized_end=1213
+  _globals['_ICMP']._serialized_start=1215
+  _globals['_ICMP']._serialized_end=1249
+  _globals['_LAYER4']._serialized_start=1252
+  _globals['_LAYER4']._serialized_end=1466
+  _globals['_ENDPOINT']._serialized_start=1468
+  _globals['_ENDPOINT']._serialized_end=1583
+  _globals['_CILIUMEVENTTYPE']._serialized_start=1585
+  _globals['_CILIUMEVENTTYPE']._serialized_end=1634
+  _globals['_LOSTEVENT']._serialized_start=1636
+  _globals['_LOSTEVENT']._serialized_end=1688
+  _globals['_EVENTTYPEFILTER']._serialized_start=1690
+  _globals['_EVENTTYPEFILTER']._serialized_end=1763
+  _globals['_FLOWFILTER']._serialized_start=1766
+  _globals['_FLOWFILTER']._serialized_end=2451
+  _globals['_GETFLOWSREQUEST']._serialized_start=2454
+  _globals['_GETFLOWSREQUEST']._serialized_end=2748
+  _globals['_GETFLOWSRESPONSE']._serialized_start=2751
+  _globals['_GETFLOWSRESPONSE']._serialized_end=2940
+  _globals['_SERVERSTATUSREQUEST']._serialized_start=2942
+  _globals['_SERVERSTATUSREQUEST']._serialized_end=2963
+  _globals['_SERVERSTATUSRESPONSE']._serialized_start=2966
+  _globals['_SERVERSTATUSRESPONSE']._serialized_end=3222
+  _globals['_GETNODESREQUEST']._serialized_start=3224
+  _globals['_GETNODESREQUEST']._serialized_end=3241
+  _globals['_TLS']._serialized_start=3243
+  _globals['_TLS']._serialized_end=3286
+  _globals['_NODE']._serialized_start=3289
+  _globals['_NODE']._serialized_end=3470
+  _globals['_GETNODESRESPONSE']._serialized_start=3472
+  _globals['_GETNODESRESPONSE']._serialized_end=3528
+  _globals['_GETNAMESPACESREQUEST']._serialized_start=3530
+  _globals['_GETNAMESPACESREQUEST']._serialized_end=3552
+  _globals['_NAMESPACE']._serialized_start=3554
+  _globals['_NAMESPACE']._serialized_end=3601
+  _globals['_GETNAMESPACESRESPONSE']._serialized_start=3603
+  _globals['_GETNAMESPACESRESPONSE']._serialized_end=3674
+  _globals['_HEALTHCHECKREQUEST']._serialized_start=3676
+  _globals['_HEALTHCHECKREQUEST']._serialized_end=3713
+  _globals['_HEALTHCHECKRESPONSE']._serialized_start=3715
+  _globals['_HEALTHCHECKRESPONSE']._serialized_end=3752
 # @@protoc_insertion_point(module_scope)
