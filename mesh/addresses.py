@@ -87,6 +87,10 @@ class OwnPods(Generic[R]):
         if changed:
             self._write(ref for ref in self.entries if ref.node in changed)
 
+    def owner(self, address: IP) -> R | None:
+        """The pod that has an address."""
+        return self._owner.get(address)
+
     def _forget(self, ref: R) -> list[IP]:
         entry = self.entries.pop(ref, None)
         if entry is None:

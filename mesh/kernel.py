@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,15 @@ class Kernel:
         link = (await self.links()).get(name)
         if link:
             await self._call("link", "del", index=link.ifindex)
+
+    async def addresses(self, ifindex: int) -> list[IP]:
+        """Addresses of global scope on a device, IPv4 first."""
+        found = [
+            ip_address(message.get("address"))
+            async for message in await self._ipr.get_addr(index=ifindex)
+            if message["scope"] == 0
+        ]
+        return sorted(found, key=lambda address: address.version)
 
     async def add_address(self, ifindex: int, address: IP) -> None:
         """Give a device a host address, IPv6 without duplicate address detection (2 s)."""
