@@ -6,6 +6,7 @@
 #include "config.h"
 #include "maps.h"
 #include "packet.h"
+#include "schema.h"
 
 #define NSEC_PER_SEC 1000000000ULL
 

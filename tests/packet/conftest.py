@@ -6,9 +6,11 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from os import getpid
 from pathlib import Path
 
 import pytest
+from nodes import PLANS, Node, namespace
 
 from bpf.build import build
 from bpf.netns import enter
@@ -110,3 +112,31 @@ def door(door_objects: Path) -> Iterator[Object]:
     with Object.open(door_objects / "door.o") as opened:
         opened.load()
         yield opened
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[dict[str, Node]]:
+    build()
+    mount_bpffs()
+    with namespace() as space:
+        nodes: dict[str, Node] = {}
+        try:
+            for name, plan in PLANS.items():
+                directory = Path(f"/sys/fs/bpf/dpw-{getpid()}-{name}")
+                nodes[name] = Node(plan, space, directory)
+            yield nodes
+        finally:
+            for node in nodes.values():
+                node.close()
+
+
+@pytest.fixture
+def nodes(loaded: dict[str, Node]) -> dict[str, Node]:
+    for node in loaded.values():
+        node.reset()
+    return loaded
+
+
+@pytest.fixture(params=(4, 6), ids=("IPv4", "IPv6"))
+def family(request: pytest.FixtureRequest) -> int:
+    return int(request.param)

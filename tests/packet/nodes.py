@@ -1,0 +1,320 @@
+"""Nodes made of loaded programs: each has its own maps and rows, packets are handed around by hand.
+
+    a (10.99.0.11)  pods web 10.1.0.7, client 10.1.0.8 (covered by class 1)
+    b (10.99.0.12)  pods web 10.1.1.7, client 10.1.1.8 (covered)
+    g (10.99.0.13)  pods web 10.1.2.7, client 10.1.2.8 (covered); gateway of the egress addresses
+    w (10.99.0.21)  of cluster 2: pod web 10.2.0.7
+    legacy          192.0.2.10, behind the router 10.99.0.1; egress address 198.51.100.10
+
+The same in IPv6. All nodes share one network namespace, which only answers FIB look-ups.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from packets import Overlay, Packet
+
+from bpf import netns
+from bpf.maps import Map
+from bpf.object import Object
+from bpf.ring import Ring
+from bpf.testrun import run
+
+OK, SHOT, REDIRECT = 0, 2, 7
+BLOCK_SIZE = 256
+TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag")
+OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
+
+
+def addr(text: str) -> bytes:
+    """``struct addr``: IPv4 as ::ffff:a.b.c.d."""
+    ip = ip_address(text)
+    return ip.packed if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
+
+
+def addr_value(text: str) -> dict[str, Any]:
+    return {"w": np.frombuffer(addr(text), ">u4")}
+
+
+def text_of(value: Any) -> str:
+    """The address in a ``struct addr`` value."""
+    raw = np.asarray(value["w"]).tobytes()
+    return str(ip_address(raw[12:]) if raw.startswith(bytes(10) + b"\xff\xff") else ip_address(raw))
+
+
+@dataclass(frozen=True)
+class Pod:
+    device: str
+    identity: int
+    addresses: dict[int, str]  # by family
+    egress: int = 0
+    mac: bytes = bytes.fromhex("0a0000000001")
+
+    def __getitem__(self, family: int) -> str:
+        return self.addresses[family]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One node of the picture above."""
+
+    name: str
+    endpoint: str
+    cluster: int
+    number: int  # third part of the pod CIDR
+    pods: dict[str, Pod] = field(default_factory=dict)
+
+
+def _plan(name: str, endpoint: str, cluster: int, number: int) -> Plan:
+    def pod(device: str, last: int, egress: int) -> Pod:
+        v6 = str(ip_address(f"fd0{cluster}:0:0:{number}::{last}"))
+        addresses = {4: f"10.{cluster}.{number}.{last}", 6: v6}
+        return Pod(device, cluster << 16 | number << 8 | last, addresses, egress)
+
+    return Plan(
+        name, endpoint, cluster, number, {"web": pod("dpw0", 7, 0), "client": pod("dpw1", 8, 1)}
+    )
+
+
+PLANS = {
+    plan.name: plan
+    for plan in (
+        _plan("a", "10.99.0.11", 1, 0),
+        _plan("b", "10.99.0.12", 1, 1),
+        _plan("g", "10.99.0.13", 1, 2),
+        _plan("w", "10.99.0.21", 2, 0),
+    )
+}
+LEGACY = {4: "192.0.2.10", 6: "2001:db8:2::10"}
+ROUTER = {4: "10.99.0.1", 6: "fd99::1"}
+EGRESS = {4: "198.51.100.10", 6: "2001:db8:100::10"}
+COVERED = {4: "192.0.2.0/24", 6: "2001:db8:2::/48"}
+EXCLUDED = {4: "192.0.2.128/25", 6: "2001:db8:2:8000::/49"}
+BLOCKS = {"a": (3, 9), "b": (5,), "g": (7,)}  # block numbers of each node
+
+
+@dataclass
+class Got:
+    """What a program made of a packet."""
+
+    verdict: int
+    wire: bytes
+    dropped: dict[str, int]
+    events: list[Mapping[str, Any]]
+
+    @property
+    def packet(self) -> Packet:
+        return Packet.read(self.wire)
+
+    @property
+    def overlay(self) -> Overlay:
+        return Overlay.read(self.wire)
+
+
+class Node:
+    """A node's programs on maps of their own."""
+
+    def __init__(self, plan: Plan, space: Path, directory: Path, **config: object) -> None:
+        self.plan, self.space, self.directory = plan, space, directory
+        self.maps: dict[str, Map] = {}
+        self.programs: dict[str, int] = {}
+        self.devices: dict[str, int] = {}
+        for device in ("dpw0", "dpw1", "dpwup"):
+            self.devices[device] = self._ifindex(device)
+        self.objects = [self._load(name, config) for name in ("pod", "uplink")]
+        btf = self.objects[0].btf
+        self.reasons = {number: name for name, number in btf.enum("drop_reason").items()}
+        self.ring = Ring(self.maps["mg_event"], btf.struct("event"))
+        self.reset()
+
+    def _load(self, name: str, config: Mapping[str, object]) -> Object:
+        opened = Object.open(OBJECTS / f"{name}.o")
+        values: dict[str, object] = {
+            "node": int(IPv4Address(self.plan.endpoint)),
+            "uplink": self.devices["dpwup"],
+            "vxlan": self.devices["dpwup"],
+            "cluster": self.plan.cluster,
+            "cluster_shift": 16,
+            "uplink_mtu": 1500,
+            "block_size": BLOCK_SIZE,
+            "drop_events": 1000,
+            "icmp_errors": 1000,
+            "permutation_key": 0x1234567890ABCDEF,
+        }
+        opened.set_config("cfg", values | config)
+        opened.pin(self.directory)
+        opened.load()
+        self.maps.update(opened.maps)
+        self.programs.update(opened.programs)
+        return opened
+
+    def _ifindex(self, device: str) -> int:
+        with netns.enter(self.space):
+            return socket.if_nametoindex(device)
+
+    def close(self) -> None:
+        self.ring.close()
+        for opened in self.objects:
+            opened.close()
+        for path in self.directory.iterdir():
+            path.unlink()
+        self.directory.rmdir()
+
+    def reset(self) -> None:
+        """Rows as in the picture, no connection, no event pending."""
+        for name in (*TABLES, "mg_address", "mg_node", "mg_pod_addr", "mg_egress_addr", "mg_block"):
+            self._clear(name)
+        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr"):
+            self._clear(name)
+        self._rows_of_nodes()
+        self._rows_of_pods()
+        self._rows_of_egress()
+        self.ring.drain()
+        self._counts = self._drop_counts()
+
+    def _clear(self, name: str) -> None:
+        keys, _ = self.maps[name].dump()
+        if len(keys):
+            self.maps[name].delete(keys)
+
+    def _rows_of_nodes(self) -> None:
+        for other in PLANS.values():
+            endpoint = int(IPv4Address(other.endpoint))
+            for text in (other.endpoint, f"fd99::{other.endpoint.rpartition('.')[2]}"):
+                row = {"identity": 6, "node": endpoint, "kind": 2, "cluster": other.cluster}
+                self.maps["mg_address"].update_one(addr(text), row)
+            for pod in other.pods.values():
+                row = {"identity": pod.identity, "node": endpoint, "kind": 1}
+                for text in pod.addresses.values():
+                    self.maps["mg_address"].update_one(addr(text), row | {"cluster": other.cluster})
+            for cidr in (
+                f"10.{other.cluster}.{other.number}.0/24",
+                f"fd0{other.cluster}:0:0:{other.number}::/64",
+            ):
+                self.cidr("mg_addr_cidr", cidr, {"node": endpoint, "cluster": other.cluster})
+            if other is not self.plan:
+                row = {"next_hop": endpoint, "cluster": other.cluster}
+                self.maps["mg_node"].update_one(IPv4Address(other.endpoint).packed, row)
+
+    def _rows_of_pods(self) -> None:
+        for pod in self.plan.pods.values():
+            self.pod(pod)
+
+    def pod(self, pod: Pod) -> None:
+        row = {"ifindex": self.devices[pod.device], "identity": pod.identity, "egress": pod.egress}
+        row |= {"mac": np.frombuffer(pod.mac, "u1")}
+        for text in pod.addresses.values():
+            self.maps["mg_pod_addr"].update_one(addr(text), row)
+
+    def _rows_of_egress(self) -> None:
+        for family in (4, 6):
+            self.egress(COVERED[family], 1, EGRESS[family])
+            self.egress(EXCLUDED[family], 2)
+            self.gateway("g", family)
+            for owner, numbers in BLOCKS.items():
+                for number in numbers:
+                    self.block(family, number, owner)
+            self.own_blocks(family, *BLOCKS.get(self.plan.name, ()))
+
+    def egress(
+        self, cidr: str, action: int, address: str | None = None, pod_class: int = 1
+    ) -> None:
+        network = ip_network(cidr)
+        value: dict[str, object] = {"action": action, "family": network.version}
+        if address:
+            value["address"] = addr_value(address)
+        self.cidr("mg_egress", cidr, value, pod_class)
+
+    def cidr(
+        self, name: str, cidr: str, value: Mapping[str, object], pod_class: int | None = None
+    ) -> None:
+        network = ip_network(cidr)
+        prefix = network.prefixlen + (96 if network.version == 4 else 0)
+        key: dict[str, object] = {"addr": addr_value(str(network.network_address))}
+        if pod_class is not None:
+            key["egress"], prefix = pod_class, prefix + 32
+        self.maps[name].update_one(key | {"prefix": prefix}, value)
+
+    def gateway(self, name: str, family: int) -> None:
+        row = {"gateway": int(IPv4Address(PLANS[name].endpoint))}
+        self.maps["mg_egress_addr"].update_one(addr(EGRESS[family]), row)
+
+    def block(self, family: int, number: int, owner: str) -> None:
+        key = {"address": addr_value(EGRESS[family]), "number": number}
+        row = {"node": int(IPv4Address(PLANS[owner].endpoint)), "epoch": 1}
+        self.maps["mg_block"].update_one(key, row)
+
+    def own_blocks(self, family: int, *numbers: int) -> None:
+        row = {"count": len(numbers), "number": np.array([*numbers, *[0] * (16 - len(numbers))])}
+        self.maps["mg_own_block"].update_one(addr(EGRESS[family]), row)
+
+    # Packets
+
+    def from_pod(self, pod: str, packet: Packet | bytes, **ctx: object) -> Got:
+        device = self.plan.pods[pod].device
+        return self.run("mg_from_pod", packet, ifindex=self.devices[device], **ctx)
+
+    def to_pod(self, pod: str, packet: Packet | bytes, **ctx: object) -> Got:
+        device = self.plan.pods[pod].device
+        return self.run("mg_to_pod", packet, ifindex=self.devices[device], **ctx)
+
+    def from_uplink(self, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
+        return self.run("mg_from_uplink", packet, ifindex=self.devices["dpwup"], **ctx)
+
+    def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
+        wire = packet if isinstance(packet, bytes) else packet.wire()
+        before = self._drop_counts()
+        with netns.enter(self.space):
+            result = run(self.programs[program], wire, ctx=ctx)
+        after = self._drop_counts()
+        dropped = {
+            self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
+        }
+        return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()))
+
+    def _drop_counts(self) -> Any:
+        _, values = self.maps["mg_drop"].dump_percpu()
+        return values["packets"].sum(axis=1).astype(int)
+
+    def count(self, name: str) -> int:
+        return len(self.maps[name].dump()[0])
+
+
+def ip(space: str, *words: str) -> None:
+    subprocess.run(
+        ["ip", *(("-n", space) if space else ()), *words], check=True, capture_output=True
+    )
+
+
+@contextmanager
+def namespace() -> Iterator[Path]:
+    """A namespace with pod devices, an uplink, and routes to the world by the router."""
+    name = f"dpw-{os.getpid()}"
+    ip("", "netns", "add", name)
+    try:
+        ip(name, "link", "set", "lo", "up")
+        for device in ("dpw0", "dpw1", "dpwup"):
+            ip(name, "link", "add", device, "type", "veth", "peer", "name", f"{device}p")
+            ip(name, "link", "set", device, "up")
+            ip(name, "link", "set", f"{device}p", "up")
+        ip(name, "addr", "add", "10.99.0.13/24", "dev", "dpwup")
+        ip(name, "-6", "addr", "add", "fd99::13/64", "dev", "dpwup", "nodad")
+        ip(name, "route", "add", "default", "via", ROUTER[4])
+        ip(name, "-6", "route", "add", "default", "via", ROUTER[6])
+        for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+            subprocess.run(
+                ["nsenter", f"--net=/run/netns/{name}", "sysctl", "-qw", f"net.{key}=1"], check=True
+            )
+        yield Path("/run/netns") / name
+    finally:
+        ip("", "netns", "del", name)
