@@ -9,18 +9,26 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mesh.core.address import ADDRESS
 from mesh.core.model import Identity, Node, NodeKey, Service, ServiceKey
 from mesh.core.table import Changes, ColumnChanges
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: Key of an address row: 16 bytes in network order, IPv4 mapped; a table casts it with ``view``.
-ADDRESS_KEY = np.dtype("V16")
-#: ``node`` is the tunnel endpoint, ``cluster`` the peer's id.
-ADDRESS_VALUE = np.dtype([("identity", "<u4"), ("node", ">u4"), ("cluster", "<u4")])
+#: Value of an address row, in the layout of table ``address``: ``node`` is the tunnel endpoint,
+#: ``cluster`` the peer's id, ``kind`` always ``ADDRESS_POD``.
+ADDRESS_VALUE = np.dtype(
+    [("identity", "u4"), ("node", ">u4"), ("kind", "u1"), ("cluster", "u1"), ("pad", "u2")]
+)
+KIND_POD = 1
 
-AddressRow = tuple[int, int, int]  # the fields of ADDRESS_VALUE
+AddressRow = tuple[int, int, int, int, int]  # the fields of ADDRESS_VALUE
+
+
+def address_row(identity: int, endpoint: int, cluster_id: int) -> AddressRow:
+    """The value of an address."""
+    return identity, endpoint, KIND_POD, cluster_id, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class ImportChanges:
     nodes: Changes[NodeKey, Node]
     services: Changes[ServiceKey, Service]
     identities: Changes[int, Identity]
-    addresses: ColumnChanges  # in ADDRESS_KEY and ADDRESS_VALUE
+    addresses: ColumnChanges  # of dtypes ADDRESS and ADDRESS_VALUE
 
 
 @dataclass(slots=True)
@@ -51,13 +59,13 @@ class Draft:
             _changes(self.nodes),
             _changes(self.services),
             _changes(self.identities),
-            ColumnChanges(keys, values, np.frombuffer(b"".join(gone), ADDRESS_KEY)),
+            ColumnChanges(keys, values, np.frombuffer(b"".join(gone), ADDRESS)),
         )
 
 
 def columns(rows: Mapping[bytes, AddressRow]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Keys and values of address rows."""
-    return np.frombuffer(b"".join(rows), ADDRESS_KEY), np.array(list(rows.values()), ADDRESS_VALUE)
+    return np.frombuffer(b"".join(rows), ADDRESS), np.array(list(rows.values()), ADDRESS_VALUE)
 
 
 def _changes(draft: Mapping[K, V | None]) -> Changes[K, V]:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from clustermesh import judge, wire
-from clustermesh.accepted import Draft, ImportChanges, columns
+from clustermesh.accepted import Draft, ImportChanges, address_row, columns
 from clustermesh.judge import Peer, PeerNode
 from clustermesh.ledger import ADDRESS_TAKEN, Holder, Ledger, OwnFacts, Refused
 from clustermesh.wire import ADDRESSES, CANARIES, CONFIGS, IDENTITIES, NODES, SERVICES, WireError
@@ -110,7 +110,10 @@ class Importer:
     @property
     def addresses(self) -> ColumnChanges:
         """Accepted addresses, all of them."""
-        rows = {key: (who, node, self.peer.id) for key, who, node in self._addresses.values()}
+        rows = {
+            key: address_row(identity, endpoint, self.peer.id)
+            for key, identity, endpoint in self._addresses.values()
+        }
         keys, values = columns(rows)
         return ColumnChanges(keys, values, keys[:0])
 
@@ -305,7 +308,7 @@ class Importer:
         if before is not None:
             draft.addresses[before[0]] = None
         if row is not None:
-            draft.addresses[row[0]] = (row[1], row[2], self.peer.id)
+            draft.addresses[row[0]] = address_row(row[1], row[2], self.peer.id)
 
     def _rest_on(self, key: str, nodes: Collection[str], row: R) -> R:
         self._rests_on[key] = tuple(nodes)

@@ -17,6 +17,8 @@ from clustermesh import wire
 from clustermesh.accepted import ADDRESS_VALUE, ImportChanges
 from clustermesh.imports import Importer, Imports, Limits
 from clustermesh.ledger import Ledger, OwnFacts
+from mesh.addresses import VALUE
+from mesh.core import address
 from mesh.core.model import Address, Backend, Node, NodeKey, PodKey, Service, ServiceKey
 
 OWN = OwnFacts(
@@ -77,7 +79,7 @@ def importer(keys: Mapping[str, bytes] | None = None) -> Importer:
 
 def addresses(changes: ImportChanges) -> dict[str, tuple[int, str, int]]:
     rows = zip(changes.addresses.keys.tolist(), changes.addresses.values.tolist(), strict=True)
-    return {text(key): (who, str(IPv4Address(node)), of) for key, (who, node, of) in rows}
+    return {text(key): (who, str(IPv4Address(node)), of) for key, (who, node, _, of, _) in rows}
 
 
 def text(key: bytes) -> str:
@@ -107,7 +109,8 @@ def test_a_good_peer_is_accepted_whole() -> None:
         "10.2.1.5": (WEB, "10.99.0.21", 2),
         "fd02:0:0:1::5": (WEB, "10.99.0.21", 2),
     }
-    assert changes.addresses.values.dtype == ADDRESS_VALUE
+    assert changes.addresses.keys.dtype == address.ADDRESS
+    assert changes.addresses.values.dtype == ADDRESS_VALUE == VALUE
     assert it.findings == {}
     assert addresses(ImportChanges(*[changes.nodes] * 3, it.addresses)) == addresses(changes)  # type: ignore[arg-type]
 
