@@ -45,9 +45,9 @@ def main() -> int:
     status = int(pytest.main(["-q", "--durations=5", *sys.argv[1:]], plugins=[skips]))
     unexpected = {name: why for name, why in skips.found.items() if name not in expected()}
     for name, why in sorted(unexpected.items()):
-        print(f"unexpected skip: {name} {why}")
+        sys.stdout.write(f"unexpected skip: {name} {why}\n")
     if unexpected:
-        print(f"A skip needs its line in {EXPECTED.relative_to(Path.cwd())}.")
+        sys.stdout.write(f"A skip needs its line in {EXPECTED.relative_to(Path.cwd())}.\n")
     return status or int(bool(unexpected))
 
 
