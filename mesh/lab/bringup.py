@@ -243,7 +243,7 @@ def _spawn(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> None:
 
 def _unwired(lab: Lab, topology: Topology) -> Iterator[str]:
     """Pods whose command does not run yet."""
-    for cluster, node, _, name in topology.pod_names:
+    for cluster, node, name in topology.pod_names:
         place = lab.pod(cluster.name, topology.pods.namespace, name, node.name)
         if not fake_kubelet.runs(place):
             yield f"pod {cluster.name}/{topology.pods.namespace}/{name} has no address yet"

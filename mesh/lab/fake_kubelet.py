@@ -85,13 +85,15 @@ class FakeKubelet:
         return found
 
     def _pods_in(self, path: Path) -> tuple[PodSpec, ...]:
-        mark, known = self._files.get(path, (None, ()))
+        seen, known = self._files.get(path, ((0, 0), ()))
         try:
             stat = path.stat()
-            if (stat.st_mtime_ns, stat.st_size) == mark:
+            mark = (stat.st_mtime_ns, stat.st_size)
+            if mark == seen:
                 return known
+            self._files[path] = (mark, known)
             known = tuple(pods_in(path.read_text(), path.parent.name))
-            self._files[path] = ((stat.st_mtime_ns, stat.st_size), known)
+            self._files[path] = (mark, known)
         except (OSError, ValueError, yaml.YAMLError) as error:
             print(f"{path}: kept as it was: {error}", flush=True)
         return known

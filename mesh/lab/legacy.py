@@ -19,7 +19,6 @@ FLOW_IDLE_S = 30.0
 BUFFER = 4 << 20
 READS_PER_WAKE = 64
 SO_RCVBUFFORCE = 33
-OPEN_FILES = 65536
 
 
 class _TcpEcho(asyncio.Protocol):
@@ -105,7 +104,8 @@ async def serve(tcp_port: int, udp_port: int) -> None:
 
 def main() -> None:
     """Raise the limit of open files, then serve."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2])))
 
 

@@ -147,22 +147,15 @@ class TcpProbe:
     """One paced stream through an echo server; counts what comes back each second."""
 
     def __init__(self, address: str, port: int) -> None:
-        self.socket = socket.create_connection((address, port), timeout=5)
-        self.socket.settimeout(0)
         self.report = TcpReport()
+        self._peer = (address, port)
 
     def run(self, seconds: int, rate: int) -> TcpReport:
         """Send and receive for ``seconds``."""
         bins = [0] * seconds
-        begin, sent, chunk = time.monotonic(), 0, bytes(TCP_CHUNK)
         try:
-            while (elapsed := time.monotonic() - begin) < seconds:
-                wants = [self.socket] if sent < elapsed * rate else []
-                readable, writable, _ = select.select([self.socket], wants, [], 0.01)
-                if readable:
-                    bins[int(elapsed)] += self._read()
-                if writable:
-                    sent += self.socket.send(chunk)
+            with socket.create_connection(self._peer, timeout=5) as stream:
+                self._transfer(stream, bins, rate)
         except ConnectionResetError as error:
             self.report.reset, self.report.error = True, str(error)
         except OSError as error:
@@ -172,11 +165,23 @@ class TcpProbe:
         self.report.seconds_at_zero = longest_zero(bins)
         return self.report
 
-    def _read(self) -> int:
-        got = len(self.socket.recv(1 << 20))
-        if not got:
-            raise ConnectionAbortedError("the other side closed the connection")
-        return got
+    def _transfer(self, stream: socket.socket, bins: list[int], rate: int) -> None:
+        stream.settimeout(0)
+        begin, sent, chunk = time.monotonic(), 0, bytes(TCP_CHUNK)
+        while (elapsed := time.monotonic() - begin) < len(bins):
+            wants = [stream] if sent < elapsed * rate else []
+            readable, writable, _ = select.select([stream], wants, [], 0.01)
+            if readable:
+                bins[int(elapsed)] += _read(stream)
+            if writable:
+                sent += stream.send(chunk)
+
+
+def _read(stream: socket.socket) -> int:
+    got = len(stream.recv(1 << 20))
+    if not got:
+        raise ConnectionAbortedError("the other side closed the connection")
+    return got
 
 
 def longest_zero(bins: list[int]) -> int:

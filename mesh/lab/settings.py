@@ -124,8 +124,8 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
             "egress": [_egress_policy(topology, cluster)],
             "peers": [_peer(topology, cluster)],
         }
-        for _, node, app, name in (row for row in topology.pod_names if row[0] == cluster):
-            files[f"pod-{name}"] = [_pod(topology, node, app, name)]
+        for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
+            files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
         for name, documents in files.items():
             (directory / f"{name}.yaml").write_text(_yaml(*documents))
 
@@ -170,15 +170,16 @@ def _node(node: NodeHost) -> Document:
     return _object("v1", "Node", metadata, status={"addresses": addresses})
 
 
-def _pod(topology: Topology, node: NodeHost, app: str, name: str) -> Document:
+def _pod(topology: Topology, cluster: Cluster, node: NodeHost, name: str) -> Document:
+    app, namespace = name.rpartition("-")[0], topology.pods.namespace
     metadata: Document = {
         "name": name,
-        "namespace": topology.pods.namespace,
+        "namespace": namespace,
         "labels": {"app": app},
     }
     command = ["sleep", "infinity"]
     if app == "web":
-        command = list(program("web.py", WEB_PORT, name))
+        command = list(program("web.py", WEB_PORT, f"{cluster.name}/{namespace}/{name}"))
     spec = {"nodeName": node.name, "containers": [{"name": app, "command": command}]}
     return _object("v1", "Pod", metadata, spec=spec)
 

@@ -119,12 +119,12 @@ class Topology(_Section, frozen=True):
         return found
 
     @property
-    def pod_names(self) -> Iterator[tuple[Cluster, NodeHost, str, str]]:
-        """(cluster, node, app, pod name) of each pod that the lab starts with."""
+    def pod_names(self) -> Iterator[tuple[Cluster, NodeHost, str]]:
+        """(cluster, node, pod name) of each pod that the lab starts with."""
         for cluster in self.clusters:
             for number, node in enumerate(cluster.nodes, 1):
                 for app in self.pods.per_node:
-                    yield cluster, node, app, f"{app}-{number}"
+                    yield cluster, node, f"{app}-{number}"
 
 
 def load(path: Path) -> Topology:

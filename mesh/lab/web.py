@@ -1,6 +1,7 @@
 """The web pod's server: every GET is answered with the pod's name, over IPv4 and IPv6.
 
-Started by path, without the project on ``sys.path``: ``web.py PORT NAME``.
+Started by path, without the project on ``sys.path``:
+``web.py PORT CLUSTER/NAMESPACE/NAME``. The whole name is in the header ``X-Pod``.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ class _DualStack(ThreadingHTTPServer):
 
 class _NameAnswer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    name = b""
+    pod = ""
 
     def do_GET(self) -> None:  # http.server looks for this name
+        body = f"{self.pod.rpartition('/')[2]}\n".encode()
         self.send_response(200)
+        self.send_header("X-Pod", self.pod)
         self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(self.name)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(self.name)
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
         """Nothing: requests are no events here."""
@@ -37,8 +40,8 @@ class _NameAnswer(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve until killed."""
-    port, _NameAnswer.name = int(sys.argv[1]), f"{sys.argv[2]}\n".encode()
-    _DualStack(("::", port), _NameAnswer).serve_forever()
+    _NameAnswer.pod = sys.argv[2]
+    _DualStack(("::", int(sys.argv[1])), _NameAnswer).serve_forever()
 
 
 if __name__ == "__main__":
