@@ -71,12 +71,12 @@ def test_text_parses_back() -> None:
     assert parse_label_text("") == ()
 
 
-def test_identities_carry_the_cluster_in_their_upper_bits() -> None:
+def test_identities_of_another_clusters_range_are_left_out() -> None:
     claims = [
-        Claim("identity", "labels", 7, "k8s:a=b;", 12),
-        Claim("block", "198.51.100.10", 7, "east-1/0", 13),
-        Claim("identity", "labels", 0, "k8s:zero=;", 14),
-        Claim("identity", "labels", 1 << 16, "k8s:large=;", 15),
+        Claim("identity", "labels", 0x30007, "k8s:a=b;", 12),
+        Claim("block", "198.51.100.10", 0x30008, "east-1/0", 13),
+        Claim("identity", "labels", 0x40007, "k8s:foreign=;", 14),
+        Claim("identity", "labels", 7, "k8s:reserved=;", 15),
     ]
     rows = identity_rows(claims, "berlin", 3)
     assert rows == {0x30007: Identity("berlin", 0x30007, "k8s:a=b;")}

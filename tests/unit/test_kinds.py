@@ -340,6 +340,11 @@ def test_a_bgp_peer() -> None:
         (EGRESS.replace("192.0.2.8/29", "192.0.2.8"), "spec.excludedCIDRs[0]: expected a CIDR"),
         (EGRESS.replace("192.0.2.8/29", "5"), "spec.excludedCIDRs[0]: expected a CIDR, got int"),
         (EGRESS.replace("198.51.100.10", "198.51.100.300"), "spec.addresses[1]: expected an IP"),
+        (
+            EGRESS.replace("192.0.2.8/29", '"::ffff:0:0/96"'),
+            "spec.excludedCIDRs[0]: expected a CIDR",
+        ),
+        (EGRESS.replace("198.51.100.10", '"::ffff:1.2.3.4"'), "spec.addresses[1]: expected an IP"),
         (EGRESS.replace("198.51.100.10", "224.0.0.1"), "spec.addresses[1]: 224.0.0.1 cannot be"),
         (
             EGRESS.replace("198.51.100.10", "198.51.100.10, 198.51.100.11"),
