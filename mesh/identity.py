@@ -49,20 +49,23 @@ def namespace_of(pod: Pod, namespaces: Mapping[str, Namespace]) -> Namespace:
 
 def pod_labels(pod: Pod, namespace: Namespace) -> dict[str, str]:
     """All labels of a pod and its surroundings, what selectors look at."""
-    surroundings = {NAMESPACE_LABEL_PREFIX + key: value for key, value in namespace.labels}
-    surroundings[NAMESPACE_KEY] = pod.namespace
-    surroundings[CLUSTER_KEY] = pod.cluster
-    surroundings[ACCOUNT_KEY] = pod.service_account
-    return {**dict(pod.labels), **surroundings}
+    return {**dict(pod.labels), **_surroundings(pod, namespace)}
 
 
 def identity_labels(pod: Pod, namespace: Namespace) -> str:
     """The text that says which identity a pod has."""
-    own = dict(pod.labels)
-    labels = pod_labels(pod, namespace)
-    return label_text(
-        (key, value) for key, value in labels.items() if key not in own or _is_identity(key)
-    )
+    own = {key: value for key, value in pod.labels if _is_identity(key)}
+    return label_text({**own, **_surroundings(pod, namespace)}.items())
+
+
+def _surroundings(pod: Pod, namespace: Namespace) -> dict[str, str]:
+    """Labels that a pod cannot choose; they win over its own of the same name."""
+    labels = {NAMESPACE_LABEL_PREFIX + key: value for key, value in namespace.labels}
+    return labels | {
+        NAMESPACE_KEY: pod.namespace,
+        CLUSTER_KEY: pod.cluster,
+        ACCOUNT_KEY: pod.service_account,
+    }
 
 
 def label_text(labels: Iterable[tuple[str, str]]) -> str:

@@ -8,7 +8,6 @@ because in a folder of manifests nobody else does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
 from typing import Annotated
 
 import msgspec
@@ -29,7 +28,7 @@ from mesh.core.model import (
     ServicePort,
     ServicePortObject,
 )
-from mesh.core.strict import Wrong, convert
+from mesh.core.strict import Wrong, convert, parse_address
 from mesh.objects import UNSUPPORTED, Loose, Meta, Parsed, Place, labels_of, name_of
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
@@ -280,11 +279,9 @@ def _protocol(text: str | None) -> str:
 
 def _address(path: str, text: str) -> IP:
     try:
-        if "%" not in text:
-            return ip_address(text)
+        return parse_address(text)
     except ValueError:
-        pass
-    raise Wrong(path, f"expected an IP address, got {text!r}")
+        raise Wrong(path, f"expected an IP address, got {text!r}") from None
 
 
 #: apiVersion, kind -> whether it has a namespace, and its parser.

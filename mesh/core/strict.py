@@ -221,13 +221,24 @@ def _network(text: str, *, strict: bool) -> Network:
     address, _, length = text.partition("/")
     if not length.isdecimal() or "%" in address:
         raise ValueError("no prefix length")  # ipaddress would take a netmask too
-    return ip_network(text, strict=strict)
+    network = ip_network(text, strict=strict)
+    _refuse_mapped(network.network_address)
+    return network
 
 
-def _address(text: str) -> IP:
+def parse_address(text: str) -> IP:
+    """One address. Raises ValueError, for zones and IPv4-mapped ones too."""
     if "%" in text:
         raise ValueError("zones are not supported")
-    return ip_address(text)
+    address = ip_address(text)
+    _refuse_mapped(address)
+    return address
+
+
+def _refuse_mapped(address: IP) -> None:
+    """IPv4 addresses are mapped into IPv6 in the maps: ::ffff:0:0/96 is theirs alone."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        raise ValueError("IPv4-mapped")
 
 
 def _path(text: str) -> Path:
@@ -247,7 +258,7 @@ def _hint(kind: object, text: str) -> str:
 
 
 _TEXT: dict[Any, tuple[str, Callable[[str], object]]] = {
-    AnyAddress: ("an IP address", _address),
+    AnyAddress: ("an IP address", parse_address),
     AnyNetwork: ("a CIDR", lambda text: _network(text, strict=True)),
     HostNetwork: ("a CIDR", lambda text: _network(text, strict=False)),
     IPv4Address: ("an IPv4 address", IPv4Address),
