@@ -10,7 +10,8 @@ from os import getpid
 from pathlib import Path
 
 import pytest
-from nodes import PLANS, Node, namespace
+from nodes import PLANS, Node
+from nodes import namespace as node_space
 
 from bpf.build import build
 from bpf.netns import enter
@@ -118,7 +119,7 @@ def door(door_objects: Path) -> Iterator[Object]:
 def loaded() -> Iterator[dict[str, Node]]:
     build()
     mount_bpffs()
-    with namespace() as space:
+    with node_space() as space:
         nodes: dict[str, Node] = {}
         try:
             for name, plan in PLANS.items():
