@@ -25,6 +25,8 @@ Sequences = npt.NDArray[np.int64]
 
 #: Events kept: about 2 MB.
 KEPT = 16384
+#: A smaller step of the wall clock leaves times as they are: one event, one time.
+_CLOCK_JITTER_NS = 1_000_000
 FORWARDED, DROPPED = 1, 2
 TCP, UDP, SCTP = 6, 17, 132
 ICMP = (1, 58)
@@ -129,6 +131,7 @@ class Flows:
         self._names = names
         self._ring: Events | None = None
         self._grown = asyncio.Event()
+        self._boot_ns = 0
 
     @property
     def begin(self) -> int:
@@ -156,7 +159,7 @@ class Flows:
         sequences = np.arange(self.begin, self.end, dtype=np.int64)
         if self._ring is None or (since_ns is None and until_ns is None):
             return sequences
-        times = self._ring["time"][sequences % self.kept].astype(np.int64) + _boot_ns()
+        times = self._ring["time"][sequences % self.kept].astype(np.int64) + self._wall_ns()
         inside = np.ones(len(sequences), bool)
         if since_ns is not None:
             inside &= times >= since_ns
@@ -169,20 +172,21 @@ class Flows:
         held = sequences[sequences >= self.begin]
         if self._ring is None or not len(held):
             return []
-        return _decode(held, self._ring[held % self.kept], self._names)
+        return _decode(held, self._ring[held % self.kept], self._names, self._wall_ns())
+
+    def _wall_ns(self) -> int:
+        """What to add to CLOCK_MONOTONIC; it changes only when the wall clock has been set."""
+        now = time.time_ns() - time.monotonic_ns()
+        if abs(now - self._boot_ns) > _CLOCK_JITTER_NS:
+            self._boot_ns = now
+        return self._boot_ns
 
 
-def _boot_ns() -> int:
-    """What to add to CLOCK_MONOTONIC; read anew each time, the wall clock may be set."""
-    return time.time_ns() - time.monotonic_ns()
-
-
-def _decode(sequences: Sequences, events: Events, names: Names) -> list[Flow]:
+def _decode(sequences: Sequences, events: Events, names: Names, boot_ns: int) -> list[Flow]:
     end = cache(_end(names))
     column = {name: events[name].tolist() for name in events.dtype.names or () if name != "pad"}
     sources, destinations = _addresses(events["source"]), _addresses(events["destination"])
     translated = _addresses(events["translated"])
-    boot = _boot_ns()
     flows = []
     for i, sequence in enumerate(sequences.tolist()):
         protocol, first = column["protocol"][i], column["source_port"][i]
@@ -191,7 +195,7 @@ def _decode(sequences: Sequences, events: Events, names: Names) -> list[Flow]:
         flows.append(
             Flow(
                 sequence=sequence,
-                time_ns=column["time"][i] + boot,
+                time_ns=column["time"][i] + boot_ns,
                 source=end(sources[i], first if ports else None, column["source_identity"][i]),
                 destination=end(
                     destinations[i],
