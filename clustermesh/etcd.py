@@ -310,9 +310,7 @@ class Client:
 
     async def _attempt(self, method: str, request: Message, reply: type[M], timeout_s: float) -> M:
         try:
-            rpc = self.connected().unary_unary(
-                f"/etcdserverpb.{method}", Message.SerializeToString, reply.FromString
-            )
+            rpc = self.connected().unary_unary(f"/etcdserverpb.{method}", _wire, reply.FromString)
             answer: M = await rpc(request, timeout=timeout_s)
         except (*GRPC_ERRORS, asyncio.CancelledError) as error:
             raise self.failed(error, request) from error
@@ -340,6 +338,8 @@ class Client:
         """What to raise for an error of grpcio or of a certificate file; notes ``problem``."""
         if isinstance(error, EtcdError) or _cancelled_by_caller(error):
             return error
+        if self._closed:
+            return Unavailable("the client is closed", sent=True)
         code, details = grpc.StatusCode.UNAVAILABLE, str(error)
         if isinstance(error, grpc.aio.AioRpcError):
             code, details = error.code(), error.details() or ""
@@ -357,14 +357,21 @@ class _Stream(Generic[M]):
         self._client = client
         try:
             self._call = client.connected().stream_stream(
-                f"/etcdserverpb.{method}", Message.SerializeToString, reply.FromString
+                f"/etcdserverpb.{method}", _wire, reply.FromString
             )(metadata=HAS_LEADER)
         except GRPC_ERRORS as error:
             raise client.failed(error) from error
 
     async def write(self, message: Message) -> None:
+        # grpc.aio leaves a write waiting for ever when the call ends before its metadata is sent.
+        writing = asyncio.ensure_future(self._call.write(message))
+
+        def stop_waiting(_: object) -> None:
+            writing.cancel()
+
+        self._call.add_done_callback(stop_waiting)
         try:
-            await self._call.write(message)
+            await writing
         except asyncio.InvalidStateError as error:
             raise self._client.failed(OSError(await self._call.details())) from error
         except (*GRPC_ERRORS, asyncio.CancelledError) as error:
@@ -382,6 +389,10 @@ class _Stream(Generic[M]):
 
     async def aclose(self) -> None:
         self._call.cancel()
+
+
+def _wire(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def _cancelled_by_caller(error: BaseException) -> bool:
