@@ -162,6 +162,6 @@ def problem(endpoint: Endpoint, secrets: Secrets | None, details: str) -> str:
 def _reason(details: str) -> str:
     if "Connection refused" in details:
         return "connection refused"
-    if "Deadline" in details or not details:
+    if not details or any(text in details for text in ("Deadline", "timed out", "Timeout")):
         return "no answer in time"
     return details.removeprefix("etcdserver: ")

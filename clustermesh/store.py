@@ -113,12 +113,11 @@ class Follow:
     ) -> None:
         self.prefix = prefix
         self.synced = False
-        #: Why nothing arrives, in words; empty while connected.
-        self.problem = ""
         #: How many times another store was found behind the address.
         self.replacements = 0
         #: Called when another store was found: what we wrote into the old one is gone.
         self.on_replaced: Callable[[], None] | None = None
+        self._problem = ""
         self._client = client
         self._on_batch = on_batch
         self._on_synced = on_synced
@@ -126,6 +125,11 @@ class Follow:
         self._state = _State()
         self._held: set[str] = set()  # told to the caller, not in this store, no canary yet
         self._awaited: set[str] = set()  # canaries outside the prefix that are not there yet
+
+    @property
+    def problem(self) -> str:
+        """Why nothing arrives, in words; empty while connected."""
+        return self._problem or self._client.problem
 
     @property
     def held(self) -> frozenset[str]:
@@ -144,7 +148,7 @@ class Follow:
             except (FutureRevision, Replaced) as error:
                 self._note_replacement(error)
             except EtcdError as error:
-                self.problem = str(error)
+                self._problem = str(error)
             if self._state.revision > revision:
                 pause.reset()
             await asyncio.sleep(pause.next())
@@ -170,7 +174,7 @@ class Follow:
     async def _watch(self, listing: Listing | None, start: int) -> None:
         async with aclosing(self._client.watch(self.prefix, start + 1)) as watch:
             async for seen in watch:
-                self.problem = ""
+                self._problem = ""
                 if not seen.created:
                     self._take(seen)
                 elif listing is None:
