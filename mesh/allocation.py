@@ -229,8 +229,8 @@ def stored_config(config: ControllerConfig) -> StoredConfig:
     return StoredConfig(
         config.cluster.name,
         config.cluster.id,
-        tuple(map(_pool_text, config.pools.pod_cidrs)),
-        tuple(map(_pool_text, config.pools.locators)),
+        tuple(map(pool_of, config.pools.pod_cidrs)),
+        tuple(map(pool_of, config.pools.locators)),
         config.egress.block_size,
         config.egress.blocks_per_node,
     )
@@ -252,21 +252,18 @@ def config_findings(key: str, stored: bytes, ours: StoredConfig) -> list[Finding
 
 
 def id_findings(ours: StoredConfig, configs: Mapping[str, bytes]) -> list[Finding]:
-    """Clusters of another name that publish our id. ``configs`` is by cluster name."""
+    """Clusters of another name that publish our id. ``configs`` are cluster config keys."""
     found = []
-    for name, value in configs.items():
+    for key, value in configs.items():
+        name = wire.cluster_of(key)
         try:
             used = wire.decode(wire.ClusterConfig, value).id
         except wire.WireError:
             continue
         if used == ours.id and name != ours.name:
             text = f"cluster id {ours.id} of {ours.name} is used by cluster {name}"
-            found.append(Finding(ID_USED, wire.config_key(name), "id", text))
+            found.append(Finding(ID_USED, key, "id", text))
     return found
-
-
-def _pool_text(pool: Pool) -> str:
-    return f"{pool.cidr} in /{pool.node_prefix}"
 
 
 def _text(value: object) -> str:
