@@ -8,31 +8,15 @@ addresses: an event touches the rows it concerns and no other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from clustermesh import wire
+from clustermesh.subtree import PodEntry, PodRef
 from mesh.core.model import IP, Address, Identity, Node, PodKey, Service
 from mesh.core.table import Table
 
 #: Prefixes that are published, each with a canary.
 PREFIXES = (wire.NODES, wire.SERVICES, wire.IDENTITIES, wire.ADDRESSES)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PodAt:
-    """A pod as its agent's key names it; a pod that moves to another node has two for a while."""
-
-    node: str
-    pod: PodKey
-
-
-@dataclass(frozen=True, slots=True)
-class PodFacts:
-    """What the agent says of it; ``labels`` in wire form."""
-
-    addresses: tuple[IP, ...]
-    labels: str
 
 
 def config(cluster: str, cluster_id: int) -> dict[str, bytes]:
@@ -79,21 +63,21 @@ class PodAddresses:
     def __init__(self, table: Table[str, bytes], cluster: str) -> None:
         self._table = table
         self._cluster = cluster
-        self._pods: dict[PodAt, PodFacts] = {}
+        self._pods: dict[PodRef, PodEntry] = {}
         self._identities: Mapping[str, int] = {}
         self._endpoints: Mapping[str, IPv4Address] = {}
-        self._by_labels: dict[str, set[PodAt]] = {}
-        self._owners: dict[IP, PodAt] = {}
+        self._by_labels: dict[str, set[PodRef]] = {}
+        self._owners: dict[IP, PodRef] = {}
 
-    def pods(self, puts: Mapping[PodAt, PodFacts], deletes: Collection[PodAt]) -> None:
+    def pods(self, puts: Mapping[PodRef, PodEntry], deletes: Collection[PodRef]) -> None:
         """Take in what agents wrote and removed."""
         gone: set[IP] = set()
-        for at in (*deletes, *puts):
-            gone.update(self._forget(at))
-        for at, facts in puts.items():
-            self._pods[at] = facts
-            self._by_labels.setdefault(facts.labels, set()).add(at)
-            self._owners.update(dict.fromkeys(facts.addresses, at))
+        for ref in (*deletes, *puts):
+            gone.update(self._forget(ref))
+        for ref, facts in puts.items():
+            self._pods[ref] = facts
+            self._by_labels.setdefault(facts.labels, set()).add(ref)
+            self._owners.update(dict.fromkeys(facts.addresses, ref))
         self._write(puts)
         self._table.delete(self._key(a) for a in gone if a not in self._owners)
 
@@ -101,43 +85,46 @@ class PodAddresses:
         """Take in the identity of every label text that has one."""
         before, self._identities = self._identities, known
         changed = {labels for labels, number in known.items() if before.get(labels) != number}
-        self._write(at for labels in changed for at in self._by_labels.get(labels, ()))
+        self._write(ref for labels in changed for ref in self._by_labels.get(labels, ()))
 
     def endpoints(self, known: Mapping[str, IPv4Address]) -> None:
         """Take in the tunnel endpoint of every node of the cluster; a node without one is gone."""
         before, self._endpoints = self._endpoints, known
         changed = {name for name in {*known, *before} if before.get(name) != known.get(name)}
         if changed:
-            moved = [at for at in self._pods if at.node in changed]
+            moved = [ref for ref in self._pods if ref.node in changed]
             self._write(moved)
-            self._withdraw(at for at in moved if at.node not in known)
+            self._withdraw(ref for ref in moved if ref.node not in known)
 
-    def _forget(self, at: PodAt) -> list[IP]:
-        facts = self._pods.pop(at, None)
+    def _forget(self, ref: PodRef) -> list[IP]:
+        facts = self._pods.pop(ref, None)
         if facts is None:
             return []
-        self._by_labels[facts.labels].discard(at)
-        mine = [address for address in facts.addresses if self._owners.get(address) == at]
+        self._by_labels[facts.labels].discard(ref)
+        mine = [address for address in facts.addresses if self._owners.get(address) == ref]
         for address in mine:
             del self._owners[address]
         return mine
 
-    def _write(self, pods: Iterable[PodAt]) -> None:
+    def _write(self, pods: Iterable[PodRef]) -> None:
         rows: dict[str, bytes] = {}
-        for at in pods:
-            facts = self._pods[at]
-            identity, node = self._identities.get(facts.labels), self._endpoints.get(at.node)
+        for ref in pods:
+            facts = self._pods[ref]
+            identity, node = self._identities.get(facts.labels), self._endpoints.get(ref.node)
             if identity is None or node is None:
                 continue
             for address in facts.addresses:
-                if self._owners.get(address) == at:
+                if self._owners.get(address) == ref:
                     row = Address(address, identity, self._cluster, node)
-                    rows[self._key(address)] = wire.address_value(row, at.pod, facts.labels)
+                    rows[self._key(address)] = wire.address_value(row, self._pod(ref), facts.labels)
         self._table.upsert(rows)
 
-    def _withdraw(self, pods: Iterable[PodAt]) -> None:
-        mine = ((at, address) for at in pods for address in self._pods[at].addresses)
-        self._table.delete(self._key(a) for at, a in mine if self._owners.get(a) == at)
+    def _withdraw(self, pods: Iterable[PodRef]) -> None:
+        mine = ((ref, address) for ref in pods for address in self._pods[ref].addresses)
+        self._table.delete(self._key(a) for ref, a in mine if self._owners.get(a) == ref)
+
+    def _pod(self, ref: PodRef) -> PodKey:
+        return PodKey(self._cluster, ref.namespace, ref.name)
 
     def _key(self, address: IP) -> str:
         return wire.address_key(self._cluster, address)

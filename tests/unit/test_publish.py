@@ -8,19 +8,20 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from clustermesh import publish, wire
 from clustermesh.imports import Imports
 from clustermesh.ledger import OwnFacts
-from clustermesh.publish import PodAddresses, PodAt, PodFacts
-from mesh.core.model import Backend, Identity, Node, PodKey, Service, ServiceKey
+from clustermesh.publish import PodAddresses
+from clustermesh.subtree import PodEntry, PodRef
+from mesh.core.model import Backend, Identity, Node, Service, ServiceKey
 from mesh.core.table import Table
 
 LABELS = "k8s:app=web;k8s:io.cilium.k8s.policy.cluster=east;k8s:io.kubernetes.pod.namespace=shop;"
 OTHER = LABELS.replace("web", "client")
 NODE = Node("east", "east-1", (ip_address("10.99.0.11"),), (ip_network("10.1.0.0/24"),))
-WEB = PodAt("east-1", PodKey("east", "shop", "web-1"))
-CLIENT = PodAt("east-1", PodKey("east", "shop", "client-1"))
+WEB = PodRef("east-1", "shop", "web-1")
+CLIENT = PodRef("east-1", "shop", "client-1")
 
 
-def facts(*addresses: str, labels: str = LABELS) -> PodFacts:
-    return PodFacts(tuple(map(ip_address, addresses)), labels)
+def facts(*addresses: str, labels: str = LABELS) -> PodEntry:
+    return PodEntry(tuple(map(ip_address, addresses)), labels)
 
 
 def pod_addresses() -> tuple[PodAddresses, Table[str, bytes]]:
@@ -117,7 +118,7 @@ def test_address_passes_from_pod_to_pod() -> None:
 def test_moved_endpoint_rewrites_its_pods_only() -> None:
     """A node with another tunnel address."""
     rows, table = pod_addresses()
-    away = PodAt("east-2", PodKey("east", "shop", "web-2"))
+    away = PodRef("east-2", "shop", "web-2")
     rows.endpoints({"east-1": IPv4Address("10.99.0.11"), "east-2": IPv4Address("10.99.0.12")})
     rows.pods({WEB: facts("10.1.0.5"), away: facts("10.1.1.5")}, ())
     before = table.revision
