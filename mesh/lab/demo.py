@@ -21,6 +21,7 @@ from typing import Any
 
 _BIN = Path(sys.executable).parent
 _PROBE = Path(__file__).with_name("probe.py")
+_ECHO = Path(__file__).with_name("legacy.py")
 ECHO_PORT = 9000
 DEAD_S = 3
 
@@ -193,7 +194,7 @@ def agent_killed(demo: Demo) -> None:
     demo.title("The agent is killed and started again during a transfer: nothing is lost")
     target = _pod(demo, "west/shop/web-1")["addresses"]
     python = sys.executable
-    echo = demo.start(f"meshgate lab exec west/shop/web-1 {python} {_PROBE} echo {ECHO_PORT}")
+    echo = demo.start(f"meshgate lab exec west/shop/web-1 {python} {_ECHO} {ECHO_PORT} {ECHO_PORT}")
     time.sleep(1)
     legacy = demo.quiet("meshgate lab show -o json")["legacy"]
     probe = f"meshgate lab exec east/shop/client-1 {python} {_PROBE} udp --seconds {DEAD_S + 6}"

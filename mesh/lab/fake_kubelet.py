@@ -72,7 +72,7 @@ class FakeKubelet:
 
     def round(self) -> None:
         """Read what changed, remove, make."""
-        wanted = {pod for path in self._paths() for pod in self._pods_in(path)}
+        wanted = {pod for path in self._paths() for pod in self.pods_of(path)}
         for pod in [pod for pod in self.pods if pod not in wanted]:
             self._remove(pod)
         for pod in sorted(wanted - set(self.pods), key=lambda each: (each.cluster, each.name)):
@@ -84,7 +84,8 @@ class FakeKubelet:
             del self._files[path]
         return found
 
-    def _pods_in(self, path: Path) -> tuple[PodSpec, ...]:
+    def pods_of(self, path: Path) -> tuple[PodSpec, ...]:
+        """The pods of one file; those it had when it cannot be read."""
         seen, known = self._files.get(path, ((0, 0), ()))
         try:
             stat = path.stat()

@@ -1,10 +1,10 @@
-"""What a running transfer loses: numbered datagrams, or one TCP stream, against an echo server.
+"""What a running transfer loses: numbered datagrams, or one TCP stream, against an echo server
+(``legacy.py``).
 
 Started by path, without the project on ``sys.path``::
 
     probe.py udp ADDRESS PORT --seconds 60 --rate 1000   numbered datagrams, there and back
     probe.py tcp ADDRESS PORT --seconds 60               one stream, there and back
-    probe.py echo PORT                                   an echo server, both protocols
 
 Every datagram is echoed, so a missing number was lost on the way there or back. Receive buffers are
 4 MB on both sides: a wake-up that comes late loses nothing. The report is one JSON object; exit
@@ -18,14 +18,11 @@ import json
 import select
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-_ECHO = Path(__file__).with_name("legacy.py")
 BUFFER = 4 << 20
 SO_RCVBUFFORCE = 33
 NUMBER = struct.Struct("!QQ")
@@ -209,14 +206,9 @@ def _tcp(options: argparse.Namespace) -> TcpReport:
     return TcpProbe(options.address, options.port).run(int(options.seconds), options.rate)
 
 
-def _echo(options: argparse.Namespace) -> None:
-    subprocess.run([sys.executable, str(_ECHO), *[str(options.port)] * 2], check=False)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     modes = parser.add_subparsers(dest="mode", required=True)
-    modes.add_parser("echo").add_argument("port", type=int)
     for mode, rate in (("udp", 1000), ("tcp", TCP_RATE)):
         sender = modes.add_parser(mode)
         sender.add_argument("address")
@@ -230,9 +222,6 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run one mode; print its report."""
     options = _parser().parse_args()
-    if options.mode == "echo":
-        _echo(options)
-        return 0
     modes: dict[str, Callable[[argparse.Namespace], UdpReport | TcpReport]]
     modes = {"udp": _udp, "tcp": _tcp}
     report = modes[options.mode](options)
