@@ -35,6 +35,9 @@ NO_GATEWAY = "E302"
 NO_ADDRESS = "E303"
 SHARED_ADDRESS = "E304"
 
+#: Sets of policies that no pod has any more and that keep their class and rows.
+RETIRED_CLASSES = 32
+
 FIRST_PORT = 1024
 LAST_PORT = 65535
 
@@ -83,20 +86,29 @@ def _covered(
     namespaces: Mapping[str, Namespace],
     nodes: Mapping[NodeKey, Node],
 ) -> dict[PodKey, tuple[str, ...]]:
+    """Policies of each covered pod; pods that look the same are judged once."""
     ordered = tuple(policies)
+    judged: dict[Pod, tuple[str, ...]] = {}
     covered = {}
     for pod in pods:
-        node = nodes.get(NodeKey(pod.cluster, pod.node))
-        labels = dict(node.labels) if node else {}
-        namespace = namespace_of(pod, namespaces)
-        names = tuple(
-            policy.name
-            for policy in ordered
-            if any(matches_pod(one, pod, namespace, labels) for one in policy.selectors)
-        )
-        if names:
-            covered[PodKey(pod.cluster, pod.namespace, pod.name)] = names
+        kind = Pod(pod.cluster, pod.namespace, "", pod.node, pod.labels, (), pod.service_account)
+        if kind not in judged:
+            node = nodes.get(NodeKey(pod.cluster, pod.node))
+            judged[kind] = _covering(ordered, kind, namespace_of(pod, namespaces), node)
+        if judged[kind]:
+            covered[PodKey(pod.cluster, pod.namespace, pod.name)] = judged[kind]
     return covered
+
+
+def _covering(
+    policies: Sequence[EgressPolicy], pod: Pod, namespace: Namespace, node: Node | None
+) -> tuple[str, ...]:
+    labels = dict(node.labels) if node else {}
+    return tuple(
+        policy.name
+        for policy in policies
+        if any(matches_pod(one, pod, namespace, labels) for one in policy.selectors)
+    )
 
 
 def gateway_of(policy: EgressPolicy, nodes: Iterable[Node]) -> Node | None:
@@ -143,21 +155,21 @@ def egress_classes(
 ) -> dict[tuple[str, ...], int]:
     """The class of each set of policies; 0 stays free for "not covered".
 
-    A set in ``previous`` keeps its number; another one never gets a number that is in there, so
-    that entries which still carry it are not read as something else.
+    A set in ``previous`` keeps its number. The latest sets that are no longer wanted stay, too, up
+    to ``RETIRED_CLASSES``: pods' entries may still carry their classes, and must find their rows.
     """
-    numbers = dict(previous or {})
-    taken = set(numbers.values()) | {0}
+    last = dict(previous or {})
     wanted = sorted(set(sets))
+    retired = [names for names in last if names not in set(wanted)]
+    numbers = {names: last[names] for names in retired[-RETIRED_CLASSES:]}
+    taken = {0, *last.values()}
     for names in wanted:
-        if names in numbers:
-            continue
-        number = _class_number(names)
-        while number in taken:
+        number = last.get(names) or _class_number(names)
+        while names not in last and number in taken:
             number = (number + 1) & 0xFFFFFFFF
         numbers[names] = number
         taken.add(number)
-    return {names: numbers[names] for names in wanted}
+    return numbers
 
 
 def _class_number(names: tuple[str, ...]) -> int:
@@ -227,20 +239,21 @@ def _conflicts(
     policies: Mapping[str, EgressPolicy], covered: Mapping[PodKey, tuple[str, ...]]
 ) -> list[Finding]:
     """One finding for each pair of policies that want the same network of the same pod (S18)."""
-    pods: dict[tuple[str, str], list[PodKey]] = {}
+    by_set: dict[tuple[str, ...], list[PodKey]] = {}
     for pod, names in covered.items():
-        for winner, loser in combinations(names, 2):
-            pods.setdefault((winner, loser), []).append(pod)
-    found = []
-    for (winner, loser), both in sorted(pods.items()):
-        networks = _networks(policies[winner]) & _networks(policies[loser])
-        if networks:
-            found.append(_conflict(policies[winner], policies[loser], sorted(both), networks))
-    return found
-
-
-def _networks(policy: EgressPolicy) -> set[Network]:
-    return {*policy.destinations, *exclusions(policy)}
+        by_set.setdefault(names, []).append(pod)
+    pods: dict[tuple[str, str], list[PodKey]] = {}
+    for names, members in by_set.items():
+        for pair in combinations(names, 2):
+            pods.setdefault(pair, []).extend(members)
+    networks = {
+        name: {*policy.destinations, *exclusions(policy)} for name, policy in policies.items()
+    }
+    return [
+        _conflict(policies[winner], policies[loser], sorted(both), common)
+        for (winner, loser), both in sorted(pods.items())
+        if (common := networks[winner] & networks[loser])
+    ]
 
 
 def _conflict(

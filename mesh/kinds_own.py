@@ -289,12 +289,10 @@ def _created(meta: _Meta) -> str:
         return ""
     try:
         time = datetime.fromisoformat(meta.creation_timestamp)
-    except ValueError:
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):
         text = f"expected a time (RFC 3339), got {meta.creation_timestamp!r}"
         raise Wrong("metadata.creationTimestamp", text) from None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    return time.astimezone(UTC).isoformat()
 
 
 #: apiVersion, kind -> whether it has a namespace, and its parser.

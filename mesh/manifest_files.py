@@ -41,7 +41,7 @@ class Stamp:
 @dataclass(slots=True)
 class _Seen:
     stamp: Stamp
-    since: float
+    since: float  # monotonic time at which the stamp was first seen
     read: Stamp | None = None
     misses: int = 0
 
@@ -63,8 +63,8 @@ class Folder:
         self._seen = {name: _Seen(Stamp(), 0.0) for name in known}
         self._identity: tuple[int, int] | None = None
 
-    def look(self, now: float) -> Look:
-        """What to do at ``now`` (Unix time); never raises."""
+    def look(self) -> Look:
+        """What to do now; never raises."""
         try:
             found, identity = _stamps(self.path), _identity(self.path)
         except OSError as error:
@@ -72,7 +72,7 @@ class Folder:
         if not found and self._seen and self._identity not in {None, identity}:
             return Look(problem="empty since it was replaced: nothing is deleted")
         self._identity = identity
-        read = [name for name, stamp in found.items() if self._ripe(name, stamp, now)]
+        read = [name for name, stamp in found.items() if self._ripe(name, stamp)]
         gone = [name for name in self._seen if name not in found and self._missed(name)]
         for name in gone:
             del self._seen[name]
@@ -82,10 +82,10 @@ class Folder:
         """The file was read as it was when it became ripe; do not read it again as such."""
         self._seen[name].read = self._seen[name].stamp
 
-    def rested_s(self, name: str, now: float) -> float:
-        """Seconds for which the file has been as it is."""
+    def rested_s(self, name: str) -> float:
+        """Seconds for which the file has been as it is, whatever becomes of the wall clock."""
         seen = self._seen[name]
-        return max(now - seen.since, now - seen.stamp.mtime_ns / 1e9)
+        return max(time.monotonic() - seen.since, time.time() - seen.stamp.mtime_ns / 1e9)
 
     def missing(self, name: str) -> bool:
         """Whether the last look did not find the file."""
@@ -95,12 +95,13 @@ class Folder:
         """Whether a file is new, changed or missing, but not for sure yet."""
         return any(seen.misses or seen.read != seen.stamp for seen in self._seen.values())
 
-    def _ripe(self, name: str, stamp: Stamp, now: float) -> bool:
+    def _ripe(self, name: str, stamp: Stamp) -> bool:
+        now = time.monotonic()
         seen = self._seen.setdefault(name, _Seen(stamp, now))
         seen.misses = 0
         if seen.stamp != stamp:
             seen.stamp, seen.since = stamp, now
-        return seen.read != stamp and self.rested_s(name, now) >= REST_S
+        return seen.read != stamp and self.rested_s(name) >= REST_S
 
     def _missed(self, name: str) -> bool:
         seen = self._seen[name]

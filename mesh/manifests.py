@@ -139,7 +139,7 @@ class Manifests:
         """Watch for ever."""
         while True:
             started = time.thread_time()
-            look = self._folder.look(time.time())
+            look = self._folder.look()
             cost = time.thread_time() - started
             if look.read:
                 await asyncio.to_thread(self._read_all, look.read)
@@ -149,7 +149,7 @@ class Manifests:
 
     def scan(self) -> None:
         """One look, in the foreground: for tests and for commands that read once."""
-        look = self._folder.look(time.time())
+        look = self._folder.look()
         self._read_all(look.read)
         self._settle(look)
 
@@ -171,7 +171,7 @@ class Manifests:
             file.findings = [self._broken(path, "", str(error), file)]
             return
         rest_s = 0.0 if name.endswith(".json") else torn_rest_s(text, file.text)
-        if self._folder.rested_s(name, time.time()) < rest_s < math.inf:
+        if self._folder.rested_s(name) < rest_s < math.inf:
             return
         self._folder.done(name)
         if rest_s == math.inf:
@@ -222,7 +222,7 @@ class Manifests:
     def _settle(self, look: Look) -> None:
         """Bring the tables up to date after a look."""
         for name in look.gone:
-            del self._files[name]
+            self._files.pop(name, None)  # it may have come and gone unread
             self._store.drop(name)
         self._looks += not look.problem
         changed = bool(look.read or look.gone) or self._problem != look.problem

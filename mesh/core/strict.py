@@ -75,11 +75,19 @@ def parse_yaml(text: str) -> list[Value]:
 def parse_json(text: str) -> list[Value]:
     """The one document of a JSON text, or none. Raises ``Wrong``."""
     try:
-        return [json.loads(text, object_pairs_hook=_unique)] if text.strip() else []
+        found = [json.loads(text, object_pairs_hook=_unique)] if text.strip() else []
+        json.dumps(found, ensure_ascii=False).encode()
+    except Wrong:
+        raise
     except json.JSONDecodeError as error:
         raise Wrong(f"line {error.lineno}", error.msg) from error
     except RecursionError as error:
         raise Wrong("", "nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise Wrong("", "half of a surrogate pair") from error
+    except ValueError as error:  # Python refuses integers of thousands of digits
+        raise Wrong("", "a number is too long") from error
+    return found
 
 
 def convert(value: object, kind: type[T]) -> T:

@@ -9,6 +9,7 @@ from gateway.egress import (
     CONFLICT,
     NO_ADDRESS,
     NO_GATEWAY,
+    RETIRED_CLASSES,
     SHARED_ADDRESS,
     Plan,
     block_count,
@@ -242,6 +243,18 @@ def test_a_number_that_another_set_had_is_not_given_again() -> None:
     classes = egress_classes([("a",)], {("gone",): number})
     assert classes["a",] == number + 1
     assert egress_classes([("a",)], {("a",): 77}) == {("a",): 77}
+
+
+def test_a_class_that_no_pod_has_any_more_stays_for_a_while() -> None:
+    """Pods' entries change after the rows of their new class are in, so the old ones must be."""
+    before = egress_classes([("a", "b")])
+    after = egress_classes([("a",)], before)
+    assert after["a", "b"] == before["a", "b"]
+    assert set(after) == {("a",), ("a", "b")}
+    for number in range(RETIRED_CLASSES):
+        after = egress_classes([(f"p{number}",)], after)
+    assert ("a", "b") not in after
+    assert len(after) == RETIRED_CLASSES + 1
 
 
 # Blocks

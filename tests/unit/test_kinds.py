@@ -352,6 +352,10 @@ def test_a_bgp_peer() -> None:
         ),
         (EGRESS.replace("{nodeSelector: {matchLabels: {role: gateway}}}", "{}"), "spec.gateways.n"),
         (EGRESS.replace("2026-01-01T", "yesterday"), "metadata.creationTimestamp: expected a time"),
+        (
+            EGRESS.replace("2026-01-01T01", "0001-01-01T00"),
+            "metadata.creationTimestamp: expected a time",
+        ),
         (PEER.replace("podCIDRs,", "podCIDR,"), "spec.advertise[0]: invalid enum value 'podCIDR'"),
         (PEER.replace("65000", "0"), "spec.asn: expected int >= 1, got 0"),
         (PEER.replace("65000", "65000.5"), "spec.asn: expected int, got float"),

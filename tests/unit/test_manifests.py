@@ -165,6 +165,15 @@ def test_a_file_that_was_just_written_is_not_read_yet(rig: Rig) -> None:
     assert rig.manifests.objects.pods.synced
 
 
+def test_a_file_that_comes_and_goes_before_it_is_read_leaves_nothing(rig: Rig) -> None:
+    rig.write("a.yaml", pod("p1"), age_s=-5)
+    rig.manifests.scan()
+    (rig.folder / "a.yaml").unlink()
+    rig.look()
+    assert rig.pods == []
+    assert rig.manifests.objects.pods.synced
+
+
 def test_files_that_never_rest_do_not_delay_the_first_sync_for_ever(rig: Rig) -> None:
     rig.write("a.yaml", pod("p1"))
     for _ in range(20):

@@ -82,6 +82,8 @@ def test_aliases_cannot_blow_a_document_up() -> None:
         ('{"a": 1, "a": 2}', "duplicate key 'a'"),
         ('{"a": ', "line 1: Expecting value"),
         ("[" * 100_000, "nested too deeply"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ("9" * 5000, "a number is too long"),
     ],
 )
 def test_json_is_refused_alike(text: str, error: str) -> None:
