@@ -11,28 +11,25 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 import time
 from collections.abc import Coroutine, Iterable
-from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from bpf.libbpf import LoadError
 from bpf.maps import MapTarget, RowTarget
-from bpf.object import DriftError, mount_bpffs
+from bpf.object import mount_bpffs
 from bpf.ring import Ring
 from clustermesh.etcd import Client, Endpoint
 from clustermesh.peers import PREFIX as PEERS_PREFIX
 from clustermesh.store import Follow
 from clustermesh.target import PersistentTarget
-from mesh import codecs
+from mesh import codecs, process
 from mesh.addresses import VALUE
 from mesh.agent_rows import nouns
 from mesh.agent_tables import BLOCK_VALUE, AgentTables, Facts
-from mesh.config import AgentConfig, ConfigError, load_agent
+from mesh.config import AgentConfig, load_agent
 from mesh.core.address import ADDRESS
 from mesh.core.model import Finding, Network
 from mesh.core.reconcile import Applied, Errors, Loop
@@ -44,6 +41,7 @@ from mesh.observe.flows import Flows, Names
 from mesh.observe.hubble import Observer
 from mesh.observe.tables import Server
 from mesh.pods import PodLinks
+from mesh.process import Since
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +69,7 @@ class Agent:
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.known = KnownPeers(config.state_dir / "peers.json")
         self.started = time.monotonic()
+        self._since = Since()
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
@@ -164,25 +163,21 @@ class Agent:
             self.config.socket, nouns(tables, self.flows, self.datapath), self.status, observer
         )
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Serve and reconcile until ``stop``."""
+    async def run(self) -> None:
+        """Serve and reconcile until cancelled."""
         asyncio.get_running_loop().add_reader(self.ring.fd, self._drain)
         self._drain()
-        async with self.server:
-            jobs: tuple[Coroutine[Any, Any, object], ...] = (
-                self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
-                self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
-            )  # fmt: skip
-            tasks = [asyncio.create_task(job) for job in jobs]
-            waiting = asyncio.create_task(stop.wait())
-            done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, waiting):
-                task.cancel()
-            await asyncio.gather(*tasks, waiting, return_exceptions=True)
-            for task in done - {waiting}:
-                task.result()  # a job ends only by a mistake of ours
-        asyncio.get_running_loop().remove_reader(self.ring.fd)
-        await self.client.aclose()
+        jobs: tuple[Coroutine[Any, Any, object], ...] = (
+            self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
+            self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
+        )  # fmt: skip
+        try:
+            async with self.server, asyncio.TaskGroup() as group:
+                for job in jobs:
+                    group.create_task(job)
+        finally:
+            asyncio.get_running_loop().remove_reader(self.ring.fd)
+            await self.client.aclose()
 
     def _drain(self) -> None:
         self.flows.append(self.ring.drain())
@@ -233,7 +228,7 @@ class Agent:
             "cluster": self.config.cluster.name,
             "ready": self.tables.address.synced and self.tables.pod.synced,
             "adopted": self.datapath.adopted,
-            "findings": list(self._findings()),
+            "findings": self._since.dated(self._findings()),
         }
 
     def _findings(self) -> Iterable[Finding]:
@@ -304,30 +299,18 @@ def _permutation_key(path: Path) -> int:
     return int(path.read_text())
 
 
-async def _run(config: AgentConfig) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with AsyncExitStack() as stack:
-        kernel = await stack.enter_async_context(Kernel.open())
+async def _live(config: AgentConfig) -> None:
+    async with Kernel.open() as kernel:
         agent = Agent(config, kernel)
         await agent.start()
+        seconds = time.monotonic() - agent.started
         log.info(
             "event=started node=%s adopted=%s seconds=%.2f",
-            config.node, agent.datapath.adopted, time.monotonic() - agent.started,
+            config.node, agent.datapath.adopted, seconds,
         )  # fmt: skip
-        await agent.run(stop)
+        await agent.run()
 
 
 def main(path: Path) -> int:
-    """Run the agent; the exit status: 0 stopped, 1 the node cannot be served, 2 configuration."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    try:
-        asyncio.run(_run(load_agent(path)))
-    except ConfigError as error:
-        log.error("event=bad_configuration error=%s", error)  # noqa: TRY400 - the text says it all
-        return 2
-    except (OSError, LoadError, DriftError):
-        log.exception("event=cannot_start")
-        return 1
-    return 0
+    """Be the agent until SIGTERM or SIGINT; the datapath stays."""
+    return process.main(path, load_agent, _live)

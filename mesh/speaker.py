@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TypeVar
 
 from bgp import desired
@@ -31,7 +30,8 @@ from clustermesh import records
 from clustermesh.etcd import Client, Endpoint
 from clustermesh.store import Batch, Follow
 from gateway import egress
-from mesh.config import SpeakerConfig
+from mesh import process
+from mesh.config import SpeakerConfig, load_speaker
 from mesh.core.model import (
     IP,
     BGPPeer,
@@ -338,11 +338,6 @@ def _write(table: Table[K, V], rows: Mapping[K, V], *, synced: bool) -> None:
         table.upsert(rows)
 
 
-async def run(config: SpeakerConfig) -> None:
+def main(path: Path) -> int:
     """Be the speaker until SIGTERM or SIGINT; ExaBGP and its sessions stay."""
-    speaking = asyncio.ensure_future(Speaker(config).run())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, partial(speaking.cancel, f"signal {number}"))
-    with suppress(asyncio.CancelledError):
-        await speaking
+    return process.main(path, load_speaker, lambda config: Speaker(config).run())
