@@ -161,10 +161,9 @@ def inside(cgroup: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("sock")
-    build(HERE, made)
-    return made
+def objects() -> Path:
+    build()
+    return HERE / "obj"
 
 
 @pytest.fixture
