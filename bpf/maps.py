@@ -7,6 +7,7 @@ arrays, as they are otherwise.
 import asyncio
 import ctypes
 import errno
+import logging
 import os
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,6 +20,8 @@ import numpy.typing as npt
 
 from bpf.btf import Btf, Dtype
 from bpf.sys import Command, MapType, attr, bpf, btf_text, info, open_pinned
+
+log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +56,9 @@ def fill(target: Array, values: Mapping[str, object]) -> None:
 def cell(dtype: Dtype, item: object) -> Array:
     """One key or value as a one-row array: from its bytes, a mapping, a number or a scalar."""
     if isinstance(item, bytes):
-        return np.frombuffer(item, dtype, 1)
+        if len(item) != dtype.itemsize:
+            raise ValueError(f"{len(item)} bytes where {dtype.itemsize} belong")
+        return np.frombuffer(item, dtype)
     if isinstance(item, Mapping):
         row = np.zeros((), dtype)
         fill(row, item)
@@ -348,6 +353,9 @@ def _narrow(dtype: Dtype, given: Array) -> Array:
     return result
 
 
+#: What a row with a wrong value makes encoders, decoders and numpy raise.
+_ROW_ERRORS = (KeyError, OverflowError, ValueError)
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -356,7 +364,8 @@ class RowTarget(Generic[K, V]):
     """``mesh.core.reconcile.Target`` over a map.
 
     ``encode`` gives key and value as ``cell`` takes them; ``decode`` is its inverse on 0-d scalars.
-    Rows that ``encode`` refuses with ValueError or KeyError fail alone.
+    Rows that ``encode`` refuses or that do not fit their fields fail alone; entries that ``decode``
+    refuses are nobody's and stay.
     """
 
     def __init__(
@@ -374,7 +383,12 @@ class RowTarget(Generic[K, V]):
         keys, values = self.map.dump()
         found: dict[K, V] = {}
         for index in range(len(keys)):
-            key, row = self.decode(keys[index], values[index])
+            try:
+                key, row = self.decode(keys[index], values[index])
+            except _ROW_ERRORS as error:
+                name = keys[index].tobytes().hex()
+                log.warning("map=%s entry=%s unreadable: %s", self.map.name, name, error)
+                continue
             found[key] = row
             self._names[key] = keys[index : index + 1]
         return found
@@ -387,7 +401,7 @@ class RowTarget(Generic[K, V]):
             try:
                 name, value = self.encode(key, row)
                 cells.append((cell(self.map.key, name), cell(self.map.value, value)))
-            except (ValueError, KeyError) as error:
+            except _ROW_ERRORS as error:
                 errors[key] = error
             else:
                 self._names[key] = cells[-1][0]

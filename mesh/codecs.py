@@ -15,8 +15,12 @@ from gateway.desired import OWN_BLOCKS, Action, EgressKey, EgressRow
 from mesh.core.address import MAPPED_BITS, packed, prefix_bits, unpacked
 from mesh.core.model import IP, Network
 from mesh.nodes import Endpoint, PodCIDR
+from mesh.services import BackendAddress, ServiceAddress
+from mesh.slices import Slice
 
 Encoded = tuple[object, object]
+_PROTOCOLS = {"TCP": 6, "UDP": 17}
+_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 #: The class stands before the address in the key of ``mg_egress``.
 EGRESS_BITS = 32
 
@@ -144,3 +148,27 @@ def decode_own_block(key: Any, value: Any) -> tuple[IP, tuple[int, ...]]:
     """Inverse of ``encode_own_block``."""
     count = int(value["count"])
     return decode_address(key), tuple(int(number) for number in value["number"][:count])
+
+
+def encode_service(ask: ServiceAddress, row: Slice) -> Encoded:
+    """Entry of ``mg_service_addr``."""
+    address = encode_address(ask.address)
+    key = {"address": address, "port": ask.port, "protocol": _PROTOCOLS[ask.protocol]}
+    return key, {"first": row.first, "count": row.count}
+
+
+def decode_service(key: Any, value: Any) -> tuple[ServiceAddress, Slice]:
+    """Inverse of ``encode_service``."""
+    protocol = _PROTOCOL_NAMES[int(key["protocol"])]
+    ask = ServiceAddress(decode_address(key["address"]), int(key["port"]), protocol)
+    return ask, Slice(int(value["first"]), int(value["count"]))
+
+
+def encode_backend(slot: int, row: BackendAddress) -> Encoded:
+    """Entry of ``mg_backend_addr``."""
+    return slot, {"address": encode_address(row.address), "port": row.port}
+
+
+def decode_backend(key: Any, value: Any) -> tuple[int, BackendAddress]:
+    """Inverse of ``encode_backend``."""
+    return int(key), BackendAddress(decode_address(value["address"]), int(value["port"]))

@@ -263,8 +263,8 @@ def test_rows_reach_the_map_and_a_bad_one_fails_alone(door: Object) -> None:
     map_.update_one(4, 40)
     table: Table[str, int] = Table("row")
     table.replace({"1": 10, "2": 20, "x": 30})
-    errors = asyncio.run(target.upsert(table.rows))
-    assert list(errors) == ["x"]
+    errors = asyncio.run(target.upsert({**table.rows, "3": 1 << 32, "-1": 1}))
+    assert list(errors) == ["x", "3", "-1"]
     assert asyncio.run(target.read()) == {"1": 10, "2": 20, "4": 40}
     assert asyncio.run(target.delete(["4", "1", "9"])) == {}
     assert asyncio.run(target.read()) == {"2": 20}
@@ -272,6 +272,27 @@ def test_rows_reach_the_map_and_a_bad_one_fails_alone(door: Object) -> None:
     assert [str(error) for error in errors.values()] == [
         "[Errno 7] mg_door_small: Argument list too long"
     ]
+
+
+def test_an_entry_that_nobody_understands_hides_no_other(
+    door: Object, caplog: pytest.LogCaptureFixture
+) -> None:
+    map_ = door.maps["mg_door_small"]
+    names = {1: "one", 2: "two"}
+    target: RowTarget[str, int] = RowTarget(
+        map_, lambda _, row: (row, row), lambda k, v: (names[int(k)], int(v))
+    )
+    for number in (1, 2, 3):
+        map_.update_one(number, number)
+    assert asyncio.run(target.read()) == {"one": 1, "two": 2}
+    assert "map=mg_door_small entry=03000000 unreadable: 3" in caplog.text
+
+
+def test_bytes_of_another_length_are_refused(door: Object) -> None:
+    map_ = door.maps["mg_door_small"]
+    for wrong in (b"abc", b"abcde"):
+        with pytest.raises(ValueError, match="bytes where 4 belong"):
+            map_.update_one(wrong, 1)
 
 
 def test_other_tasks_run_while_65536_rows_are_written(door: Object) -> None:

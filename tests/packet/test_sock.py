@@ -8,6 +8,7 @@
 An IPv6 socket that asks for ::ffff:10.97.1.10 is a third family here, "mapped".
 """
 
+import asyncio
 import errno
 import os
 import select
@@ -15,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,19 @@ from conftest import cgroup_mount, ip
 
 from bpf import links, netns
 from bpf.build import HERE, build
-from bpf.maps import Map
+from bpf.maps import Map, RowTarget
 from bpf.object import Object
 from bpf.sys import AttachType
+from mesh.codecs import (
+    decode_backend,
+    decode_service,
+    encode_address,
+    encode_backend,
+    encode_service,
+)
+from mesh.core.address import packed, unpacked
+from mesh.services import BackendAddress, ServiceAddress
+from mesh.slices import Allocation, allocate, recovered
 
 PROGRAMS = {
     "mg_connect4": AttachType.CONNECT4,
@@ -64,12 +75,13 @@ families = pytest.mark.parametrize("family", [V4, V6, MAPPED], ids=["v4", "v6", 
 kinds = pytest.mark.parametrize("kind", [TCP, UDP], ids=["tcp", "udp"])
 
 
+def bytes_of(address: str) -> bytes:
+    """The one form of both families, with ::ffff:a.b.c.d and a.b.c.d the same."""
+    return packed(ip_address(address))
+
+
 def words(address: str) -> dict[str, object]:
-    parsed = ip_address(address)
-    raw = parsed.packed
-    if isinstance(parsed, IPv4Address):
-        raw = IPv6Address(f"::ffff:{parsed}").packed
-    return {"w": [int.from_bytes(raw[at : at + 4], "big") for at in range(0, 16, 4)]}
+    return encode_address(ip_address(address))
 
 
 class Bed:
@@ -149,10 +161,9 @@ def inside(cgroup: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("sock")
-    build(HERE, made)
-    return made
+def objects() -> Path:
+    build()
+    return HERE / "obj"
 
 
 @pytest.fixture
@@ -335,3 +346,23 @@ def test_connections_live_on_when_programs_and_backends_change(bed: Bed, family:
         client.sendall(b"question")
         assert accepted.recv(100) == b"question"
         assert client.getpeername()[:2] == (family.service, 80)
+
+
+@families
+def test_rows_of_services_reach_the_programs_and_are_read_back(bed: Bed, family: Family) -> None:
+    servers = bed.servers(family, TCP)
+    service = unpacked(bytes_of(family.service))
+    ask = ServiceAddress(service, 80, "TCP")
+    wanted = {ask: tuple(BackendAddress(ip_address(a), 8080) for a in family.backends[:1])}
+    allocation, _ = allocate(Allocation(), wanted, arrived=True)
+    backends = RowTarget(bed.backends, encode_backend, decode_backend)
+    services = RowTarget(bed.services, encode_service, decode_service)
+    assert asyncio.run(backends.upsert(allocation.backends())) == {}
+    assert asyncio.run(services.upsert(allocation.services())) == {}
+    again = recovered(asyncio.run(services.read()), asyncio.run(backends.read()))
+    assert again == allocation
+    client = bed.client(family, TCP)
+    client.connect((family.service, 80))
+    address, accepted, _ = question(servers, TCP)
+    accepted.close()
+    assert address == family.backends[0]
