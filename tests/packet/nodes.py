@@ -311,6 +311,8 @@ def namespace() -> Iterator[Path]:
         ip(name, "-6", "addr", "add", "fd99::13/64", "dev", "dpwup", "nodad")
         ip(name, "route", "add", "default", "via", ROUTER[4])
         ip(name, "-6", "route", "add", "default", "via", ROUTER[6])
+        for far, version in (("192.0.2.77", 4), ("2001:db8:2::77", 6)):
+            ip(name, f"-{version}", "route", "add", far, "via", ROUTER[version], "mtu", "lock", "1300")
         for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
             subprocess.run(
                 ["nsenter", f"--net=/run/netns/{name}", "sysctl", "-qw", f"net.{key}=1"], check=True

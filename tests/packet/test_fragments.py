@@ -1,0 +1,125 @@
+"""Fragments follow their first one, at the node and at the gateway, both ways."""
+
+import struct
+from ipaddress import ip_address
+
+import pytest
+
+from nodes import EGRESS, LEGACY, REDIRECT, Node
+from packets import TCP, UDP, Echo, Other, Packet, ones_complement, pseudo
+
+Nodes = dict[str, Node]
+BODY = bytes(range(256)) * 8
+
+
+def fragments(packet: Packet, size: int = 1024) -> list[Packet]:
+    """The packet as its sender would cut it."""
+    body = packet.ip()[{4: 20, 6: 40}[packet.family] :]
+    head = {UDP: 8, TCP: 20, Echo: 8}[type(packet.l4)]
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    whole = packet.but(df=False, id=4711)
+    cut = [whole.but(payload=parts[0][head:], more=True)]
+    for number, part in enumerate(parts[1:], 1):
+        last = number == len(parts) - 1
+        cut.append(
+            whole.but(
+                l4=Other(packet.protocol), payload=part, offset=number * size, more=not last
+            )
+        )
+    return cut
+
+
+def wires(packet: Packet, size: int = 1024) -> list[bytes]:
+    """Fragments on the wire; the first carries length and checksum of the whole."""
+    first, *rest = (part.wire() for part in fragments(packet, size))
+    body = packet.ip()[{4: 20, 6: 40}[packet.family] :]
+    return [first[:-size] + body[:size], *rest]
+
+
+def check_ok(wire_parts: list[bytes]) -> bool:
+    """The checksum of the datagram that the fragments make."""
+    body = b"".join(w[14 + {4: 20, 6: 48}[Packet.read(w).family] :] for w in wire_parts)
+    first = Packet.read(wire_parts[0])
+    addresses = ip_address(first.source).packed + ip_address(first.destination).packed
+    return ones_complement(pseudo(addresses, first.protocol, len(body)) + body) == 0
+
+
+@pytest.mark.parametrize("name", ["a", "g"])
+@pytest.mark.parametrize("l4", [UDP(5000, 53), Echo(77)], ids=["UDP", "ping"])
+def test_fragments_of_a_covered_pod_leave_and_return(
+    nodes: Nodes, family: int, name: str, l4: UDP | Echo
+) -> None:
+    node, g = nodes[name], nodes["g"]
+    packet = Packet(node.plan.pods["client"][family], LEGACY[family], l4, BODY)
+    left = []
+    for wire in wires(packet):
+        got = node.from_pod("client", wire)
+        if name != "g":
+            got = g.from_uplink(got.wire)
+        assert (got.verdict, got.dropped) == (REDIRECT, {})
+        left.append(got.wire)
+    seen = [Packet.read(wire) for wire in left]
+    assert {p.source for p in seen} == {EGRESS[family]}
+    assert check_ok(left)
+    assert [p.offset for p in seen] == [0, 1024, 2048]
+
+    outside = seen[0].l4
+    back = UDP(53, outside.source) if isinstance(outside, UDP) else Echo(outside.id, answer=True)
+    home = []
+    for wire in wires(Packet(LEGACY[family], EGRESS[family], back, BODY)):
+        got = g.from_uplink(wire)
+        if name != "g":
+            got = node.from_uplink(got.wire)
+        assert (got.verdict, got.dropped) == (REDIRECT, {})
+        home.append(got.wire)
+    arrived = [Packet.read(wire) for wire in home]
+    assert {p.destination for p in arrived} == {packet.source}
+    assert check_ok(home)
+    mirrored = UDP(53, 5000) if isinstance(l4, UDP) else Echo(77, answer=True)
+    assert arrived[0].l4 == mirrored
+
+
+def test_fragments_between_pods(nodes: Nodes, family: int) -> None:
+    a, b = nodes["a"], nodes["b"]
+    packet = Packet(a.plan.pods["web"][family], b.plan.pods["web"][family], UDP(1, 2), BODY)
+    for wire in wires(packet):
+        got = b.from_uplink(a.from_pod("web", wire).wire)
+        assert (got.verdict, got.dropped) == (REDIRECT, {})
+        assert got.wire[14:] == wire[14:]
+
+
+@pytest.mark.parametrize("l4", [UDP(5000, 53), TCP(40000, 80, "A"), Echo(1)], ids=str)
+def test_a_fragment_without_its_first_is_dropped(
+    nodes: Nodes, family: int, l4: UDP | TCP | Echo
+) -> None:
+    a, g = nodes["a"], nodes["g"]
+    later = fragments(Packet(a.plan.pods["client"][family], LEGACY[family], l4, BODY))[1]
+    assert a.from_pod("client", later).dropped == {"FRAGMENT_NOT_FOUND": 1}
+    inward = later.but(source=LEGACY[family], destination=EGRESS[family])
+    assert g.from_uplink(inward).dropped == {"FRAGMENT_NOT_FOUND": 1}
+
+
+def test_fragments_of_another_datagram_are_not_mixed_up(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    packet = Packet(a.plan.pods["client"][family], LEGACY[family], UDP(5000, 53), BODY)
+    first, later, *_ = fragments(packet)
+    a.from_pod("client", first)
+    assert a.from_pod("client", later).dropped == {}
+    assert a.from_pod("client", later.but(id=4712)).dropped == {"FRAGMENT_NOT_FOUND": 1}
+
+
+def test_an_outer_fragment_is_left_to_the_stack(nodes: Nodes) -> None:
+    first = Packet("10.99.0.12", "10.99.0.11", UDP(40000, 8472), b"x" * 1024, df=False, more=True)
+    later = first.but(l4=Other(17), offset=1032, more=False)
+    for packet in (first, later):
+        got = nodes["a"].from_uplink(packet)
+        assert (got.verdict, got.wire) == (0, packet.wire())
+
+
+def test_an_atomic_fragment_is_a_whole_packet(nodes: Nodes) -> None:
+    a = nodes["a"]
+    packet = Packet(a.plan.pods["client"][6], LEGACY[6], UDP(5000, 53), b"x")
+    atomic = packet.but(options=struct.pack("!BBHI", 17, 0, 0, 7), first=44)
+    got = a.from_pod("client", atomic)
+    assert (got.verdict, got.dropped) == (REDIRECT, {})
+    assert a.count("mg_frag") == 0
