@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,34 @@ class Router:
             run("ip", "-j", family, "-n", ROUTER, "route", "show", "proto", "bgp") or "[]"
         )
         return {row["dst"]: row.get("gateway", "") for row in rows}
+
+
+def holds(router: Router, *routes: list[str]) -> bool:
+    """Whether table and kernel hold exactly these, with their next hops."""
+    wanted = {prefix: hop for _, prefix, hop in routes}
+    kernel = {
+        prefix if "/" in prefix else f"{prefix}/{ip_address(prefix).max_prefixlen}": hop
+        for family in ("-4", "-6")
+        for prefix, hop in router.kernel(family).items()
+    }
+    table = router.vty.routes("ipv4 unicast") | router.vty.routes("ipv6 unicast")
+    return kernel == wanted and table == {prefix: {hop} for prefix, hop in wanted.items()}
+
+
+def stale(router: Router) -> bool:
+    return any(
+        "Stale" in router.vty.ask(f"show bgp {f} unicast")
+        and "S>" in router.vty.ask(f"show bgp {f} unicast")
+        for f in ("ipv4", "ipv6")
+    )
+
+
+def holds_on(router: Router, neighbor: str, *routes: list[str]) -> bool:
+    found = {
+        prefix
+        for family in ("ipv4", "ipv6")
+        for prefix in router.vty.json(f"show bgp {family} unicast neighbors {neighbor} routes").get(
+            "routes", {}
+        )
+    }
+    return found == {route[1] for route in routes}

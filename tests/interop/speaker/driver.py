@@ -1,6 +1,6 @@
 """A speaker without its sources: tables come from a JSON file that the test rewrites.
 
-Usage: ``python -m tests.interop.bgp_driver RUNDIR FILE``. The file holds ``peers`` (list of
+Usage: ``python -m tests.interop.speaker.driver RUNDIR FILE``. The file holds ``peers`` (list of
 Peering fields), ``routes`` (list of peer, prefix, next hop), ``synced``; ``FILE.out`` gets what
 the session says: states, whether everything has arrived, End-of-RIB owed.
 """

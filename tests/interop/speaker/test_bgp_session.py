@@ -1,6 +1,6 @@
 """The session against FRR 8.4: exact routes, adoption, graceful restart. Topology: frr_router.py.
 
-The speaker's tables come from a file here (bgp_driver.py), so that each sync state can be told.
+The speaker's tables come from a file here (driver.py), so that each sync state can be told.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bgp.engine import Engine
-from bgp.frr import Neighbor, router_config
-from tests.interop.frr_router import NODE, ROUTER, Router, network, until
+from tests.interop.speaker.frr_router import NODE, Router, holds, holds_on, stale, until
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PEER = {"address": "10.99.0.1", "local": "10.99.0.11"}
 POD4 = ["10.99.0.1", "10.1.0.0/24", "10.99.0.11"]
 POD6 = ["10.99.0.1", "fd01::/64", "fd99::11"]
@@ -51,7 +49,7 @@ class Node:
 
     def start(self) -> None:
         self.out.unlink(missing_ok=True)
-        words = [sys.executable, "-m", "tests.interop.bgp_driver"]
+        words = [sys.executable, "-m", "tests.interop.speaker.driver"]
         words += [str(self.engine.run_dir), str(self.file)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -98,21 +96,6 @@ class Node:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="module")
-def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
-    directory = tmp_path_factory.mktemp("bgpt")
-    for parent in [directory, *directory.parents]:
-        if parent.owner() == "root" and parent.stat().st_mode & 0o5 != 0o5:
-            parent.chmod(0o755)
-    with network():
-        neighbors = [Neighbor(ip_address(a), 65101) for a in ("10.99.0.11", "fd99::11")]
-        frr = Router(directory / "frr", router_config(65000, ip_address("10.99.0.1"), neighbors))
-        try:
-            yield frr
-        finally:
-            frr.stop()
-
-
 @pytest.fixture
 def node(router: Router, tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path)
@@ -122,46 +105,11 @@ def node(router: Router, tmp_path: Path) -> Iterator[Node]:
         node.stop(router)
 
 
-@pytest.fixture
-def deleted(node: Node, tmp_path: Path) -> Iterator[Any]:
-    """``ip monitor route`` in the router: the lines with Deleted so far."""
-    assert node.process is None
-    path = tmp_path / "monitor"
-    with path.open("wb") as out:
-        command = ["ip", "netns", "exec", ROUTER, "ip", "monitor", "route"]
-        monitor = subprocess.Popen(command, stdout=out)
-    yield lambda: [
-        line.split()[1] for line in path.read_text().splitlines() if line.startswith("Deleted")
-    ]
-    monitor.kill()
-    monitor.wait()
-
-
-def holds(router: Router, *routes: list[str]) -> bool:
-    """Whether table and kernel hold exactly these, with their next hops."""
-    wanted = {prefix: hop for _, prefix, hop in routes}
-    kernel = {
-        prefix if "/" in prefix else f"{prefix}/{ip_address(prefix).max_prefixlen}": hop
-        for family in ("-4", "-6")
-        for prefix, hop in router.kernel(family).items()
-    }
-    table = router.vty.routes("ipv4 unicast") | router.vty.routes("ipv6 unicast")
-    return kernel == wanted and table == {prefix: {hop} for prefix, hop in wanted.items()}
-
-
 def up(node: Node, router: Router, *routes: list[str]) -> None:
     node.desire(*routes)
     node.start()
     until(node.arrived, "everything is announced")
     until(lambda: holds(router, *routes), "the router holds exactly these routes")
-
-
-def stale(router: Router) -> bool:
-    return any(
-        "Stale" in router.vty.ask(f"show bgp {f} unicast")
-        and "S>" in router.vty.ask(f"show bgp {f} unicast")
-        for f in ("ipv4", "ipv6")
-    )
 
 
 def test_the_router_holds_exactly_the_routes_of_both_families(node: Node, router: Router) -> None:
@@ -290,7 +238,7 @@ def test_a_killed_relay_is_replaced_and_nothing_is_lost(
 def test_a_second_speaker_does_not_start(node: Node, router: Router) -> None:
     up(node, router, POD4)
     other = subprocess.run(
-        [sys.executable, "-m", "tests.interop.bgp_driver", node.engine.run_dir, node.file],
+        [sys.executable, "-m", "tests.interop.speaker.driver", node.engine.run_dir, node.file],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -320,17 +268,6 @@ def test_a_session_added_by_reload_does_not_disturb_the_other(
     node.desire(POD4, peers=[PEER])
     until(lambda: holds(router, POD4), "the removed session has withdrawn its routes")
     until(lambda: deleted() == ["fd01::/64"], "only the removed session's route is deleted")
-
-
-def holds_on(router: Router, neighbor: str, *routes: list[str]) -> bool:
-    found = {
-        prefix
-        for family in ("ipv4", "ipv6")
-        for prefix in router.vty.json(f"show bgp {family} unicast neighbors {neighbor} routes").get(
-            "routes", {}
-        )
-    }
-    return found == {route[1] for route in routes}
 
 
 def test_a_changed_session_restarts_without_losing_a_route(
