@@ -32,8 +32,8 @@ install_packages() {
 	echo "install: system packages:" $missing
 	quiet_services
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get -q update
-	apt-get -q install -y --no-install-recommends $missing
+	apt-get -qq update
+	apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing
 }
 
 install_venv() {

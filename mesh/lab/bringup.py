@@ -77,15 +77,18 @@ def up(lab: Lab, topology: Topology, source: Path, *, bare: bool = False) -> boo
 def wait_healthy(lab: Lab, topology: Topology, progress: Progress) -> bool:
     """Whether all pods run and `meshgate status` is healthy within the deadline."""
     missing: list[str] = []
+    dead: list[str] = []
 
-    def ready() -> bool:
-        missing[:] = [*_unwired(lab, topology), *problems()]
-        return not missing
+    def settled() -> bool:
+        dead[:] = _dead(lab)
+        missing[:] = [] if dead else [*_unwired(lab, topology), *problems()]
+        return bool(dead) or not missing
 
-    if processes.wait_until(ready, HEALTHY_WITHIN_S, pause=0.5):
+    processes.wait_until(settled, HEALTHY_WITHIN_S, pause=0.5)
+    if not dead + missing:
         return True
-    progress.say(f"not healthy after {HEALTHY_WITHIN_S:.0f} s:")
-    for line in missing:
+    progress.say("not healthy:")
+    for line in dead + missing:
         print(f"    {line}", flush=True)
     return False
 
@@ -239,6 +242,21 @@ def _process(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> Proces
 
 def _spawn(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> None:
     processes.spawn(lab, _process(lab, host, role, command), lab.host(host))
+
+
+def _dead(lab: Lab) -> list[str]:
+    """Processes that were started and have ended: nothing restarts them, so waiting is no use."""
+    state = processes.read(lab) or processes.State()
+    return [
+        f"{each.name} has ended: {_last_words(Path(each.log))}"
+        for each in state.processes.values()
+        if each.pid and not processes.is_alive(each)
+    ]
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else 'no word'} ({log})"
 
 
 def _unwired(lab: Lab, topology: Topology) -> Iterator[str]:

@@ -1,5 +1,6 @@
-"""What a running transfer loses: numbered datagrams, or one TCP stream, against an echo server
-(``legacy.py``).
+"""What a running transfer loses: numbered datagrams, or one TCP stream, against an echo server.
+
+The server is ``legacy.py``.
 
 Started by path, without the project on ``sys.path``::
 
