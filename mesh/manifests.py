@@ -251,7 +251,7 @@ class Manifests:
         findings = [*self._source_findings()]
         rows: dict[str, dict[Any, Any]] = {noun: {} for noun in self.objects.tables()}
         origin: dict[tuple[str, Any], str] = {}
-        for name in sorted(self._files, key=lambda name: (self._folder.missing(name), name)):
+        for name in self._published():
             findings += self._files[name].findings
             path = str(self.directory / name)
             for key, held in self._files[name].held.items():
@@ -267,6 +267,15 @@ class Manifests:
             present = {key: row for key, row in rows[noun].items() if row is not None}
             _write(table, present)
         self._write_findings(findings)
+
+    def _published(self) -> list[str]:
+        """File names in order of precedence; one that seems gone comes last, and not at the start.
+
+        At the start it was most likely removed while nobody looked.
+        """
+        missing, synced = self._folder.missing, self.objects.findings.synced
+        names = [name for name in self._files if synced or not missing(name)]
+        return sorted(names, key=lambda name: (missing(name), name))
 
     def _source_findings(self) -> Iterator[Finding]:
         if self._problem:

@@ -154,6 +154,19 @@ def test_a_removed_file_deletes_its_objects_after_the_second_look(rig: Rig) -> N
     assert rig.pods == []
 
 
+def test_a_file_that_went_while_nobody_looked_never_shows_up_again(rig: Rig) -> None:
+    rig.write("b.yaml", pod("p2"))
+    rig.put("a.yaml", pod("p1"))
+    (rig.folder / "a.yaml").unlink()
+    rig.start()
+    rig.manifests.scan()
+    assert rig.pods == ["p2"]
+    assert not rig.manifests.objects.pods.synced
+    rig.manifests.scan()
+    assert rig.pods == ["p2"]
+    assert rig.manifests.objects.pods.synced
+
+
 def test_a_file_that_was_just_written_is_not_read_yet(rig: Rig) -> None:
     rig.write("a.yaml", pod("p1"), age_s=0)
     rig.manifests.scan()
