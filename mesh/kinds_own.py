@@ -1,6 +1,7 @@
 """EgressPolicy, BGPPeer and CiliumEgressGatewayPolicy: documents -> rows, strictly.
 
-An unknown or wrong field refuses the whole object by path, because half a policy is a leak.
+An unknown or wrong field refuses the whole object by path, because half a policy is a leak. So does
+a null: what stands where ``matchLabels:`` was cut off would select everything.
 ``CiliumEgressGatewayPolicy`` follows ``reference/egress.md`` 2 and 3 (S1, S2, S4, S8).
 """
 
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mesh.core.model import (
     IP,
@@ -57,17 +59,17 @@ class _Object(Strict, frozen=True, kw_only=True):
 class _Expression(Strict, frozen=True, kw_only=True):
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: tuple[str, ...] | None = None
+    values: tuple[str, ...] = ()
 
 
 class _Selector(Strict, frozen=True, kw_only=True):
-    match_labels: dict[str, str] | None = None
-    match_expressions: tuple[_Expression, ...] | None = None
+    match_labels: dict[str, str] = msgspec.field(default_factory=dict)
+    match_expressions: tuple[_Expression, ...] = ()
 
 
 class _PodChoice(Strict, frozen=True, kw_only=True):
-    namespace_selector: _Selector | None = None
-    pod_selector: _Selector | None = None
+    namespace_selector: _Selector | UnsetType = UNSET
+    pod_selector: _Selector | UnsetType = UNSET
 
 
 class _NodeChoice(Strict, frozen=True, kw_only=True):
@@ -79,9 +81,7 @@ class _EgressSpec(Strict, frozen=True, kw_only=True):
     destination_cidrs: Annotated[tuple[AnyNetwork, ...], msgspec.Meta(min_length=1)] = (
         msgspec.field(name="destinationCIDRs")
     )
-    excluded_cidrs: tuple[AnyNetwork, ...] | None = msgspec.field(
-        name="excludedCIDRs", default=None
-    )
+    excluded_cidrs: tuple[AnyNetwork, ...] = msgspec.field(name="excludedCIDRs", default=())
     addresses: Annotated[tuple[AnyAddress, ...], msgspec.Meta(min_length=1)]
     gateways: _NodeChoice
 
@@ -91,22 +91,20 @@ class _Egress(_Object, frozen=True, kw_only=True):
 
 
 class _CiliumChoice(_PodChoice, frozen=True, kw_only=True):
-    node_selector: _Selector | None = None
+    node_selector: _Selector | UnsetType = UNSET
 
 
 class _CiliumGateway(_NodeChoice, frozen=True, kw_only=True):
-    interface: str | None = None
-    egress_ip: AnyAddress | None = msgspec.field(name="egressIP", default=None)
+    interface: str = ""
+    egress_ip: AnyAddress | UnsetType = msgspec.field(name="egressIP", default=UNSET)
 
 
 class _CiliumSpec(Strict, frozen=True, kw_only=True):
     selectors: Annotated[tuple[_CiliumChoice, ...], msgspec.Meta(min_length=1)]
     destination_cidrs: tuple[HostNetwork, ...] = msgspec.field(name="destinationCIDRs")
-    excluded_cidrs: tuple[HostNetwork, ...] | None = msgspec.field(
-        name="excludedCIDRs", default=None
-    )
-    egress_gateway: _CiliumGateway | None = None
-    egress_gateways: tuple[_CiliumGateway, ...] | None = None
+    excluded_cidrs: tuple[HostNetwork, ...] = msgspec.field(name="excludedCIDRs", default=())
+    egress_gateway: _CiliumGateway | UnsetType = UNSET
+    egress_gateways: tuple[_CiliumGateway, ...] = ()
 
 
 class _Cilium(_Object, frozen=True, kw_only=True):
@@ -142,7 +140,7 @@ def _egress(place: Place, document: object) -> Parsed:
             for number, choice in enumerate(spec.selectors)
         ),
         destinations=_unique(spec.destination_cidrs),
-        excluded=_unique(spec.excluded_cidrs or ()),
+        excluded=_unique(spec.excluded_cidrs),
         addresses=tuple(sorted(set(spec.addresses), key=lambda a: a.version)),
         gateways=_selector("spec.gateways.nodeSelector", spec.gateways.node_selector),
         origin=str(place),
@@ -155,7 +153,7 @@ def _cilium(place: Place, document: object) -> Parsed:
     policy = convert(document, _Cilium)
     spec = policy.spec
     path, gateway, notes = _gateway(place, spec)
-    if gateway.egress_ip is None:
+    if gateway.egress_ip is UNSET:
         text = "not supported yet: needs egressIP; what the policy covers is dropped"
         field = "interface" if gateway.interface else "egressIP"
         notes.append(place.finding(UNSUPPORTED, f"{path}.{field}", text))
@@ -166,8 +164,8 @@ def _cilium(place: Place, document: object) -> Parsed:
             for number, choice in enumerate(spec.selectors)
         ),
         destinations=_unique(spec.destination_cidrs),
-        excluded=_unique(spec.excluded_cidrs or ()),
-        addresses=() if gateway.egress_ip is None else (gateway.egress_ip,),
+        excluded=_unique(spec.excluded_cidrs),
+        addresses=() if gateway.egress_ip is UNSET else (gateway.egress_ip,),
         gateways=_selector(f"{path}.nodeSelector", gateway.node_selector),
         origin=str(place),
         created=_created(policy.metadata),
@@ -226,7 +224,7 @@ def _peer(place: Place, document: object) -> Parsed:
 
 
 def _pods(path: str, choice: _PodChoice) -> PodSelector:
-    if choice.pod_selector is None and choice.namespace_selector is None:
+    if choice.pod_selector is UNSET and choice.namespace_selector is UNSET:
         raise Wrong(path, "podSelector or namespaceSelector is required ({} selects everything)")
     return PodSelector(
         namespaces=_optional(f"{path}.namespaceSelector", choice.namespace_selector),
@@ -236,9 +234,9 @@ def _pods(path: str, choice: _PodChoice) -> PodSelector:
 
 def _cilium_pods(path: str, choice: _CiliumChoice) -> PodSelector:
     base = _pods(path, choice)
-    if choice.node_selector is None:
+    if choice.node_selector is UNSET:
         return PodSelector(base.namespaces, _unprefixed(base.pods))
-    if choice.pod_selector is None:
+    if choice.pod_selector is UNSET:
         raise Wrong(f"{path}.nodeSelector", "not alone, only together with podSelector")
     nodes = _selector(f"{path}.nodeSelector", choice.node_selector)
     return PodSelector(base.namespaces, _unprefixed(base.pods), nodes)
@@ -261,15 +259,15 @@ def _without_source(key: str) -> str:
     return key
 
 
-def _optional(path: str, selector: _Selector | None) -> Selector | None:
-    return None if selector is None else _selector(path, selector)
+def _optional(path: str, selector: _Selector | UnsetType) -> Selector | None:
+    return None if selector is UNSET else _selector(path, selector)
 
 
 def _selector(path: str, selector: _Selector) -> Selector:
-    labels = sorted((selector.match_labels or {}).items())
+    labels = sorted(selector.match_labels.items())
     found = [Requirement(key, "In", (value,)) for key, value in labels]
-    for number, one in enumerate(selector.match_expressions or ()):
-        values = tuple(sorted(set(one.values or ())))
+    for number, one in enumerate(selector.match_expressions):
+        values = tuple(sorted(set(one.values)))
         place = f"{path}.matchExpressions[{number}].values"
         if one.operator in ("In", "NotIn") and not values:
             raise Wrong(place, f"required with operator {one.operator}")

@@ -9,6 +9,7 @@ editor may replace it. Editors' temporary files (``.x``, ``x~``) are no manifest
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import time
@@ -25,7 +26,7 @@ KEPT_SUFFIX = ".last"
 #: Rest before a file is read, in seconds; longer when the text ends like a torn one.
 REST_S = 0.2
 TORN_REST_S = 1.0
-CUT_REST_S = 3.0
+CUT_REST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +155,25 @@ def read_text(path: Path) -> str:
 def torn_rest_s(text: str, last: str) -> float:
     """How long a text must rest before it is believed; infinite when it is surely cut off.
 
-    A text that is the beginning of the last good one was cut off or shortened on purpose: cut in
-    the middle of a line it is never believed, between lines after ``CUT_REST_S``, in front of a
-    document after ``TORN_REST_S``. Any other text without a newline at its end may be torn too.
+    The beginning of the last good text was cut off or shortened on purpose: cut inside a line it
+    is never believed, between lines after ``CUT_REST_S``, between documents after ``TORN_REST_S``.
+    Any other text may be torn, too, when it ends without a newline and the last one did not.
     """
+    cut = last[len(text) :] if last.startswith(text) else ""
     if not text.strip():
         return 0.0
-    cut = last[len(text) :] if last.startswith(text) else ""
     if not cut.strip():
-        return 0.0 if text.endswith("\n") or text == last.rstrip() else TORN_REST_S
-    whole_lines = text.endswith("\n") or (not last.endswith("\n") and cut.startswith("\n"))
-    if not whole_lines:
-        return float("inf")
+        return _unended_rest_s(text, last)
+    if not (text.endswith("\n") or (not last.endswith("\n") and cut.startswith("\n"))):
+        return math.inf
     return TORN_REST_S if cut.lstrip("\n").startswith("---") else CUT_REST_S
+
+
+def _unended_rest_s(text: str, last: str) -> float:
+    if text.endswith("\n") or text == last.rstrip():
+        return 0.0
+    closed = text.rstrip()[-1] in "]}"  # a bracket that was torn open would not parse
+    return CUT_REST_S if last.endswith("\n") and not closed else TORN_REST_S
 
 
 @dataclass(frozen=True, slots=True)

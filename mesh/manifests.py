@@ -23,7 +23,15 @@ from mesh import kinds
 from mesh.core.model import Finding
 from mesh.core.strict import Wrong, parse_json, parse_yaml
 from mesh.core.table import Table
-from mesh.manifest_files import Folder, LastGood, LastGoodStore, Look, read_text, torn_rest_s
+from mesh.manifest_files import (
+    CUT_REST_S,
+    Folder,
+    LastGood,
+    LastGoodStore,
+    Look,
+    read_text,
+    torn_rest_s,
+)
 from mesh.objects import REFUSED, Head, ObjectKey, Objects, Parsed, Place, head
 
 __all__ = ["Manifests", "Objects"]
@@ -133,6 +141,7 @@ class Manifests:
         }
         self._folder = Folder(directory, self._files)
         self._problem = ""
+        self._changed = False
         self._looks = 0
 
     async def run(self) -> None:
@@ -157,7 +166,10 @@ class Manifests:
 
     def _read_all(self, names: Iterable[str]) -> None:
         for name in names:
-            self._read(name, self._files.setdefault(name, _File()))
+            file = self._files.setdefault(name, _File())
+            held, findings = file.held, file.findings
+            self._read(name, file)
+            self._changed |= file.held is not held or file.findings != findings
 
     def _read(self, name: str, file: _File) -> None:
         path = self.directory / name
@@ -171,13 +183,13 @@ class Manifests:
             file.findings = [self._broken(path, "", str(error), file)]
             return
         rest_s = 0.0 if name.endswith(".json") else torn_rest_s(text, file.text)
-        if self._folder.rested_s(name) < rest_s < math.inf:
+        if self._folder.rested_s(name) < rest_s:
+            if rest_s >= CUT_REST_S:
+                file.findings = [self._broken(path, "", _cut_text(rest_s), file)]
+            if rest_s == math.inf:
+                self._folder.done(name)
             return
         self._folder.done(name)
-        if rest_s == math.inf:
-            problem = "cut off: it is the beginning of the last good text and ends inside a line"
-            file.findings = [self._broken(path, "", problem, file)]
-            return
         self._take(name, file, text)
 
     def _take(self, name: str, file: _File, text: str) -> None:
@@ -225,8 +237,8 @@ class Manifests:
             self._files.pop(name, None)  # it may have come and gone unread
             self._store.drop(name)
         self._looks += not look.problem
-        changed = bool(look.read or look.gone) or self._problem != look.problem
-        self._problem = look.problem
+        changed = self._changed or bool(look.gone) or self._problem != look.problem
+        self._problem, self._changed = look.problem, False
         first = not self.objects.findings.synced
         ready = not look.problem and (not self._folder.waiting() or self._looks >= _SYNC_LOOKS)
         if changed or (first and ready) or self._looks == 1:
@@ -239,7 +251,7 @@ class Manifests:
         findings = [*self._source_findings()]
         rows: dict[str, dict[Any, Any]] = {noun: {} for noun in self.objects.tables()}
         origin: dict[tuple[str, Any], str] = {}
-        for name in sorted(self._files, key=lambda name: (self._folder.missing(name), name)):
+        for name in self._published():
             findings += self._files[name].findings
             path = str(self.directory / name)
             for key, held in self._files[name].held.items():
@@ -256,6 +268,15 @@ class Manifests:
             _write(table, present)
         self._write_findings(findings)
 
+    def _published(self) -> list[str]:
+        """File names in order of precedence; one that seems gone comes last, and not at the start.
+
+        At the start it was most likely removed while nobody looked.
+        """
+        missing, synced = self._folder.missing, self.objects.findings.synced
+        names = [name for name in self._files if synced or not missing(name)]
+        return sorted(names, key=lambda name: (missing(name), name))
+
     def _source_findings(self) -> Iterator[Finding]:
         if self._problem:
             yield Finding(FOLDER, str(self.directory), "", self._problem)
@@ -271,6 +292,12 @@ class Manifests:
             since = table.rows[key].since if key in table.rows else now
             rows.setdefault(key, replace(finding, since=since))
         _write(table, rows)
+
+
+def _cut_text(rest_s: float) -> str:
+    if rest_s == math.inf:
+        return "cut off: it is the beginning of the last good text and ends inside a line"
+    return f"seems cut off: it is used when it stays as it is for {rest_s:.0f} s"
 
 
 def _write(table: Table[Any, Any], rows: Mapping[Any, Any]) -> None:

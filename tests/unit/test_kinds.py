@@ -318,7 +318,16 @@ def test_a_bgp_peer() -> None:
             EGRESS.replace(CHOICE, "podSelector: x"),
             "spec.selectors[1].podSelector: expected object",
         ),
-        (EGRESS.replace(CHOICE, "podSelector:"), "spec.selectors[1]: podSelector or namespace"),
+        (
+            EGRESS.replace(CHOICE, "podSelector:"),
+            "spec.selectors[1].podSelector: expected object, ",
+        ),
+        (EGRESS.replace("- podSelector: {}", "- {}"), "spec.selectors[1]: podSelector or name"),
+        (EGRESS.replace("[192.0.2.8/29]", ""), "spec.excludedCIDRs: expected array, got null"),
+        (
+            EGRESS.replace("{matchLabels: {team: a}}", "{matchLabels: }"),
+            "spec.selectors[0].namespaceSelector.matchLabels: expected object, got null",
+        ),
         (EGRESS.replace(CHOICE, "nodeSelector: {}"), "spec.selectors[1].nodeSelector: unknown"),
         (EGRESS.replace("In,", "Like,"), "spec.selectors[0].podSelector.matchExpressions[0].oper"),
         (
@@ -452,6 +461,10 @@ def test_a_node_selector_restricts_a_pod_selector() -> None:
         (
             CILIUM.replace("10.20.1.0/16", '10.20.0.0/16, "2001:db8::/32"'),
             "spec.egressGateway.egressIP: 198.51.100.10 and spec.destinationCIDRs[1]",
+        ),
+        (
+            CILIUM.replace("198.51.100.10", ""),
+            "spec.egressGateway.egressIP: expected an IP address",
         ),
         (CILIUM.replace("egressIP", "egressIp"), "spec.egressGateway.egressIp: unknown field"),
         (CILIUM.replace(GATEWAY, ""), "spec.egressGateway: required"),

@@ -154,6 +154,19 @@ def test_a_removed_file_deletes_its_objects_after_the_second_look(rig: Rig) -> N
     assert rig.pods == []
 
 
+def test_a_file_that_went_while_nobody_looked_never_shows_up_again(rig: Rig) -> None:
+    rig.write("b.yaml", pod("p2"))
+    rig.put("a.yaml", pod("p1"))
+    (rig.folder / "a.yaml").unlink()
+    rig.start()
+    rig.manifests.scan()
+    assert rig.pods == ["p2"]
+    assert not rig.manifests.objects.pods.synced
+    rig.manifests.scan()
+    assert rig.pods == ["p2"]
+    assert rig.manifests.objects.pods.synced
+
+
 def test_a_file_that_was_just_written_is_not_read_yet(rig: Rig) -> None:
     rig.write("a.yaml", pod("p1"), age_s=0)
     rig.manifests.scan()
@@ -420,14 +433,17 @@ TWO = f"{pod('p1')}---\n{pod('p2')}"
         (TWO, TWO, 0.0),
         ("", TWO, 0.0),
         (TWO.rstrip("\n"), TWO, 0.0),
-        (TWO.replace("p1", "p9").rstrip("\n"), TWO, 1.0),
+        (TWO.replace("p1", "p9").rstrip("\n"), TWO, 10.0),
+        (TWO.replace("p1", "p9").rstrip("\n"), TWO.rstrip("\n"), 1.0),
+        (TWO.rstrip("\n"), "", 1.0),
+        ('{"kind": "Pod"}', TWO, 1.0),
         (TWO.replace("p1", "p9"), TWO, 0.0),
         (pod("p1"), TWO, 1.0),
-        (pod("p1") + "---\n", TWO, 3.0),
-        (TWO[: TWO.rindex("spec:")], TWO, 3.0),
+        (pod("p1") + "---\n", TWO, 10.0),
+        (TWO[: TWO.rindex("spec:")], TWO, 10.0),
         (TWO[:-4], TWO, float("inf")),
         (TWO[:40], TWO, float("inf")),
-        ("a: 1", "a: 1\nb: 2", 3.0),
+        ("a: 1", "a: 1\nb: 2", 10.0),
         ("a: 1", "a: 1\nb: 2\n", float("inf")),
     ],
 )
@@ -453,6 +469,29 @@ def test_a_text_that_was_cut_between_documents_is_believed_after_a_second(rig: R
     rig.age("a.yaml", 1.5)
     rig.look()
     assert rig.pods == ["p1"]
+
+
+def test_a_text_that_was_cut_between_lines_is_believed_after_ten_seconds(rig: Rig) -> None:
+    """``labels:`` without its lines is valid, and selects other pods."""
+    rig.put("a.yaml", pod("p1"))
+    shorter = pod("p1").replace("spec:\n  nodeName: east-1\n", "")
+    rig.write("b.yaml", pod("p2") + "---\n" + pod("p3") + "  serviceAccountName: web\n")
+    rig.look()
+    rig.write("b.yaml", pod("p2") + "---\n" + pod("p3"), age_s=5)
+    rig.write("a.yaml", shorter, age_s=5)
+    rig.look()
+    key = PodKey("east", "shop", "p3")
+    assert rig.manifests.objects.pods.rows[key].service_account == "web"
+    assert [finding[:2] for finding in rig.findings] == [
+        (BROKEN_FILE, "a.yaml"),
+        (BROKEN_FILE, "b.yaml"),
+    ]
+    rig.age("b.yaml", 11)
+    rig.age("a.yaml", 11)
+    rig.look()
+    assert rig.manifests.objects.pods.rows[key].service_account == "default"
+    assert [finding[:2] for finding in rig.findings] == [(REFUSED, "a.yaml Pod/shop/p1")]
+    assert rig.pods == ["p1", "p2", "p3"]
 
 
 # State
