@@ -149,12 +149,12 @@ class Observer:
 
     async def _live(self, query: Query, begin: int) -> AsyncIterator[pb.GetFlowsResponse]:
         """Flows from ``begin`` on, as they come; what was overwritten meanwhile is told."""
-        while True:
-            if begin < self.flows.begin:
-                yield self._lost(self.flows.begin - begin)
-                begin = self.flows.begin
-            if begin == self.flows.end and not await self._grown(query.until_ns):
-                return
+        while begin < self.flows.end or await self._grown(query.until_ns):
+            oldest = self.flows.begin
+            if begin < oldest:
+                yield self._lost(oldest - begin)
+                begin = oldest
+                continue
             chunk = np.arange(begin, min(self.flows.end, begin + CHUNK), dtype=np.int64)
             begin += len(chunk)
             async for message in self._matching(query, chunk):

@@ -85,8 +85,8 @@ NOUNS = {
         _noun(
             "route",
             "BGP routes that nodes announce",
-            "node prefix nextHop peers",
-            "node prefix nextHop",
+            "node peer prefix nextHop announced",
+            "node peer prefix",
         ),
     )
 }

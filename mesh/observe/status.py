@@ -7,6 +7,7 @@ Those findings have codes that end in 90 to 99.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ _AWAY = {
     ),
     "speaker": ("B290", "ExaBGP keeps its sessions and routes; changes of routes wait"),
 }
+_STARTING = {"agent": "D693", "controller": "M193", "speaker": "B293"}
 _NO_AGENT = "D691"
 _NO_PROCESS = "M199"
 _TABLE_BROKEN = "D692"
@@ -63,6 +65,7 @@ def summarize(answers: Sequence[Answer], now: float) -> Status:
     missing = list(_missing(answers, rows["node"], agents))
     reported = list(_reported(answers))
     derived = [
+        *_starting(answers),
         *_broken(answers),
         *_down(rows["peer"], _known(reported, "B2")),
         *_no_gateway(rows["egress"], _known(reported, "E3")),
@@ -118,6 +121,14 @@ def _leaderless(answers: Sequence[Answer], clusters: set[str]) -> Iterator[Row]:
         yield _finding(_NO_CONTROLLER, f"cluster {cluster}", text)
 
 
+def _starting(answers: Iterable[Answer]) -> Iterator[Row]:
+    """Processes that say of themselves that not everything desired has arrived yet."""
+    for answer in answers:
+        if answer.status.get("ready") is False:
+            code = _STARTING.get(_role(answer), "D693")
+            yield _finding(code, answer.process.name, "not everything has been synced yet", "ready")
+
+
 def _broken(answers: Iterable[Answer]) -> Iterator[Row]:
     for answer in answers:
         for noun, why in answer.refused.items():
@@ -136,21 +147,31 @@ def _reported(answers: Iterable[Answer]) -> Iterator[Row]:
             )
 
 
-def _known(reported: Iterable[Row], area: str) -> Callable[[str], bool]:
-    """Whether a process has already reported something of ``area`` about an object."""
-    objects = [one["object"] for one in reported if one["code"].startswith(area)]
-    return lambda name: any(name in thing for thing in objects)
+def _known(reported: Iterable[Row], area: str) -> Callable[..., bool]:
+    """Whether a process has already reported something of ``area`` that names all of these."""
+    said = [
+        f"{one['object']} {one['field']} {one['text']}"
+        for one in reported
+        if one["code"].startswith(area)
+    ]
+
+    def known(*names: str) -> bool:
+        words = [re.compile(rf"(?<![\w.:-]){re.escape(name)}(?![\w:-]|\.\d)") for name in names]
+        return any(all(word.search(text) for word in words) for text in said)
+
+    return known
 
 
-def _down(peers: Iterable[Row], known: Callable[[str], bool]) -> Iterator[Row]:
+def _down(peers: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
     for peer in peers:
-        if str(peer["state"]).lower() == UP or known(f"{peer['node']}/{peer['address']}"):
+        node, address = str(peer["node"]), str(peer["address"])
+        if str(peer["state"]).lower() == UP or known(node, address):
             continue
         why = peer["reason"] or f"session is {peer['state'] or 'unknown'}"
-        yield _finding(_SESSION_DOWN, f"{peer['node']}/{peer['address']}", str(why), "state")
+        yield _finding(_SESSION_DOWN, f"{node}/{address}", str(why), "state")
 
 
-def _no_gateway(egress: Iterable[Row], known: Callable[[str], bool]) -> Iterator[Row]:
+def _no_gateway(egress: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
     for row in egress:
         if not row["gateway"] and not known(str(row["policy"])):
             text = "no node is its gateway: packets that it covers are dropped"
