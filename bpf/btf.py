@@ -129,8 +129,7 @@ class Btf:
         """The values of ``enum name`` by their names."""
         item = self.types[self.find((Kind.ENUM, Kind.ENUM64), name)]
         if item.kind == Kind.ENUM:
-            mask = -1 if item.flag else 0xFFFFFFFF
-            return {self._name(entry): value & mask for entry, value in item.items}
+            return {self._name(entry): value for entry, value in item.items}
         return {self._name(entry): low | high << 32 for entry, low, high in item.items}
 
     def dtype(self, number: int) -> Dtype:
@@ -154,7 +153,7 @@ class Btf:
                     return np.dtype("?")
                 return np.dtype(f"{'i' if encoding & _SIGNED else 'u'}{item.size}")
             case Kind.ENUM | Kind.ENUM64:
-                return np.dtype(f"{'i' if item.flag else 'u'}{item.size}")
+                return np.dtype(f"{'i' if item.flag or _has_negative(item) else 'u'}{item.size}")
             case Kind.PTR:
                 return np.dtype("u8")
             case Kind.FLOAT:
@@ -165,7 +164,8 @@ class Btf:
         of, _, count = item.items
         if self.types[of].kind == Kind.INT and self.types[of].name == "char":
             return np.dtype(f"S{count}")
-        return np.dtype((self.dtype(of), (count,)))
+        base, shape = self.dtype(of).subdtype or (self.dtype(of), ())
+        return np.dtype((base, (count, *shape)))
 
     def _record(self, item: Type) -> Dtype:
         members = list(self._members(item, 0))
@@ -225,6 +225,11 @@ class Btf:
     def _number(self, number: int) -> int:
         # __uint(name, n) of bpf_helpers.h is a pointer to an array of n integers.
         return int(self.types[self.types[number].size].items[2])
+
+
+def _has_negative(item: Type) -> bool:
+    # The flag for signed enums is younger than clang 14.
+    return item.kind == Kind.ENUM and any(value < 0 for _, value in item.items)
 
 
 _NUMBERS = ("type", "max_entries", "map_flags")

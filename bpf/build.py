@@ -20,6 +20,7 @@ _SYSTEM = f"/usr/include/{platform.machine()}-linux-gnu"
 FLAGS = (
     *("-O2", "-g", "-target", "bpf", "-mcpu=v3"),
     *("-Wall", "-Wextra", "-Werror"),
+    "-fdebug-compilation-dir=.",  # equal sources give equal objects wherever they stand
     *("-idirafter", _SYSTEM),
 )
 
@@ -32,16 +33,14 @@ def build(directory: Path = HERE, objects: Path | None = None) -> None:
     """Make ``objects`` (``directory``/obj) hold a current object for every source."""
     objects = objects or directory / "obj"
     manifest = objects / "manifest.json"
-    known = json.loads(manifest.read_text()) if manifest.exists() else {}
-    current: dict[str, str] = {}
+    known: dict[str, str] = json.loads(manifest.read_text()) if manifest.exists() else {}
     for source in sorted(directory.glob("*.bpf.c")):
-        target = objects / f"{source.name.removesuffix('.bpf.c')}.o"
-        current[target.name] = _fingerprint(source)
-        if known.get(target.name) != current[target.name] or not target.exists():
+        target, wanted = objects / f"{source.name.removesuffix('.bpf.c')}.o", _fingerprint(source)
+        if known.get(target.name) != wanted or not target.exists():
             objects.mkdir(parents=True, exist_ok=True)
             _compile(source, target)
-    if current != known:
-        _replace(manifest, json.dumps(current, indent=1) + "\n")
+            known[target.name] = wanted
+            _replace(manifest, json.dumps(known, indent=1) + "\n")
 
 
 def _fingerprint(source: Path) -> str:
@@ -54,7 +53,6 @@ def _fingerprint(source: Path) -> str:
 
 def _compile(source: Path, target: Path) -> None:
     fresh = target.with_name(f"{target.name}.{os.getpid()}")
-    # Relative paths keep the machine's directories out of the object's line information.
     where = os.path.relpath(INCLUDE, source.parent)
     command = ["clang", *FLAGS, "-I", where, "-c", source.name, "-o", str(fresh.resolve())]
     result = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)

@@ -15,7 +15,10 @@ def tcx(prog_fd: int, device: str, pin: Path, *, ingress: bool) -> None:
 
     A link that is pinned there goes over to the program, unless its device is another by now.
     """
-    ifindex = socket.if_nametoindex(device)
+    try:
+        ifindex = socket.if_nametoindex(device)
+    except OSError:
+        raise OSError(errno.ENODEV, f"no device {device}") from None
     where = AttachType.TCX_INGRESS if ingress else AttachType.TCX_EGRESS
     request = attr("IIIIIIQ", prog_fd, ifindex, where, 0, 0, 0, 0, size=64)
     _attach(prog_fd, pin, lambda: bpf(Command.LINK_CREATE, request), "=II", (ifindex, where))

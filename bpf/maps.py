@@ -7,6 +7,7 @@ arrays, as they are otherwise.
 import asyncio
 import ctypes
 import errno
+import logging
 import os
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,12 +21,16 @@ import numpy.typing as npt
 from bpf.btf import Btf, Dtype
 from bpf.sys import Command, MapType, attr, bpf, btf_text, info, open_pinned
 
+log = logging.getLogger(__name__)
+
 Array = npt.NDArray[Any]
 
 #: Entries of one dump call: bigger is faster (100k entries in 15-20 ms), smaller wastes less.
 _DUMP_CHUNK = 16384
 #: Entries that a target writes before it lets the event loop run again: about 5 ms.
 _WRITE_CHUNK = 4096
+#: No descriptor: a closed map answers EBADF.
+_CLOSED = 0xFFFFFFFF
 _PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
 
 
@@ -51,7 +56,9 @@ def fill(target: Array, values: Mapping[str, object]) -> None:
 def cell(dtype: Dtype, item: object) -> Array:
     """One key or value as a one-row array: from its bytes, a mapping, a number or a scalar."""
     if isinstance(item, bytes):
-        return np.frombuffer(item, dtype, 1)
+        if len(item) != dtype.itemsize:
+            raise ValueError(f"{len(item)} bytes where {dtype.itemsize} belong")
+        return np.frombuffer(item, dtype)
     if isinstance(item, Mapping):
         row = np.zeros((), dtype)
         fill(row, item)
@@ -108,9 +115,9 @@ class Map:
 
     def close(self) -> None:
         """Give the descriptor back; the map lives on while pinned or used by a program."""
-        if self.fd >= 0:
+        if self.fd != _CLOSED:
             os.close(self.fd)
-            self.fd = -1
+            self.fd = _CLOSED
 
     # One entry
 
@@ -346,6 +353,9 @@ def _narrow(dtype: Dtype, given: Array) -> Array:
     return result
 
 
+#: What a row with a wrong value makes encoders, decoders and numpy raise.
+_ROW_ERRORS = (KeyError, OverflowError, ValueError)
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -354,7 +364,8 @@ class RowTarget(Generic[K, V]):
     """``mesh.core.reconcile.Target`` over a map.
 
     ``encode`` gives key and value as ``cell`` takes them; ``decode`` is its inverse on 0-d scalars.
-    Rows that ``encode`` refuses with ValueError or KeyError fail alone.
+    Rows that ``encode`` refuses or that do not fit their fields fail alone; entries that ``decode``
+    refuses are nobody's and stay.
     """
 
     def __init__(
@@ -372,7 +383,12 @@ class RowTarget(Generic[K, V]):
         keys, values = self.map.dump()
         found: dict[K, V] = {}
         for index in range(len(keys)):
-            key, row = self.decode(keys[index], values[index])
+            try:
+                key, row = self.decode(keys[index], values[index])
+            except _ROW_ERRORS as error:
+                name = keys[index].tobytes().hex()
+                log.warning("map=%s entry=%s unreadable: %s", self.map.name, name, error)
+                continue
             found[key] = row
             self._names[key] = keys[index : index + 1]
         return found
@@ -385,7 +401,7 @@ class RowTarget(Generic[K, V]):
             try:
                 name, value = self.encode(key, row)
                 cells.append((cell(self.map.key, name), cell(self.map.value, value)))
-            except (ValueError, KeyError) as error:
+            except _ROW_ERRORS as error:
                 errors[key] = error
             else:
                 self._names[key] = cells[-1][0]

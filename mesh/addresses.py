@@ -8,9 +8,8 @@ agent's key (addresses and labels), the identity claimed for the labels, its nod
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,36 +26,42 @@ VALUE = np.dtype(
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PodRef:
-    """A pod as its agent's etcd key names it."""
+class Ref(Protocol):
+    """A pod as its agent's key names it (``clustermesh.subtree.PodRef``)."""
 
-    node: str
-    namespace: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class PodEntry:
-    """What an agent says of its pod; ``labels`` in wire form."""
-
-    addresses: tuple[IP, ...]
-    labels: str
+    @property
+    def node(self) -> str:
+        """The node whose agent wrote the key."""
 
 
-class OwnPods:
+class Entry(Protocol):
+    """What an agent says of its pod (``clustermesh.subtree.PodEntry``)."""
+
+    @property
+    def addresses(self) -> tuple[IP, ...]:
+        """Both families."""
+
+    @property
+    def labels(self) -> str:
+        """Wire form."""
+
+
+R = TypeVar("R", bound=Ref)
+
+
+class OwnPods(Generic[R]):
     """Rows of the own cluster's pods in ``table``."""
 
     def __init__(self, table: ColumnTable, cluster_id: int) -> None:
         self._table = table
         self._cluster_id = cluster_id
-        self.entries: dict[PodRef, PodEntry] = {}
+        self.entries: dict[R, Entry] = {}
         self._identities: dict[str, int] = {}
         self._endpoints: dict[str, IPv4Address] = {}
-        self._refs_of_labels: dict[str, set[PodRef]] = {}
-        self._owner: dict[IP, PodRef] = {}
+        self._refs_of_labels: dict[str, set[R]] = {}
+        self._owner: dict[IP, R] = {}
 
-    def pods(self, puts: Mapping[PodRef, PodEntry], deletes: Collection[PodRef]) -> None:
+    def pods(self, puts: Mapping[R, Entry], deletes: Collection[R]) -> None:
         """Take in what agents wrote and removed."""
         gone: list[IP] = []
         for ref in deletes:
@@ -82,7 +87,11 @@ class OwnPods:
         if changed:
             self._write(ref for ref in self.entries if ref.node in changed)
 
-    def _forget(self, ref: PodRef) -> list[IP]:
+    def owner(self, address: IP) -> R | None:
+        """The pod that has an address."""
+        return self._owner.get(address)
+
+    def _forget(self, ref: R) -> list[IP]:
         entry = self.entries.pop(ref, None)
         if entry is None:
             return []
@@ -92,7 +101,7 @@ class OwnPods:
             del self._owner[address]
         return mine
 
-    def _write(self, refs: Iterable[PodRef]) -> None:
+    def _write(self, refs: Iterable[R]) -> None:
         keys: list[bytes] = []
         values: list[tuple[int, int, int, int, int]] = []
         for ref in refs:

@@ -6,15 +6,23 @@ come from BTF. Byte orders are in the dtypes, so numbers here are plain integers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
+from gateway.desired import OWN_BLOCKS, Action, EgressKey, EgressRow
 from mesh.core.address import MAPPED_BITS, packed, prefix_bits, unpacked
 from mesh.core.model import IP, Network
 from mesh.nodes import Endpoint, PodCIDR
+from mesh.services import BackendAddress, ServiceAddress
+from mesh.slices import Slice
 
 Encoded = tuple[object, object]
+_PROTOCOLS = {"TCP": 6, "UDP": 17}
+_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+#: The class stands before the address in the key of ``mg_egress``.
+EGRESS_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +104,71 @@ def decode_cidr(key: Any, value: Any) -> tuple[Network, PodCIDR]:
     """Inverse of ``encode_cidr``."""
     row = PodCIDR(IPv4Address(int(value["node"])), int(value["cluster"]))
     return decode_prefix(int(key["prefix"]), key["addr"]), row
+
+
+def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int]) -> Encoded:
+    """Entry of ``mg_egress``; ``actions`` is BTF's ``enum egress_action``."""
+    bits, address = encode_prefix(key.network)
+    name = {"prefix": EGRESS_BITS + bits, "egress": key.egress, "addr": address}
+    value: dict[str, object] = {
+        "action": actions[row.action],
+        "family": key.network.version,
+    }
+    if row.address is not None:
+        value["address"] = encode_address(row.address)
+    return name, value
+
+
+def decode_egress(key: Any, value: Any, actions: Mapping[str, int]) -> tuple[EgressKey, EgressRow]:
+    """Inverse of ``encode_egress``."""
+    network = decode_prefix(int(key["prefix"]) - EGRESS_BITS, key["addr"])
+    names = {number: name for name, number in actions.items()}
+    action = Action(names[int(value["action"])])
+    address = decode_address(value["address"]) if action is Action.TRANSLATE else None
+    return EgressKey(int(key["egress"]), network), EgressRow(action, address)
+
+
+def encode_gateway(address: IP, gateway: IPv4Address) -> Encoded:
+    """Entry of ``mg_egress_addr``."""
+    return packed(address), {"gateway": int(gateway)}
+
+
+def decode_gateway(key: Any, value: Any) -> tuple[IP, IPv4Address]:
+    """Inverse of ``encode_gateway``."""
+    return decode_address(key), IPv4Address(int(value["gateway"]))
+
+
+def encode_own_block(address: IP, numbers: tuple[int, ...]) -> Encoded:
+    """Entry of ``mg_own_block``."""
+    padded = [*numbers, *[0] * (OWN_BLOCKS - len(numbers))]
+    return packed(address), {"count": len(numbers), "number": padded}
+
+
+def decode_own_block(key: Any, value: Any) -> tuple[IP, tuple[int, ...]]:
+    """Inverse of ``encode_own_block``."""
+    count = int(value["count"])
+    return decode_address(key), tuple(int(number) for number in value["number"][:count])
+
+
+def encode_service(ask: ServiceAddress, row: Slice) -> Encoded:
+    """Entry of ``mg_service_addr``."""
+    address = encode_address(ask.address)
+    key = {"address": address, "port": ask.port, "protocol": _PROTOCOLS[ask.protocol]}
+    return key, {"first": row.first, "count": row.count}
+
+
+def decode_service(key: Any, value: Any) -> tuple[ServiceAddress, Slice]:
+    """Inverse of ``encode_service``."""
+    protocol = _PROTOCOL_NAMES[int(key["protocol"])]
+    ask = ServiceAddress(decode_address(key["address"]), int(key["port"]), protocol)
+    return ask, Slice(int(value["first"]), int(value["count"]))
+
+
+def encode_backend(slot: int, row: BackendAddress) -> Encoded:
+    """Entry of ``mg_backend_addr``."""
+    return slot, {"address": encode_address(row.address), "port": row.port}
+
+
+def decode_backend(key: Any, value: Any) -> tuple[int, BackendAddress]:
+    """Inverse of ``encode_backend``."""
+    return int(key), BackendAddress(decode_address(value["address"]), int(value["port"]))

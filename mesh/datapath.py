@@ -14,6 +14,9 @@ import socket
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bpf import build, links
 from bpf.maps import Map
@@ -21,6 +24,8 @@ from bpf.object import DriftError, Generation, Object
 from bpf.sys import AttachType, open_pinned
 
 OBJECTS = ("pod", "uplink", "sock")
+#: Types that Python decodes, from the first object's BTF.
+EVENT, REASONS, ACTIONS = "event", "drop_reason", "egress_action"
 UPLINK_PROGRAM = "mg_from_uplink"
 VXLAN_PROGRAM = "mg_from_vxlan"
 VXLAN_DEVICE = "mg_vxlan"
@@ -50,6 +55,9 @@ class Datapath:
         self._programs: dict[str, int] = {}
         self._maps: dict[str, Map] = {}
         self._digest = b""
+        self.event: np.dtype[Any] = np.dtype([])
+        self.reasons: Mapping[str, int] = {}
+        self.actions: Mapping[str, int] = {}
         self.adopted = False
 
     def start(self, config: Mapping[str, object]) -> None:
@@ -62,6 +70,9 @@ class Datapath:
                 with suppress(KeyError):  # sock.bpf.c needs no configuration
                     one.set_config("cfg", config)
                 one.pin(self._directory)
+            btf = opened[0].btf
+            self.event, self.reasons = btf.struct(EVENT), btf.enum(REASONS)
+            self.actions = btf.enum(ACTIONS)
             digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
             self.adopted = Generation.read(self._directory) == digest
             if not self.adopted:

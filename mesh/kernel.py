@@ -6,13 +6,14 @@ socket of a pod's namespace is created inside it and lives for one configuration
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Kernel:
 
     def __init__(self, ipr: Any) -> None:
         self._ipr = ipr
+        self._one = asyncio.Lock()  # a second dump on a socket is refused with EBUSY
 
     @classmethod
     @asynccontextmanager
@@ -71,14 +73,14 @@ class Kernel:
     @asynccontextmanager
     async def open_in(cls, path: str) -> AsyncIterator[Kernel]:
         """A door to the namespace at ``path``."""
-        with netns.enter(path):
+        with netns.enter(Path(path)):
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
         async with AsyncIPRoute(use_socket=sock) as ipr:
             yield cls(ipr)
 
     async def links(self) -> dict[str, Link]:
         """Devices by name."""
-        found = [_link(message) async for message in await self._ipr.get_links()]
+        found = [_link(message) for message in await self._ask("get_links")]
         return {link.name: link for link in found}
 
     async def link(self, name: str) -> Link:
@@ -92,7 +94,7 @@ class Kernel:
         """Make a veth pair, ``pod`` inside the namespace at ``path``; both ends are down."""
         there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            await self._call(
+            await self._ask(
                 "link", "add", ifname=host.name, kind="veth", address=host.mac, mtu=mtu,
                 peer={"ifname": pod.name, "net_ns_fd": there, "address": pod.mac, "mtu": mtu},
             )  # fmt: skip
@@ -104,40 +106,49 @@ class Kernel:
         """Make, unless it is there, a VXLAN device in collect-metadata mode, and set it up."""
         links = await self.links()
         if name not in links:
-            await self._call(
+            await self._ask(
                 "link", "add", ifname=name, kind="vxlan", vxlan_collect_metadata=True,
                 vxlan_port=port, vxlan_learning=False, vxlan_udp_csum=False,
             )  # fmt: skip
         link = await self.link(name)
         if not link.up:
-            await self._call("link", "set", index=link.ifindex, state="up")
+            await self._ask("link", "set", index=link.ifindex, state="up")
         return link
 
     async def set_up(self, ifindex: int) -> None:
         """Set a device up."""
-        await self._call("link", "set", index=ifindex, state="up")
+        await self._ask("link", "set", index=ifindex, state="up")
 
     async def set_alias(self, ifindex: int, alias: str) -> None:
         """Name what a device is for (``ip link`` shows it)."""
-        await self._call("link", "set", index=ifindex, ifalias=alias)
+        await self._ask("link", "set", index=ifindex, ifalias=alias)
 
     async def delete_link(self, name: str) -> None:
         """Remove a device; an absent one is no error."""
         link = (await self.links()).get(name)
         if link:
-            await self._call("link", "del", index=link.ifindex)
+            await self._ask("link", "del", index=link.ifindex)
+
+    async def addresses(self, ifindex: int) -> list[IP]:
+        """Addresses of global scope on a device, IPv4 first."""
+        found = [
+            ip_address(message.get("address"))
+            for message in await self._ask("get_addr", index=ifindex)
+            if message["scope"] == 0
+        ]
+        return sorted(found, key=lambda address: address.version)
 
     async def add_address(self, ifindex: int, address: IP) -> None:
         """Give a device a host address, IPv6 without duplicate address detection (2 s)."""
         flags = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
-        await self._call(
+        await self._ask(
             "addr", "replace", index=ifindex, address=str(address),
             prefixlen=address.max_prefixlen, **flags,
         )  # fmt: skip
 
     async def add_neighbour(self, ifindex: int, address: IP, mac: str) -> None:
         """A permanent neighbour, so that nothing ever has to be resolved."""
-        await self._call(
+        await self._ask(
             "neigh", "replace", dst=str(address), lladdr=mac, ifindex=ifindex, state="permanent"
         )
 
@@ -145,7 +156,7 @@ class Kernel:
         """Default routes of a pod: through link-local gateways that exist only as neighbours."""
         for version in versions:
             gateway = GATEWAY_V4 if version == 4 else GATEWAY_V6
-            await self._call(
+            await self._ask(
                 "route", "replace", dst="default", gateway=str(gateway), oif=ifindex,
                 family=_family(version), flags=_RTNH_F_ONLINK,
             )  # fmt: skip
@@ -153,7 +164,7 @@ class Kernel:
     async def add_host_route(self, ifindex: int, address: IP) -> None:
         """A route to one address straight out of a device."""
         scope = {"scope": _SCOPE_LINK} if address.version == 4 else {}
-        await self._call(
+        await self._ask(
             "route", "replace", dst=str(ip_network(address)), oif=ifindex, proto=PROTOCOL,
             family=_family(address.version), **scope,
         )  # fmt: skip
@@ -173,7 +184,7 @@ class Kernel:
 
     async def add_discard_route(self, prefix: Network) -> None:
         """Answer unreachable for what we announce and nobody owns (RFC 792 type 3, RFC 4443)."""
-        await self._call(
+        await self._ask(
             "route", "replace", dst=str(prefix), type="unreachable", proto=PROTOCOL,
             family=_family(prefix.version),
         )  # fmt: skip
@@ -181,7 +192,7 @@ class Kernel:
     async def delete_discard_route(self, prefix: Network) -> None:
         """Remove one of our unreachable routes; an absent one is no error."""
         try:
-            await self._call(
+            await self._ask(
                 "route", "del", dst=str(prefix), type="unreachable", proto=PROTOCOL,
                 family=_family(prefix.version),
             )  # fmt: skip
@@ -191,27 +202,30 @@ class Kernel:
 
     async def next_hop(self, address: IP) -> IP:
         """The neighbour through which ``address`` is reached; itself when it is on the link."""
-        try:
-            async for message in await self._ipr.route("get", dst=str(address)):
-                gateway = message.get("gateway")
-                return type(address)(gateway) if gateway else address
-        except NetlinkError as error:
-            raise OSError(error.code, f"no route to {address}") from None
+        for message in await self._ask("route", "get", dst=str(address)):
+            gateway = message.get("gateway")
+            return type(address)(gateway) if gateway else address
         raise OSError(errno.ENETUNREACH, f"no route to {address}")
 
     async def _routes(self) -> list[Any]:
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
-            dump = await self._ipr.get_routes(family=family)
-            found += [m async for m in dump if m["proto"] == PROTOCOL and m.get("dst")]
+            dump = await self._ask("get_routes", family=family)
+            found += [m for m in dump if m["proto"] == PROTOCOL and m.get("dst")]
         return found
 
-    async def _call(self, noun: str, verb: str, **fields: object) -> None:
+    async def _ask(self, *words: str, **fields: object) -> list[Any]:
+        name, *rest = words
         try:
-            await getattr(self._ipr, noun)(verb, **fields)
+            async with self._one:
+                answer = await getattr(self._ipr, name)(*rest, **fields)
+                return (
+                    list(answer) if isinstance(answer, list | tuple) else [m async for m in answer]
+                )
         except NetlinkError as error:
             text = " ".join(f"{k}={v}" for k, v in fields.items() if k != "peer")
-            raise OSError(error.code, f"{noun} {verb} {text}: {os.strerror(error.code)}") from None
+            said = f"{' '.join(words)} {text}: {os.strerror(error.code)}"
+            raise OSError(error.code, said) from None
 
 
 def set_sysctl(name: str, value: str) -> None:

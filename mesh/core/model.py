@@ -232,6 +232,7 @@ class PodSelector:
 
     namespaces: Selector | None
     pods: Selector | None
+    nodes: Selector | None = None  # only pods on these nodes
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -126,6 +126,7 @@ class Applied:
         self.revision = -1
         self.report = Report(table.name)
         self.full = True
+        self._recheck = False
         self._changed = asyncio.Event()
         self._done = asyncio.Event()
         table.listen(self._changed.set)
@@ -134,6 +135,11 @@ class Applied:
     def current(self) -> bool:
         """Everything desired has arrived."""
         return self.table.synced and not self.full and self.revision == self.table.revision
+
+    def recheck(self) -> None:
+        """Read and diff everything at once: the target may have lost rows by itself."""
+        self._recheck = self.full = True
+        self._changed.set()
 
     async def reached(self, revision: int) -> None:
         """Wait until ``revision`` of the table has arrived without an error."""
@@ -157,6 +163,7 @@ class Applied:
                     async with asyncio.timeout(FULL_INTERVAL_S):
                         await self._changed.wait()
             self.full = self.full or not self._changed.is_set()
+            self._recheck = False
             self._changed.clear()
             pause = await self._paced_round(pause)
 
@@ -171,7 +178,7 @@ class Applied:
         self.report.at = time.time()
         if not self.report.errors:
             self.report.since = 0.0
-            self.full = False
+            self.full = self._recheck
             self._done.set()
             return 0.0
         self.full = True

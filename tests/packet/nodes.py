@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packets import Overlay, Packet
 
 from bpf import netns
 from bpf.maps import Map
 from bpf.object import Object
 from bpf.ring import Ring
 from bpf.testrun import run
-
-from packets import Overlay, Packet
 
 OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
@@ -82,7 +81,9 @@ def _plan(name: str, endpoint: str, cluster: int, number: int) -> Plan:
         addresses = {4: f"10.{cluster}.{number}.{last}", 6: v6}
         return Pod(device, cluster << 16 | number << 8 | last, addresses, egress)
 
-    return Plan(name, endpoint, cluster, number, {"web": pod("dpw0", 7, 0), "client": pod("dpw1", 8, 1)})
+    return Plan(
+        name, endpoint, cluster, number, {"web": pod("dpw0", 7, 0), "client": pod("dpw1", 8, 1)}
+    )
 
 
 PLANS = {
@@ -196,7 +197,10 @@ class Node:
                 row = {"identity": pod.identity, "node": endpoint, "kind": 1}
                 for text in pod.addresses.values():
                     self.maps["mg_address"].update_one(addr(text), row | {"cluster": other.cluster})
-            for cidr in (f"10.{other.cluster}.{other.number}.0/24", f"fd0{other.cluster}:0:0:{other.number}::/64"):
+            for cidr in (
+                f"10.{other.cluster}.{other.number}.0/24",
+                f"fd0{other.cluster}:0:0:{other.number}::/64",
+            ):
                 self.cidr("mg_addr_cidr", cidr, {"node": endpoint, "cluster": other.cluster})
             if other is not self.plan:
                 row = {"next_hop": endpoint, "cluster": other.cluster}
@@ -222,14 +226,18 @@ class Node:
                     self.block(family, number, owner)
             self.own_blocks(family, *BLOCKS.get(self.plan.name, ()))
 
-    def egress(self, cidr: str, action: int, address: str | None = None, pod_class: int = 1) -> None:
+    def egress(
+        self, cidr: str, action: int, address: str | None = None, pod_class: int = 1
+    ) -> None:
         network = ip_network(cidr)
         value: dict[str, object] = {"action": action, "family": network.version}
         if address:
             value["address"] = addr_value(address)
         self.cidr("mg_egress", cidr, value, pod_class)
 
-    def cidr(self, name: str, cidr: str, value: Mapping[str, object], pod_class: int | None = None) -> None:
+    def cidr(
+        self, name: str, cidr: str, value: Mapping[str, object], pod_class: int | None = None
+    ) -> None:
         network = ip_network(cidr)
         prefix = network.prefixlen + (96 if network.version == 4 else 0)
         key: dict[str, object] = {"addr": addr_value(str(network.network_address))}
@@ -270,9 +278,7 @@ class Node:
             result = run(self.programs[program], wire, ctx=ctx)
         after = self._drop_counts()
         dropped = {
-            self.reasons[i].removeprefix("DROP_"): int(n)
-            for i, n in enumerate(after - before)
-            if n
+            self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
         }
         return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()))
 
@@ -285,7 +291,9 @@ class Node:
 
 
 def ip(space: str, *words: str) -> None:
-    subprocess.run(["ip", *(("-n", space) if space else ()), *words], check=True, capture_output=True)
+    subprocess.run(
+        ["ip", *(("-n", space) if space else ()), *words], check=True, capture_output=True
+    )
 
 
 @contextmanager

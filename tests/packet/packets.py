@@ -198,9 +198,7 @@ def _read_ipv4(data: bytes) -> Packet:
     l4, payload = _read_transport(protocol, data[size:length], offset)
     more, df = bool(flags & 0x2000), bool(flags & 0x4000)
     addresses = [str(ip_address(data[at : at + 4])) for at in (12, 16)]
-    return Packet(
-        *addresses, l4, payload, ttl, df, ident, offset, more=more, options=data[20:size]
-    )
+    return Packet(*addresses, l4, payload, ttl, df, ident, offset, more=more, options=data[20:size])
 
 
 def _read_ipv6(data: bytes) -> Packet:
@@ -215,9 +213,7 @@ def _read_ipv6(data: bytes) -> Packet:
         following, field_, ident = struct.unpack_from("!BxHI", body)
         offset, more, body = field_ & 0xFFF8, field_ & 1, body[8:]
     l4, payload = _read_transport(following, body, offset)
-    return Packet(
-        *addresses, l4, payload, ttl, True, ident, offset, bool(more), options, first
-    )
+    return Packet(*addresses, l4, payload, ttl, True, ident, offset, bool(more), options, first)
 
 
 def _read_transport(protocol: int, data: bytes, offset: int) -> tuple[Transport, bytes]:

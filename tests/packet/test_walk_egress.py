@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-
 from nodes import BLOCKS, EGRESS, LEGACY, REDIRECT, Node, text_of
 from packets import TCP, UDP, Echo, Overlay, Packet, Transport, broken_checksums
 
@@ -206,9 +205,7 @@ def test_a_mapping_outlives_its_policy(nodes: dict[str, Node], family: int) -> N
     )
 
 
-def test_a_policy_that_comes_later_stops_what_was_open(
-    nodes: dict[str, Node], family: int
-) -> None:
+def test_a_policy_that_comes_later_stops_what_was_open(nodes: dict[str, Node], family: int) -> None:
     a = nodes["a"]
     client = a.plan.pods["client"]
     a._clear("mg_egress")
@@ -220,9 +217,7 @@ def test_a_policy_that_comes_later_stops_what_was_open(
     assert outward(nodes, "a", packet).source == EGRESS[family]
 
 
-def test_udp_that_was_open_is_translated_from_then_on(
-    nodes: dict[str, Node], family: int
-) -> None:
+def test_udp_that_was_open_is_translated_from_then_on(nodes: dict[str, Node], family: int) -> None:
     a = nodes["a"]
     client = a.plan.pods["client"]
     a._clear("mg_egress")

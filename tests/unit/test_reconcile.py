@@ -156,6 +156,21 @@ def test_a_target_waits_for_the_ones_before_it() -> None:
     asyncio.run(run())
 
 
+def test_a_target_that_lost_its_rows_during_a_round_is_read_again() -> None:
+    async def tell(table: Table[str, int], shelf: Shelf, applied: AppliedRows[str, int]) -> None:
+        table.replace({"a": 1})
+        running = asyncio.create_task(applied.run())
+        await applied.reached(table.revision)
+        shelf.rows.clear()
+        applied.recheck()
+        assert not applied.current
+        await applied.reached(table.revision)
+        assert shelf.rows == {"a": 1}
+        running.cancel()
+
+    story(tell)
+
+
 def test_derivations_run_in_order_and_only_on_change() -> None:
     async def run() -> None:
         source: Table[str, int] = Table("source")

@@ -1,0 +1,49 @@
+# `make demo` and `make test` install what they need first; both want root (network namespaces).
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
+
+.PHONY: help demo test check bench soak lab clean-lab build install unit
+
+help:
+	@echo "make demo       the lab with two clusters, shown step by step (root)"
+	@echo "make test       all tests (root)         make unit    those without root"
+	@echo "make check      linters, types, imports, formats, warnings"
+	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
+	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
+
+install:
+	@VENV=$(VENV) deploy/install.sh
+
+build: install
+	@$(PYTHON) -m bpf.build
+
+demo: build
+	@$(PYTHON) -m mesh.lab.demo
+
+test: build
+	@$(PYTHON) tests/run.py $(LEVELS)
+
+unit: install
+	@$(PYTHON) -m pytest -q tests/unit
+
+soak: build
+	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab
+
+bench: build
+	@$(PYTHON) -m tests.bench
+
+lab: build
+	@$(BIN)/meshgate lab up
+
+clean-lab: install
+	@$(BIN)/meshgate lab down --force
+
+check: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config importlinter.ini
+	clang-format --dry-run -Werror bpf/*.bpf.c bpf/include/*.h
+	$(BIN)/codespell

@@ -1,0 +1,138 @@
+"""What is said over the relay: the commands that we send and the lines that ExaBGP answers.
+
+Every command is built here and must match ``ALLOWED``, which knows unicast only: the forms
+``announce|withdraw ipv4|ipv6 mpls-vpn`` end a session for ever (bgp-exabgp.md 6), and nothing
+that is not in the list can be sent by mistake. The ``route`` grammar serves both families.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from bgp.desired import RouteKey
+from mesh.core.model import IP, Route
+
+#: Address families of a session, as ExaBGP spells them.
+FAMILIES = ("ipv4 unicast", "ipv6 unicast")
+
+RELOAD = "reload"
+RESET = "reset"  # forgets what an earlier speaker had scheduled; gives no acknowledgement
+VERSION = "version"
+ROUTES = "show adj-rib out json"
+NEIGHBORS = "show neighbor json"
+
+_NOTIFICATION_HEAD = 2  # code and subcode
+
+_ADDRESS = r"[0-9a-f.:]+"
+ALLOWED = re.compile(
+    rf"neighbor {_ADDRESS} (announce|withdraw) route {_ADDRESS}/\d{{1,3}} next-hop {_ADDRESS}"
+    rf"|neighbor {_ADDRESS} announce eor ({'|'.join(FAMILIES)})"
+    rf"|{RELOAD}|{RESET}|{VERSION}|{ROUTES}|{NEIGHBORS}"
+)
+
+
+def checked(line: str) -> str:
+    """The line itself; raises ValueError for anything that this speaker never says."""
+    if not ALLOWED.fullmatch(line):
+        raise ValueError(f"not a command of the speaker: {line!r}")
+    return line
+
+
+def announce(key: RouteKey, route: Route) -> str:
+    """Announce the route, or replace its next hop; raises ValueError for a wrong next hop."""
+    if key.prefix != route.prefix or route.prefix.version != route.next_hop.version:
+        raise ValueError(f"{key.prefix}: next hop {route.next_hop} is of the other family")
+    return checked(f"neighbor {key.peer} announce route {route.prefix} next-hop {route.next_hop}")
+
+
+def withdraw(key: RouteKey, next_hop: IP) -> str:
+    """Withdraw the prefix; the next hop is the announced one."""
+    return checked(f"neighbor {key.peer} withdraw route {key.prefix} next-hop {next_hop}")
+
+
+def end_of_rib(peer: IP, family: str) -> str:
+    """Say that everything of the family has been announced (RFC 4724)."""
+    return checked(f"neighbor {peer} announce eor {family}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``state`` (connected, up, down), ``notification`` or ``negotiated`` of one session."""
+
+    kind: str
+    peer: IP
+    state: str = ""
+    text: str = ""
+    sent: bool = False  # a notification of ours
+    code: int = 0
+    subcode: int = 0
+    families: tuple[str, ...] = ()
+
+
+def event(line: str) -> Event | None:
+    """The event in a line; None for events that nobody needs. Raises ValueError for no JSON."""
+    said = json.loads(line)
+    neighbor = said.get("neighbor")
+    kind = said.get("type", "")
+    if not neighbor or kind not in ("state", "notification", "negotiated"):
+        return None
+    notification = neighbor.get("notification") or _notification(neighbor.get("message", {}))
+    return Event(
+        kind=kind,
+        peer=ip_address(neighbor["address"]["peer"]),
+        state=neighbor.get("state", ""),
+        text=notification.get("message", "") or neighbor.get("reason", ""),
+        sent=neighbor.get("direction") == "send",
+        code=notification.get("code", 0),
+        subcode=notification.get("subcode", 0),
+        families=tuple(neighbor.get("negotiated", {}).get("families", ())),
+    )
+
+
+def _notification(packet: dict[str, Any]) -> dict[str, Any]:
+    """A received NOTIFICATION, which comes as a packet: code, subcode, text or octets."""
+    body = bytes.fromhex(packet.get("body", "").removeprefix("0x"))
+    if len(body) < _NOTIFICATION_HEAD:
+        return {}
+    rest = body[_NOTIFICATION_HEAD:]
+    text = rest.decode() if rest.isascii() else ""
+    return {"code": body[0], "subcode": body[1], "message": text if text.isprintable() else ""}
+
+
+def is_event(line: str) -> bool:
+    """Events begin with the ExaBGP version; answers never do."""
+    return line.startswith('{ "exabgp"')
+
+
+def dumped_route(line: str) -> tuple[RouteKey, Route]:
+    """One line of the answer to ``ROUTES``."""
+    said = json.loads(line)
+    nlri = said["route"]["nlri"]
+    prefix = ip_network(nlri["prefix"])
+    key = RouteKey(ip_address(said["peer"]["address"]), prefix)
+    return key, Route(prefix, ip_address(nlri["nexthop"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """One session in the answer to ``NEIGHBORS``; ``families`` are the negotiated ones."""
+
+    peer: IP
+    established: bool
+    families: tuple[str, ...]
+
+
+def dumped_neighbors(line: str) -> list[Neighbor]:
+    """The answer to ``NEIGHBORS``: one line."""
+    return [_neighbor(said) for said in json.loads(line)]
+
+
+def _neighbor(said: dict[str, Any]) -> Neighbor:
+    established = said["fsm"] == "ESTABLISHED"
+    theirs = said["peer"]["families"]
+    families = tuple(family for family in FAMILIES if established and theirs.get(family))
+    return Neighbor(ip_address(said["peer"]["address"]), established, families)

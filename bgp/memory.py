@@ -1,0 +1,86 @@
+"""What was last applied, in a file: a new ExaBGP gets it at once, whoever is away.
+
+After ``kill -9`` of ExaBGP the routers keep the routes for the graceful restart time; manifests
+or etcd may be unreachable for longer. So sessions and routes are written down after each round,
+and the next ExaBGP is configured and filled from here before any source has been read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from bgp.desired import Peering, RouteKey
+from mesh.core.model import IP, Route
+
+VERSION = 1
+
+
+class Memory:
+    """The sessions and routes that ExaBGP was last given."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem = ""  # why the file cannot be written
+        self.peerings: dict[IP, Peering] = {}
+        self.routes: dict[RouteKey, Route] = {}
+        self._load()
+
+    def save(self, *, peerings: Mapping[IP, Peering] | None = None) -> None:
+        """Write both down, the sessions replaced by ``peerings``."""
+        if peerings is not None:
+            self.peerings = dict(peerings)
+        said = {
+            "version": VERSION,
+            "peerings": [asdict(peering) for peering in self.peerings.values()],
+            "routes": [
+                {"peer": key.peer, "prefix": key.prefix, "next_hop": route.next_hop}
+                for key, route in self.routes.items()
+            ],
+        }
+        fresh = self.path.with_suffix(".new")
+        try:
+            fresh.write_text(json.dumps(said, default=str))
+            fresh.replace(self.path)
+            self.problem = ""
+        except OSError as error:  # announcing goes on; only the next ExaBGP would know less
+            self.problem = str(error)
+
+    def remember(self, rows: Mapping[RouteKey, Route], forget: Iterable[RouteKey] = ()) -> None:
+        """Add and drop routes."""
+        for key in forget:
+            self.routes.pop(key, None)
+        self.routes |= rows
+        self.save()
+
+    def replace(self, routes: Mapping[RouteKey, Route]) -> None:
+        """What ExaBGP says that it announces."""
+        if routes != self.routes:
+            self.routes = dict(routes)
+            self.save()
+
+    def _load(self) -> None:
+        try:
+            said = json.loads(self.path.read_text())
+            peerings = [_peering(row) for row in said["peerings"]]
+            routes = [_route(row) for row in said["routes"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # nothing remembered, or by another version: the sources fill it again
+        self.peerings = {peering.address: peering for peering in peerings}
+        self.routes = dict(routes)
+
+
+def _peering(row: dict[str, Any]) -> Peering:
+    row["address"] = ip_address(row["address"])
+    row["local_address"] = ip_address(row["local_address"])
+    row["advertise"] = tuple(row["advertise"])
+    return Peering(**row)
+
+
+def _route(row: dict[str, Any]) -> tuple[RouteKey, Route]:
+    prefix = ip_network(row["prefix"])
+    return RouteKey(ip_address(row["peer"]), prefix), Route(prefix, ip_address(row["next_hop"]))

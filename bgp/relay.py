@@ -1,0 +1,123 @@
+"""The process that ExaBGP starts: its stdin and stdout on one side, a unix socket on the other.
+
+Usage: ``python -I -S -u relay.py SOCKET PIDFILE``. ExaBGP writes to it with blocking writes, so it
+reads whatever happens and never blocks itself: stdout is non-blocking, clients are not read while
+stdout is behind, and a client that does not read is dropped (it reconnects and asks again). Whole
+lines are forwarded, so lines of two clients never mix. It knows no BGP and imports the standard
+library only: every death of it counts against ExaBGP's respawn limit (5 in 64 s). It ends when
+ExaBGP does, by the end of its stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+CHUNK = 1 << 16
+#: Bytes that a client may be behind before it is dropped; more than one command line (1 MiB).
+MOST_BEHIND = 8 << 20
+
+
+class Client:
+    """One connection: bytes from it without a newline yet, bytes for it not taken yet."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(0)
+        self.connection = connection
+        self.inbox = b""
+        self.outbox = b""
+
+
+class Relay:
+    """Forwards until ExaBGP closes stdin."""
+
+    def __init__(self, path: Path) -> None:
+        self.clients: dict[int, Client] = {}
+        self.behind = b""  # commands that ExaBGP has not taken yet
+        path.unlink(missing_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        old = os.umask(0o177)  # whoever can write here can announce routes: owner only
+        self.listener.bind(str(path))
+        os.umask(old)
+        self.listener.listen(8)
+        os.set_blocking(1, False)
+
+    def run(self) -> None:
+        """Forward; returns at the end of stdin."""
+        while True:
+            for fd, event in self._ready():
+                if fd == 0:
+                    if not self._from_exabgp():
+                        return
+                elif fd == 1:
+                    self._to_exabgp(b"")
+                elif fd == self.listener.fileno():
+                    connection, _ = self.listener.accept()
+                    self.clients[connection.fileno()] = Client(connection)
+                elif fd in self.clients:
+                    self._with_client(fd, event)
+
+    def _ready(self) -> list[tuple[int, int]]:
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        poll.register(self.listener, select.POLLIN)
+        if self.behind:
+            poll.register(1, select.POLLOUT)
+        for fd, client in self.clients.items():
+            read = 0 if self.behind else select.POLLIN
+            poll.register(fd, read | (select.POLLOUT if client.outbox else 0))
+        return poll.poll()
+
+    def _from_exabgp(self) -> bytes:
+        part = os.read(0, CHUNK)
+        for fd, client in list(self.clients.items()):
+            client.outbox += part
+            if len(client.outbox) > MOST_BEHIND:
+                self._drop(fd)
+        return part
+
+    def _to_exabgp(self, lines: bytes) -> None:
+        self.behind += lines
+        with suppress(BlockingIOError):
+            self.behind = self.behind[os.write(1, self.behind) :]
+
+    def _with_client(self, fd: int, event: int) -> None:
+        client = self.clients[fd]
+        try:
+            if event & select.POLLOUT:
+                client.outbox = client.outbox[client.connection.send(client.outbox) :]
+            if event & (select.POLLIN | select.POLLHUP):
+                self._from_client(fd, client)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(fd)
+
+    def _from_client(self, fd: int, client: Client) -> None:
+        part = client.connection.recv(CHUNK)
+        if not part or len(client.inbox) > MOST_BEHIND:
+            self._drop(fd)
+            return
+        lines, newline, client.inbox = (client.inbox + part).rpartition(b"\n")
+        if newline and lines.isascii():  # anything else makes ExaBGP end its helper
+            self._to_exabgp(lines + newline)
+
+    def _drop(self, fd: int) -> None:
+        self.clients.pop(fd).connection.close()
+
+
+def main(socket_path: str, pid_path: str) -> None:
+    """Serve; the pid is written once the socket is there."""
+    relay = Relay(Path(socket_path))
+    fresh = Path(f"{pid_path}.new")
+    fresh.write_text(f"{os.getpid()}\n")
+    fresh.replace(pid_path)
+    relay.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Services at connect time: a socket that asks for a service address gets a backend's, and sees the
+ * service address wherever it asks who its peer is. Packets carry backend addresses only.
+ */
+#pragma once
+#include <bpf/bpf_helpers.h>
+#include "maps.h"
+#include "types.h"
+
+/* (service address, port, protocol) -> slice of mg_backend_addr. Agent, from table service. */
+MAP_HASH(mg_service_addr, struct service_key, struct service, 16384, BPF_F_NO_PREALLOC);
+/* slot -> backend. Agent, from table service: written before the service that points to it, and
+ * removed only after no service does.
+ */
+MAP_HASH(mg_backend_addr, __u32, struct backend, 65536, BPF_F_NO_PREALLOC);
+
+struct asked_key { /* a socket and the backend that it got */
+	__u64 cookie;
+	struct addr address;
+	__be16 port;
+	__u8 pad[6];
+};
+
+struct asked { /* the service address that it had asked for */
+	struct addr address;
+	__be16 port;
+	__u16 pad;
+};
+
+/* Written by BPF. A cache: a socket whose entry went sees its backend's address. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct asked_key);
+	__type(value, struct asked);
+} mg_service_nat SEC(".maps");
+
+/* look up */
+
+static __always_inline const struct backend *lb_backend(const struct service *service)
+{
+	__u32 slot;
+
+	if (!service->count)
+		return NULL;
+	slot = service->first + bpf_get_prandom_u32() % service->count;
+	return bpf_map_lookup_elem(&mg_backend_addr, &slot);
+}
+
+/* decide and act */
+
+enum lb_result {
+	LB_NO_SERVICE,
+	LB_TRANSLATED, /* key now holds the backend */
+	LB_NO_BACKEND,
+};
+
+/* key: where the socket wants to go. */
+static __always_inline enum lb_result lb_to_backend(__u64 cookie, struct service_key *key)
+{
+	const struct service *service = bpf_map_lookup_elem(&mg_service_addr, key);
+	struct asked_key got = {.cookie = cookie};
+	struct asked asked = {};
+	const struct backend *backend;
+
+	if (!service)
+		return LB_NO_SERVICE;
+	backend = lb_backend(service);
+	if (!backend)
+		return LB_NO_BACKEND;
+	asked.address = key->address;
+	asked.port = key->port;
+	got.address = key->address = backend->address;
+	got.port = key->port = backend->port;
+	bpf_map_update_elem(&mg_service_nat, &got, &asked, BPF_ANY);
+	return LB_TRANSLATED;
+}
+
+/* key: whom the socket talks to. */
+static __always_inline enum lb_result lb_to_service(__u64 cookie, struct service_key *key)
+{
+	struct asked_key got = {
+	    .cookie = cookie,
+	    .address = key->address,
+	    .port = key->port,
+	};
+	const struct asked *asked = bpf_map_lookup_elem(&mg_service_nat, &got);
+
+	if (!asked)
+		return LB_NO_SERVICE;
+	key->address = asked->address;
+	key->port = asked->port;
+	return LB_TRANSLATED;
+}

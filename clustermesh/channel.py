@@ -1,0 +1,167 @@
+"""A gRPC channel to etcd: target, options and credentials, and a failed call in words.
+
+Called by ``etcd.Client`` only. The options' reasons are outside facts: etcd refuses pings faster
+than 5 s, ``grpc.keepalive_timeout_ms`` has no effect in grpcio (a black-holed server would be
+noticed after 70 s), and without a pool of its own two clients would share one connection.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from clustermesh.certs import diagnose
+
+OPTIONS: dict[str, str | int] = {
+    "grpc.lb_policy_name": "pick_first",
+    "grpc.max_receive_message_length": -1,
+    "grpc.max_send_message_length": -1,
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.http2.ping_timeout_ms": 3_000,
+    "grpc.http2.max_pings_without_data": 0,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+    "grpc.enable_retries": 0,
+    "grpc.use_local_subchannel_pool": 1,
+}
+#: What grpcio says when a server with TLS closes during or right after the handshake.
+HANDSHAKE_LOST = ("Unwrap failed", "TSI_DATA_CORRUPTED", "Socket closed", "Handshake")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where etcd is, and who we are there; no files mean plaintext.
+
+    ``endpoints`` are ``host:port`` with or without a scheme, all of one kind: IPv4, IPv6
+    (``[::1]:2379``), one name, or one ``unix:/path``. ``server_name`` is the name that the server's
+    certificate must hold; empty: the first endpoint's host.
+    """
+
+    endpoints: Sequence[str]
+    ca: str | Path | None = None
+    cert: str | Path | None = None
+    key: str | Path | None = None
+    server_name: str = ""
+
+    @property
+    def text(self) -> str:
+        """The endpoints as a human names them."""
+        return ", ".join(self.endpoints)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """CA, certificate, key: as many as are configured."""
+        return tuple(Path(name) for name in (self.ca, self.cert, self.key) if name)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What the files of an ``Endpoint`` held when the channel was made."""
+
+    ca: bytes
+    cert: bytes | None
+    key: bytes | None
+
+
+def target(endpoints: Sequence[str]) -> str:
+    """Name of the endpoints in gRPC's notation, shuffled.
+
+    Raises ValueError when they are of several kinds: gRPC would fail each call, not the start.
+    """
+    plain = [text.removeprefix("https://").removeprefix("http://") for text in endpoints]
+    kinds = {_kind(text) for text in plain}
+    if len(kinds) != 1 or (len(plain) > 1 and kinds <= {"dns", "unix"}):
+        raise ValueError(
+            f"etcd endpoints {', '.join(endpoints) or '(none)'}: give IPv4 addresses, "
+            "or IPv6 addresses, or one name, or one unix socket"
+        )
+    kind = kinds.pop()
+    if kind == "unix":
+        return plain[0]
+    if kind == "dns":
+        return f"dns:///{plain[0]}"
+    return f"{kind}:" + ",".join(random.sample(plain, len(plain)))
+
+
+def host(endpoint: str) -> str:
+    """Host part of ``host:port``, without the brackets of IPv6."""
+    plain = endpoint.removeprefix("https://").removeprefix("http://")
+    return plain.rpartition(":")[0].strip("[]")
+
+
+def _kind(text: str) -> str:
+    if text.startswith("unix:"):
+        return "unix"
+    name, colon, port = text.rpartition(":")
+    if not (colon and name and port.isdecimal()):
+        raise ValueError(f"etcd endpoint {text!r} is not host:port")
+    try:
+        return f"ipv{ip_address(name.strip('[]')).version}"
+    except ValueError:
+        return "dns"
+
+
+def read_secrets(endpoint: Endpoint) -> Secrets | None:
+    """The files' content; None for plaintext. Raises OSError with the file's name."""
+    if not endpoint.ca:
+        return None
+    return Secrets(
+        Path(endpoint.ca).read_bytes(),
+        Path(endpoint.cert).read_bytes() if endpoint.cert else None,
+        Path(endpoint.key).read_bytes() if endpoint.key else None,
+    )
+
+
+def stamp(endpoint: Endpoint) -> tuple[int, ...]:
+    """Changes when one of the files is replaced; 0 for a file that is not there."""
+    stats = [file.stat() if file.exists() else None for file in endpoint.files]
+    return tuple(stat.st_mtime_ns if stat else 0 for stat in stats)
+
+
+def open_channel(endpoint: Endpoint, secrets: Secrets | None) -> grpc.aio.Channel:
+    """A channel that connects on its first call."""
+    options = dict(OPTIONS)
+    if secrets is None:
+        return grpc.aio.insecure_channel(target(endpoint.endpoints), list(options.items()))
+    if endpoint.server_name or len(endpoint.endpoints) > 1:
+        # With several addresses in one target the host check fails although the SAN is right.
+        name = endpoint.server_name or host(endpoint.endpoints[0])
+        options["grpc.ssl_target_name_override"] = name
+    credentials = grpc.ssl_channel_credentials(secrets.ca, secrets.key, secrets.cert)
+    return grpc.aio.secure_channel(
+        target(endpoint.endpoints), credentials, options=list(options.items())
+    )
+
+
+def problem(endpoint: Endpoint, secrets: Secrets | None, details: str) -> str:
+    """One sentence on why etcd does not answer, from gRPC's words and our own certificate."""
+    where = f"etcd at {endpoint.text}"
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"{where}: its certificate is not signed by the CA in {endpoint.ca}"
+    if "Hostname Verification" in details:
+        name = endpoint.server_name or host(endpoint.endpoints[0])
+        return f"{where}: its certificate does not hold the name {name}"
+    if secrets and secrets.cert and secrets.key:
+        fault = diagnose(secrets.ca, secrets.cert, secrets.key)
+        if fault:
+            return f"{where} refuses us: {fault} ({endpoint.cert})"
+    if secrets and any(text in details for text in HANDSHAKE_LOST):
+        who = f"our certificate {endpoint.cert}" if secrets.cert else "us: we show no certificate"
+        return f"{where} closed the connection: it seems to refuse {who}; its log says why"
+    return f"{where}: {_reason(details)}"
+
+
+def _reason(details: str) -> str:
+    if "Connection refused" in details:
+        return "connection refused"
+    if not details or any(text in details for text in ("Deadline", "timed out", "Timeout")):
+        return "no answer in time"
+    return details.removeprefix("etcdserver: ")

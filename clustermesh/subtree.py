@@ -1,0 +1,118 @@
+"""What the own cluster's subtree of the store says, as tables: claims, pods, its configuration.
+
+Agents, the controller and the speaker follow ``meshgate/v1/<cluster>/`` and give every batch to
+``Subtree.take``. Parsing stops here; one unreadable key is a finding and changes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import msgspec
+
+from clustermesh.records import rows
+from clustermesh.store import Batch, Entry
+from mesh.core.model import IP, Claim, ClaimKey, Finding
+from mesh.core.table import Table
+
+UNREADABLE = "M141"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PodRef:
+    """A pod as its agent's key names it."""
+
+    node: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodEntry:
+    """What an agent says of its pod; ``labels`` in wire form."""
+
+    addresses: tuple[IP, ...]
+    labels: str
+
+
+PodsChanged = Callable[[Mapping[PodRef, PodEntry], Collection[PodRef]], None]
+
+
+class _PodValue(msgspec.Struct, frozen=True):
+    addresses: list[str]
+    labels: str
+
+
+class _SyncedValue(msgspec.Struct, frozen=True):
+    store: str
+
+
+class Subtree:
+    """``claims`` and ``pods`` are synced once the subtree's canary stands and was listed."""
+
+    def __init__(self, cluster: str, pods_changed: PodsChanged | None = None) -> None:
+        self.prefix = f"meshgate/v1/{cluster}/"
+        self.claims: Table[ClaimKey, Claim] = Table("claim")
+        self.pods: Table[PodRef, PodEntry] = Table("pod entry")
+        self.findings: dict[str, Finding] = {}
+        #: Random id of the store, written after all claims; changes when the store was replaced.
+        self.store = ""
+        self._cluster = cluster
+        self._pods_changed = pods_changed
+
+    def take(self, batch: Batch) -> None:
+        """Take in what ``store.Follow`` saw."""
+        for key in batch.deletes:
+            self.findings.pop(key, None)
+        claims = rows(self._cluster, batch.puts, batch.deletes)
+        for key, text in claims.unreadable.items():
+            self._refuse(key, text)
+        self.claims.upsert(claims.held)
+        self.claims.delete(claims.gone)
+        puts: dict[PodRef, PodEntry] = {}
+        for entry in batch.puts:
+            self._take_entry(entry, puts)
+        gone = [ref for key in batch.deletes if (ref := self._pod_ref(key))]
+        self.pods.upsert(puts)
+        self.pods.delete(gone)
+        if self._pods_changed and (puts or gone):
+            self._pods_changed(puts, gone)
+
+    def synced(self) -> None:
+        """The first complete list is in."""
+        self.claims.mark_synced()
+        self.pods.mark_synced()
+
+    def _take_entry(self, entry: Entry, puts: dict[PodRef, PodEntry]) -> None:
+        ref = self._pod_ref(entry.key)
+        try:
+            if ref:
+                value = msgspec.json.decode(entry.value, type=_PodValue)
+                puts[ref] = PodEntry(tuple(map(ip_address, value.addresses)), value.labels)
+            elif entry.key == f"{self.prefix}synced":
+                self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
+        except (msgspec.DecodeError, ValueError) as error:
+            self._refuse(entry.key, str(error))
+        else:
+            if ref:
+                self.findings.pop(entry.key, None)
+
+    def _pod_ref(self, key: str) -> PodRef | None:
+        head, _, rest = key.partition(f"{self.prefix}pod/")
+        parts = rest.split("/")
+        return PodRef(*parts) if not head and len(parts) == len(PodRef.__slots__) else None
+
+    def _refuse(self, key: str, text: str) -> None:
+        self.findings.setdefault(key, Finding(UNREADABLE, key, "value", text))
+
+
+def pod_key(cluster: str, ref: PodRef) -> str:
+    """The etcd key of a pod's entry."""
+    return f"meshgate/v1/{cluster}/pod/{ref.node}/{ref.namespace}/{ref.name}"
+
+
+def pod_value(entry: PodEntry) -> bytes:
+    """Value of a pod's key."""
+    return msgspec.json.encode(_PodValue([str(a) for a in entry.addresses], entry.labels))

@@ -1,0 +1,231 @@
+"""etcd keys as a target of the reconcile loop.
+
+``LeasedTarget`` holds what a controller publishes: fenced, on leases of its own with at most 1000
+keys each (puts slow down 17-fold otherwise). A key hangs on the lease it was *put* with, so one
+with the right value on another lease (a dead predecessor's) reads as different and is put again.
+``PersistentTarget`` holds what an agent says about its pods: no lease, no fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from clustermesh import etcd_pb2 as pb
+from clustermesh.etcd import Client, Denied, EtcdError, LeaseNotFound, Refused
+from clustermesh.leader import Fenced, fenced_txn
+from clustermesh.ops import delete_op, put_op
+
+#: Limits of one Txn of ours; etcd takes 128 operations and 1.5 MiB.
+TXN_OPS = 100
+TXN_BYTES = 512 * 1024
+#: Txns in flight.
+IN_FLIGHT = 8
+KEYS_PER_LEASE = 1000
+#: What a key reads as that does not hang on the lease it should; nobody desires this value.
+ELSEWHERE = b"\0on another lease"
+#: Keys that tell readers that everything before them is there: put last.
+CANARIES = "cilium/synced/"
+
+
+class KeysTarget:
+    """Keys under ``owned``: prefixes, which end in a slash, and exact keys."""
+
+    def __init__(self, client: Client, owned: Sequence[str], fenced: Fenced | None) -> None:
+        self._client = client
+        self._owned = tuple(owned)
+        self._fenced = fenced
+
+    async def read(self) -> Mapping[str, bytes]:
+        rows: dict[str, bytes] = {}
+        found: list[tuple[str, int]] = []
+        for owned in self._owned:
+            for kv in await self._under(owned):
+                key = kv.key.decode(errors="surrogateescape")
+                found.append((key, kv.lease))
+                rows[key] = kv.value if self._is_ours(kv.lease) else ELSEWHERE
+        self._note_read(found)
+        return rows
+
+    async def upsert(self, rows: Mapping[str, bytes]) -> Mapping[str, Exception]:
+        plain = {key: value for key, value in rows.items() if not key.startswith(CANARIES)}
+        canaries = {key: value for key, value in rows.items() if key.startswith(CANARIES)}
+        errors = await self._put(plain)
+        if errors and canaries:
+            waits = EtcdError(f"waits for {len(errors)} keys that could not be written")
+            return {**errors, **dict.fromkeys(canaries, waits)}
+        return {**errors, **await self._put(canaries)}
+
+    async def delete(self, keys: Collection[str]) -> Mapping[str, Exception]:
+        return await self._write({key: delete_op(key) for key in keys})
+
+    def _is_ours(self, lease: int) -> bool:
+        return lease == 0
+
+    def _note_read(self, found: Iterable[tuple[str, int]]) -> None:
+        """Remember which lease each key hangs on."""
+
+    async def _leases_for(self, keys: Collection[str]) -> Mapping[str, int]:
+        return dict.fromkeys(keys, 0)
+
+    def _note_written(self, ops: Mapping[str, pb.RequestOp]) -> None:
+        """Remember what was put or deleted."""
+
+    async def _under(self, owned: str) -> Sequence[pb.KeyValue]:
+        if owned.endswith("/"):
+            return (await self._client.list(owned)).kvs
+        kv = await self._client.get(owned)
+        return [] if kv is None else [kv]
+
+    async def _put(self, rows: Mapping[str, bytes]) -> Mapping[str, Exception]:
+        leases = await self._leases_for(rows)
+        return await self._write({k: put_op(k, v, leases[k]) for k, v in rows.items()})
+
+    async def _write(self, ops: Mapping[str, pb.RequestOp]) -> Mapping[str, Exception]:
+        """Do all operations, several Txns at a time. Return the keys that etcd refuses.
+
+        Raises EtcdError when etcd is out of reach or we are deposed; the rest is then not tried.
+        """
+        errors: dict[str, Exception] = {}
+        fatal: list[EtcdError] = []
+        chunks = _chunks(ops)
+
+        async def work() -> None:
+            for chunk in chunks:
+                if fatal:
+                    return
+                try:
+                    errors.update(await self._write_chunk(chunk))
+                except EtcdError as error:
+                    fatal.append(error)
+
+        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+        if fatal:
+            raise fatal[0]
+        return errors
+
+    async def _write_chunk(self, ops: Mapping[str, pb.RequestOp]) -> Mapping[str, Exception]:
+        try:
+            await self._txn(tuple(ops.values()))
+        except (Refused, Denied) as error:
+            if len(ops) == 1:
+                return dict.fromkeys(ops, error)
+            errors: dict[str, Exception] = {}
+            for key, op in ops.items():  # one bad key must not stop the rest
+                errors.update(await self._write_chunk({key: op}))
+            return errors
+        self._note_written(ops)
+        return {}
+
+    async def _txn(self, ops: Sequence[pb.RequestOp]) -> None:
+        if self._fenced is None:
+            await self._client.txn((), ops, repeat=True)
+        else:
+            await fenced_txn(self._client, self._fenced, (), ops)
+
+
+class PersistentTarget(KeysTarget):
+    """Keys without lease and fence, for an owner that is alone on its keys."""
+
+    def __init__(self, client: Client, owned: Sequence[str]) -> None:
+        super().__init__(client, owned, None)
+
+
+class LeasedTarget(KeysTarget):
+    """Keys on leases of this process, written only while ``fenced`` leads.
+
+    ``run`` keeps the leases alive. ``on_lost`` is called when etcd says that one is gone, with
+    its keys: the next full round puts them again (``Applied.recheck``). An etcd that is away loses
+    no lease: it gives each its whole TTL when it comes back.
+    """
+
+    def __init__(self, client: Client, owned: Sequence[str], ttl_s: int, fenced: Fenced) -> None:
+        super().__init__(client, owned, fenced)
+        self.on_lost: Callable[[], None] | None = None
+        self._ttl_s = ttl_s
+        self._leases: dict[int, None] = {}
+        self._where: dict[str, int] = {}  # key -> lease of ours
+        self._load: Counter[int] = Counter()  # lease -> keys
+
+    @property
+    def leases(self) -> Sequence[int]:
+        """Our leases, oldest first."""
+        return tuple(self._leases)
+
+    async def run(self) -> None:
+        """Keep the leases alive until cancelled; they then live for one TTL."""
+        wait = self._ttl_s / 3
+        while True:
+            await asyncio.sleep(wait)
+            try:
+                lost = await self._renew()
+                wait = self._ttl_s / 3
+            except EtcdError:
+                wait, lost = min(1.0, self._ttl_s / 10), []
+            if lost and self.on_lost:
+                self.on_lost()
+
+    async def _renew(self) -> Sequence[int]:
+        leases = self.leases
+        if not leases:
+            return leases
+        remaining = await self._client.renew(leases, within_s=max(1.0, self._ttl_s / 6))
+        lost = [lease for lease in leases if remaining.get(lease, 0) <= 0]
+        self._forget(lost)
+        return lost
+
+    def _is_ours(self, lease: int) -> bool:
+        return lease in self._leases
+
+    def _note_read(self, found: Iterable[tuple[str, int]]) -> None:
+        self._where = {key: lease for key, lease in found if lease in self._leases}
+        self._load = Counter(self._where.values())
+
+    async def _leases_for(self, keys: Collection[str]) -> Mapping[str, int]:
+        leases = {key: self._where[key] for key in keys if key in self._where}
+        new = [key for key in keys if key not in leases]
+        free = (lease for lease in self._leases for _ in range(KEYS_PER_LEASE - self._load[lease]))
+        room = list(islice(free, len(new)))
+        while len(room) < len(new):
+            room += [await self._grant()] * KEYS_PER_LEASE
+        return {**leases, **dict(zip(new, room, strict=False))}
+
+    async def _grant(self) -> int:
+        lease = (await self._client.grant(self._ttl_s)).ID
+        self._leases[lease] = None
+        return lease
+
+    def _note_written(self, ops: Mapping[str, pb.RequestOp]) -> None:
+        for key, op in ops.items():
+            self._load[self._where.pop(key, 0)] -= 1
+            if op.HasField("request_put"):
+                self._where[key] = op.request_put.lease
+                self._load[op.request_put.lease] += 1
+
+    async def _txn(self, ops: Sequence[pb.RequestOp]) -> None:
+        try:
+            await super()._txn(ops)
+        except LeaseNotFound:
+            self._forget({op.request_put.lease for op in ops})
+            raise
+
+    def _forget(self, leases: Collection[int]) -> None:
+        for lease in leases:
+            self._leases.pop(lease, None)
+        self._note_read(tuple(self._where.items()))
+
+
+def _chunks(ops: Mapping[str, pb.RequestOp]) -> Iterator[Mapping[str, pb.RequestOp]]:
+    chunk: dict[str, pb.RequestOp] = {}
+    size = 0
+    for key, op in ops.items():
+        weight = len(key) + len(op.request_put.value)
+        if chunk and (len(chunk) == TXN_OPS or size + weight > TXN_BYTES):
+            yield chunk
+            chunk, size = {}, 0
+        chunk[key] = op
+        size += weight
+    if chunk:
+        yield chunk

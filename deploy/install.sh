@@ -1,0 +1,54 @@
+#!/bin/sh
+# Everything that the lab, the tests and the checks need on Debian 12: system packages and a virtual
+# environment. May be repeated; when everything is there it takes a fraction of a second.
+set -eu
+cd "$(dirname "$0")/.."
+VENV=${VENV:-.venv}
+PACKAGES="bpftool ca-certificates clang clang-format curl etcd-client etcd-server frr git iperf3
+iproute2 iputils-ping libbpf-dev libbpf1 linux-libc-dev make nftables procps python3 python3-venv
+tcpdump util-linux"
+
+missing_packages() {
+	for name in $PACKAGES; do
+		dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || echo "$name"
+	done
+}
+
+# The lab starts its own etcd and FRR; the packages must not start theirs.
+quiet_services() {
+	[ -e /usr/sbin/policy-rc.d ] && return
+	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+	chmod 755 /usr/sbin/policy-rc.d
+	trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+}
+
+install_packages() {
+	missing=$(missing_packages)
+	[ -n "$missing" ] || return 0
+	if [ "$(id -u)" -ne 0 ]; then
+		echo "install: these packages are missing and need root:" $missing >&2
+		exit 1
+	fi
+	echo "install: system packages:" $missing
+	quiet_services
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update
+	apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing
+}
+
+install_venv() {
+	stamp=$VENV/.installed
+	wanted=$(sha256sum pyproject.toml | cut -d' ' -f1)
+	[ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+	if [ ! -x "$VENV/bin/python" ]; then
+		echo "install: virtual environment $VENV"
+		/usr/bin/python3 -m venv "$VENV"
+	fi
+	echo "install: Python packages (about a minute)"
+	"$VENV/bin/python" -m pip install -q --disable-pip-version-check -e '.[dev]'
+	echo "$wanted" >"$stamp"
+	echo "install: done, the command is $VENV/bin/meshgate"
+}
+
+install_packages
+install_venv

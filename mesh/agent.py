@@ -1,0 +1,316 @@
+"""The node agent: wires pods, fills the maps, attaches the programs, serves flows.
+
+Walk: ``Agent.start`` asks the kernel, loads or adopts the datapath, then connects the tables of
+``mesh/agent_tables.py`` (what is desired) with targets (where it goes). The datapath runs on when
+this process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Coroutine, Iterable
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from bpf.maps import MapTarget, RowTarget
+from bpf.object import mount_bpffs
+from bpf.ring import Ring
+from clustermesh.etcd import Client, Endpoint
+from clustermesh.peers import PREFIX as PEERS_PREFIX
+from clustermesh.store import Follow
+from clustermesh.target import PersistentTarget
+from mesh import codecs, process
+from mesh.addresses import VALUE
+from mesh.agent_rows import nouns
+from mesh.agent_tables import BLOCK_VALUE, AgentTables, Facts
+from mesh.config import AgentConfig, load_agent
+from mesh.core.address import ADDRESS
+from mesh.core.model import Finding, Network
+from mesh.core.reconcile import Applied, Errors, Loop
+from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.kernel import Kernel, set_sysctl
+from mesh.known import KnownPeers
+from mesh.manifests import Manifests
+from mesh.observe.flows import Flows, Names
+from mesh.observe.hubble import Observer
+from mesh.observe.tables import Server
+from mesh.pods import PodLinks
+from mesh.process import Since
+
+log = logging.getLogger(__name__)
+
+#: Outer Ethernet, IPv4, UDP and VXLAN headers.
+OVERHEAD = 50
+#: What a host may tell the world about drops, per second, reason and CPU.
+DROP_EVENTS = 50
+ICMP_ERRORS = 1000
+#: Seconds between looks for network namespaces of pods.
+NETNS_INTERVAL_S = 0.2
+#: Seconds between looks for next hops.
+NEXT_HOP_INTERVAL_S = 5.0
+
+
+class Agent:
+    """One node."""
+
+    def __init__(self, config: AgentConfig, kernel: Kernel) -> None:
+        self.config = config
+        self.kernel = kernel
+        self.loop = Loop()
+        self.datapath = Datapath(config.bpffs)
+        self.manifests = Manifests(config.manifests, config.cluster.name, config.state_dir)
+        etcd = config.etcd
+        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.known = KnownPeers(config.state_dir / "peers.json")
+        self.started = time.monotonic()
+        self._since = Since()
+
+    async def start(self) -> None:
+        """Everything that is done once; then ``run``."""
+        facts, settings = await self._facts()
+        self.datapath.start(settings)
+        self.tables = AgentTables(self.config, facts, self.manifests.objects)
+        self.links = PodLinks(self.kernel, self.datapath, self.tables.devices)
+        self.datapath.attach(self.config.uplink, self.config.cgroup)
+        self.tables.held = await self.links.held()
+        self._store()
+        self.tables.wire(self.loop)
+        self._targets()
+        self._observe()
+
+    async def _facts(self) -> tuple[Facts, dict[str, object]]:
+        """What the kernel has, and the datapath's configuration from it."""
+        for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            set_sysctl(f"net/{name}", "1")
+        mount_bpffs()
+        uplink = await self.kernel.link(self.config.uplink)
+        vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
+        addresses = await self.kernel.addresses(uplink.ifindex)
+        endpoint = next((a for a in addresses if isinstance(a, IPv4Address)), None)
+        if endpoint is None:
+            raise OSError(f"{self.config.uplink} has no IPv4 address: no tunnel can end here")
+        settings: dict[str, object] = {
+            "node": int(endpoint),
+            "uplink": uplink.ifindex,
+            "vxlan": vxlan.ifindex,
+            "cluster": self.config.cluster.id,
+            "cluster_shift": 16,
+            "uplink_mtu": uplink.mtu,
+            "block_size": self.config.egress.block_size,
+            "drop_events": DROP_EVENTS,
+            "icmp_errors": ICMP_ERRORS,
+            "permutation_key": _permutation_key(self.config.state_dir / "permutation-key"),
+        }
+        return Facts(endpoint, uplink.mtu - OVERHEAD), settings
+
+    def _store(self) -> None:
+        tables = self.tables
+        self.own = Follow(
+            self.client, tables.subtree.prefix, tables.subtree.take, on_synced=self._own_synced
+        )
+        self.peers = Follow(self.client, PEERS_PREFIX, tables.peers.take)
+        tables.peers.expect(self.known.clusters)
+
+    def _own_synced(self) -> None:
+        """A store that we have seen complete before has told everything about peers."""
+        tables = self.tables
+        tables.subtree.synced()
+        if self.known.store == tables.subtree.store:
+            tables.peers.expect(())
+
+    def _targets(self) -> None:
+        """Which table goes where, in the order in which rows must arrive."""
+        tables, loop, maps, entry = self.tables, self.loop, self.datapath.map, RowTarget
+        actions = self.datapath.actions
+        loop.apply_columns(tables.address, MapTarget(maps("mg_address"), ADDRESS, VALUE))
+        blocks = MapTarget(maps("mg_block"), tables.block.key, BLOCK_VALUE)
+        loop.apply_columns(tables.block, blocks)
+        loop.apply(tables.endpoint, entry(maps("mg_node"), codecs.encode_node, codecs.decode_node))
+        loop.apply(
+            tables.pod_cidr, entry(maps("mg_addr_cidr"), codecs.encode_cidr, codecs.decode_cidr)
+        )
+        encode = partial(codecs.encode_egress, actions=actions)
+        decode = partial(codecs.decode_egress, actions=actions)
+        egress = loop.apply(tables.egress, entry(maps("mg_egress"), encode, decode))
+        gateways = entry(maps("mg_egress_addr"), codecs.encode_gateway, codecs.decode_gateway)
+        gateway = loop.apply(tables.egress_addr, gateways)
+        own = entry(maps("mg_own_block"), codecs.encode_own_block, codecs.decode_own_block)
+        loop.apply(tables.own_block, own)
+        loop.apply(tables.discard, _DiscardRoutes(self.kernel))
+        wired = loop.apply(tables.pod_link, self.links)
+        # A covered pod may send once the maps say so: egress rows first, then the pod's.
+        pods = entry(maps("mg_pod_addr"), codecs.encode_pod, codecs.decode_pod)
+        loop.apply(tables.pod, pods, after=[egress, gateway])
+        prefix = f"{tables.subtree.prefix}pod/{self.config.node}/"
+        loop.apply(tables.pod_entry, PersistentTarget(self.client, [prefix]), after=[wired])
+
+    def _observe(self) -> None:
+        tables = self.tables
+        names = Names(
+            labels=lambda identity: tables.labels.get(identity, ""),
+            pod=tables.pod_of,
+        )
+        self.flows = Flows(self.config.cluster.name, self.config.node, self.datapath.reasons, names)
+        self.ring = Ring(self.datapath.map("mg_event"), self.datapath.event)
+        observer = Observer(self.flows, tables.namespace_names, str(tables.facts.endpoint))
+        self.server = Server(
+            self.config.socket, nouns(tables, self.flows, self.datapath), self.status, observer
+        )
+
+    async def run(self) -> None:
+        """Serve and reconcile until cancelled."""
+        asyncio.get_running_loop().add_reader(self.ring.fd, self._drain)
+        self._drain()
+        jobs: tuple[Coroutine[Any, Any, object], ...] = (
+            self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
+            self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
+        )  # fmt: skip
+        try:
+            async with self.server, asyncio.TaskGroup() as group:
+                for job in jobs:
+                    group.create_task(job)
+        finally:
+            asyncio.get_running_loop().remove_reader(self.ring.fd)
+            await self.client.aclose()
+
+    def _drain(self) -> None:
+        self.flows.append(self.ring.drain())
+
+    async def _watch_namespaces(self) -> None:
+        folder = Path(self.config.pod_netns).parent
+        while True:
+            self.tables.namespaces.replace(_inodes(folder))
+            await asyncio.sleep(NETNS_INTERVAL_S)
+
+    async def _watch_next_hops(self) -> None:
+        changed = asyncio.Event()
+        self.tables.node.listen(changed.set)
+        while True:
+            changed.clear()
+            if self.tables.node.synced:
+                await self._look_up_next_hops()
+                self.tables.next_hops.mark_synced()
+            try:
+                async with asyncio.timeout(NEXT_HOP_INTERVAL_S):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _look_up_next_hops(self) -> None:
+        for address in self.tables.tunnel_endpoints():
+            try:
+                hop = await self.kernel.next_hop(address)
+            except OSError as error:
+                log.warning("event=no_next_hop node=%s reason=%s", address, error)
+                continue
+            if isinstance(hop, IPv4Address):
+                self.tables.next_hops.upsert({address: hop})
+
+    async def _remember_peers(self) -> None:
+        """Note which peers this store is known to have, for the next start (D8)."""
+        while True:
+            tables = self.tables
+            if tables.peers.complete.synced and tables.subtree.claims.synced:
+                self.known.write(tables.subtree.store, tables.peers.clusters)
+            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+
+    def status(self) -> dict[str, object]:
+        """What the agent knows of its own health."""
+        return {
+            "role": "agent",
+            "host": self.config.node,
+            "cluster": self.config.cluster.name,
+            "ready": self.tables.address.synced and self.tables.pod.synced,
+            "adopted": self.datapath.adopted,
+            "findings": self._since.dated(self._findings()),
+        }
+
+    def _findings(self) -> Iterable[Finding]:
+        tables = self.tables
+        yield from tables.objects.findings.rows.values()
+        yield from tables.subtree.findings.values()
+        yield from tables.peers.findings.values()
+        yield from tables.findings()
+        for follow in (self.own, self.peers):
+            if follow.problem:
+                yield Finding("M151", follow.prefix, "etcd", follow.problem)
+        for applied in self.loop.applied:
+            yield from _failures(self.config.node, applied)
+
+
+class _DiscardRoutes:
+    """Target: unreachable routes."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    async def read(self) -> dict[Network, None]:
+        return dict.fromkeys(await self._kernel.discard_routes())
+
+    async def upsert(self, rows: Iterable[Network]) -> Errors[Network]:
+        return await self._each(self._kernel.add_discard_route, rows)
+
+    async def delete(self, keys: Iterable[Network]) -> Errors[Network]:
+        return await self._each(self._kernel.delete_discard_route, keys)
+
+    async def _each(self, act: Any, prefixes: Iterable[Network]) -> Errors[Network]:
+        errors: dict[Network, Exception] = {}
+        for prefix in prefixes:
+            try:
+                await act(prefix)
+            except OSError as error:
+                errors[prefix] = error
+        return errors
+
+
+def _failures(node: str, applied: Applied) -> Iterable[Finding]:
+    report = applied.report
+    for key, text in report.errors.items():
+        yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
+
+
+def _inodes(folder: Path) -> dict[str, int]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return {}
+    found = {}
+    for entry in entries:
+        try:
+            found[entry.path] = entry.stat().st_ino
+        except OSError:
+            continue  # gone in between
+    return found
+
+
+def _permutation_key(path: Path) -> int:
+    """A random number that outlives the process: another one would be another generation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        fresh = path.with_suffix(".new")
+        fresh.write_text(f"{secrets.randbits(64)}\n")
+        fresh.replace(path)
+    return int(path.read_text())
+
+
+async def _live(config: AgentConfig) -> None:
+    async with Kernel.open() as kernel:
+        agent = Agent(config, kernel)
+        await agent.start()
+        seconds = time.monotonic() - agent.started
+        log.info(
+            "event=started node=%s adopted=%s seconds=%.2f",
+            config.node, agent.datapath.adopted, seconds,
+        )  # fmt: skip
+        await agent.run()
+
+
+def main(path: Path) -> int:
+    """Be the agent until SIGTERM or SIGINT; the datapath stays."""
+    return process.main(path, load_agent, _live)

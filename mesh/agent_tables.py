@@ -1,0 +1,322 @@
+"""The agent's tables and the derivations between them: from objects and the store to map rows.
+
+``wire`` is the table of contents: it reads downwards, every derivation's inputs stand above it.
+A derivation runs when all of its inputs are synced (ARCHITECTURE.md D6) and writes whole tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Network, ip_network
+from typing import Any
+
+import numpy as np
+
+from clustermesh.ledger import OwnFacts
+from clustermesh.peers import Peers
+from clustermesh.subtree import PodEntry, PodRef, Subtree, pod_key, pod_value
+from gateway import desired as egress
+from gateway.egress import Plan, egress_classes, plan
+from mesh import nodes as node_rows
+from mesh.addresses import KIND_POD, VALUE, NodeAddresses, OwnPods, tunnel_endpoint
+from mesh.codecs import LocalPod
+from mesh.config import AgentConfig
+from mesh.core.address import ADDRESS, packed
+from mesh.core.model import (
+    IP,
+    Block,
+    BlockKey,
+    ClaimKey,
+    Finding,
+    Network,
+    Node,
+    NodeKey,
+    Pod,
+    PodKey,
+)
+from mesh.core.reconcile import Loop
+from mesh.core.table import ColumnChanges, ColumnTable, Source, Table
+from mesh.identity import identity_labels, identity_rows, namespace_of, numbers_by_labels
+from mesh.objects import Objects
+from mesh.pods import Device, PodLink, assign, pod_links
+from srv6.locators import subnet
+
+BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
+BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the kernel told the agent at its start."""
+
+    endpoint: IPv4Address
+    pod_mtu: int
+
+
+class AgentTables:
+    """Sources above, derived tables below; every one is served or applied by ``mesh/agent.py``."""
+
+    def __init__(self, config: AgentConfig, facts: Facts, objects: Objects) -> None:
+        self.config = config
+        self.facts = facts
+        self.own = NodeKey(config.cluster.name, config.node)
+        # Sources
+        self.objects = objects
+        self.address = ColumnTable("address", ADDRESS, VALUE)
+        self._own_pods: OwnPods[PodRef] = OwnPods(self.address, config.cluster.id)
+        self._node_addresses = NodeAddresses(self.address, self.own)
+        self.subtree = Subtree(config.cluster.name, self._own_pods.pods)
+        own_facts = OwnFacts(config.cluster.name, config.cluster.id)
+        self.peers = Peers(own_facts, self._take_addresses)
+        self.namespaces: Table[str, int] = Table("netns")
+        self.next_hops: Table[IPv4Address, IPv4Address] = Table("next hop")
+        self.devices: Table[PodKey, Device] = Table("device")
+        self.held: dict[PodKey, tuple[IP, ...]] = {}
+        # Derived
+        self.node: Table[NodeKey, Node] = Table("node")
+        self.endpoint: Table[IPv4Address, node_rows.Endpoint] = Table("endpoint")
+        self.pod_cidr: Table[Network, node_rows.PodCIDR] = Table("pod CIDR")
+        self.local_pod: Table[PodKey, Pod] = Table("local pod")
+        self.pod_link: Table[PodKey, PodLink] = Table("pod link")
+        self.pod_entry: Table[str, bytes] = Table("pod entry of ours")
+        self.plan = Plan()
+        self.classes: dict[tuple[str, ...], int] = {}
+        self.planned = Source("egress plan")
+        self.egress: Table[egress.EgressKey, egress.EgressRow] = Table("egress")
+        self.egress_addr: Table[IP, IPv4Address] = Table("egress address")
+        self.pod: Table[IP, LocalPod] = Table("pod")
+        self.block_row: Table[BlockKey, Block] = Table("block row")
+        self.block = ColumnTable("block", BLOCK_KEY, BLOCK_VALUE)
+        self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
+        self.discard: Table[Network, None] = Table("discard route")
+        self.identities: dict[str, int] = {}
+        self.labels: dict[int, str] = {}
+
+    @property
+    def cluster_ids(self) -> dict[str, int]:
+        """Id of the own cluster and of every accepted peer, by name."""
+        return {self.config.cluster.name: self.config.cluster.id, **self.peers.clusters}
+
+    def pod_of(self, address: IP) -> PodKey | None:
+        """The pod of an address, as far as this node knows it by name."""
+        ref = self._own_pods.owner(address)
+        return PodKey(self.config.cluster.name, ref.namespace, ref.name) if ref else None
+
+    def identity_of(self, pod: Pod) -> int | None:
+        """The identity of a pod of ours, once it has one."""
+        return self.identities.get(self._labels_of(pod))
+
+    def namespace_names(self) -> list[tuple[str, str]]:
+        """Cluster and name of our namespaces."""
+        return [(self.config.cluster.name, name) for name in self.objects.namespaces.rows]
+
+    def tunnel_endpoints(self) -> list[IPv4Address]:
+        """Outer addresses of all other nodes."""
+        nodes = (node for key, node in self.node.rows.items() if key != self.own)
+        return [address for node in nodes if (address := tunnel_endpoint(node))]
+
+    def nodes_by_endpoint(self) -> dict[int, str]:
+        """Names of nodes by outer address."""
+        rows = self.node.rows.values()
+        return {int(a): node.name for node in rows if (a := tunnel_endpoint(node))}
+
+    def egress_listed(self) -> list[dict[str, Any]]:
+        """Rows of ``egress list``."""
+        return egress.listed(self.plan, self.config.cluster.name)
+
+    def findings(self) -> Iterable[Finding]:
+        """What is wrong with the objects as this node sees them."""
+        yield from self.plan.findings
+        me = self.objects.nodes.rows.get(self.own)
+        if me and tunnel_endpoint(me) != self.facts.endpoint:
+            text = f"the object says {tunnel_endpoint(me)}, {self.config.uplink} has"
+            place = f"Node/{self.own.name}"
+            found = f"{text} {self.facts.endpoint}: others tunnel to the wrong address"
+            yield Finding("D602", place, "status.addresses", found)
+
+    def wire(self, loop: Loop) -> None:
+        """Derivations, each below its inputs."""
+        objects, claims = self.objects, self.subtree.claims
+        self._derive(loop, self._identities, [claims])
+        loop.derive([self.peers.identities], self._labels)
+        self._derive(loop, self._nodes, [objects.nodes, claims], [self.peers.nodes])
+        self._derive(loop, self._endpoints, [self.node, self.next_hops], [self.peers.complete])
+        self._derive(loop, self._assign, [objects.pods, self.node])
+        self._derive(loop, self._pod_links, [self.local_pod, self.namespaces])
+        self._derive(loop, self._entries, [self.local_pod, objects.namespaces], [self.devices])
+        self._derive(
+            loop, self._plan, [objects.egress, objects.pods, objects.namespaces, objects.nodes]
+        )
+        self._derive(loop, self._egress, [self.planned])
+        self._derive(
+            loop,
+            self._pods,
+            [self.local_pod, objects.namespaces, claims, self.planned],
+            [self.devices],
+        )
+        self._derive(loop, self._blocks, [claims, objects.nodes])
+        self._derive(loop, self._discard, [self.node, self.planned])
+        loop.derive([self.peers.complete, self.subtree.pods, claims], self._address_synced)
+
+    def _derive(
+        self,
+        loop: Loop,
+        run: Callable[[], None],
+        needed: Sequence[Source],
+        also: Sequence[Source] = (),
+    ) -> None:
+        """Run when an input changes, once all ``needed`` ones are synced."""
+
+        def ready() -> None:
+            if all(source.synced for source in needed):
+                run()
+
+        loop.derive([*needed, *also], ready)
+
+    def _take_addresses(self, changes: ColumnChanges) -> None:
+        values = np.zeros(len(changes.values), VALUE)
+        for name in ("identity", "node", "cluster"):
+            values[name] = changes.values[name]
+        values["kind"] = KIND_POD
+        if len(values):
+            self.address.upsert(changes.keys, values)
+        if len(changes.deleted):
+            self.address.delete(changes.deleted)
+
+    def _address_synced(self) -> None:
+        if self.peers.complete.synced and self.subtree.pods.synced and self.node.synced:
+            self.address.mark_synced()
+
+    def _identities(self) -> None:
+        cluster = self.config.cluster
+        rows = identity_rows(self.subtree.claims.rows.values(), cluster.name, cluster.id)
+        self.identities = numbers_by_labels(rows.values())
+        self._own_pods.identities(self.identities)
+        self._labels()
+
+    def _labels(self) -> None:
+        own = {number: labels for labels, number in self.identities.items()}
+        peers = {number: row.labels for number, row in self.peers.identities.rows.items()}
+        self.labels = peers | own
+
+    def _nodes(self) -> None:
+        cidrs: dict[str, tuple[Network, ...]] = {}
+        locators: dict[str, IPv6Network] = {}
+        for key, claim in sorted(self.subtree.claims.rows.items(), key=_order):
+            if key.noun == "podcidr":
+                cidrs[claim.owner] = (*cidrs.get(claim.owner, ()), subnet(key.pool, key.number))
+            elif key.noun == "locator":
+                locators[claim.owner] = IPv6Network(subnet(key.pool, key.number))
+        own = self.objects.nodes.rows
+        rows = node_rows.merged(own, cidrs, locators, self.peers.nodes.rows)
+        self.node.replace(rows)
+        endpoints = {key.name: tunnel_endpoint(node) for key, node in own.items()}
+        self._own_pods.endpoints({name: a for name, a in endpoints.items() if a})
+        self._node_addresses.nodes(rows, self.cluster_ids)
+        networks = tuple(cidr for node in cidrs.values() for cidr in node)
+        addresses = frozenset(a for node in own.values() for a in node.addresses)
+        cluster = self.config.cluster
+        self.peers.update_own(OwnFacts(cluster.name, cluster.id, networks, addresses))
+
+    def _endpoints(self) -> None:
+        nodes, ids = self.node.rows.values(), self.cluster_ids
+        complete = self.peers.complete.synced
+        endpoints = node_rows.endpoints(nodes, self.own, ids, self.next_hops.rows)
+        _write(self.endpoint, endpoints, complete=complete)
+        _write(self.pod_cidr, node_rows.pod_cidrs(nodes, ids), complete=complete)
+
+    def _assign(self) -> None:
+        me = self.node.rows.get(self.own)
+        mine = {k: pod for k, pod in self.objects.pods.rows.items() if pod.node == self.own.name}
+        self.held = assign(mine, me.pod_cidrs if me else (), self.held)
+        self.local_pod.replace({k: _with_addresses(mine[k], a) for k, a in self.held.items()})
+
+    def _pod_links(self) -> None:
+        pattern, mtu = self.config.pod_netns, self.facts.pod_mtu
+        self.pod_link.replace(pod_links(self.local_pod.rows, self.namespaces.rows, pattern, mtu))
+
+    def _entries(self) -> None:
+        rows = {}
+        for key, pod in self.local_pod.rows.items():
+            if key in self.devices.rows:
+                ref = PodRef(self.own.name, key.namespace, key.name)
+                entry = PodEntry(pod.addresses, self._labels_of(pod))
+                rows[pod_key(key.cluster, ref)] = pod_value(entry)
+        _write(self.pod_entry, rows, complete=self.devices.synced)
+
+    def _labels_of(self, pod: Pod) -> str:
+        return identity_labels(pod, namespace_of(pod, self.objects.namespaces.rows))
+
+    def _plan(self) -> None:
+        objects = self.objects
+        self.plan = plan(
+            objects.egress.rows.values(),
+            objects.pods.rows.values(),
+            objects.namespaces.rows,
+            objects.nodes.rows,
+        )
+        self.classes = egress_classes(self.plan.covered.values(), self.classes)
+        self.planned.revision += 1
+        self.planned.mark_synced()
+
+    def _egress(self) -> None:
+        self.egress.replace(egress.egress_rows(self.plan, self.classes))
+        self.egress_addr.replace(egress.gateway_rows(self.plan))
+
+    def _pods(self) -> None:
+        classes = egress.pod_classes(self.plan, self.classes, self.local_pod.rows)
+        rows: dict[IP, LocalPod] = {}
+        for key, pod in self.local_pod.rows.items():
+            device = self.devices.rows.get(key)
+            identity = self.identity_of(pod)
+            if device is None or identity is None:
+                continue
+            for address in pod.addresses:
+                rows[address] = LocalPod(
+                    device.ifindex, identity, classes.get(address, 0), device.mac, device.host_mac
+                )
+        _write(self.pod, rows, complete=self.devices.synced)
+
+    def _blocks(self) -> None:
+        size, cluster = self.config.egress.block_size, self.config.cluster.name
+        rows = egress.block_rows(self.subtree.claims.rows.values(), cluster, size)
+        owners = egress.block_owners(rows, self.objects.nodes.rows)
+        self.block_row.replace(rows)
+        keys = np.zeros(len(owners), BLOCK_KEY)
+        values = np.zeros(len(owners), BLOCK_VALUE)
+        for at, (key, owner) in enumerate(owners.items()):
+            keys[at] = (packed(key.address), key.number)
+            values[at] = (int(owner.node), owner.epoch & 0xFFFFFFFF)
+        self.block.replace(keys, values)
+        self.own_block.replace(egress.own_blocks(rows, self.own.name))
+
+    def _discard(self) -> None:
+        mine = [
+            ip_network(address)
+            for address, endpoint in egress.gateway_rows(self.plan).items()
+            if endpoint == self.facts.endpoint
+        ]
+        routes = node_rows.discard_routes(self.node.rows.get(self.own), mine)
+        self.discard.replace(dict.fromkeys(routes))
+
+
+def _write(table: Table[Any, Any], rows: dict[Any, Any], *, complete: bool) -> None:
+    """Replace when the rows are all there are, else only add."""
+    if complete:
+        table.replace(rows)
+    else:
+        table.upsert(rows)
+
+
+def _with_addresses(pod: Pod, addresses: tuple[IP, ...]) -> Pod:
+    return Pod(
+        pod.cluster, pod.namespace, pod.name, pod.node, pod.labels, addresses,
+        pod.service_account, pod.ports,
+    )  # fmt: skip
+
+
+def _order(item: tuple[ClaimKey, object]) -> tuple[bool, ClaimKey]:
+    """IPv4 pools first, so that a node's first CIDR is of IPv4."""
+    key, _ = item
+    return ":" in key.pool, key

@@ -1,0 +1,270 @@
+"""Which claims a cluster wants, and what its claims amount to.
+
+Pure; the controller's side of ``clustermesh/claims.py``. A want names an owner and a pool; the
+allocator finds the number. Identities, pod CIDRs and locators stay claimed for good, so that a
+node or label set that comes back finds its number again; a port block that no node needs any more
+is given back and rests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Network
+
+import msgspec
+
+from clustermesh import wire
+from gateway import desired as gateway_rows
+from gateway.egress import Plan, block_count
+from mesh import identity
+from mesh.config import ControllerConfig, Pool, Pools
+from mesh.core.model import Claim, Finding, Namespace, Network, Node, Pod, PodKey
+from srv6.locators import pool_name, pool_size, subnet
+
+POD_CIDR = "podcidr"
+LOCATOR = "locator"
+BLOCK = gateway_rows.NOUN
+#: Nouns whose claims are given back when nobody wants them any more.
+RELEASED = frozenset({BLOCK})
+
+POOL_FULL = "M145"
+OTHER_CONFIG = "M146"
+ID_USED = "M147"
+OVERLAP = "M148"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Want:
+    """An owner that is to have a number of a pool."""
+
+    noun: str
+    pool: str
+    owner: str
+
+
+def identities(pods: Iterable[Pod], namespaces: Mapping[str, Namespace]) -> set[Want]:
+    """One for each label text of the pods."""
+    texts = {identity.identity_labels(pod, identity.namespace_of(pod, namespaces)) for pod in pods}
+    return {Want(identity.NOUN, identity.POOL, text) for text in texts}
+
+
+def subnets(nodes: Iterable[Node], pools: Pools) -> set[Want]:
+    """A piece of every pool for every node."""
+    return {
+        Want(noun, pool_of(pool), node.name)
+        for node in nodes
+        for noun, group in ((POD_CIDR, pools.pod_cidrs), (LOCATOR, pools.locators))
+        for pool in group
+    }
+
+
+def blocks(plan: Plan, pods: Mapping[PodKey, Pod], blocks_per_node: int) -> set[Want]:
+    """Blocks of a policy's egress addresses for every node that hosts a pod it covers."""
+    hosts = {
+        (name, pods[key].node)
+        for key, names in plan.covered.items()
+        if key in pods and pods[key].node
+        for name in names
+    }
+    return {
+        Want(BLOCK, str(address), f"{node}/{k}")
+        for name, node in hosts
+        for address in plan.policies[name].addresses
+        for k in range(blocks_per_node)
+    }
+
+
+def candidates(
+    want: Want, cluster_id: int, block_size: int, foreign: Iterable[Published]
+) -> Sequence[int]:
+    """The numbers of a want's pool that may be given away."""
+    if want.noun == identity.NOUN:
+        first = cluster_id << identity.CLUSTER_SHIFT
+        return range(first + 1, first + (1 << identity.CLUSTER_SHIFT))
+    if want.noun == BLOCK:
+        return range(block_count(block_size))
+    return free_numbers(want.pool, foreign)
+
+
+def pool_of(pool: Pool) -> str:
+    """The pool's name in keys."""
+    return pool_name(pool.cidr, pool.node_prefix)
+
+
+# --- What claims amount to --------------------------------------------------------------------
+
+
+def pod_cidrs(claims: Iterable[Claim], pools: Pools) -> dict[str, tuple[Network, ...]]:
+    """Pod CIDRs by node, in the order of the pools."""
+    order = {pool_of(pool): at for at, pool in enumerate(pools.pod_cidrs)}
+    mine = [c for c in claims if c.noun == POD_CIDR and c.pool in order]
+    rows: dict[str, tuple[Network, ...]] = {}
+    for claim in sorted(mine, key=lambda claim: (order[claim.pool], claim.number)):
+        rows[claim.owner] = (*rows.get(claim.owner, ()), subnet(claim.pool, claim.number))
+    return rows
+
+
+def locators(claims: Iterable[Claim], pools: Pools) -> dict[str, IPv6Network]:
+    """Locator by node; of several pools the first counts."""
+    rows: dict[str, IPv6Network] = {}
+    by_pool = {pool_of(pool): at for at, pool in enumerate(pools.locators)}
+    mine = [c for c in claims if c.noun == LOCATOR and c.pool in by_pool]
+    for claim in sorted(mine, key=lambda claim: by_pool[claim.pool]):
+        network = subnet(claim.pool, claim.number)
+        if isinstance(network, IPv6Network):
+            rows.setdefault(claim.owner, network)
+    return rows
+
+
+# --- Prefixes that another cluster publishes --------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Prefixes of a node as its cluster publishes them, judged by nobody; ``created`` orders."""
+
+    cluster: str
+    node: str
+    networks: tuple[Network, ...]
+    created: int
+
+    def __str__(self) -> str:
+        return f"cluster {self.cluster} (node {self.node})"
+
+
+def free_numbers(pool: str, foreign: Iterable[Published]) -> Sequence[int]:
+    """Numbers of the pool whose subnet meets nobody's published prefix."""
+    taken: set[int] = set()
+    base, size = subnet(pool, 0), pool_size(pool)
+    for network in (network for other in foreign for network in other.networks):
+        if network.version == base.version:
+            first = int(network.network_address) - int(base.network_address)
+            last = first + network.num_addresses - 1
+            low, high = first // base.num_addresses, last // base.num_addresses
+            taken.update(range(max(low, 0), min(high + 1, size)))
+    return range(size) if not taken else [n for n in range(size) if n not in taken]
+
+
+def pool_findings(pools: Pools, config_key: str, foreign: Iterable[Published]) -> list[Finding]:
+    """Pools of ours that somebody publishes prefixes of; their numbers are not given away."""
+    others = list(foreign)
+    return [
+        Finding(OVERLAP, config_key, field, f"{pool.cidr} overlaps {network} of {other}")
+        for field, group in (("podCIDRs", pools.pod_cidrs), ("locators", pools.locators))
+        for pool in group
+        for other in others
+        for network in other.networks
+        if _meet(pool.cidr, network)
+    ]
+
+
+def publishable(
+    nodes: Iterable[Node], created: Mapping[str, int], foreign: Iterable[Published]
+) -> tuple[list[Node], list[Finding]]:
+    """Nodes without the prefixes that another cluster had published before, and what that is.
+
+    ``created`` is the create revision of our nodes' published keys: who was there first keeps a
+    prefix, so that nobody can push ours out.
+    """
+    rows: list[Node] = []
+    findings: list[Finding] = []
+    others = list(foreign)
+    for node in nodes:
+        mine = created.get(node.name)
+        earlier = [other for other in others if mine is None or other.created < mine]
+        met = _met(node, earlier)
+        rows.append(
+            replace(
+                node,
+                pod_cidrs=tuple(n for n in node.pod_cidrs if n not in met),
+                locator=None if node.locator in met else node.locator,
+            )
+        )
+        findings += [
+            Finding(OVERLAP, wire.node_key(node.cluster, node.name), field_of(network), text)
+            for network, text in met.items()
+        ]
+    return rows, findings
+
+
+def field_of(network: Network) -> str:
+    """The field of a published node that names the prefix."""
+    return f"IPv{network.version}AllocCIDR"
+
+
+def _met(node: Node, others: Iterable[Published]) -> dict[Network, str]:
+    mine = (*node.pod_cidrs, node.locator) if node.locator else node.pod_cidrs
+    return {
+        network: f"{network} is not published: it overlaps {theirs} of {other}"
+        for other in others
+        for theirs in other.networks
+        for network in mine
+        if _meet(network, theirs)
+    }
+
+
+def _meet(one: Network, other: Network) -> bool:
+    if isinstance(one, IPv6Network):
+        return isinstance(other, IPv6Network) and one.overlaps(other)
+    return not isinstance(other, IPv6Network) and one.overlaps(other)
+
+
+# --- Who we are -------------------------------------------------------------------------------
+
+
+class StoredConfig(msgspec.Struct, frozen=True):
+    """The cluster's ``config`` key: what all of its controllers must agree on."""
+
+    name: str
+    id: int
+    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs")
+    locators: tuple[str, ...]
+    block_size: int = msgspec.field(name="blockSize")
+    blocks_per_node: int = msgspec.field(name="blocksPerNode")
+
+
+def stored_config(config: ControllerConfig) -> StoredConfig:
+    """What this controller would write."""
+    return StoredConfig(
+        config.cluster.name,
+        config.cluster.id,
+        tuple(map(pool_of, config.pools.pod_cidrs)),
+        tuple(map(pool_of, config.pools.locators)),
+        config.egress.block_size,
+        config.egress.blocks_per_node,
+    )
+
+
+def config_findings(key: str, stored: bytes, ours: StoredConfig) -> list[Finding]:
+    """How the stored configuration differs from ours; each names both values."""
+    try:
+        theirs = msgspec.json.decode(stored, type=StoredConfig)
+    except msgspec.DecodeError as error:
+        return [Finding(OTHER_CONFIG, key, "", f"not readable: {error}")]
+    names = msgspec.structs.fields(StoredConfig)
+    pairs = ((f.encode_name, getattr(theirs, f.name), getattr(ours, f.name)) for f in names)
+    return [
+        Finding(OTHER_CONFIG, key, name, f"the cluster has {_text(theirs)}, this one {_text(mine)}")
+        for name, theirs, mine in pairs
+        if theirs != mine
+    ]
+
+
+def id_findings(ours: StoredConfig, configs: Mapping[str, bytes]) -> list[Finding]:
+    """Clusters of another name that publish our id. ``configs`` are cluster config keys."""
+    found = []
+    for key, value in configs.items():
+        name = wire.cluster_of(key)
+        try:
+            used = wire.decode(wire.ClusterConfig, value).id
+        except wire.WireError:
+            continue
+        if used == ours.id and name != ours.name:
+            text = f"cluster id {ours.id} of {ours.name} is used by cluster {name}"
+            found.append(Finding(ID_USED, key, "id", text))
+    return found
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

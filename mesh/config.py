@@ -1,0 +1,260 @@
+"""Configuration of the three processes: one strict YAML file each, loaded once at the start.
+
+An unknown or wrong field, or a file that is not there, is a ``ConfigError`` that names the
+configuration file and the path of the field. Keys are camelCase in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from mesh.core.model import Network
+from mesh.core.strict import AnyNetwork, Wrong, convert, parse_yaml
+
+C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
+
+#: Bits of an egress address's port space that every block size divides: 64512 = 63 * 2**10.
+_BLOCK_SIZES = tuple(1 << bit for bit in range(3, 11))
+#: ``OWN_BLOCKS`` of ``bpf/include/types.h``.
+_MAX_BLOCKS = 16
+_POD_NETNS = {"cluster": "c", "namespace": "ns", "name": "pod"}
+
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z", max_length=253)]
+_ClusterName = Annotated[
+    str, msgspec.Meta(pattern=r"^([a-z0-9][-a-z0-9]*)?[a-z0-9]\Z", max_length=32)
+]
+_Device = Annotated[str, msgspec.Meta(pattern=r"^[^/\s:]+\Z", max_length=15)]
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the text names file, path and mistake."""
+
+
+class _Section(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True
+):
+    """A part of a configuration file."""
+
+
+class Cluster(_Section, frozen=True):
+    """Which cluster the process belongs to."""
+
+    name: _ClusterName
+    """Name in every etcd key and label: at most 32 of a-z, 0-9, ``-``; not ``default``."""
+    id: Annotated[int, msgspec.Meta(ge=1, le=255)]
+    """Top 8 of an identity's 24 bits; unique in the mesh, fixed for the cluster's life."""
+
+
+class Etcd(_Section, frozen=True):
+    """The shared etcd."""
+
+    endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """``https://host:port`` (or ``http://`` without certificates), tried in turn."""
+    ca: Path | None = None
+    """PEM file of the authority that signed etcd's certificate; absent only with ``http://``."""
+    cert: Path | None = None
+    """PEM file of our client certificate; its common name is our etcd user."""
+    key: Path | None = None
+    """PEM file of the certificate's private key."""
+
+
+class Egress(_Section, frozen=True):
+    """Port blocks of egress addresses; the same in all processes of a cluster."""
+
+    block_size: int = 256
+    """Ports in a block, a power of two of 8..1024; 256 gives 252 blocks per address."""
+    blocks_per_node: Annotated[int, msgspec.Meta(ge=1, le=_MAX_BLOCKS)] = 4
+    """Blocks of each egress address that a node holds; 4 x 256 connections to one destination."""
+
+
+class Pool(_Section, frozen=True):
+    """A network that is cut into one piece per node."""
+
+    cidr: AnyNetwork
+    """The whole network; must not overlap another pool of the mesh."""
+    node_prefix: int
+    """Prefix length of a node's piece; not shorter than the pool's own."""
+
+
+class Pools(_Section, frozen=True):
+    """What the controller gives to nodes."""
+
+    pod_cidrs: Annotated[tuple[Pool, ...], msgspec.Meta(min_length=1)] = msgspec.field(
+        name="podCIDRs"
+    )
+    """Pod networks: every node gets one piece of each pool."""
+    locators: tuple[Pool, ...] = ()
+    """SRv6 locators (IPv6); empty: nodes have none."""
+
+
+class AgentConfig(_Section, frozen=True):
+    """``meshgate agent``."""
+
+    cluster: Cluster
+    """The cluster of the node."""
+    node: _Name
+    """Name of the Node object that this host is."""
+    manifests: Path
+    """Folder of the cluster's objects; need not exist yet."""
+    etcd: Etcd
+    """The shared etcd, as user ``<cluster>-agent``."""
+    bpffs: Path
+    """Directory below a bpffs in which links and maps are pinned; one per host."""
+    cgroup: Path
+    """cgroup2 directory whose sockets get service translation; one per host."""
+    uplink: _Device
+    """Device towards the other nodes and the router."""
+    socket: Path
+    """Unix socket on which tables and flows are served."""
+    pod_netns: str
+    """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``."""
+    state_dir: Path
+    """Directory that outlives the process: last good manifests."""
+    egress: Egress = Egress()
+    """Port blocks."""
+
+
+class ControllerConfig(_Section, frozen=True):
+    """``meshgate controller``."""
+
+    cluster: Cluster
+    """The cluster that is published."""
+    instance: _Name
+    """Name of this replica; a predecessor of the same name is replaced at once."""
+    manifests: Path
+    """Folder of the cluster's objects; need not exist yet."""
+    etcd: Etcd
+    """The shared etcd, as user ``<cluster>-controller``."""
+    pools: Pools
+    """What nodes get; the same in all replicas."""
+    state_dir: Path
+    """Directory that outlives the process: last good manifests, claims."""
+    socket: Path
+    """Unix socket on which tables are served."""
+    egress: Egress = Egress()
+    """Port blocks."""
+    lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
+    """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""
+
+
+class SpeakerConfig(_Section, frozen=True):
+    """``meshgate speaker``."""
+
+    cluster: Cluster
+    """The cluster of the node."""
+    node: _Name
+    """Name of the Node object that this host is."""
+    manifests: Path
+    """Folder of the cluster's objects; need not exist yet."""
+    etcd: Etcd
+    """The shared etcd, as user ``<cluster>-speaker``."""
+    run_dir: Path
+    """ExaBGP's configuration and log, the relay's socket, pid files, last good manifests."""
+    socket: Path
+    """Unix socket on which tables are served."""
+    router_id: IPv4Address = msgspec.field(name="routerID")
+    """BGP identifier, unique among the router's peers; usually the node's IPv4 address."""
+
+
+def load_agent(path: Path) -> AgentConfig:
+    """The agent's configuration. Raises ``ConfigError``."""
+    return _load(path, AgentConfig)
+
+
+def load_controller(path: Path) -> ControllerConfig:
+    """The controller's configuration. Raises ``ConfigError``."""
+    return _load(path, ControllerConfig)
+
+
+def load_speaker(path: Path) -> SpeakerConfig:
+    """The speaker's configuration. Raises ``ConfigError``."""
+    return _load(path, SpeakerConfig)
+
+
+def _load(path: Path, kind: type[C]) -> C:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error.reason}") from error
+    try:
+        config = convert(_single(parse_yaml(text)), kind)
+        for problem in _problems(config):
+            raise problem
+    except Wrong as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return config
+
+
+def _single(documents: list[object]) -> object:
+    if len(documents) != 1:
+        raise Wrong("", f"expected one YAML document, got {len(documents)}")
+    return documents[0]
+
+
+def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterator[Wrong]:
+    """What single fields cannot say."""
+    if config.cluster.name == "default":
+        yield Wrong("cluster.name", "'default' is reserved")
+    yield from _etcd_problems(config.etcd)
+    if isinstance(config, SpeakerConfig):
+        return
+    if config.egress.block_size not in _BLOCK_SIZES:
+        sizes = ", ".join(map(str, _BLOCK_SIZES))
+        yield Wrong("egress.blockSize", f"expected one of {sizes}, got {config.egress.block_size}")
+    if isinstance(config, ControllerConfig):
+        yield from _pool_problems(config.pools)
+    else:
+        yield from _netns_problems(config.pod_netns)
+
+
+def _etcd_problems(etcd: Etcd) -> Iterator[Wrong]:
+    for number, endpoint in enumerate(etcd.endpoints):
+        scheme, _, authority = endpoint.partition("://")
+        host, _, port = authority.rpartition(":")
+        valid = scheme in ("http", "https") and host and port.isdecimal() and int(port) < 1 << 16
+        if not valid:
+            text = f"expected https://host:port or http://host:port, got {endpoint!r}"
+            yield Wrong(f"etcd.endpoints[{number}]", text)
+    secure = any(endpoint.startswith("https:") for endpoint in etcd.endpoints)
+    for name, file in (("ca", etcd.ca), ("cert", etcd.cert), ("key", etcd.key)):
+        if file is None and secure:
+            yield Wrong(f"etcd.{name}", "required with https://")
+        if file is not None and not file.is_file():
+            yield Wrong(f"etcd.{name}", f"no such file: {file}")
+
+
+def _pool_problems(pools: Pools) -> Iterator[Wrong]:
+    seen: list[tuple[str, Network]] = []
+    for field, group in (("podCIDRs", pools.pod_cidrs), ("locators", pools.locators)):
+        for number, pool in enumerate(group):
+            path, cidr = f"pools.{field}[{number}]", pool.cidr
+            if not cidr.prefixlen <= pool.node_prefix <= cidr.max_prefixlen:
+                least, most = cidr.prefixlen, cidr.max_prefixlen
+                text = f"expected {least}..{most} in {cidr}, got {pool.node_prefix}"
+                yield Wrong(f"{path}.nodePrefix", text)
+            if field == "locators" and cidr.version == 4:
+                yield Wrong(f"{path}.cidr", f"expected an IPv6 CIDR, got {cidr}")
+            for other_path, other in seen:
+                if cidr.version == other.version and cidr.overlaps(other):
+                    yield Wrong(f"{path}.cidr", f"{cidr} overlaps {other} of {other_path}")
+            seen.append((path, cidr))
+
+
+def _netns_problems(pattern: str) -> Iterator[Wrong]:
+    try:
+        one = pattern.format(**_POD_NETNS)
+        other = pattern.format(**{**_POD_NETNS, "namespace": "other"})
+        third = pattern.format(**{**_POD_NETNS, "name": "other"})
+    except (KeyError, IndexError, ValueError, AttributeError):
+        text = f"expected only {{cluster}}, {{namespace}}, {{name}} in braces, got {pattern!r}"
+        yield Wrong("podNetns", text)
+        return
+    if len({one, other, third}) < len((one, other, third)):
+        yield Wrong("podNetns", f"expected {{namespace}} and {{name}}, got {pattern!r}")

@@ -1,0 +1,138 @@
+"""The controller of a cluster: claims, publishing and imports. One of several leads.
+
+Walk: manifests and etcd -> ``mesh/controller_tables.py`` (what is wanted and published; every
+instance computes it) -> ``mesh/leading.py`` (the leader writes it). Losing the process loses
+nothing: what is published lives on its leases, claims stay for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from clustermesh.etcd import Client, Endpoint
+from clustermesh.peers import PREFIX as MESH
+from clustermesh.store import Batch, Follow
+from mesh.config import ConfigError, ControllerConfig, load_controller
+from mesh.controller_rows import Row, nouns
+from mesh.controller_tables import ControllerTables
+from mesh.core.model import Finding
+from mesh.core.reconcile import Loop
+from mesh.leading import Leading
+from mesh.manifests import Manifests
+from mesh.observe.tables import Server
+
+log = logging.getLogger(__name__)
+
+NO_ETCD = "M151"
+
+
+class Controller:
+    """One instance: sources, tables, and its candidacy."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        self.config = config
+        etcd, cluster = config.etcd, config.cluster.name
+        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.manifests = Manifests(config.manifests, cluster, config.state_dir)
+        self.tables = ControllerTables(config, self.manifests.objects)
+        self.leading = Leading(config, self.client, self.tables)
+        subtree = self.tables.subtree
+        self.own = Follow(self.client, subtree.prefix, self._take, on_synced=subtree.synced)
+        self.mesh = Follow(self.client, MESH, self.tables.take)
+        self.loop = Loop()
+        self.tables.wire(self.loop)
+        self._since: dict[tuple[str, str, str], float] = {}
+
+    def _take(self, batch: Batch) -> None:
+        """Our own subtree: for the tables, and for the allocator while we stand by."""
+        self.tables.subtree.take(batch)
+        self.leading.allocator.observe(batch)
+
+    async def run(self) -> None:
+        """Be a controller until cancelled; the leadership is given up, what is published stays."""
+        try:
+            async with (
+                Server(self.config.socket, nouns(self.tables), self.status),
+                asyncio.TaskGroup() as group,
+            ):
+                group.create_task(self.manifests.run(), name="manifests")
+                group.create_task(self.own.run(), name="follow own")
+                group.create_task(self.mesh.run(), name="follow mesh")
+                group.create_task(self.loop.run(), name="derive")
+                group.create_task(self.leading.run(), name="lead")
+                group.create_task(self.leading.pods.run(), name="snapshot")
+        finally:
+            await self.client.aclose()
+
+    # --- What others see ----------------------------------------------------------------------
+
+    def status(self) -> Row:
+        """The process's own view."""
+        leader = self.leading.leader
+        return {
+            "role": "controller",
+            "host": self.config.instance,
+            "cluster": self.config.cluster.name,
+            "leads": leader.leads,
+            "leader": leader.holder,
+            "ready": self._is_ready(),
+            "findings": self.findings(),
+        }
+
+    def _is_ready(self) -> bool:
+        """A leader is when everything is published, a standby when it knows everything."""
+        if self.leading.leader.leads:
+            applied = self.leading.applied
+            return bool(applied) and all(one.current for one in applied)
+        return self.tables.canaries.synced
+
+    def findings(self) -> list[Finding]:
+        """Everything that is wrong now, each since when."""
+        now, since = time.time(), dict[tuple[str, str, str], float]()
+        findings = []
+        for finding in dict.fromkeys(self._found()):
+            key = (finding.code, finding.object, finding.field)
+            since[key] = finding.since or self._since.get(key, now)
+            findings.append(replace(finding, since=since[key]))
+        self._since = since
+        return findings
+
+    def _found(self) -> Iterable[Finding]:
+        yield from self.tables.findings()
+        yield from self.leading.findings()
+        for follow in (self.own, self.mesh):
+            if follow.problem:
+                text = f"{follow.problem}; what is programmed and published stays as it is"
+                yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", text)
+
+
+async def run(config: ControllerConfig) -> None:
+    """Be the controller until SIGTERM or SIGINT."""
+    controlling = asyncio.ensure_future(Controller(config).run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(controlling.cancel, f"signal {number}"))
+    with suppress(asyncio.CancelledError):
+        await controlling
+
+
+def main(path: Path) -> int:
+    """Run the controller; the exit status: 0 stopped, 1 it cannot serve, 2 configuration."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        asyncio.run(run(load_controller(path)))
+    except ConfigError as error:
+        log.error("event=bad_configuration error=%s", error)  # noqa: TRY400 - the text says it all
+        return 2
+    except OSError:
+        log.exception("event=cannot_start")
+        return 1
+    return 0

@@ -1,0 +1,224 @@
+"""The controller's tables and the derivations between them: from objects and the store to keys.
+
+``wire`` is the table of contents: it reads downwards, every derivation's inputs stand above it.
+A derivation runs when all of its inputs are synced (ARCHITECTURE.md D6), so that nothing that is
+published is ever replaced by something computed from half of the facts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, ip_network
+
+from clustermesh import publish, wire
+from clustermesh.ledger import OwnFacts
+from clustermesh.peers import Peers
+from clustermesh.store import Batch, Entry
+from clustermesh.subtree import PodEntry, PodRef, Subtree
+from gateway import desired as egress
+from gateway.egress import Plan, plan
+from mesh import allocation
+from mesh import nodes as node_rows
+from mesh.addresses import tunnel_endpoint
+from mesh.allocation import Published, Want
+from mesh.config import ControllerConfig
+from mesh.core.model import (
+    Block,
+    BlockKey,
+    Finding,
+    Identity,
+    Node,
+    NodeKey,
+    Service,
+    ServiceKey,
+)
+from mesh.core.reconcile import Loop
+from mesh.core.table import ColumnChanges, Source, Table
+from mesh.identity import identity_rows, numbers_by_labels
+from mesh.objects import Objects
+
+
+class ControllerTables:
+    """Sources above, derived tables below; ``mesh/leading.py`` applies them."""
+
+    def __init__(self, config: ControllerConfig, objects: Objects) -> None:
+        self.config = config
+        self.cluster, self.cluster_id = config.cluster.name, config.cluster.id
+        # Sources
+        self.objects = objects
+        self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
+        self._pod_addresses = publish.PodAddresses(self.published[wire.ADDRESSES], self.cluster)
+        self.subtree = Subtree(self.cluster, self._take_pods)
+        self.peers = Peers(OwnFacts(self.cluster, self.cluster_id), _ignore)
+        self.foreign: Table[str, Published] = Table("foreign node")
+        self.created: Table[str, int] = Table("published node")
+        # Derived
+        self.plan = Plan()
+        self.planned = Source("egress plan")
+        self.wanted: Table[Want, bool] = Table("claim wanted")
+        self.node: Table[NodeKey, Node] = Table("node")
+        self.identity: Table[int, Identity] = Table("identity")
+        self.service: Table[ServiceKey, Service] = Table("service")
+        self.block: Table[BlockKey, Block] = Table("block")
+        self.config_key: Table[str, bytes] = Table("cluster config")
+        self.canaries: Table[str, bytes] = Table("canary")
+        self._overlaps: dict[str, list[Finding]] = {}
+        self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+    def wire(self, loop: Loop) -> None:
+        """Derivations, each below its inputs."""
+        objects, claims, foreign = self.objects, self.subtree.claims, self.foreign
+        self._derive(
+            loop, self._plan, [objects.egress, objects.pods, objects.namespaces, objects.nodes]
+        )
+        needed: list[Source] = [
+            self.planned,
+            objects.pods,
+            objects.namespaces,
+            objects.nodes,
+            foreign,
+        ]
+        self._derive(loop, self._wanted, needed)
+        self._derive(loop, self._pools, [foreign])
+        self._derive(loop, self._identities, [claims])
+        self._derive(loop, self._nodes, [objects.nodes, claims, foreign], [self.created])
+        self._derive(loop, self._own_facts, [self.node, self.planned])
+        self._derive(loop, self._blocks, [claims])
+        addresses: list[Source] = [self.subtree.pods, self.node, self.identity]
+        self._derive(loop, self.published[wire.ADDRESSES].mark_synced, addresses)
+        self._derive(loop, self._canaries, [*self.published.values(), foreign])
+
+    # --- Sources ------------------------------------------------------------------------------
+
+    def take(self, batch: Batch) -> None:
+        """Take in what all clusters publish."""
+        self.peers.take(batch)
+        nodes = [entry for entry in batch.puts if entry.key.startswith(wire.NODES)]
+        mine = f"{wire.NODES}{self.cluster}/"
+        ours = [entry for entry in nodes if entry.key.startswith(mine)]
+        self.created.upsert({_node_name(entry.key): entry.created for entry in ours})
+        self.foreign.upsert({e.key: row for e in nodes if (row := self._foreign(e))})
+        self.foreign.delete(batch.deletes)
+        self.created.delete(_node_name(key) for key in batch.deletes if key.startswith(mine))
+        if batch.listed:
+            self.created.mark_synced()
+            self.foreign.mark_synced()
+
+    def _foreign(self, entry: Entry) -> Published | None:
+        """A node that another cluster publishes, whatever we think of it."""
+        if wire.cluster_of(entry.key) == self.cluster:
+            return None
+        try:
+            row = wire.node_row(wire.decode(wire.WireNode, entry.value))
+        except wire.WireError:
+            return None
+        networks = (*row.pod_cidrs, row.locator) if row.locator else row.pod_cidrs
+        return Published(wire.cluster_of(entry.key), row.name, networks, entry.created)
+
+    def _take_pods(self, puts: Mapping[PodRef, PodEntry], deletes: Iterable[PodRef]) -> None:
+        self._pod_addresses.pods(puts, list(deletes))
+
+    def candidates(self, want: Want) -> Sequence[int]:
+        """The numbers that may be given to a want's pool."""
+        foreign, size = self.foreign.rows.values(), self.config.egress.block_size
+        return allocation.candidates(want, self.cluster_id, size, foreign)
+
+    # --- Derivations --------------------------------------------------------------------------
+
+    def _derive(
+        self,
+        loop: Loop,
+        run: Callable[[], None],
+        needed: Sequence[Source],
+        also: Sequence[Source] = (),
+    ) -> None:
+        """Run when an input changes, once all ``needed`` ones are synced."""
+
+        def ready() -> None:
+            if all(source.synced for source in needed):
+                run()
+
+        loop.derive([*needed, *also], ready)
+
+    def _plan(self) -> None:
+        objects = self.objects
+        self.plan = plan(
+            objects.egress.rows.values(),
+            objects.pods.rows.values(),
+            objects.namespaces.rows,
+            objects.nodes.rows,
+        )
+        self.planned.revision += 1
+        self.planned.mark_synced()
+
+    def _wanted(self) -> None:
+        objects, config = self.objects, self.config
+        wants = allocation.identities(objects.pods.rows.values(), objects.namespaces.rows)
+        wants |= allocation.subnets(objects.nodes.rows.values(), config.pools)
+        wants |= allocation.blocks(self.plan, objects.pods.rows, config.egress.blocks_per_node)
+        self.wanted.replace(dict.fromkeys(wants, True))
+
+    def _pools(self) -> None:
+        key, foreign = f"{self.subtree.prefix}config", self.foreign.rows.values()
+        self._overlaps["pools"] = allocation.pool_findings(self.config.pools, key, foreign)
+
+    def _identities(self) -> None:
+        claims = self.subtree.claims.rows.values()
+        rows = identity_rows(claims, self.cluster, self.cluster_id)
+        self.identity.replace(rows)
+        self.published[wire.IDENTITIES].replace(publish.identities(rows.values()))
+        self._pod_addresses.identities(numbers_by_labels(rows.values()))
+
+    def _nodes(self) -> None:
+        claims, pools = list(self.subtree.claims.rows.values()), self.config.pools
+        own = self.objects.nodes.rows
+        cidrs, locators = allocation.pod_cidrs(claims, pools), allocation.locators(claims, pools)
+        rows = node_rows.merged(own, cidrs, locators, {})
+        self.node.replace(rows)
+        foreign = self.foreign.rows.values()
+        leaving, found = allocation.publishable(rows.values(), self.created.rows, foreign)
+        self._overlaps["nodes"] = found
+        self.published[wire.NODES].replace(publish.nodes(leaving, self.cluster_id))
+        self._pod_addresses.endpoints(_endpoints(leaving))
+
+    def _own_facts(self) -> None:
+        """What no peer may claim: our pools, our egress addresses, our nodes' addresses."""
+        pools, nodes = self.config.pools, self.node.rows.values()
+        cidrs = [pool.cidr for pool in (*pools.pod_cidrs, *pools.locators)]
+        for policy in self.plan.policies.values():
+            cidrs += [ip_network(address) for address in policy.addresses]
+        addresses = frozenset(address for node in nodes for address in node.addresses)
+        self.peers.update_own(OwnFacts(self.cluster, self.cluster_id, tuple(cidrs), addresses))
+
+    def _blocks(self) -> None:
+        claims, size = self.subtree.claims.rows.values(), self.config.egress.block_size
+        self.block.replace(egress.block_rows(claims, self.cluster, size))
+
+    def _canaries(self) -> None:
+        self.config_key.replace(publish.config(self.cluster, self.cluster_id))
+        self.canaries.replace(publish.canaries(self.cluster, self._since))
+
+    # --- What is wrong ------------------------------------------------------------------------
+
+    def findings(self) -> Iterable[Finding]:
+        """About objects, about our own subtree, about peers."""
+        yield from self.objects.findings.rows.values()
+        yield from self.plan.findings
+        for found in self._overlaps.values():
+            yield from found
+        yield from self.subtree.findings.values()
+        yield from self.peers.findings.values()
+
+
+def _endpoints(nodes: Iterable[Node]) -> dict[str, IPv4Address]:
+    """Tunnel endpoints of the nodes that are published."""
+    return {node.name: a for node in nodes if node.pod_cidrs and (a := tunnel_endpoint(node))}
+
+
+def _node_name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _ignore(_: ColumnChanges) -> None:
+    """The controller has no map: it judges addresses only for findings."""

@@ -1,0 +1,48 @@
+"""Which peers a store is known to have, on disk (ARCHITECTURE.md D8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+
+class _Known(msgspec.Struct, frozen=True):
+    store: str = ""
+    clusters: tuple[str, ...] = ()
+
+
+class KnownPeers:
+    """The last store that was seen complete, and the clusters that it had."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = self._read()
+
+    @property
+    def store(self) -> str:
+        """Its id; empty when none was seen."""
+        return self._known.store
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Names of its clusters."""
+        return self._known.clusters
+
+    def write(self, store: str, clusters: Iterable[str]) -> None:
+        """Remember; written only when it differs."""
+        known = _Known(store, tuple(sorted(clusters)))
+        if known == self._known:
+            return
+        self._known = known
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(known))
+        fresh.replace(self._path)
+
+    def _read(self) -> _Known:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Known)
+        except (OSError, msgspec.DecodeError):
+            return _Known()

@@ -1,0 +1,27 @@
+"""Users, roles and authentication of the lab's etcd: runs once inside the etcd host, then ends.
+
+``python -m mesh.lab.bootstrap ENDPOINT PKI CLUSTER…``; may be repeated, also after the store was
+replaced by an empty one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from clustermesh.channel import Endpoint
+from clustermesh.etcd import Client, bootstrap_auth
+
+
+async def run(endpoint: str, pki: Path, clusters: list[str]) -> None:
+    """Bring the users of all clusters into the store, as ``root``."""
+    client = Client(Endpoint([endpoint], pki / "ca.crt", pki / "root.crt", pki / "root.key"))
+    try:
+        await bootstrap_auth(client, clusters)
+    finally:
+        await client.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

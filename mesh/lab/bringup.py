@@ -1,0 +1,295 @@
+"""``lab up`` and ``lab down``: everything in order, each step with its time.
+
+Up: namespaces, etcd, router, firewall, legacy server, manifests, processes, pods; then it waits
+until `meshgate status` is healthy. What fails stays up for inspection. Down removes what the state
+file has recorded, and nothing else; with ``force`` also what carries the lab's name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bpf.build import build
+from bpf.object import mount_bpffs
+from clustermesh.certs import write_pki
+from mesh.lab import enter, fake_kubelet, network, processes, settings
+from mesh.lab.places import BPFFS, NETNS, OWN, Lab, LabError, is_mounted
+from mesh.lab.processes import Process
+from mesh.lab.topology import Topology
+
+HEALTHY_WITHIN_S = 60.0
+ETCD_WITHIN_S = 10.0
+FRR = Path("/usr/lib/frr")
+#: What a run directory may hold besides the hosts' directories.
+_OWN_FILES = ("lab.json", "lab.new", "kubelet.json", "kubelet.new", "topology.yaml", "lock")
+_OWN_DIRECTORIES = ("manifests", "pki", OWN)
+
+
+class Progress:
+    """Prints what is done and how long it took since the start."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        print(f"[{self.elapsed:5.1f} s] {text}", flush=True)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._begin
+
+
+def up(lab: Lab, topology: Topology, source: Path, *, bare: bool = False) -> bool:
+    """Build and start everything; whether it became healthy in time.
+
+    ``bare`` leaves out Meshgate's own processes and pods: network, router, etcd, legacy server.
+
+    Raises:
+        LabError: a part could not be built or started; what stands is left for inspection.
+
+    """
+    progress = Progress()
+    _claim(lab, topology, source)
+    try:
+        _build(lab, topology, progress)
+        _start_neighbours(lab, topology, progress)
+        if not bare:
+            _start_meshgate(lab, topology, progress)
+    except subprocess.CalledProcessError as error:
+        words = (error.stderr or error.stdout or "").strip()
+        raise LabError(f"{' '.join(map(str, error.cmd))}: {words}") from error
+    healthy = bare or wait_healthy(lab, topology, progress)
+    processes.update(lab, lambda state: replace(state, complete=True))
+    if healthy:
+        progress.say(f"lab {lab.name} is up")
+    return healthy
+
+
+def wait_healthy(lab: Lab, topology: Topology, progress: Progress) -> bool:
+    """Whether all pods run and `meshgate status` is healthy within the deadline."""
+    missing: list[str] = []
+    dead: list[str] = []
+
+    def settled() -> bool:
+        dead[:] = _dead(lab)
+        missing[:] = [] if dead else [*_unwired(lab, topology), *problems()]
+        return bool(dead) or not missing
+
+    processes.wait_until(settled, HEALTHY_WITHIN_S, pause=0.5)
+    if not dead + missing:
+        return True
+    progress.say("not healthy:")
+    for line in dead + missing:
+        print(f"    {line}", flush=True)
+    return False
+
+
+def problems() -> list[str]:
+    """What `meshgate status` finds wrong; empty when healthy."""
+    command = [sys.executable, "-m", "mesh.cli", "status", "-o", "json"]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=processes.environment()
+    )
+    try:
+        status = json.loads(answer.stdout)
+    except ValueError:
+        return [f"meshgate status: {answer.stderr.strip()[-300:] or 'no answer'}"]
+    found = [f"{f['code']} {f['object']} {f['field']} {f['text']}" for f in status["findings"]]
+    return [] if status["healthy"] else found or ["meshgate status: not healthy"]
+
+
+def down(lab: Lab, *, force: bool = False) -> None:
+    """Kill and remove everything that was recorded; with ``force`` also what is named like it."""
+    state = processes.read(lab)
+    if state is None and not force:
+        raise LabError(f"no lab {lab.name} is recorded in {lab.run}; `--force` goes by name")
+    processes.kill_tree(lab.cgroup)
+    for process in processes.alive(lab):
+        processes.kill(process)
+    names = {*(state.netns if state else ()), *_pod_namespaces(lab)}
+    if force:
+        names |= {path.name for path in NETNS.glob(f"{lab.name}-*")}
+    network.remove(sorted(names))
+    _remove_pins(lab, (state.mounts if state else ()))
+    if lab.cgroup.is_dir():
+        processes.remove_tree(lab.cgroup)
+    _remove_run(lab, {name.removeprefix(f"{lab.name}-") for name in names})
+
+
+def _claim(lab: Lab, topology: Topology, source: Path) -> None:
+    """Record what is about to be made, so that even a killed run can be taken down."""
+    lab.run.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, lab.topology)
+    names = tuple(lab.host(name).netns for name in network.hosts(topology))
+    for name in names:
+        if (NETNS / name).exists():
+            raise LabError(f"namespace {name} exists already: `meshgate lab down --force`")
+    mounts = () if is_mounted(BPFFS, "bpf") else (str(BPFFS),)
+    processes.update(lab, lambda _: processes.State(netns=names, mounts=mounts))
+
+
+def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
+    build()
+    progress.say("BPF objects are built")
+    mount_bpffs(BPFFS)
+    for _, node in topology.nodes:
+        lab.bpffs(node.name).mkdir(parents=True, exist_ok=True)
+    for host in (OWN, *network.hosts(topology)):
+        lab.host(host).cgroup.mkdir(parents=True, exist_ok=True)
+        lab.host_run(host).mkdir(parents=True, exist_ok=True)
+    network.build(lab, topology)
+    progress.say(f"{len(network.hosts(topology))} hosts are connected")
+    served = [str(address) for address in topology.etcd.addresses]
+    write_pki(settings.pki_directory(lab), settings.etcd_users(topology), served)
+    settings.write_manifests(lab, topology)
+    progress.say("certificates and manifests are written")
+
+
+def _start_neighbours(lab: Lab, topology: Topology, progress: Progress) -> None:
+    """What surrounds Meshgate: etcd, the legacy server, the router."""
+    _start_etcd(lab, topology)
+    server = settings.program("legacy.py", topology.legacy.tcp, topology.legacy.udp)
+    _spawn(lab, "legacy", "legacy", server)
+    _start_router(lab, topology)
+    progress.say("router and legacy server run")
+    authorise_etcd(lab, topology)
+    progress.say("etcd runs, its users may write only their cluster's keys")
+
+
+def _start_meshgate(lab: Lab, topology: Topology, progress: Progress) -> None:
+    for cluster in topology.clusters:
+        configs = settings.controller_configs(lab, topology, cluster)
+        host = cluster.nodes[0].name
+        _spawn(lab, host, "controller", settings.meshgate("controller", configs["controller"]))
+        standby = settings.meshgate("controller", configs["controller2"])
+        processes.record(lab, _process(lab, host, "controller2", standby))
+        for node in cluster.nodes:
+            for role, path in settings.node_configs(lab, topology, cluster, node).items():
+                _spawn(lab, node.name, role, settings.meshgate(role, path))
+    progress.say("controllers, agents and speakers are started")
+    _spawn(lab, OWN, "kubelet", (sys.executable, "-m", "mesh.lab.fake_kubelet"))
+
+
+def _start_etcd(lab: Lab, topology: Topology) -> None:
+    pki = settings.pki_directory(lab)
+    clients = ",".join(
+        settings.etcd_endpoint(topology, n) for n in range(len(topology.etcd.addresses))
+    )
+    peer = "http://127.0.0.1:2380"
+    command = (
+        *("etcd", "--name", "lab", "--data-dir", str(lab.host_run("etcd") / "data")),
+        *("--listen-client-urls", clients, "--advertise-client-urls", clients),
+        *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+        *("--initial-cluster", f"lab={peer}", "--client-cert-auth"),
+        *("--cert-file", str(pki / "server.crt"), "--key-file", str(pki / "server.key")),
+        *("--trusted-ca-file", str(pki / "ca.crt"), "--logger", "zap", "--log-level", "warn"),
+    )
+    _spawn(lab, "etcd", "etcd", command)
+
+
+def authorise_etcd(lab: Lab, topology: Topology) -> None:
+    """Wait for etcd, then make sure that its users exist and authentication is on."""
+    pki = str(settings.pki_directory(lab))
+    names = [cluster.name for cluster in topology.clusters]
+    module = (sys.executable, "-m", "mesh.lab.bootstrap", settings.etcd_endpoint(topology), pki)
+    command = enter.argv(lab.host("etcd"), [*module, *names])
+    environment = processes.environment()
+    end = time.monotonic() + ETCD_WITHIN_S
+    while True:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment
+        )
+        if answer.returncode == 0:
+            return
+        if time.monotonic() > end:
+            raise LabError(f"etcd: {answer.stderr.strip().splitlines()[-1:]}")
+        time.sleep(0.2)
+
+
+def _start_router(lab: Lab, topology: Topology) -> None:
+    """Zebra, then bgpd: it would wait ten seconds after a first failed try to reach zebra."""
+    directory = lab.host_run("router")
+    (directory / "zebra.conf").write_text("hostname router\n")
+    (directory / "bgpd.conf").write_text(f"hostname router\n{settings.frr_config(topology)}")
+    for path in (directory, *directory.iterdir()):
+        shutil.chown(path, "frr", "frr")
+    directory.chmod(0o755)
+    for role in ("zebra", "bgpd"):
+        command = (
+            *(str(FRR / role), "-f", str(directory / f"{role}.conf")),
+            *("-z", str(directory / "zserv.api"), "--vty_socket", str(directory)),
+            *("-i", str(directory / f"{role}.pid"), "-u", "frr", "-g", "frr", "-P", "0"),
+            *(("-p", "179") if role == "bgpd" else ()),
+        )
+        _spawn(lab, "router", role, command)
+        socket = directory / ("zserv.api" if role == "zebra" else "bgpd.vty")
+        if not processes.wait_until(socket.exists, 10):
+            raise LabError(f"router/{role} does not start: see {directory / role}.log")
+
+
+def _process(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> Process:
+    return Process(host, role, command, str(lab.host_run(host) / f"{role}.log"))
+
+
+def _spawn(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> None:
+    processes.spawn(lab, _process(lab, host, role, command), lab.host(host))
+
+
+def _dead(lab: Lab) -> list[str]:
+    """Processes that were started and have ended: nothing restarts them, so waiting is no use."""
+    state = processes.read(lab) or processes.State()
+    return [
+        f"{each.name} has ended: {_last_words(Path(each.log))}"
+        for each in state.processes.values()
+        if each.pid and not processes.is_alive(each)
+    ]
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else 'no word'} ({log})"
+
+
+def _unwired(lab: Lab, topology: Topology) -> Iterator[str]:
+    """Pods whose command does not run yet."""
+    for cluster, node, name in topology.pod_names:
+        place = lab.pod(cluster.name, topology.pods.namespace, name, node.name)
+        if not fake_kubelet.runs(place):
+            yield f"pod {cluster.name}/{topology.pods.namespace}/{name} has no address yet"
+
+
+def _pod_namespaces(lab: Lab) -> list[str]:
+    try:
+        return [row["netns"] for row in json.loads(lab.kubelet_state.read_text())]
+    except (OSError, ValueError):
+        return []
+
+
+def _remove_pins(lab: Lab, mounts: tuple[str, ...]) -> None:
+    directory = BPFFS / lab.name
+    if directory.is_dir():
+        shutil.rmtree(directory)
+    for mount in mounts:
+        if is_mounted(Path(mount), "bpf") and not any(Path(mount).iterdir()):
+            subprocess.run(["umount", mount], check=False)
+
+
+def _remove_run(lab: Lab, hosts: set[str]) -> None:
+    """Remove what the lab has written; a file that somebody else left there stays."""
+    if not lab.run.is_dir():
+        return
+    for name in {*_OWN_DIRECTORIES, *hosts}:
+        shutil.rmtree(lab.run / name, ignore_errors=True)
+    for name in _OWN_FILES:
+        (lab.run / name).unlink(missing_ok=True)
+    if not any(lab.run.iterdir()):
+        lab.run.rmdir()

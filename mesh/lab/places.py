@@ -1,0 +1,140 @@
+"""Where everything of one lab lies: namespaces, cgroups, bpffs, run directory.
+
+``MESHGATE_LAB`` (default ``mg``) names the lab, ``MESHGATE_RUN`` (default ``/run/meshgate``) is its
+run directory; two labs with different values share nothing. A lab's name has no hyphen, so that
+``<lab>-`` is a prefix of this lab's namespaces only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+BPFFS = Path("/sys/fs/bpf")
+NETNS = Path("/run/netns")
+MOUNTS = Path("/proc/mounts")
+#: In place of a host, for what belongs to none.
+OWN = "lab"
+
+
+class LabError(Exception):
+    """The lab cannot do what was asked; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host or a pod: what a process must enter to run there."""
+
+    netns: str
+    cgroup: Path
+
+    @property
+    def netns_path(self) -> Path:
+        """The file that setns opens; without a name it is the machine's own namespace."""
+        return NETNS / self.netns if self.netns else Path("/proc/self/ns/net")
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """One lab on this machine."""
+
+    name: str
+    run: Path
+    cgroups: Path
+
+    @property
+    def state(self) -> Path:
+        """What was built and started, for ``lab down``."""
+        return self.run / "lab.json"
+
+    @property
+    def topology(self) -> Path:
+        """The topology as it was at ``lab up``."""
+        return self.run / "topology.yaml"
+
+    @property
+    def kubelet_state(self) -> Path:
+        """The pods that the fake kubelet has made."""
+        return self.run / "kubelet.json"
+
+    @property
+    def cgroup(self) -> Path:
+        """The directory of the whole lab."""
+        return self.cgroups / self.name
+
+    def host(self, name: str) -> Place:
+        """A host by name; ``OWN`` is where the lab's own helpers run."""
+        if name == OWN:
+            return Place("", self.cgroup / name)
+        return Place(f"{self.name}-{name}", self.cgroup / name)
+
+    def pod(self, cluster: str, namespace: str, name: str, node: str) -> Place:
+        """A pod on ``node``."""
+        return Place(
+            f"{self.name}-{cluster}-{namespace}-{name}",
+            self.cgroup / node / f"pod-{namespace}-{name}",
+        )
+
+    def find(self, name: str) -> Place:
+        """The host ``name`` or the pod ``cluster/namespace/name``; it must exist.
+
+        Raises:
+            LabError: there is no such host or pod.
+
+        """
+        cluster, _, rest = name.partition("/")
+        namespace, _, pod = rest.partition("/")
+        found = self.cgroup.glob(f"*/pod-{namespace}-{pod}") if pod else []
+        places = [self.pod(cluster, namespace, pod, path.parent.name) for path in found]
+        if not rest:
+            places = [self.host(name)]
+        for place in places:
+            if place.netns_path.exists() and place.cgroup.is_dir():
+                return place
+        raise LabError(f"{name}: no such host or pod in lab {self.name}; see `meshgate lab show`")
+
+    def manifests(self, cluster: str) -> Path:
+        """The folder of a cluster's objects."""
+        return self.run / "manifests" / cluster
+
+    def bpffs(self, host: str) -> Path:
+        """Where a node's links and maps are pinned."""
+        return BPFFS / self.name / host
+
+    def host_run(self, host: str) -> Path:
+        """Sockets, configuration files and logs of a host's processes."""
+        return self.run / host
+
+
+def current() -> Lab:
+    """The lab that the environment names.
+
+    Raises:
+        LabError: we are not root, its name cannot be used, or no cgroup2 tree is mounted.
+
+    """
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root: it makes network namespaces")
+    name = os.environ.get("MESHGATE_LAB", "mg")
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", name):
+        raise LabError(f"MESHGATE_LAB={name}: use 1 to 8 small letters and digits")
+    run = Path(os.environ.get("MESHGATE_RUN", "/run/meshgate"))
+    return Lab(name, run, _cgroup2_mount())
+
+
+def is_mounted(directory: Path, kind: str) -> bool:
+    """Whether a file system of ``kind`` is mounted at ``directory``."""
+    return (str(directory), kind) in {(fields[1], fields[2]) for fields in _mounts()}
+
+
+def _cgroup2_mount() -> Path:
+    for fields in _mounts():
+        if fields[2] == "cgroup2":
+            return Path(fields[1])
+    raise LabError("no cgroup2 tree is mounted: `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+
+
+def _mounts() -> list[list[str]]:
+    return [line.split() for line in MOUNTS.read_text().splitlines()]

@@ -1,0 +1,228 @@
+"""The files that the lab's processes read: configurations, manifests, the router's FRR text."""
+
+from __future__ import annotations
+
+import sys
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import yaml
+
+from bgp.frr import Neighbor, router_config
+from mesh.config import Pool
+from mesh.lab.places import Lab
+from mesh.lab.processes import speaker_directory
+from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
+
+POLICY = "erp"
+WEB_PORT = 8080
+SERVICE_PORT = 80
+HOLD_S = 9
+RESTART_S = 120
+_HERE = Path(__file__).parent
+
+Document = dict[str, object]
+
+
+def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost) -> dict[str, Path]:
+    """Write agent.yaml and speaker.yaml of a node; the paths by role."""
+    common = _common(lab, cluster)
+    run = lab.host_run(node.name)
+    agent = {
+        **common,
+        "node": node.name,
+        "etcd": etcd_client(lab, topology, f"{cluster.name}-agent"),
+        "bpffs": str(lab.bpffs(node.name)),
+        "cgroup": str(lab.host(node.name).cgroup),
+        "uplink": "uplink",
+        "socket": str(run / "agent.sock"),
+        "podNetns": f"/run/netns/{lab.name}-{{cluster}}-{{namespace}}-{{name}}",
+        "egress": _egress(topology),
+        "stateDir": str(run / "agent"),
+    }
+    speaker = {
+        **common,
+        "node": node.name,
+        "etcd": etcd_client(lab, topology, f"{cluster.name}-speaker"),
+        "runDir": str(speaker_directory(lab, node.name)),
+        "socket": str(run / "speaker.sock"),
+        "routerID": str(node.addresses[0]),
+    }
+    return {"agent": _write(run, "agent", agent), "speaker": _write(run, "speaker", speaker)}
+
+
+def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[str, Path]:
+    """Write controller.yaml and controller2.yaml of a cluster; the paths by role."""
+    run = lab.host_run(cluster.nodes[0].name)
+    written = {}
+    for role in ("controller", "controller2"):
+        tree: Document = {
+            **_common(lab, cluster),
+            "instance": f"{cluster.nodes[0].name}-{role}",
+            "etcd": etcd_client(lab, topology, f"{cluster.name}-controller"),
+            "pools": {
+                "podCIDRs": _pool_list(cluster.pod_cidrs),
+                "locators": _pool_list(cluster.locators),
+            },
+            "egress": _egress(topology),
+            "leaseSeconds": topology.lease_seconds,
+            "stateDir": str(run / role),
+            "socket": str(run / f"{role}.sock"),
+        }
+        written[role] = _write(run, role, tree)
+    return written
+
+
+def etcd_client(lab: Lab, topology: Topology, user: str) -> Document:
+    """The ``etcd`` section for one user."""
+    pki = pki_directory(lab)
+    return {
+        "endpoints": [etcd_endpoint(topology)],
+        "ca": str(pki / "ca.crt"),
+        "cert": str(pki / f"{user}.crt"),
+        "key": str(pki / f"{user}.key"),
+    }
+
+
+def etcd_endpoint(topology: Topology, number: int = 0) -> str:
+    """Where the shared etcd answers, by the number of its address."""
+    address = topology.etcd.addresses[number]
+    host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
+    return f"https://{host}:{topology.etcd.port}"
+
+
+def meshgate(role: str, config: Path) -> tuple[str, ...]:
+    """The command of an agent, a controller or a speaker."""
+    return (sys.executable, "-m", "mesh.cli", role, "--config", str(config))
+
+
+def program(name: str, *arguments: object) -> tuple[str, ...]:
+    """The command of a program beside this file that needs nothing of the project."""
+    return (sys.executable, str(_HERE / name), *map(str, arguments))
+
+
+def etcd_users(topology: Topology) -> list[str]:
+    """Certificate names, ``root`` last."""
+    roles = ("controller", "agent", "speaker")
+    return [*(f"{each.name}-{role}" for each in topology.clusters for role in roles), "root"]
+
+
+def pki_directory(lab: Lab) -> Path:
+    """Where certificates and keys lie."""
+    return lab.run / "pki"
+
+
+def write_manifests(lab: Lab, topology: Topology) -> None:
+    """Write every cluster's objects into its folder, one file per kind."""
+    for cluster in topology.clusters:
+        directory = lab.manifests(cluster.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        files = {
+            "nodes": [_node(node) for node in cluster.nodes],
+            "namespaces": [_object("v1", "Namespace", {"name": topology.pods.namespace})],
+            "services": [_service(topology, cluster)],
+            "egress": [_egress_policy(topology, cluster)],
+            "peers": [_peer(topology, cluster)],
+        }
+        for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
+            files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
+        for name, documents in files.items():
+            (directory / f"{name}.yaml").write_text(_yaml(*documents))
+
+
+def frr_config(topology: Topology) -> str:
+    """The router's bgpd.conf."""
+    peers = [Neighbor(node.addresses[0], cluster.asn) for cluster, node in topology.nodes]
+    address = IPv4Address(topology.router.addresses[0])
+    return router_config(topology.router.asn, address, peers)
+
+
+def _common(lab: Lab, cluster: Cluster) -> Document:
+    return {
+        "cluster": {"name": cluster.name, "id": cluster.id},
+        "manifests": str(lab.manifests(cluster.name)),
+    }
+
+
+def _egress(topology: Topology) -> Document:
+    block = topology.egress
+    return {"blockSize": block.block_size, "blocksPerNode": block.blocks_per_node}
+
+
+def _pool_list(pools: tuple[Pool, ...]) -> list[Document]:
+    return [{"cidr": str(pool.cidr), "nodePrefix": pool.node_prefix} for pool in pools]
+
+
+def _write(directory: Path, role: str, tree: Document) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{role}.yaml"
+    path.write_text(_yaml(tree))
+    return path
+
+
+def _object(version: str, kind: str, metadata: Document, **sections: object) -> Document:
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **sections}
+
+
+def _node(node: NodeHost) -> Document:
+    addresses = [{"type": "InternalIP", "address": str(each)} for each in node.addresses]
+    metadata: Document = {"name": node.name, "labels": dict(node.labels)}
+    return _object("v1", "Node", metadata, status={"addresses": addresses})
+
+
+def _pod(topology: Topology, cluster: Cluster, node: NodeHost, name: str) -> Document:
+    app, namespace = name.rpartition("-")[0], topology.pods.namespace
+    metadata: Document = {
+        "name": name,
+        "namespace": namespace,
+        "labels": {"app": app},
+    }
+    command = ["sleep", "infinity"]
+    if app == "web":
+        command = list(program("web.py", WEB_PORT, f"{cluster.name}/{namespace}/{name}"))
+    spec = {"nodeName": node.name, "containers": [{"name": app, "command": command}]}
+    return _object("v1", "Pod", metadata, spec=spec)
+
+
+def _service(topology: Topology, cluster: Cluster) -> Document:
+    addresses = [str(network[10]) for network in cluster.services]
+    metadata: Document = {
+        "name": "web",
+        "namespace": topology.pods.namespace,
+        "annotations": {"service.cilium.io/global": "true"},
+    }
+    port = {"name": "http", "protocol": "TCP", "port": SERVICE_PORT, "targetPort": WEB_PORT}
+    spec = {
+        "clusterIP": addresses[0],
+        "clusterIPs": addresses,
+        "ports": [port],
+        "selector": {"app": "web"},
+    }
+    return _object("v1", "Service", metadata, spec=spec)
+
+
+def _egress_policy(topology: Topology, cluster: Cluster) -> Document:
+    spec = {
+        "selectors": [{"podSelector": {"matchLabels": {"app": "client"}}}],
+        "destinationCIDRs": [str(network) for network in topology.legacy.networks],
+        "addresses": [str(address) for address in cluster.egress],
+        "gateways": {"nodeSelector": {"matchLabels": dict([GATEWAY_LABEL])}},
+    }
+    return _object("meshgate.io/v1alpha1", "EgressPolicy", {"name": POLICY}, spec=spec)
+
+
+def _peer(topology: Topology, cluster: Cluster) -> Document:
+    spec = {
+        "nodeSelector": {},
+        "address": str(topology.router.addresses[0]),
+        "asn": topology.router.asn,
+        "localASN": cluster.asn,
+        "advertise": ["podCIDRs", "egressIPs", "srv6Locators"],
+        "holdSeconds": HOLD_S,
+        "gracefulRestartSeconds": RESTART_S,
+    }
+    return _object("meshgate.io/v1alpha1", "BGPPeer", {"name": "router"}, spec=spec)
+
+
+def _yaml(*documents: object) -> str:
+    return str(yaml.safe_dump_all(documents, sort_keys=False))

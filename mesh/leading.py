@@ -1,0 +1,250 @@
+"""What only the leader of a cluster does: claims, publishing, the marks that say "complete".
+
+Walk of one leadership: ``_agree`` (the cluster's ``config`` key is ours) -> ``_restore_pods`` and
+``Allocator.recover`` (an empty store gets back what we know, then ``synced``) -> a loop that
+applies wanted claims, published keys, and canaries after those. A standby does none of it; a
+controller that does not fit to the cluster never stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from clustermesh import publish, wire
+from clustermesh.claims import Allocator
+from clustermesh.etcd import Client, EtcdError
+from clustermesh.leader import Fence, Leader, fenced_txn
+from clustermesh.ops import found, get_op, if_created, put_op
+from clustermesh.subtree import PodEntry, PodRef, pod_key, pod_value
+from clustermesh.target import LeasedTarget
+from mesh import allocation
+from mesh.allocation import RELEASED, Want
+from mesh.config import ControllerConfig
+from mesh.controller_tables import ControllerTables
+from mesh.core.model import Finding
+from mesh.core.reconcile import Applied, Errors, Loop
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a controller that may not lead, or met an error, looks again.
+AGAIN_S = 1.0
+#: Seconds between writes of the pods' snapshot.
+SNAPSHOT_S = 5.0
+#: Keys of one Txn of restored pods: one comparison each and the fence's two.
+PODS_PER_TXN = 100
+
+CANNOT_WRITE = "M149"
+NOT_RESTORED = "M150"
+
+
+class Claims:
+    """Target: wanted claims. Only nouns of ``RELEASED`` are ever given back."""
+
+    def __init__(self, allocator: Allocator, tables: ControllerTables) -> None:
+        self._allocator = allocator
+        self._tables = tables
+
+    async def read(self) -> Mapping[Want, bool]:
+        claims = self._allocator.claims.values()
+        return {Want(claim.noun, claim.pool, claim.owner): True for claim in claims}
+
+    async def upsert(self, rows: Collection[Want]) -> Errors[Want]:
+        errors: dict[Want, Exception] = {}
+        for (noun, pool), group in groupby(sorted(rows), key=lambda want: (want.noun, want.pool)):
+            wants = {want.owner: want for want in group}
+            claimed = await self._allocator.claim_all(
+                noun, pool, wants, self._tables.candidates(next(iter(wants.values())))
+            )
+            errors |= {wants[owner]: error for owner, error in claimed.refused.items()}
+        return errors
+
+    async def delete(self, keys: Collection[Want]) -> Errors[Want]:
+        for want in sorted(keys):
+            if want.noun in RELEASED:
+                await self._allocator.release(want.noun, want.pool, want.owner)
+        return {}
+
+
+class PodSnapshot:
+    """The agents' pod keys in a file: a store that was replaced gets them back before ``synced``.
+
+    Without it the pods of an agent that is slower than the controller would be withdrawn.
+    """
+
+    def __init__(self, path: Path, tables: ControllerTables) -> None:
+        self._path = path
+        self._tables = tables
+
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        """What the store had when we last saw it; else what the file says."""
+        tables = self._tables
+        if tables.subtree.pods.synced:
+            return _pod_keys(tables.cluster, tables.subtree.pods.rows)
+        try:
+            saved = msgspec.json.decode(self._path.read_bytes(), type=dict[str, str])
+        except (OSError, msgspec.DecodeError):
+            return {}
+        return {key: value.encode() for key, value in saved.items()}
+
+    async def run(self) -> None:
+        """Keep the file up to date."""
+        pods, saved = self._tables.subtree.pods, -1
+        while True:
+            await asyncio.sleep(SNAPSHOT_S)
+            if pods.synced and pods.revision != saved:
+                saved = pods.revision
+                await asyncio.to_thread(self._save, dict(pods.rows))
+
+    def _save(self, pods: Mapping[PodRef, PodEntry]) -> None:
+        keys = _pod_keys(self._tables.cluster, pods)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode({key: v.decode() for key, v in keys.items()}))
+        fresh.replace(self._path)
+
+
+class Leading:
+    """Stands for the leadership while this controller fits to the cluster, and uses it."""
+
+    def __init__(self, config: ControllerConfig, client: Client, tables: ControllerTables) -> None:
+        self.leader = Leader(client, config.cluster.name, config.instance)
+        self.allocator = _allocator(client, config, self.leader)
+        self.pods = PodSnapshot(config.state_dir / "pods.json", tables)
+        self.applied: list[Applied] = []
+        self._config = config
+        self._client = client
+        self._tables = tables
+        self._unfit: list[Finding] = []
+        self._lost: list[str] = []
+
+    async def run(self) -> None:
+        """For ever: look whether we fit, stand, lead."""
+        while True:
+            with suppress(EtcdError):
+                self._unfit = await self._mismatches()
+                if not self._unfit:
+                    await self.leader.run(self._lead)
+            await asyncio.sleep(AGAIN_S)
+
+    def findings(self) -> Iterable[Finding]:
+        """Why we do not lead, what could not be written or restored."""
+        yield from self._unfit
+        if self.leader.problem:
+            yield Finding(CANNOT_WRITE, self.leader.key, "leader", self.leader.problem)
+        for key, text in self.allocator.unreadable.items():
+            yield Finding("M141", key, "value", text)
+        for text in self._lost:
+            yield Finding(NOT_RESTORED, text.split(" ", 1)[0], "owner", text)
+        for applied in self.applied:
+            for key, text in applied.report.errors.items():
+                place = f"etcd {applied.report.table}"
+                yield Finding(CANNOT_WRITE, place, key, text, applied.report.since)
+
+    # --- Whether we fit -----------------------------------------------------------------------
+
+    async def _mismatches(self) -> list[Finding]:
+        """How the cluster's stored configuration, or another cluster's id, contradicts ours."""
+        ours = allocation.stored_config(self._config)
+        stored = await self._client.get(self._config_key)
+        configs = (await self._client.list(wire.CONFIGS)).kvs
+        published = {kv.key.decode(errors="replace"): kv.value for kv in configs}
+        findings = allocation.id_findings(ours, published)
+        if stored is not None:
+            findings += allocation.config_findings(self._config_key, stored.value, ours)
+        return findings
+
+    async def _agree(self, fence: Fence) -> bool:
+        """Write the ``config`` key if there is none; whether it says what we say."""
+        ours = allocation.stored_config(self._config)
+        reply, there = await fenced_txn(
+            self._client,
+            fence,
+            [if_created(self._config_key, 0)],
+            [put_op(self._config_key, msgspec.json.encode(ours))],
+            [get_op(self._config_key)],
+        )
+        stored = None if reply.succeeded else found(there[0])
+        if stored is not None:
+            self._unfit = allocation.config_findings(self._config_key, stored.value, ours)
+        return not self._unfit
+
+    @property
+    def _config_key(self) -> str:
+        return f"{self._tables.subtree.prefix}config"
+
+    # --- One leadership -----------------------------------------------------------------------
+
+    async def _lead(self, fence: Fence) -> None:
+        if not await self._agree(fence):
+            return
+        if await self._client.get(self.allocator.synced_key) is None:
+            await self._restore_pods(fence)
+        self._lost = list(await self.allocator.recover())
+        loop, targets = self._loop(fence)
+        self.applied = loop.applied
+        async with asyncio.TaskGroup() as group:
+            group.create_task(loop.run(), name="apply")
+            for target in targets:
+                group.create_task(target.run(), name="leases")
+
+    def _loop(self, fence: Fence) -> tuple[Loop, list[LeasedTarget]]:
+        """What goes where, and in which order."""
+        tables, loop, targets = self._tables, Loop(), list[LeasedTarget]()
+
+        def leased(owned: Collection[str]) -> LeasedTarget:
+            ttl_s = self._config.lease_seconds
+            targets.append(LeasedTarget(self._client, list(owned), ttl_s, fence))
+            return targets[-1]
+
+        loop.apply(tables.wanted, Claims(self.allocator, tables))
+        cluster = tables.cluster
+        first = [loop.apply(tables.config_key, leased([wire.config_key(cluster)]))]
+        for prefix, table in tables.published.items():
+            first.append(loop.apply(table, leased([f"{prefix}{cluster}/"])))
+        canaries = [wire.canary_key(cluster, prefix) for prefix in publish.PREFIXES]
+        last = loop.apply(tables.canaries, leased(canaries), after=first)
+        for target, applied in zip(targets, (*first, last), strict=True):
+            target.on_lost = applied.recheck
+        return loop, targets
+
+    async def _restore_pods(self, fence: Fence) -> None:
+        """Create the pod keys that an empty store lacks; agents correct them where they differ."""
+        keys = sorted(self.pods.keys.items())
+        for at in range(0, len(keys), PODS_PER_TXN):
+            chunk = keys[at : at + PODS_PER_TXN]
+            if not await self._create(fence, chunk):
+                for one in chunk:  # some agent was faster: its key stands
+                    await self._create(fence, [one])
+        if keys:
+            log.info("event=pods_restored count=%d", len(keys))
+
+    async def _create(self, fence: Fence, keys: Iterable[tuple[str, bytes]]) -> bool:
+        rows = dict(keys)
+        absent = [if_created(key, 0) for key in rows]
+        reply, _ = await fenced_txn(
+            self._client, fence, absent, [put_op(key, value) for key, value in rows.items()]
+        )
+        return reply.succeeded
+
+
+def _allocator(client: Client, config: ControllerConfig, leader: Leader) -> Allocator:
+    """The allocator with its snapshot; an unreadable one is put aside."""
+    path = config.state_dir / "claims.json"
+    try:
+        return Allocator(client, config.cluster.name, leader, path)
+    except ValueError as error:
+        log.warning("event=snapshot_unreadable path=%s reason=%s", path, error)
+        path.replace(path.with_suffix(".broken"))
+        return Allocator(client, config.cluster.name, leader, path)
+
+
+def _pod_keys(cluster: str, pods: Mapping[PodRef, PodEntry]) -> dict[str, bytes]:
+    return {pod_key(cluster, ref): pod_value(entry) for ref, entry in pods.items()}

@@ -1,0 +1,31 @@
+"""Drops: the per-CPU counters of ``mg_drop`` as rows of the noun ``drop``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def drop_rows(
+    node: str, keys: npt.NDArray[Any], values: npt.NDArray[Any], texts: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """Rows of every reason that has counted a packet, by number.
+
+    ``keys`` and ``values[key, cpu]`` are what ``Map.dump_percpu`` of ``mg_drop`` returns;
+    ``texts`` is ``flows.reason_texts``. A number without a name is printed as a number.
+    """
+    packets = values["packets"].sum(axis=1, dtype=np.uint64)
+    counted = zip(keys.ravel().tolist(), packets.tolist(), strict=True)
+    return [
+        {
+            "node": node,
+            "reason": texts.get(number, f"reason {number}"),
+            "number": number,
+            "packets": count,
+        }
+        for number, count in sorted(counted)
+        if count
+    ]

@@ -1,0 +1,134 @@
+"""What people and scripts see: tables, JSON, YAML, and the status screen.
+
+Colour and boxes only on a terminal; otherwise plain columns, so that a pipe gets plain text.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
+
+import msgspec
+
+from mesh.observe.status import Status
+from mesh.observe.tables import Row
+
+FORMATS = ("table", "json", "yaml")
+
+
+def document(value: object, form: str) -> str:
+    """``value`` as indented JSON or as YAML."""
+    if form == "json":
+        return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    import yaml  # noqa: PLC0415 (0.1 s that only this format needs)
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | None = None) -> None:
+    """Print rows under their heads."""
+    out = out or sys.stdout
+    if out.isatty():
+        _rich(heads, rows)
+    else:
+        out.writelines(f"{line}\n" for line in plain(heads, rows))
+
+
+def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 (0.1 s that only a terminal needs)
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        grid.add_column(head.upper(), overflow="fold")
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    Console().print(grid)
+
+
+def plain(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Aligned lines, two spaces between columns."""
+    lines = [[head.upper() for head in heads], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    for line in lines:
+        yield "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+
+
+def flow_line(cells: Sequence[str]) -> str:
+    """One flow of ``flow watch``; columns cannot be aligned to what is still to come."""
+    at, node, source, destination, protocol, verdict, reason, translated = cells
+    details = [reason] if reason != "-" else []
+    if translated != "-":
+        details.append(f"as {translated}")
+    end = f" ({', '.join(details)})" if details else ""
+    return f"{at} {node}: {source} -> {destination} {protocol} {verdict}{end}"
+
+
+def screen(status: Status, now: float) -> str:
+    """The one screen of ``meshgate status``; findings last."""
+    return "\n".join(_screen(status, now)) + "\n"
+
+
+def _screen(status: Status, now: float) -> Iterator[str]:
+    up = sum(row["agent"] == "up" for row in status.nodes)
+    yield f"Nodes: {len(status.nodes)}, {up} with an agent here"
+    yield from _section(("cluster", "name", "agent", "addresses"), status.nodes)
+    yield ""
+    yield f"Clusters: {len({row['cluster'] for row in status.clusters})}"
+    aged = [row | {"synced": age(row["synced"], now)} for row in status.clusters]
+    heads = ("cluster", "id", "seenBy", "synced", "nodes", "identities", "addresses", "services")
+    yield from _section(heads, aged)
+    yield ""
+    held = sum(str(row["state"]).lower() == "established" for row in status.peers)
+    yield f"BGP sessions: {held} of {len(status.peers)} established"
+    yield from _section(("node", "address", "asn", "state", "reason"), status.peers)
+    yield ""
+    yield f"Egress policies: {len(status.egress)}"
+    counted = [row | {"pods": _count(row["pods"])} for row in status.egress]
+    yield from _section(("cluster", "policy", "addresses", "gateway", "pods"), counted)
+    yield ""
+    yield from _findings(status.findings, now)
+
+
+def _section(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
+    if rows:
+        lines = plain(heads, [[_cell(row.get(head)) for head in heads] for row in rows])
+        yield from (f"  {line}" for line in lines)
+
+
+def _findings(findings: Sequence[Row], now: float) -> Iterator[str]:
+    if not findings:
+        yield "Healthy: nothing found"
+        return
+    yield f"Findings: {len(findings)}"
+    for one in findings:
+        thing = f"{one['object']} {one['field']}".strip()
+        yield f"  {one['code']}  {thing}: {one['text']} (since {age(one['since'], now)})"
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "-"
+    return str(value)
+
+
+def _count(pods: object) -> object:
+    return len(pods) if isinstance(pods, list) else pods
+
+
+def age(at: object, now: float) -> str:
+    """``12 s ago`` for a Unix time; ``never`` for none."""
+    if not isinstance(at, int | float) or at <= 0:
+        return "never" if at == 0 else "-"
+    seconds = max(0, int(now - at))
+    for unit, length in _UNITS:
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+_UNITS: Iterable[tuple[str, int]] = (("d", 86400), ("h", 3600), ("min", 60))

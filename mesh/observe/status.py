@@ -1,0 +1,198 @@
+"""The health of everything on this machine, from what all processes answered.
+
+``summarize`` is pure. A process reports what is wrong in its own view; what only an outsider can
+see is found here: processes that do not answer, nodes without an agent, sessions that are down.
+Those findings have codes that end in 90 to 99.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.observe.nouns import NOUNS, merge
+from mesh.observe.tables import Answer, Row
+
+#: Nouns that ``summarize`` reads; more may be in the answers.
+ASKED = ("node", "peer", "egress", "cluster")
+#: What it means when a process is away, by role, and the code of the finding.
+_AWAY = {
+    "agent": (
+        "D690",
+        "what is programmed goes on forwarding; new pods, services and addresses wait",
+    ),
+    "controller": (
+        "M190",
+        "its cluster stays as published until the lease ends; claims and imports wait",
+    ),
+    "speaker": ("B290", "ExaBGP keeps its sessions and routes; changes of routes wait"),
+}
+_STARTING = {"agent": "D693", "controller": "M193", "speaker": "B293"}
+_NO_AGENT = "D691"
+_NO_PROCESS = "M199"
+_TABLE_BROKEN = "D692"
+_NO_CONTROLLER = "M191"
+_SESSION_DOWN = "B291"
+_NO_GATEWAY = "E390"
+UP = "established"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What ``meshgate status`` prints. ``findings`` has {code, object, field, text, since}."""
+
+    nodes: list[Row]
+    clusters: list[Row]
+    peers: list[Row]
+    egress: list[Row]
+    findings: list[Row]
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing is wrong."""
+        return not self.findings
+
+
+def summarize(answers: Sequence[Answer], now: float) -> Status:
+    """Merge all answers; ``now`` dates the findings that are made here.
+
+    Processes that do not answer come first, because they explain the rest.
+    """
+    rows = {noun: merge(NOUNS[noun], answers) for noun in ASKED}
+    agents = {_host(answer) for answer in answers if _role(answer) == "agent" and not answer.error}
+    missing = list(_missing(answers, rows["node"], agents))
+    reported = list(_reported(answers))
+    derived = [
+        *_starting(answers),
+        *_broken(answers),
+        *_down(rows["peer"], _known(reported, "B2")),
+        *_no_gateway(rows["egress"], _known(reported, "E3")),
+    ]
+    found = [*_ordered(missing), *_ordered([*reported, *derived])]
+    nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
+    return Status(
+        nodes=nodes,
+        clusters=_clusters(rows["cluster"], rows["node"]),
+        peers=rows["peer"],
+        egress=rows["egress"],
+        findings=[one | {"since": one["since"] or now} for one in found],
+    )
+
+
+def _host(answer: Answer) -> str:
+    return str(answer.status.get("host") or answer.process.host)
+
+
+def _role(answer: Answer) -> str:
+    return answer.process.role.rstrip("0123456789")
+
+
+def _finding(code: str, thing: str, text: str, field: str = "", since: float = 0.0) -> Row:
+    return {"code": code, "object": thing, "field": field, "text": text, "since": since}
+
+
+def _missing(answers: Sequence[Answer], nodes: Iterable[Row], agents: set[str]) -> Iterator[Row]:
+    """Processes that do not answer, and nodes of our clusters that have no agent at all."""
+    if not answers:
+        yield _finding(_NO_PROCESS, "run directory", "no process of Meshgate runs here")
+    for answer in answers:
+        if answer.error:
+            code, means = _AWAY.get(_role(answer), ("D690", "its part stands still"))
+            yield _finding(code, answer.process.name, f"{answer.error}; {means}")
+    if not any(answer.process.host for answer in answers):
+        return  # the flat layout: other nodes are other machines
+    known = agents | {a.process.host for a in answers if a.error and _role(a) == "agent"}
+    clusters = {answer.cluster for answer in answers if not answer.error}
+    for row in nodes:
+        if row["cluster"] in clusters and row["name"] not in known:
+            text = f"no agent has been started on this node; {_AWAY['agent'][1]}"
+            yield _finding(_NO_AGENT, f"{row['name']}/agent", text)
+    yield from _leaderless(answers, clusters)
+
+
+def _leaderless(answers: Sequence[Answer], clusters: set[str]) -> Iterator[Row]:
+    controllers = [answer for answer in answers if _role(answer) == "controller"]
+    if any(answer.error for answer in controllers):
+        return  # named already
+    for cluster in sorted(clusters - {answer.cluster for answer in controllers} - {""}):
+        text = f"no controller has been started; {_AWAY['controller'][1]}"
+        yield _finding(_NO_CONTROLLER, f"cluster {cluster}", text)
+
+
+def _starting(answers: Iterable[Answer]) -> Iterator[Row]:
+    """Processes that say of themselves that not everything desired has arrived yet."""
+    for answer in answers:
+        if answer.status.get("ready") is False:
+            code = _STARTING.get(_role(answer), "D693")
+            yield _finding(code, answer.process.name, "not everything has been synced yet", "ready")
+
+
+def _broken(answers: Iterable[Answer]) -> Iterator[Row]:
+    for answer in answers:
+        for noun, why in answer.refused.items():
+            yield _finding(_TABLE_BROKEN, answer.process.name, f"cannot list: {why}", noun)
+
+
+def _reported(answers: Iterable[Answer]) -> Iterator[Row]:
+    for answer in answers:
+        for one in answer.status.get("findings") or ():
+            yield _finding(
+                str(one.get("code", "")),
+                str(one.get("object", "")),
+                str(one.get("text", "")),
+                str(one.get("field", "")),
+                float(one.get("since") or 0.0),
+            )
+
+
+def _known(reported: Iterable[Row], area: str) -> Callable[..., bool]:
+    """Whether a process has already reported something of ``area`` that names all of these."""
+    said = [
+        f"{one['object']} {one['field']} {one['text']}"
+        for one in reported
+        if one["code"].startswith(area)
+    ]
+
+    def known(*names: str) -> bool:
+        words = [re.compile(rf"(?<![\w.:-]){re.escape(name)}(?![\w:-]|\.\d)") for name in names]
+        return any(all(word.search(text) for word in words) for text in said)
+
+    return known
+
+
+def _down(peers: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
+    for peer in peers:
+        node, address = str(peer["node"]), str(peer["address"])
+        if str(peer["state"]).lower() == UP or known(node, address):
+            continue
+        why = peer["reason"] or f"session is {peer['state'] or 'unknown'}"
+        yield _finding(_SESSION_DOWN, f"{node}/{address}", str(why), "state")
+
+
+def _no_gateway(egress: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
+    for row in egress:
+        if not row["gateway"] and not known(str(row["policy"])):
+            text = "no node is its gateway: packets that it covers are dropped"
+            yield _finding(_NO_GATEWAY, f"{row['cluster']}/{row['policy']}", text, "gateway")
+
+
+def _ordered(findings: Iterable[Row]) -> list[Row]:
+    """Each finding once, with its earliest time, by code, object and field."""
+    first: dict[tuple[str, ...], Row] = {}
+    for one in findings:
+        name = (one["code"], one["object"], one["field"], one["text"])
+        if name not in first or 0 < one["since"] < (first[name]["since"] or float("inf")):
+            first[name] = one
+    return [first[name] for name in sorted(first)]
+
+
+def _clusters(clusters: list[Row], nodes: Iterable[Row]) -> list[Row]:
+    """Rows of ``cluster``; one made from its nodes for a cluster that nobody reports."""
+    count: dict[str, int] = {}
+    for row in nodes:
+        count[row["cluster"]] = count.get(row["cluster"], 0) + 1
+    missing = sorted(count.keys() - {row["cluster"] for row in clusters})
+    blank: Mapping[str, Any] = dict.fromkeys(NOUNS["cluster"].columns)
+    return clusters + [{**blank, "cluster": name, "nodes": count[name]} for name in missing]

@@ -1,0 +1,343 @@
+"""The speaker: announces what this node has to its routers.
+
+Walk: manifests and claims -> ``own_prefixes`` and ``bgp/desired.py`` (which sessions, which
+routes) -> tables -> ``bgp/session.py`` -> ExaBGP. ExaBGP outlives this process; see there.
+
+Rule 1: a source that is away changes no announcement: tables are replaced only while all their
+        sources are synced, else rows are only added.
+Rule 2: without the own Node object nothing is derived, and nothing changes.
+Rule 3: End-of-RIB is released only when every source has synced and everything is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TypeVar
+
+from bgp import desired
+from bgp.desired import Peering, RouteKey
+from bgp.engine import Engine
+from bgp.lines import FAMILIES
+from bgp.session import Session
+from clustermesh import records
+from clustermesh.etcd import Client, Endpoint
+from clustermesh.store import Batch, Follow
+from gateway import egress
+from mesh import process
+from mesh.config import SpeakerConfig, load_speaker
+from mesh.core.model import (
+    IP,
+    BGPPeer,
+    Claim,
+    ClaimKey,
+    EgressPolicy,
+    Finding,
+    Network,
+    Node,
+    NodeKey,
+    Route,
+)
+from mesh.core.reconcile import Loop
+from mesh.core.table import Table
+from mesh.manifests import Manifests
+from mesh.observe.tables import Row, Server
+from mesh.selectors import matches
+from srv6.locators import subnet
+
+log = logging.getLogger(__name__)
+
+#: What a BGPPeer advertises, by the noun of the claim that it comes from.
+CLAIMED = {"podcidr": "podCIDRs", "locator": "srv6Locators"}
+#: Pause after End-of-RIB could not be said.
+RETRY_S = 1.0
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def own_prefixes(
+    node: Node,
+    claims: Iterable[Claim],
+    policies: Iterable[EgressPolicy],
+    nodes: Mapping[NodeKey, Node],
+) -> tuple[dict[str, list[Network]], list[Finding]]:
+    """The node's prefixes by what advertises them: claimed ones, and addresses it is gateway of."""
+    own: dict[str, list[Network]] = {kind: [] for kind in desired.KINDS}
+    findings = []
+    for claim in sorted(claims, key=lambda claim: (claim.noun, claim.pool, claim.number)):
+        if claim.owner != node.name or claim.noun not in CLAIMED:
+            continue
+        try:
+            own[CLAIMED[claim.noun]].append(subnet(claim.pool, claim.number))
+        except ValueError as error:
+            name = f"{claim.noun}/{claim.pool}/number/{claim.number}"
+            findings.append(Finding("B211", name, "", str(error)))
+    own["egressIPs"] = [ip_network(address) for address in _gateway_of(node, policies, nodes)]
+    return own, findings
+
+
+def _gateway_of(
+    node: Node, policies: Iterable[EgressPolicy], nodes: Mapping[NodeKey, Node]
+) -> list[IP]:
+    """Egress addresses that leave through the node; a shared one belongs to the first policy."""
+    plan = egress.plan(policies, (), {}, nodes)
+    owner: dict[IP, str] = {}
+    for name, policy in plan.policies.items():
+        gateway = plan.gateways[name]
+        for address in policy.addresses if gateway else ():
+            owner.setdefault(address, gateway.name if gateway else "")
+    return [address for address, name in owner.items() if name == node.name]
+
+
+def unmatched(peers: Iterable[BGPPeer], nodes: Iterable[Node]) -> list[Finding]:
+    """BGPPeers that select no node of the cluster."""
+    labels = [dict(node.labels) for node in nodes]
+    text = "it selects no node, so nobody peers with the router"
+    return [
+        Finding("B202", peer.origin or f"BGPPeer/{peer.name}", "spec.nodeSelector", text)
+        for peer in peers
+        if not any(matches(peer.nodes, one) for one in labels)
+    ]
+
+
+class Speaker:
+    """The tables of one node's speaker and what moves them."""
+
+    def __init__(self, config: SpeakerConfig) -> None:
+        self.config = config
+        self.node = NodeKey(config.cluster.name, config.node)
+        self.manifests = Manifests(config.manifests, config.cluster.name, config.run_dir)
+        self.objects = self.manifests.objects
+        self.claims: Table[ClaimKey, Claim] = Table("claim")
+        self.peerings: Table[IP, Peering] = Table("peering")
+        self.routes: Table[RouteKey, Route] = Table("route")
+        etcd = config.etcd
+        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.follows = [self._follow(noun) for noun in CLAIMED]
+        self.engine = Engine(config.run_dir)
+        self.session = Session(self.engine, config.router_id)
+        self.loop = Loop()
+        self.of_peerings = self.loop.apply(self.peerings, self.session.peers)
+        self.of_routes = self.loop.apply(self.routes, self.session.routes, after=[self.of_peerings])
+        self._findings: dict[str, list[Finding]] = {}  # by the derivation that found them
+        self._unreadable: dict[str, str] = {}
+        self._since: dict[tuple[str, str, str], float] = {}
+        self._owing = asyncio.Event()
+        self._derivations()
+
+    def _derivations(self) -> None:
+        objects = self.objects
+        self.loop.derive([objects.nodes, objects.peers], self.derive_peerings)
+        self.loop.derive(
+            [objects.nodes, objects.egress, self.claims, self.peerings], self.derive_routes
+        )
+        self.session.lost = self._lost
+        self.routes.listen(self._owing.set)
+
+    # Sources
+
+    def _follow(self, noun: str) -> Follow:
+        prefix = f"meshgate/v1/{self.node.cluster}/{noun}/"
+        return Follow(self.client, prefix, self._on_claims, on_synced=self._on_synced)
+
+    def _on_claims(self, batch: Batch) -> None:
+        rows = records.rows(self.node.cluster, batch.puts, batch.deletes)
+        self.claims.upsert(rows.held)
+        self.claims.delete(rows.gone)
+        for entry in batch.puts:
+            self._unreadable.pop(entry.key, None)
+        self._unreadable |= rows.unreadable
+
+    def _on_synced(self) -> None:
+        if all(follow.synced for follow in self.follows):
+            self.claims.mark_synced()
+
+    # Derivations
+
+    def derive_peerings(self) -> None:
+        """Sessions of this node, from the BGPPeers that select it."""
+        nodes, peers = self.objects.nodes, self.objects.peers
+        findings = self._findings["peering"] = unmatched(peers.rows.values(), nodes.rows.values())
+        node = nodes.rows.get(self.node)
+        if node is None:
+            return
+        labels = dict(node.labels)
+        chosen = [peer for peer in peers.rows.values() if matches(peer.nodes, labels)]
+        rows, wrong = desired.peerings(node, chosen)
+        findings += wrong
+        _write(self.peerings, rows, synced=nodes.synced and peers.synced)
+
+    def derive_routes(self) -> None:
+        """Routes of this node on each of its sessions."""
+        objects, claims = self.objects, self.claims
+        node = objects.nodes.rows.get(self.node)
+        if node is None:
+            return
+        policies = objects.egress.rows.values()
+        own, wrong = own_prefixes(node, claims.rows.values(), policies, objects.nodes.rows)
+        rows, findings = desired.routes(node, self.peerings.rows.values(), own)
+        sources = (objects.nodes, objects.egress, claims, self.peerings)
+        synced = all(source.synced for source in sources)
+        self._findings["route"] = wrong + (findings if synced else [])
+        _write(self.routes, rows, synced=synced)
+
+    # End-of-RIB
+
+    def _lost(self) -> None:
+        self.of_peerings.recheck()
+        self.of_routes.recheck()
+        self._owing.set()
+
+    async def _release(self) -> None:
+        while True:
+            await self._owing.wait()
+            self._owing.clear()
+            await self.of_peerings.reached(self.peerings.revision)
+            await self.of_routes.reached(self.routes.revision)
+            if self.of_peerings.current and self.of_routes.current and self.session.owed:
+                await self._release_now()
+
+    async def _release_now(self) -> None:
+        with suppress(OSError):
+            await self.session.release()
+        if self.session.owed:
+            asyncio.get_running_loop().call_later(RETRY_S, self._owing.set)
+
+    # What others see
+
+    def peer_rows(self) -> list[Row]:
+        """``meshgate peer list``."""
+        rows = []
+        for peering in self.peerings.rows.values():
+            state = self.session.state(peering)
+            rows.append(
+                {
+                    "node": self.node.name,
+                    "address": peering.address,
+                    "asn": peering.asn,
+                    "state": state.state,
+                    "reason": state.reason,
+                }
+            )
+        return rows
+
+    def route_rows(self) -> list[Row]:
+        """``meshgate route list``: what is desired, and whether ExaBGP has it."""
+        said = self.session.memory.routes
+        return [
+            {
+                "node": self.node.name,
+                "peer": key.peer,
+                "prefix": key.prefix,
+                "nextHop": route.next_hop,
+                "announced": said.get(key) == route,
+            }
+            for key, route in self.routes.rows.items()
+        ]
+
+    def findings(self) -> list[Finding]:
+        """Everything that is wrong now, each since when."""
+        now, since = time.time(), dict[tuple[str, str, str], float]()
+        found = []
+        for finding in dict.fromkeys(self._found()):
+            key = (finding.code, finding.object, finding.field)
+            since[key] = self._since.get(key, now)
+            found.append(replace(finding, since=finding.since or since[key]))
+        self._since = since
+        return found
+
+    def _found(self) -> Iterator[Finding]:
+        yield from self.objects.findings.rows.values()
+        for findings in self._findings.values():
+            yield from findings
+        if self.objects.nodes.synced and self.node not in self.objects.nodes.rows:
+            text = "this node has no Node object: announcements stay as they are"
+            yield Finding("B205", f"node/{self.node.name}", "", text)
+        for key, text in self._unreadable.items():
+            yield Finding("B211", key, "", text)
+        for follow in self.follows[:1]:
+            if follow.problem:
+                text = f"{follow.problem}; announcements stay as they are"
+                yield Finding("B209", f"etcd {follow.prefix}", "", text)
+        yield from self._session_findings()
+
+    def _session_findings(self) -> Iterator[Finding]:
+        problem = self.session.problem or self.session.memory.problem
+        if problem:
+            yield Finding("B204", f"{self.node.name}/exabgp", "", problem)
+        for peering in self.peerings.rows.values():
+            state = self.session.state(peering)
+            name = peering.origin or f"BGPPeer/{peering.name}"
+            where = f"session of {self.node.name} with {peering.address}"
+            if state.state != "established":
+                text = f"{where} is {state.state}: {state.reason or 'no answer yet'}"
+                yield Finding("B201", name, f"spec.address {self.node.name}", text, state.since)
+                continue
+            for family in self._unsent(peering, state.families):
+                text = f"{where}: the router does not take {family}, whose routes are not sent"
+                yield Finding("B206", name, f"{family} {self.node.name}", text)
+        for key, error in self.of_routes.report.errors.items():
+            text = f"cannot be announced: {error}"
+            yield Finding("B208", f"{self.node.name}/route {key}", "", text)
+
+    def _unsent(self, peering: Peering, families: tuple[str, ...]) -> list[str]:
+        wanted = {
+            f"ipv{key.prefix.version} unicast"
+            for key in self.routes.rows
+            if key.peer == peering.address
+        }
+        return [family for family in FAMILIES if family in wanted.difference(families)]
+
+    def status(self) -> Row:
+        """The process's own view."""
+        return {
+            "role": "speaker",
+            "host": self.node.name,
+            "cluster": self.node.cluster,
+            "ready": self.of_routes.current and not self.session.owed,
+            "exabgp": self.engine.pid(),
+            "relay": self.engine.relay_pid(),
+            "routes": len(self.routes.rows),
+            "findings": self.findings(),
+        }
+
+    # Life
+
+    async def run(self) -> None:
+        """Speak until cancelled; raises OSError when another speaker owns the run directory."""
+        self.engine.own()
+        nouns = {"peer": self.peer_rows, "route": self.route_rows}
+        try:
+            async with (
+                Server(self.config.socket, nouns, self.status),
+                asyncio.TaskGroup() as group,
+            ):
+                group.create_task(self.manifests.run(), name="manifests")
+                for follow in self.follows:
+                    group.create_task(follow.run(), name=f"follow {follow.prefix}")
+                group.create_task(self.session.run(), name="session")
+                group.create_task(self._release(), name="end-of-rib")
+                group.create_task(self.loop.run(), name="loop")
+        finally:
+            await self.client.aclose()
+            self.engine.disown()
+
+
+def _write(table: Table[K, V], rows: Mapping[K, V], *, synced: bool) -> None:
+    """Replace the rows, or only add some while a source is missing."""
+    if synced:
+        table.replace(rows)
+    else:
+        table.upsert(rows)
+
+
+def main(path: Path) -> int:
+    """Be the speaker until SIGTERM or SIGINT; ExaBGP and its sessions stay."""
+    return process.main(path, load_speaker, lambda config: Speaker(config).run())

@@ -1,0 +1,50 @@
+"""Claim number -> prefix, for every pool that is cut into equal subnets (locators, pod CIDRs).
+
+A pool's text names its base and the length of its subnets: ``10.1.0.0_16_24`` is 10.1.0.0/16 in
+/24s, ``fcbb:bb01::_32_48`` is fcbb:bb01::/32 in /48s. The text is part of the claim's etcd key, so
+every process computes the same prefix from the claim alone. Pure; agent, controller and speaker
+call it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, ip_network
+
+from mesh.core.model import Network
+
+
+def pool_name(cidr: Network, node_prefix: int) -> str:
+    """The pool's text; raises ValueError when the subnets would be larger than the pool."""
+    if not cidr.prefixlen <= node_prefix <= cidr.max_prefixlen:
+        raise ValueError(
+            f"pool {cidr} cannot be cut into /{node_prefix}: "
+            f"a length from {cidr.prefixlen} to {cidr.max_prefixlen} is needed"
+        )
+    return f"{cidr.network_address}_{cidr.prefixlen}_{node_prefix}"
+
+
+def pool_size(pool: str) -> int:
+    """How many subnets the pool has."""
+    cidr, node_prefix = _parsed(pool)
+    return 1 << (node_prefix - cidr.prefixlen)
+
+
+def subnet(pool: str, number: int) -> Network:
+    """Subnet ``number`` of the pool, counted from 0; raises ValueError outside of it."""
+    cidr, node_prefix = _parsed(pool)
+    if not 0 <= number < 1 << (node_prefix - cidr.prefixlen):
+        raise ValueError(f"pool {pool} has no subnet {number}")
+    base = int(cidr.network_address) + (number << (cidr.max_prefixlen - node_prefix))
+    return type(cidr)((base, node_prefix))
+
+
+def _parsed(pool: str) -> tuple[Network, int]:
+    try:
+        base, length, node_prefix = pool.split("_")
+        cidr = ip_network(f"{base}/{int(length)}")
+        known = pool_name(cidr, int(node_prefix))
+    except ValueError as error:
+        raise ValueError(f"{pool!r} is no pool (base_prefix_subnetPrefix): {error}") from error
+    if isinstance(cidr, IPv4Network) or known == pool:
+        return cidr, int(node_prefix)
+    raise ValueError(f"{pool!r} is no pool: its base is written {cidr.network_address}")

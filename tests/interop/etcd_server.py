@@ -1,0 +1,153 @@
+"""A real etcd for one test: a process of our own on free loopback ports, killed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from clustermesh.certs import Pki
+from clustermesh.etcd import Client, Endpoint
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Etcd:
+    """One member; ``pki`` switches client certificates on."""
+
+    def __init__(self, directory: Path, pki: Pki | None = None) -> None:
+        self.directory = directory
+        self.pki = pki
+        self.address = f"127.0.0.1:{free_port()}"
+        self.peer = f"http://127.0.0.1:{free_port()}"
+        self.log = directory / "etcd.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        if self.pki is None:
+            return Endpoint((self.address,))
+        return self.endpoint_of("root")
+
+    def endpoint_of(self, user: str) -> Endpoint:
+        assert self.pki is not None
+        files = self.pki.users[user]
+        return Endpoint((self.address,), self.pki.ca, files.cert, files.key)
+
+    def start(self, *more: str) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._command(), *more], stdout=log, stderr=subprocess.STDOUT
+            )
+        self._await_port()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wipe(self) -> None:
+        """Remove the data of a killed member: the next start is an empty store."""
+        shutil.rmtree(self.directory / "data")
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self.kill()
+
+    def _command(self) -> Sequence[str]:
+        scheme = "https" if self.pki else "http"
+        url = f"{scheme}://{self.address}"
+        command = [
+            "etcd", "--name=test", f"--data-dir={self.directory / 'data'}",
+            f"--listen-client-urls={url}", f"--advertise-client-urls={url}",
+            f"--listen-peer-urls={self.peer}", f"--initial-advertise-peer-urls={self.peer}",
+            f"--initial-cluster=test={self.peer}",
+        ]  # fmt: skip
+        if self.pki:
+            command += [
+                "--client-cert-auth", f"--trusted-ca-file={self.pki.ca}",
+                f"--cert-file={self.pki.server.cert}", f"--key-file={self.pki.server.key}",
+            ]  # fmt: skip
+        return command
+
+    def _await_port(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            assert self._process is not None
+            assert self._process.poll() is None, self.log.read_text()[-2000:]
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((host.strip("[]"), int(port)), 1),
+            ):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"etcd does not listen: {self.log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def running(directory: Path, pki: Pki | None = None) -> Iterator[Etcd]:
+    server = Etcd(directory, pki)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.asynccontextmanager
+async def client_of(endpoint: Endpoint) -> Any:
+    client = Client(endpoint)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def task_of(coroutine: Any) -> Any:
+    """Run a coroutine beside the test; its error fails the test at the end."""
+    task = asyncio.create_task(coroutine)
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], object], what: str, within_s: float = 20) -> None:
+    """Poll a condition with a deadline."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def until_async(
+    condition: Callable[[], Awaitable[object]], what: str, within_s: float = 20
+) -> None:
+    end = time.monotonic() + within_s
+    while not await condition():
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.05)

@@ -1,0 +1,44 @@
+"""The router under test, and what its kernel loses."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgp.frr import Neighbor, router_config
+from tests.interop.speaker.frr_router import ROUTER, Router, network
+
+
+@pytest.fixture(scope="module")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    directory = tmp_path_factory.mktemp("bgpt")
+    for parent in [directory, *directory.parents]:
+        if parent.owner() == "root" and parent.stat().st_mode & 0o5 != 0o5:
+            parent.chmod(0o755)
+    with network():
+        neighbors = [Neighbor(ip_address(a), 65101) for a in ("10.99.0.11", "fd99::11")]
+        frr = Router(directory / "frr", router_config(65000, ip_address("10.99.0.1"), neighbors))
+        try:
+            yield frr
+        finally:
+            frr.stop()
+
+
+@pytest.fixture
+def deleted(router: Router, tmp_path: Path) -> Iterator[Any]:
+    """``ip monitor route`` in the router: the lines with Deleted so far."""
+    assert router.vty
+    path = tmp_path / "monitor"
+    with path.open("wb") as out:
+        command = ["ip", "netns", "exec", ROUTER, "ip", "monitor", "route"]
+        monitor = subprocess.Popen(command, stdout=out)
+    yield lambda: [
+        line.split()[1] for line in path.read_text().splitlines() if line.startswith("Deleted")
+    ]
+    monitor.kill()
+    monitor.wait()

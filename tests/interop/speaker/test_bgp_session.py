@@ -1,0 +1,303 @@
+"""The session against FRR 8.4: exact routes, adoption, graceful restart. Topology: frr_router.py.
+
+The speaker's tables come from a file here (driver.py), so that each sync state can be told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgp.engine import Engine
+from tests.interop.speaker.frr_router import NODE, Router, holds, holds_on, stale, until
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+PEER = {"address": "10.99.0.1", "local": "10.99.0.11"}
+POD4 = ["10.99.0.1", "10.1.0.0/24", "10.99.0.11"]
+POD6 = ["10.99.0.1", "fd01::/64", "fd99::11"]
+LOCATOR = ["10.99.0.1", "fcbb:bb01:1::/48", "fd99::11"]
+EGRESS4 = ["10.99.0.1", "198.51.100.10/32", "10.99.0.11"]
+ALL = [POD4, POD6, LOCATOR, EGRESS4]
+
+
+class Node:
+    """A speaker under test in its namespace."""
+
+    def __init__(self, directory: Path) -> None:
+        self.engine = Engine(directory / "run")
+        self.file = directory / "desired.json"
+        self.out = Path(f"{self.file}.out")
+        self.log = directory / "speaker.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.desire()
+
+    def desire(self, *routes: list[str], peers: Any = (PEER,), synced: bool = True) -> None:
+        fresh = self.file.with_suffix(".put")
+        fresh.write_text(json.dumps({"peers": peers, "routes": routes, "synced": synced}))
+        fresh.replace(self.file)
+
+    def start(self) -> None:
+        self.out.unlink(missing_ok=True)
+        words = [sys.executable, "-m", "tests.interop.speaker.driver"]
+        words += [str(self.engine.run_dir), str(self.file)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", NODE, *words],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait()
+        self.process = None
+
+    def said(self) -> dict[str, Any]:
+        with suppress(OSError):
+            said = json.loads(self.out.read_text())
+            if said["seen"] == self.file.read_text():
+                return dict(said)
+        return {}
+
+    def arrived(self) -> bool:
+        said = self.said()
+        return bool(said.get("arrived")) and not said["owed"]
+
+    def engine_pid(self) -> int:
+        return int(until(self.engine.pid, "ExaBGP runs"))
+
+    def new_engine_pid(self, old: int) -> int:
+        return int(until(lambda: (pid := self.engine.pid()) != old and pid, "another ExaBGP runs"))
+
+    def stop(self, router: Router) -> None:
+        """End everything; the router forgets at once, because it ends the session itself."""
+        if self.process:
+            self.kill()
+        pid = self.engine.pid()
+        if pid:
+            os.kill(pid, signal.SIGSTOP)
+        router.vty.ask("clear bgp *")
+        until(lambda: holds(router), "the router has forgotten the test's routes")
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def node(router: Router, tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    try:
+        yield node
+    finally:
+        node.stop(router)
+
+
+def up(node: Node, router: Router, *routes: list[str]) -> None:
+    node.desire(*routes)
+    node.start()
+    until(node.arrived, "everything is announced")
+    until(lambda: holds(router, *routes), "the router holds exactly these routes")
+
+
+def test_the_router_holds_exactly_the_routes_of_both_families(node: Node, router: Router) -> None:
+    up(node, router, *ALL)
+    node.desire(POD4, LOCATOR)
+    until(lambda: holds(router, POD4, LOCATOR), "what disappeared is withdrawn")
+    hop = [POD4[0], POD4[1], "10.99.0.12"]
+    node.desire(hop, LOCATOR)
+    until(lambda: router.vty.routes("ipv4 unicast") == {POD4[1]: {"10.99.0.12"}}, "new next hop")
+
+
+def test_a_killed_speaker_loses_nothing_and_the_next_one_adopts(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    up(node, router, *ALL)
+    exabgp, relay = node.engine_pid(), node.engine.relay_pid()
+    before = router.vty.peer("10.99.0.11")["connectionsEstablished"]
+    node.kill()
+    node.start()
+    until(node.arrived, "the new speaker has read what is announced")
+    assert (node.engine.pid(), node.engine.relay_pid()) == (exabgp, relay)
+    assert node.said()["written"] == 0
+    node.desire(*ALL[:3])
+    until(lambda: holds(router, *ALL[:3]), "the new speaker's difference arrives")
+    until(lambda: deleted() == ["198.51.100.10"], "only the withdrawn route is deleted")
+    assert router.vty.peer("10.99.0.11")["connectionsEstablished"] == before
+
+
+def test_a_stopped_speaker_leaves_the_session_up(node: Node, router: Router, deleted: Any) -> None:
+    up(node, router, *ALL)
+    exabgp = node.engine_pid()
+    node.kill(signal.SIGTERM)
+    assert holds(router, *ALL)
+    node.start()
+    until(node.arrived, "the new speaker has adopted")
+    assert node.engine.pid() == exabgp
+    assert deleted() == []
+
+
+def test_a_killed_exabgp_loses_no_route(node: Node, router: Router, deleted: Any) -> None:
+    up(node, router, *ALL)
+    old, relay = node.engine_pid(), node.engine.relay_pid()
+    os.kill(old, signal.SIGKILL)
+    new = node.new_engine_pid(old)
+    until(node.arrived, "everything is announced again, End-of-RIB included")
+    until(lambda: not stale(router), "no route is stale")
+    assert holds(router, *ALL)
+    assert deleted() == []
+    assert new == node.engine.pid()
+    until(
+        lambda: (
+            not Path(f"/proc/{relay}/cmdline").exists()
+            or not Path(f"/proc/{relay}/cmdline").read_bytes()
+        ),
+        "the old relay has ended by itself",
+    )
+
+
+def test_speaker_and_exabgp_killed_lose_no_route_with_the_sources_away(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    """The last known routes are announced; End-of-RIB waits for the sources."""
+    up(node, router, *ALL)
+    old = node.engine_pid()
+    node.kill()
+    os.kill(old, signal.SIGKILL)
+    until(lambda: stale(router), "the router keeps the routes as stale")
+    node.desire(peers=[], synced=False)
+    node.start()
+    node.new_engine_pid(old)
+    until(lambda: router.vty.peer("10.99.0.11").get("state") == "Established", "session is back")
+    until(lambda: not stale(router), "every route is confirmed")
+    assert holds(router, *ALL)
+    until(lambda: node.said().get("owed") == ["10.99.0.1"], "End-of-RIB is held back")
+    node.desire(*ALL[:3])
+    until(node.arrived, "synced, so End-of-RIB is out")
+    until(lambda: holds(router, *ALL[:3]), "what the sources no longer have is withdrawn")
+    until(lambda: deleted() == ["198.51.100.10"], "only the withdrawn route is deleted")
+
+
+def test_a_restarted_speaker_without_sources_keeps_what_is_announced(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    up(node, router, *ALL)
+    exabgp = node.engine_pid()
+    node.kill()
+    node.desire(peers=[], synced=False)
+    node.start()
+    until(lambda: node.said().get("owed") == ["10.99.0.1"], "the new speaker has adopted")
+    assert holds(router, *ALL)
+    assert node.engine.pid() == exabgp
+    assert deleted() == []
+
+
+def test_stale_routes_go_with_end_of_rib_after_sync(node: Node, router: Router) -> None:
+    """ExaBGP restarted without memory: the router drops at End-of-RIB what nobody confirmed."""
+    up(node, router, *ALL)
+    old = node.engine_pid()
+    node.kill()
+    node.engine.applied.unlink()
+    os.kill(old, signal.SIGKILL)
+    node.desire(POD4, synced=False)
+    node.start()
+    node.new_engine_pid(old)
+    until(lambda: router.vty.peer("10.99.0.11").get("state") == "Established", "session is back")
+    until(lambda: node.said().get("owed") == ["10.99.0.1"], "End-of-RIB is held back")
+    assert holds(router, *ALL)
+    node.desire(POD4)
+    until(lambda: holds(router, POD4), "unconfirmed routes are gone")
+
+
+def test_a_killed_relay_is_replaced_and_nothing_is_lost(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    up(node, router, *ALL)
+    exabgp, relay = node.engine_pid(), node.engine.relay_pid()
+    assert relay is not None
+    os.kill(relay, signal.SIGKILL)
+    until(lambda: node.engine.relay_pid() not in (relay, None), "ExaBGP has started another relay")
+    node.desire(POD4)
+    until(lambda: holds(router, POD4), "the speaker talks through the new relay")
+    assert node.engine.pid() == exabgp
+    until(lambda: len(deleted()) == 3, "only the withdrawn routes are deleted")
+
+
+def test_a_second_speaker_does_not_start(node: Node, router: Router) -> None:
+    up(node, router, POD4)
+    other = subprocess.run(
+        [sys.executable, "-m", "tests.interop.speaker.driver", node.engine.run_dir, node.file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode != 0
+    assert "another speaker owns" in other.stderr
+
+
+def test_a_second_exabgp_does_not_start(node: Node, router: Router) -> None:
+    up(node, router, POD4)
+    command = [sys.executable, "-m", "bgp.launcher", str(node.engine.run_dir)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 3
+
+
+def test_a_session_added_by_reload_does_not_disturb_the_other(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    up(node, router, POD4)
+    before = router.vty.peer("10.99.0.11")["connectionsEstablished"]
+    second = {"address": "fd99::1", "local": "fd99::11"}
+    own = [["fd99::1", *route[1:]] for route in (POD4, POD6)]
+    node.desire(POD4, *own, peers=[PEER, second])
+    until(lambda: holds_on(router, "fd99::11", POD4, POD6), "the new session has its routes")
+    until(lambda: holds(router, POD4, POD6), "the kernel has them")
+    assert router.vty.peer("10.99.0.11")["connectionsEstablished"] == before
+    node.desire(POD4, peers=[PEER])
+    until(lambda: holds(router, POD4), "the removed session has withdrawn its routes")
+    until(lambda: deleted() == ["fd01::/64"], "only the removed session's route is deleted")
+
+
+def test_a_changed_session_restarts_without_losing_a_route(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    up(node, router, *ALL)
+    node.desire(*ALL, peers=[{**PEER, "hold": 30}])
+    until(
+        lambda: (
+            router.vty.json("show bgp neighbors 10.99.0.11")["10.99.0.11"].get(
+                "bgpTimerHoldTimeMsecs"
+            )
+            == 30000
+        ),
+        "the new hold time is negotiated",
+    )
+    until(node.arrived, "End-of-RIB is out on the new session")
+    until(lambda: not stale(router), "no route is stale")
+    assert holds(router, *ALL)
+    assert deleted() == []
+
+
+def test_an_as_mismatch_is_said_in_words(node: Node) -> None:
+    node.desire(POD4, peers=[{**PEER, "asn": 65009}])
+    node.start()
+    words = "AS mismatch: the router is 65000, the BGPPeer says 65009"
+    until(lambda: words in str(node.said().get("states")), words)
+
+
+def test_a_router_that_is_away_is_said_in_words(node: Node) -> None:
+    node.desire(POD4, peers=[{**PEER, "address": "10.99.0.77"}])
+    node.start()
+    until(lambda: "10.99.0.77 is not reachable" in str(node.said().get("states")), "reason")

@@ -1,0 +1,314 @@
+"""The speaker as a process: manifests and a real etcd in, FRR's table out. Topology: frr_router.py.
+
+etcd listens on the loopback of the node's namespace, so that ending it is ending the network to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bgp.engine import Engine
+from mesh.observe.tables import Process, ask
+from tests.interop.speaker.frr_router import NODE, Router, holds, run, stale, until
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+ETCD = "http://127.0.0.1:2379"
+START = (
+    "import asyncio, pathlib, sys; from mesh import config, speaker; "
+    "asyncio.run(speaker.run(config.load_speaker(pathlib.Path(sys.argv[1]))))"
+)
+POD4 = ["", "10.1.0.0/24", "10.99.0.11"]
+POD6 = ["", "fd01::/64", "fd99::11"]
+LOCATOR = ["", "fcbb:bb01:1::/48", "fd99::11"]
+EGRESS4 = ["", "198.51.100.10/32", "10.99.0.11"]
+EGRESS6 = ["", "2001:db8:100::10/128", "fd99::11"]
+CLAIMED = [POD4, POD6, LOCATOR]
+ALL = [*CLAIMED, EGRESS4, EGRESS6]
+
+API = "meshgate.io/v1alpha1"
+PEER_SPEC = {
+    "nodeSelector": {},
+    "address": "10.99.0.1",
+    "asn": 65000,
+    "localASN": 65101,
+    "advertise": ["podCIDRs", "egressIPs", "srv6Locators"],
+    "holdSeconds": 9,
+    "gracefulRestartSeconds": 120,
+}
+EGRESS_SPEC = {
+    "selectors": [{"podSelector": {}}],
+    "destinationCIDRs": ["192.0.2.0/24"],
+    "addresses": ["198.51.100.10", "2001:db8:100::10"],
+    "gateways": {"nodeSelector": {"matchLabels": {"role": "gateway"}}},
+}
+
+
+def node_document(name: str, *addresses: str, **labels: str) -> dict[str, Any]:
+    rows = [{"type": "InternalIP", "address": address} for address in addresses]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "status": {"addresses": rows},
+    }
+
+
+def own_document(kind: str, name: str, spec: Any) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+class Etcd:
+    """A real etcd in the node's namespace; its data survives ``stop``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["etcd", "--data-dir", str(self.directory / "data")]
+        words += ["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]
+        words += ["--listen-peer-urls", "http://127.0.0.1:2380"]
+        with (self.directory / "etcd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", NODE, *words], stdout=log, stderr=log
+            )
+        until(self.answers, "etcd answers")
+
+    def answers(self) -> bool:
+        return not subprocess.run(
+            self._ctl("get", "x"), capture_output=True, check=False
+        ).returncode
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def put(self, key: str, value: Any) -> None:
+        run(*self._ctl("put", f"meshgate/v1/east/{key}", json.dumps(value)))
+
+    def delete(self, key: str) -> None:
+        run(*self._ctl("del", f"meshgate/v1/east/{key}"))
+
+    def _ctl(self, *words: str) -> list[str]:
+        return ["ip", "netns", "exec", NODE, "env", "ETCDCTL_API=3", "etcdctl", *words]
+
+
+class Node:
+    """A speaker process with its manifests."""
+
+    def __init__(self, directory: Path) -> None:
+        self.manifests = directory / "manifests"
+        self.manifests.mkdir()
+        self.engine = Engine(directory / "bgp")
+        self.config = directory / "speaker.yaml"
+        self.socket = directory / "speaker.sock"
+        self.log = directory / "speaker.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write("node", node_document("east-1", "10.99.0.11", "fd99::11", role="gateway"))
+        self.write("peer", own_document("BGPPeer", "router", PEER_SPEC))
+        self.write("egress", own_document("EgressPolicy", "erp", EGRESS_SPEC))
+        settings = {
+            "cluster": {"name": "east", "id": 1},
+            "node": "east-1",
+            "manifests": str(self.manifests),
+            "etcd": {"endpoints": [ETCD]},
+            "runDir": str(self.engine.run_dir),
+            "socket": str(self.socket),
+            "routerID": "10.99.0.11",
+        }
+        self.config.write_text(yaml.safe_dump(settings))
+
+    def write(self, name: str, document: Any) -> None:
+        (self.manifests / f"{name}.yaml").write_text(yaml.safe_dump(document))
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", NODE, sys.executable, "-c", START, str(self.config)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(timeout=10)
+        self.process = None
+        return status
+
+    def status(self) -> dict[str, Any]:
+        return dict(ask([Process("east-1", "speaker", self.socket)], ["peer", "route"])[0].status)
+
+    def rows(self, noun: str) -> list[dict[str, Any]]:
+        answer = ask([Process("east-1", "speaker", self.socket)], [noun])[0]
+        return [dict(row) for row in answer.rows.get(noun, ())]
+
+    def finding(self, code: str) -> str:
+        found = self.status().get("findings", [])
+        return next((str(one) for one in found if one["code"] == code), "")
+
+    def ready(self) -> bool:
+        return bool(self.status().get("ready"))
+
+    def stop(self, router: Router) -> None:
+        if self.process:
+            self.kill()
+        pid = self.engine.pid()
+        if pid:
+            os.kill(pid, signal.SIGSTOP)
+        router.vty.ask("clear bgp *")
+        until(lambda: holds(router), "the router has forgotten the test's routes")
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def etcd(router: Router, tmp_path: Path) -> Iterator[Etcd]:
+    assert router.vty
+    server = Etcd(tmp_path)
+    server.start()
+    server.put("podcidr/10.1.0.0_16_24/number/0", {"owner": "east-1", "released": 0})
+    server.put("podcidr/10.1.0.0_16_24/number/1", {"owner": "east-2", "released": 0})
+    server.put("podcidr/fd01::_48_64/number/0", {"owner": "east-1", "released": 0})
+    server.put("locator/fcbb:bb01::_32_48/number/1", {"owner": "east-1", "released": 0})
+    server.put("synced", {"store": "test"})
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def node(router: Router, etcd: Etcd, tmp_path: Path) -> Iterator[Node]:
+    assert etcd.process
+    node = Node(tmp_path)
+    try:
+        yield node
+    finally:
+        node.stop(router)
+
+
+def up(node: Node, router: Router) -> None:
+    node.start()
+    until(node.ready, "the speaker is ready")
+    until(lambda: holds(router, *ALL), "the router holds exactly the node's routes")
+
+
+def test_pod_cidrs_locator_and_egress_addresses_are_announced(node: Node, router: Router) -> None:
+    up(node, router)
+    row = {"node": "east-1", "address": "10.99.0.1", "asn": 65000}
+    assert node.rows("peer") == [{**row, "state": "established", "reason": ""}]
+    assert {route["prefix"] for route in node.rows("route")} == {prefix for _, prefix, _ in ALL}
+    assert all(route["announced"] for route in node.rows("route"))
+    assert node.status()["findings"] == []
+
+
+def test_what_disappears_is_withdrawn(node: Node, etcd: Etcd, router: Router) -> None:
+    up(node, router)
+    etcd.delete("podcidr/fd01::_48_64/number/0")
+    until(lambda: holds(router, POD4, LOCATOR, EGRESS4, EGRESS6), "a released claim")
+    node.write("node", node_document("east-1", "10.99.0.11", "fd99::11"))
+    until(lambda: holds(router, POD4, LOCATOR), "no gateway any more")
+    node.write("peer", own_document("BGPPeer", "router", {**PEER_SPEC, "advertise": ["podCIDRs"]}))
+    until(lambda: holds(router, POD4), "the peer advertises less")
+    (node.manifests / "peer.yaml").unlink()
+    until(lambda: holds(router), "the peer is gone")
+    assert node.rows("peer") == []
+
+
+def test_an_unreadable_folder_changes_nothing(node: Node, router: Router, deleted: Any) -> None:
+    up(node, router)
+    node.manifests.rename(node.manifests.with_name("away"))
+    until(lambda: node.finding("M101"), "the folder is a finding")
+    assert holds(router, *ALL)
+    node.kill()
+    node.start()
+    until(lambda: node.finding("M101"), "the next speaker does not read it either")
+    assert holds(router, *ALL)
+    assert deleted() == []
+
+
+def test_a_killed_speaker_is_adopted_from_with_etcd_away(
+    node: Node, etcd: Etcd, router: Router, deleted: Any
+) -> None:
+    up(node, router)
+    exabgp = node.status()["exabgp"]
+    node.kill()
+    etcd.stop()
+    node.start()
+    until(lambda: node.finding("B209"), "etcd is a finding")
+    until(lambda: node.rows("peer")[0]["state"] == "established", "the session was adopted")
+    assert node.status()["exabgp"] == exabgp
+    assert not node.ready()
+    assert holds(router, *ALL)
+    etcd.start()
+    until(node.ready, "synced")
+    assert holds(router, *ALL)
+    assert deleted() == []
+
+
+def test_speaker_and_exabgp_killed_with_etcd_away_lose_nothing(
+    node: Node, etcd: Etcd, router: Router, deleted: Any
+) -> None:
+    up(node, router)
+    old = node.status()["exabgp"]
+    node.kill()
+    os.kill(old, signal.SIGKILL)
+    etcd.stop()
+    until(lambda: stale(router), "the router keeps the routes as stale")
+    node.start()
+    until(lambda: node.engine.pid() not in (old, None), "a new ExaBGP")
+    until(lambda: not stale(router), "the last known routes are announced")
+    assert holds(router, *ALL)
+    assert not node.ready()
+    etcd.start()
+    until(node.ready, "End-of-RIB is out")
+    assert holds(router, *ALL)
+    assert deleted() == []
+
+
+def test_exabgp_killed_under_a_running_speaker_loses_nothing(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    up(node, router)
+    old = node.status()["exabgp"]
+    os.kill(old, signal.SIGKILL)
+    until(lambda: node.engine.pid() not in (old, None), "a new ExaBGP")
+    until(node.ready, "everything is announced, End-of-RIB included")
+    until(lambda: not stale(router), "no route is stale")
+    assert holds(router, *ALL)
+    assert deleted() == []
+
+
+def test_a_stopped_speaker_ends_cleanly_and_leaves_exabgp(node: Node, router: Router) -> None:
+    up(node, router)
+    exabgp = node.status()["exabgp"]
+    assert node.kill(signal.SIGTERM) == 0
+    assert node.engine.pid() == exabgp
+    assert holds(router, *ALL)
+
+
+def test_peers_that_cannot_work_are_findings(node: Node, router: Router) -> None:
+    labels = {"matchLabels": {"no": "such"}}
+    node.write("a", own_document("BGPPeer", "nowhere", {**PEER_SPEC, "nodeSelector": labels}))
+    node.write("b", own_document("BGPPeer", "twice", PEER_SPEC))
+    other = {**PEER_SPEC, "address": "10.99.0.77"}
+    node.write("c", own_document("BGPPeer", "away", other))
+    node.start()
+    until(lambda: "selects no node" in node.finding("B202"), "a peer without nodes")
+    until(lambda: "has the address 10.99.0.1" in node.finding("B207"), "one address twice")
+    until(lambda: "10.99.0.77 is not reachable" in node.finding("B201"), "a router that is away")
+    until(lambda: holds(router, *ALL), "the good peer is not disturbed")

@@ -1,0 +1,54 @@
+"""One lab for all tests of this directory, under a name of its own: a user's lab stays untouched.
+
+::
+
+    east-1 east-2 west-1 west-2 etcd ── router ── firewall ── legacy
+    (agent, speaker; controllers on east-1 and west-1; web-n and client-n on node n)
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import ROOT, Lab
+
+#: Short, so that three lease times fit into a test.
+LEASE_S = 8
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A healthy lab; taken down at the end."""
+    name = f"t{os.getpid() % 10_000_000}"
+    shape = tmp_path_factory.mktemp("lab") / "topology.yaml"
+    text = (ROOT / "mesh/lab/topology.yaml").read_text()
+    shape.write_text(text.replace("leaseSeconds: 60", f"leaseSeconds: {LEASE_S}"))
+    environment = {
+        **os.environ,
+        "MESHGATE_LAB": name,
+        "MESHGATE_RUN": f"/run/meshgate-{name}",
+        "PYTHONPATH": str(ROOT),
+    }
+    running = Lab(environment)
+    up = [sys.executable, "-m", "mesh.cli", "lab", "up", "--file", str(shape)]
+    try:
+        built = subprocess.run(up, env=environment, capture_output=True, text=True, check=False)
+        if built.returncode:
+            pytest.exit(f"{built.stdout}{built.stderr}{_logs(environment)}", returncode=1)
+        yield running
+    finally:
+        running.run("lab", "down", "--force")
+
+
+def _logs(environment: dict[str, str]) -> str:
+    """The last lines of every process's log."""
+    parts = []
+    for path in sorted(Path(environment["MESHGATE_RUN"]).glob("*/*.log")):
+        lines = path.read_text(errors="replace").splitlines()[-5:]
+        parts += [f"--- {path}", *lines]
+    return "\n".join(parts)

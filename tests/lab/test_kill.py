@@ -1,0 +1,67 @@
+"""Killing any process of ours loses no packet, no connection, no route, no map, no link."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+from running import SOAK, Lab, wait
+from transfers import kernel_ids, losses, route_monitor, transfers
+
+#: How long each stays dead, and the whole transfer.
+DEAD_S, TRANSFER_S = (5, 60) if SOAK else (2, 26)
+
+#: Who is killed together, and whether the lab must start it again.
+VICTIMS = (
+    (("east-1/agent", "east-2/agent", "west-1/agent"), True),
+    (("east-1/controller", "west-1/controller"), True),
+    (("east-1/speaker", "east-2/speaker"), True),
+    (("east-2/exabgp",), False),  # its speaker starts it again
+    (("etcd/etcd",), True),
+)
+
+
+def test_kill_everything_one_after_the_other_under_traffic(lab: Lab, tmp_path: Path) -> None:
+    wait(lab.healthy, 30, "healthy before")
+    before = kernel_ids(lab)
+    with route_monitor(lab, tmp_path) as routes, transfers(lab, TRANSFER_S) as reports:
+        time.sleep(1)
+        for names, revive in VICTIMS:
+            lab.kill(*names)
+            time.sleep(DEAD_S)
+            if revive:
+                lab.revive(*names)
+        wait(lambda: "east-2/exabgp" in lab.processes(), 20, "a new ExaBGP")
+    assert not losses(reports)
+    assert [line for line in routes if "Deleted" in line] == []
+    assert kernel_ids(lab) == before
+    wait(lab.healthy, 30, "healthy afterwards")
+
+
+def test_a_new_speaker_adopts_the_exabgp_of_the_killed_one(lab: Lab) -> None:
+    before = lab.processes()
+    lab.kill("west-1/speaker")
+    survivors = lab.processes()
+    assert survivors["west-1/exabgp"] == before["west-1/exabgp"]
+    assert survivors["west-1/relay"] == before["west-1/relay"]
+    lab.revive("west-1/speaker")
+    wait(lab.healthy, 20, "healthy again")
+    adopted = lab.processes()
+    assert adopted["west-1/exabgp"] == before["west-1/exabgp"]
+    assert adopted["west-1/relay"] == before["west-1/relay"]
+
+
+def test_a_controller_back_within_its_lease_deletes_nothing_of_its_cluster(lab: Lab) -> None:
+    prefix = "cilium/"
+    watch = lab.start("etcd", *lab.etcdctl_command("root"), "watch", "--prefix", prefix)
+    lab.kill("east-1/controller")
+    time.sleep(2)
+    lab.revive("east-1/controller")
+    wait(lab.healthy, 20, "healthy again")
+    time.sleep(10)  # longer than the lease that its predecessor held
+    watch.terminate()
+    events, _ = watch.communicate(timeout=10)
+    lines = events.splitlines()
+    deleted = [key for verb, key in itertools.pairwise(lines) if verb == "DELETE"]
+    assert not [key for key in deleted if "/east/" in key or key.endswith("/east")]

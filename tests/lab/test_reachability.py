@@ -1,0 +1,218 @@
+"""Who reaches whom, and who does not: pods, services, the legacy network, both families."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections import Counter
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import ECHO_PORT, Lab, report, url, wait
+
+CLIENTS = [f"{cluster}/shop/client-{n}" for cluster in ("east", "west") for n in (1, 2)]
+WEBS = [f"{cluster}/shop/web-{n}" for cluster in ("east", "west") for n in (1, 2)]
+VXLAN = 8472
+PACE = ("--rate", 200, "--size")
+
+#: Says what became of a connection: the echo, or the error's name.
+TALK = """
+import errno, socket, sys
+kind = socket.SOCK_STREAM if sys.argv[1] == "tcp" else socket.SOCK_DGRAM
+family = socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET
+s = socket.socket(family, kind)
+s.settimeout(3)
+try:
+    s.connect((sys.argv[2], int(sys.argv[3])))
+    s.send(b"hello")
+    print(s.recv(100).decode())
+except OSError as error:
+    print(errno.errorcode.get(error.errno, type(error).__name__))
+"""
+
+
+def talk(lab: Lab, pod: str, protocol: str, address: str, port: int) -> str:
+    """What a pod gets from an echo port."""
+    return lab.python(pod, TALK, protocol, address, port).strip()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_pod_reaches_every_web_pod_in_both_families(lab: Lab, client: str) -> None:
+    targets = [(web, address) for web in WEBS for address in lab.pod(web)["addresses"]]
+    assert len(targets) == 8
+    curl = ["curl", "-s", "-m", "5", "-w", "%header{x-pod} ", "-o", "/dev/null"]
+    answer = lab.output(client, *curl, *(u for _, a in targets for u in (url(a),)))
+    missing = [web for web, _ in targets if answer.split().count(web) != 2]
+    assert not missing, answer
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("client", ["east/shop/client-1", "west/shop/client-2"])
+def test_a_global_service_is_answered_by_both_clusters(lab: Lab, client: str, number: int) -> None:
+    cluster = client.partition("/")[0]
+    service = next(r for r in lab.table("service") if (r["cluster"], r["name"]) == (cluster, "web"))
+    target = url(service["addresses"][number], 80)
+    loop = (
+        f"for n in $(seq 30); do curl -s -m 5 -o /dev/null -w '%header{{x-pod}}\\n' {target}; done"
+    )
+    answers = Counter(lab.output(client, "bash", "-c", loop).split())
+    assert set(answers) == set(WEBS), answers
+    assert answers.total() == 30
+
+
+def test_a_service_shows_its_own_address_to_the_client(lab: Lab) -> None:
+    service = next(r for r in lab.table("service") if (r["cluster"], r["name"]) == ("east", "web"))
+    for address in service["addresses"]:
+        curl = ("curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{remote_ip}", url(address, 80))
+        assert lab.output("east/shop/client-1", *curl) == address
+
+
+@pytest.mark.parametrize("size", [64, 1300, 4000])
+def test_datagrams_pass_the_overlay_whole_and_in_pieces(lab: Lab, size: int) -> None:
+    target = lab.pod("west/shop/web-2")["addresses"]
+    with lab.echo_in("west/shop/web-2"):
+        transfers = [
+            lab.probe(
+                "east/shop/client-1", "udp", address, ECHO_PORT, 2, "--rate", 200, "--size", size
+            )
+            for address in target
+        ]
+        reports = [report(transfer) for transfer in transfers]
+    assert [found["missing"] for found in reports] == [0, 0], reports
+
+
+@pytest.mark.parametrize("size", [64, 4000])
+@pytest.mark.parametrize("client", ["east/shop/client-1", "east/shop/client-2"])
+def test_datagrams_pass_egress_whole_and_in_pieces(lab: Lab, client: str, size: int) -> None:
+    legacy = lab.shown["legacy"]
+    transfers = [
+        lab.probe(client, "udp", address, legacy["udp"], 2, *PACE, size)
+        for address in legacy["addresses"]
+    ]
+    reports = [report(transfer) for transfer in transfers]
+    assert [found["missing"] for found in reports] == [0, 0], reports
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_covered_pod_is_seen_with_its_clusters_egress_address(
+    lab: Lab, client: str, protocol: str
+) -> None:
+    legacy, cluster = lab.shown["legacy"], client.partition("/")[0]
+    allowed = next(r["addresses"] for r in lab.shown["egress"] if r["cluster"] == cluster)
+    before = len(lab.legacy_log())
+    for address in legacy["addresses"]:
+        assert talk(lab, client, protocol, address, legacy[protocol]) == "hello"
+    seen = [line[2] for line in lab.legacy_log()[before:] if line[1] == protocol]
+    assert sorted(seen) == sorted(allowed)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_ping_passes_egress(lab: Lab, client: str) -> None:
+    for address in lab.shown["legacy"]["addresses"]:
+        assert "1 received" in lab.output(client, "ping", "-c", "1", "-W", "3", address)
+
+
+@pytest.mark.parametrize("web", ["east/shop/web-1", "west/shop/web-2"])
+def test_an_uncovered_pod_is_refused_by_the_firewall(lab: Lab, web: str) -> None:
+    legacy, before = lab.shown["legacy"], lab.refused()
+    seen = len(lab.legacy_log())
+    got = [talk(lab, web, "tcp", address, legacy["tcp"]) for address in legacy["addresses"]]
+    assert got == ["ECONNREFUSED", "ECONNREFUSED"]
+    assert lab.refused() - before >= 2
+    assert len(lab.legacy_log()) == seen
+
+
+@pytest.mark.parametrize("client", ["east/shop/client-1", "west/shop/client-2"])
+def test_errors_of_the_legacy_side_reach_the_pod(lab: Lab, client: str) -> None:
+    legacy = lab.shown["legacy"]
+    for address in legacy["addresses"]:
+        assert talk(lab, client, "tcp", address, legacy["closed"]) == "ECONNREFUSED"
+        assert talk(lab, client, "udp", address, legacy["closed"]) == "ECONNREFUSED"
+
+
+@pytest.mark.parametrize("pod", ["east/shop/client-1", "west/shop/client-2", "east/shop/web-2"])
+def test_what_legacy_opens_is_answered_from_the_pods_own_address(lab: Lab, pod: str) -> None:
+    addresses = lab.pod(pod)["addresses"]
+    with lab.echo_in(pod):
+        for address in addresses:
+            assert talk(lab, "legacy", "tcp", address, ECHO_PORT) == "hello"
+            assert talk(lab, "legacy", "udp", address, ECHO_PORT) == "hello"
+
+
+def test_nodes_have_no_firewall_rule(lab: Lab) -> None:
+    for node in ("east-1", "east-2", "west-1", "west-2"):
+        assert not lab.output(node, "nft", "list", "ruleset").strip()
+
+
+def test_the_vni_on_the_wire_is_the_senders_identity(lab: Lab, tmp_path: Path) -> None:
+    """Captured on every node while every client calls every web pod."""
+    identities = {
+        ip_address(address): row["identity"]
+        for row in lab.table("pod")
+        for address in row["addresses"]
+    }
+    files = {node: tmp_path / f"{node}.pcap" for node in ("east-1", "east-2", "west-1", "west-2")}
+    captures = [
+        lab.start(node, "tcpdump", "-Z", "root", "-U", "-ni", "uplink", "-w", path,
+                  "udp", "port", VXLAN)
+        for node, path in files.items()
+    ]  # fmt: skip
+    wait(lambda: all(path.exists() for path in files.values()), 10, "tcpdump listens")
+    targets = [url(address) for web in WEBS for address in lab.pod(web)["addresses"]]
+    for client in CLIENTS:
+        lab.output(client, "curl", "-s", "-m", "5", *targets)
+    time.sleep(0.5)  # tcpdump reads in blocks
+    for capture in captures:
+        capture.terminate()
+        capture.wait(5)
+    senders = {pair for path in files.values() for pair in overlay_packets(path.read_bytes())}
+    wrong = {(s, vni) for s, _, vni in senders if s in identities and identities[s] != vni}
+    assert not wrong
+    pairs = {(source, target) for source, target, _ in senders}
+    wanted = set(cross_node_pairs(lab))
+    assert wanted <= pairs, wanted - pairs
+
+
+def cross_node_pairs(lab: Lab) -> list[tuple[Any, Any]]:
+    """(client address, web address) of pods on different nodes."""
+    rows = {f"{r['cluster']}/{r['namespace']}/{r['name']}": r for r in lab.table("pod")}
+    return [
+        (ip_address(a), ip_address(b))
+        for client in CLIENTS
+        for web in WEBS
+        for a, b in zip(rows[client]["addresses"], rows[web]["addresses"], strict=True)
+        if rows[client]["node"] != rows[web]["node"]
+    ]
+
+
+def overlay_packets(capture: bytes) -> list[tuple[Any, Any, int]]:
+    """(inner source, inner destination, VNI) of every VXLAN packet in a pcap file."""
+    found, at = [], 24
+    while at < len(capture):
+        _, _, length, _ = struct.unpack_from("<4I", capture, at)
+        frame = capture[at + 16 : at + 16 + length]
+        at += 16 + length
+        vxlan = frame[14 + (frame[14] & 15) * 4 + 8 :]
+        vni, inner = int.from_bytes(vxlan[4:7], "big"), vxlan[8 + 14 :]
+        if inner[0] >> 4 == 4:
+            found.append((ip_address(inner[12:16]), ip_address(inner[16:20]), vni))
+        else:
+            found.append((ip_address(inner[8:24]), ip_address(inner[24:40]), vni))
+    return found
+
+
+def test_the_router_has_exactly_the_expected_routes(lab: Lab) -> None:
+    nodes = lab.table("node")
+    wanted = {cidr for row in nodes for cidr in row["podCIDRs"]} | {row["locator"] for row in nodes}
+    for row in lab.shown["egress"]:
+        wanted |= {f"{a}/{ip_address(a).max_prefixlen}" for a in row["addresses"]}
+    vtysh = ("vtysh", "--vty_socket", lab.shown["vtySocketDir"], "-c")
+    got: set[str] = set()
+    for family in ("ipv4", "ipv6"):
+        text = lab.output("router", *vtysh, f"show bgp {family} unicast json")
+        got |= set(json.loads(text)["routes"])
+    assert got == wanted

@@ -1,0 +1,55 @@
+"""Run pytest on the given levels, and fail when a test was skipped that may not be.
+
+``tests/expected-skips.txt`` lists what may be skipped, one a line: ``<test id> <reason>``, with
+``#`` for comments. A skip hides a test, so each needs its line.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPECTED = Path(__file__).with_name("expected-skips.txt")
+
+
+class Skips:
+    """Collects what was skipped."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        self.found[report.nodeid] = reason.removeprefix("Skipped: ")
+
+
+def expected() -> set[str]:
+    """Test ids that may be skipped."""
+    lines = EXPECTED.read_text().splitlines()
+    return {line.split(" ", 1)[0] for line in lines if line.strip() and not line.startswith("#")}
+
+
+def main() -> int:
+    """Pytest's status, or 1 for an unexpected skip."""
+    skips = Skips()
+    status = int(pytest.main(["-q", "--durations=5", *sys.argv[1:]], plugins=[skips]))
+    unexpected = {name: why for name, why in skips.found.items() if name not in expected()}
+    for name, why in sorted(unexpected.items()):
+        sys.stdout.write(f"unexpected skip: {name} {why}\n")
+    if unexpected:
+        sys.stdout.write(f"A skip needs its line in {EXPECTED.relative_to(Path.cwd())}.\n")
+    return status or int(bool(unexpected))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Configuration: what is accepted, and how a mistake is named."""
+
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mesh.config import ConfigError, load_agent, load_controller, load_speaker
+
+LOADERS = {"agent": load_agent, "controller": load_controller, "speaker": load_speaker}
+
+
+@pytest.fixture
+def valid(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """One valid configuration per role."""
+    for name in ("ca", "cert", "key"):
+        (tmp_path / f"{name}.pem").write_text("PEM")
+    common = {
+        "cluster": {"name": "east", "id": 1},
+        "manifests": "/run/m/east",
+        "socket": "/run/m/x.sock",
+        "etcd": {
+            "endpoints": ["https://10.99.0.31:2379"],
+            **{name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")},
+        },
+    }
+    return {
+        "agent": common
+        | {
+            "node": "east-1",
+            "bpffs": "/sys/fs/bpf/mg/east-1",
+            "cgroup": "/sys/fs/cgroup/mg/east-1",
+            "uplink": "uplink",
+            "podNetns": "/run/netns/mg-{cluster}-{namespace}-{name}",
+            "egress": {"blockSize": 256, "blocksPerNode": 4},
+            "stateDir": "/var/lib/m",
+        },
+        "controller": common
+        | {
+            "instance": "east-1",
+            "pools": {
+                "podCIDRs": [
+                    {"cidr": "10.1.0.0/16", "nodePrefix": 24},
+                    {"cidr": "fd01::/48", "nodePrefix": 64},
+                ],
+                "locators": [{"cidr": "fcbb:bb01::/32", "nodePrefix": 48}],
+            },
+            "egress": {"blockSize": 256, "blocksPerNode": 4},
+            "leaseSeconds": 10,
+            "stateDir": "/var/lib/m",
+        },
+        "speaker": common | {"node": "east-1", "runDir": "/run/m/east-1", "routerID": "10.99.0.11"},
+    }
+
+
+def error_of(role: str, config: object, folder: Path) -> str:
+    """The text of the error, without the folder."""
+    file = folder / f"{role}.yaml"
+    file.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
+    with pytest.raises(ConfigError) as caught:
+        LOADERS[role](file)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def changed(config: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """The configuration with one field set, or removed by ``...``."""
+    head, _, rest = path.partition(".")
+    if rest:
+        return config | {head: changed(config[head], rest, value)}
+    if value is ...:
+        return {name: field for name, field in config.items() if name != head}
+    return config | {head: value}
+
+
+def test_valid_configurations_are_typed(valid: dict[str, Any], tmp_path: Path) -> None:
+    for role, config in valid.items():
+        (tmp_path / f"{role}.yaml").write_text(yaml.safe_dump(config))
+    agent = load_agent(tmp_path / "agent.yaml")
+    assert agent.cluster.id == 1
+    assert agent.etcd.ca == tmp_path / "ca.pem"
+    assert agent.bpffs == Path("/sys/fs/bpf/mg/east-1")
+    controller = load_controller(tmp_path / "controller.yaml")
+    assert [pool.cidr for pool in controller.pools.pod_cidrs] == [
+        ip_network("10.1.0.0/16"),
+        ip_network("fd01::/48"),
+    ]
+    assert controller.lease_seconds == 10
+    assert load_speaker(tmp_path / "speaker.yaml").router_id == IPv4Address("10.99.0.11")
+
+
+def test_what_may_be_absent_has_its_default(valid: dict[str, Any], tmp_path: Path) -> None:
+    config = changed(changed(valid["controller"], "egress", ...), "leaseSeconds", ...)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    controller = load_controller(tmp_path / "c.yaml")
+    assert (controller.egress.block_size, controller.egress.blocks_per_node) == (256, 4)
+    assert controller.lease_seconds == 900
+
+
+WRONG: list[tuple[str, str, object, str]] = [
+    ("agent", "etcd.endpoints", [5], "etcd.endpoints[0]: expected str, got int"),
+    ("agent", "etcd.endpoints", [], "etcd.endpoints: expected array of length >= 1, got []"),
+    ("agent", "etcd.endpoints", ["h"], "etcd.endpoints[0]: expected https://host:port or"),
+    ("agent", "etcd.endpoints", ["https://h:99999"], "etcd.endpoints[0]: expected https://"),
+    ("agent", "etcd.ca", "/nowhere/ca.pem", "etcd.ca: no such file: /nowhere/ca.pem"),
+    ("agent", "etcd.key", ..., "etcd.key: required with https://"),
+    ("agent", "etcd.user", "root", "etcd.user: unknown field"),
+    ("agent", "cluster.id", 0, "cluster.id: expected int >= 1, got 0"),
+    ("agent", "cluster.id", 256, "cluster.id: expected int <= 255, got 256"),
+    ("agent", "cluster.id", "1", "cluster.id: expected int, got str"),
+    ("agent", "cluster.id", True, "cluster.id: expected int, got bool"),
+    ("agent", "cluster.name", "East", "cluster.name: expected str matching regex"),
+    ("agent", "cluster.name", "default", "cluster.name: 'default' is reserved"),
+    ("agent", "cluster.name", "e" * 33, "cluster.name: expected str of length <= 32"),
+    ("agent", "cluster.name", "east\n", "cluster.name: expected str matching regex"),
+    ("agent", "node", ..., "node: required"),
+    ("agent", "nodeName", "x", "nodeName: unknown field"),
+    ("agent", "uplink", "a-name-too-long-1", "uplink: expected str of length <= 15"),
+    ("agent", "stateDir", "", "stateDir: expected a path, got ''"),
+    ("agent", "podNetns", "/run/netns/{pod}", "podNetns: expected only {cluster}, {namespace}"),
+    ("agent", "podNetns", "/run/netns/{name}", "podNetns: expected {namespace} and {name}"),
+    ("agent", "podNetns", "/run/{", "podNetns: expected only"),
+    ("agent", "egress.blockSize", 100, "egress.blockSize: expected one of 8, 16, 32, 64, 128"),
+    ("agent", "egress.blocksPerNode", 17, "egress.blocksPerNode: expected int <= 16, got 17"),
+    ("controller", "leaseSeconds", 1.5, "leaseSeconds: expected int, got float"),
+    ("controller", "pools.podCIDRs", [], "pools.podCIDRs: expected array of length >= 1"),
+    (
+        "controller",
+        "pools.podCIDRs",
+        [{"cidr": "10.1.0.0/8", "nodePrefix": 24}],
+        "pools.podCIDRs[0].cidr: expected a CIDR, got '10.1.0.0/8'; did you mean 10.0.0.0/8?",
+    ),
+    (
+        "controller",
+        "pools.podCIDRs",
+        [{"cidr": "10.1.0.0/16", "nodePrefix": 33}],
+        "pools.podCIDRs[0].nodePrefix: expected 16..32 in 10.1.0.0/16, got 33",
+    ),
+    (
+        "controller",
+        "pools.podCIDRs",
+        [{"cidr": "10.1.0.0", "nodePrefix": 24}],
+        "pools.podCIDRs[0].cidr: expected a CIDR, got '10.1.0.0'",
+    ),
+    (
+        "controller",
+        "pools.locators",
+        [{"cidr": "10.1.0.0/16", "nodePrefix": 24}],
+        "pools.locators[0].cidr: expected an IPv6 CIDR, got 10.1.0.0/16",
+    ),
+    (
+        "controller",
+        "pools.locators",
+        [{"cidr": "fd01::/32", "nodePrefix": 48}],
+        "pools.locators[0].cidr: fd01::/32 overlaps fd01::/48 of pools.podCIDRs[1]",
+    ),
+    ("speaker", "routerID", "::1", "routerID: expected an IPv4 address, got '::1'"),
+    ("speaker", "routerID", 5, "routerID: expected an IPv4 address, got int"),
+    ("speaker", "routerID", ..., "routerID: required"),
+]
+
+
+@pytest.mark.parametrize("case", WRONG, ids=lambda case: f"{case[0]} {case[1]}")
+def test_a_mistake_names_the_file_and_the_path(
+    case: tuple[str, str, object, str], valid: dict[str, Any], tmp_path: Path
+) -> None:
+    role, path, value, text = case
+    error = error_of(role, changed(valid[role], path, value), tmp_path)
+    assert error.startswith(f"{role}.yaml: {text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "agent.yaml: expected one YAML document, got 0"),
+        ("a: 1\n---\nb: 2\n", "agent.yaml: expected one YAML document, got 2"),
+        ("- a\n", "agent.yaml: expected object, got array"),
+        ("cluster: {name: east\n", "agent.yaml: line 2: did not find expected ',' or '}'"),
+        ("cluster:\n\tname: east\n", "agent.yaml: line 2: found character that cannot start"),
+        ("node: a\nnode: b\n", "agent.yaml: line 2: duplicate key 'node'"),
+        ("node: !!python/object:os.system x\n", "agent.yaml: line 1: tag tag:yaml.org,2002:py"),
+        ("[" * 100_000, "agent.yaml: line 1: nested more than 64 levels deep"),
+    ],
+)
+def test_unreadable_yaml_names_the_line(text: str, error: str, tmp_path: Path) -> None:
+    assert error_of("agent", text, tmp_path).startswith(error)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing.yaml: No such file or directory"):
+        load_agent(tmp_path / "nothing.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"node: \xff\n")
+    with pytest.raises(ConfigError, match=r"b.yaml: not UTF-8"):
+        load_agent(tmp_path / "b.yaml")

@@ -1,0 +1,233 @@
+"""Status as stories: what the processes answer, and what the operator reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mesh.observe.render import age, screen
+from mesh.observe.status import summarize
+from mesh.observe.tables import Answer, Process, Row
+
+NOW = 1_800_000_000.0
+DEAD = "nobody listens on its socket: the process is dead"
+
+
+def answer(host: str, role: str, error: str = "", **given: Any) -> Answer:
+    """One process of a cluster named like its host; ``given`` are nouns and status fields."""
+    process = Process(host, role, Path("/run") / host / f"{role}.sock")
+    if error:
+        return Answer(process, error=error)
+    status = {"role": role, "host": host, "cluster": host.partition("-")[0], "findings": []}
+    rows = {
+        noun: given.pop(noun) for noun in ("node", "peer", "egress", "cluster") if noun in given
+    }
+    return Answer(process, status | given, rows)
+
+
+def node(name: str) -> Row:
+    return {"cluster": name.partition("-")[0], "name": name, "addresses": ["10.99.0.11"]}
+
+
+def peer(node: str, state: str = "established", reason: str = "") -> Row:
+    return {"node": node, "address": "10.99.0.1", "asn": 65000, "state": state, "reason": reason}
+
+
+def finding(code: str, thing: str, text: str = "text", since: float = 1.0) -> Row:
+    return {"code": code, "object": thing, "field": "spec", "text": text, "since": since}
+
+
+NODES = [node("east-1"), node("east-2")]
+POLICY = {"cluster": "east", "policy": "erp", "addresses": ["198.51.100.10"], "gateway": "east-2"}
+
+
+def east(**changed: Answer | None) -> list[Answer]:
+    """A healthy cluster of two nodes, with answers replaced by name (``east_1_agent=…``)."""
+    answers = {
+        "east_1_agent": answer("east-1", "agent", node=NODES, egress=[POLICY], ready=True),
+        "east_2_agent": answer("east-2", "agent", node=NODES, egress=[POLICY], ready=True),
+        "east_1_controller": answer("east-1", "controller", node=NODES),
+        "east_1_speaker": answer("east-1", "speaker", peer=[peer("east-1")]),
+    } | changed
+    return [one for one in answers.values() if one]
+
+
+def codes(answers: list[Answer]) -> list[str]:
+    return [one["code"] for one in summarize(answers, NOW).findings]
+
+
+def test_all_good() -> None:
+    """Every node has an agent, every session stands: healthy, and the tables are merged."""
+    status = summarize(east(), NOW)
+    assert status.healthy
+    assert [(row["name"], row["agent"]) for row in status.nodes] == [
+        ("east-1", "up"),
+        ("east-2", "up"),
+    ]
+    assert [row["gateway"] for row in status.egress] == ["east-2"]
+    assert [(row["cluster"], row["nodes"]) for row in status.clusters] == [("east", 2)]
+
+
+def test_an_agent_is_down() -> None:
+    """Its host and role are named, with what goes on and what waits; once, not twice."""
+    status = summarize(east(east_2_agent=answer("east-2", "agent", DEAD)), NOW)
+    assert not status.healthy
+    (one,) = status.findings
+    assert (one["code"], one["object"], one["since"]) == ("D690", "east-2/agent", NOW)
+    assert "dead" in one["text"]
+    assert "goes on forwarding" in one["text"]
+
+
+def test_controller_and_speaker_that_are_down_say_what_waits() -> None:
+    """Each role in its own words and area."""
+    status = summarize(
+        east(
+            east_1_controller=answer("east-1", "controller", DEAD),
+            east_1_speaker=answer("east-1", "speaker", "no answer within 2 s"),
+        ),
+        NOW,
+    )
+    texts = {one["code"]: one["text"] for one in status.findings}
+    assert texts.keys() == {"M190", "B290"}
+    assert "lease" in texts["M190"]
+    assert texts["B290"].startswith("no answer within 2 s; ExaBGP keeps")
+
+
+def test_a_standby_controller_that_is_dead_is_found() -> None:
+    """`controller2` is a controller."""
+    assert codes([*east(), answer("east-1", "controller2", DEAD)]) == ["M190"]
+
+
+def test_a_node_without_an_agent_is_found() -> None:
+    """Known from the node table of a cluster on this machine; foreign nodes are not ours."""
+    nodes = [*NODES, node("east-3"), node("west-1")]
+    status = summarize(east(east_1_agent=answer("east-1", "agent", node=nodes)), NOW)
+    assert [(one["code"], one["object"]) for one in status.findings] == [("D691", "east-3/agent")]
+
+
+def test_on_a_real_node_other_nodes_are_not_expected_here() -> None:
+    """The flat layout has one host; its node table knows many."""
+    flat = Answer(
+        Process("", "agent", Path("/run/agent.sock")), {"cluster": "east"}, {"node": NODES}
+    )
+    assert summarize([flat], NOW).healthy
+
+
+def test_a_cluster_without_a_controller_is_found() -> None:
+    """Never started: there is neither a socket nor a configuration."""
+    assert codes(east(east_1_controller=None)) == ["M191"]
+
+
+def test_a_session_is_down_with_its_reason() -> None:
+    """The reason is the text, the object names node and neighbour."""
+    down = peer("east-1", "active", "AS mismatch: they sent 65100")
+    status = summarize(east(east_1_speaker=answer("east-1", "speaker", peer=[down])), NOW)
+    (one,) = status.findings
+    assert (one["code"], one["object"]) == ("B291", "east-1/10.99.0.1")
+    assert one["text"] == "AS mismatch: they sent 65100"
+    assert "BGP sessions: 0 of 1 established" in screen(status, NOW)
+
+
+def test_a_session_that_the_speaker_reports_is_reported_once() -> None:
+    """The speaker knows since when, so its finding stands."""
+    down = peer("east-1", "idle", "refused")
+    said = finding("B201", "router.yaml", "session of east-1 with 10.99.0.1 is idle: refused")
+    speaker = answer("east-1", "speaker", peer=[down], findings=[said])
+    assert codes(east(east_1_speaker=speaker)) == ["B201"]
+    other = finding("B201", "router.yaml", "session of east-1 with 10.99.0.11 is idle: refused")
+    speaker = answer("east-1", "speaker", peer=[down], findings=[other])
+    assert codes(east(east_1_speaker=speaker)) == ["B201", "B291"]
+
+
+def test_etcd_away_is_reported_once_by_all() -> None:
+    """Three processes say the same about one key: one line, since the first of them."""
+    away = [finding("M151", "meshgate/v1/east/", "etcd does not answer", at) for at in (30, 10, 20)]
+    status = summarize(
+        east(
+            east_1_agent=answer("east-1", "agent", node=NODES, findings=[away[0]]),
+            east_2_agent=answer("east-2", "agent", findings=[away[1]]),
+            east_1_controller=answer("east-1", "controller", findings=[away[2]]),
+        ),
+        NOW,
+    )
+    assert status.findings == [away[1]]
+
+
+def test_a_policy_without_a_gateway_is_found() -> None:
+    """Its packets are dropped, which the operator should read before the users do."""
+    policy = POLICY | {"gateway": None}
+    changed = answer("east-1", "agent", node=NODES, egress=[policy])
+    assert codes(east(east_1_agent=changed)) == ["E390"]
+
+
+def test_processes_that_are_away_come_first() -> None:
+    """They explain the rest, which follows by code, object and field."""
+    reported = [finding("S401", "b"), finding("E301", "b"), finding("E301", "a")]
+    status = summarize(
+        east(
+            east_1_agent=answer("east-1", "agent", node=NODES, findings=reported),
+            east_1_speaker=answer("east-1", "speaker", DEAD),
+        ),
+        NOW,
+    )
+    found = [(one["code"], one["object"]) for one in status.findings]
+    assert found == [("B290", "east-1/speaker"), ("E301", "a"), ("E301", "b"), ("S401", "b")]
+
+
+def test_a_process_that_is_starting_is_not_healthy() -> None:
+    """`lab up` waits for this."""
+    starting = answer("east-1", "agent", node=NODES, ready=False)
+    assert codes(east(east_1_agent=starting)) == ["D693"]
+
+
+def test_answers_of_half_started_processes_do_no_harm() -> None:
+    """No status, no rows, rows without keys, findings without fields."""
+    odd = Answer(
+        Process("east-1", "agent", Path("/run/x.sock")),
+        {"findings": [{}]},
+        {"node": [{}], "peer": [{}], "egress": [{}], "cluster": [{}]},
+        refused={"node": "KeyError"},
+    )
+    status = summarize([odd], NOW)
+    assert not status.healthy
+    assert "KeyError" in screen(status, NOW)
+
+
+def test_nothing_runs() -> None:
+    """An empty machine is not healthy."""
+    assert codes([]) == ["M199"]
+
+
+def test_clusters_show_the_age_of_their_sync_by_who_sees_it() -> None:
+    """West as east sees it is not west as west sees it."""
+    row = {"cluster": "west", "id": 2, "nodes": 2, "synced": NOW - 300}
+    status = summarize(
+        east(east_1_controller=answer("east-1", "controller", node=NODES, cluster=[row])), NOW
+    )
+    text = screen(status, NOW)
+    (line,) = [one.split() for one in text.splitlines() if one.split()[:1] == ["west"]]
+    assert line[:6] == ["west", "2", "east", "5", "min", "ago"]
+
+
+def test_the_screen_ends_with_the_findings() -> None:
+    """Who, what, since when."""
+    healthy = screen(summarize(east(), NOW), NOW)
+    assert healthy.splitlines()[-1] == "Healthy: nothing found"
+    late = finding("E301", "erp.yaml", "no such pool", NOW - 7200)
+    ill = summarize(east(east_2_agent=answer("east-2", "agent", findings=[late])), NOW)
+    assert screen(ill, NOW).splitlines()[-2:] == [
+        "Findings: 1",
+        "  E301  erp.yaml spec: no such pool (since 2 h ago)",
+    ]
+
+
+def test_ages_are_words() -> None:
+    """Seconds up to two minutes, then the unit that fits."""
+    assert [age(NOW - s, NOW) for s in (0, 119, 120, 7200, 200_000)] == [
+        "0 s ago",
+        "119 s ago",
+        "2 min ago",
+        "2 h ago",
+        "2 d ago",
+    ]
+    assert (age(0, NOW), age(None, NOW)) == ("never", "-")

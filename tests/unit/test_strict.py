@@ -1,0 +1,96 @@
+"""YAML as Kubernetes reads it, and what is refused."""
+
+import pytest
+
+from mesh.core.strict import MAX_NODES, Wrong, parse_json, parse_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10", 10),
+        ("-7", -7),
+        ("+7", 7),
+        ("0", 0),
+        ("100", 100),
+        ("017", 15),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("089", "089"),
+        ("1.5", 1.5),
+        ("1e3", 1000.0),
+        ("true", True),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("~", None),
+        ("'10'", "10"),
+        ("!!str 10", "10"),
+        ("12:30:00", "12:30:00"),
+        ("1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        ("9" * 5000, "9" * 5000),
+        ("fd01::/48", "fd01::/48"),
+    ],
+)
+def test_plain_scalars_are_typed_as_in_kubernetes(text: str, value: object) -> None:
+    [document] = parse_yaml(f"a: {text}\n")
+    assert document["a"] == value
+    assert type(document["a"]) is type(value)
+
+
+def test_documents_aliases_and_comments() -> None:
+    text = "# c\n---\na: &x [1, {b: 2}]\nc: *x\n---\n---\nd: |\n  text\n...\n"
+    assert parse_yaml(text) == [{"a": [1, {"b": 2}], "c": [1, {"b": 2}]}, {"d": "text\n"}]
+    assert parse_yaml("") == parse_yaml("# nothing\n---\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "problem"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "line 3", "duplicate key 'a'"),
+        ("a:\n\tb: 1\n", "line 2", "found character that cannot start any token"),
+        ("a: [1, 2\nb: 3\n", "line 2", "did not find expected ',' or ']'"),
+        ("a: 'open\n", "line 2", "found unexpected end of stream"),
+        ("a: !!binary aGk=\n", "line 1", "tag tag:yaml.org,2002:binary is not supported"),
+        ("a: !x {b: 1}\n", "line 1", "tag !x is not supported"),
+        ("a: *b\n", "line 1", "unknown alias b"),
+        ("a: &a [*a]\n", "line 1", "unknown alias a"),
+        ("<<: {a: 1}\n", "line 1", "merge keys are not supported"),
+        ("? [a]\n: 1\n", "line 1", "a key must be a text"),
+        ("- " * 70 + "a\n", "line 1", "nested more than 64 levels deep"),
+        ("a: \x01\n", "", "unacceptable character #x0001: control characters are not allowed"),
+    ],
+)
+def test_what_is_refused_is_named_by_its_line(text: str, path: str, problem: str) -> None:
+    with pytest.raises(Wrong) as caught:
+        parse_yaml(text)
+    assert caught.value.path == path
+    assert caught.value.text.startswith(problem)
+
+
+def test_aliases_cannot_blow_a_document_up() -> None:
+    lines = ["a0: &a0 [" + ",".join("x" * 10) + "]"]
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    with pytest.raises(Wrong, match="aliases make the document too large"):
+        parse_yaml("\n".join(lines))
+    assert MAX_NODES < 10**9
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
+        ('{"a": ', "line 1: Expecting value"),
+        ("[" * 100_000, "nested too deeply"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ("9" * 5000, "a number is too long"),
+    ],
+)
+def test_json_is_refused_alike(text: str, error: str) -> None:
+    with pytest.raises(Wrong, match=error):
+        parse_json(text)
+
+
+def test_json_may_be_indented_by_tabs() -> None:
+    assert parse_json('{\n\t"a": 1\n}') == [{"a": 1}]
+    assert parse_json(" \n") == []
