@@ -79,3 +79,11 @@ def run(
     verdict, _, size = struct.unpack_from("=3I", request, 4)
     duration = struct.unpack_from("=I", request, 36)[0]
     return Result(verdict, result.raw[:size], after, duration)
+
+
+def call(prog_fd: int, argument: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Run a syscall program on ``argument``, a 0-d structured array; return it as it left it."""
+    after = argument.copy()
+    request = attr("IIIIQQIIIIQQ", prog_fd, *[0] * 7, after.nbytes, 0, after.ctypes.data, 0, size=80)
+    bpf(Command.PROG_TEST_RUN, request)
+    return after
