@@ -28,7 +28,7 @@ from bpf import netns
 from bpf.maps import Map
 from bpf.object import Object
 from bpf.ring import Ring
-from bpf.testrun import run
+from bpf.testrun import call, run
 
 OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
@@ -131,7 +131,7 @@ class Node:
         self.devices: dict[str, int] = {}
         for device in ("dpw0", "dpw1", "dpwup"):
             self.devices[device] = self._ifindex(device)
-        self.objects = [self._load(name, config) for name in ("pod", "uplink")]
+        self.objects = [self._load(name, config) for name in ("pod", "uplink", "sweep")]
         btf = self.objects[0].btf
         self.reasons = {number: name for name, number in btf.enum("drop_reason").items()}
         self.ring = Ring(self.maps["mg_event"], btf.struct("event"))
@@ -151,7 +151,8 @@ class Node:
             "icmp_errors": 1000,
             "permutation_key": 0x1234567890ABCDEF,
         }
-        opened.set_config("cfg", values | config)
+        if name != "sweep":
+            opened.set_config("cfg", values | config)
         opened.pin(self.directory)
         opened.load()
         self.maps.update(opened.maps)
@@ -281,6 +282,22 @@ class Node:
             self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
         }
         return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()))
+
+    def sweep(self, **limits: int) -> tuple[int, int]:
+        """Entries kept and expired; a limit that is not given never passes."""
+        argument = np.zeros((), self.objects[2].btf.struct("sweep"))
+        for name in ("opening", "established", "closed", "datagram", "echo"):
+            argument[name] = limits.get(name, 1 << 30)
+        result = call(self.programs["mg_sweep"], argument)
+        return int(result["kept"]), int(result["expired"])
+
+    def age(self, seconds: int) -> None:
+        """Every connection's last packet was that much earlier."""
+        for name in ("mg_ct_v4", "mg_ct_v6"):
+            keys, values = self.maps[name].dump()
+            if len(keys):
+                values["seen"] -= np.uint32(seconds)
+                self.maps[name].update(keys, values)
 
     def _drop_counts(self) -> Any:
         _, values = self.maps["mg_drop"].dump_percpu()

@@ -1,0 +1,89 @@
+"""Connections expire by their state, translations with them."""
+
+import pytest
+
+from nodes import EGRESS, LEGACY, Node
+from packets import TCP, UDP, Echo, Overlay, Packet, Transport
+
+Nodes = dict[str, Node]
+
+
+def open_(a: Node, family: int, l4: Transport) -> Packet:
+    packet = Packet(a.plan.pods["client"][family], LEGACY[family], l4)
+    got = a.from_pod("client", packet)
+    assert got.dropped == {}
+    return got.overlay.inner
+
+
+def receive(a: Node, seen: Packet, flags: str) -> None:
+    assert isinstance(seen.l4, TCP)
+    packet = seen.reply(TCP(443, seen.l4.source, flags))
+    assert a.from_uplink(Overlay("10.99.0.13", "10.99.0.11", 2, packet)).dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "l4", "flags"),
+    [
+        ("opening", TCP(40000, 443, "S"), ""),
+        ("established", TCP(40000, 443, "S"), "SA"),
+        ("closed", TCP(40000, 443, "S"), "RA"),
+        ("datagram", UDP(5000, 53), ""),
+        ("echo", Echo(7), ""),
+    ],
+)
+def test_each_state_has_its_limit(
+    nodes: Nodes, family: int, limit: str, l4: Transport, flags: str
+) -> None:
+    a = nodes["a"]
+    seen = open_(a, family, l4)
+    if flags:
+        receive(a, seen, flags)
+    a.age(100)
+    others = {"opening", "established", "closed", "datagram", "echo"} - {limit}
+    assert a.sweep(**dict.fromkeys(others, 0)) == (1, 0)
+    assert a.sweep(**{limit: 200}) == (1, 0)
+    assert a.sweep(**{limit: 99}) == (0, 1)
+    assert a.count(f"mg_ct_v{family}") == a.count(f"mg_nat_v{family}") == 0
+
+
+def test_a_packet_gives_a_connection_its_time_again(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    open_(a, family, UDP(5000, 53))
+    a.age(100)
+    open_(a, family, UDP(5000, 53))
+    assert a.sweep(datagram=99) == (1, 0)
+
+
+def test_plain_connections_expire_likewise(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    web = a.plan.pods["web"][family]
+    a.from_pod("web", Packet(web, nodes["b"].plan.pods["web"][family], UDP(1, 2)))
+    a.age(10)
+    assert a.sweep(datagram=9) == (0, 1)
+
+
+def test_a_mapping_of_another_connection_stays(nodes: Nodes, family: int) -> None:
+    """A connection's entry whose port has gone to another one takes nothing with it."""
+    a = nodes["a"]
+    open_(a, family, UDP(5000, 53))
+    keys, values = a.maps[f"mg_nat_v{family}"].dump()
+    values["pod_port"] = 5001
+    a.maps[f"mg_nat_v{family}"].update(keys, values)
+    a.age(10)
+    assert a.sweep(datagram=9) == (0, 1)
+    assert a.count(f"mg_nat_v{family}") == 1
+
+
+def test_a_mapping_in_the_sweeps_hands_is_not_taken(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    name = f"mg_nat_v{family}"
+    seen = open_(a, family, TCP(40000, 443, "S"))
+    receive(a, seen, "RA")
+    keys, values = a.maps[name].dump()
+    values["closed"] = (1 << 64) - 1
+    a.maps[name].update(keys, values)
+    a.age(10)
+    assert a.sweep(closed=1) == (1, 0)
+    again = open_(a, family, TCP(40000, 443, "S"))
+    assert again.l4 != seen.l4
+    assert EGRESS[family] == again.source
