@@ -42,6 +42,7 @@ from mesh.observe.hubble import Observer
 from mesh.observe.tables import Server
 from mesh.pods import PodLinks
 from mesh.process import Since
+from mesh.slices import recovered
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Agent:
         self.links = PodLinks(self.kernel, self.datapath, self.tables.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         self.tables.held = await self.links.held()
+        await self._recover_services()
         self._store()
         self.tables.wire(self.loop)
         self._targets()
@@ -108,6 +110,18 @@ class Agent:
             "permutation_key": _permutation_key(self.config.state_dir / "permutation-key"),
         }
         return Facts(endpoint, uplink.mtu - OVERHEAD), settings
+
+    async def _recover_services(self) -> None:
+        """What the maps hold is the last allocation; from empty, slots would change owners."""
+        maps = self.datapath.map
+        self.services = RowTarget(
+            maps("mg_service_addr"), codecs.encode_service, codecs.decode_service
+        )
+        self.backends = RowTarget(
+            maps("mg_backend_addr"), codecs.encode_backend, codecs.decode_backend
+        )
+        held = recovered(await self.services.read(), await self.backends.read())
+        self.tables.allocation = held
 
     def _store(self) -> None:
         tables = self.tables
@@ -142,6 +156,9 @@ class Agent:
         gateway = loop.apply(tables.egress_addr, gateways)
         own = entry(maps("mg_own_block"), codecs.encode_own_block, codecs.decode_own_block)
         loop.apply(tables.own_block, own)
+        backends = loop.apply(tables.backend, self.backends)
+        services = loop.apply(tables.service_slice, self.services, after=[backends])
+        tables.services_arrived = lambda: services.current
         loop.apply(tables.discard, _DiscardRoutes(self.kernel))
         wired = loop.apply(tables.pod_link, self.links)
         # A covered pod may send once the maps say so: egress rows first, then the pod's.
@@ -170,6 +187,7 @@ class Agent:
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
             self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
+            self._free_slices(),
         )  # fmt: skip
         try:
             async with self.server, asyncio.TaskGroup() as group:
@@ -219,6 +237,13 @@ class Agent:
             if tables.peers.complete.synced and tables.subtree.claims.synced:
                 self.known.write(tables.subtree.store, tables.peers.clusters)
             await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+
+    async def _free_slices(self) -> None:
+        """Slots of replaced backends are free once the services' rows have arrived."""
+        while True:
+            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+            if self.tables.allocation.resting and self.tables.services_arrived():
+                self.tables.derive_services()
 
     def status(self) -> dict[str, object]:
         """What the agent knows of its own health."""

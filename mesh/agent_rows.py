@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mesh.agent_tables import AgentTables
+from mesh.controller_rows import node_row, service_row
 from mesh.core.address import unpacked
-from mesh.core.model import IP, Node
+from mesh.core.model import IP
 from mesh.datapath import Datapath
 from mesh.identity import parse_label_text
 from mesh.observe.drops import drop_rows
@@ -27,20 +28,10 @@ def nouns(
         "pod": lambda: pod_rows(tables),
         "identity": lambda: identity_rows(tables),
         "address": lambda: address_rows(tables),
+        "service": lambda: [service_row(row) for row in tables.service.rows.values()],
         "block": lambda: block_rows(tables),
         "egress": tables.egress_listed,
         "drop": lambda: drop_rows(node, *drops.dump_percpu(), flows.texts),
-    }
-
-
-def node_row(node: Node) -> Row:
-    """One row of ``node list``."""
-    return {
-        "cluster": node.cluster,
-        "name": node.name,
-        "addresses": [str(address) for address in node.addresses],
-        "podCIDRs": [str(cidr) for cidr in node.pod_cidrs],
-        "locator": str(node.locator) if node.locator else None,
     }
 
 

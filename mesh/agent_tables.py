@@ -34,12 +34,22 @@ from mesh.core.model import (
     NodeKey,
     Pod,
     PodKey,
+    Service,
+    ServiceKey,
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, ColumnTable, Source, Table
 from mesh.identity import identity_labels, identity_rows, namespace_of, numbers_by_labels
 from mesh.objects import Objects
 from mesh.pods import Device, PodLink, assign, pod_links
+from mesh.services import (
+    BackendAddress,
+    ServiceAddress,
+    merged,
+    own_services,
+    translations,
+)
+from mesh.slices import Allocation, Slice, allocate
 from srv6.locators import subnet
 
 BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
@@ -90,6 +100,12 @@ class AgentTables:
         self.block = ColumnTable("block", BLOCK_KEY, BLOCK_VALUE)
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
         self.discard: Table[Network, None] = Table("discard route")
+        self.service: Table[ServiceKey, Service] = Table("service")
+        self.service_slice: Table[ServiceAddress, Slice] = Table("service slice")
+        self.backend: Table[int, BackendAddress] = Table("backend")
+        self.allocation = Allocation()
+        self.services_arrived: Callable[[], bool] = lambda: False
+        self._service_findings: list[Finding] = []
         self.identities: dict[str, int] = {}
         self.labels: dict[int, str] = {}
 
@@ -128,6 +144,7 @@ class AgentTables:
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the objects as this node sees them."""
         yield from self.plan.findings
+        yield from self._service_findings
         me = self.objects.nodes.rows.get(self.own)
         if me and tunnel_endpoint(me) != self.facts.endpoint:
             text = f"the object says {tunnel_endpoint(me)}, {self.config.uplink} has"
@@ -137,11 +154,11 @@ class AgentTables:
 
     def wire(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
-        objects, claims = self.objects, self.subtree.claims
+        objects, claims, peers = self.objects, self.subtree.claims, self.peers
         self._derive(loop, self._identities, [claims])
-        loop.derive([self.peers.identities], self._labels)
-        self._derive(loop, self._nodes, [objects.nodes, claims], [self.peers.nodes])
-        self._derive(loop, self._endpoints, [self.node, self.next_hops], [self.peers.complete])
+        loop.derive([peers.identities], self._labels)
+        self._derive(loop, self._nodes, [objects.nodes, claims], [peers.nodes])
+        self._derive(loop, self._endpoints, [self.node, self.next_hops], [peers.complete])
         self._derive(loop, self._assign, [objects.pods, self.node])
         self._derive(loop, self._pod_links, [self.local_pod, self.namespaces])
         self._derive(loop, self._entries, [self.local_pod, objects.namespaces], [self.devices])
@@ -157,7 +174,13 @@ class AgentTables:
         )
         self._derive(loop, self._blocks, [claims, objects.nodes])
         self._derive(loop, self._discard, [self.node, self.planned])
-        loop.derive([self.peers.complete, self.subtree.pods, claims], self._address_synced)
+        self._derive(
+            loop,
+            self.derive_services,
+            [objects.services, objects.slices, objects.pods, self.subtree.pods, peers.complete],
+            [peers.services],
+        )
+        loop.derive([peers.complete, self.subtree.pods, self.node], self._address_synced)
 
     def _derive(
         self,
@@ -290,6 +313,29 @@ class AgentTables:
             values[at] = (int(owner.node), owner.epoch & 0xFFFFFFFF)
         self.block.replace(keys, values)
         self.own_block.replace(egress.own_blocks(rows, self.own.name))
+
+    def derive_services(self) -> None:
+        """Services with the backends of all clusters, and where those stand in the maps."""
+        objects = self.objects
+        pods = {
+            PodKey(self.own.cluster, ref.namespace, ref.name): entry.addresses
+            for ref, entry in self.subtree.pods.rows.items()
+        }
+        known = {
+            key: _with_addresses(pod, pods[key])
+            for key, pod in objects.pods.rows.items()
+            if key in pods
+        }
+        own = own_services(objects.services.rows, known, objects.slices.rows)
+        services = merged(own, self.peers.services.rows.values())
+        wanted, findings = translations(services)
+        self.allocation, refused = allocate(
+            self.allocation, wanted, arrived=self.services_arrived()
+        )
+        self._service_findings = [*findings, *refused]
+        self.service.replace({**services, **self.peers.services.rows})
+        self.backend.replace(self.allocation.backends())
+        self.service_slice.replace(self.allocation.services())
 
     def _discard(self) -> None:
         mine = [

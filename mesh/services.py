@@ -29,7 +29,7 @@ from mesh.core.model import (
 )
 
 #: Two services claim one address, port and protocol.
-ADDRESS_CONFLICT = "M151"
+ADDRESS_CONFLICT = "M161"
 
 
 @dataclass(frozen=True, slots=True)

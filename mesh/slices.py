@@ -20,7 +20,7 @@ from mesh.core.model import Finding
 from mesh.services import BackendAddress, ServiceAddress, Translations
 
 #: ``mg_backend_addr`` has no room for a service's backends.
-FULL = "M152"
+FULL = "M162"
 #: Entries of ``mg_backend_addr``.
 CAPACITY = 65536
 

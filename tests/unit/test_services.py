@@ -211,7 +211,7 @@ def test_of_two_services_with_one_address_the_first_has_it_and_the_other_is_name
     ask = ServiceAddress(ip_address("10.97.1.10"), 80, "TCP")
     assert [str(b.address) for b in rows[ask]] == ["10.1.0.1"]
     assert len(rows) == 2
-    assert [(f.code, f.object) for f in findings] == [("M151", "Service/shop/zoo")]
+    assert [(f.code, f.object) for f in findings] == [("M161", "Service/shop/zoo")]
     assert "10.97.1.10 port 80/TCP belongs to Service/shop/web" in findings[0].text
 
 

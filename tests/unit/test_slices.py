@@ -85,7 +85,7 @@ def test_a_service_that_finds_no_room_keeps_what_it_had_and_is_named() -> None:
     assert second.services() == {ask(1): Slice(0, 2), ask(2): Slice(3, 1)}
     assert second.backends() == dict(enumerate(content(1, 2, 3, 7)))
     assert [(f.code, f.object) for f in findings] == [
-        ("M152", "service address 10.97.1.1 port 80/TCP")
+        ("M162", "service address 10.97.1.1 port 80/TCP")
     ]
     third = step(second, {ask(1): content(5), ask(2): content(7)}, capacity=4)
     assert third.services() == {ask(1): Slice(2, 1), ask(2): Slice(3, 1)}
