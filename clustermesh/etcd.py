@@ -230,6 +230,11 @@ class Client:
     def _keep_alive(self) -> _Stream[pb.LeaseKeepAliveResponse]:
         return _Stream(self, "Lease/LeaseKeepAlive", pb.LeaseKeepAliveResponse)
 
+    async def remaining(self, lease: int) -> int:
+        """Seconds until a lease ends if nobody renews it; not positive for one that is gone."""
+        request = pb.LeaseTimeToLiveRequest(ID=lease)
+        return (await self._call("Lease/LeaseTimeToLive", request, pb.LeaseTimeToLiveResponse)).TTL
+
     async def status(self) -> pb.StatusResponse:
         """Version, leader and size of the member that answers."""
         return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)

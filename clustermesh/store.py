@@ -80,17 +80,20 @@ class _State:
 
 
 def canary_of(key: str) -> str:
-    """The key whose presence says that everything written before ``key`` could be missed is there.
+    """The key that ``key``'s writer puts when everything of its group is there.
 
-    ``meshgate/v1/<cluster>/…`` has ``…/synced``; ``cilium/cache/<type>/v1/<cluster>/…`` has
-    ``cilium/synced/<cluster>/cilium/cache/<type>/v1``; any other key has none but itself, so a
-    list never deletes it.
+    ``meshgate/v1/<cluster>/…`` has ``…/synced`` (the leader's), but pods have their agent's
+    ``…/pod/<node>/synced``; ``cilium/cache/<type>/v1/<cluster>/…`` has
+    ``cilium/synced/<cluster>/cilium/cache/<type>/v1``. Any other key has none but itself, so the
+    lack of it in a list deletes nothing.
     """
-    parts = key.split("/")
-    if key.startswith("meshgate/v1/") and len(parts) > 3:
-        return f"meshgate/v1/{parts[2]}/synced"
-    if key.startswith("cilium/cache/") and len(parts) > 5:
-        return f"cilium/synced/{parts[4]}/cilium/cache/{parts[2]}/v1"
+    match key.split("/"):
+        case ["meshgate", "v1", cluster, "pod", node, _, *_]:
+            return f"meshgate/v1/{cluster}/pod/{node}/synced"
+        case ["meshgate", "v1", cluster, _, *_]:
+            return f"meshgate/v1/{cluster}/synced"
+        case ["cilium", "cache", kind, "v1", cluster, _, *_]:
+            return f"cilium/synced/{cluster}/cilium/cache/{kind}/v1"
     return key
 
 

@@ -26,8 +26,11 @@ IN_FLIGHT = 8
 KEYS_PER_LEASE = 1000
 #: What a key reads as that does not hang on the lease it should; nobody desires this value.
 ELSEWHERE = b"\0on another lease"
-#: Keys that tell readers that everything before them is there: put last.
-CANARIES = "cilium/synced/"
+
+
+def is_canary(key: str) -> bool:
+    """The key tells readers that everything before it is there, so it is put last."""
+    return key.startswith("cilium/synced/") or key.endswith("/synced")
 
 
 class KeysTarget:
@@ -50,8 +53,8 @@ class KeysTarget:
         return rows
 
     async def upsert(self, rows: Mapping[str, bytes]) -> Mapping[str, Exception]:
-        plain = {key: value for key, value in rows.items() if not key.startswith(CANARIES)}
-        canaries = {key: value for key, value in rows.items() if key.startswith(CANARIES)}
+        plain = {key: value for key, value in rows.items() if not is_canary(key)}
+        canaries = {key: value for key, value in rows.items() if is_canary(key)}
         errors = await self._put(plain)
         if errors and canaries:
             waits = EtcdError(f"waits for {len(errors)} keys that could not be written")

@@ -290,7 +290,8 @@ class ClaimKey:
 class Claim:
     """A number that belongs to an owner for good (``clustermesh/claims.py``).
 
-    ``epoch`` is the create revision of the number's key: it orders owners over time.
+    ``epoch`` orders a number's owners over time: the etcd revision of the claim, or a greater one
+    where the store was replaced and its revisions began anew.
     """
 
     noun: str

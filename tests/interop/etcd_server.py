@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from clustermesh.certs import Pki
 from clustermesh.etcd import Client, Endpoint
+from clustermesh.leader import Deposed, Fence
 
 T = TypeVar("T")
 
@@ -112,6 +113,27 @@ def running(directory: Path, pki: Pki | None = None) -> Iterator[Etcd]:
         yield server
     finally:
         server.stop()
+
+
+class Leadership:
+    """A leadership that the test gives and takes by hand."""
+
+    KEY = "meshgate/v1/east/leader"
+
+    def __init__(self) -> None:
+        self.fence: Fence | None = None
+
+    def current(self) -> Fence:
+        if self.fence is None:
+            raise Deposed("stands by")
+        return self.fence
+
+    async def take(self, client: Client) -> Fence:
+        """Depose whoever leads."""
+        lease = (await client.grant(600)).ID
+        await client.delete(self.KEY)
+        self.fence = Fence(self.KEY, await client.put(self.KEY, b"one", lease), lease)
+        return self.fence
 
 
 @contextlib.asynccontextmanager

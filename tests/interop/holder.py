@@ -1,0 +1,44 @@
+"""A candidate that writes one fenced counter after the other while it leads (a child process).
+
+Usage: holder.py ENDPOINT INSTANCE TTL. Prints a line for each thing that happens to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from clustermesh.etcd import Client, Endpoint
+from clustermesh.leader import Deposed, Fence, Leader, fenced_txn
+from clustermesh.ops import put_op
+
+
+def say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+async def main(endpoint: str, instance: str, ttl_s: int) -> None:
+    client = Client(Endpoint((endpoint,)))
+    leader = Leader(client, "east", instance, ttl_s)
+
+    async def lead(fence: Fence) -> None:
+        say("leads", fence.create_revision)
+        number = 0
+        try:
+            while True:
+                number += 1
+                ops = [put_op(f"counter/{instance}", b"%d" % number)]
+                await fenced_txn(client, fence, (), ops)
+                await asyncio.sleep(0.01)
+        except Deposed as error:
+            say("deposed", error)
+            raise
+        except asyncio.CancelledError:
+            say("cancelled")
+            raise
+
+    await leader.run(lead)
+
+
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
