@@ -94,9 +94,9 @@ class Lab:
         """The pods that the fake kubelet has made, by ``cluster/namespace/name``."""
         try:
             rows = json.loads(self.kubelet_state.read_text())
-        except (OSError, ValueError):
+            return {row["pod"]: Place(row["netns"], Path(row["cgroup"])) for row in rows}
+        except (OSError, ValueError, LookupError, TypeError):
             return {}
-        return {row["pod"]: Place(row["netns"], Path(row["cgroup"])) for row in rows}
 
     def manifests(self, cluster: str) -> Path:
         """The folder of a cluster's objects."""
