@@ -115,7 +115,7 @@ def down(lab: Lab, *, force: bool = False) -> None:
     processes.kill_tree(lab.cgroup)
     for process in processes.alive(lab):
         processes.kill(process)
-    names = {*(state.netns if state else ()), *_pod_namespaces(lab)}
+    names = {*(state.netns if state else ()), *(place.netns for place in lab.pods().values())}
     if force:
         names |= {path.name for path in NETNS.glob(f"{lab.name}-*")}
     network.remove(sorted(names))
@@ -265,13 +265,6 @@ def _unwired(lab: Lab, topology: Topology) -> Iterator[str]:
         place = lab.pod(cluster.name, topology.pods.namespace, name, node.name)
         if not fake_kubelet.runs(place):
             yield f"pod {cluster.name}/{topology.pods.namespace}/{name} has no address yet"
-
-
-def _pod_namespaces(lab: Lab) -> list[str]:
-    try:
-        return [row["netns"] for row in json.loads(lab.kubelet_state.read_text())]
-    except (OSError, ValueError):
-        return []
 
 
 def _remove_pins(lab: Lab, mounts: tuple[str, ...]) -> None:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_BIN = Path(sys.executable).parent
-_PROBE = Path(__file__).with_name("probe.py")
-_ECHO = Path(__file__).with_name("legacy.py")
+_BIN = Path(os.path.relpath(Path(sys.executable).parent))
+_PYTHON = _BIN / "python"
+_PROBE = Path(os.path.relpath(__file__)).with_name("probe.py")
+_ECHO = _PROBE.with_name("legacy.py")
 ECHO_PORT = 9000
 DEAD_S = 3
 
@@ -40,7 +41,10 @@ class Demo:
     def __init__(self) -> None:
         self.claims: list[Claim] = []
         self.begin = time.monotonic()
-        self._environment = {**os.environ, "PATH": f"{_BIN}:{os.environ.get('PATH', '')}"}
+        self._environment = {
+            **os.environ,
+            "PATH": f"{_BIN.absolute()}:{os.environ.get('PATH', '')}",
+        }
 
     def title(self, text: str) -> None:
         """The heading of a step."""
@@ -193,11 +197,12 @@ def agent_killed(demo: Demo) -> None:
     """The agent dies during a transfer and nothing is lost."""
     demo.title("The agent is killed and started again during a transfer: nothing is lost")
     target = _pod(demo, "west/shop/web-1")["addresses"]
-    python = sys.executable
-    echo = demo.start(f"meshgate lab exec west/shop/web-1 {python} {_ECHO} {ECHO_PORT} {ECHO_PORT}")
+    echo = demo.start(
+        f"meshgate lab exec west/shop/web-1 {_PYTHON} {_ECHO} {ECHO_PORT} {ECHO_PORT}"
+    )
     time.sleep(1)
     legacy = demo.quiet("meshgate lab show -o json")["legacy"]
-    probe = f"meshgate lab exec east/shop/client-1 {python} {_PROBE} udp --seconds {DEAD_S + 6}"
+    probe = f"meshgate lab exec east/shop/client-1 {_PYTHON} {_PROBE} udp --seconds {DEAD_S + 6}"
     transfers = {
         "to the pod in west, IPv4": demo.start(f"{probe} {target[0]} {ECHO_PORT}"),
         "to the pod in west, IPv6": demo.start(f"{probe} {target[1]} {ECHO_PORT}"),

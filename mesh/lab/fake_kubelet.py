@@ -53,6 +53,11 @@ class PodSpec:
     node: str
     command: tuple[str, ...]
 
+    @property
+    def full_name(self) -> str:
+        """``cluster/namespace/name``."""
+        return f"{self.cluster}/{self.namespace}/{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Pod:
@@ -109,7 +114,7 @@ class FakeKubelet:
         )
         self.pods[pod] = Pod(place, process)
         self._record()
-        print(f"made {pod.cluster}/{pod.namespace}/{pod.name}", flush=True)
+        print(f"made {pod.full_name}", flush=True)
 
     def _remove(self, spec: PodSpec) -> None:
         pod = self.pods.pop(spec)
@@ -118,10 +123,13 @@ class FakeKubelet:
         network.remove([pod.place.netns])
         processes.remove_tree(pod.place.cgroup)
         self._record()
-        print(f"removed {spec.cluster}/{spec.namespace}/{spec.name}", flush=True)
+        print(f"removed {spec.full_name}", flush=True)
 
     def _record(self) -> None:
-        rows = [{"netns": pod.place.netns} for pod in self.pods.values()]
+        rows = [
+            {"pod": spec.full_name, "netns": pod.place.netns, "cgroup": str(pod.place.cgroup)}
+            for spec, pod in self.pods.items()
+        ]
         fresh = self.lab.kubelet_state.with_suffix(".new")
         fresh.write_text(json.dumps(rows))
         fresh.replace(self.lab.kubelet_state)

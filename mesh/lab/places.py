@@ -7,6 +7,7 @@ run directory; two labs with different values share nothing. A lab's name has no
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -84,16 +85,18 @@ class Lab:
             LabError: there is no such host or pod.
 
         """
-        cluster, _, rest = name.partition("/")
-        namespace, _, pod = rest.partition("/")
-        found = self.cgroup.glob(f"*/pod-{namespace}-{pod}") if pod else []
-        places = [self.pod(cluster, namespace, pod, path.parent.name) for path in found]
-        if not rest:
-            places = [self.host(name)]
-        for place in places:
-            if place.netns_path.exists() and place.cgroup.is_dir():
-                return place
+        place = self.pods().get(name) if "/" in name else self.host(name)
+        if place and place.netns_path.exists() and place.cgroup.is_dir():
+            return place
         raise LabError(f"{name}: no such host or pod in lab {self.name}; see `meshgate lab show`")
+
+    def pods(self) -> dict[str, Place]:
+        """The pods that the fake kubelet has made, by ``cluster/namespace/name``."""
+        try:
+            rows = json.loads(self.kubelet_state.read_text())
+            return {row["pod"]: Place(row["netns"], Path(row["cgroup"])) for row in rows}
+        except (OSError, ValueError, LookupError, TypeError):
+            return {}
 
     def manifests(self, cluster: str) -> Path:
         """The folder of a cluster's objects."""
