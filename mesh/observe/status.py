@@ -34,6 +34,8 @@ _NO_AGENT = "D691"
 _NO_PROCESS = "M199"
 _TABLE_BROKEN = "D692"
 _NO_CONTROLLER = "M191"
+#: What a process reports while it cannot reach etcd.
+_STORE_AWAY = "M151"
 _SESSION_DOWN = "B291"
 _NO_GATEWAY = "E390"
 UP = "established"
@@ -74,7 +76,7 @@ def summarize(answers: Sequence[Answer], now: float) -> Status:
     nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
     return Status(
         nodes=nodes,
-        clusters=_clusters(rows["cluster"], rows["node"]),
+        clusters=_clusters(_dated(rows["cluster"], answers, now), rows["node"]),
         peers=rows["peer"],
         egress=rows["egress"],
         findings=[one | {"since": one["since"] or now} for one in found],
@@ -186,6 +188,21 @@ def _ordered(findings: Iterable[Row]) -> list[Row]:
         if name not in first or 0 < one["since"] < (first[name]["since"] or float("inf")):
             first[name] = one
     return [first[name] for name in sorted(first)]
+
+
+def _dated(clusters: list[Row], answers: Iterable[Answer], now: float) -> list[Row]:
+    """The rows with the time at which they were last known to be complete; 0: never.
+
+    A complete view ages from the moment at which its process lost etcd.
+    """
+    lost: dict[str, float] = {}
+    for answer in answers:
+        for one in _reported([answer]):
+            if one["code"] == _STORE_AWAY:
+                lost[answer.cluster] = min(one["since"] or now, lost.get(answer.cluster, now))
+    return [
+        row | {"synced": lost.get(row["seenBy"], now) if row["synced"] else 0} for row in clusters
+    ]
 
 
 def _clusters(clusters: list[Row], nodes: Iterable[Row]) -> list[Row]:

@@ -255,19 +255,22 @@ class _Calls:
             elif call.code() is not grpc.StatusCode.NOT_FOUND:
                 refused[noun] = why
         if status is None and not rows:
-            return Answer(self.process, error=self._why(error))
+            why = failure(self.process, self.status.code(), error, self.deadline_s)
+            return Answer(self.process, error=why)
         if status is None:
             refused["status"] = error
         return Answer(self.process, status or {}, rows, refused=refused)
 
-    def _why(self, error: str) -> str:
-        if not self.process.path.exists():
-            return "it is not running (no socket)"
-        if self.status.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"no answer within {self.deadline_s:g} s"
-        if self.status.code() is grpc.StatusCode.UNAVAILABLE:
-            return "nobody listens on its socket: the process is dead"
-        return error
+
+def failure(process: Process, code: grpc.StatusCode, details: str, deadline_s: float) -> str:
+    """Why a process did not answer, in words."""
+    if not process.path.exists():
+        return "it is not running (no socket)"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer within {deadline_s:g} s"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return "nobody listens on its socket: the process is dead"
+    return details
 
 
 def channel(path: Path) -> grpc.Channel:

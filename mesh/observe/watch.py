@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.struct_pb2 import Struct
 
 from mesh.observe import hubble_pb2 as pb
-from mesh.observe.tables import DEADLINE_S, Process, Row, channel
+from mesh.observe.tables import DEADLINE_S, Process, Row, channel, failure
 
 #: Flows that an agent keeps (``flows.KEPT``, whose module costs the CLI 0.1 s of numpy).
 KEPT = 16384
@@ -85,7 +85,7 @@ def kept(agents: Sequence[Process], wanted: Wanted) -> tuple[list[Row], dict[str
         try:
             rows.extend(_row(message.flow) for message in stream if message.HasField("flow"))
         except grpc.RpcError as error:
-            failed[agent.name] = _reason(error)
+            failed[agent.name] = _reason(agent, error, timeout_s)
         link.close()
     rows.sort(key=lambda row: str(row["time"]))
     return rows, failed
@@ -125,7 +125,7 @@ def _follow(
                 found.put(f"{agent.name}: {message.lost_events.num_events_lost} flows lost")
     except grpc.RpcError as error:
         try:
-            found.put(f"{agent.name}: {_reason(error)}")
+            found.put(f"{agent.name}: {_reason(agent, error)}")
         except FlowsError as refused:
             found.put(refused)
     finally:
@@ -146,12 +146,12 @@ def _open(
     return link, call(question, timeout=timeout_s)
 
 
-def _reason(error: grpc.RpcError) -> str:
-    code = getattr(error, "code", lambda: None)()
+def _reason(agent: Process, error: grpc.RpcError, timeout_s: float = 0.0) -> str:
+    code = getattr(error, "code", lambda: grpc.StatusCode.UNKNOWN)()
     details = str(getattr(error, "details", lambda: error)())
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         raise FlowsError(details) from error
-    return details
+    return failure(agent, code, details, timeout_s)
 
 
 def _row(flow: pb.Flow) -> Row:

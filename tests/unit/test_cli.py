@@ -211,6 +211,16 @@ def _readable(process: subprocess.Popen[str], timeout_s: float) -> bool:
     return bool(select.select([process.stdout], [], [], timeout_s)[0])
 
 
+def test_watching_dead_agents_ends_and_names_them(run: Run, tmp_path: Path) -> None:
+    """Nobody is left to follow, which is an error and not silence."""
+    (tmp_path / "east-1").mkdir()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "east-1" / "agent.sock"))
+    status, out, err = run("flow", "watch")
+    assert (status, out) == (1, "")
+    assert "east-1/agent: nobody listens on its socket" in err
+
+
 @pytest.mark.usefixtures("lab")
 def test_status_is_health(run: Run, tmp_path: Path) -> None:
     """Exit status 0 and an empty list, or 1 and a finding with all its fields."""

@@ -199,14 +199,26 @@ def test_nothing_runs() -> None:
 
 
 def test_clusters_show_the_age_of_their_sync_by_who_sees_it() -> None:
-    """West as east sees it is not west as west sees it."""
-    row = {"cluster": "west", "id": 2, "nodes": 2, "synced": NOW - 300}
-    status = summarize(
-        east(east_1_controller=answer("east-1", "controller", node=NODES, cluster=[row])), NOW
+    """East lost etcd five minutes ago, so its view of west is that old; west's own is fresh."""
+    seen = {"cluster": "west", "id": 2, "nodes": 2, "synced": True}
+    lost = finding("M151", "etcd cilium/", "no answer", NOW - 300)
+    answers = east(
+        east_1_controller=answer("east-1", "controller", cluster=[seen], findings=[lost]),
+        west_1_controller=answer("west-1", "controller", cluster=[seen]),
     )
-    text = screen(status, NOW)
-    (line,) = [one.split() for one in text.splitlines() if one.split()[:1] == ["west"]]
-    assert line[:6] == ["west", "2", "east", "5", "min", "ago"]
+    text = screen(summarize(answers, NOW), NOW)
+    rows = [line.split()[:6] for line in text.splitlines() if line.split()[:1] == ["west"]]
+    assert ["west", "2", "east", "5", "min", "ago"] in rows
+    assert ["west", "2", "west", "0", "s", "ago"] in rows
+
+
+def test_a_cluster_that_was_never_complete_says_never() -> None:
+    """Its canaries are missing."""
+    seen = {"cluster": "west", "id": 2, "nodes": 1, "synced": False}
+    (row, _) = summarize(
+        east(east_1_controller=answer("east-1", "controller", cluster=[seen])), NOW
+    ).clusters
+    assert age(row["synced"], NOW) == "never"
 
 
 def test_the_screen_ends_with_the_findings() -> None:
