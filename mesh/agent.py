@@ -43,6 +43,7 @@ from mesh.observe.tables import Server
 from mesh.pods import PodLinks
 from mesh.process import Since
 from mesh.slices import recovered
+from mesh.sweep import sweep
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class Agent:
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
             self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
-            self._free_slices(),
+            self._free_slices(), sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
         try:
             async with self.server, asyncio.TaskGroup() as group:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import socket
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from bpf.maps import Map
 from bpf.object import DriftError, Generation, Object
 from bpf.sys import AttachType, open_pinned
 
-OBJECTS = ("pod", "uplink", "sock")
-#: Types that Python decodes, from the first object's BTF.
-EVENT, REASONS, ACTIONS = "event", "drop_reason", "egress_action"
+OBJECTS = ("pod", "uplink", "sock", "sweep")
+#: Types that Python reads or writes, from the objects' BTF.
+EVENT, SWEEP, REASONS, ACTIONS = "event", "sweep", "drop_reason", "egress_action"
+CONFIG = "cfg"
 UPLINK_PROGRAM = "mg_from_uplink"
 VXLAN_PROGRAM = "mg_from_vxlan"
 VXLAN_DEVICE = "mg_vxlan"
@@ -56,6 +56,7 @@ class Datapath:
         self._maps: dict[str, Map] = {}
         self._digest = b""
         self.event: np.dtype[Any] = np.dtype([])
+        self.sweep: np.dtype[Any] = np.dtype([])
         self.reasons: Mapping[str, int] = {}
         self.actions: Mapping[str, int] = {}
         self.adopted = False
@@ -67,12 +68,13 @@ class Datapath:
         opened = [Object.open(self._objects / f"{name}.o") for name in OBJECTS]
         try:
             for one in opened:
-                with suppress(KeyError):  # sock.bpf.c needs no configuration
-                    one.set_config("cfg", config)
+                if CONFIG in one.btf.section(".rodata"):
+                    one.set_config(CONFIG, config)
                 one.pin(self._directory)
             btf = opened[0].btf
             self.event, self.reasons = btf.struct(EVENT), btf.enum(REASONS)
             self.actions = btf.enum(ACTIONS)
+            self.sweep = opened[-1].btf.struct(SWEEP)
             digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
             self.adopted = Generation.read(self._directory) == digest
             if not self.adopted:

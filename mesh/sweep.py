@@ -1,0 +1,35 @@
+"""Expiry of connections and translations: ``bpf/sweep.bpf.c``, run on a timer.
+
+The limits are the RFCs' minima or above. A closed TCP connection keeps its port until then, or
+until no other port is free (``bpf/include/nat.h``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bpf.testrun import call
+
+INTERVAL_S = 10.0
+#: Seconds without a packet, by field of ``struct sweep``.
+LIMITS = {
+    "opening": 240,  # RFC 5382 REQ-5: transitory at least 4 min
+    "established": 7500,  # RFC 5382 REQ-5: at least 2 h 4 min
+    "closed": 240,  # RFC 7857 2.2: after RST up to 4 min
+    "datagram": 300,  # RFC 4787 REQ-5: recommended
+    "echo": 60,  # RFC 5508 REQ-2: at least 60 s
+}
+
+
+async def sweep(program: int, argument: np.dtype[Any]) -> None:
+    """Run ``program`` for ever; ``argument`` is the dtype of ``struct sweep``."""
+    limits: npt.NDArray[Any] = np.zeros((), argument)
+    for name, seconds in LIMITS.items():
+        limits[name] = seconds
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        await asyncio.to_thread(call, program, limits)  # a full table takes tens of milliseconds
