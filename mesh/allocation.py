@@ -15,6 +15,7 @@ from ipaddress import IPv6Network
 import msgspec
 
 from clustermesh import wire
+from clustermesh.records import owner_key
 from gateway import desired as gateway_rows
 from gateway.egress import Plan, block_count
 from mesh import identity
@@ -90,6 +91,11 @@ def candidates(
 def pool_of(pool: Pool) -> str:
     """The pool's name in keys."""
     return pool_name(pool.cidr, pool.node_prefix)
+
+
+def refused_finding(cluster: str, want: Want, text: str) -> Finding:
+    """An owner that gets no number."""
+    return Finding(POOL_FULL, owner_key(cluster, want.noun, want.pool, want.owner), "number", text)
 
 
 # --- What claims amount to --------------------------------------------------------------------

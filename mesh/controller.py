@@ -92,7 +92,7 @@ class Controller:
         if self.leading.leader.leads:
             applied = self.leading.applied
             return bool(applied) and all(one.current for one in applied)
-        return self.tables.canaries.synced
+        return self.tables.complete
 
     def findings(self) -> list[Finding]:
         """Everything that is wrong now, each since when."""
@@ -108,10 +108,14 @@ class Controller:
     def _found(self) -> Iterable[Finding]:
         yield from self.tables.findings()
         yield from self.leading.findings()
+        stays = "what is programmed and published stays as it is"
+        if self.client.problem:
+            place = f"etcd {self.client.endpoint.text}"
+            yield Finding(NO_ETCD, place, "", f"{self.client.problem}; {stays}")
+            return
         for follow in (self.own, self.mesh):
             if follow.problem:
-                text = f"{follow.problem}; what is programmed and published stays as it is"
-                yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", text)
+                yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
 
 
 async def run(config: ControllerConfig) -> None:

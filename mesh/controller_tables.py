@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 
 from clustermesh import publish, wire
@@ -37,6 +38,7 @@ from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
 from mesh.identity import identity_rows, numbers_by_labels
 from mesh.objects import Objects
+from mesh.services import own_services
 
 
 class ControllerTables:
@@ -57,6 +59,7 @@ class ControllerTables:
         self.plan = Plan()
         self.planned = Source("egress plan")
         self.wanted: Table[Want, bool] = Table("claim wanted")
+        self.refused: Table[Want, str] = Table("claim refused")  # by the leader's allocator
         self.node: Table[NodeKey, Node] = Table("node")
         self.identity: Table[int, Identity] = Table("identity")
         self.service: Table[ServiceKey, Service] = Table("service")
@@ -85,9 +88,12 @@ class ControllerTables:
         self._derive(loop, self._nodes, [objects.nodes, claims, foreign], [self.created])
         self._derive(loop, self._own_facts, [self.node, self.planned])
         self._derive(loop, self._blocks, [claims])
+        pods: list[Source] = [objects.services, objects.slices, objects.pods, self.subtree.pods]
+        self._derive(loop, self._services, pods)
         addresses: list[Source] = [self.subtree.pods, self.node, self.identity]
         self._derive(loop, self.published[wire.ADDRESSES].mark_synced, addresses)
-        self._derive(loop, self._canaries, [*self.published.values(), foreign])
+        complete: list[Source] = [*self.published.values(), self.wanted, claims, foreign]
+        self._derive(loop, self._canaries, complete, [self.refused])
 
     # --- Sources ------------------------------------------------------------------------------
 
@@ -182,6 +188,17 @@ class ControllerTables:
         self.published[wire.NODES].replace(publish.nodes(leaving, self.cluster_id))
         self._pod_addresses.endpoints(_endpoints(leaving))
 
+    def _services(self) -> None:
+        objects, entries = self.objects, self.subtree.pods.rows
+        pods = {
+            key: replace(pod, addresses=entry.addresses)
+            for key, pod in objects.pods.rows.items()
+            if (entry := entries.get(PodRef(pod.node, key.namespace, key.name)))
+        }
+        rows = own_services(objects.services.rows, pods, objects.slices.rows)
+        self.service.replace(rows)
+        self.published[wire.SERVICES].replace(publish.services(rows.values(), self.cluster_id))
+
     def _own_facts(self) -> None:
         """What no peer may claim: our pools, our egress addresses, our nodes' addresses."""
         pools, nodes = self.config.pools, self.node.rows.values()
@@ -195,7 +212,19 @@ class ControllerTables:
         claims, size = self.subtree.claims.rows.values(), self.config.egress.block_size
         self.block.replace(egress.block_rows(claims, self.cluster, size))
 
+    @property
+    def complete(self) -> bool:
+        """Whether all that is published has been computed."""
+        return all(table.synced for table in self.published.values())
+
     def _canaries(self) -> None:
+        """Complete is what was once seen with every claim made that can be made."""
+        if self.canaries.synced:
+            return
+        claims = self.subtree.claims.rows.values()
+        made = {Want(claim.noun, claim.pool, claim.owner) for claim in claims}
+        if not self.wanted.rows.keys() <= made | self.refused.rows.keys():
+            return
         self.config_key.replace(publish.config(self.cluster, self.cluster_id))
         self.canaries.replace(publish.canaries(self.cluster, self._since))
 
@@ -205,6 +234,9 @@ class ControllerTables:
         """About objects, about our own subtree, about peers."""
         yield from self.objects.findings.rows.values()
         yield from self.plan.findings
+        yield from (
+            allocation.refused_finding(self.cluster, *row) for row in self.refused.rows.items()
+        )
         for found in self._overlaps.values():
             yield from found
         yield from self.subtree.findings.values()

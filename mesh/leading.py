@@ -33,6 +33,8 @@ from mesh.core.reconcile import Applied, Errors, Loop
 
 log = logging.getLogger(__name__)
 
+#: Lease of the leadership; shorter when what is published lives less than three times as long.
+LEADER_S = 10
 #: Seconds until a controller that may not lead, or met an error, looks again.
 AGAIN_S = 1.0
 #: Seconds between writes of the pods' snapshot.
@@ -42,10 +44,14 @@ PODS_PER_TXN = 100
 
 CANNOT_WRITE = "M149"
 NOT_RESTORED = "M150"
+NOT_LEADING = "M152"
 
 
 class Claims:
-    """Target: wanted claims. Only nouns of ``RELEASED`` are ever given back."""
+    """Target: wanted claims. Only nouns of ``RELEASED`` are ever given back.
+
+    A full pool is no error of the target but a row in ``refused``: the next full round tries again.
+    """
 
     def __init__(self, allocator: Allocator, tables: ControllerTables) -> None:
         self._allocator = allocator
@@ -56,19 +62,23 @@ class Claims:
         return {Want(claim.noun, claim.pool, claim.owner): True for claim in claims}
 
     async def upsert(self, rows: Collection[Want]) -> Errors[Want]:
-        errors: dict[Want, Exception] = {}
+        refused: dict[Want, str] = {}
         for (noun, pool), group in groupby(sorted(rows), key=lambda want: (want.noun, want.pool)):
             wants = {want.owner: want for want in group}
             claimed = await self._allocator.claim_all(
                 noun, pool, wants, self._tables.candidates(next(iter(wants.values())))
             )
-            errors |= {wants[owner]: error for owner, error in claimed.refused.items()}
-        return errors
+            refused |= {wants[owner]: str(error) for owner, error in claimed.refused.items()}
+        table, wanted = self._tables.refused, self._tables.wanted.rows
+        table.delete([want for want in table.rows if want in rows or want not in wanted])
+        table.upsert(refused)
+        return {}
 
     async def delete(self, keys: Collection[Want]) -> Errors[Want]:
         for want in sorted(keys):
             if want.noun in RELEASED:
                 await self._allocator.release(want.noun, want.pool, want.owner)
+        self._tables.refused.delete(keys)
         return {}
 
 
@@ -115,7 +125,9 @@ class Leading:
     """Stands for the leadership while this controller fits to the cluster, and uses it."""
 
     def __init__(self, config: ControllerConfig, client: Client, tables: ControllerTables) -> None:
-        self.leader = Leader(client, config.cluster.name, config.instance)
+        # A standby must take over before what is published ends.
+        ttl_s = min(LEADER_S, max(2, config.lease_seconds // 3))
+        self.leader = Leader(client, config.cluster.name, config.instance, ttl_s)
         self.allocator = _allocator(client, config, self.leader)
         self.pods = PodSnapshot(config.state_dir / "pods.json", tables)
         self.applied: list[Applied] = []
@@ -137,12 +149,14 @@ class Leading:
     def findings(self) -> Iterable[Finding]:
         """Why we do not lead, what could not be written or restored."""
         yield from self._unfit
-        if self.leader.problem:
-            yield Finding(CANNOT_WRITE, self.leader.key, "leader", self.leader.problem)
         for key, text in self.allocator.unreadable.items():
             yield Finding("M141", key, "value", text)
         for text in self._lost:
             yield Finding(NOT_RESTORED, text.split(" ", 1)[0], "owner", text)
+        if self._client.problem:
+            return  # said once, for the process
+        if self.leader.problem:
+            yield Finding(NOT_LEADING, self.leader.key, "leader", self.leader.problem)
         for applied in self.applied:
             for key, text in applied.report.errors.items():
                 place = f"etcd {applied.report.table}"

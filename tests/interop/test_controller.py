@@ -1,0 +1,383 @@
+"""Real controllers on a real etcd (client certificates, users and grants as in the lab)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clustermesh import publish, wire
+from clustermesh.imports import Imports
+from clustermesh.ledger import OwnFacts
+from mesh.core.model import Node
+from tests.interop import controllers
+from tests.interop.controllers import Controller, Mesh, claims, deletions, keys, put_pods, root
+from tests.interop.etcd_server import until, until_async
+
+pytestmark = pytest.mark.slow
+
+Job = Callable[[], Coroutine[Any, Any, None]]
+CACHE = "cilium/cache/"
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Mesh]:
+    with controllers.mesh(tmp_path) as it:
+        yield it
+
+
+async def ready(it: Controller) -> Controller:
+    await until(it.leads_and_is_ready, f"{it.instance} leads and is ready")
+    return it
+
+
+async def up(mesh: Mesh, cluster: str = "east") -> Controller:
+    """etcd, a leading controller and what the agents wrote, all of it published."""
+    await controllers.start_etcd(mesh)
+    mesh.apply_all(cluster)
+    it = await ready(mesh.controller(cluster).start())
+    async with root(mesh) as client:
+        await put_pods(client, cluster)
+        await published(client, cluster)
+    return it
+
+
+async def published(client: Any, cluster: str, addresses: int = 8) -> None:
+    async def complete() -> bool:
+        found = await keys(client, f"{wire.ADDRESSES}{cluster}/")
+        marks = await keys(client, f"{wire.CANARIES}{cluster}/")
+        return len(found) == addresses and len(marks) == len(publish.PREFIXES)
+
+    await until_async(complete, f"{addresses} addresses and the canaries of {cluster}")
+
+
+async def everything(client: Any, cluster: str) -> dict[str, bytes]:
+    """All published keys of a cluster."""
+    found = await keys(client, "cilium/")
+    return {key: value for key, value in found.items() if wire.cluster_of(key) == cluster}
+
+
+def test_a_cluster_is_published_in_the_cached_layout(mesh: Mesh) -> None:
+    """Another cluster's import firewall accepts every key; canaries came after the data."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        async with root(mesh) as client:
+            found = await everything(client, "east")
+            listing = await client.list("cilium/")
+        peer = Imports(OwnFacts("west", 2))
+        changes = peer.apply(found)
+        assert peer.findings == {}
+        assert it.findings() == []
+        assert {key.name for key in changes.nodes.upsert} == {"east-1", "east-2"}
+        assert all(row.locator for row in changes.nodes.upsert.values())
+        assert len(changes.identities.upsert) == 2
+        assert len(changes.addresses.keys) == 8
+        assert peer.peers["east"].canaries == set(publish.PREFIXES)
+        created = {kv.key.decode(): kv.create_revision for kv in listing.kvs}
+        canary = min(created[wire.canary_key("east", prefix)] for prefix in publish.PREFIXES)
+        assert max(created[key] for key in created if key.startswith(wire.NODES)) < canary
+        leases = {kv.lease for kv in listing.kvs}
+        assert 0 not in leases
+
+    asyncio.run(scenario())
+
+
+def test_claims_are_made_for_everything(mesh: Mesh) -> None:
+    """Label sets, pod CIDRs of both families, locators, and blocks for nodes of covered pods."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        async with root(mesh) as client:
+            found = await claims(client, "east")
+        nouns = [key.split("/")[3] for key in found if "/number/" in key]
+        assert {noun: nouns.count(noun) for noun in set(nouns)} == {
+            "identity": 2,
+            "podcidr": 4,
+            "locator": 2,
+            "block": 16,
+        }
+        blocks = it.rows("block")
+        assert len(blocks) == 16
+        assert {(row["node"], row["last"] - row["first"]) for row in blocks} == {
+            ("east-1", 255),
+            ("east-2", 255),
+        }
+        nodes = it.rows("node")
+        assert [(row["name"], len(row["podCIDRs"])) for row in nodes] == [
+            ("east-1", 2),
+            ("east-2", 2),
+        ]
+        assert nodes[0]["locator"] != nodes[1]["locator"]
+        assert [row["pods"] for row in it.rows("egress")] == [["shop/client-1", "shop/client-2"]]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_restart_within_the_lease_deletes_nothing(mesh: Mesh, how: signal.Signals) -> None:
+    """Every key is put again on the new process's leases before the old ones end."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        async with root(mesh) as client:
+            before = await client.list("cilium/")
+            it.end(how)
+            leader = await client.get("meshgate/v1/east/leader")
+            assert (leader is None) == (how is signal.SIGTERM)
+            await asyncio.sleep(1)
+            await ready(it.start())
+            await asyncio.sleep(8)  # the old leases (6 s) have ended
+            assert await deletions(client, CACHE, before.revision + 1) == []
+            after = await client.list("cilium/")
+            old = {kv.key: (kv.value, kv.lease) for kv in before.kvs}
+            for kv in after.kvs:
+                if kv.key in old and not kv.key.startswith(b"cilium/synced/"):
+                    assert (kv.value, kv.lease)[0] == old[kv.key][0]
+                    assert kv.lease != old[kv.key][1]
+            assert {kv.key for kv in after.kvs} >= set(old)
+
+    asyncio.run(scenario())
+
+
+def test_wiped_store_comes_back_with_the_same_numbers(mesh: Mesh) -> None:
+    """Etcd replaced by an empty one: claims, pods and published keys are restored from memory."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        async with root(mesh) as client:
+            before, cilium = await claims(client, "east"), await everything(client, "east")
+        mesh.etcd.kill()
+        mesh.etcd.wipe()
+        place = f"etcd https://{mesh.etcd.address}"
+        await until(lambda: ("M151", place, "") in it.findings(), "a finding names etcd")
+        await controllers.start_etcd(mesh)
+        async with root(mesh) as client:
+            await published(client, "east")
+            await until(it.leads_and_is_ready, "the controller leads again")
+            assert await claims(client, "east") == before
+            assert await everything(client, "east") == cilium
+            assert await deletions(client, CACHE, 1) == []
+        assert it.findings() == []
+
+    asyncio.run(scenario())
+
+
+def test_wiped_store_and_restarted_controller(mesh: Mesh) -> None:
+    """Even without memory the numbers come back, from the snapshot in its state directory."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        snapshot = it.directory / "state" / "pods.json"
+        await until(
+            lambda: snapshot.exists() and snapshot.read_text().count("addresses") == 4,
+            "the pods' snapshot is written",
+        )
+        async with root(mesh) as client:
+            before, cilium = await claims(client, "east"), await everything(client, "east")
+        it.end(signal.SIGKILL)
+        mesh.etcd.kill()
+        mesh.etcd.wipe()
+        await controllers.start_etcd(mesh)
+        await ready(it.start())
+        async with root(mesh) as client:
+            await published(client, "east")
+            assert await claims(client, "east") == before
+            now = await everything(client, "east")
+            assert {k: v for k, v in now.items() if k not in _canaries("east")} == {
+                k: v for k, v in cilium.items() if k not in _canaries("east")
+            }
+
+    asyncio.run(scenario())
+
+
+def test_standby_takes_over(mesh: Mesh) -> None:
+    """A second instance waits, leads when the first is killed, and nothing is deleted."""
+
+    async def scenario() -> None:
+        first = await up(mesh)
+        second = mesh.controller("east", "east-b").start()
+        await until(lambda: second.status().get("ready"), "the standby knows everything")
+        status = second.status()
+        assert (status["leads"], status["leader"], status["findings"]) == (False, "east-a", [])
+        assert second.rows("block") == first.rows("block")
+        async with root(mesh) as client:
+            revision = (await client.list("cilium/")).revision
+            before = await claims(client, "east")
+            first.end(signal.SIGKILL)
+            await ready(second)
+            await asyncio.sleep(6)
+            assert await deletions(client, CACHE, revision + 1) == []
+            assert await claims(client, "east") == before
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "both"),
+    [
+        ({"pools": {"podCIDRs": [{"cidr": "10.9.0.0/16", "nodePrefix": 24}]}},
+         "podCIDRs", ("10.1.0.0_16_24", "10.9.0.0_16_24")),
+        ({"cluster": {"name": "east", "id": 9}}, "id", ("1", "9")),
+        ({"egress": {"blockSize": 512}}, "blockSize", ("256", "512")),
+    ],
+)  # fmt: skip
+def test_controller_of_another_configuration_never_leads(
+    mesh: Mesh, fields: dict[str, Any], field: str, both: tuple[str, str]
+) -> None:
+    """It says both values, also when the first one is gone, and writes nothing."""
+
+    async def scenario() -> None:
+        first = await up(mesh)
+        other = mesh.controller("east", "east-b", **fields).start()
+        key = "meshgate/v1/east/config"
+        await until(lambda: ("M146", key, field) in other.findings(), "the finding")
+        texts = [f["text"] for f in other.status()["findings"] if f["field"] == field]
+        assert all(value in texts[0] for value in both)
+        first.end(signal.SIGTERM)
+        async with root(mesh) as client:
+            before = await client.list("meshgate/v1/east/")
+            await asyncio.sleep(3)
+            after = await client.list("meshgate/v1/east/")
+        assert not other.status()["leads"]
+        assert [kv.value for kv in after.kvs] == [kv.value for kv in before.kvs]
+
+    asyncio.run(scenario())
+
+
+def test_second_cluster_with_our_id_never_leads(mesh: Mesh) -> None:
+    """Its finding names both clusters."""
+
+    async def scenario() -> None:
+        await up(mesh)
+        mesh.apply_all("west")
+        other = mesh.controller("west", cluster={"name": "west", "id": 1}).start()
+        key = wire.config_key("east")
+        await until(lambda: ("M147", key, "id") in other.findings(), "the finding")
+        text = next(f["text"] for f in other.status()["findings"] if f["code"] == "M147")
+        assert "west" in text
+        assert "east" in text
+        async with root(mesh) as client:
+            assert await everything(client, "west") == {}
+
+    asyncio.run(scenario())
+
+
+def test_violations_of_a_peer_are_findings(mesh: Mesh) -> None:
+    """Each names the etcd key and the field, other rows go on, and it heals."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        node = Node("west", "west-1", (), (ip_network("10.1.0.0/24"),))
+        bad = {
+            wire.node_key("west", "west-1"): (wire.node_value(node, 2), "M129", "IPv4AllocCIDR"),
+            wire.identity_key("west", 7): (b"k8s:a=b;", "M126", "id"),
+            wire.service_key("west", "shop", "web"): (b"{", "M133", ""),
+        }
+        async with root(mesh) as client:
+            await client.put(wire.config_key("west"), wire.cluster_config(2))
+            await client.put(wire.identity_key("west", 2 << 16 | 5), _labels("west"))
+            for key, (value, _, _) in bad.items():
+                await client.put(key, value)
+            expected = sorted((code, key, field) for key, (_, code, field) in bad.items())
+            expected.append(("M148", "meshgate/v1/east/config", "podCIDRs"))
+            await until(lambda: it.findings() == sorted(expected), "one finding each")
+            assert [row["id"] for row in it.rows("identity") if row["cluster"] == "west"] == [
+                2 << 16 | 5
+            ]
+            for key in bad:
+                await client.delete(key)
+            await until(lambda: it.findings() == [], "it heals")
+
+    asyncio.run(scenario())
+
+
+def test_prefixes_that_another_cluster_publishes_are_not_given_away(mesh: Mesh) -> None:
+    """Subnets of our pool that somebody has are skipped; the finding names both."""
+
+    async def scenario() -> None:
+        await controllers.start_etcd(mesh)
+        node = Node("west", "west-1", (), (ip_network("10.1.0.0/23"),))
+        async with root(mesh) as client:
+            await client.put(wire.node_key("west", "west-1"), wire.node_value(node, 2))
+        mesh.apply_all("east")
+        it = await ready(mesh.controller("east").start())
+        cidrs = {row["podCIDRs"][0] for row in it.rows("node") if row["cluster"] == "east"}
+        assert cidrs == {"10.1.2.0/24", "10.1.3.0/24"}
+        texts = {f["code"]: f["text"] for f in it.status()["findings"]}
+        assert "10.1.0.0/16 overlaps 10.1.0.0/23 of cluster west" in texts["M148"]
+
+    asyncio.run(scenario())
+
+
+def test_blocks_that_nobody_needs_rest(mesh: Mesh) -> None:
+    """A node that hosts no covered pod any more gives its blocks back; others keep theirs."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        kept = [row for row in it.rows("block") if row["node"] == "east-1"]
+        pods = [controllers.pod(*args) for args in (("web", "east-2", 2), ("client", "east-1", 1))]
+        mesh.apply("east", "pods", *pods)
+        await until(lambda: len(it.rows("block")) == 8, "the blocks of east-2 are given back")
+        assert it.rows("block") == kept
+        async with root(mesh) as client:
+            found = await keys(client, "meshgate/v1/east/block/")
+        released = [v for k, v in found.items() if "/number/" in k and _released(v)]
+        assert len(released) == 8
+
+    asyncio.run(scenario())
+
+
+def test_pool_without_room_is_a_finding(mesh: Mesh) -> None:
+    """The node that got nothing is named; the other one is published."""
+
+    async def scenario() -> None:
+        await controllers.start_etcd(mesh)
+        mesh.apply_all("east")
+        pools = {"podCIDRs": [{"cidr": "10.1.0.0/24", "nodePrefix": 24}]}
+        it = mesh.controller("east", pools=pools).start()
+        await until(lambda: any(code == "M145" for code, _, _ in it.findings()), "the pool is full")
+        async with root(mesh) as client:
+            await until_async(
+                lambda: _count(client, f"{wire.NODES}east/", 1), "one node is published"
+            )
+
+    asyncio.run(scenario())
+
+
+def test_controller_starts_without_etcd(mesh: Mesh) -> None:
+    """It serves its tables and says in words what is missing; then it leads."""
+
+    async def scenario() -> None:
+        mesh.apply_all("east")
+        it = mesh.controller("east").start()
+        await until(lambda: it.findings() != [], "a finding")
+        text = next(f["text"] for f in it.status()["findings"] if f["code"] == "M151")
+        assert mesh.etcd.address in text
+        await controllers.start_etcd(mesh)
+        await ready(it)
+        assert it.findings() == []
+
+    asyncio.run(scenario())
+
+
+def _canaries(cluster: str) -> set[str]:
+    return {wire.canary_key(cluster, prefix) for prefix in publish.PREFIXES}
+
+
+def _labels(cluster: str) -> bytes:
+    return f"k8s:app=x;{wire.CLUSTER_LABEL}={cluster};".encode()
+
+
+def _released(value: bytes) -> bool:
+    return bool(msgspec.json.decode(value)["released"])
+
+
+async def _count(client: Any, prefix: str, count: int) -> bool:
+    return len(await keys(client, prefix)) == count
