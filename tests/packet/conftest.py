@@ -10,8 +10,8 @@ from os import getpid
 from pathlib import Path
 
 import pytest
-from nodes import PLANS, Node
-from nodes import namespace as node_space
+from tests.packet.nodes import PLANS, Node
+from tests.packet.nodes import namespace as node_space
 
 from bpf.build import build
 from bpf.netns import enter

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from packets import Overlay, Packet
+from tests.packet.packets import Overlay, Packet
 
 from bpf import netns
 from bpf.maps import Map

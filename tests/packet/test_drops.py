@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Node
-from packets import ARP, TCP, UDP, Echo, Error, Other, Overlay, Packet
+from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Node
+from tests.packet.packets import ARP, TCP, UDP, Echo, Error, Other, Overlay, Packet
 
 Nodes = dict[str, Node]
 Make = Callable[[Nodes, int], Any]

@@ -5,8 +5,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from nodes import EGRESS, LEGACY, REDIRECT, Node
-from packets import TCP, UDP, Echo, Other, Packet, ones_complement, pseudo
+from tests.packet.nodes import EGRESS, LEGACY, REDIRECT, Node
+from tests.packet.packets import TCP, UDP, Echo, Other, Packet, ones_complement, pseudo
 
 Nodes = dict[str, Node]
 BODY = bytes(range(256)) * 8

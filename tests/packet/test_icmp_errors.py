@@ -2,8 +2,8 @@
 
 import pytest
 
-from nodes import EGRESS, LEGACY, OK, REDIRECT, ROUTER, Node
-from packets import TCP, UDP, Echo, Error, Overlay, Packet, Transport, broken_checksums
+from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, ROUTER, Node
+from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet, Transport, broken_checksums
 
 Nodes = dict[str, Node]
 UNREACHABLE = {4: (3, 3), 6: (1, 4)}

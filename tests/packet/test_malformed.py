@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodes import COVERED, EGRESS, EXCLUDED, LEGACY, OK, REDIRECT, SHOT, Got, Node
-from packets import TCP, UDP, Echo, Error, Overlay, Packet
+from tests.packet.nodes import COVERED, EGRESS, EXCLUDED, LEGACY, OK, REDIRECT, SHOT, Got, Node
+from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet
 from ipaddress import ip_address, ip_network
 
 Nodes = dict[str, Node]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from nodes import EGRESS, LEGACY, REDIRECT, Got, Node
-from packets import TCP, UDP, Echo, Error, Overlay, Packet, broken_checksums
+from tests.packet.nodes import EGRESS, LEGACY, REDIRECT, Got, Node
+from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet, broken_checksums
 
 Nodes = dict[str, Node]
 SMALL = 8  # ports of the small node's only block

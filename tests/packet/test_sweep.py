@@ -2,8 +2,8 @@
 
 import pytest
 
-from nodes import EGRESS, LEGACY, Node
-from packets import TCP, UDP, Echo, Overlay, Packet, Transport
+from tests.packet.nodes import EGRESS, LEGACY, Node
+from tests.packet.packets import TCP, UDP, Echo, Overlay, Packet, Transport
 
 Nodes = dict[str, Node]
 

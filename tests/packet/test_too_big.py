@@ -2,8 +2,8 @@
 
 import struct
 
-from nodes import EGRESS, LEGACY, REDIRECT, Node
-from packets import TCP, UDP, Error, Packet, broken_checksums
+from tests.packet.nodes import EGRESS, LEGACY, REDIRECT, Node
+from tests.packet.packets import TCP, UDP, Error, Packet, broken_checksums
 
 Nodes = dict[str, Node]
 TOO_BIG = {4: (3, 4), 6: (2, 0)}

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from nodes import BLOCKS, EGRESS, LEGACY, REDIRECT, Node, text_of
-from packets import TCP, UDP, Echo, Overlay, Packet, Transport, broken_checksums
+from tests.packet.nodes import BLOCKS, EGRESS, LEGACY, REDIRECT, Node, text_of
+from tests.packet.packets import TCP, UDP, Echo, Overlay, Packet, Transport, broken_checksums
 
 
 def in_blocks(node: str, port: int) -> bool:

@@ -1,7 +1,7 @@
 """Pod to pod: on one node, across nodes, across clusters."""
 
-from nodes import REDIRECT, Node
-from packets import TCP, Overlay, Packet, broken_checksums
+from tests.packet.nodes import REDIRECT, Node
+from tests.packet.packets import TCP, Overlay, Packet, broken_checksums
 
 
 def test_pods_of_one_node_reach_each_other_by_redirect(nodes: dict[str, Node], family: int) -> None:
