@@ -38,6 +38,7 @@ class Peers:
         self._expected = set(expected) - {own.cluster}
         self._addresses_changed = addresses_changed
         self._listed = False
+        self._unjudged: list[Batch] | None = []
 
     @property
     def clusters(self) -> Mapping[str, int]:
@@ -51,7 +52,10 @@ class Peers:
         return self.imports.findings
 
     def take(self, batch: Batch) -> None:
-        """Take in what ``store.Follow`` saw."""
+        """Take in what ``store.Follow`` saw; judged once our own facts are known."""
+        if self._unjudged is not None:
+            self._unjudged.append(batch)
+            return
         changes = self.imports.apply({e.key: e.value for e in batch.puts}, batch.deletes)
         self._write(changes)
         self._listed = self._listed or batch.listed
@@ -65,8 +69,15 @@ class Peers:
         self._settle()
 
     def update_own(self, own: OwnFacts) -> None:
-        """Judge everything anew against changed facts of ours."""
+        """Judge everything anew against changed facts of ours.
+
+        Nothing is judged before the first call: a peer could otherwise claim what is ours until
+        we have learned it.
+        """
         self._write(self.imports.update_own(own))
+        waiting, self._unjudged = self._unjudged or [], None
+        for batch in waiting:
+            self.take(batch)
 
     def _write(self, changes: ImportChanges) -> None:
         self.nodes.upsert(changes.nodes.upsert)

@@ -37,6 +37,20 @@ class PodEntry:
     labels: str
 
 
+class StoredConfig(msgspec.Struct, frozen=True):
+    """The ``config`` key: what all controllers of the cluster agree on.
+
+    Pools are named as in claims (``srv6/locators.py``), in the order of a node's prefixes.
+    """
+
+    name: str
+    id: int
+    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs")
+    locators: tuple[str, ...]
+    block_size: int = msgspec.field(name="blockSize")
+    blocks_per_node: int = msgspec.field(name="blocksPerNode")
+
+
 PodsChanged = Callable[[Mapping[PodRef, PodEntry], Collection[PodRef]], None]
 
 
@@ -56,6 +70,7 @@ class Subtree:
         self.prefix = f"meshgate/v1/{cluster}/"
         self.claims: Table[ClaimKey, Claim] = Table("claim")
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
+        self.config: Table[str, StoredConfig] = Table("config")  # one row, under the cluster's name
         self.findings: dict[str, Finding] = {}
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
@@ -82,6 +97,7 @@ class Subtree:
 
     def synced(self) -> None:
         """The first complete list is in."""
+        self.config.mark_synced()
         self.claims.mark_synced()
         self.pods.mark_synced()
 
@@ -91,6 +107,9 @@ class Subtree:
             if ref:
                 value = msgspec.json.decode(entry.value, type=_PodValue)
                 puts[ref] = PodEntry(tuple(map(ip_address, value.addresses)), value.labels)
+            elif entry.key == f"{self.prefix}config":
+                config = msgspec.json.decode(entry.value, type=StoredConfig)
+                self.config.upsert({self._cluster: config})
             elif entry.key == f"{self.prefix}synced":
                 self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
         except (msgspec.DecodeError, ValueError) as error:

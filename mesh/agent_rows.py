@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mesh.agent_tables import AgentTables
-from mesh.controller_rows import node_row, service_row
 from mesh.core.address import unpacked
 from mesh.core.model import IP
 from mesh.datapath import Datapath
 from mesh.identity import parse_label_text
 from mesh.observe.drops import drop_rows
 from mesh.observe.flows import Flows
+from mesh.rows import node_row, service_row
 
 Row = dict[str, Any]
 

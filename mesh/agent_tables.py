@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from clustermesh.peers import Peers
 from clustermesh.subtree import PodEntry, PodRef, Subtree, pod_key, pod_value
 from gateway import desired as egress
 from gateway.egress import Plan, egress_classes, plan
+from mesh import allocation
 from mesh import nodes as node_rows
 from mesh.addresses import KIND_POD, VALUE, NodeAddresses, OwnPods, tunnel_endpoint
 from mesh.codecs import LocalPod
@@ -27,7 +28,6 @@ from mesh.core.model import (
     IP,
     Block,
     BlockKey,
-    ClaimKey,
     Finding,
     Network,
     Node,
@@ -50,7 +50,6 @@ from mesh.services import (
     translations,
 )
 from mesh.slices import Allocation, Slice, allocate
-from srv6.locators import subnet
 
 BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
 BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])
@@ -157,7 +156,8 @@ class AgentTables:
         objects, claims, peers = self.objects, self.subtree.claims, self.peers
         self._derive(loop, self._identities, [claims])
         loop.derive([peers.identities], self._labels)
-        self._derive(loop, self._nodes, [objects.nodes, claims], [peers.nodes])
+        known: list[Source] = [objects.nodes, objects.egress, claims, self.subtree.config]
+        self._derive(loop, self._nodes, known, [peers.nodes])
         self._derive(loop, self._endpoints, [self.node, self.next_hops], [peers.complete])
         self._derive(loop, self._assign, [objects.pods, self.node])
         self._derive(loop, self._pod_links, [self.local_pod, self.namespaces])
@@ -224,23 +224,20 @@ class AgentTables:
         self.labels = peers | own
 
     def _nodes(self) -> None:
-        cidrs: dict[str, tuple[Network, ...]] = {}
-        locators: dict[str, IPv6Network] = {}
-        for key, claim in sorted(self.subtree.claims.rows.items(), key=_order):
-            if key.noun == "podcidr":
-                cidrs[claim.owner] = (*cidrs.get(claim.owner, ()), subnet(key.pool, key.number))
-            elif key.noun == "locator":
-                locators[claim.owner] = IPv6Network(subnet(key.pool, key.number))
+        stored = self.subtree.config.rows.get(self.config.cluster.name)
+        if stored is None:
+            return
+        claims = list(self.subtree.claims.rows.values())
+        cidrs = allocation.pod_cidrs(claims, stored.pod_cidrs)
+        locators = allocation.locators(claims, stored.locators)
         own = self.objects.nodes.rows
         rows = node_rows.merged(own, cidrs, locators, self.peers.nodes.rows)
         self.node.replace(rows)
         endpoints = {key.name: tunnel_endpoint(node) for key, node in own.items()}
         self._own_pods.endpoints({name: a for name, a in endpoints.items() if a})
         self._node_addresses.nodes(rows, self.cluster_ids)
-        networks = tuple(cidr for node in cidrs.values() for cidr in node)
-        addresses = frozenset(a for node in own.values() for a in node.addresses)
-        cluster = self.config.cluster
-        self.peers.update_own(OwnFacts(cluster.name, cluster.id, networks, addresses))
+        policies = self.objects.egress.rows.values()
+        self.peers.update_own(allocation.own_facts(stored, own.values(), policies))
 
     def _endpoints(self) -> None:
         nodes, ids = self.node.rows.values(), self.cluster_ids
@@ -360,9 +357,3 @@ def _with_addresses(pod: Pod, addresses: tuple[IP, ...]) -> Pod:
         pod.cluster, pod.namespace, pod.name, pod.node, pod.labels, addresses,
         pod.service_account, pod.ports,
     )  # fmt: skip
-
-
-def _order(item: tuple[ClaimKey, object]) -> tuple[bool, ClaimKey]:
-    """IPv4 pools first, so that a node's first CIDR is of IPv4."""
-    key, _ = item
-    return ":" in key.pool, key

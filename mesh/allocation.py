@@ -9,18 +9,21 @@ is given back and rests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Network
+from ipaddress import IPv6Network, ip_network
 
 import msgspec
 
 from clustermesh import wire
+from clustermesh.ledger import OwnFacts
 from clustermesh.records import owner_key
+from clustermesh.subtree import StoredConfig
 from gateway import desired as gateway_rows
 from gateway.egress import Plan, block_count
 from mesh import identity
 from mesh.config import ControllerConfig, Pool, Pools
-from mesh.core.model import Claim, Finding, Namespace, Network, Node, Pod, PodKey
+from mesh.core.model import Claim, EgressPolicy, Finding, Namespace, Network, Node, Pod, PodKey
 from srv6.locators import pool_name, pool_size, subnet
 
 POD_CIDR = "podcidr"
@@ -101,26 +104,58 @@ def refused_finding(cluster: str, want: Want, text: str) -> Finding:
 # --- What claims amount to --------------------------------------------------------------------
 
 
-def pod_cidrs(claims: Iterable[Claim], pools: Pools) -> dict[str, tuple[Network, ...]]:
+def pod_cidrs(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, tuple[Network, ...]]:
     """Pod CIDRs by node, in the order of the pools."""
-    order = {pool_of(pool): at for at, pool in enumerate(pools.pod_cidrs)}
-    mine = [c for c in claims if c.noun == POD_CIDR and c.pool in order]
     rows: dict[str, tuple[Network, ...]] = {}
-    for claim in sorted(mine, key=lambda claim: (order[claim.pool], claim.number)):
+    for claim in _claimed(POD_CIDR, claims, pools):
         rows[claim.owner] = (*rows.get(claim.owner, ()), subnet(claim.pool, claim.number))
     return rows
 
 
-def locators(claims: Iterable[Claim], pools: Pools) -> dict[str, IPv6Network]:
+def locators(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, IPv6Network]:
     """Locator by node; of several pools the first counts."""
     rows: dict[str, IPv6Network] = {}
-    by_pool = {pool_of(pool): at for at, pool in enumerate(pools.locators)}
-    mine = [c for c in claims if c.noun == LOCATOR and c.pool in by_pool]
-    for claim in sorted(mine, key=lambda claim: by_pool[claim.pool]):
+    for claim in _claimed(LOCATOR, claims, pools):
         network = subnet(claim.pool, claim.number)
         if isinstance(network, IPv6Network):
             rows.setdefault(claim.owner, network)
     return rows
+
+
+def own_facts(
+    config: StoredConfig, nodes: Iterable[Node], policies: Iterable[EgressPolicy]
+) -> OwnFacts:
+    """What no peer may claim: our pools, our egress addresses, our nodes' addresses."""
+    pools = [whole(name) for name in _readable((*config.pod_cidrs, *config.locators))]
+    egress = [ip_network(address) for policy in policies for address in policy.addresses]
+    addresses = frozenset(address for node in nodes for address in node.addresses)
+    return OwnFacts(config.name, config.id, (*pools, *egress), addresses)
+
+
+def whole(pool: str) -> Network:
+    """All of a pool."""
+    base, length, _ = pool.split("_")
+    return ip_network(f"{base}/{length}")
+
+
+def _readable(pools: Iterable[str]) -> list[str]:
+    """Names that are a pool's: the key they come from may have been damaged."""
+    found = []
+    for name in pools:
+        with suppress(ValueError):
+            subnet(name, 0)
+            found.append(name)
+    return found
+
+
+def _claimed(noun: str, claims: Iterable[Claim], pools: Sequence[str]) -> list[Claim]:
+    """Claims of the pools in their order; a number that is outside of its pool is left out."""
+    order = {pool: (at, pool_size(pool)) for at, pool in enumerate(_readable(pools))}
+    mine = [c for c in claims if c.noun == noun and c.pool in order]
+    return sorted(
+        (claim for claim in mine if claim.number < order[claim.pool][1]),
+        key=lambda claim: (order[claim.pool], claim.number),
+    )
 
 
 # --- Prefixes that another cluster publishes --------------------------------------------------
@@ -217,17 +252,6 @@ def _meet(one: Network, other: Network) -> bool:
 
 
 # --- Who we are -------------------------------------------------------------------------------
-
-
-class StoredConfig(msgspec.Struct, frozen=True):
-    """The cluster's ``config`` key: what all of its controllers must agree on."""
-
-    name: str
-    id: int
-    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs")
-    locators: tuple[str, ...]
-    block_size: int = msgspec.field(name="blockSize")
-    blocks_per_node: int = msgspec.field(name="blocksPerNode")
 
 
 def stored_config(config: ControllerConfig) -> StoredConfig:

@@ -9,8 +9,7 @@ from clustermesh import publish, wire
 from clustermesh.imports import Importer
 from gateway import desired as egress
 from mesh.controller_tables import ControllerTables
-from mesh.core.model import Backend, Block, Identity, Node, Service
-from mesh.identity import parse_label_text
+from mesh.rows import block_row, identity_row, node_row, service_row
 
 Row = dict[str, Any]
 
@@ -34,62 +33,6 @@ def _rows(shown: Callable[[Any], Row], *tables: Any) -> list[Row]:
 
 def _order(item: tuple[Any, Any]) -> str:
     return str(item[0])
-
-
-def node_row(node: Node) -> Row:
-    """One row of ``node list``."""
-    return {
-        "cluster": node.cluster,
-        "name": node.name,
-        "addresses": node.addresses,
-        "podCIDRs": node.pod_cidrs,
-        "locator": node.locator,
-    }
-
-
-def identity_row(identity: Identity) -> Row:
-    """One row of ``identity list``."""
-    labels = [f"k8s:{key}={value}" for key, value in parse_label_text(identity.labels)]
-    return {"cluster": identity.cluster, "id": identity.id, "labels": labels}
-
-
-def service_row(service: Service) -> Row:
-    """One row of ``service list``."""
-    return {
-        "cluster": service.cluster,
-        "namespace": service.namespace,
-        "name": service.name,
-        "addresses": service.addresses,
-        "ports": [
-            {"name": port.name, "protocol": port.protocol, "port": port.port}
-            for port in service.ports
-        ],
-        "global": service.is_global,
-        "backends": [backend_row(backend) for backend in service.backends],
-    }
-
-
-def backend_row(backend: Backend) -> Row:
-    """One backend of a service."""
-    return {
-        "address": backend.address,
-        "port": backend.port,
-        "protocol": backend.protocol,
-        "cluster": backend.cluster,
-    }
-
-
-def block_row(block: Block) -> Row:
-    """One row of ``block list``."""
-    return {
-        "address": block.address,
-        "number": block.number,
-        "first": block.first,
-        "last": block.last,
-        "cluster": block.cluster,
-        "node": block.node,
-        "epoch": block.epoch,
-    }
 
 
 def cluster_rows(tables: ControllerTables) -> list[Row]:

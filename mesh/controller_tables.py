@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address
 
 from clustermesh import publish, wire
 from clustermesh.ledger import OwnFacts
@@ -47,6 +47,7 @@ class ControllerTables:
     def __init__(self, config: ControllerConfig, objects: Objects) -> None:
         self.config = config
         self.cluster, self.cluster_id = config.cluster.name, config.cluster.id
+        self._stored = allocation.stored_config(config)
         # Sources
         self.objects = objects
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
@@ -177,9 +178,10 @@ class ControllerTables:
         self._pod_addresses.identities(numbers_by_labels(rows.values()))
 
     def _nodes(self) -> None:
-        claims, pools = list(self.subtree.claims.rows.values()), self.config.pools
+        claims, pools = list(self.subtree.claims.rows.values()), self._stored
+        cidrs = allocation.pod_cidrs(claims, pools.pod_cidrs)
+        locators = allocation.locators(claims, pools.locators)
         own = self.objects.nodes.rows
-        cidrs, locators = allocation.pod_cidrs(claims, pools), allocation.locators(claims, pools)
         rows = node_rows.merged(own, cidrs, locators, {})
         self.node.replace(rows)
         foreign = self.foreign.rows.values()
@@ -200,13 +202,8 @@ class ControllerTables:
         self.published[wire.SERVICES].replace(publish.services(rows.values(), self.cluster_id))
 
     def _own_facts(self) -> None:
-        """What no peer may claim: our pools, our egress addresses, our nodes' addresses."""
-        pools, nodes = self.config.pools, self.node.rows.values()
-        cidrs = [pool.cidr for pool in (*pools.pod_cidrs, *pools.locators)]
-        for policy in self.plan.policies.values():
-            cidrs += [ip_network(address) for address in policy.addresses]
-        addresses = frozenset(address for node in nodes for address in node.addresses)
-        self.peers.update_own(OwnFacts(self.cluster, self.cluster_id, tuple(cidrs), addresses))
+        policies = self.plan.policies.values()
+        self.peers.update_own(allocation.own_facts(self._stored, self.node.rows.values(), policies))
 
     def _blocks(self) -> None:
         claims, size = self.subtree.claims.rows.values(), self.config.egress.block_size
