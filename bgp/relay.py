@@ -105,7 +105,9 @@ class Relay:
             return
         lines, newline, client.inbox = (client.inbox + part).rpartition(b"\n")
         if newline:
-            self._to_exabgp(b"".join(filter(bytes.isascii, (lines + newline).splitlines(True))))
+            self._to_exabgp(
+                b"".join(filter(bytes.isascii, (lines + newline).splitlines(keepends=True)))
+            )
 
     def _drop(self, fd: int) -> None:
         self.clients.pop(fd).connection.close()
