@@ -105,9 +105,8 @@ class Relay:
             return
         lines, newline, client.inbox = (client.inbox + part).rpartition(b"\n")
         if newline:
-            self._to_exabgp(
-                b"".join(filter(bytes.isascii, (lines + newline).splitlines(keepends=True)))
-            )
+            whole = (lines + newline).splitlines(keepends=True)
+            self._to_exabgp(b"".join(line for line in whole if line.isascii()))
 
     def _drop(self, fd: int) -> None:
         self.clients.pop(fd).connection.close()
