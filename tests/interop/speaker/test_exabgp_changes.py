@@ -18,6 +18,7 @@ from typing import TypeVar
 import pytest
 from exabgp.logger import log
 from exabgp.reactor.api.processes import ProcessError, Processes
+from exabgp.reactor.delay import Delay
 
 from bgp import exa
 from bgp.channel import Channel
@@ -159,3 +160,22 @@ def test_changed_goes_on_when_it_writes_to_a_dead_relay(dead_relay: Processes) -
     exa.broken_pipe_is_no_end()
     dead_relay.write("relay", "an event")
     assert broken(dead_relay) == []
+
+
+def longest_pause() -> float:
+    delay = Delay()
+    for _ in range(50):
+        delay.increase()
+    return float(vars(delay)["_next"])
+
+
+def test_stock_tries_a_router_that_was_away_once_a_minute() -> None:
+    assert longest_pause() == 60
+
+
+def test_changed_tries_a_router_that_was_away_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Delay, "increase", Delay.increase)  # restored after the test
+    exa.soon_again()
+    assert longest_pause() == 10
