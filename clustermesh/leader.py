@@ -122,8 +122,8 @@ class Leader:
             try:
                 if await self._reign(fence, lead):
                     return
-            except Deposed as error:
-                self.problem = str(error)
+            except (Deposed, BaseExceptionGroup) as error:
+                self.problem = _deposed(error)
             log.warning("event=deposed key=%s reason=%s", self.key, self.problem)
 
     async def _reign(
@@ -250,6 +250,16 @@ class Leader:
             async with asyncio.timeout(RENEW_S):
                 await self._client.revoke(lease)
             self._leases.discard(lease)
+
+
+def _deposed(error: Deposed | BaseExceptionGroup) -> str:
+    """Why; any other error of a task group passes through."""
+    if isinstance(error, Deposed):
+        return str(error)
+    deposed, other = error.split(Deposed)
+    if other is not None or deposed is None:
+        raise error
+    return str(deposed.exceptions[0])
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:
