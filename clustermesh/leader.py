@@ -22,6 +22,8 @@ from clustermesh.ops import found, get_op, if_created, if_leased, put_op
 
 log = logging.getLogger(__name__)
 
+#: Renewals per lease: a restart of etcd of half a lease must fit between two that succeed.
+RENEWALS = 5
 #: Seconds that one renewal waits for its answer.
 RENEW_S = 1.0
 
@@ -150,7 +152,7 @@ class Leader:
     async def _keep(self, fence: Fence) -> str:
         """Renew until the leadership is lost. Return the reason."""
         while True:
-            await asyncio.sleep(self._ttl_s / 3)
+            await asyncio.sleep(self._ttl_s / RENEWALS)
             lost = await self._renew(fence)
             if lost:
                 return lost
