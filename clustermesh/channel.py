@@ -36,6 +36,8 @@ OPTIONS: dict[str, str | int] = {
 }
 #: What grpcio says when a server with TLS closes during or right after the handshake.
 HANDSHAKE_LOST = ("Unwrap failed", "TSI_DATA_CORRUPTED", "Socket closed", "Handshake")
+#: What grpcio 1.85 and 1.66 say when the server's certificate is for somebody else.
+WRONG_NAME = ("Hostname Verification", "is not in peer certificate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def problem(endpoint: Endpoint, secrets: Secrets | None, details: str) -> str:
     where = f"etcd at {endpoint.text}"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return f"{where}: its certificate is not signed by the CA in {endpoint.ca}"
-    if "Hostname Verification" in details:
+    if any(text in details for text in WRONG_NAME):
         name = endpoint.server_name or host(endpoint.endpoints[0])
         return f"{where}: its certificate does not hold the name {name}"
     if secrets and secrets.cert and secrets.key:
