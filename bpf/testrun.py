@@ -84,6 +84,7 @@ def run(
 def call(prog_fd: int, argument: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Run a syscall program on ``argument``, a 0-d structured array; return it as it left it."""
     after = argument.copy()
-    request = attr("IIIIQQIIIIQQ", prog_fd, *[0] * 7, after.nbytes, 0, after.ctypes.data, 0, size=80)
+    ctx = (after.nbytes, 0, after.ctypes.data, 0)
+    request = attr("IIIIQQIIIIQQ", prog_fd, *[0] * 7, *ctx, size=80)
     bpf(Command.PROG_TEST_RUN, request)
     return after

@@ -1,12 +1,11 @@
 """The programs on real devices: what redirects, GSO, fragmentation and MTU really do."""
 
-import errno
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -78,26 +77,26 @@ PATHS = [
     ("egress", "a-client", "l"),
     ("egress on the gateway", "g-client", "l"),
 ]
-paths = pytest.mark.parametrize(("client", "server"), [p[1:] for p in PATHS], ids=[p[0] for p in PATHS])
+paths = pytest.mark.parametrize(
+    ("client", "server"), [p[1:] for p in PATHS], ids=[p[0] for p in PATHS]
+)
 
 
 @paths
 def test_tcp_with_gso_carries_megabytes_both_ways(
-    wire: Wire, family: int, client: str, server: str, record_property: object
+    wire: Wire, family: int, client: str, server: str
 ) -> None:
     errors = [wire.counter(space, "TcpInCsumErrors") for space in (client, server)]
     seen, rate = transfer(wire, client, server, family)
-    print(f"{client} -> {server} IPv{family}: {rate:.1f} Gbit/s")
+    assert rate > 1, "segments are cut on the way"
     assert seen == (EGRESS[family] if server == "l" else wire.address(client, family))
     assert [wire.counter(space, "TcpInCsumErrors") for space in (client, server)] == errors
     for node in wire.nodes.values():
-        assert not (node._drop_counts() - node._counts).any()
+        assert not (node.drop_counts() - node.counts).any()
 
 
 @paths
-def test_udp_gso_delivers_every_datagram(
-    wire: Wire, family: int, client: str, server: str
-) -> None:
+def test_udp_gso_delivers_every_datagram(wire: Wire, family: int, client: str, server: str) -> None:
     with (
         closing(wire.udp(server, family, 9000)) as receiver,
         closing(wire.udp(client, family)) as sender,
@@ -165,17 +164,16 @@ def test_legacy_that_forbids_fragments_learns_the_tunnels_mtu(wire: Wire, family
         size = 1472 if family == 4 else 1452
         while receiver.getsockopt(*mtu) != 1450:
             assert time.monotonic() < deadline
-            try:
+            with suppress(OSError):  # EMSGSIZE
                 receiver.send(bytes(size))
-            except OSError as error:
-                assert error.errno == errno.EMSGSIZE
         receiver.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # what the last error left
         receiver.send(bytes(size - 50))
         assert len(sender.recv(2000)) == size - 50
 
 
 @pytest.mark.parametrize("client", ["a-client", "g-client"])
-def test_ping_and_port_unreachable_come_back(wire: Wire, family: int, client: str) -> None:
+@pytest.mark.usefixtures("wire")
+def test_ping_and_port_unreachable_come_back(family: int, client: str) -> None:
     command = ["nsenter", f"--net={at(client)}", "ping", "-c1", "-W2", "-s", "3000", LEGACY[family]]
     subprocess.run(command, check=True, capture_output=True)
     with closing(make_socket(client, family, socket.SOCK_DGRAM)) as sender:
@@ -186,7 +184,7 @@ def test_ping_and_port_unreachable_come_back(wire: Wire, family: int, client: st
 
 
 def test_a_full_node_refuses_by_icmp_and_keeps_what_it_has(wire: Wire, family: int) -> None:
-    """How soon a TCP connect fails is printed: the kernel ignores an error while it still sends."""
+    """Within about a second: while connect sends its SYN, the kernel takes no ICMP error."""
     wire.nodes["a"].own_blocks(family, 3)
     target = (LEGACY[family], 8080)
     with closing(wire.listen("l", family, 8080)) as listener:
@@ -196,11 +194,9 @@ def test_a_full_node_refuses_by_icmp_and_keeps_what_it_has(wire: Wire, family: i
             made.connect(target)
             held.append((made, listener.accept()[0]))
         with closing(make_socket("a-client", family, socket.SOCK_STREAM)) as refused:
-            started = time.monotonic()
-            with pytest.raises(OSError) as failure:
+            refused.settimeout(3)
+            with pytest.raises(OSError, match="No route to host"):
                 refused.connect(target)
-            print(f"IPv{family}: {failure.value} after {time.monotonic() - started:.3f} s")
-            assert failure.value.errno == errno.EHOSTUNREACH
         for ours, theirs in held:
             ours.sendall(b"x")
             assert theirs.recv(1) == b"x"
@@ -231,8 +227,8 @@ def test_frames_of_a_pod_that_are_too_short_are_dropped(wire: Wire, length: int)
             raw.send((head + kind.to_bytes(2, "big") + first + bytes(100))[:length])
 
     for kind in (0x0800, 0x86DD):
-        before = node._drop_counts().sum()
+        before = node.drop_counts().sum()
         inside("a-web", lambda kind=kind: send(kind))
         deadline = time.monotonic() + 5
-        while node._drop_counts().sum() == before and length > 14:
+        while node.drop_counts().sum() == before and length > 14:
             assert time.monotonic() < deadline

@@ -10,12 +10,12 @@ from os import getpid
 from pathlib import Path
 
 import pytest
-from tests.packet.nodes import PLANS, Node
-from tests.packet.nodes import namespace as node_space
 
 from bpf.build import build
 from bpf.netns import enter
 from bpf.object import BPFFS, Object, mount_bpffs
+from tests.packet.nodes import PLANS, Node
+from tests.packet.nodes import namespace as node_space
 
 HERE = Path(__file__).parent
 _numbers = itertools.count()

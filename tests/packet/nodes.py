@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.packet.packets import Overlay, Packet
 
 from bpf import netns
 from bpf.maps import Map
 from bpf.object import Object
 from bpf.ring import Ring
 from bpf.testrun import call, run
+from tests.packet.packets import Overlay, Packet
 
 OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
@@ -174,16 +174,16 @@ class Node:
     def reset(self) -> None:
         """Rows as in the picture, no connection, no event pending."""
         for name in (*TABLES, "mg_address", "mg_node", "mg_pod_addr", "mg_egress_addr", "mg_block"):
-            self._clear(name)
+            self.clear(name)
         for name in ("mg_own_block", "mg_egress", "mg_addr_cidr"):
-            self._clear(name)
+            self.clear(name)
         self._rows_of_nodes()
         self._rows_of_pods()
-        self._rows_of_egress()
+        self.rows_of_egress()
         self.ring.drain()
-        self._counts = self._drop_counts()
+        self.counts = self.drop_counts()
 
-    def _clear(self, name: str) -> None:
+    def clear(self, name: str) -> None:
         keys, _ = self.maps[name].dump()
         if len(keys):
             self.maps[name].delete(keys)
@@ -217,7 +217,7 @@ class Node:
         for text in pod.addresses.values():
             self.maps["mg_pod_addr"].update_one(addr(text), row)
 
-    def _rows_of_egress(self) -> None:
+    def rows_of_egress(self) -> None:
         for family in (4, 6):
             self.egress(COVERED[family], 1, EGRESS[family])
             self.egress(EXCLUDED[family], 2)
@@ -274,10 +274,10 @@ class Node:
 
     def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         wire = packet if isinstance(packet, bytes) else packet.wire()
-        before = self._drop_counts()
+        before = self.drop_counts()
         with netns.enter(self.space):
             result = run(self.programs[program], wire, ctx=ctx)
-        after = self._drop_counts()
+        after = self.drop_counts()
         dropped = {
             self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
         }
@@ -299,7 +299,7 @@ class Node:
                 values["seen"] -= np.uint32(seconds)
                 self.maps[name].update(keys, values)
 
-    def _drop_counts(self) -> Any:
+    def drop_counts(self) -> Any:
         _, values = self.maps["mg_drop"].dump_percpu()
         return values["packets"].sum(axis=1).astype(int)
 
@@ -329,7 +329,18 @@ def namespace() -> Iterator[Path]:
         ip(name, "route", "add", "default", "via", ROUTER[4])
         ip(name, "-6", "route", "add", "default", "via", ROUTER[6])
         for far, version in (("192.0.2.77", 4), ("2001:db8:2::77", 6)):
-            ip(name, f"-{version}", "route", "add", far, "via", ROUTER[version], "mtu", "lock", "1300")
+            ip(
+                name,
+                f"-{version}",
+                "route",
+                "add",
+                far,
+                "via",
+                ROUTER[version],
+                "mtu",
+                "lock",
+                "1300",
+            )
         for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
             subprocess.run(
                 ["nsenter", f"--net=/run/netns/{name}", "sysctl", "-qw", f"net.{key}=1"], check=True

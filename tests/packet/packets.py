@@ -213,7 +213,17 @@ def _read_ipv6(data: bytes) -> Packet:
         following, field_, ident = struct.unpack_from("!BxHI", body)
         offset, more, body = field_ & 0xFFF8, field_ & 1, body[8:]
     l4, payload = _read_transport(following, body, offset)
-    return Packet(*addresses, l4, payload, ttl, True, ident, offset, bool(more), options, first)
+    return Packet(
+        *addresses,
+        l4,
+        payload,
+        ttl,
+        id=ident,
+        offset=offset,
+        more=bool(more),
+        options=options,
+        first=first,
+    )
 
 
 def _read_transport(protocol: int, data: bytes, offset: int) -> tuple[Transport, bytes]:

@@ -35,12 +35,12 @@ FROM_POD: list[tuple[str, str, Make]] = [
     (
         "a pod uses the egress address",
         "INVALID_SOURCE_IP",
-        lambda n, f: open_tcp(EGRESS[f], LEGACY[f]),
+        lambda _, f: open_tcp(EGRESS[f], LEGACY[f]),
     ),
     (
         "a pod's address is not known yet",
         "ENDPOINT_NOT_READY",
-        lambda n, f: open_tcp({4: "10.1.0.99", 6: "fd01::99"}[f], LEGACY[f]),
+        lambda _, f: open_tcp({4: "10.1.0.99", 6: "fd01::99"}[f], LEGACY[f]),
     ),
     (
         "a covered pod sends the middle of a connection",
@@ -93,7 +93,9 @@ FROM_POD: list[tuple[str, str, Make]] = [
 ]
 
 
-@pytest.mark.parametrize(("reason", "make"), [r[1:] for r in FROM_POD], ids=[r[0] for r in FROM_POD])
+@pytest.mark.parametrize(
+    ("reason", "make"), [r[1:] for r in FROM_POD], ids=[r[0] for r in FROM_POD]
+)
 def test_from_pod(nodes: Nodes, family: int, reason: str, make: Make) -> None:
     got = nodes["a"].from_pod("client", make(nodes, family))
     assert (got.verdict, got.dropped) == (SHOT, {reason: 1})
@@ -116,20 +118,20 @@ def test_a_policy_with_the_other_familys_address(nodes: Nodes, family: int) -> N
 
 
 def test_a_node_without_a_block(nodes: Nodes, family: int) -> None:
-    nodes["a"]._clear("mg_own_block")
+    nodes["a"].clear("mg_own_block")
     got = nodes["a"].from_pod("client", open_tcp(pod(nodes, "a", family, "client"), LEGACY[family]))
     assert (got.verdict, got.dropped) == (SHOT, {"NO_BLOCK": 1})
     assert nodes["a"].count(f"mg_nat_v{family}") == 0
 
 
 def test_an_egress_address_without_a_gateway(nodes: Nodes, family: int) -> None:
-    nodes["a"]._clear("mg_egress_addr")
+    nodes["a"].clear("mg_egress_addr")
     got = nodes["a"].from_pod("client", open_tcp(pod(nodes, "a", family, "client"), LEGACY[family]))
     assert got.dropped == {"NO_EGRESS_GATEWAY": 1}
 
 
 def test_another_node_that_is_not_known(nodes: Nodes, family: int) -> None:
-    nodes["a"]._clear("mg_node")
+    nodes["a"].clear("mg_node")
     got = nodes["a"].from_pod(
         "client", open_tcp(pod(nodes, "a", family, "client"), pod(nodes, "b", family))
     )
@@ -196,7 +198,7 @@ OVERLAY: list[tuple[str, str, Make]] = [
     (
         "the way back of egress from a node that is not the gateway",
         "NOT_FROM_GATEWAY",
-        lambda n, f: Overlay(B, A, 2, Packet(LEGACY[f], EGRESS[f], TCP(443, 1800, "SA"))),
+        lambda _, f: Overlay(B, A, 2, Packet(LEGACY[f], EGRESS[f], TCP(443, 1800, "SA"))),
     ),
     (
         "the way back of egress to a pod",
@@ -206,12 +208,12 @@ OVERLAY: list[tuple[str, str, Make]] = [
     (
         "a reply without a mapping",
         "NO_NAT_MAPPING",
-        lambda n, f: Overlay(G, A, 2, Packet(LEGACY[f], EGRESS[f], TCP(443, 1800, "SA"))),
+        lambda _, f: Overlay(G, A, 2, Packet(LEGACY[f], EGRESS[f], TCP(443, 1800, "SA"))),
     ),
     (
         "the egress address, at a node that is not its gateway",
         "NO_EGRESS_GATEWAY",
-        lambda n, f: Overlay(B, A, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(1800, 443, "S"))),
+        lambda _, f: Overlay(B, A, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(1800, 443, "S"))),
     ),
 ]
 
@@ -226,49 +228,51 @@ GATEWAY: list[tuple[str, str, Make]] = [
     (
         "a port of another node's block",
         "BLOCK_NOT_OWNED",
-        lambda n, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(1024 + 3 * 256, 443, "S"))),
+        lambda _, f: Overlay(
+            B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(1024 + 3 * 256, 443, "S"))
+        ),
     ),
     (
         "a port of nobody's block",
         "BLOCK_NOT_OWNED",
-        lambda n, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(60000, 443, "S"))),
+        lambda _, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(60000, 443, "S"))),
     ),
     (
         "a port below all blocks",
         "BLOCK_NOT_OWNED",
-        lambda n, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(80, 443, "S"))),
+        lambda _, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(80, 443, "S"))),
     ),
     (
         "a protocol without ports",
         "BLOCK_NOT_OWNED",
-        lambda n, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], Other(47), b"\0" * 8)),
+        lambda _, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], Other(47), b"\0" * 8)),
     ),
     (
         "no life left",
         "TTL_EXCEEDED",
-        lambda n, f: Overlay(
+        lambda _, f: Overlay(
             B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(1024 + 5 * 256, 443, "S"), ttl=1)
         ),
     ),
     (
         "from outside to a port of nobody's block",
         "BLOCK_NO_OWNER",
-        lambda n, f: Packet(LEGACY[f], EGRESS[f], TCP(443, 60000, "SA")),
+        lambda _, f: Packet(LEGACY[f], EGRESS[f], TCP(443, 60000, "SA")),
     ),
     (
         "from outside to a port below all blocks",
         "BLOCK_NO_OWNER",
-        lambda n, f: Packet(LEGACY[f], EGRESS[f], TCP(443, 80, "S")),
+        lambda _, f: Packet(LEGACY[f], EGRESS[f], TCP(443, 80, "S")),
     ),
     (
         "a ping from outside",
         "BLOCK_NO_OWNER",
-        lambda n, f: Packet(LEGACY[f], EGRESS[f], Echo(2000)),
+        lambda _, f: Packet(LEGACY[f], EGRESS[f], Echo(2000)),
     ),
     (
         "from outside to a free port of our own block",
         "NO_NAT_MAPPING",
-        lambda n, f: Packet(LEGACY[f], EGRESS[f], TCP(443, 1024 + 7 * 256, "S")),
+        lambda _, f: Packet(LEGACY[f], EGRESS[f], TCP(443, 1024 + 7 * 256, "S")),
     ),
     (
         "from outside with a pod's address",

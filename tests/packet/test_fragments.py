@@ -22,9 +22,7 @@ def fragments(packet: Packet, size: int = 1024) -> list[Packet]:
     for number, part in enumerate(parts[1:], 1):
         last = number == len(parts) - 1
         cut.append(
-            whole.but(
-                l4=Other(packet.protocol), payload=part, offset=number * size, more=not last
-            )
+            whole.but(l4=Other(packet.protocol), payload=part, offset=number * size, more=not last)
         )
     return cut
 

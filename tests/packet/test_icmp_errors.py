@@ -91,9 +91,7 @@ def test_an_error_about_nothing_is_dropped_at_the_node(nodes: Nodes, family: int
     assert got.dropped == {"NO_NAT_MAPPING": 1}
 
 
-def test_an_error_whose_inside_is_not_its_receivers_is_malformed(
-    nodes: Nodes, family: int
-) -> None:
+def test_an_error_whose_inside_is_not_its_receivers_is_malformed(nodes: Nodes, family: int) -> None:
     forged = Packet(LEGACY[family], EGRESS[family], TCP(443, 1024 + 3 * 256, "S"))
     error = Packet(ROUTER[family], EGRESS[family], Error(*UNREACHABLE[family], forged.ip()))
     assert nodes["g"].from_uplink(error).dropped == {"INVALID_PACKET": 1}
@@ -109,9 +107,7 @@ def test_errors_between_pods_pass(nodes: Nodes, family: int) -> None:
     assert (got.verdict, got.packet, got.events) == (REDIRECT, error, [])
 
 
-def test_errors_about_what_legacy_opened_keep_the_pods_address(
-    nodes: Nodes, family: int
-) -> None:
+def test_errors_about_what_legacy_opened_keep_the_pods_address(nodes: Nodes, family: int) -> None:
     a = nodes["a"]
     opening = Packet(LEGACY[family], a.plan.pods["client"][family], UDP(5000, 53))
     a.from_uplink(opening)

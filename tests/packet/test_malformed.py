@@ -4,12 +4,12 @@ Whatever happens, no packet of a covered pod goes to the stack with its own sour
 """
 
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from tests.packet.nodes import COVERED, EGRESS, EXCLUDED, LEGACY, OK, REDIRECT, SHOT, Got, Node
 from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet
-from ipaddress import ip_address, ip_network
 
 Nodes = dict[str, Node]
 #: A test run takes no IP packet shorter than its header.
@@ -33,7 +33,7 @@ def samples(nodes: Nodes, family: int) -> Iterator[Packet]:
         yield Packet(client, web, TCP(1, 2, "S"), b"x", options=b"\1" * 8)
 
 
-def check(nodes: Nodes, family: int, got: Got) -> None:
+def check(family: int, got: Got) -> None:
     """A drop has one reason; what passes has a source that it may have."""
     assert got.verdict in (OK, SHOT, REDIRECT)
     assert sum(got.dropped.values()) == (1 if got.verdict == SHOT else 0)
@@ -71,7 +71,7 @@ def test_cut_with_a_length_that_fits_it_never_leaves_untranslated(
     for packet in samples(nodes, family):
         for length in range(HEADER[family], len(packet.ip())):
             got = a.from_pod("client", lying(packet, length))
-            check(nodes, family, got)
+            check(family, got)
 
 
 @pytest.mark.parametrize("value", [0x00, 0x01, 0x80, 0xFF])
@@ -83,7 +83,7 @@ def test_with_any_byte_changed_it_never_leaves_untranslated(
         wire = packet.wire()
         for at in range(12, min(len(wire), 14 + 80)):
             changed = wire[:at] + bytes([wire[at] ^ value or value]) + wire[at + 1 :]
-            check(nodes, family, a.from_pod("client", changed))
+            check(family, a.from_pod("client", changed))
     for name in ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6"):
         assert a.count(name) < 3000
 
@@ -102,9 +102,7 @@ def test_overlay_packets_cut_at_every_length_are_dropped(nodes: Nodes, family: i
             assert (got.verdict, sum(got.dropped.values())) == (SHOT, 1), length
 
 
-def test_overlay_packets_with_any_byte_changed_reach_nobody_else(
-    nodes: Nodes, family: int
-) -> None:
+def test_overlay_packets_with_any_byte_changed_reach_nobody_else(nodes: Nodes, family: int) -> None:
     b = nodes["b"]
     client, web = nodes["a"].plan.pods["client"], b.plan.pods["web"]
     inner = Packet(client[family], web[family], UDP(1, 2), b"x")

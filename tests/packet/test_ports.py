@@ -1,5 +1,6 @@
 """Ports of egress addresses: blocks filled, reused and never stolen."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def close(a: Node, family: int, number: int, port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [None, lambda n: UDP(10000 + n, 53), lambda n: Echo(n)], ids=["TCP", "UDP", "ping"]
+    "make", [None, lambda n: UDP(10000 + n, 53), Echo], ids=["TCP", "UDP", "ping"]
 )
 def test_every_port_of_every_block_is_used_before_one_connection_fails(
     a: Node, family: int, make: Any
@@ -149,9 +150,7 @@ def test_a_syn_on_a_closed_connection_reopens_it_on_its_port(a: Node, family: in
     assert a.from_pod("client", flow(a, family, 1000)).dropped == {"NO_NAT_MAPPING": 1}
 
 
-def test_a_reopened_connection_leaves_a_block_that_is_no_longer_ours(
-    a: Node, family: int
-) -> None:
+def test_a_reopened_connection_leaves_a_block_that_is_no_longer_ours(a: Node, family: int) -> None:
     a.own_blocks(family, 3)
     port = port_of(a.from_pod("client", flow(a, family, 0)))
     close(a, family, 0, port)
@@ -160,12 +159,10 @@ def test_a_reopened_connection_leaves_a_block_that_is_no_longer_ours(
     assert a.count(f"mg_nat_v{family}") == 1
 
 
-def test_a_closed_connection_that_is_no_longer_covered_frees_its_port(
-    a: Node, family: int
-) -> None:
+def test_a_closed_connection_that_is_no_longer_covered_frees_its_port(a: Node, family: int) -> None:
     port = port_of(a.from_pod("client", flow(a, family, 0)))
     close(a, family, 0, port)
-    a._clear("mg_egress")
+    a.clear("mg_egress")
     packet = flow(a, family, 0)
     assert a.from_pod("client", packet).packet == packet
     assert a.count(f"mg_nat_v{family}") == 0
@@ -181,5 +178,5 @@ def test_two_thousand_short_connections_one_after_the_other(a: Node, family: int
 
 def test_ports_look_random_from_outside(a: Node, family: int) -> None:
     ports = [port_of(a.from_pod("client", flow(a, family, n))) for n in range(64)]
-    steps = {(y - x) % 512 for x, y in zip(ports, ports[1:], strict=False)}
+    steps = {(y - x) % 512 for x, y in pairwise(ports)}
     assert len(steps) > 32

@@ -97,7 +97,7 @@ def test_errors_are_not_answered(nodes: Nodes, family: int) -> None:
 def test_odd_lengths_are_quoted_in_words(nodes: Nodes, family: int) -> None:
     """A full node answers a tiny packet."""
     a = nodes["a"]
-    a._clear("mg_nat_v4")
+    a.clear("mg_nat_v4")
     a.own_blocks(family, 3)
     for number in range(256):
         a.from_pod("client", Packet(a.plan.pods["client"][family], LEGACY[family], UDP(number, 9)))

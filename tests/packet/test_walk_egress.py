@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from tests.packet.nodes import BLOCKS, EGRESS, LEGACY, REDIRECT, Node, text_of
 from tests.packet.packets import TCP, UDP, Echo, Overlay, Packet, Transport, broken_checksums
 
@@ -199,7 +200,7 @@ def test_a_mapping_outlives_its_policy(nodes: dict[str, Node], family: int) -> N
     client = a.plan.pods["client"]
     packet = Packet(client[family], LEGACY[family], TCP(40000, 443, "S"))
     seen = outward(nodes, "a", packet)
-    a._clear("mg_egress")
+    a.clear("mg_egress")
     assert outward(nodes, "a", packet.but(l4=TCP(40000, 443, "A"))) == seen.but(
         l4=TCP(ports(seen)[0], 443, "A")
     )
@@ -208,10 +209,10 @@ def test_a_mapping_outlives_its_policy(nodes: dict[str, Node], family: int) -> N
 def test_a_policy_that_comes_later_stops_what_was_open(nodes: dict[str, Node], family: int) -> None:
     a = nodes["a"]
     client = a.plan.pods["client"]
-    a._clear("mg_egress")
+    a.clear("mg_egress")
     packet = Packet(client[family], LEGACY[family], TCP(40000, 443, "S"))
     assert a.from_pod("client", packet).packet == packet
-    a._rows_of_egress()
+    a.rows_of_egress()
     got = a.from_pod("client", packet.but(l4=TCP(40000, 443, "A")))
     assert got.dropped == {"MID_STREAM": 1}
     assert outward(nodes, "a", packet).source == EGRESS[family]
@@ -220,10 +221,10 @@ def test_a_policy_that_comes_later_stops_what_was_open(nodes: dict[str, Node], f
 def test_udp_that_was_open_is_translated_from_then_on(nodes: dict[str, Node], family: int) -> None:
     a = nodes["a"]
     client = a.plan.pods["client"]
-    a._clear("mg_egress")
+    a.clear("mg_egress")
     packet = Packet(client[family], LEGACY[family], UDP(5000, 53))
     assert a.from_pod("client", packet).packet == packet
-    a._rows_of_egress()
+    a.rows_of_egress()
     assert outward(nodes, "a", packet).source == EGRESS[family]
 
 
