@@ -82,7 +82,7 @@ def blocks(plan: Plan, pods: Mapping[PodKey, Pod], blocks_per_node: int) -> set[
 def candidates(
     want: Want, cluster_id: int, block_size: int, foreign: Iterable[Published]
 ) -> Sequence[int]:
-    """The numbers of a want's pool that may be given away."""
+    """The numbers of a pool that may be given away."""
     if want.noun == identity.NOUN:
         first = cluster_id << identity.CLUSTER_SHIFT
         return range(first + 1, first + (1 << identity.CLUSTER_SHIFT))
