@@ -78,9 +78,7 @@ PATHS = [
     ("egress", "a-client", "l"),
     ("egress on the gateway", "g-client", "l"),
 ]
-paths = pytest.mark.parametrize(
-    ("client", "server"), [p[1:] for p in PATHS], ids=[p[0] for p in PATHS]
-)
+paths = pytest.mark.parametrize(("client", "server"), [p[1:] for p in PATHS], ids=[p[0] for p in PATHS])
 
 
 @paths
@@ -97,7 +95,9 @@ def test_tcp_with_gso_carries_megabytes_both_ways(
 
 
 @paths
-def test_udp_gso_delivers_every_datagram(wire: Wire, family: int, client: str, server: str) -> None:
+def test_udp_gso_delivers_every_datagram(
+    wire: Wire, family: int, client: str, server: str
+) -> None:
     with (
         closing(wire.udp(server, family, 9000)) as receiver,
         closing(wire.udp(client, family)) as sender,
