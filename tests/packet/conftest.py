@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bpf import netns
 from bpf.build import build
 from bpf.netns import enter
 from bpf.object import BPFFS, Object, mount_bpffs
@@ -132,10 +133,11 @@ def loaded() -> Iterator[dict[str, Node]]:
 
 
 @pytest.fixture
-def nodes(loaded: dict[str, Node]) -> dict[str, Node]:
+def nodes(loaded: dict[str, Node]) -> Iterator[dict[str, Node]]:
     for node in loaded.values():
         node.reset()
-    return loaded
+    with netns.enter(loaded["a"].space):
+        yield loaded
 
 
 @pytest.fixture(params=(4, 6), ids=("IPv4", "IPv6"))

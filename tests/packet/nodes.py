@@ -274,10 +274,9 @@ class Node:
 
     def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         wire = packet if isinstance(packet, bytes) else packet.wire()
-        before = self.drop_counts()
-        with netns.enter(self.space):
-            result = run(self.programs[program], wire, ctx=ctx)
-        after = self.drop_counts()
+        before = self.counts
+        result = run(self.programs[program], wire, ctx=ctx)
+        after = self.counts = self.drop_counts()
         dropped = {
             self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
         }
