@@ -26,6 +26,8 @@ CLUSTERS = ("east", "west", "north")
 IDS = {"east": 1, "west": 2, "north": 3}
 REPOSITORY = Path(__file__).parents[2]
 
+END_OF_TEST = "zz-end-of-test"
+
 Row = dict[str, Any]
 
 
@@ -250,7 +252,7 @@ async def claims(client: Client, cluster: str) -> dict[str, Any]:
 
 async def deletions(client: Client, prefix: str, since: int) -> list[str]:
     """Keys under the prefix that were deleted from revision ``since`` until now."""
-    end = f"{prefix}zz-end-of-test"
+    end = prefix + END_OF_TEST
     await client.put(end, b"")
     found: list[str] = []
     async with contextlib.aclosing(client.watch(prefix, since)) as watch:
