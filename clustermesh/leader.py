@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Renewals per lease: a restart of etcd of half a lease must fit between two that succeed.
 RENEWALS = 5
+#: Seconds until a task that did not end is cancelled again.
+STOP_S = 0.5
 #: Seconds that one renewal waits for its answer.
 RENEW_S = 1.0
 
@@ -265,5 +267,7 @@ def _deposed(error: Deposed | BaseExceptionGroup) -> str:
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    """Cancel until it ends: a task group whose children fail at that moment swallows one."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=STOP_S)
