@@ -11,7 +11,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define HEAD 64 /* Ethernet, IP, UDP and some payload */
-#define UDP 17
+#define UDP  17
 
 struct frame {
 	__u64 head[HEAD / 8];
@@ -96,4 +96,10 @@ int sink(struct __sk_buff *ctx)
 		return TC_ACT_OK;
 	(*arrived)++;
 	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int empty(struct __sk_buff *ctx __attribute__((unused)))
+{
+	return TC_ACT_OK;
 }

@@ -8,6 +8,7 @@ this thread when the kernel ends a batch.
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES of linux/bpf.h
 BATCH = 64
 ETHERNET = 14
 UDP = 17
+SOURCE_PORT, DESTINATION_PORT = 20000, 7000
 IP = IPv4Address | IPv6Address
 
 
@@ -80,9 +82,7 @@ class Measurement:
 
     def __enter__(self) -> Self:
         with netns.enter(self._way.sink_space):
-            links.tcx(
-                self._object.programs["sink"], self._way.sink_device, self._pin, ingress=True
-            )
+            links.tcx(self._object.programs["sink"], self._way.sink_device, self._pin, ingress=True)
         return self
 
     def __exit__(
@@ -94,7 +94,7 @@ class Measurement:
     def run(self, packets: int) -> float:
         """CPU ns per packet. Raises BenchError when not every packet has arrived."""
         with netns.enter(self._way.space):
-            ifindex = _ifindex(self._way.device)
+            ifindex = socket.if_nametoindex(self._way.device)
             before, kernel = time.thread_time_ns(), _ksoftirqd_ns()
             self._inject(ifindex, packets)
             spent = time.thread_time_ns() - before + _ksoftirqd_ns() - kernel
@@ -129,35 +129,40 @@ def pin_thread() -> int:
     return cpu
 
 
-def _ifindex(device: str) -> int:
-    import socket
-
-    return socket.if_nametoindex(device)
-
-
 def _header_bytes(version: int) -> int:
     return ETHERNET + (20 if version == 4 else 40) + 8
 
 
+def packet(flows: Flows, mac: str) -> bytes:
+    """One frame of the first flow, without a UDP checksum."""
+    ports = struct.pack(">HH", SOURCE_PORT, DESTINATION_PORT)
+    head, at = _headers(flows, mac), _header_bytes(flows.version) - 8
+    return head[:at] + ports + head[at + 4 :] + bytes(PAYLOAD)
+
+
 def _frame(flows: Flows, mac: str) -> Mapping[str, object]:
     source, destination = ip_address(flows.source), ip_address(flows.destination)
-    network = _ip_header(source, destination)
     length = 8 + PAYLOAD
-    ethernet = bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("020000000001")
-    ethernet += b"\x08\x00" if source.version == 4 else b"\x86\xdd"
-    udp = struct.pack(">HHHH", 0, 0, length, 0)
-    head = (ethernet + network + udp).ljust(HEAD, b"\0")
     covered = source.packed + destination.packed + struct.pack(">HHH", UDP, length, length)
     return {
-        "head": np.frombuffer(head, "u8"),
-        "l4": ETHERNET + len(network),
+        "head": np.frombuffer(_headers(flows, mac).ljust(HEAD, b"\0"), "u8"),
+        "l4": _header_bytes(flows.version) - 8,
         "sum": _sum(covered),
-        "source_port": 20000,
-        "destination_port": 7000,
+        "source_port": SOURCE_PORT,
+        "destination_port": DESTINATION_PORT,
         "source_ports": flows.source_ports,
         "flows": flows.count,
         "act": XDP_PASS,
     }
+
+
+def _headers(flows: Flows, mac: str) -> bytes:
+    """Ethernet, IP and UDP; ports and checksum are zero."""
+    source, destination = ip_address(flows.source), ip_address(flows.destination)
+    kind = "0800" if source.version == 4 else "86dd"
+    ethernet = bytes.fromhex(mac.replace(":", "") + "020000000001" + kind)
+    udp = struct.pack(">HHHH", 0, 0, 8 + PAYLOAD, 0)
+    return ethernet + _ip_header(source, destination) + udp
 
 
 def _ip_header(source: IP, destination: IP) -> bytes:

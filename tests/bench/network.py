@@ -74,12 +74,9 @@ def network(lab: Lab) -> Iterator[Network]:
 def _connect(net: Network) -> None:
     for left, right in (("p0", "a0"), ("a1", "b1"), ("b0", "x0")):
         near, far = net.lab.host(left[0]).netns, net.lab.host(right[0]).netns
-        _batch(
-            [
-                f"link add {left} netns {near} address {MACS[left]} type veth"
-                f" peer name {right} netns {far} address {MACS[right]}"
-            ]
-        )
+        end = f"{left} netns {near} address {MACS[left]}"
+        peer = f"{right} netns {far} address {MACS[right]}"
+        _batch([f"link add {end} type veth peer name {peer}"])
     for letter in "ab":
         with netns.enter(net.space(letter)):
             for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import IPv4Address, ip_address, ip_network
-from pathlib import Path
 
 from bpf import netns
+from bpf.ring import Ring
 from gateway.desired import Action, EgressKey, EgressRow
 from mesh import codecs
 from mesh.addresses import KIND_NODE, KIND_POD
@@ -45,6 +45,7 @@ class Node:
             self.datapath.start(self._settings(uplink))
             self.datapath.attach(uplink, self.cgroup)
             self.datapath.pod(f"{self._letter}0")
+        self.ring = Ring(self.datapath.map("mg_event"), self.datapath.event)
         self._mesh()
 
     def stop(self) -> None:
@@ -127,6 +128,11 @@ def nodes(net: Network, letters: str) -> Iterator[dict[str, Node]]:
             node.stop()
 
 
-def directory_of(node: Node) -> Path:
-    """Where a node's programs are pinned."""
-    return node.directory / "programs"
+def drain(made: dict[str, Node]) -> Callable[[], None]:
+    """Reads the nodes' events, as agents do."""
+
+    def read() -> None:
+        for node in made.values():
+            node.ring.drain()
+
+    return read
