@@ -93,7 +93,8 @@ def _publish(lab: Lab, shape: topology.Topology) -> Spread:
     )
     user = settings.etcd_client(lab, shape, f"{theirs.name}-controller")
     job = Job(
-        endpoint=settings.etcd_endpoint(shape), ca=str(user["ca"]), cert=str(user["cert"]), key=str(user["key"]),
+        endpoint=settings.etcd_endpoint(shape), ca=str(user["ca"]), cert=str(user["cert"]),
+        key=str(user["key"]),
         cluster=theirs.name, identity=identity, node=str(node.addresses[0]),
         first=str(ip_network(cidr)[FIRST_UNUSED]), count=PUBLISHED,
         map=str(lab.bpffs(ours.nodes[0].name) / "mg_address"),
