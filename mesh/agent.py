@@ -130,7 +130,12 @@ class Agent:
             self.client, tables.subtree.prefix, tables.subtree.take, on_synced=self._own_synced
         )
         self.peers = Follow(self.client, PEERS_PREFIX, tables.peers.take)
+        self.own.on_replaced = self._rewrite_pods
         tables.peers.expect(self.known.clusters)
+
+    def _rewrite_pods(self) -> None:
+        """Another store has none of our keys."""
+        self.entries.recheck()
 
     def _own_synced(self) -> None:
         """A store that we have seen complete before has told everything about peers."""
@@ -166,7 +171,8 @@ class Agent:
         pods = entry(maps("mg_pod_addr"), codecs.encode_pod, codecs.decode_pod)
         loop.apply(tables.pod, pods, after=[egress, gateway])
         prefix = f"{tables.subtree.prefix}pod/{self.config.node}/"
-        loop.apply(tables.pod_entry, PersistentTarget(self.client, [prefix]), after=[wired])
+        target = PersistentTarget(self.client, [prefix])
+        self.entries = loop.apply(tables.pod_entry, target, after=[wired])
 
     def _observe(self) -> None:
         tables = self.tables
@@ -222,14 +228,17 @@ class Agent:
                 continue
 
     async def _look_up_next_hops(self) -> None:
+        """A route that is away for a moment keeps the next hop that it had."""
+        hops = self.tables.next_hops
         for address in self.tables.tunnel_endpoints():
+            hop = hops.rows.get(address)
             try:
-                hop = await self.kernel.next_hop(address)
+                found = await self.kernel.next_hop(address)
             except OSError as error:
                 log.warning("event=no_next_hop node=%s reason=%s", address, error)
-                continue
-            if isinstance(hop, IPv4Address):
-                self.tables.next_hops.upsert({address: hop})
+            else:
+                hop = found if isinstance(found, IPv4Address) else None
+            hops.upsert({address: hop})
 
     async def _remember_peers(self) -> None:
         """Note which peers this store is known to have, for the next start (D8)."""

@@ -79,7 +79,7 @@ class AgentTables:
         own_facts = OwnFacts(config.cluster.name, config.cluster.id)
         self.peers = Peers(own_facts, self._take_addresses)
         self.namespaces: Table[str, int] = Table("netns")
-        self.next_hops: Table[IPv4Address, IPv4Address] = Table("next hop")
+        self.next_hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
         self.devices: Table[PodKey, Device] = Table("device")
         self.held: dict[PodKey, tuple[IP, ...]] = {}
         # Derived
@@ -240,10 +240,11 @@ class AgentTables:
         self.peers.update_own(allocation.own_facts(stored, own.values(), policies))
 
     def _endpoints(self) -> None:
-        nodes, ids = self.node.rows.values(), self.cluster_ids
+        nodes, ids, hops = self.node.rows.values(), self.cluster_ids, self.next_hops.rows
         complete = self.peers.complete.synced
-        endpoints = node_rows.endpoints(nodes, self.own, ids, self.next_hops.rows)
-        _write(self.endpoint, endpoints, complete=complete)
+        endpoints = node_rows.endpoints(nodes, self.own, ids, hops)
+        asked = all(address in hops for address in self.tunnel_endpoints())
+        _write(self.endpoint, endpoints, complete=complete and asked)
         _write(self.pod_cidr, node_rows.pod_cidrs(nodes, ids), complete=complete)
 
     def _assign(self) -> None:

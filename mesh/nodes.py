@@ -47,16 +47,17 @@ def endpoints(
     nodes: Iterable[Node],
     own: NodeKey,
     cluster_ids: Mapping[str, int],
-    next_hops: Mapping[IPv4Address, IPv4Address],
+    next_hops: Mapping[IPv4Address, IPv4Address | None],
 ) -> dict[IPv4Address, Endpoint]:
-    """Rows of ``mg_node``: every other node whose next hop the kernel knows."""
+    """Rows of ``mg_node``: every other node to which the kernel has a route (None: it has not)."""
     rows = {}
     for node in nodes:
         address, cluster = tunnel_endpoint(node), cluster_ids.get(node.cluster)
         if address is None or cluster is None or NodeKey(node.cluster, node.name) == own:
             continue
-        if address in next_hops:
-            rows[address] = Endpoint(next_hops[address], cluster)
+        hop = next_hops.get(address)
+        if hop is not None:
+            rows[address] = Endpoint(hop, cluster)
     return rows
 
 

@@ -71,7 +71,8 @@ class Table(Source, Generic[K, V]):
 
     def upsert(self, rows: Mapping[K, V]) -> int:
         """Write rows; equal ones change nothing. Return how many changed."""
-        changed = [key for key, row in rows.items() if self._rows.get(key) != row]
+        have = self._rows
+        changed = [key for key, row in rows.items() if key not in have or have[key] != row]
         if changed:
             self.revision += 1
             for key in changed:

@@ -124,3 +124,10 @@ def test_column_replace_keeps_the_dtype_of_big_endian_fields() -> None:
     assert sorted(got_keys.tolist()) == sorted(keys[1:].tolist())
     assert got.dtype == VALUE
     assert got["node"].tobytes() == b"\x0a\x00\x00\x01" * 2
+
+
+def test_a_row_that_is_none_is_a_row() -> None:
+    table: Table[str, None] = Table("t")
+    assert table.upsert({"a": None}) == 1
+    assert table.upsert({"a": None}) == 0
+    assert dict(table.rows) == {"a": None}

@@ -1,0 +1,99 @@
+"""The agent's derivations while their sources arrive one after the other."""
+
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import msgspec
+
+from clustermesh.store import Batch, Entry
+from clustermesh.wire import CONFIGS, cluster_config, node_key, node_value
+from mesh.agent_tables import AgentTables, Facts
+from mesh.config import load_agent
+from mesh.core.model import Node, NodeKey
+from mesh.core.reconcile import Loop
+from mesh.objects import Objects
+
+OWN = Node("east", "east-1", (IPv4Address("10.99.0.11"), IPv6Address("fd99::11")))
+PEER = Node("west", "west-1", (IPv4Address("10.99.0.21"),))
+CONFIG = """
+cluster: {name: east, id: 1}
+node: east-1
+manifests: /nowhere
+etcd: {endpoints: ["http://127.0.0.1:1"]}
+bpffs: /nowhere
+cgroup: /nowhere
+uplink: uplink
+socket: /nowhere
+podNetns: /run/netns/{cluster}-{namespace}-{name}
+stateDir: /nowhere
+"""
+STORED = {
+    "name": "east",
+    "id": 1,
+    "podCIDRs": ["10.1.0.0_16_24"],
+    "locators": [],
+    "blockSize": 256,
+    "blocksPerNode": 4,
+}
+
+
+def entry(key: str, value: bytes) -> Entry:
+    return Entry(key, value, 1, 1, 0)
+
+
+def started(tmp_path: Path) -> tuple[AgentTables, Loop]:
+    path = tmp_path / "agent.yaml"
+    path.write_text(CONFIG)
+    objects = Objects()
+    for table in objects.tables().values():
+        table.mark_synced()
+    objects.nodes.replace({NodeKey("east", "east-1"): OWN})
+    tables = AgentTables(load_agent(path), Facts(IPv4Address("10.99.0.11"), 1450), objects)
+    tables.peers.expect(())
+    loop = Loop()
+    tables.wire(loop)
+    config = entry("meshgate/v1/east/config", msgspec.json.encode(STORED))
+    tables.subtree.take(Batch(1, [config], listed=True))
+    tables.subtree.synced()
+    return tables, loop
+
+
+def settle(loop: Loop) -> None:
+    for _ in range(5):
+        loop.derive_all()
+
+
+def test_a_restarted_agent_removes_no_node_before_it_has_asked_for_its_next_hop(
+    tmp_path: Path,
+) -> None:
+    tables, loop = started(tmp_path)
+    settle(loop)
+    tables.next_hops.mark_synced()  # a look-up round that knew no other node yet
+    published = [
+        entry(f"{CONFIGS}west", cluster_config(2)),
+        entry(node_key("west", "west-1"), node_value(PEER, 2)),
+    ]
+    tables.peers.take(Batch(2, published, listed=True))
+    settle(loop)
+    assert tables.peers.complete.synced
+    assert tables.tunnel_endpoints() == [IPv4Address("10.99.0.21")]
+    assert not tables.endpoint.synced
+    tables.next_hops.upsert({IPv4Address("10.99.0.21"): IPv4Address("10.99.0.21")})
+    settle(loop)
+    assert tables.endpoint.synced
+    assert list(tables.endpoint.rows) == [IPv4Address("10.99.0.21")]
+
+
+def test_a_node_without_a_route_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    tables, loop = started(tmp_path)
+    settle(loop)
+    tables.next_hops.mark_synced()
+    published = [
+        entry(f"{CONFIGS}west", cluster_config(2)),
+        entry(node_key("west", "west-1"), node_value(PEER, 2)),
+    ]
+    tables.peers.take(Batch(2, published, listed=True))
+    tables.next_hops.upsert({IPv4Address("10.99.0.21"): None})
+    settle(loop)
+    assert tables.endpoint.synced
+    assert not tables.endpoint.rows
