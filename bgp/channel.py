@@ -124,7 +124,10 @@ class Channel:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 answer = await self._answers.get()
-        except BaseException:  # a cancelled question leaves an answer behind as well
+        except TimeoutError as error:
+            self.close()
+            raise TimeoutError(f"ExaBGP gives no answer for {PATIENCE_S:.0f} s") from error
+        except asyncio.CancelledError:  # the answer would be taken for another's
             self.close()
             raise
         if answer is None:

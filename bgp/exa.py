@@ -7,6 +7,7 @@ when ExaBGP no longer needs it (tests/interop/test_exabgp_changes.py):
    and forgets the reload while a route waits to be sent, for a peer that is away for ever.
 2. A relay that died is replaced. Stock: one write to its broken pipe stops every session for good.
 3. The reason of a session's end includes the error. Stock: "closing connection" for all of them.
+4. A router that was away is tried at least every 10 s. Stock: every 60 s.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any
 from exabgp.application.main import main as exabgp_main
 from exabgp.reactor.api.command.command import Command
 from exabgp.reactor.api.processes import ProcessError, Processes
+from exabgp.reactor.delay import Delay
 from exabgp.reactor.peer import Peer
 
 #: How long the counters of sent messages stand still before a reload counts as free to go.
 QUIET_S = 0.1
 #: Longest wait for that: a router that does not read must not hold up the configuration.
 PATIENCE_S = 2.0
+#: Longest pause between two attempts to connect.
+LONGEST_S = 10
 
 
 def loaded_before_answered() -> None:
@@ -85,11 +89,23 @@ def reason_with_error() -> None:
     Peer._close = close  # noqa: SLF001 - there is no hook
 
 
+def soon_again() -> None:
+    """Change 4."""
+    stock = Delay.increase
+
+    def increase(self: Any) -> None:
+        stock(self)
+        self._next = min(self._next, LONGEST_S)
+
+    Delay.increase = increase
+
+
 def main(config: str) -> int:
     """Be ExaBGP."""
     loaded_before_answered()
     broken_pipe_is_no_end()
     reason_with_error()
+    soon_again()
     sys.argv = ["exabgp", "server", config]
     return int(exabgp_main() or 0)
 

@@ -52,15 +52,16 @@ def main(run_dir: Path) -> int:
     file = lock(run_dir / "exabgp.pid")
     if file is None:
         return RUNNING
-    if not os.fork():
+    child = os.fork()
+    if not child:
         become_exabgp(file, run_dir / "exabgp.conf")
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"{child}\n".encode(), 0)  # before we end: then the caller may read it
     return 0
 
 
 def become_exabgp(pid_file: int, config: Path) -> NoReturn:
     """Replace this process; pid and lock stay."""
-    os.ftruncate(pid_file, 0)
-    os.pwrite(pid_file, f"{os.getpid()}\n".encode(), 0)
     fcntl.fcntl(pid_file, fcntl.F_SETFD, 0)  # kept by ExaBGP, which closes it for the relay
     settings = {f"exabgp.{name}": value for name, value in SETTINGS.items()}
     command = [sys.executable, "-m", "bgp.exa", str(config)]

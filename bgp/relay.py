@@ -3,7 +3,8 @@
 Usage: ``python -I -S -u relay.py SOCKET PIDFILE``. ExaBGP writes to it with blocking writes, so it
 reads whatever happens and never blocks itself: stdout is non-blocking, clients are not read while
 stdout is behind, and a client that does not read is dropped (it reconnects and asks again). Whole
-lines are forwarded, so lines of two clients never mix. It knows no BGP and imports the standard
+lines are forwarded, so lines of two clients never mix, and only ASCII, because ExaBGP ends a helper
+that says anything else. It knows no BGP and imports the standard
 library only: every death of it counts against ExaBGP's respawn limit (5 in 64 s). It ends when
 ExaBGP does, by the end of its stdin.
 """
@@ -103,8 +104,9 @@ class Relay:
             self._drop(fd)
             return
         lines, newline, client.inbox = (client.inbox + part).rpartition(b"\n")
-        if newline and lines.isascii():  # anything else makes ExaBGP end its helper
-            self._to_exabgp(lines + newline)
+        if newline:
+            whole = (lines + newline).splitlines(keepends=True)
+            self._to_exabgp(b"".join(line for line in whole if line.isascii()))
 
     def _drop(self, fd: int) -> None:
         self.clients.pop(fd).connection.close()

@@ -76,7 +76,7 @@ int mg_from_uplink(struct __sk_buff *ctx)
 
 	/* 2. the overlay; the kernel's device gets what BPF cannot open, then mg_from_vxlan */
 	if (is_overlay(ctx, &packet)) {
-		if (is_udp_aggregate(ctx))
+		if (is_udp_aggregate(ctx) || is_inner_fragment(ctx))
 			return TC_ACT_OK;
 		reason = tunnel_open(ctx, &packet);
 		return reason ? drop(ctx, &packet, reason) : tunnel_deliver(ctx, &packet);

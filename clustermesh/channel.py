@@ -2,7 +2,8 @@
 
 Called by ``etcd.Client`` only. The options' reasons are outside facts: etcd refuses pings faster
 than 5 s, ``grpc.keepalive_timeout_ms`` has no effect in grpcio (a black-holed server would be
-noticed after 70 s), and without a pool of its own two clients would share one connection.
+noticed after 70 s), without a pool of its own two clients would share one connection, and a proxy
+named in the environment would be asked for etcd.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ OPTIONS: dict[str, str | int] = {
     "grpc.min_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 2_000,
     "grpc.enable_retries": 0,
+    "grpc.enable_http_proxy": 0,
     "grpc.use_local_subchannel_pool": 1,
 }
 #: What grpcio says when a server with TLS closes during or right after the handshake.
 HANDSHAKE_LOST = ("Unwrap failed", "TSI_DATA_CORRUPTED", "Socket closed", "Handshake")
+#: What grpcio 1.85 and 1.66 say when the server's certificate is for somebody else.
+WRONG_NAME = ("Hostname Verification", "is not in peer certificate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,15 @@ class Secrets:
     ca: bytes
     cert: bytes | None
     key: bytes | None
+
+
+def check(endpoint: Endpoint) -> None:
+    """Raise ValueError for endpoints that can never work."""
+    target(endpoint.endpoints)
+    if not endpoint.ca and any(text.startswith("https:") for text in endpoint.endpoints):
+        raise ValueError(f"etcd endpoints {endpoint.text}: https needs a CA")
+    if bool(endpoint.cert) != bool(endpoint.key):
+        raise ValueError(f"etcd endpoints {endpoint.text}: a certificate needs its key")
 
 
 def target(endpoints: Sequence[str]) -> str:
@@ -146,7 +159,7 @@ def problem(endpoint: Endpoint, secrets: Secrets | None, details: str) -> str:
     where = f"etcd at {endpoint.text}"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return f"{where}: its certificate is not signed by the CA in {endpoint.ca}"
-    if "Hostname Verification" in details:
+    if any(text in details for text in WRONG_NAME):
         name = endpoint.server_name or host(endpoint.endpoints[0])
         return f"{where}: its certificate does not hold the name {name}"
     if secrets and secrets.cert and secrets.key:

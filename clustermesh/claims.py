@@ -384,4 +384,7 @@ async def _together(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
             for job in jobs:
                 group.create_task(job)
     except ExceptionGroup as errors:
+        task = asyncio.current_task()
+        if task and task.cancelling():  # before Python 3.13 a group's errors hide it
+            raise asyncio.CancelledError from None
         raise errors.exceptions[0] from None

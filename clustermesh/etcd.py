@@ -35,6 +35,7 @@ from clustermesh.failures import (
     OutcomeUnknown,
     Refused,
     Replaced,
+    StoreFull,
     Unavailable,
     canceled,
     classify,
@@ -53,6 +54,7 @@ __all__ = [
     "OutcomeUnknown",
     "Refused",
     "Replaced",
+    "StoreFull",
     "Unavailable",
     "Watched",
     "bootstrap_auth",
@@ -128,7 +130,7 @@ class Client:
     """One etcd, several endpoints; connects on the first call."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        channel.target(endpoint.endpoints)  # wrong endpoints are wrong now, not at each call
+        channel.check(endpoint)  # wrong endpoints are wrong now, not at each call
         self.endpoint = endpoint
         #: Why the last attempt failed, in words; empty when it did not.
         self.problem = ""

@@ -36,6 +36,10 @@ class Refused(EtcdError):
     """The request itself is wrong: too big, too many operations, a key twice."""
 
 
+class StoreFull(EtcdError):
+    """The database has reached its quota: etcd takes no writes until somebody makes room."""
+
+
 class LeaseNotFound(EtcdError):
     """The lease has expired, or this is another store."""
 
@@ -78,6 +82,7 @@ ANSWERS: tuple[tuple[str, type[EtcdError]], ...] = (
     ("required revision has been compacted", Compacted),
     ("required revision is a future revision", FutureRevision),
     ("requested lease not found", LeaseNotFound),
+    ("database space exceeded", StoreFull),
 )
 
 

@@ -22,6 +22,10 @@ from clustermesh.ops import found, get_op, if_created, if_leased, put_op
 
 log = logging.getLogger(__name__)
 
+#: Renewals per lease: a restart of etcd of half a lease must fit between two that succeed.
+RENEWALS = 5
+#: Seconds until a task that did not end is cancelled again.
+STOP_S = 0.5
 #: Seconds that one renewal waits for its answer.
 RENEW_S = 1.0
 
@@ -122,8 +126,8 @@ class Leader:
             try:
                 if await self._reign(fence, lead):
                     return
-            except Deposed as error:
-                self.problem = str(error)
+            except (Deposed, BaseExceptionGroup) as error:
+                self.problem = _deposed(error)
             log.warning("event=deposed key=%s reason=%s", self.key, self.problem)
 
     async def _reign(
@@ -150,7 +154,7 @@ class Leader:
     async def _keep(self, fence: Fence) -> str:
         """Renew until the leadership is lost. Return the reason."""
         while True:
-            await asyncio.sleep(self._ttl_s / 3)
+            await asyncio.sleep(self._ttl_s / RENEWALS)
             lost = await self._renew(fence)
             if lost:
                 return lost
@@ -252,6 +256,18 @@ class Leader:
             self._leases.discard(lease)
 
 
+def _deposed(error: Deposed | BaseExceptionGroup) -> str:
+    """Why; any other error of a task group passes through."""
+    if isinstance(error, Deposed):
+        return str(error)
+    deposed, other = error.split(Deposed)
+    if other is not None or deposed is None:
+        raise error
+    return str(deposed.exceptions[0])
+
+
 async def _stop(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    """Cancel until it ends: a task group whose children fail at that moment swallows one."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=STOP_S)

@@ -1,13 +1,13 @@
 """Follow a prefix of etcd for ever: one list, one watch, and batches of what changed.
 
 Rule 1: nothing is deleted before a complete list was seen, and a key that a list lacks is deleted
-        only if that key's *canary* stands in the same store: the key that its writer puts after all
-        others. Until then the key is held.
+        only if the list is of the same store as before (its marker is unchanged), or if the key's
+        *canary* stands in it: what its writer puts after all others. Until then the key is held.
 Rule 2: explicit DELETE events of a watch are passed on, those of expired leases too.
 Rule 3: a store that was wiped and started again keeps its address and cluster id, and may even
         have overtaken our revision. So every connection checks history before events count: at the
         last revision we saw, the prefix must hold as many keys as we know, the newest of them and
-        the canary unchanged. Anything else is another store: list again from nothing.
+        the store's markers unchanged. Anything else is another store: list again from nothing.
 """
 
 from __future__ import annotations
@@ -65,18 +65,36 @@ class _State:
     revision: int = 0
     keys: dict[str, int] = field(default_factory=dict)
     newest: Entry | None = None
-    canary: Entry | None = None
+    markers: dict[str, Entry] = field(default_factory=dict)  # their values are unique to a store
 
-    def witnesses(self) -> Sequence[Entry]:
-        """Keys that another store would hardly have with these values at these revisions."""
-        return [entry for entry in (self.newest, self.canary) if entry is not None]
+    def put(self, entry: Entry) -> None:
+        self.keys[entry.key] = entry.modified
+        if self.newest is None or entry.modified >= self.newest.modified:
+            self.newest = entry
+        if is_marker(entry.key):
+            self.markers[entry.key] = entry
 
     def drop(self, key: str) -> None:
         self.keys.pop(key, None)
-        if self.canary and self.canary.key == key:
-            self.canary = None
+        self.markers.pop(key, None)
         if self.newest and self.newest.key == key:
-            self.newest = None  # until the next put the count and the canary prove the store
+            self.newest = None  # until the next put the count and the markers prove the store
+
+    def witnesses(self) -> Sequence[Entry]:
+        """Keys that another store would hardly have with these values at these revisions."""
+        return [*self.markers.values(), *([self.newest] if self.newest else [])]
+
+    def is_store_of(self, other: _State) -> bool:
+        """A marker stands unchanged: what ``other`` lacks was deleted, not lost with a store."""
+        return any(other.markers.get(key) == entry for key, entry in self.markers.items())
+
+
+def is_marker(key: str) -> bool:
+    """The key's value holds the random id of the store: ``meshgate/v1/<cluster>/synced``."""
+    match key.split("/"):
+        case ["meshgate", "v1", _, "synced"]:
+            return True
+    return False
 
 
 def canary_of(key: str) -> str:
@@ -204,16 +222,16 @@ class Follow:
 
     async def _accept(self, listing: Listing) -> None:
         entries = [entry_of(kv) for kv in listing.kvs]
-        fresh = _State(listing.revision, {entry.key: entry.modified for entry in entries})
-        fresh.newest = max(entries, key=lambda entry: entry.modified, default=None)
-        own = self._canary(self.prefix)
-        fresh.canary = next((entry for entry in entries if entry.key == own), None)
+        fresh, own = _State(listing.revision), self._canary(self.prefix)
+        for entry in entries:
+            fresh.put(entry)
         await self._verify(fresh)
         missing = (self._state.keys.keys() | self._held) - fresh.keys.keys()
         wanted = {self._canary(key) for key in missing} | {own}
         outside = {key for key in wanted if not key.startswith(self.prefix)}
         complete = (wanted & fresh.keys.keys()) | await self._present(outside, listing.revision)
-        gone = [key for key in missing if self._canary(key) in complete]
+        same = self._state.is_store_of(fresh)
+        gone = [key for key in missing if same or self._canary(key) in complete]
         self._state, self._held = fresh, missing.difference(gone)
         self._awaited = outside - complete
         self._on_batch(Batch(listing.revision, entries, gone, listed=True))
@@ -231,8 +249,8 @@ class Follow:
                 puts.pop(entry.key, None)
                 deletes[entry.key] = None
             else:
-                state.keys[entry.key] = entry.modified
-                state.newest = puts[entry.key] = entry
+                state.put(entry)
+                puts[entry.key] = entry
                 deletes.pop(entry.key, None)
         state.revision = seen.events[-1].kv.mod_revision if seen.events else seen.revision
         if not seen.events:
@@ -244,8 +262,6 @@ class Follow:
 
     def _release(self, puts: Mapping[str, Entry]) -> Sequence[str]:
         """Held keys whose canary has just been put: their writer says that they are gone."""
-        own = puts.get(self._canary(self.prefix))
-        self._state.canary = own or self._state.canary
         gone = [key for key in self._held if self._canary(key) in puts]
         self._held.difference_update(gone)
         return gone

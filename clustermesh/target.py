@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 
 from clustermesh import etcd_pb2 as pb
@@ -24,6 +25,10 @@ TXN_BYTES = 512 * 1024
 #: Txns in flight.
 IN_FLIGHT = 8
 KEYS_PER_LEASE = 1000
+#: Seconds between renewals at most: a killed owner's keys live nearly a whole TTL.
+RENEW_S = 2.0
+#: Seconds to wait for the answers to one renewal.
+ANSWER_S = 5.0
 #: What a key reads as that does not hang on the lease it should; nobody desires this value.
 ELSEWHERE = b"\0on another lease"
 
@@ -49,7 +54,7 @@ class KeysTarget:
                 key = kv.key.decode(errors="surrogateescape")
                 found.append((key, kv.lease))
                 rows[key] = kv.value if self._is_ours(kv.lease) else ELSEWHERE
-        self._note_read(found)
+        await self._note_read(found)
         return rows
 
     async def upsert(self, rows: Mapping[str, bytes]) -> Mapping[str, Exception]:
@@ -67,7 +72,7 @@ class KeysTarget:
     def _is_ours(self, lease: int) -> bool:
         return lease == 0
 
-    def _note_read(self, found: Iterable[tuple[str, int]]) -> None:
+    async def _note_read(self, found: Sequence[tuple[str, int]]) -> None:
         """Remember which lease each key hangs on."""
 
     async def _leases_for(self, keys: Collection[str]) -> Mapping[str, int]:
@@ -110,17 +115,25 @@ class KeysTarget:
         return errors
 
     async def _write_chunk(self, ops: Mapping[str, pb.RequestOp]) -> Mapping[str, Exception]:
+        """One Txn; if it is refused, smaller ones, so that one bad key does not stop the rest."""
         try:
             await self._txn(tuple(ops.values()))
         except (Refused, Denied) as error:
-            if len(ops) == 1:
-                return dict.fromkeys(ops, error)
-            errors: dict[str, Exception] = {}
-            for key, op in ops.items():  # one bad key must not stop the rest
-                errors.update(await self._write_chunk({key: op}))
+            parts = self._parts(ops, error)
+            errors: dict[str, Exception] = dict.fromkeys(ops, error)
+            for part in parts if len(parts) > 1 else ():
+                again = await self._write_chunk(part)
+                errors = {k: e for k, e in errors.items() if k not in part} | dict(again)
             return errors
         self._note_written(ops)
         return {}
+
+    def _parts(
+        self, ops: Mapping[str, pb.RequestOp], error: EtcdError
+    ) -> Sequence[Mapping[str, pb.RequestOp]]:
+        if isinstance(error, Denied):  # rights are given by prefix: no need to try each key
+            return [part for owned in self._owned if (part := _under(ops, owned))]
+        return [{key: op} for key, op in ops.items()]
 
     async def _txn(self, ops: Sequence[pb.RequestOp]) -> None:
         if self._fenced is None:
@@ -159,22 +172,18 @@ class LeasedTarget(KeysTarget):
 
     async def run(self) -> None:
         """Keep the leases alive until cancelled; they then live for one TTL."""
-        wait = self._ttl_s / 3
+        wait = min(self._ttl_s / 3, RENEW_S)
         while True:
             await asyncio.sleep(wait)
-            try:
-                lost = await self._renew()
-                wait = self._ttl_s / 3
-            except EtcdError:
-                wait, lost = min(1.0, self._ttl_s / 10), []
-            if lost and self.on_lost:
-                self.on_lost()
+            with suppress(EtcdError):
+                if await self._renew() and self.on_lost:
+                    self.on_lost()
 
     async def _renew(self) -> Sequence[int]:
         leases = self.leases
         if not leases:
             return leases
-        remaining = await self._client.renew(leases, within_s=max(1.0, self._ttl_s / 6))
+        remaining = await self._client.renew(leases, ANSWER_S)
         lost = [lease for lease in leases if remaining.get(lease, 0) <= 0]
         self._forget(lost)
         return lost
@@ -182,7 +191,13 @@ class LeasedTarget(KeysTarget):
     def _is_ours(self, lease: int) -> bool:
         return lease in self._leases
 
-    def _note_read(self, found: Iterable[tuple[str, int]]) -> None:
+    async def _note_read(self, found: Sequence[tuple[str, int]]) -> None:
+        self._keep_where(found)
+        others = {lease for _, lease in found} - self._leases.keys() - {0}
+        if others:  # a predecessor's: its keys must not expire while they move to our leases
+            await self._client.renew(tuple(others), ANSWER_S)
+
+    def _keep_where(self, found: Iterable[tuple[str, int]]) -> None:
         self._where = {key: lease for key, lease in found if lease in self._leases}
         self._load = Counter(self._where.values())
 
@@ -217,7 +232,12 @@ class LeasedTarget(KeysTarget):
     def _forget(self, leases: Collection[int]) -> None:
         for lease in leases:
             self._leases.pop(lease, None)
-        self._note_read(tuple(self._where.items()))
+        self._keep_where(self._where.items())
+
+
+def _under(ops: Mapping[str, pb.RequestOp], owned: str) -> Mapping[str, pb.RequestOp]:
+    prefix = owned.endswith("/")
+    return {k: op for k, op in ops.items() if k == owned or (prefix and k.startswith(owned))}
 
 
 def _chunks(ops: Mapping[str, pb.RequestOp]) -> Iterator[Mapping[str, pb.RequestOp]]:

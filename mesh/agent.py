@@ -263,9 +263,10 @@ class Agent:
         yield from tables.subtree.findings.values()
         yield from tables.peers.findings.values()
         yield from tables.findings()
-        for follow in (self.own, self.peers):
-            if follow.problem:
-                yield Finding("M151", follow.prefix, "etcd", follow.problem)
+        problem = self.client.problem or self.own.problem or self.peers.problem
+        if problem:
+            place = f"etcd {self.client.endpoint.text}"
+            yield Finding("M151", place, "", f"{problem}; what is programmed stays as it is")
         for applied in self.loop.applied:
             yield from _failures(self.config.node, applied)
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from mesh.agent_tables import AgentTables
-from mesh.core.address import unpacked
-from mesh.core.model import IP
+from mesh.core.address import packed, unpacked
+from mesh.core.model import Identity
 from mesh.datapath import Datapath
-from mesh.identity import parse_label_text
 from mesh.observe.drops import drop_rows
 from mesh.observe.flows import Flows
-from mesh.rows import node_row, service_row
-
-Row = dict[str, Any]
+from mesh.rows import Row, block_row, identity_row, node_row, service_row
 
 
 def nouns(
@@ -52,16 +48,10 @@ def pod_rows(tables: AgentTables) -> list[Row]:
 
 def identity_rows(tables: AgentTables) -> list[Row]:
     """Identities of all clusters."""
-    own = dict.fromkeys(tables.identities.values(), tables.config.cluster.name)
-    peers = {number: row.cluster for number, row in tables.peers.identities.rows.items()}
-    return [
-        {
-            "cluster": cluster,
-            "id": number,
-            "labels": [f"k8s:{k}={v}" for k, v in parse_label_text(tables.labels[number])],
-        }
-        for number, cluster in sorted({**peers, **own}.items())
-    ]
+    cluster = tables.config.cluster.name
+    own = [Identity(cluster, number, labels) for labels, number in tables.identities.items()]
+    peers = tables.peers.identities.rows.values()
+    return [identity_row(row) for row in sorted([*own, *peers], key=lambda row: row.id)]
 
 
 def address_rows(tables: AgentTables) -> list[Row]:
@@ -84,20 +74,7 @@ def address_rows(tables: AgentTables) -> list[Row]:
 
 def block_rows(tables: AgentTables) -> list[Row]:
     """Port blocks of this cluster's egress addresses."""
-
-    def order(address: IP) -> tuple[int, IP]:
-        return address.version, address
-
     rows = tables.block_row.rows.values()
     return [
-        {
-            "address": str(row.address),
-            "number": row.number,
-            "first": row.first,
-            "last": row.last,
-            "cluster": row.cluster,
-            "node": row.node,
-            "epoch": row.epoch,
-        }
-        for row in sorted(rows, key=lambda row: (*order(row.address), row.number))
+        block_row(row) for row in sorted(rows, key=lambda row: (packed(row.address), row.number))
     ]

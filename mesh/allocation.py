@@ -32,6 +32,9 @@ BLOCK = gateway_rows.NOUN
 #: Nouns whose claims are given back when nobody wants them any more.
 RELEASED = frozenset({BLOCK})
 
+#: Pieces of a pool that are looked at: an IPv6 pool may have far more than there can be nodes.
+MOST_NODES = 1 << 20
+
 POOL_FULL = "M145"
 OTHER_CONFIG = "M146"
 ID_USED = "M147"
@@ -82,7 +85,7 @@ def blocks(plan: Plan, pods: Mapping[PodKey, Pod], blocks_per_node: int) -> set[
 def candidates(
     want: Want, cluster_id: int, block_size: int, foreign: Iterable[Published]
 ) -> Sequence[int]:
-    """The numbers of a want's pool that may be given away."""
+    """The numbers of a pool that may be given away."""
     if want.noun == identity.NOUN:
         first = cluster_id << identity.CLUSTER_SHIFT
         return range(first + 1, first + (1 << identity.CLUSTER_SHIFT))
@@ -177,7 +180,7 @@ class Published:
 def free_numbers(pool: str, foreign: Iterable[Published]) -> Sequence[int]:
     """Numbers of the pool whose subnet meets nobody's published prefix."""
     taken: set[int] = set()
-    base, size = subnet(pool, 0), pool_size(pool)
+    base, size = subnet(pool, 0), min(pool_size(pool), MOST_NODES)
     for network in (network for other in foreign for network in other.networks):
         if network.version == base.version:
             first = int(network.network_address) - int(base.network_address)
@@ -223,14 +226,16 @@ def publishable(
             )
         )
         findings += [
-            Finding(OVERLAP, wire.node_key(node.cluster, node.name), field_of(network), text)
+            Finding(OVERLAP, wire.node_key(node.cluster, node.name), _field(node, network), text)
             for network, text in met.items()
         ]
     return rows, findings
 
 
-def field_of(network: Network) -> str:
-    """The field of a published node that names the prefix."""
+def _field(node: Node, network: Network) -> str:
+    """The field of the published node that names the prefix."""
+    if network == node.locator:
+        return f"Annotations.{wire.LOCATOR}"
     return f"IPv{network.version}AllocCIDR"
 
 

@@ -8,19 +8,14 @@ nothing: what is published lives on its leases, claims stay for good.
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
-import time
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from clustermesh.etcd import Client, Endpoint
 from clustermesh.peers import PREFIX as MESH
 from clustermesh.store import Batch, Follow
-from mesh.config import ConfigError, ControllerConfig, load_controller
+from mesh import process
+from mesh.config import ControllerConfig, load_controller
 from mesh.controller_rows import Row, nouns
 from mesh.controller_tables import ControllerTables
 from mesh.core.model import Finding
@@ -28,8 +23,7 @@ from mesh.core.reconcile import Loop
 from mesh.leading import Leading
 from mesh.manifests import Manifests
 from mesh.observe.tables import Server
-
-log = logging.getLogger(__name__)
+from mesh.process import Since
 
 NO_ETCD = "M151"
 
@@ -49,7 +43,7 @@ class Controller:
         self.mesh = Follow(self.client, MESH, self.tables.take)
         self.loop = Loop()
         self.tables.wire(self.loop)
-        self._since: dict[tuple[str, str, str], float] = {}
+        self._since = Since()
 
     def _take(self, batch: Batch) -> None:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
@@ -96,14 +90,7 @@ class Controller:
 
     def findings(self) -> list[Finding]:
         """Everything that is wrong now, each since when."""
-        now, since = time.time(), dict[tuple[str, str, str], float]()
-        findings = []
-        for finding in dict.fromkeys(self._found()):
-            key = (finding.code, finding.object, finding.field)
-            since[key] = finding.since or self._since.get(key, now)
-            findings.append(replace(finding, since=since[key]))
-        self._since = since
-        return findings
+        return self._since.dated(self._found())
 
     def _found(self) -> Iterable[Finding]:
         yield from self.tables.findings()
@@ -118,25 +105,6 @@ class Controller:
                 yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
 
 
-async def run(config: ControllerConfig) -> None:
-    """Be the controller until SIGTERM or SIGINT."""
-    controlling = asyncio.ensure_future(Controller(config).run())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, partial(controlling.cancel, f"signal {number}"))
-    with suppress(asyncio.CancelledError):
-        await controlling
-
-
 def main(path: Path) -> int:
-    """Run the controller; the exit status: 0 stopped, 1 it cannot serve, 2 configuration."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    try:
-        asyncio.run(run(load_controller(path)))
-    except ConfigError as error:
-        log.error("event=bad_configuration error=%s", error)  # noqa: TRY400 - the text says it all
-        return 2
-    except OSError:
-        log.exception("event=cannot_start")
-        return 1
-    return 0
+    """Be the controller until SIGTERM or SIGINT; what is published stays for its lease."""
+    return process.main(path, load_controller, lambda config: Controller(config).run())

@@ -127,7 +127,7 @@ class ControllerTables:
         self._pod_addresses.pods(puts, list(deletes))
 
     def candidates(self, want: Want) -> Sequence[int]:
-        """The numbers that may be given to a want's pool."""
+        """The numbers that a pool may give."""
         foreign, size = self.foreign.rows.values(), self.config.egress.block_size
         return allocation.candidates(want, self.cluster_id, size, foreign)
 

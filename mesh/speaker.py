@@ -12,11 +12,8 @@ Rule 3: End-of-RIB is released only when every source has synced and everything 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
@@ -50,8 +47,6 @@ from mesh.manifests import Manifests
 from mesh.observe.tables import Row, Server
 from mesh.selectors import matches
 from srv6.locators import subnet
-
-log = logging.getLogger(__name__)
 
 #: What a BGPPeer advertises, by the noun of the claim that it comes from.
 CLAIMED = {"podcidr": "podCIDRs", "locator": "srv6Locators"}
@@ -128,7 +123,7 @@ class Speaker:
         self.of_routes = self.loop.apply(self.routes, self.session.routes, after=[self.of_peerings])
         self._findings: dict[str, list[Finding]] = {}  # by the derivation that found them
         self._unreadable: dict[str, str] = {}
-        self._since: dict[tuple[str, str, str], float] = {}
+        self._since = process.Since()
         self._owing = asyncio.Event()
         self._derivations()
 
@@ -244,14 +239,7 @@ class Speaker:
 
     def findings(self) -> list[Finding]:
         """Everything that is wrong now, each since when."""
-        now, since = time.time(), dict[tuple[str, str, str], float]()
-        found = []
-        for finding in dict.fromkeys(self._found()):
-            key = (finding.code, finding.object, finding.field)
-            since[key] = self._since.get(key, now)
-            found.append(replace(finding, since=finding.since or since[key]))
-        self._since = since
-        return found
+        return self._since.dated(self._found())
 
     def _found(self) -> Iterator[Finding]:
         yield from self.objects.findings.rows.values()

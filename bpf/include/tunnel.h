@@ -33,6 +33,24 @@ static __always_inline bool is_udp_aggregate(struct __sk_buff *ctx)
 	return protocol == IPPROTO_UDP;
 }
 
+/* decide: a piece of an inner datagram. Those whose outer packet came in pieces too are put
+ * together by the kernel, so all go its way: one that did not would overtake the first.
+ */
+static __always_inline bool is_inner_fragment(struct __sk_buff *ctx)
+{
+	__u32 l3 = L3_OFFSET + OVERLAY_SIZE;
+	__be16 inner = 0, fragment = 0;
+	__u8 next = 0;
+
+	bpf_skb_load_bytes(ctx, l3 - sizeof(inner), &inner, sizeof(inner));
+	if (inner == bpf_htons(ETH_P_IP)) {
+		bpf_skb_load_bytes(ctx, l3 + 6, &fragment, sizeof(fragment));
+		return fragment & bpf_htons(0x3fff);
+	}
+	bpf_skb_load_bytes(ctx, l3 + 6, &next, 1);
+	return next == IPPROTO_FRAGMENT;
+}
+
 /* look up: sender, identity and inner protocol of an overlay packet. Returns 0 or a drop reason. */
 static __framed int overlay_parse(struct __sk_buff *ctx, struct packet *packet, __be16 *inner)
 {

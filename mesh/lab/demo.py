@@ -120,7 +120,7 @@ def services(demo: Demo) -> None:
     east = next(row for row in rows if row["cluster"] == "east" and row["name"] == "web")
     urls = [f"http://[{a}]/" if ":" in a else f"http://{a}/" for a in east["addresses"]]
     for url in urls:
-        demo.run(f"meshgate lab exec east/shop/client-1 curl -s {url}")
+        demo.run(f"meshgate lab exec east/shop/client-1 curl -s '{url}'")
     curl = f"curl -s -o /dev/null -w '%header{{x-pod}}\\n' {urls[0]}"
     answers = demo.run(
         f'meshgate lab exec east/shop/client-1 bash -c "for n in {{1..20}}; do {curl}; done"'
@@ -184,7 +184,8 @@ def flows(demo: Demo) -> None:
         for row in demo.quiet("meshgate flow list -o json")
         if row["destination"]["address"] == target and row["destination"]["port"] == 8080
     ]
-    demo.run(f"meshgate flow list | grep -F -e SOURCE -e {target} | tail -5")
+    last = f"NR == 1 {{print}} /{target}:8080/ {{last = $0}} END {{print last}}"
+    demo.run(f"meshgate flow list | awk '{last}'")
     identities = {(row["source"]["identity"], row["destination"]["identity"]) for row in rows}
     client, web = _pod(demo, "east/shop/client-1"), _pod(demo, "west/shop/web-1")
     wanted = (client["identity"], web["identity"])

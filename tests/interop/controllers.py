@@ -26,6 +26,8 @@ CLUSTERS = ("east", "west", "north")
 IDS = {"east": 1, "west": 2, "north": 3}
 REPOSITORY = Path(__file__).parents[2]
 
+END_OF_TEST = "zz-end-of-test"
+
 Row = dict[str, Any]
 
 
@@ -115,6 +117,10 @@ class Controller:
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             )
         return self
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -248,19 +254,35 @@ async def claims(client: Client, cluster: str) -> dict[str, Any]:
     }
 
 
-async def deletions(client: Client, prefix: str, since: int) -> list[str]:
-    """Keys under the prefix that were deleted from revision ``since`` until now."""
-    end = f"{prefix}zz-end-of-test"
+async def history(client: Client, prefix: str, since: int) -> list[pb.Event]:
+    """All events under the prefix from revision ``since`` until now."""
+    end = prefix + END_OF_TEST
     await client.put(end, b"")
-    found: list[str] = []
+    found: list[pb.Event] = []
     async with contextlib.aclosing(client.watch(prefix, since)) as watch:
         async for seen in watch:
             for event in seen.events:
-                key = event.kv.key.decode()
-                if key == end and event.type == pb.Event.PUT:
+                if event.kv.key == end.encode() and event.type == pb.Event.PUT:
+                    await client.delete(end)
                     return found
-                if event.type == pb.Event.DELETE and key != end:
-                    found.append(key)
+                found.append(event)
+    return found
+
+
+async def deletions(client: Client, prefix: str, since: int) -> list[str]:
+    """Keys under the prefix that were deleted from revision ``since`` until now."""
+    events = await history(client, prefix, since)
+    gone = [e.kv.key.decode() for e in events if e.type == pb.Event.DELETE]
+    return [key for key in gone if not key.endswith(END_OF_TEST)]
+
+
+async def owners(client: Client, prefix: str) -> dict[str, list[str]]:
+    """Everybody who ever owned a number, by the number's key."""
+    found: dict[str, list[str]] = {}
+    for event in await history(client, prefix, 1):
+        key = event.kv.key.decode()
+        if event.type == pb.Event.PUT and "/number/" in key:
+            found.setdefault(key, []).append(msgspec.json.decode(event.kv.value)["owner"])
     return found
 
 

@@ -35,6 +35,9 @@ class Etcd:
         self.address = f"127.0.0.1:{free_port()}"
         self.peer = f"http://127.0.0.1:{free_port()}"
         self.log = directory / "etcd.log"
+        self.election_ms = 200  # alone it elects itself: a short wait makes a quick start
+        self.name = "test"
+        self.cluster = f"test={self.peer}"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,10 +81,12 @@ class Etcd:
         scheme = "https" if self.pki else "http"
         url = f"{scheme}://{self.address}"
         command = [
-            "etcd", "--name=test", f"--data-dir={self.directory / 'data'}",
+            "etcd", f"--name={self.name}", f"--data-dir={self.directory / 'data'}",
             f"--listen-client-urls={url}", f"--advertise-client-urls={url}",
             f"--listen-peer-urls={self.peer}", f"--initial-advertise-peer-urls={self.peer}",
-            f"--initial-cluster=test={self.peer}",
+            f"--initial-cluster={self.cluster}",
+            f"--election-timeout={self.election_ms}",
+            f"--heartbeat-interval={self.election_ms // 10}",
         ]  # fmt: skip
         if self.pki:
             command += [
@@ -113,6 +118,22 @@ def running(directory: Path, pki: Pki | None = None) -> Iterator[Etcd]:
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def three_members(directory: Path) -> Iterator[Sequence[Etcd]]:
+    """A cluster of three."""
+    members = [Etcd(directory / f"m{number}") for number in range(3)]
+    for number, member in enumerate(members):
+        member.name, member.election_ms = f"m{number}", 1000
+        member.cluster = ",".join(f"m{n}={other.peer}" for n, other in enumerate(members))
+    try:
+        for member in members:
+            member.start()
+        yield members
+    finally:
+        for member in members:
+            member.stop()
 
 
 class Leadership:

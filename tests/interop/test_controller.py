@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import ip_network
@@ -17,7 +18,16 @@ from clustermesh.imports import Imports
 from clustermesh.ledger import OwnFacts
 from mesh.core.model import Node
 from tests.interop import controllers
-from tests.interop.controllers import Controller, Mesh, claims, deletions, keys, put_pods, root
+from tests.interop.controllers import (
+    Controller,
+    Mesh,
+    claims,
+    deletions,
+    keys,
+    owners,
+    put_pods,
+    root,
+)
 from tests.interop.etcd_server import until, until_async
 
 pytestmark = pytest.mark.slow
@@ -365,6 +375,48 @@ def test_controller_starts_without_etcd(mesh: Mesh) -> None:
         assert it.findings() == []
 
     asyncio.run(scenario())
+
+
+def test_controllers_racing_for_claims(mesh: Mesh) -> None:
+    """Two of them, 500 label sets, SIGSTOP past the lease: no number twice, no set with two.
+
+    Nobody's number ever changes hands, and nothing published is deleted.
+    """
+
+    async def scenario() -> None:
+        await controllers.start_etcd(mesh)
+        mesh.apply_all("east")
+        both = [mesh.controller("east", f"east-{n}", leaseSeconds=9).start() for n in "ab"]
+        await until(lambda: any(it.leads_and_is_ready() for it in both), "one of them leads")
+        chance = random.Random(6)
+        for part in range(5):
+            leader = next(it for it in both if it.status().get("leads"))
+            mesh.apply("east", f"load-{part}", *(_labelled(part, n) for n in range(100)))
+            await asyncio.sleep(chance.uniform(0, 0.3))  # anywhere in the middle of its claims
+            leader.send(signal.SIGSTOP)
+            other = next(it for it in both if it is not leader)
+            await until(other.leads_and_is_ready, f"{other.instance} leads")
+            leader.send(signal.SIGCONT)
+        await until(lambda: len(both[0].rows("identity")) == 502, "502 identities")
+        async with root(mesh) as client:
+            history = await owners(client, "meshgate/v1/east/identity/")
+            assert all(len(set(names)) == 1 for names in history.values())
+            found = await claims(client, "east")
+            numbers = {k: v for k, v in found.items() if "/identity/labels/number/" in k}
+            sets = {k: v for k, v in found.items() if "/identity/labels/owner/" in k}
+            assert len(set(numbers.values())) == len(numbers) == 502
+            assert {key.rpartition("/")[2]: owner for key, owner in numbers.items()} == {
+                str(number): key.partition("/owner/")[2] for key, number in sets.items()
+            }
+            assert await deletions(client, CACHE, 1) == []
+
+    asyncio.run(scenario())
+
+
+def _labelled(part: int, number: int) -> dict[str, Any]:
+    name = f"load-{part}-{number}"
+    meta = {"labels": {"load": name}}
+    return controllers.manifest("Pod", name, "shop", meta=meta, spec={"nodeName": "east-1"})
 
 
 def _canaries(cluster: str) -> set[str]:

@@ -52,6 +52,34 @@ async def fill(client: Client, count: int, value: bytes = b"v", prefix: str = OW
     await client.put(SYNCED, b'{"store": "%s"}' % value)
 
 
+def test_pods_of_a_wiped_store_wait_for_their_agent_not_for_the_leader(tmp_path: Path) -> None:
+    """The leader's canary speaks for claims; the agent of n1 speaks for the pods of n1."""
+    web, client_pod = f"{OWN}pod/n1/shop/web-1", f"{OWN}pod/n1/shop/client-1"
+    other = f"{OWN}pod/n2/shop/web-2"
+
+    async def run(server: Etcd) -> None:
+        async with client_of(server.endpoint) as writer:
+            for key in (web, client_pod, other):
+                await writer.put(key, b"")
+            await fill(writer, 3)
+            async with client_of(server.endpoint) as client, mirrored(client) as mirror:
+                server.kill()
+                await until(lambda: client.problem, "the outage is noticed")
+                server.wipe()
+                server.start()
+                await fill(writer, 2, b"again")
+                await until(lambda: mirror.deleted, "the leader's canary")
+                assert mirror.deleted == [f"{OWN}k2"]
+                await writer.put(web, b"again")
+                await writer.put(f"{OWN}pod/n1/synced", b"{}")
+                await until(lambda: len(mirror.deleted) == 2, "the agent's canary")
+                assert mirror.deleted[1] == client_pod
+                assert mirror.follow.held == {other}
+
+    with running(tmp_path) as server:
+        asyncio.run(run(server))
+
+
 async def overtake(client: Client, revision: int) -> None:
     """Write unrelated keys until the store's revision is beyond ``revision``."""
     while await client.put("unrelated", b"x") <= revision:
@@ -81,10 +109,15 @@ def test_a_restarted_store_is_resumed_not_listed(tmp_path: Path) -> None:
 
 
 def test_after_a_compaction_the_difference_is_derived(tmp_path: Path) -> None:
-    """Deletes missed while cut off, and compacted away: the new list, with its canary, shows."""
+    """Deletes missed while cut off, and compacted away, show in the new list.
+
+    The store's marker is unchanged, so what the list lacks is gone, also a pod without canary.
+    """
 
     async def run(server: Etcd) -> None:
         async with client_of(server.endpoint) as writer, client_of(server.endpoint) as client:
+            pod = f"{OWN}pod/n1/shop/web-1"
+            await writer.put(pod, b"")
             await fill(writer, 150)
             mirror = Mirror(client)
             following = asyncio.create_task(mirror.follow.run())
@@ -92,10 +125,11 @@ def test_after_a_compaction_the_difference_is_derived(tmp_path: Path) -> None:
             following.cancel()
             await asyncio.wait({following})
             await writer.delete(f"{OWN}k3")
+            await writer.delete(pod)
             await writer.compact(await writer.put(f"{OWN}late", b""))
             async with task_of(mirror.follow.run()):
                 await until(lambda: mirror.deleted, "the missed delete")
-            assert mirror.deleted == [f"{OWN}k3"]
+            assert sorted(mirror.deleted) == sorted([f"{OWN}k3", pod])
             assert f"{OWN}late" in mirror.rows
             assert mirror.lists == 2
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
-from clustermesh.etcd import Client
+from clustermesh.certs import write_pki
+from clustermesh.etcd import Client, bootstrap_auth
 from clustermesh.leader import Deposed, Fence
 from clustermesh.store import Follow
 from clustermesh.target import KEYS_PER_LEASE, LeasedTarget, PersistentTarget
@@ -236,6 +237,55 @@ def test_one_refused_row_stops_no_other(etcd: Etcd) -> None:
             assert set(await stored(client)) == set(rows(150))
 
     asyncio.run(run())
+
+
+def test_a_killed_owner_leaves_time_for_the_next(etcd: Etcd) -> None:
+    """Leases are renewed every 2 s at most, and a successor's read renews its predecessor's."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            table = Table[str, bytes]("published")
+            table.replace(rows(10))
+            async with applied(
+                LeasedTarget(client, OWNED, 10, await fence_of(client)), table
+            ) as into:
+                await arrived(into)
+                [lease] = {lease for _, lease in (await stored(client)).values()}
+                end = time.monotonic() + 3
+                while time.monotonic() < end:
+                    assert await client.remaining(lease) >= 7
+                    await asyncio.sleep(0.1)
+
+            async def is_older() -> bool:
+                return await client.remaining(lease) <= 7
+
+            await until_async(is_older, "nobody renews it")
+            await LeasedTarget(client, OWNED, 10, await fence_of(client)).read()
+            assert await client.remaining(lease) >= 9
+
+    asyncio.run(run())
+
+
+def test_a_denied_prefix_costs_one_more_try_not_one_per_key(tmp_path: Path) -> None:
+    """Keys of another cluster are refused as a group; those that are allowed are written."""
+
+    async def run(server: Etcd) -> None:
+        async with client_of(server.endpoint) as root:
+            await bootstrap_auth(root, ["east"])
+        async with client_of(server.endpoint_of("east-agent")) as client:
+            mine, other = "meshgate/v1/east/pod/n1/", "meshgate/v1/west/pod/n1/"
+            target = PersistentTarget(client, [mine, other])
+            keys = [f"{prefix}s/p{number}" for number in range(60) for prefix in (mine, other)]
+            started = time.monotonic()
+            errors = await target.upsert(dict.fromkeys(keys, b"{}"))
+            assert set(errors) == {key for key in keys if key.startswith(other)}
+            assert all("permission denied" in str(error) for error in errors.values())
+            assert time.monotonic() - started < 1
+            assert len((await client.list(mine)).kvs) == 60
+
+    pki = write_pki(tmp_path / "pki", ["root", "east-agent"], [])
+    with running(tmp_path / "etcd", pki) as server:
+        asyncio.run(run(server))
 
 
 def test_an_agents_keys_hang_on_nothing(etcd: Etcd) -> None:

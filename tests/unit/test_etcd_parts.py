@@ -22,6 +22,7 @@ from clustermesh.failures import (
     FutureRevision,
     LeaseNotFound,
     Refused,
+    StoreFull,
     Unavailable,
     classify,
 )
@@ -59,6 +60,13 @@ def test_endpoints_of_several_kinds_are_refused_at_once(endpoints: list[str]) ->
         Client(Endpoint(endpoints))
 
 
+def test_credentials_that_cannot_work_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="https needs a CA"):
+        Client(Endpoint(["https://10.0.0.1:2379"]))
+    with pytest.raises(ValueError, match="a certificate needs its key"):
+        Client(Endpoint(["10.0.0.1:2379"], "/ca", "/cert"))
+
+
 def test_the_host_of_an_endpoint_has_no_brackets() -> None:
     assert host("https://[fd00::1]:2379") == "fd00::1"
     assert host("10.0.0.1:2379") == "10.0.0.1"
@@ -81,6 +89,7 @@ def test_the_host_of_an_endpoint_has_no_brackets() -> None:
          FutureRevision, None),
         (CODE.NOT_FOUND, "etcdserver: requested lease not found", LeaseNotFound, None),
         (CODE.INVALID_ARGUMENT, "etcdserver: request is too large", Refused, None),
+        (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", StoreFull, None),
     ],
 )  # fmt: skip
 def test_an_answer_of_etcd_is_one_kind_of_failure(

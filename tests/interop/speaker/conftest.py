@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,11 +17,9 @@ from tests.interop.speaker.frr_router import ROUTER, Router, network
 
 
 @pytest.fixture(scope="module")
-def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
-    directory = tmp_path_factory.mktemp("bgpt")
-    for parent in [directory, *directory.parents]:
-        if parent.owner() == "root" and parent.stat().st_mode & 0o5 != 0o5:
-            parent.chmod(0o755)
+def router() -> Iterator[Router]:
+    directory = Path(tempfile.mkdtemp(prefix="bgpt-", dir="/run"))
+    directory.chmod(0o755)  # FRR is another user
     with network():
         neighbors = [Neighbor(ip_address(a), 65101) for a in ("10.99.0.11", "fd99::11")]
         frr = Router(directory / "frr", router_config(65000, ip_address("10.99.0.1"), neighbors))
@@ -27,6 +27,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
             yield frr
         finally:
             frr.stop()
+            shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -235,6 +235,32 @@ def test_a_killed_relay_is_replaced_and_nothing_is_lost(
     until(lambda: len(deleted()) == 3, "only the withdrawn routes are deleted")
 
 
+def test_a_relay_that_dies_too_often_ends_exabgp_and_nothing_is_lost(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    """ExaBGP gives up after five deaths in 64 s; the speaker starts another ExaBGP."""
+    up(node, router, *ALL)
+    first = node.engine_pid()
+    while node.engine.pid() == first:
+        relay = until(node.engine.relay_pid, "a relay runs")
+        with suppress(OSError):
+            os.kill(relay, signal.SIGKILL)
+        until(lambda relay=relay: node.engine.relay_pid() != relay, "another relay, or none")
+    node.new_engine_pid(first)
+    until(node.arrived, "everything is announced again")
+    until(lambda: not stale(router), "no route is stale")
+    assert holds(router, *ALL)
+    assert deleted() == []
+
+
+def test_a_session_over_ipv6_carries_both_families(node: Node, router: Router) -> None:
+    routes = [["fd99::1", *route[1:]] for route in ALL]
+    node.desire(*routes, peers=[{"address": "fd99::1", "local": "fd99::11"}])
+    node.start()
+    until(node.arrived, "everything is announced")
+    until(lambda: holds(router, *routes), "the router holds exactly these routes")
+
+
 def test_a_second_speaker_does_not_start(node: Node, router: Router) -> None:
     up(node, router, POD4)
     other = subprocess.run(

@@ -25,10 +25,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 ETCD = "http://127.0.0.1:2379"
-START = (
-    "import asyncio, pathlib, sys; from mesh import config, speaker; "
-    "asyncio.run(speaker.run(config.load_speaker(pathlib.Path(sys.argv[1]))))"
-)
 POD4 = ["", "10.1.0.0/24", "10.99.0.11"]
 POD6 = ["", "fd01::/64", "fd99::11"]
 LOCATOR = ["", "fcbb:bb01:1::/48", "fd99::11"]
@@ -138,7 +134,18 @@ class Node:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", NODE, sys.executable, "-c", START, str(self.config)],
+                [
+                    "ip",
+                    "netns",
+                    "exec",
+                    NODE,
+                    sys.executable,
+                    "-m",
+                    "mesh.cli",
+                    "speaker",
+                    "--config",
+                    str(self.config),
+                ],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdout=log,
                 stderr=log,

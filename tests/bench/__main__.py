@@ -1,0 +1,75 @@
+"""``make bench``: prints figures and writes BENCH.md; nothing is asserted on time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bpf.build import build
+from bpf.object import BPFFS, mount_bpffs
+from mesh.lab import bringup, places
+from mesh.lab.places import Lab
+from tests.bench import control, paths, programs, running
+from tests.bench.frames import BenchError, pin_thread
+from tests.bench.report import Results, text
+from tests.bench.say import say, seconds
+
+NAME = "mgb"
+TARGET = Path(__file__).parents[2] / "BENCH.md"
+
+
+def main() -> int:
+    """0, or 1 when a figure could not be taken."""
+    load = os.getloadavg()[0]
+    cpus = os.sched_getaffinity(0)
+    try:
+        with _lab() as lab, tempfile.TemporaryDirectory() as name:
+            objects = Path(name)
+            build(Path(__file__).parent, objects)
+            say("control plane")
+            in_process = control.measure(lab.bpffs("control"))
+            with running.lab_up(lab):
+                on_lab = running.measure(lab)
+            say(f"datapath on CPU {pin_thread()}")
+            sizes = programs.measure(lab, objects)
+            figures = paths.measure(lab, objects)
+    except (BenchError, places.LabError) as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return 1
+    finally:
+        os.sched_setaffinity(0, cpus)
+    report = text(Results(figures, in_process, on_lab, sizes, seconds()), load)
+    TARGET.write_text(report)
+    sys.stdout.write(f"\n{report}\n{TARGET.name} is written\n")
+    return int(any(figure.problem for figure in figures))
+
+
+@contextmanager
+def _lab() -> Iterator[Lab]:
+    """A lab's places of our own; what an earlier run left goes first, all goes at the end."""
+    os.environ["MESHGATE_LAB"], os.environ["MESHGATE_RUN"] = NAME, f"/run/meshgate-{NAME}"
+    lab = places.current()
+    with Path(f"/run/{NAME}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BenchError("another bench runs on this machine") from None
+        bringup.down(lab, force=True)
+        mounted = mount_bpffs()
+        try:
+            yield lab
+        finally:
+            bringup.down(lab, force=True)
+            if mounted and not any(BPFFS.iterdir()):
+                subprocess.run(["umount", str(BPFFS)], check=False)
+            Path(lock.name).unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""A node of ours: the programs loaded and attached as the agent does it, rows as it writes them."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from ipaddress import IPv4Address, ip_address, ip_network
+
+from bpf import netns
+from bpf.ring import Ring
+from gateway.desired import Action, EgressKey, EgressRow
+from mesh import codecs
+from mesh.addresses import KIND_NODE, KIND_POD
+from mesh.core.address import packed
+from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.nodes import Endpoint
+from tests.bench.network import EGRESS, FAR_POD, MACS, NODE_A, NODE_B, POD, WORLD, Network
+
+BLOCK_SIZE = 256
+#: Port blocks of node a: 1024 ports for each remote.
+BLOCKS = (3, 4, 5, 6)
+IDENTITY_A, IDENTITY_B = 0x10001, 0x10002
+_CLASS = 1
+
+
+class Node:
+    """Programs and maps of node ``a`` or ``b``."""
+
+    def __init__(self, net: Network, letter: str) -> None:
+        self._net, self._letter = net, letter
+        self._own = NODE_A if letter == "a" else NODE_B
+        self.directory = net.lab.bpffs(letter)
+        self.cgroup = net.lab.host(letter).cgroup
+        self.datapath = Datapath(self.directory)
+
+    def start(self) -> None:
+        """Load and attach; rows of both nodes and both pods."""
+        net, uplink = self._net, f"{self._letter}1"
+        self.cgroup.mkdir(parents=True, exist_ok=True)
+        device = f"{VXLAN_DEVICE} type vxlan external dstport {VXLAN_PORT} noudpcsum nolearning"
+        net.ip(self._letter, f"link add {device}", f"link set {VXLAN_DEVICE} up")
+        with netns.enter(net.space(self._letter)):
+            self.datapath.start(self._settings(uplink))
+            self.datapath.attach(uplink, self.cgroup)
+            self.datapath.pod(f"{self._letter}0")
+        self.ring = Ring(self.datapath.map("mg_event"), self.datapath.event)
+        self._mesh()
+
+    def stop(self) -> None:
+        """Detach everything by removing its pins."""
+        self.datapath.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def pod(self, *, covered: bool = False) -> None:
+        """The pod behind this node's first device."""
+        near = self._letter == "a"
+        row = codecs.LocalPod(
+            self.ifindex(f"{self._letter}0"),
+            IDENTITY_A if near else IDENTITY_B,
+            _CLASS if covered else 0,
+            MACS["p0" if near else "x0"],
+            MACS["a0" if near else "b0"],
+        )
+        for text in (POD if near else FAR_POD).values():
+            self._put("mg_pod_addr", codecs.encode_pod(ip_address(text), row))
+
+    def egress(self, gateway: Mapping[int, str]) -> None:
+        """The world is covered; node ``a`` owns port blocks of the gateway's addresses."""
+        owner = IPv4Address(NODE_A[4])
+        for version, text in EGRESS.items():
+            address = ip_address(text)
+            covered = ip_network((WORLD[version], 24 if version == 4 else 64), strict=False)
+            key = EgressKey(_CLASS, covered)
+            row = EgressRow(Action.TRANSLATE, address)
+            self._put("mg_egress", codecs.encode_egress(key, row, self.datapath.actions))
+            self._put("mg_egress_addr", codecs.encode_gateway(address, IPv4Address(gateway[4])))
+            for number in BLOCKS:
+                name = {"address": codecs.encode_address(address), "number": number}
+                self._put("mg_block", (name, {"node": int(owner), "epoch": 1}))
+            if self._letter == "a":
+                self._put("mg_own_block", codecs.encode_own_block(address, BLOCKS))
+
+    def ifindex(self, device: str) -> int:
+        """Number of a device of this node."""
+        with netns.enter(self._net.space(self._letter)):
+            return socket.if_nametoindex(device)
+
+    def _settings(self, uplink: str) -> dict[str, object]:
+        return {
+            "node": int(IPv4Address(self._own[4])),
+            "uplink": socket.if_nametoindex(uplink),
+            "vxlan": socket.if_nametoindex(VXLAN_DEVICE),
+            "cluster": 1,
+            "cluster_shift": 16,
+            "uplink_mtu": 1500,
+            "block_size": BLOCK_SIZE,
+            "drop_events": 50,
+            "icmp_errors": 1000,
+            "permutation_key": 0x5DEECE66D,
+        }
+
+    def _mesh(self) -> None:
+        for node, pod, identity in ((NODE_A, POD, IDENTITY_A), (NODE_B, FAR_POD, IDENTITY_B)):
+            endpoint = IPv4Address(node[4])
+            if node is not self._own:
+                self._put("mg_node", codecs.encode_node(endpoint, Endpoint(endpoint, 1)))
+            for addresses, kind, number in ((node, KIND_NODE, 6), (pod, KIND_POD, identity)):
+                row = {"identity": number, "node": int(endpoint), "kind": kind, "cluster": 1}
+                for text in addresses.values():
+                    self._put("mg_address", (packed(ip_address(text)), row))
+
+    def _put(self, name: str, entry: codecs.Encoded) -> None:
+        self.datapath.map(name).update_one(*entry)
+
+
+@contextmanager
+def nodes(net: Network, letters: str) -> Iterator[dict[str, Node]]:
+    """Nodes with their pods, started; gone at the end."""
+    made = {letter: Node(net, letter) for letter in letters}
+    try:
+        for node in made.values():
+            node.start()
+        yield made
+    finally:
+        for node in made.values():
+            node.stop()
+
+
+def drain(made: dict[str, Node]) -> Callable[[], None]:
+    """Reads the nodes' events, as agents do."""
+
+    def read() -> None:
+        for node in made.values():
+            node.ring.drain()
+
+    return read

@@ -1,0 +1,136 @@
+"""BENCH.md, and the same text on the terminal."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tests.bench.control import ADDRESSES, CHANGES, Control, Spread
+from tests.bench.paths import NEW, NEW_SOURCE_PORTS, PACKETS, PAIRS, RUNS, Figure
+from tests.bench.programs import Programs
+from tests.bench.running import IDLE_S, PUBLISHED, STARTS, Running
+
+_METHOD = f"""\
+Packets come from an XDP program run by BPF_PROG_RUN with live frames: it writes every header and
+passes the frame into the stack at the host end of the pod's veth. The figure is CPU time of that
+thread, with the ksoftirqd of its CPU, per packet: the whole path runs in it, and so does the
+generator ("reference" rows). Ours and the kernel's way alternate in one process, in fresh
+namespaces each time; {PAIRS} pairs of the median of {RUNS} runs of {PACKETS:,} packets, UDP with 22
+bytes, 1,024 flows. A counter at the end of the path takes only packets with the expected source; a
+row in which one is missing is no figure. Ratio = peer / ours by pair, median [min .. max]; above 1
+we are cheaper. "New connection": {NEW:,} packets, each of a connection of its own,
+{NEW_SOURCE_PORTS} to each destination, 1,024 ports per remote. Everything is veth on one machine:
+use the ratios; absolute times are this machine's, under whatever else it was doing."""
+
+
+_PROCESSES = f"""\
+On the lab of `make demo`. Start to ready: from the start of the process until its socket says so,
+median of {STARTS} [min .. max]; "nothing loaded" without any pin on the node. Idle CPU over
+{IDLE_S:.0f} s without traffic. Memory and CPU: median and highest of all processes of the role."""
+_PROGRAMS = """\
+`mg_from_pod` on a packet of an open connection over the overlay: {overlay:.0f} ns, net of an empty
+program's run of {empty:.0f} ns (BPF_PROG_TEST_RUN, one packet at a time: colder than under load).
+Instructions as translated, and as the verifier walked them; load ms is CPU time of libbpf and
+verifier for this program alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything that was measured."""
+
+    figures: Sequence[Figure]
+    control: Control
+    running: Running
+    programs: Programs
+    seconds: float
+
+
+def text(results: Results, load: float) -> str:
+    """The whole of BENCH.md."""
+    programs = results.programs
+    parts = [
+        "# Bench",
+        _heading(results.seconds, load),
+        "## Datapath",
+        _METHOD,
+        _table(("path", "ours ns", "peer", "peer ns", "ratio"), map(_figure, results.figures)),
+        "## Control plane",
+        _table(("what", "figure"), _control(results.control, results.running.publish)),
+        "## Processes",
+        _PROCESSES,
+        _table(("process", "start to ready", "aim"), _ready(results.running)),
+        _table(("process", "RSS MB", "aim", "idle % of a core", "aim"), _usage(results.running)),
+        "## Programs",
+        _PROGRAMS.format(overlay=programs.overlay_ns, empty=programs.empty_ns),
+        _table(("program", "instructions", "verified", "load ms"), _programs(programs)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(seconds: float, load: float) -> str:
+    machine = f"Kernel {platform.release()}, {os.cpu_count()} CPUs, load {load:.1f} at the start."
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC in {seconds:.0f} s"
+    return f"Written by `make bench` on {when}. {machine} Nothing here is asserted."
+
+
+def _figure(figure: Figure) -> Sequence[str]:
+    if figure.problem:
+        return (figure.title, figure.problem, figure.peer_name, "", "")
+    ours = f"{statistics.median(figure.ours):.0f}"
+    if not figure.peer:
+        return (figure.title, ours, "", "", "")
+    ratios = figure.ratios
+    ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f} .. {max(ratios):.2f}]"
+    return (figure.title, ours, figure.peer_name, f"{statistics.median(figure.peer):.0f}", ratio)
+
+
+def _control(control: Control, publish: Spread) -> Iterator[Sequence[str]]:
+    yield (
+        f"{ADDRESSES:,} addresses from the table into the empty map",
+        f"{statistics.median(control.bulk):.3f} s",
+    )
+    yield (
+        f"{ADDRESSES:,} addresses that the map has already, read and compared",
+        f"{statistics.median(control.adopt):.3f} s",
+    )
+    yield (
+        f"one change among {ADDRESSES:,}, table to map ({CHANGES} times)",
+        _spread(control.change),
+    )
+    yield (
+        f"etcd put to the other cluster's map, on the lab ({PUBLISHED} times)",
+        _spread(publish),
+    )
+
+
+def _spread(spread: Spread) -> str:
+    return f"p50 {1000 * spread.p50:.2f} ms, p99 {1000 * spread.p99:.2f} ms"
+
+
+def _ready(running: Running) -> Iterator[Sequence[str]]:
+    for title, seconds in running.ready.items():
+        aim = "2 s" if title.startswith("agent") else ""
+        found = f"{statistics.median(seconds):.2f} s [{min(seconds):.2f} .. {max(seconds):.2f}]"
+        yield (title, found, aim)
+
+
+def _usage(running: Running) -> Iterator[Sequence[str]]:
+    for usage in running.usage:
+        aims = ("150", "1") if usage.role in ("agent", "controller", "speaker") else ("", "")
+        memory = f"{statistics.median(usage.memory):.0f}, highest {max(usage.memory):.0f}"
+        idle = f"{statistics.median(usage.idle):.2f}, highest {max(usage.idle):.2f}"
+        yield (f"{usage.role} ({len(usage.idle)})", memory, aims[0], idle, aims[1])
+
+
+def _programs(programs: Programs) -> Iterator[Sequence[str]]:
+    for each in programs.programs:
+        yield (each.name, f"{each.instructions}", f"{each.verified}", f"{each.load_ms:.0f}")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
