@@ -34,7 +34,7 @@ static __always_inline struct pod *pod_find(const struct addr *addr)
 	return bpf_map_lookup_elem(&mg_pod_addr, addr);
 }
 
-/* Link-local or multicast, or 0.0.0.0/8 and 255.255.255.255: no router forwards it. */
+/* What Linux never forwards: IPv6 link-local, multicast, 0.0.0.0/8, 255.255.255.255. */
 static __always_inline bool is_link_scope(const struct addr *addr)
 {
 	if (!addr_is_v4(addr)) {
@@ -42,7 +42,7 @@ static __always_inline bool is_link_scope(const struct addr *addr)
 		return top >> 24 == 0xff || top >> 22 == 0xfe80 >> 6;
 	}
 	__u32 v4 = bpf_ntohl(addr->w[3]);
-	return v4 >> 28 == 0xe || v4 >> 16 == 0xa9fe || v4 >> 24 == 0 || v4 == 0xffffffff;
+	return v4 >> 28 == 0xe || v4 >> 24 == 0 || v4 == 0xffffffff;
 }
 
 /* Neighbour discovery of a pod: its source is link-local, or unspecified while it probes. */

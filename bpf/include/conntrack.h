@@ -126,6 +126,12 @@ static __always_inline __u32 connection_flags(const struct packet *packet, enum 
 	return flags;
 }
 
+/* A packet that comes after a reset shows that nobody believed the reset (RFC 5961). */
+static __always_inline bool is_going_on(const struct packet *packet)
+{
+	return !(packet->tcp_flags & (TCP_RST | TCP_SYN | TCP_FIN)) && !is_icmp_error(packet);
+}
+
 /* act: note a packet; true when this one closed the connection. ICMP errors change nothing. */
 static __framed bool connection_see(struct connection *connection, const struct packet *packet,
 				    enum direction direction)
@@ -134,6 +140,8 @@ static __framed bool connection_see(struct connection *connection, const struct 
 
 	if (is_icmp_error(packet))
 		return false;
+	if (connection->flags & CONNECTION_RST && !is_translated(connection) && is_going_on(packet))
+		__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
 	if (connection->seen != now) /* a dirty line costs more than the look-up */
 		connection->seen = now;
 	if ((connection->flags & flags) == flags)

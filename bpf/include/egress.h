@@ -46,11 +46,11 @@ static __always_inline int egress_refuse(const struct packet *packet, const stru
 }
 
 /* act: on the pod's node, translated, to the gateway of the address */
-static __framed int egress_send(struct __sk_buff *ctx, struct packet *packet,
-				const struct translation *as)
+__global int egress_send(struct __sk_buff *ctx, struct packet *packet, const struct translation *as)
 {
+	if (!packet || !as)
+		return TC_ACT_SHOT;
 	struct egress_addr *owner = bpf_map_lookup_elem(&mg_egress_addr, &as->address);
-
 	if (!owner)
 		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
 	if (owner->gateway == cfg.node)

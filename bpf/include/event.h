@@ -97,10 +97,12 @@ static __framed void event_drop(struct __sk_buff *ctx, const struct packet *pack
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __framed int drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+__global int drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop *count = bpf_map_lookup_elem(&mg_drop, &reason);
 
+	if (!packet)
+		return TC_ACT_SHOT;
 	if (count) {
 		count->packets++;
 		count->bytes += ctx->len;

@@ -19,13 +19,15 @@ static __always_inline struct block *block_find(const struct addr *address, __be
 }
 
 /* act: at the gateway, after the checks, by the routes of the egress address */
-static __framed int gateway_send(struct __sk_buff *ctx, struct packet *packet,
-				 const struct translation *as)
+__global int gateway_send(struct __sk_buff *ctx, struct packet *packet,
+			  const struct translation *as)
 {
-	struct block *block = block_find(&as->address, as->port);
-	__be32 sender = packet->sender ? packet->sender : cfg.node;
 	struct hop hop = {};
 
+	if (!packet || !as)
+		return TC_ACT_SHOT;
+	struct block *block = block_find(&as->address, as->port);
+	__be32 sender = packet->sender ? packet->sender : cfg.node;
 	if (!block || block->node != sender)
 		return drop(ctx, packet, DROP_BLOCK_NOT_OWNED);
 	int reason = hop_find(ctx, packet, &as->address, &packet->destination, &hop);

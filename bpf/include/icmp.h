@@ -178,12 +178,13 @@ static __framed int icmp_return(struct __sk_buff *ctx, struct packet *packet)
 }
 
 /* act: drop, and tell the sender why */
-static __framed int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, __u32 reason,
-				   const struct icmp_cause *cause)
+__global int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, __u32 reason,
+			    const struct icmp_cause *cause)
 {
+	if (!packet || !cause)
+		return TC_ACT_SHOT;
 	__u32 size = packet->end - L3_OFFSET;
 	int verdict = drop(ctx, packet, reason);
-
 	if (!icmp_may_answer(packet))
 		return verdict;
 	size = (size < ICMP_EMBEDDED_MAX ? size : ICMP_EMBEDDED_MAX) & ~3U;

@@ -56,7 +56,7 @@ static __always_inline bool overlay_fits(struct packet *packet)
 	return packet->length <= packet->mtu;
 }
 
-/* act: through the kernel's device, which may fragment the outer packet */
+/* act: through the kernel's device, which may fragment the outer packet; TC_ACT_SHOT: it failed */
 static __framed int overlay_kernel(struct __sk_buff *ctx, __be32 endpoint, __u32 vni)
 {
 	struct bpf_tunnel_key key = {
@@ -107,16 +107,19 @@ static __framed int overlay_push(struct __sk_buff *ctx, const struct packet *pac
 }
 
 /* act: to another node. The caller has answered what is too big and may not be fragmented. */
-static __framed int overlay_send(struct __sk_buff *ctx, struct packet *packet, __be32 endpoint,
-				 __u32 vni)
+__global int overlay_send(struct __sk_buff *ctx, struct packet *packet, __be32 endpoint, __u32 vni)
 {
 	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
 
+	if (!packet)
+		return TC_ACT_SHOT;
 	if (!node)
 		return drop(ctx, packet, DROP_NO_TUNNEL_ENDPOINT);
 	struct bpf_redir_neigh next = {.nh_family = AF_INET, .ipv4_nh = node->next_hop};
-	if (!overlay_fits(packet))
-		return overlay_kernel(ctx, endpoint, vni);
+	if (!overlay_fits(packet)) {
+		int verdict = overlay_kernel(ctx, endpoint, vni);
+		return verdict == TC_ACT_SHOT ? drop(ctx, packet, DROP_WRITE_ERROR) : verdict;
+	}
 	int reason = overlay_push(ctx, packet, endpoint, vni);
 	if (reason)
 		return drop(ctx, packet, reason);

@@ -14,7 +14,11 @@
 #include "verdict.h"
 
 /* A function with a stack frame of its own; inline, because no program calls all of them. */
-#define __framed  inline __attribute__((noinline))
+#define __framed inline __attribute__((noinline))
+/* A function that the verifier checks once, not once for each path that leads to it. It takes any
+ * argument that the type allows, so pointers are checked for NULL.
+ */
+#define __global  __attribute__((noinline))
 #define L3_OFFSET ETH_HLEN
 #define AF_INET	  2
 #define AF_INET6  10

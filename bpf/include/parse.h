@@ -25,7 +25,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *pack
 		return DROP_INVALID_PACKET;
 	__u32 header = (ip.version_ihl & 0x0f) * 4, length = bpf_ntohs(ip.length);
 	__u16 fragment = bpf_ntohs(ip.fragment);
-	if (!length && ctx->gso_size) /* more than 64 KiB */
+	if (ctx->gso_size) /* the field may have wrapped */
 		length = ctx->len - L3_OFFSET;
 	if (ip.version_ihl >> 4 != 4 || header < sizeof(ip) || length < header ||
 	    L3_OFFSET + length > ctx->len)
@@ -54,7 +54,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *pack
 	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &ip, sizeof(ip)))
 		return DROP_INVALID_PACKET;
 	__u32 length = sizeof(ip) + bpf_ntohs(ip.payload);
-	if (!ip.payload && ctx->gso_size) /* more than 64 KiB */
+	if (ctx->gso_size) /* the field may have wrapped */
 		length = ctx->len - L3_OFFSET;
 	if (bpf_ntohl(ip.version_class_label) >> 28 != 6 || L3_OFFSET + length > ctx->len)
 		return DROP_INVALID_PACKET;
@@ -301,10 +301,12 @@ static __always_inline int parse_udp(struct __sk_buff *ctx, struct packet *packe
 	return 0;
 }
 
-static __framed int parse_transport(struct __sk_buff *ctx, struct packet *packet)
+__global int parse_transport(struct __sk_buff *ctx, struct packet *packet)
 {
 	int reason = 0;
 
+	if (!packet)
+		return DROP_INVALID_PACKET;
 	if (packet->family == 6)
 		reason = parse_ipv6_chain(ctx, packet);
 	if (reason)

@@ -174,13 +174,10 @@ static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
 /* act: note a packet of a translated connection. Returns 0 or a drop reason. */
 static __framed int nat_see(struct connection *connection, const struct packet *packet)
 {
-	bool goes_on = !(packet->tcp_flags & (TCP_RST | TCP_SYN | TCP_FIN));
-
 	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
 		mapping_close(&packet->flow, connection);
-	if (!(connection->flags & CONNECTION_RST) || !goes_on || is_icmp_error(packet))
+	if (!(connection->flags & CONNECTION_RST) || !is_going_on(packet))
 		return 0;
-	/* A reset that the pod did not believe (RFC 5961) ends nothing. */
 	if (!mapping_revive(&packet->flow, connection))
 		return DROP_MID_STREAM;
 	__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);

@@ -118,10 +118,13 @@ static __framed long rewrite_embedded(struct __sk_buff *ctx, const struct packet
 /* act: give one end of the connection another address and port, in every place of the packet.
  * Returns 0 or a drop reason.
  */
-static __framed int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
-			    const struct addr *address, __be16 port)
+__global int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
+		     const struct addr *address, __be16 port)
 {
 	bool source = end == END_SOURCE;
+
+	if (!packet || !address)
+		return DROP_INVALID_PACKET;
 	struct addr *outer = source ? &packet->source : &packet->destination;
 	struct addr *inner = source ? &packet->flow.source : &packet->flow.destination;
 	__be16 *old_port = source ? &packet->flow.source_port : &packet->flow.destination_port;

@@ -235,3 +235,25 @@ def test_an_answer_to_the_pods_own_address_is_none(nodes: dict[str, Node], famil
     outward(nodes, "a", Packet(client[family], LEGACY[family], TCP(40000, 443, "S")))
     forged = Packet(LEGACY[family], client[family], TCP(443, 40000, "SA"))
     assert a.from_uplink(forged).dropped == {"NO_NAT_MAPPING": 1}
+
+
+def test_a_reset_that_nobody_believed_does_not_end_an_exemption(
+    nodes: dict[str, Node], family: int
+) -> None:
+    """S10, and RFC 5961."""
+    a = nodes["a"]
+    client = a.plan.pods["client"]
+    opening = Packet(LEGACY[family], client[family], TCP(50000, 22, "S"))
+    a.from_uplink(opening)
+    a.from_uplink(opening.but(l4=TCP(50000, 22, "R")))
+    a.from_pod("client", opening.reply(TCP(22, 50000, "A")))
+    a.age(100)
+    assert a.sweep(closed=0) == (1, 0)
+
+
+def test_link_local_ipv4_is_the_world(nodes: dict[str, Node]) -> None:
+    """Linux forwards it like any other address."""
+    nodes["a"].egress("0.0.0.0/0", 1, EGRESS[4])
+    client = nodes["a"].plan.pods["client"]
+    packet = Packet(client[4], "169.254.169.254", TCP(40000, 80, "S"))
+    assert nodes["a"].from_pod("client", packet).overlay.inner.source == EGRESS[4]
