@@ -161,7 +161,7 @@ class Importer:
     @property
     def is_gone(self) -> bool:
         """The peer has left: it has no key any more."""
-        return not self._latest
+        return not self._latest and not self.canaries
 
     def settle_again(self, draft: Draft, *, everything: bool) -> None:
         """Judge refused nodes again, after others gave something up; or all, after we took it."""
@@ -176,7 +176,7 @@ class Importer:
         """Keep a value; whether it has to be judged."""
         prefix = wire.prefix_of(key)
         if prefix == CANARIES:
-            self.canaries.add(key.removeprefix(f"{CANARIES}{self.peer.name}/") + "/")
+            self.canaries.add(self._name(key) + "/")
             return False
         before = self._latest.get(key)
         if before == value:
@@ -195,6 +195,7 @@ class Importer:
     def _forget(self, key: str) -> bool:
         """Drop a value; whether that may change rows."""
         prefix = wire.prefix_of(key)
+        self.canaries.discard(self._name(key) + "/" if prefix == CANARIES else "")
         if self._latest.pop(key, None) is None:
             self._unread[prefix] = max(0, self._unread[prefix] - 1)
             return False

@@ -6,10 +6,12 @@ We are east (id 1: 10.1.0.0/16, fd01::/48, nodes 10.99.0.11 and .12); the peer i
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -177,12 +179,14 @@ def test_nothing_is_used_without_a_cluster_config() -> None:
     assert len(addresses(it.apply({CONFIG: config}))) == 2
 
 
-def test_canaries_are_remembered() -> None:
-    """Which prefixes the peer says to be complete; a deletion is ignored."""
+def test_canaries_say_what_is_complete() -> None:
+    """Which prefixes the peer says to be complete; the end of a canary takes no row away."""
     it = importer()
-    it.apply({wire.canary_key("west", wire.NODES): b"now"})
-    it.apply({}, [wire.canary_key("west", wire.NODES)])
+    canary = wire.canary_key("west", wire.NODES)
+    it.apply({canary: b"now"})
     assert it.canaries == {wire.NODES}
+    gone = it.apply({}, [canary])
+    assert (it.canaries, len(it.nodes), gone.nodes.delete) == (set(), 1, frozenset())
 
 
 def test_host_identity_of_a_node_address() -> None:
@@ -482,6 +486,119 @@ def test_peer_that_returns_with_another_id_is_drained_first() -> None:
     assert len(changes.addresses.deleted) == 2
     assert it.nodes == {NodeKey("west", "west-1"): west_node()}
     assert it.peer.id == 9
+
+
+# --- Whatever happens -------------------------------------------------------------------------
+
+
+class Mirror:
+    """What a table would hold that is fed with the changes only."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[NodeKey, Node] = {}
+        self.services: dict[ServiceKey, Service] = {}
+        self.identities: dict[int, object] = {}
+        self.addresses: dict[bytes, object] = {}
+
+    def take(self, changes: ImportChanges) -> None:
+        pairs = (
+            (self.nodes, changes.nodes),
+            (self.services, changes.services),
+            (self.identities, changes.identities),
+        )
+        rows: Any
+        for rows, change in pairs:
+            rows.update(change.upsert)
+            for key in change.delete:
+                rows.pop(key, None)
+        columns = changes.addresses
+        for key in columns.deleted.tolist():
+            self.addresses.pop(key, None)
+        self.addresses.update(zip(columns.keys.tolist(), columns.values.tolist(), strict=True))
+
+
+def anything(chance: random.Random) -> tuple[str, bytes | None]:
+    """A key of west or north, with a good, a wrong or no value."""
+    cluster = chance.choice(("west", "north"))
+    number = {"west": 2, "north": 3}[cluster] if chance.random() < 0.9 else chance.choice((2, 3))
+    n, m = chance.randrange(4), chance.randrange(6)
+    second = chance.choice((2, 2, 3, 3, 1))
+    address, host = ip_address(f"10.{second}.{n}.{m}"), IPv4Address(f"10.99.0.{20 + m}")
+    cidr = ip_network(f"{address}/{chance.choice((24, 24, 22))}", strict=False)
+    where = host if chance.random() < 0.8 else IPv4Address("10.99.0.11")
+    node = Node(cluster, f"n{m}", (where,), (cidr,) if n else ())
+    pod = Address(address, number << 16 | m, cluster, host)
+    backend = Backend(address, 80, "http", "TCP", cluster)
+    service = Service(cluster, "shop", f"s{m}", (), (), backends=(backend,))
+    labels = f"k8s:a={m};{wire.CLUSTER_LABEL}={cluster};"
+    nodes = (wire.node_key(cluster, node.name), wire.node_value(node, number))
+    pods = (wire.address_key(cluster, address), wire.address_value(pod, PodKey("", "", ""), ""))
+    key, value = chance.choice(
+        (
+            (wire.config_key(cluster), wire.cluster_config(number)),
+            nodes,
+            nodes,
+            pods,
+            pods,
+            (wire.identity_key(cluster, pod.identity), labels.encode()),
+            (wire.service_key(cluster, "shop", service.name), wire.service_value(service, number)),
+        )
+    )
+    fate = chance.random()
+    if fate < 0.3:
+        return key, None
+    return key, b"{" if fate < 0.35 else value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_the_rules_hold_whatever_is_written(seed: int) -> None:
+    """Changes add up to the accepted rows, and no accepted row breaks a rule."""
+    chance, it, mirror = random.Random(seed), Imports(OWN), Mirror()
+    networks = [*OWN.networks, ip_network("10.2.1.0/28")]
+    for step in range(600):
+        written = dict(anything(chance) for _ in range(chance.randrange(1, 6)))
+        puts = {key: value for key, value in written.items() if value is not None}
+        mirror.take(it.apply(puts, [key for key, value in written.items() if value is None]))
+        if step % 50 == 49:
+            known = tuple(networks[: chance.choice((3, 4))])
+            mirror.take(it.update_own(replace(OWN, networks=known)))
+        importers = list(it.peers.values())
+        assert mirror.nodes == {k: row for one in importers for k, row in one.nodes.items()}
+        assert mirror.services == {k: row for one in importers for k, row in one.services.items()}
+        assert mirror.identities == {k: r for one in importers for k, r in one.identities.items()}
+        held = [one.addresses for one in importers]
+        assert mirror.addresses == {
+            key: value
+            for columns in held
+            for key, value in zip(columns.keys.tolist(), columns.values.tolist(), strict=True)
+        }
+        check_rules(it, mirror)
+
+
+def check_rules(it: Imports, mirror: Mirror) -> None:
+    nodes = list(mirror.nodes.values())
+    cidrs = [(cidr, node) for node in nodes for cidr in node.pod_cidrs]
+    ours = [n for n in it.ledger.own.networks if isinstance(n, IPv4Network)]
+    for at, (cidr, _) in enumerate(cidrs):
+        assert not any(cidr.overlaps(other) for other, _ in cidrs[:at])
+        assert not any(cidr.overlaps(own) for own in ours)
+    where = [address for node in nodes for address in node.addresses]
+    assert len(where) == len(set(where))
+    assert not OWN.addresses.intersection(where)
+    ids = {name: one.peer.id for name, one in it.peers.items() if one.peer.id}
+    assert len(set(ids.values())) == len(ids)
+    endpoints = {(int(address), ids[node.cluster]) for node in nodes for address in node.addresses}
+    for key, (identity, endpoint, _, cluster, _) in mirror.addresses.items():
+        assert identity >> 16 == cluster
+        assert (endpoint, cluster) in endpoints
+        address = ip_address(text(key))
+        assert any(address in cidr and ids[node.cluster] == cluster for cidr, node in cidrs)
+    for service in mirror.services.values():
+        for backend in service.backends:
+            assert any(
+                backend.address in cidr and node.cluster == service.cluster for cidr, node in cidrs
+            )
 
 
 # --- Cost -------------------------------------------------------------------------------------
