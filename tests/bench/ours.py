@@ -44,7 +44,6 @@ class Node:
         with netns.enter(net.space(self._letter)):
             self.datapath.start(self._settings(uplink))
             self.datapath.attach(uplink, self.cgroup)
-            self.datapath.pod(f"{self._letter}0")
         self.ring = Ring(self.datapath.map("mg_event"), self.datapath.event)
         self._mesh()
 
@@ -54,8 +53,10 @@ class Node:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def pod(self, *, covered: bool = False) -> None:
-        """The pod behind this node's first device."""
+        """Programs and rows of the pod behind this node's first device."""
         near = self._letter == "a"
+        with netns.enter(self._net.space(self._letter)):
+            self.datapath.pod(f"{self._letter}0")
         row = codecs.LocalPod(
             self.ifindex(f"{self._letter}0"),
             IDENTITY_A if near else IDENTITY_B,
