@@ -1,0 +1,52 @@
+"""The walks of ARCHITECTURE.md name files and functions that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "ARCHITECTURE.md").read_text()
+WALKS = TEXT[TEXT.index("## 5. Two walks") : TEXT.index("## 6. Layers")]
+
+
+def rows(title: str) -> list[list[str]]:
+    """Cells of the table under a heading, without its head."""
+    part = WALKS[WALKS.index(title) :].removeprefix("### ").split("\n### ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    body = []
+    for line in lines[2:]:
+        if re.match(r"\|-+", line):
+            break
+        body.append([cell.strip() for cell in line.strip("|").split("|")])
+    return body
+
+
+def sources(cell: str) -> list[Path]:
+    """The files that a cell names; a bare header stands in bpf/include."""
+    names = re.findall(r"`([\w/]+\.(?:bpf\.c|h|py))`", cell)
+    return [ROOT / name if "/" in name else ROOT / "bpf/include" / name for name in names]
+
+
+@pytest.mark.parametrize("row", rows("### 5.1"), ids=lambda row: " ".join(row[1:2]))
+def test_the_packet_walk_names_what_is_there(row: list[str]) -> None:
+    files = sources(row[1])
+    assert files
+    text = "".join(path.read_text() for path in files)
+    for name in re.findall(r"`([a-z_0-9]+)`(?!\.)", row[2]):
+        if "_" in name and name != "redirect_peer":
+            assert re.search(rf"\b{name}\(", text), f"{name} is not in {row[1]}"
+
+
+@pytest.mark.parametrize("row", rows("### 5.2"), ids=lambda row: row[0])
+def test_the_route_walk_names_what_is_there(row: list[str]) -> None:
+    files = sources(row[2])
+    assert files
+    text = "".join(path.read_text() for path in files)
+    for name in re.findall(r"`(?:\w+\.)?(\w+)`", row[2].replace("`bgp/", "")):
+        assert re.search(rf"(def|class) {name}\b", text), f"{name} is not in {row[2]}"
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for name in re.findall(r"`((?:bpf|mesh|gateway|srv6|bgp|clustermesh|tests)/[\w/.]+)`", TEXT):
+        assert (ROOT / name).exists(), name
