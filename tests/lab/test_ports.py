@@ -21,23 +21,35 @@ for number in range(int(sys.argv[3])):
 print(done)
 """
 
-#: Connections held open; prints what became of each, the longest failure, who still echoes.
+#: Connections opened and held at once; prints what became of them and who still echoes.
 HELD = """
-import collections, errno, json, resource, socket, sys, time
+import collections, errno, json, resource, select, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-held, failed, slowest = [], collections.Counter(), 0.0
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+waiting, poll = {}, select.poll()
 for number in range(int(sys.argv[3])):
-    begin = time.monotonic()
-    try:
-        held.append(socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5))
-    except OSError as error:
-        failed[errno.errorcode.get(error.errno, type(error).__name__)] += 1
-        slowest = max(slowest, time.monotonic() - begin)
+    s = socket.socket(family)
+    s.settimeout(0)
+    s.connect_ex((sys.argv[1], int(sys.argv[2])))
+    waiting[s.fileno()] = s
+    poll.register(s, select.POLLOUT)
+held, failed, end = [], collections.Counter(), time.monotonic() + 3
+while waiting and time.monotonic() < end:
+    for number, _ in poll.poll(100):
+        s = waiting.pop(number)
+        poll.unregister(s)
+        error = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            failed[errno.errorcode[error]] += 1
+        else:
+            held.append(s)
+failed["silent"] += len(waiting)
 echoed = 0
 for number, s in enumerate(held):
+    s.settimeout(5)
     s.sendall(b"%d" % number)
     echoed += s.recv(100) == b"%d" % number
-print(json.dumps({"held": len(held), "failed": failed, "slowest": slowest, "echoed": echoed}))
+print(json.dumps({"held": len(held), "failed": failed, "echoed": echoed}))
 """
 
 
@@ -47,13 +59,12 @@ def test_two_thousand_connections_one_after_the_other_succeed(lab: Lab) -> None:
     assert int(got) == 2000
 
 
-def test_exactly_the_capacity_is_held_and_the_rest_fails_at_once(lab: Lab) -> None:
+def test_exactly_the_capacity_is_held_and_the_rest_fails_by_icmp(lab: Lab) -> None:
+    """At once, or at the SYN's second try: an ICMP error that finds its socket locked waits."""
     legacy = lab.shown["legacy"]
     for address in legacy["addresses"]:
         found: dict[str, Any] = json.loads(
             lab.python("west/shop/client-1", HELD, address, legacy["tcp"], CAPACITY + BEYOND)
         )
         assert found["held"] == found["echoed"] == CAPACITY, found
-        assert sum(found["failed"].values()) == BEYOND, found
-        assert set(found["failed"]) <= {"EHOSTUNREACH", "EACCES", "ECONNREFUSED"}, found
-        assert found["slowest"] < 1, found
+        assert found["failed"] == {"EHOSTUNREACH": BEYOND, "silent": 0}, found
