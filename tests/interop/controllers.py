@@ -26,6 +26,8 @@ CLUSTERS = ("east", "west", "north")
 IDS = {"east": 1, "west": 2, "north": 3}
 REPOSITORY = Path(__file__).parents[2]
 
+#: Life of published keys here; the leadership has a third of it.
+LEASE_S = 6
 END_OF_TEST = "zz-end-of-test"
 
 Row = dict[str, Any]
@@ -166,7 +168,7 @@ class Controller:
                 ],
                 "locators": [{"cidr": f"fcbb:bb0{number}::/32", "nodePrefix": 48}],
             },
-            "leaseSeconds": 6,
+            "leaseSeconds": LEASE_S,
             "stateDir": str(self.directory / "state"),
             "socket": str(self.socket),
             **self.fields,
