@@ -6,7 +6,7 @@ A derivation runs when all of its inputs are synced (ARCHITECTURE.md D6) and wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 from typing import Any
@@ -154,48 +154,28 @@ class AgentTables:
     def wire(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
         objects, claims, peers = self.objects, self.subtree.claims, self.peers
-        self._derive(loop, self._identities, [claims])
-        loop.derive([peers.identities], self._labels)
         known: list[Source] = [objects.nodes, objects.egress, claims, self.subtree.config]
-        self._derive(loop, self._nodes, known, [peers.nodes])
-        self._derive(loop, self._endpoints, [self.node, self.next_hops], [peers.complete])
-        self._derive(loop, self._assign, [objects.pods, self.node])
-        self._derive(loop, self._pod_links, [self.local_pod, self.namespaces])
-        self._derive(loop, self._entries, [self.local_pod, objects.namespaces], [self.devices])
-        self._derive(
-            loop, self._plan, [objects.egress, objects.pods, objects.namespaces, objects.nodes]
-        )
-        self._derive(loop, self._egress, [self.planned])
-        self._derive(
-            loop,
-            self._pods,
-            [self.local_pod, objects.namespaces, claims, self.planned],
-            [self.devices],
-        )
-        self._derive(loop, self._blocks, [claims, objects.nodes])
-        self._derive(loop, self._discard, [self.node, self.planned])
-        self._derive(
-            loop,
-            self.derive_services,
-            [objects.services, objects.slices, objects.pods, self.subtree.pods, peers.complete],
-            [peers.services],
-        )
-        loop.derive([peers.complete, self.subtree.pods, self.node], self._address_synced)
-
-    def _derive(
-        self,
-        loop: Loop,
-        run: Callable[[], None],
-        needed: Sequence[Source],
-        also: Sequence[Source] = (),
-    ) -> None:
-        """Run when an input changes, once all ``needed`` ones are synced."""
-
-        def ready() -> None:
-            if all(source.synced for source in needed):
-                run()
-
-        loop.derive([*needed, *also], ready)
+        covered: list[Source] = [
+            objects.egress, objects.pods, objects.namespaces, objects.nodes,
+        ]  # fmt: skip
+        wired: list[Source] = [self.local_pod, objects.namespaces, claims, self.planned]
+        served: list[Source] = [
+            objects.services, objects.slices, objects.pods, self.subtree.pods, peers.complete,
+        ]  # fmt: skip
+        loop.derive([claims], self._identities)
+        loop.derive([], self._labels, [peers.identities])
+        loop.derive(known, self._nodes, [peers.nodes])
+        loop.derive([self.node, self.next_hops], self._endpoints, [peers.complete])
+        loop.derive([objects.pods, self.node], self._assign)
+        loop.derive([self.local_pod, self.namespaces], self._pod_links)
+        loop.derive([self.local_pod, objects.namespaces], self._entries, [self.devices])
+        loop.derive(covered, self._plan)
+        loop.derive([self.planned], self._egress)
+        loop.derive(wired, self._pods, [self.devices])
+        loop.derive([claims, objects.nodes], self._blocks)
+        loop.derive([self.node, self.planned], self._discard)
+        loop.derive(served, self.derive_services, [peers.services])
+        loop.derive([peers.complete, self.subtree.pods, self.node], self.address.mark_synced)
 
     def _take_addresses(self, changes: ColumnChanges) -> None:
         values = np.zeros(len(changes.values), VALUE)
@@ -206,10 +186,6 @@ class AgentTables:
             self.address.upsert(changes.keys, values)
         if len(changes.deleted):
             self.address.delete(changes.deleted)
-
-    def _address_synced(self) -> None:
-        if self.peers.complete.synced and self.subtree.pods.synced and self.node.synced:
-            self.address.mark_synced()
 
     def _identities(self) -> None:
         cluster = self.config.cluster
@@ -244,8 +220,8 @@ class AgentTables:
         complete = self.peers.complete.synced
         endpoints = node_rows.endpoints(nodes, self.own, ids, hops)
         asked = all(address in hops for address in self.tunnel_endpoints())
-        _write(self.endpoint, endpoints, complete=complete and asked)
-        _write(self.pod_cidr, node_rows.pod_cidrs(nodes, ids), complete=complete)
+        self.endpoint.write(endpoints, complete=complete and asked)
+        self.pod_cidr.write(node_rows.pod_cidrs(nodes, ids), complete=complete)
 
     def _assign(self) -> None:
         me = self.node.rows.get(self.own)
@@ -264,7 +240,7 @@ class AgentTables:
                 ref = PodRef(self.own.name, key.namespace, key.name)
                 entry = PodEntry(pod.addresses, self._labels_of(pod))
                 rows[pod_key(key.cluster, ref)] = pod_value(entry)
-        _write(self.pod_entry, rows, complete=self.devices.synced)
+        self.pod_entry.write(rows, complete=self.devices.synced)
 
     def _labels_of(self, pod: Pod) -> str:
         return identity_labels(pod, namespace_of(pod, self.objects.namespaces.rows))
@@ -297,7 +273,7 @@ class AgentTables:
                 rows[address] = LocalPod(
                     device.ifindex, identity, classes.get(address, 0), device.mac, device.host_mac
                 )
-        _write(self.pod, rows, complete=self.devices.synced)
+        self.pod.write(rows, complete=self.devices.synced)
 
     def _blocks(self) -> None:
         size, cluster = self.config.egress.block_size, self.config.cluster.name
@@ -343,14 +319,6 @@ class AgentTables:
         ]
         routes = node_rows.discard_routes(self.node.rows.get(self.own), mine)
         self.discard.replace(dict.fromkeys(routes))
-
-
-def _write(table: Table[Any, Any], rows: dict[Any, Any], *, complete: bool) -> None:
-    """Replace when the rows are all there are, else only add."""
-    if complete:
-        table.replace(rows)
-    else:
-        table.upsert(rows)
 
 
 def _with_addresses(pod: Pod, addresses: tuple[IP, ...]) -> Pod:

@@ -8,7 +8,7 @@ published is ever replaced by something computed from half of the facts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -73,9 +73,10 @@ class ControllerTables:
     def wire(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
         objects, claims, foreign = self.objects, self.subtree.claims, self.foreign
-        self._derive(
-            loop, self._plan, [objects.egress, objects.pods, objects.namespaces, objects.nodes]
-        )
+        covered: list[Source] = [
+            objects.egress, objects.pods, objects.namespaces, objects.nodes,
+        ]  # fmt: skip
+        loop.derive(covered, self._plan)
         needed: list[Source] = [
             self.planned,
             objects.pods,
@@ -83,18 +84,18 @@ class ControllerTables:
             objects.nodes,
             foreign,
         ]
-        self._derive(loop, self._wanted, needed)
-        self._derive(loop, self._pools, [foreign])
-        self._derive(loop, self._identities, [claims])
-        self._derive(loop, self._nodes, [objects.nodes, claims, foreign], [self.created])
-        self._derive(loop, self._own_facts, [self.node, self.planned])
-        self._derive(loop, self._blocks, [claims])
+        loop.derive(needed, self._wanted)
+        loop.derive([foreign], self._pools)
+        loop.derive([claims], self._identities)
+        loop.derive([objects.nodes, claims, foreign], self._nodes, [self.created])
+        loop.derive([self.node, self.planned], self._own_facts)
+        loop.derive([claims], self._blocks)
         pods: list[Source] = [objects.services, objects.slices, objects.pods, self.subtree.pods]
-        self._derive(loop, self._services, pods)
+        loop.derive(pods, self._services)
         addresses: list[Source] = [self.subtree.pods, self.node, self.identity]
-        self._derive(loop, self.published[wire.ADDRESSES].mark_synced, addresses)
+        loop.derive(addresses, self.published[wire.ADDRESSES].mark_synced)
         complete: list[Source] = [*self.published.values(), self.wanted, claims, foreign]
-        self._derive(loop, self._canaries, complete, [self.refused])
+        loop.derive(complete, self._canaries, [self.refused])
 
     # --- Sources ------------------------------------------------------------------------------
 
@@ -132,21 +133,6 @@ class ControllerTables:
         return allocation.candidates(want, self.cluster_id, size, foreign)
 
     # --- Derivations --------------------------------------------------------------------------
-
-    def _derive(
-        self,
-        loop: Loop,
-        run: Callable[[], None],
-        needed: Sequence[Source],
-        also: Sequence[Source] = (),
-    ) -> None:
-        """Run when an input changes, once all ``needed`` ones are synced."""
-
-        def ready() -> None:
-            if all(source.synced for source in needed):
-                run()
-
-        loop.derive([*needed, *also], ready)
 
     def _plan(self) -> None:
         objects = self.objects

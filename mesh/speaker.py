@@ -42,7 +42,7 @@ from mesh.core.model import (
     Route,
 )
 from mesh.core.reconcile import Loop
-from mesh.core.table import Table
+from mesh.core.table import Source, Table
 from mesh.manifests import Manifests
 from mesh.observe.tables import Row, Server
 from mesh.selectors import matches
@@ -129,10 +129,9 @@ class Speaker:
 
     def _derivations(self) -> None:
         objects = self.objects
-        self.loop.derive([objects.nodes, objects.peers], self.derive_peerings)
-        self.loop.derive(
-            [objects.nodes, objects.egress, self.claims, self.peerings], self.derive_routes
-        )
+        self.loop.derive([], self.derive_peerings, [objects.nodes, objects.peers])
+        known: list[Source] = [objects.nodes, objects.egress, self.claims, self.peerings]
+        self.loop.derive([], self.derive_routes, known)
         self.session.lost = self._lost
         self.routes.listen(self._owing.set)
 
@@ -167,7 +166,7 @@ class Speaker:
         chosen = [peer for peer in peers.rows.values() if matches(peer.nodes, labels)]
         rows, wrong = desired.peerings(node, chosen)
         findings += wrong
-        _write(self.peerings, rows, synced=nodes.synced and peers.synced)
+        self.peerings.write(rows, complete=nodes.synced and peers.synced)
 
     def derive_routes(self) -> None:
         """Routes of this node on each of its sessions."""
@@ -181,7 +180,7 @@ class Speaker:
         sources = (objects.nodes, objects.egress, claims, self.peerings)
         synced = all(source.synced for source in sources)
         self._findings["route"] = wrong + (findings if synced else [])
-        _write(self.routes, rows, synced=synced)
+        self.routes.write(rows, complete=synced)
 
     # End-of-RIB
 
@@ -316,14 +315,6 @@ class Speaker:
         finally:
             await self.client.aclose()
             self.engine.disown()
-
-
-def _write(table: Table[K, V], rows: Mapping[K, V], *, synced: bool) -> None:
-    """Replace the rows, or only add some while a source is missing."""
-    if synced:
-        table.replace(rows)
-    else:
-        table.upsert(rows)
 
 
 def main(path: Path) -> int:

@@ -255,15 +255,23 @@ class Loop:
         self._derivations: list[tuple[tuple[Source, ...], Callable[[], None], list[int]]] = []
         self._changed = asyncio.Event()
 
-    def derive(self, inputs: Sequence[Source], run: Callable[[], None]) -> None:
-        """Call ``run`` when a revision or the sync state of an input has changed.
+    def derive(
+        self, inputs: Sequence[Source], run: Callable[[], None], also: Sequence[Source] = ()
+    ) -> None:
+        """Call ``run`` when an input has changed, once all ``inputs`` are synced.
 
-        ``run`` reads the inputs, calls a pure function and writes output tables; it is called
-        after the derivations added before it, so outputs of those may be inputs here.
+        ``also`` are inputs that need not be synced. ``run`` reads the inputs, calls a pure
+        function and writes output tables; it is called after the derivations added before it, so
+        outputs of those may be inputs here.
         """
-        for source in inputs:
+
+        def ready() -> None:
+            if all(source.synced for source in inputs):
+                run()
+
+        for source in (*inputs, *also):
             source.listen(self._changed.set)
-        self._derivations.append((tuple(inputs), run, []))
+        self._derivations.append(((*inputs, *also), ready, []))
         self._changed.set()
 
     def apply(

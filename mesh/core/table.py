@@ -100,6 +100,13 @@ class Table(Source, Generic[K, V]):
         self.mark_synced()
         return changed
 
+    def write(self, rows: Mapping[K, V], *, complete: bool) -> None:
+        """``replace`` when the rows are all there are, else only add them."""
+        if complete:
+            self.replace(rows)
+        else:
+            self.upsert(rows)
+
     def changes(self, since: int) -> Changes[K, V] | None:
         """Changes after revision ``since``; None when the log no longer reaches back so far."""
         if since < self._floor:
