@@ -15,7 +15,7 @@ struct sweep {	       /* the argument of mg_sweep */
 	__u32 echo;	   /* ICMP, RFC 5508: 60 */
 	__u32 kept;	   /* result: entries left */
 	__u32 expired;	   /* result: entries deleted */
-	__u32 now;	   /* result: CLOCK_MONOTONIC in s */
+	__u32 now;	   /* result: in the unit of `seen` */
 };
 
 static __always_inline __u32 sweep_limit(const struct sweep *sweep, __u8 protocol,
@@ -90,7 +90,7 @@ int mg_sweep(struct sweep *ctx)
 
 	sweep.kept = 0;
 	sweep.expired = 0;
-	sweep.now = bpf_ktime_get_ns() / NSEC_PER_SEC;
+	sweep.now = bpf_ktime_get_ns() >> 30;
 	bpf_for_each_map_elem(&mg_ct_v4, sweep_v4, &sweep, 0);
 	bpf_for_each_map_elem(&mg_ct_v6, sweep_v6, &sweep, 0);
 	*ctx = sweep;

@@ -11,37 +11,47 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define PACKET_HOST 0
 
+/* act: the way back of egress, which only the gateway of the address may send */
+static __framed int tunnel_reply(struct __sk_buff *ctx, struct packet *packet)
+{
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
+
+	if (!egress || egress->gateway != packet->sender)
+		return drop(ctx, packet, DROP_NOT_FROM_GATEWAY);
+	return egress_reply(ctx, packet);
+}
+
+/* act: the way out, when the source is an egress address of ours; else the drop as it was */
+static __framed int tunnel_egress(struct __sk_buff *ctx, struct packet *packet, int reason)
+{
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
+	struct translation as = {.address = packet->source, .port = packet->flow.source_port};
+
+	if (!egress)
+		return drop(ctx, packet, reason);
+	if (egress->gateway != cfg.node)
+		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
+	return gateway_send(ctx, packet, &as);
+}
+
 /* act: a decapsulated packet of a known sender */
 static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
 {
-	struct translation as;
-
 	/* 1. parse */
 	int reason = parse(ctx, packet);
 	if (reason)
 		return drop(ctx, packet, reason);
 
 	/* 2. replies, from a gateway */
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
-	if (packet->identity == IDENTITY_WORLD && (!egress || egress->gateway != packet->sender))
-		return drop(ctx, packet, DROP_NOT_FROM_GATEWAY);
 	if (packet->identity == IDENTITY_WORLD)
-		return egress_reply(ctx, packet);
+		return tunnel_reply(ctx, packet);
 
-	/* 3. egress, at the gateway */
-	egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
-	if (egress && egress->gateway != cfg.node)
-		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
-	if (egress) {
-		as = (struct translation){.address = packet->source,
-					  .port = packet->flow.source_port};
-		return gateway_send(ctx, packet, &as);
-	}
-
-	/* 4. from a pod or host behind the sender, to a pod */
+	/* 3. from a pod or host behind the sender; or egress, and this is the gateway */
 	reason = tunnel_source(packet);
 	if (reason)
-		return drop(ctx, packet, reason);
+		return tunnel_egress(ctx, packet, reason);
+
+	/* 4. to a pod */
 	struct pod *pod = pod_find(&packet->destination);
 	if (!pod)
 		return drop(ctx, packet, DROP_UNKNOWN_L3_TARGET);

@@ -29,9 +29,9 @@ struct connection {
 	struct addr translated; /* egress address; zero: not translated */
 	__be16 translated_port; /* or ICMP id */
 	__u16 pad;
-	__u32 flags;	       /* enum connection_flag */
-	__u32 seen;	       /* last packet, CLOCK_MONOTONIC in s; the sweep compares it */
-	__u32 opened;	       /* first packet, likewise */
+	__u32 flags;  /* enum connection_flag */
+	__u32 seen;   /* last packet, CLOCK_MONOTONIC in 2^30 ns; sweep.bpf.c compares it */
+	__u32 opened; /* first packet, likewise */
 	__u32 source_identity; /* of the opener */
 	__u32 destination_identity;
 };

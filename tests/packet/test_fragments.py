@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, REDIRECT, Node
+from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, Node
 from tests.packet.packets import TCP, UDP, Echo, Other, Packet, ones_complement, pseudo
 
 Nodes = dict[str, Node]
@@ -42,18 +42,19 @@ def check_ok(wire_parts: list[bytes]) -> bool:
     return ones_complement(pseudo(addresses, first.protocol, len(body)) + body) == 0
 
 
-@pytest.mark.parametrize("name", ["a", "g"])
-@pytest.mark.parametrize("l4", [UDP(5000, 53), Echo(77)], ids=["UDP", "ping"])
+ECHOES = pytest.mark.parametrize("l4", [UDP(5000, 53), Echo(77)], ids=["UDP", "ping"])
+
+
+@ECHOES
 def test_fragments_of_a_covered_pod_leave_and_return(
-    nodes: Nodes, family: int, name: str, l4: UDP | Echo
+    nodes: Nodes, family: int, l4: UDP | Echo
 ) -> None:
-    node, g = nodes[name], nodes["g"]
-    packet = Packet(node.plan.pods["client"][family], LEGACY[family], l4, BODY)
+    """On the gateway's own node; across nodes: tests/lab/test_datapath_wire.py."""
+    g = nodes["g"]
+    packet = Packet(g.plan.pods["client"][family], LEGACY[family], l4, BODY)
     left = []
     for wire in wires(packet):
-        got = node.from_pod("client", wire)
-        if name != "g":
-            got = g.from_uplink(got.wire)
+        got = g.from_pod("client", wire)
         assert (got.verdict, got.dropped) == (REDIRECT, {})
         left.append(got.wire)
     seen = [Packet.read(wire) for wire in left]
@@ -66,8 +67,6 @@ def test_fragments_of_a_covered_pod_leave_and_return(
     home = []
     for wire in wires(Packet(LEGACY[family], EGRESS[family], back, BODY)):
         got = g.from_uplink(wire)
-        if name != "g":
-            got = node.from_uplink(got.wire)
         assert (got.verdict, got.dropped) == (REDIRECT, {})
         home.append(got.wire)
     arrived = [Packet.read(wire) for wire in home]
@@ -77,11 +76,31 @@ def test_fragments_of_a_covered_pod_leave_and_return(
     assert arrived[0].l4 == mirrored
 
 
+@ECHOES
+def test_fragments_travel_translated_to_the_gateway_and_back_by_their_block(
+    nodes: Nodes, family: int, l4: UDP | Echo
+) -> None:
+    a, g = nodes["a"], nodes["g"]
+    packet = Packet(a.plan.pods["client"][family], LEGACY[family], l4, BODY)
+    sent = [a.from_pod("client", wire) for wire in wires(packet)]
+    assert {(got.verdict, got.overlay.inner.source) for got in sent} == {(REDIRECT, EGRESS[family])}
+    assert check_ok([got.wire[50:] for got in sent])
+    for got in sent:
+        left = g.from_uplink(got.wire)
+        assert (left.verdict, left.wire) == (OK, got.wire), "the kernel's device opens fragments"
+
+    outside = sent[0].overlay.inner.l4
+    back = UDP(53, outside.source) if isinstance(outside, UDP) else Echo(outside.id, answer=True)
+    for wire in wires(Packet(LEGACY[family], EGRESS[family], back, BODY)):
+        overlay = g.from_uplink(wire).overlay
+        assert (overlay.destination, overlay.vni) == (a.plan.endpoint, 2)
+
+
 def test_fragments_between_pods(nodes: Nodes, family: int) -> None:
-    a, b = nodes["a"], nodes["b"]
-    packet = Packet(a.plan.pods["web"][family], b.plan.pods["web"][family], UDP(1, 2), BODY)
-    for wire in wires(packet):
-        got = b.from_uplink(a.from_pod("web", wire).wire)
+    a = nodes["a"]
+    web, client = a.plan.pods["web"], a.plan.pods["client"]
+    for wire in wires(Packet(web[family], client[family], UDP(1, 2), BODY)):
+        got = a.from_pod("web", wire)
         assert (got.verdict, got.dropped) == (REDIRECT, {})
         assert got.wire[14:] == wire[14:]
 
