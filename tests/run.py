@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,16 +40,30 @@ def expected() -> set[str]:
     return {line.split(" ", 1)[0] for line in lines if line.strip() and not line.startswith("#")}
 
 
-def main() -> int:
-    """Pytest's status, or 1 for an unexpected skip."""
+def run_level(level: str) -> int:
+    """Pytest's status on one level, or 1 for an unexpected skip."""
     skips = Skips()
-    status = int(pytest.main(["-q", "--durations=5", *sys.argv[1:]], plugins=[skips]))
+    status = int(pytest.main(["-q", "--durations=5", level], plugins=[skips]))
     unexpected = {name: why for name, why in skips.found.items() if name not in expected()}
     for name, why in sorted(unexpected.items()):
         sys.stdout.write(f"unexpected skip: {name} {why}\n")
     if unexpected:
         sys.stdout.write(f"A skip needs its line in {EXPECTED.relative_to(Path.cwd())}.\n")
     return status or int(bool(unexpected))
+
+
+def main() -> int:
+    """0 when every level passed; each runs in a process of its own, with its own conftest."""
+    if len(sys.argv) == 2:
+        return run_level(sys.argv[1])
+    failed = []
+    for level in sys.argv[1:]:
+        sys.stdout.write(f"── {level}\n")
+        sys.stdout.flush()
+        if subprocess.run([sys.executable, __file__, level], check=False).returncode:
+            failed.append(level)
+    sys.stdout.write(f"failed: {', '.join(failed)}\n" if failed else "all levels passed\n")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
