@@ -120,20 +120,21 @@ class Importer:
     @property
     def findings(self) -> dict[str, Finding]:
         """What is refused, by etcd key; the first ones, then their number."""
+        name = wire.plain(self.peer.name)
         shown = dict(islice(self._refused.items(), self._limits.findings))
         for prefix, unread in self._unread.items():
             if unread:
-                limit, place = self._limits.keys(prefix), f"{prefix}{self.peer.name}/"
+                limit, place = self._limits.keys(prefix), f"{prefix}{name}/"
                 text = f"more than {limit} keys: {unread} further ones are not read"
                 shown[place] = Finding(TOO_MANY, place, "keys", text, self._clock())
         hidden = len(self._refused) - self._limits.findings
         if hidden > 0:
-            place = f"cilium/cache/*/v1/{self.peer.name}/"
+            place = f"cilium/cache/*/v1/{name}/"
             shown[place] = Finding(MORE, place, "keys", f"{hidden} further keys are refused")
         config = wire.config_key(self.peer.name)
         if not self.peer.id and self._latest and config not in shown:
-            text = f"cluster {self.peer.name} has keys but no cluster config: none is used"
-            shown[config] = Finding(NO_CONFIG, config, "", text)
+            text = f"cluster {name} has keys but no cluster config: none is used"
+            shown[config] = Finding(NO_CONFIG, wire.plain(config), "", text)
         return shown
 
     # --- Keys in ------------------------------------------------------------------------------
@@ -350,7 +351,8 @@ class Importer:
         code = refusal.code if isinstance(refusal, Refused) else UNREADABLE
         before = self._refused.get(key)
         since = before.since if before and before.code == code else self._clock()
-        self._refused[key] = Finding(code, key, refusal.field, refusal.text, since)
+        text = wire.plain(refusal.text)
+        self._refused[key] = Finding(code, wire.plain(key), wire.plain(refusal.field), text, since)
         if code in _DEPENDENT or code == ADDRESS_TAKEN:
             self._waiting.add(key)
 

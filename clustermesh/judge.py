@@ -157,6 +157,10 @@ def service(peer: Peer, name: str, value: bytes) -> tuple[Service, set[str]]:
     if own_name != name or not all(map(wire.is_object_name, name.split("/"))):
         raise Refused(MISMATCH, "name", f"service {own_name!r} under key {name!r}")
     row = wire.service_row(wired)
+    if not all(map(_is_port_name, (part.name for part in row.ports))):
+        raise Refused(MISMATCH, "frontends", "a port's name is no name")
+    if not all(map(_is_port_name, (part.port_name for part in row.backends))):
+        raise Refused(MISMATCH, "backends", "a port's name is no name")
     nodes = {backend.address: peer.node_of(number(backend.address)) for backend in row.backends}
     for address, of_node in nodes.items():
         if of_node is None:
@@ -241,6 +245,10 @@ def _packed(text: str) -> bytes:
     if packed.startswith(_CANONICAL_MAPPED) or inet_ntop(AF_INET6, packed) != text:
         raise Refused(MISMATCH, "IP", f"{text} is not the one spelling of its address")
     return packed
+
+
+def _is_port_name(name: str) -> bool:
+    return not name or wire.is_object_name(name.lower())
 
 
 def _outside(peer: Peer, name: str, first: int, last: int) -> Refused:

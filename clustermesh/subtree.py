@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 import msgspec
 
 from clustermesh.records import rows
 from clustermesh.store import Batch, Entry
+from clustermesh.wire import is_object_name, parse_ip, plain
 from mesh.core.model import IP, Claim, ClaimKey, Finding
 from mesh.core.table import Table
 
@@ -79,7 +79,7 @@ class Subtree:
 
     def take(self, batch: Batch) -> None:
         """Take in what ``store.Follow`` saw."""
-        for key in batch.deletes:
+        for key in (*batch.deletes, *(entry.key for entry in batch.puts)):
             self.findings.pop(key, None)
         claims = rows(self._cluster, batch.puts, batch.deletes)
         for key, text in claims.unreadable.items():
@@ -106,7 +106,10 @@ class Subtree:
         try:
             if ref:
                 value = msgspec.json.decode(entry.value, type=_PodValue)
-                puts[ref] = PodEntry(tuple(map(ip_address, value.addresses)), value.labels)
+                addresses = tuple(parse_ip(text, "addresses") for text in value.addresses)
+                puts[ref] = PodEntry(addresses, value.labels)
+            elif entry.key.startswith(f"{self.prefix}pod/"):
+                self._refuse(entry.key, "is not pod/<node>/<namespace>/<name>")
             elif entry.key == f"{self.prefix}config":
                 config = msgspec.json.decode(entry.value, type=StoredConfig)
                 self.config.upsert({self._cluster: config})
@@ -114,17 +117,15 @@ class Subtree:
                 self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
         except (msgspec.DecodeError, ValueError) as error:
             self._refuse(entry.key, str(error))
-        else:
-            if ref:
-                self.findings.pop(entry.key, None)
 
     def _pod_ref(self, key: str) -> PodRef | None:
         head, _, rest = key.partition(f"{self.prefix}pod/")
         parts = rest.split("/")
-        return PodRef(*parts) if not head and len(parts) == len(PodRef.__slots__) else None
+        valid = not head and len(parts) == len(PodRef.__slots__) and all(map(is_object_name, parts))
+        return PodRef(*parts) if valid else None
 
     def _refuse(self, key: str, text: str) -> None:
-        self.findings.setdefault(key, Finding(UNREADABLE, key, "value", text))
+        self.findings[key] = Finding(UNREADABLE, plain(key), "value", plain(text))
 
 
 def pod_key(cluster: str, ref: PodRef) -> str:

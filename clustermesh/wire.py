@@ -32,11 +32,16 @@ ACCOUNT_LABEL = "k8s:io.cilium.k8s.policy.serviceaccount"
 #: 255 clusters: 8 bits of cluster id over 16 bits of number.
 MAX_CLUSTERS = 255
 CLUSTER_SHIFT = 16
+#: Protocols of service ports; others (SCTP) are left out of rows.
+PROTOCOLS = frozenset({"TCP", "UDP"})
 #: Identities below are reserved and mean the same in every cluster.
 FIRST_IDENTITY = 256
 
 _CLUSTER_NAME = re.compile(r"(?=.{1,32}\Z)([a-z0-9][-a-z0-9]*)?[a-z0-9]")
 _OBJECT_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
+#: Characters of a foreign text that are shown.
+_LONGEST = 512
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -113,6 +118,12 @@ def identity_range(cluster_id: int) -> range:
     return range(max(first, FIRST_IDENTITY), (cluster_id + 1) << CLUSTER_SHIFT)
 
 
+def plain(text: str) -> str:
+    """Text of somebody else's as a terminal and JSON can bear it, cut to one line's length."""
+    shown = text if text.isprintable() else text.encode("unicode_escape").decode()
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+
+
 # --- Values -----------------------------------------------------------------------------------
 
 
@@ -176,7 +187,7 @@ class WirePort(msgspec.Struct, rename="pascal", frozen=True):
     """One port of a frontend or backend, by port name."""
 
     protocol: str
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 WirePorts = Mapping[str, Mapping[str, WirePort] | None]
@@ -325,11 +336,11 @@ def service_value(service: Service, cluster_id: int) -> bytes:
 
 def service_row(wire: WireService) -> Service:
     """The row of a service. Raises WireError naming the address that is none."""
-    frontends, backends = wire.frontends or {}, wire.backends or {}
+    frontends, backends = _carried(wire.frontends), _carried(wire.backends)
     ports = {
         ServicePort(name, port.protocol, port.port)
         for of_address in frontends.values()
-        for name, port in (of_address or {}).items()
+        for name, port in of_address.items()
     }
     return Service(
         cluster=wire.cluster,
@@ -343,9 +354,17 @@ def service_row(wire: WireService) -> Service:
             Backend(address, port.port, name, port.protocol, wire.cluster)
             for text, of_address in backends.items()
             for address in (parse_ip(text, "backends"),)
-            for name, port in (of_address or {}).items()
+            for name, port in of_address.items()
         ),
     )
+
+
+def _carried(ports: WirePorts | None) -> Mapping[str, Mapping[str, WirePort]]:
+    """The ports whose protocol the datapath can translate."""
+    return {
+        address: {n: port for n, port in (named or {}).items() if port.protocol in PROTOCOLS}
+        for address, named in (ports or {}).items()
+    }
 
 
 def address_value(row: Address, pod: PodKey, labels: str) -> bytes:

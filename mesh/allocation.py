@@ -174,7 +174,7 @@ class Published:
     created: int
 
     def __str__(self) -> str:
-        return f"cluster {self.cluster} (node {self.node})"
+        return f"cluster {wire.plain(self.cluster)} (node {wire.plain(self.node)})"
 
 
 def free_numbers(pool: str, foreign: Iterable[Published]) -> Sequence[int]:
@@ -296,8 +296,8 @@ def id_findings(ours: StoredConfig, configs: Mapping[str, bytes]) -> list[Findin
         except wire.WireError:
             continue
         if used == ours.id and name != ours.name:
-            text = f"cluster id {ours.id} of {ours.name} is used by cluster {name}"
-            found.append(Finding(ID_USED, key, "id", text))
+            text = f"cluster id {ours.id} of {ours.name} is used by cluster {wire.plain(name)}"
+            found.append(Finding(ID_USED, wire.plain(key), "id", text))
     return found
 
 

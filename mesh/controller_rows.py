@@ -53,7 +53,7 @@ def cluster_rows(tables: ControllerTables) -> list[Row]:
 
 def _peer_row(name: str, importer: Importer) -> Row:
     return {
-        "cluster": name,
+        "cluster": wire.plain(name),
         "id": importer.peer.id or None,
         "nodes": len(importer.nodes),
         "identities": len(importer.identities),

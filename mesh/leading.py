@@ -149,8 +149,6 @@ class Leading:
     def findings(self) -> Iterable[Finding]:
         """Why we do not lead, what could not be written or restored."""
         yield from self._unfit
-        for key, text in self.allocator.unreadable.items():
-            yield Finding("M141", key, "value", text)
         for text in self._lost:
             yield Finding(NOT_RESTORED, text.split(" ", 1)[0], "owner", text)
         if self._client.problem:

@@ -169,9 +169,12 @@ def test_unreadable_keys_are_findings_and_change_nothing() -> None:
     it = complete()
     before = it.published(wire.ADDRESSES)
     bad = [pod_key("east", REF), f"{PREFIX}podcidr/{POOL}/number/7", f"{PREFIX}config"]
-    it.own(dict.fromkeys(bad, b"{"))
+    odd = f"{PREFIX}pod/east-1/shop/web\udcff"
+    it.own(dict.fromkeys((*bad, odd), b"{"))
     assert it.published(wire.ADDRESSES) == before
-    assert {key for _, key in it.findings()} == set(bad)
+    assert {key for _, key in it.findings()} == {*bad, wire.plain(odd)}
+    it.own(everything(), (odd,))
+    assert [key for _, key in it.findings()] == bad[1:2]
 
 
 def test_a_prefix_published_before_ours_is_not_published() -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
+import msgspec
 import pytest
 
 from clustermesh import wire
@@ -330,6 +331,12 @@ VIOLATIONS: dict[str, tuple[str, bytes, str, str]] = {
     "port that is none": (
         SERVICE, edited(west_service(), backends={"10.2.1.5": {"h": {"Protocol": "TCP",
         "Port": 70000}}}), "M133", "backends[...][...].Port"),
+    "a port with a name that is none": (
+        SERVICE, edited(west_service(), backends={"10.2.1.5": {"\x1b[2J": {"Protocol": "TCP",
+        "Port": 7}}}), "M130", "backends"),
+    "port 0": (
+        SERVICE, edited(west_service(), backends={"10.2.1.5": {"h": {"Protocol": "TCP",
+        "Port": 0}}}), "M133", "backends[...][...].Port"),
     "a service too large": (
         SERVICE, edited(west_service(), labels={"x": "y" * (1 << 20)}), "M132", ""),
     "config with our id": (CONFIG, wire.cluster_config(1), "M123", "id"),
@@ -402,6 +409,20 @@ def test_findings_are_bounded() -> None:
     it.apply(dict(pair(f"10.9.{n}.1") for n in range(150)))
     assert len(it.findings) == 101
     assert it.findings["cilium/cache/*/v1/west/"].text == "50 further keys are refused"
+
+
+def test_findings_can_be_shown_whatever_the_key_is() -> None:
+    """Bytes that are no UTF-8, terminal sequences and endless names stay out of the screen."""
+    it = Imports(OWN)
+    names = ("west-\udcff", "\x1b[2J", "x" * 100_000, "a/b")
+    it.apply({CONFIG: wire.cluster_config(2)})
+    it.apply({wire.node_key("west", name): new_node(name=name[:100]) for name in names[1:]})
+    it.apply({wire.node_key("west", names[0]): GOOD_NODE, wire.config_key("\udcff"): b"{"})
+    assert len(it.findings) == 5
+    for finding in it.findings.values():
+        shown = msgspec.json.encode(finding).decode()
+        assert shown.isprintable()
+        assert len(shown) < 2000
 
 
 def test_finding_keeps_its_time() -> None:

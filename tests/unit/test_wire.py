@@ -229,3 +229,11 @@ def test_identity_ranges() -> None:
     """24 bits with the cluster id on top; cluster 0 starts behind the reserved numbers."""
     assert (wire.identity_range(7)[0], wire.identity_range(7)[-1]) == (458752, 524287)
     assert wire.identity_range(0)[0] == 256
+
+
+def test_ports_that_cannot_be_translated_are_left_out() -> None:
+    """SCTP is no error: the service's other ports are used."""
+    value = json.loads(SERVICE)
+    value["backends"]["10.7.1.20"]["gtp"] = {"Protocol": "SCTP", "Port": 38412}
+    row = wire.service_row(wire.decode(wire.WireService, json.dumps(value).encode()))
+    assert [backend.port for backend in row.backends] == [8080]
