@@ -10,13 +10,13 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* act: to a destination that needs no translation */
 static __framed int forward(struct __sk_buff *ctx, struct packet *packet, const struct address *to)
 {
-	struct pod *pod = pod_find(&packet->destination);
-
-	if (pod)
-		return forward_pod(ctx, pod);
-	if (to->kind != ADDRESS_POD || to->node == cfg.node)
-		return TC_ACT_OK; /* the stack: this host, other hosts, the world */
 	__be32 node = to->node;
+
+	if (to->kind != ADDRESS_POD || node == cfg.node) {
+		struct pod *pod = pod_find(&packet->destination);
+		/* no pod of ours: the stack, for this host, other hosts, the world */
+		return pod ? forward_pod(ctx, pod) : TC_ACT_OK;
+	}
 	if (!overlay_fits(packet) && is_unfragmentable(packet))
 		return drop_too_big(ctx, packet);
 	return overlay_send(ctx, packet, node, packet->identity);

@@ -14,6 +14,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* act: a decapsulated packet of a known sender */
 static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
 {
+	struct egress_addr *egress;
 	struct translation as;
 
 	/* 1. parse */
@@ -22,11 +23,12 @@ static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
 		return drop(ctx, packet, reason);
 
 	/* 2. replies, from a gateway */
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
-	if (packet->identity == IDENTITY_WORLD && (!egress || egress->gateway != packet->sender))
-		return drop(ctx, packet, DROP_NOT_FROM_GATEWAY);
-	if (packet->identity == IDENTITY_WORLD)
+	if (packet->identity == IDENTITY_WORLD) {
+		egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
+		if (!egress || egress->gateway != packet->sender)
+			return drop(ctx, packet, DROP_NOT_FROM_GATEWAY);
 		return egress_reply(ctx, packet);
+	}
 
 	/* 3. egress, at the gateway */
 	egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
