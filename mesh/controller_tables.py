@@ -16,7 +16,7 @@ from clustermesh import publish, wire
 from clustermesh.ledger import OwnFacts
 from clustermesh.peers import Peers
 from clustermesh.store import Batch, Entry
-from clustermesh.subtree import PodEntry, PodRef, Subtree
+from clustermesh.subtree import Subtree
 from gateway import desired as egress
 from gateway.egress import Plan, plan
 from mesh import allocation
@@ -31,6 +31,8 @@ from mesh.core.model import (
     Identity,
     Node,
     NodeKey,
+    PodEntry,
+    PodRef,
     Service,
     ServiceKey,
 )
