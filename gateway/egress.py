@@ -197,18 +197,6 @@ def block_of(port: int, block_size: int) -> int | None:
     return number if 0 <= number < block_count(block_size) else None
 
 
-def blocks_wanted(
-    policies: Iterable[EgressPolicy], nodes: Iterable[Node], blocks_per_node: int
-) -> dict[IP, tuple[str, ...]]:
-    """Owners of blocks by egress address: every node, ``blocks_per_node`` times.
-
-    A node gets its blocks before it has a covered pod, so that no first packet waits for a claim.
-    """
-    names = sorted(node.name for node in nodes)
-    owners = tuple(f"{name}/{k}" for name in names for k in range(blocks_per_node))
-    return {address: owners for policy in policies for address in policy.addresses}
-
-
 # What is wrong
 
 

@@ -15,7 +15,6 @@ from gateway.egress import (
     block_count,
     block_of,
     block_ports,
-    blocks_wanted,
     egress_classes,
     exclusions,
     gateway_of,
@@ -281,18 +280,3 @@ def test_blocks_tile_the_ports_from_1024_without_a_gap(size: int) -> None:
     assert ports[-1][1] == 65535
     assert all(one[1] + 1 == other[0] for one, other in pairwise(ports))
     assert all(block_of(last, size) == number for number, (_, last) in enumerate(ports))
-
-
-def test_every_node_wants_its_blocks_of_every_address() -> None:
-    wanted = blocks_wanted(
-        [policy("a"), policy("b"), policy("c", addresses=("2001:db8::1",))], NODES.values(), 2
-    )
-    assert wanted[ip_address("198.51.100.10")] == (
-        "east-1/0",
-        "east-1/1",
-        "east-2/0",
-        "east-2/1",
-        "east-3/0",
-        "east-3/1",
-    )
-    assert list(wanted) == [ip_address("198.51.100.10"), ip_address("2001:db8::1")]
