@@ -7,34 +7,16 @@ Agents, the controller and the speaker follow ``meshgate/v1/<cluster>/`` and giv
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
 from clustermesh.records import rows
 from clustermesh.store import Batch, Entry
 from clustermesh.wire import is_object_name, parse_ip, plain
-from mesh.core.model import IP, Claim, ClaimKey, Finding
+from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
 from mesh.core.table import Table
 
 UNREADABLE = "M141"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PodRef:
-    """A pod as its agent's key names it."""
-
-    node: str
-    namespace: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class PodEntry:
-    """What an agent says of its pod; ``labels`` in wire form."""
-
-    addresses: tuple[IP, ...]
-    labels: str
 
 
 class StoredConfig(msgspec.Struct, frozen=True):

@@ -8,14 +8,21 @@ agent's key (addresses and labels), the identity claimed for the labels, its nod
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from mesh.core.address import ADDRESS, packed
-from mesh.core.model import IDENTITY_HOST, IDENTITY_REMOTE_NODE, IP, Node, NodeKey
+from mesh.core.address import ADDRESS, column, packed
+from mesh.core.model import (
+    IDENTITY_HOST,
+    IDENTITY_REMOTE_NODE,
+    IP,
+    Node,
+    NodeKey,
+    PodEntry,
+    PodRef,
+)
 from mesh.core.table import ColumnTable
 
 KIND_POD = 1
@@ -26,100 +33,116 @@ VALUE = np.dtype(
 )
 
 
-class Ref(Protocol):
-    """A pod as its agent's key names it (``clustermesh.subtree.PodRef``)."""
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A pod with all three facts; ``node`` is its tunnel endpoint."""
 
-    @property
-    def node(self) -> str:
-        """The node whose agent wrote the key."""
-
-
-class Entry(Protocol):
-    """What an agent says of its pod (``clustermesh.subtree.PodEntry``)."""
-
-    @property
-    def addresses(self) -> tuple[IP, ...]:
-        """Both families."""
-
-    @property
-    def labels(self) -> str:
-        """Wire form."""
+    ref: PodRef
+    labels: str
+    identity: int
+    node: IPv4Address
 
 
-R = TypeVar("R", bound=Ref)
+class PodJoin:
+    """Pods of the own cluster, joined as their facts arrive.
 
+    While two pods claim one address, the one that came last has it. A subclass says where rows
+    go: ``write`` and ``withdraw``.
+    """
 
-class OwnPods(Generic[R]):
-    """Rows of the own cluster's pods in ``table``."""
+    def __init__(self) -> None:
+        self._pods: dict[PodRef, PodEntry] = {}
+        self._identities: Mapping[str, int] = {}
+        self._endpoints: Mapping[str, IPv4Address] = {}
+        self._by_labels: dict[str, set[PodRef]] = {}
+        self._owners: dict[IP, PodRef] = {}
 
-    def __init__(self, table: ColumnTable, cluster_id: int) -> None:
-        self._table = table
-        self._cluster_id = cluster_id
-        self.entries: dict[R, Entry] = {}
-        self._identities: dict[str, int] = {}
-        self._endpoints: dict[str, IPv4Address] = {}
-        self._refs_of_labels: dict[str, set[R]] = {}
-        self._owner: dict[IP, R] = {}
+    def write(self, rows: Mapping[IP, Joined]) -> None:
+        """Take rows that are new or may have changed."""
+        raise NotImplementedError
 
-    def pods(self, puts: Mapping[R, Entry], deletes: Collection[R]) -> None:
+    def withdraw(self, addresses: Collection[IP]) -> None:
+        """Remove the rows of addresses that have no pod any more."""
+        raise NotImplementedError
+
+    def pods(self, puts: Mapping[PodRef, PodEntry], deletes: Collection[PodRef]) -> None:
         """Take in what agents wrote and removed."""
-        gone: list[IP] = []
-        for ref in deletes:
-            gone += self._forget(ref)
+        gone: set[IP] = set()
+        for ref in (*deletes, *puts):
+            gone.update(self._forget(ref))
         for ref, entry in puts.items():
-            gone += [a for a in self._forget(ref) if a not in entry.addresses]
-            self.entries[ref] = entry
-            self._refs_of_labels.setdefault(entry.labels, set()).add(ref)
-            self._owner.update(dict.fromkeys(entry.addresses, ref))
+            self._pods[ref] = entry
+            self._by_labels.setdefault(entry.labels, set()).add(ref)
+            self._owners.update(dict.fromkeys(entry.addresses, ref))
         self._write(puts)
-        self._remove(a for a in gone if a not in self._owner)
+        self._withdraw(a for a in gone if a not in self._owners)
 
     def identities(self, known: Mapping[str, int]) -> None:
-        """Take in the identity of every label set that has one."""
-        changed = [labels for labels, id_ in known.items() if self._identities.get(labels) != id_]
-        self._identities = dict(known)
-        self._write(ref for labels in changed for ref in self._refs_of_labels.get(labels, ()))
+        """Take in the identity of every label text that has one."""
+        before, self._identities = self._identities, dict(known)
+        changed = {labels for labels, number in known.items() if before.get(labels) != number}
+        self._write(ref for labels in changed for ref in self._by_labels.get(labels, ()))
 
     def endpoints(self, known: Mapping[str, IPv4Address]) -> None:
-        """Take in the tunnel endpoint of every node of the cluster."""
-        changed = {name for name, a in known.items() if self._endpoints.get(name) != a}
-        self._endpoints = dict(known)
-        if changed:
-            self._write(ref for ref in self.entries if ref.node in changed)
+        """Take in the tunnel endpoint of every node of the cluster; a node without one is gone."""
+        before, self._endpoints = self._endpoints, dict(known)
+        changed = {name for name in {*known, *before} if before.get(name) != known.get(name)}
+        moved = [ref for ref in self._pods if ref.node in changed] if changed else []
+        self._write(moved)
+        lost = (ref for ref in moved if ref.node not in known)
+        self._withdraw(address for ref in lost for address in self._held(ref))
 
-    def owner(self, address: IP) -> R | None:
+    def owner(self, address: IP) -> PodRef | None:
         """The pod that has an address."""
-        return self._owner.get(address)
+        return self._owners.get(address)
 
-    def _forget(self, ref: R) -> list[IP]:
-        entry = self.entries.pop(ref, None)
-        if entry is None:
-            return []
-        self._refs_of_labels[entry.labels].discard(ref)
-        mine = [a for a in entry.addresses if self._owner.get(a) == ref]
+    def _held(self, ref: PodRef) -> list[IP]:
+        entry = self._pods.get(ref)
+        addresses = entry.addresses if entry else ()
+        return [address for address in addresses if self._owners.get(address) == ref]
+
+    def _forget(self, ref: PodRef) -> list[IP]:
+        mine = self._held(ref)
         for address in mine:
-            del self._owner[address]
+            del self._owners[address]
+        entry = self._pods.pop(ref, None)
+        if entry:
+            self._by_labels[entry.labels].discard(ref)
         return mine
 
-    def _write(self, refs: Iterable[R]) -> None:
-        keys: list[bytes] = []
-        values: list[tuple[int, int, int, int, int]] = []
+    def _write(self, refs: Iterable[PodRef]) -> None:
+        rows: dict[IP, Joined] = {}
         for ref in refs:
-            entry = self.entries[ref]
-            identity, node = self._identities.get(entry.labels), self._endpoints.get(ref.node)
-            if identity is None or node is None:
-                continue
-            for address in entry.addresses:
-                if self._owner.get(address) == ref:
-                    keys.append(packed(address))
-                    values.append((identity, int(node), KIND_POD, self._cluster_id, 0))
-        if keys:
-            self._table.upsert(np.frombuffer(b"".join(keys), ADDRESS), np.array(values, VALUE))
+            labels = self._pods[ref].labels
+            identity, node = self._identities.get(labels), self._endpoints.get(ref.node)
+            if identity is not None and node is not None:
+                joined = Joined(ref, labels, identity, node)
+                rows.update(dict.fromkeys(self._held(ref), joined))
+        if rows:
+            self.write(rows)
 
-    def _remove(self, addresses: Iterable[IP]) -> None:
-        keys = b"".join(packed(address) for address in addresses)
-        if keys:
-            self._table.delete(np.frombuffer(keys, ADDRESS))
+    def _withdraw(self, addresses: Iterable[IP]) -> None:
+        gone = list(addresses)
+        if gone:
+            self.withdraw(gone)
+
+
+class OwnPods(PodJoin):
+    """Rows of the own cluster's pods in a table of ``VALUE``."""
+
+    def __init__(self, table: ColumnTable, cluster_id: int) -> None:
+        super().__init__()
+        self._table = table
+        self._cluster_id = cluster_id
+
+    def write(self, rows: Mapping[IP, Joined]) -> None:
+        values = [
+            (row.identity, int(row.node), KIND_POD, self._cluster_id, 0) for row in rows.values()
+        ]
+        self._table.upsert(column(rows), np.array(values, VALUE))
+
+    def withdraw(self, addresses: Collection[IP]) -> None:
+        self._table.delete(column(addresses))
 
 
 class NodeAddresses:
@@ -153,8 +176,3 @@ class NodeAddresses:
 def tunnel_endpoint(node: Node) -> IPv4Address | None:
     """The outer address of tunnels to a node: its first IPv4 address."""
     return next((a for a in node.addresses if isinstance(a, IPv4Address)), None)
-
-
-def value_of(identity: int, node: IPv4Address, kind: int, cluster: int) -> npt.NDArray[Any]:
-    """One row's value."""
-    return np.array([(identity, int(node), kind, cluster, 0)], VALUE)

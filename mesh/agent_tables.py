@@ -15,7 +15,7 @@ import numpy as np
 
 from clustermesh.ledger import OwnFacts
 from clustermesh.peers import Peers
-from clustermesh.subtree import PodEntry, PodRef, Subtree, pod_key, pod_value
+from clustermesh.subtree import Subtree, pod_key, pod_value
 from gateway import desired as egress
 from gateway.egress import Plan, egress_classes, plan
 from mesh import allocation
@@ -33,7 +33,9 @@ from mesh.core.model import (
     Node,
     NodeKey,
     Pod,
+    PodEntry,
     PodKey,
+    PodRef,
     Service,
     ServiceKey,
 )
@@ -73,7 +75,7 @@ class AgentTables:
         # Sources
         self.objects = objects
         self.address = ColumnTable("address", ADDRESS, VALUE)
-        self._own_pods: OwnPods[PodRef] = OwnPods(self.address, config.cluster.id)
+        self._own_pods = OwnPods(self.address, config.cluster.id)
         self._node_addresses = NodeAddresses(self.address, self.own)
         self.subtree = Subtree(config.cluster.name, self._own_pods.pods)
         own_facts = OwnFacts(config.cluster.name, config.cluster.id)

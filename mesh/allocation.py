@@ -166,7 +166,7 @@ def _claimed(noun: str, claims: Iterable[Claim], pools: Sequence[str]) -> list[C
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Prefixes of a node as its cluster publishes them, judged by nobody; ``created`` orders."""
+    """Prefixes of our pools that a foreign node publishes, judged by nobody; ``created`` orders."""
 
     cluster: str
     node: str
@@ -175,6 +175,12 @@ class Published:
 
     def __str__(self) -> str:
         return f"cluster {wire.plain(self.cluster)} (node {wire.plain(self.node)})"
+
+
+def in_pools(networks: Iterable[Network], pools: Pools) -> tuple[Network, ...]:
+    """The networks that meet one of our pools."""
+    ours = [pool.cidr for pool in (*pools.pod_cidrs, *pools.locators)]
+    return tuple(network for network in networks if any(_meet(network, one) for one in ours))
 
 
 def free_numbers(pool: str, foreign: Iterable[Published]) -> Sequence[int]:
@@ -191,16 +197,22 @@ def free_numbers(pool: str, foreign: Iterable[Published]) -> Sequence[int]:
 
 
 def pool_findings(pools: Pools, config_key: str, foreign: Iterable[Published]) -> list[Finding]:
-    """Pools of ours that somebody publishes prefixes of; their numbers are not given away."""
-    others = list(foreign)
+    """Pools of ours out of which somebody publishes; one finding for each cluster and pool."""
+    met: dict[tuple[str, Network, str], list[str]] = {}
+    for other in foreign:
+        for field, group in (("podCIDRs", pools.pod_cidrs), ("locators", pools.locators)):
+            for pool in group:
+                theirs = [f"{n} of {other}" for n in other.networks if _meet(pool.cidr, n)]
+                met.setdefault((field, pool.cidr, other.cluster), []).extend(theirs)
     return [
-        Finding(OVERLAP, config_key, field, f"{pool.cidr} overlaps {network} of {other}")
-        for field, group in (("podCIDRs", pools.pod_cidrs), ("locators", pools.locators))
-        for pool in group
-        for other in others
-        for network in other.networks
-        if _meet(pool.cidr, network)
+        Finding(OVERLAP, config_key, field, f"{cidr} overlaps {found[0]}{_more(found)}")
+        for (field, cidr, _), found in met.items()
+        if found
     ]
+
+
+def _more(found: Sequence[str]) -> str:
+    return f" and {len(found) - 1} more" if len(found) > 1 else ""
 
 
 def publishable(

@@ -43,6 +43,7 @@ class Controller:
         self.mesh = Follow(self.client, MESH, self.tables.take)
         self.loop = Loop()
         self.tables.wire(self.loop)
+        self._settled = False
         self._since = Since()
 
     def _take(self, batch: Batch) -> None:
@@ -82,11 +83,13 @@ class Controller:
         }
 
     def _is_ready(self) -> bool:
-        """A leader is when everything is published, a standby when it knows everything."""
-        if self.leading.leader.leads:
-            applied = self.leading.applied
-            return bool(applied) and all(one.current for one in applied)
-        return self.tables.complete
+        """A leader is once everything has been published, a standby when it knows everything."""
+        if not self.leading.leader.leads:
+            self._settled = False
+            return self.tables.complete
+        applied = self.leading.applied
+        self._settled |= bool(applied) and all(one.current for one in applied)
+        return self._settled
 
     def findings(self) -> list[Finding]:
         """Everything that is wrong now, each since when."""

@@ -16,7 +16,7 @@ from clustermesh import publish, wire
 from clustermesh.ledger import OwnFacts
 from clustermesh.peers import Peers
 from clustermesh.store import Batch, Entry
-from clustermesh.subtree import PodEntry, PodRef, Subtree
+from clustermesh.subtree import Subtree
 from gateway import desired as egress
 from gateway.egress import Plan, plan
 from mesh import allocation
@@ -31,6 +31,8 @@ from mesh.core.model import (
     Identity,
     Node,
     NodeKey,
+    PodEntry,
+    PodRef,
     Service,
     ServiceKey,
 )
@@ -106,23 +108,26 @@ class ControllerTables:
         mine = f"{wire.NODES}{self.cluster}/"
         ours = [entry for entry in nodes if entry.key.startswith(mine)]
         self.created.upsert({_node_name(entry.key): entry.created for entry in ours})
-        self.foreign.upsert({e.key: row for e in nodes if (row := self._foreign(e))})
-        self.foreign.delete(batch.deletes)
+        foreign = {
+            entry.key: self._foreign(entry) for entry in nodes if not entry.key.startswith(mine)
+        }
+        self.foreign.upsert({key: row for key, row in foreign.items() if row})
+        self.foreign.delete([*batch.deletes, *(key for key, row in foreign.items() if not row)])
         self.created.delete(_node_name(key) for key in batch.deletes if key.startswith(mine))
         if batch.listed:
             self.created.mark_synced()
             self.foreign.mark_synced()
 
     def _foreign(self, entry: Entry) -> Published | None:
-        """A node that another cluster publishes, whatever we think of it."""
-        if wire.cluster_of(entry.key) == self.cluster:
-            return None
+        """What another cluster publishes out of our pools, whatever we think of it."""
         try:
             row = wire.node_row(wire.decode(wire.WireNode, entry.value))
         except wire.WireError:
             return None
-        networks = (*row.pod_cidrs, row.locator) if row.locator else row.pod_cidrs
-        return Published(wire.cluster_of(entry.key), row.name, networks, entry.created)
+        claimed = (*row.pod_cidrs, row.locator) if row.locator else row.pod_cidrs
+        networks = allocation.in_pools(claimed, self.config.pools)
+        cluster = wire.cluster_of(entry.key)
+        return Published(cluster, row.name, networks, entry.created) if networks else None
 
     def _take_pods(self, puts: Mapping[PodRef, PodEntry], deletes: Iterable[PodRef]) -> None:
         self._pod_addresses.pods(puts, list(deletes))

@@ -22,13 +22,13 @@ from clustermesh.claims import Allocator
 from clustermesh.etcd import Client, EtcdError
 from clustermesh.leader import Fence, Leader, fenced_txn
 from clustermesh.ops import found, get_op, if_created, put_op
-from clustermesh.subtree import PodEntry, PodRef, pod_key, pod_value
+from clustermesh.subtree import pod_key, pod_value
 from clustermesh.target import LeasedTarget
 from mesh import allocation
 from mesh.allocation import RELEASED, Want
 from mesh.config import ControllerConfig
 from mesh.controller_tables import ControllerTables
-from mesh.core.model import Finding
+from mesh.core.model import Finding, PodEntry, PodRef
 from mesh.core.reconcile import Applied, Errors, Loop
 
 log = logging.getLogger(__name__)

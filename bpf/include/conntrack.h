@@ -61,7 +61,9 @@ static __framed struct connection *connection_get(const struct tuple *tuple)
 	if (!addr_is_v4(&tuple->source))
 		return bpf_map_lookup_elem(&mg_ct_v6, tuple);
 	struct tuple_v4 key = tuple_narrow(tuple);
-	return bpf_map_lookup_elem(&mg_ct_v4, &key);
+	struct connection *connection = bpf_map_lookup_elem(&mg_ct_v4, &key);
+	APART(connection);
+	return connection;
 }
 
 static __framed long connection_put(const struct tuple *tuple, const struct connection *value,

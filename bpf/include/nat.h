@@ -33,7 +33,9 @@ static __framed struct mapping *mapping_get(const struct tuple *reply)
 	if (!addr_is_v4(&reply->source))
 		return bpf_map_lookup_elem(&mg_nat_v6, reply);
 	struct tuple_v4 key = tuple_narrow(reply);
-	return bpf_map_lookup_elem(&mg_nat_v4, &key);
+	struct mapping *mapping = bpf_map_lookup_elem(&mg_nat_v4, &key);
+	APART(mapping);
+	return mapping;
 }
 
 static __framed long mapping_put(const struct tuple *reply, const struct mapping *value,

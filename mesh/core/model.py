@@ -299,3 +299,20 @@ class Claim:
     number: int
     owner: str
     epoch: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PodRef:
+    """A pod as its agent's key names it."""
+
+    node: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodEntry:
+    """What an agent says of its pod; ``labels`` in wire form."""
+
+    addresses: tuple[IP, ...]
+    labels: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ TARGET = Path(__file__).parents[2] / "BENCH.md"
 
 def main() -> int:
     """0, or 1 when a figure could not be taken."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     load = os.getloadavg()[0]
     cpus = os.sched_getaffinity(0)
     try:
@@ -34,8 +36,7 @@ def main() -> int:
             build(Path(__file__).parent, objects)
             say("control plane")
             in_process = control.measure(lab.bpffs("control"))
-            with running.lab_up(lab):
-                on_lab = running.measure(lab)
+            on_lab, problem = _on_lab(lab)
             say(f"datapath on CPU {pin_thread()}")
             sizes = programs.measure(lab, objects)
             figures = paths.measure(lab, objects)
@@ -44,10 +45,21 @@ def main() -> int:
         return 1
     finally:
         os.sched_setaffinity(0, cpus)
-    report = text(Results(figures, in_process, on_lab, sizes, seconds()), load)
+    results = Results(figures, in_process, on_lab, problem, sizes)
+    report = text(results, seconds(), (load, os.getloadavg()[0]))
     TARGET.write_text(report)
     sys.stdout.write(f"\n{report}\n{TARGET.name} is written\n")
-    return int(any(figure.problem for figure in figures))
+    return int(bool(problem) or any(figure.problem for figure in figures))
+
+
+def _on_lab(lab: Lab) -> tuple[running.Running | None, str]:
+    """The figures, or why there are none."""
+    try:
+        with running.lab_up(lab):
+            return running.measure(lab), ""
+    except (BenchError, places.LabError) as error:
+        say(f"no figures on the lab: {error}")
+        return None, str(error)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Spread:
     @property
     def p99(self) -> float:
         """One in a hundred took longer."""
-        return sorted(self.seconds)[min(len(self.seconds) - 1, len(self.seconds) * 99 // 100)]
+        return sorted(self.seconds)[(99 * len(self.seconds) - 1) // 100]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ async def publish(job: Job) -> list[float]:
     client = Client(Endpoint([job.endpoint], job.ca, job.cert, job.key))
     first = ip_address(job.first)
     try:
+        await client.get(wire.address_key(job.cluster, first))  # connected before the first put
         with Map.open_pinned(Path(job.map)) as target:
             return [await _one(client, job, first + n, target) for n in range(job.count)]
     finally:

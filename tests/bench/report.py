@@ -44,26 +44,25 @@ class Results:
 
     figures: Sequence[Figure]
     control: Control
-    running: Running
+    running: Running | None
+    problem: str  # why nothing was measured on the lab
     programs: Programs
-    seconds: float
 
 
-def text(results: Results, load: float) -> str:
-    """The whole of BENCH.md."""
-    programs = results.programs
+def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
+    """The whole of BENCH.md; ``load``: at the start and at the end."""
+    programs, running = results.programs, results.running
     parts = [
         "# Bench",
-        _heading(results.seconds, load),
+        _heading(seconds, load),
         "## Datapath",
         _METHOD,
         _table(("path", "ours ns", "peer", "peer ns", "ratio"), map(_figure, results.figures)),
         "## Control plane",
-        _table(("what", "figure"), _control(results.control, results.running.publish)),
+        _table(("what", "figure"), _control(results.control, running)),
         "## Processes",
         _PROCESSES,
-        _table(("process", "start to ready", "aim"), _ready(results.running)),
-        _table(("process", "RSS MB", "aim", "idle % of a core", "aim"), _usage(results.running)),
+        *(_processes(running) if running else [f"No figures: {results.problem}"]),
         "## Programs",
         _PROGRAMS.format(overlay=programs.overlay_ns, empty=programs.empty_ns),
         _table(("program", "instructions", "verified", "load ms"), _programs(programs)),
@@ -71,8 +70,9 @@ def text(results: Results, load: float) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _heading(seconds: float, load: float) -> str:
-    machine = f"Kernel {platform.release()}, {os.cpu_count()} CPUs, load {load:.1f} at the start."
+def _heading(seconds: float, load: tuple[float, float]) -> str:
+    busy = f"load {load[0]:.1f} at the start, {load[1]:.1f} at the end"
+    machine = f"Kernel {platform.release()}, {os.cpu_count()} CPUs, {busy}."
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC in {seconds:.0f} s"
     return f"Written by `make bench` on {when}. {machine} Nothing here is asserted."
 
@@ -88,7 +88,7 @@ def _figure(figure: Figure) -> Sequence[str]:
     return (figure.title, ours, figure.peer_name, f"{statistics.median(figure.peer):.0f}", ratio)
 
 
-def _control(control: Control, publish: Spread) -> Iterator[Sequence[str]]:
+def _control(control: Control, running: Running | None) -> Iterator[Sequence[str]]:
     yield (
         f"{ADDRESSES:,} addresses from the table into the empty map",
         f"{statistics.median(control.bulk):.3f} s",
@@ -101,14 +101,22 @@ def _control(control: Control, publish: Spread) -> Iterator[Sequence[str]]:
         f"one change among {ADDRESSES:,}, table to map ({CHANGES} times)",
         _spread(control.change),
     )
-    yield (
-        f"etcd put to the other cluster's map, on the lab ({PUBLISHED} times)",
-        _spread(publish),
-    )
+    if running:
+        yield (
+            f"etcd put to the other cluster's map, on the lab ({PUBLISHED} times)",
+            _spread(running.publish),
+        )
 
 
 def _spread(spread: Spread) -> str:
     return f"p50 {1000 * spread.p50:.2f} ms, p99 {1000 * spread.p99:.2f} ms"
+
+
+def _processes(running: Running) -> list[str]:
+    return [
+        _table(("process", "start to ready", "aim"), _ready(running)),
+        _table(("process", "RSS MB", "aim", "idle % of a core", "aim"), _usage(running)),
+    ]
 
 
 def _ready(running: Running) -> Iterator[Sequence[str]]:

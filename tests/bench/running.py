@@ -28,9 +28,9 @@ STARTS = 3
 READY_WITHIN_S = 30.0
 IDLE_S = 20.0
 SETTLE_S = 5.0
-PUBLISHED = 100
+PUBLISHED = 200
 #: Addresses that no pod of the lab has.
-FIRST_UNUSED = 100
+FIRST_UNUSED = 50
 ROLES = ("agent", "controller", "speaker", "exabgp", "relay")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -34,6 +34,7 @@ from tests.interop.etcd_server import until, until_async
 pytestmark = pytest.mark.slow
 
 CACHE = "cilium/cache/"
+WHOLE = ("nodes", "identities", "addresses", "services", "synced")
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_restart_within_the_lease_deletes_nothing(mesh: Mesh) -> None:
         it = await up(mesh)
         async with root(mesh) as client:
             before = await client.list("cilium/")
-            it.end(signal.SIGTERM)
+            assert it.end(signal.SIGTERM) == 0
             assert await client.get("meshgate/v1/east/leader") is None
             await ready(it.start())
             it.end(signal.SIGKILL)
@@ -175,6 +176,43 @@ def test_wiped_store_comes_back_with_the_same_numbers(mesh: Mesh) -> None:
         assert it.findings() == []
 
     asyncio.run(scenario())
+
+
+def test_two_clusters_keep_each_other_over_a_wiped_store(mesh: Mesh) -> None:
+    """Each accepts all of the other; while the store is new, no row of the other goes away."""
+
+    async def scenario() -> None:
+        east = await up(mesh)
+        mesh.apply_all("west")
+        west = await ready(mesh.controller("west").start())
+        async with root(mesh) as client:
+            await put_pods(client, "west")
+            await published(client, "west")
+        whole = {"nodes": 2, "identities": 2, "addresses": 8, "services": 1, "synced": True}
+        await until(lambda: counts(east, "west") == whole, "east has all of west")
+        await until(lambda: counts(west, "east") == whole, "west has all of east")
+        assert east.findings() == west.findings() == []
+        mesh.etcd.kill()
+        mesh.etcd.wipe()
+        await controllers.start_etcd(mesh)
+        async with root(mesh) as client:
+            for cluster in ("east", "west"):
+                await published(client, cluster)
+            seen = [counts(east, "west"), counts(west, "east")]
+            await until(east.leads_and_is_ready, "east leads again")
+            await until(west.leads_and_is_ready, "west leads again")
+            assert await deletions(client, CACHE, 1) == []
+        seen += [counts(east, "west"), counts(west, "east")]
+        assert seen == [whole] * 4
+        assert east.findings() == west.findings() == []
+
+    asyncio.run(scenario())
+
+
+def counts(it: Controller, cluster: str) -> dict[str, Any]:
+    """What a controller has of a cluster."""
+    rows = [row for row in it.rows("cluster") if row["cluster"] == cluster]
+    return {key: rows[0][key] for key in WHOLE} if rows else {}
 
 
 def test_wiped_store_and_restarted_controller(mesh: Mesh) -> None:

@@ -6,10 +6,9 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from clustermesh.subtree import PodEntry, PodRef
 from mesh.addresses import VALUE, NodeAddresses, OwnPods
 from mesh.core.address import ADDRESS, packed
-from mesh.core.model import Node, NodeKey
+from mesh.core.model import Node, NodeKey, PodEntry, PodRef
 from mesh.core.table import ColumnTable
 
 A = ip_address("10.1.0.2")
@@ -29,7 +28,7 @@ def row(rows: ColumnTable, address: str) -> tuple[int, ...] | None:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_facts_may_come_in_any_order(order: tuple[int, ...]) -> None:
     rows = table()
-    own: OwnPods[PodRef] = OwnPods(rows, 1)
+    own = OwnPods(rows, 1)
     facts: list[Callable[[], None]] = [
         lambda: own.pods({REF: PodEntry((A,), LABELS)}, []),
         lambda: own.identities({LABELS: 65537}),
@@ -43,7 +42,7 @@ def test_facts_may_come_in_any_order(order: tuple[int, ...]) -> None:
 
 def test_an_address_that_moved_to_another_pod_survives_the_first_ones_end() -> None:
     rows = table()
-    own: OwnPods[PodRef] = OwnPods(rows, 1)
+    own = OwnPods(rows, 1)
     own.identities({LABELS: 65537, "k8s:app=db;": 65538})
     own.endpoints({"n1": IPv4Address("10.99.0.11")})
     own.pods({REF: PodEntry((A,), LABELS)}, [])
@@ -56,7 +55,7 @@ def test_an_address_that_moved_to_another_pod_survives_the_first_ones_end() -> N
 
 def test_a_pod_that_changed_its_address_leaves_no_row_behind() -> None:
     rows = table()
-    own: OwnPods[PodRef] = OwnPods(rows, 1)
+    own = OwnPods(rows, 1)
     own.identities({LABELS: 65537})
     own.endpoints({"n1": IPv4Address("10.99.0.11")})
     own.pods({REF: PodEntry((A,), LABELS)}, [])

@@ -10,12 +10,22 @@ import msgspec
 from clustermesh import publish, wire
 from clustermesh.records import encode_number
 from clustermesh.store import Batch, Entry
-from clustermesh.subtree import PodEntry, PodRef, pod_key, pod_value
+from clustermesh.subtree import pod_key, pod_value
 from mesh import allocation
 from mesh.config import Cluster, ControllerConfig, Etcd, Pool, Pools
 from mesh.controller_rows import nouns
 from mesh.controller_tables import ControllerTables
-from mesh.core.model import Node, NodeKey, Pod, PodKey, ServiceKey, ServiceObject, ServicePortObject
+from mesh.core.model import (
+    Node,
+    NodeKey,
+    Pod,
+    PodEntry,
+    PodKey,
+    PodRef,
+    ServiceKey,
+    ServiceObject,
+    ServicePortObject,
+)
 from mesh.core.reconcile import Loop
 from mesh.identity import identity_labels, namespace_of
 from mesh.objects import Objects

@@ -9,8 +9,7 @@ from clustermesh import publish, wire
 from clustermesh.imports import Imports
 from clustermesh.ledger import OwnFacts
 from clustermesh.publish import PodAddresses
-from clustermesh.subtree import PodEntry, PodRef
-from mesh.core.model import Backend, Identity, Node, Service, ServiceKey
+from mesh.core.model import Backend, Identity, Node, PodEntry, PodRef, Service, ServiceKey
 from mesh.core.table import Table
 
 LABELS = "k8s:app=web;k8s:io.cilium.k8s.policy.cluster=east;k8s:io.kubernetes.pod.namespace=shop;"
