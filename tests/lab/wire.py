@@ -14,14 +14,14 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from bpf import links, netns
 from bpf.build import build
 from bpf.object import mount_bpffs
-from tests.packet.nodes import EGRESS, LEGACY, PLANS, ROUTER, Node, Pod
+from tests.packet.nodes import EGRESS, LEGACY, PLANS, ROUTER, Node, Pod, pinned_in
 
 T = TypeVar("T")
 POD_MAC, HOST_MAC = "0a:00:00:00:00:01", "0a:00:00:00:00:02"
@@ -187,24 +187,31 @@ def _attach(node: Node, name: str) -> None:
 
 
 @contextmanager
+def spaces() -> Iterator[None]:
+    """The namespaces, empty."""
+    try:
+        for space in SPACES:
+            subprocess.run(["ip", "netns", "add", f"{PREFIX}-{space}"], check=True)
+        yield
+    finally:
+        for space in SPACES:
+            subprocess.run(["ip", "netns", "del", f"{PREFIX}-{space}"], check=False)
+
+
+@contextmanager
 def wired() -> Iterator[Wire]:
     """The lab, up; everything of it is gone afterwards."""
     build()
     mount_bpffs()
     nodes: dict[str, Node] = {}
-    try:
-        for space in SPACES:
-            subprocess.run(["ip", "netns", "add", f"{PREFIX}-{space}"], check=True)
+    with ExitStack() as stack:
+        stack.enter_context(spaces())
         _router()
         for name in ("a", "g"):
             _node(name)
             vxlan = inside(name, lambda: socket.if_nametoindex("mg_vxlan"))
-            directory = Path(f"/sys/fs/bpf/{PREFIX}-{name}")
+            directory = stack.enter_context(pinned_in(f"{PREFIX}-{name}"))
             nodes[name] = Node(PLANS[name], at(name), directory, vxlan=vxlan)
+            stack.callback(nodes[name].close)
             _attach(nodes[name], name)
         yield Wire(nodes)
-    finally:
-        for node in nodes.values():
-            node.close()
-        for space in SPACES:
-            subprocess.run(["ip", "netns", "del", f"{PREFIX}-{space}"], check=False)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from os import getpid
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bpf import netns
 from bpf.build import build
 from bpf.netns import enter
 from bpf.object import BPFFS, Object, mount_bpffs
-from tests.packet.nodes import PLANS, Node
+from tests.packet.nodes import PLANS, Node, pinned_in
 from tests.packet.nodes import namespace as node_space
 
 HERE = Path(__file__).parent
@@ -120,16 +120,14 @@ def door(door_objects: Path) -> Iterator[Object]:
 def loaded() -> Iterator[dict[str, Node]]:
     build()
     mount_bpffs()
-    with node_space() as space:
+    with ExitStack() as stack:
+        space = stack.enter_context(node_space())
         nodes: dict[str, Node] = {}
-        try:
-            for name, plan in PLANS.items():
-                directory = Path(f"/sys/fs/bpf/dpw-{getpid()}-{name}")
-                nodes[name] = Node(plan, space, directory)
-            yield nodes
-        finally:
-            for node in nodes.values():
-                node.close()
+        for name, plan in PLANS.items():
+            directory = stack.enter_context(pinned_in(f"dpw-{getpid()}-{name}"))
+            nodes[name] = Node(plan, space, directory)
+            stack.callback(nodes[name].close)
+        yield nodes
 
 
 @pytest.fixture

@@ -167,9 +167,6 @@ class Node:
         self.ring.close()
         for opened in self.objects:
             opened.close()
-        for path in self.directory.iterdir():
-            path.unlink()
-        self.directory.rmdir()
 
     def reset(self) -> None:
         """Rows as in the picture, no connection, no event pending."""
@@ -310,6 +307,19 @@ def ip(space: str, *words: str) -> None:
     subprocess.run(
         ["ip", *(("-n", space) if space else ()), *words], check=True, capture_output=True
     )
+
+
+@contextmanager
+def pinned_in(name: str) -> Iterator[Path]:
+    """A directory of bpffs; it and what is pinned in it are gone afterwards."""
+    directory = Path("/sys/fs/bpf") / name
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
 
 
 @contextmanager
