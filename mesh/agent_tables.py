@@ -146,10 +146,24 @@ class AgentTables:
         """What is wrong with the objects as this node sees them."""
         yield from self.plan.findings
         yield from self._service_findings
-        me = self.objects.nodes.rows.get(self.own)
+        yield from self._node_findings()
+        for key, pod in self.objects.pods.rows.items():
+            if (
+                pod.node == self.own.name
+                and self.local_pod.synced
+                and key not in self.local_pod.rows
+            ):
+                place = f"Pod/{key.namespace}/{key.name}"
+                text = "no address is free in the pod CIDRs of the node: the pod is not connected"
+                yield Finding("D604", place, "status.podIPs", text)
+
+    def _node_findings(self) -> Iterable[Finding]:
+        place, me = f"Node/{self.own.name}", self.objects.nodes.rows.get(self.own)
+        if me is None and self.objects.nodes.synced:
+            text = "this node has no Node object: its pods get no addresses, others cannot reach it"
+            yield Finding("D603", place, "metadata.name", text)
         if me and tunnel_endpoint(me) != self.facts.endpoint:
             text = f"the object says {tunnel_endpoint(me)}, {self.config.uplink} has"
-            place = f"Node/{self.own.name}"
             found = f"{text} {self.facts.endpoint}: others tunnel to the wrong address"
             yield Finding("D602", place, "status.addresses", found)
 

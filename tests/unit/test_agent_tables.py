@@ -9,7 +9,7 @@ from clustermesh.store import Batch, Entry
 from clustermesh.wire import CONFIGS, cluster_config, node_key, node_value
 from mesh.agent_tables import AgentTables, Facts
 from mesh.config import load_agent
-from mesh.core.model import Node, NodeKey
+from mesh.core.model import Node, NodeKey, Pod, PodKey
 from mesh.core.reconcile import Loop
 from mesh.objects import Objects
 
@@ -97,3 +97,27 @@ def test_a_node_without_a_route_does_not_hold_up_the_others(tmp_path: Path) -> N
     settle(loop)
     assert tables.endpoint.synced
     assert not tables.endpoint.rows
+
+
+def test_a_pod_that_gets_no_address_is_a_finding(tmp_path: Path) -> None:
+    tables, loop = started(tmp_path)
+    pod = Pod("east", "shop", "web-1", "east-1")
+    tables.objects.pods.replace({PodKey("east", "shop", "web-1"): pod})
+    settle(loop)
+    assert [(f.code, f.object) for f in tables.findings()] == [("D604", "Pod/shop/web-1")]
+    claim = Entry(
+        "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0
+    )
+    tables.subtree.take(Batch(3, [claim]))
+    settle(loop)
+    assert list(tables.findings()) == []
+    assert tables.local_pod.rows[PodKey("east", "shop", "web-1")].addresses == (
+        IPv4Address("10.1.0.2"),
+    )
+
+
+def test_a_node_without_its_object_is_a_finding(tmp_path: Path) -> None:
+    tables, loop = started(tmp_path)
+    tables.objects.nodes.replace({})
+    settle(loop)
+    assert [f.code for f in tables.findings()] == ["D603"]
