@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -124,6 +124,9 @@ class Got:
 class Node:
     """A node's programs on maps of their own."""
 
+    #: Entries of maps that are to be smaller than in the source.
+    entries: ClassVar[Mapping[str, int]] = {}
+
     def __init__(self, plan: Plan, space: Path, directory: Path, **config: object) -> None:
         self.plan, self.space, self.directory = plan, space, directory
         self.maps: dict[str, Map] = {}
@@ -153,6 +156,9 @@ class Node:
         }
         if name != "sweep":
             opened.set_config("cfg", values | config)
+        for map_, entries in self.entries.items():
+            if map_ in opened.specs:
+                opened.set_max_entries(map_, entries)
         opened.pin(self.directory)
         opened.load()
         self.maps.update(opened.maps)
