@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Bytes -> struct packet, in two steps: `parse_network` reads addresses and lengths and is enough
- * to say whose packet it is; `parse_transport` reads ports. Both return 0 or a drop reason. Every
- * byte is read with bpf_skb_load_bytes, which also reaches non-linear data and checks the bounds.
+ * to say whose packet it is; `parse_transport` reads ports. Both return 0 or a drop reason. Bytes
+ * are read with bytes_at or bpf_skb_load_bytes: both reach non-linear data and check the bounds.
  */
 #pragma once
 #include "fragment.h"
@@ -21,7 +21,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *pack
 {
 	struct ipv4_header ip;
 
-	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &ip, sizeof(ip)))
+	if (bytes_at(ctx, L3_OFFSET, &ip, sizeof(ip)))
 		return DROP_INVALID_PACKET;
 	__u32 header = (ip.version_ihl & 0x0f) * 4, length = bpf_ntohs(ip.length);
 	__u16 fragment = bpf_ntohs(ip.fragment);
@@ -51,7 +51,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *pack
 {
 	struct ipv6_header ip;
 
-	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &ip, sizeof(ip)))
+	if (bytes_at(ctx, L3_OFFSET, &ip, sizeof(ip)))
 		return DROP_INVALID_PACKET;
 	__u32 length = sizeof(ip) + bpf_ntohs(ip.payload);
 	if (ctx->gso_size) /* the field may have wrapped */
@@ -179,7 +179,7 @@ static __always_inline int parse_ports(struct __sk_buff *ctx, __u32 offset, stru
 	} icmp;
 
 	if (!is_icmp(tuple->protocol))
-		return bpf_skb_load_bytes(ctx, offset, &tuple->source_port, 4);
+		return bytes_at(ctx, offset, &tuple->source_port, 4);
 	if (bpf_skb_load_bytes(ctx, offset, &icmp, sizeof(icmp)))
 		return -1;
 	__u8 kind = icmp_kind(tuple->protocol, icmp.type);
@@ -279,7 +279,7 @@ static __always_inline int parse_tcp(struct __sk_buff *ctx, struct packet *packe
 		__u8 flags;
 	} __attribute__((packed)) tcp;
 
-	if (bpf_skb_load_bytes(ctx, packet->l4, &tcp, sizeof(tcp)))
+	if (bytes_at(ctx, packet->l4, &tcp, sizeof(tcp)))
 		return DROP_CT_TRUNCATED;
 	__u32 header = (tcp.length >> 4) * 4;
 	if (header < 20 || packet->l4 + header > packet->end)

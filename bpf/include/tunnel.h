@@ -15,8 +15,7 @@ static __always_inline bool is_overlay(struct __sk_buff *ctx, const struct packe
 
 	return packet->family == 4 && packet->destination.w[3] == cfg.node &&
 	       packet->protocol == IPPROTO_UDP && packet->fragment == FRAGMENT_NONE &&
-	       !bpf_skb_load_bytes(ctx, packet->l4 + 2, &port, sizeof(port)) &&
-	       port == bpf_htons(VXLAN_PORT);
+	       !bytes_at(ctx, packet->l4 + 2, &port, sizeof(port)) && port == bpf_htons(VXLAN_PORT);
 }
 
 /* decide: inner UDP that GRO or GSO has put together */
@@ -42,12 +41,12 @@ static __always_inline bool is_inner_fragment(struct __sk_buff *ctx)
 	__be16 inner = 0, fragment = 0;
 	__u8 next = 0;
 
-	bpf_skb_load_bytes(ctx, l3 - sizeof(inner), &inner, sizeof(inner));
+	bytes_at(ctx, l3 - sizeof(inner), &inner, sizeof(inner));
 	if (inner == bpf_htons(ETH_P_IP)) {
-		bpf_skb_load_bytes(ctx, l3 + 6, &fragment, sizeof(fragment));
+		bytes_at(ctx, l3 + 6, &fragment, sizeof(fragment));
 		return fragment & bpf_htons(0x3fff);
 	}
-	bpf_skb_load_bytes(ctx, l3 + 6, &next, 1);
+	bytes_at(ctx, l3 + 6, &next, 1);
 	return next == IPPROTO_FRAGMENT;
 }
 
@@ -60,7 +59,7 @@ static __framed int overlay_parse(struct __sk_buff *ctx, struct packet *packet, 
 		return DROP_IP_OPTIONS;
 	if (packet->end < L3_OFFSET + OVERLAY_SIZE && !ctx->gso_size)
 		return DROP_INVALID_PACKET;
-	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &overlay, sizeof(overlay)) ||
+	if (bytes_at(ctx, L3_OFFSET, &overlay, sizeof(overlay)) ||
 	    overlay.flags != bpf_htonl(VXLAN_VALID_VNI))
 		return DROP_INVALID_PACKET;
 	packet->sender = overlay.ip.source;
