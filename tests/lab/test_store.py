@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Lab, wait
+from running import LEASE_S, Lab, wait
 from transfers import losses, transfers
 
-LEASE_S = 8
 CLAIMS = ("identity", "podcidr", "locator", "block")
 
 
@@ -48,7 +47,7 @@ def test_an_empty_etcd_after_three_lease_times_changes_nothing(lab: Lab) -> None
         shutil.rmtree(data)
         lab.revive("etcd/etcd")
         wait(lambda: claims(lab) == numbers, 20, "all claims are back with their numbers")
-    assert not losses(reports)
+    assert not losses(reports), "\n".join(losses(reports))
     assert programmed(lab) == rows
     wait(lab.healthy, 30, "healthy afterwards")
 
