@@ -32,6 +32,9 @@ from tests.packet.packets import Overlay, Packet
 
 OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
+LIMITS = (
+    "opening", "established", "closed", "datagram", "echo", "plain_closed", "plain_datagram",
+)  # fmt: skip
 TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 
@@ -288,7 +291,7 @@ class Node:
     def sweep(self, **limits: int) -> tuple[int, int]:
         """Entries kept and expired; a limit that is not given never passes."""
         argument = np.zeros((), self.objects[2].btf.struct("sweep"))
-        for name in ("opening", "established", "closed", "datagram", "echo"):
+        for name in LIMITS:
             argument[name] = limits.get(name, 1 << 30)
         result = call(self.programs["mg_sweep"], argument)
         return int(result["kept"]), int(result["expired"])
