@@ -28,16 +28,6 @@ struct {
 	__type(value, struct icmp_tokens);
 } mg_icmp_rate SEC(".maps");
 
-enum {
-	ICMP_FRAME_MAX = 192, /* Ethernet, IPv6 and ICMPv6 headers, ICMP_EMBEDDED_MAX */
-};
-
-struct icmp_late { /* an error to be sent once more, later, out of a device */
-	__u32 ifindex;
-	__u32 length;
-	__u8 frame[ICMP_FRAME_MAX];
-};
-
 /* Errors about a pod's SYN. A connect() that is still in the kernel ignores an error that comes
  * back while it sends; the agent repeats it (mesh/icmp.py). Written by BPF.
  */
