@@ -378,13 +378,15 @@ class _Txn:
 
 
 async def _together(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once; the first error cancels the rest and is raised as it is."""
+    """Run all at once; the first error cancels the rest and is raised as it is.
+
+    No TaskGroup: before Python 3.11.3 its own cancellation stays counted in ``cancelling()``, so
+    it cannot be told from the caller's.
+    """
+    tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
-        async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(job)
-    except ExceptionGroup as errors:
-        task = asyncio.current_task()
-        if task and task.cancelling():  # before Python 3.13 a group's errors hide it
-            raise asyncio.CancelledError from None
-        raise errors.exceptions[0] from None
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
