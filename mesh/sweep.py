@@ -26,6 +26,9 @@ LIMITS = {
     "datagram": 300,  # RFC 4787 REQ-5: recommended
     "echo": 60,  # RFC 5508 REQ-2: at least 60 s
 }
+#: Entries of a table from which on closed connections rest only so long: the table (65536, and a
+#: full one refuses new connections) would be full at 273 connections a second.
+CROWDED, CLOSED_CROWDED_S = 32768, 10
 
 
 async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP]) -> None:
@@ -38,9 +41,16 @@ async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP
 
 async def sweep(program: int, argument: np.dtype[Any]) -> None:
     """Run ``program`` for ever; ``argument`` is the dtype of ``struct sweep``."""
-    limits: npt.NDArray[Any] = np.zeros((), argument)
-    for name, seconds in LIMITS.items():
-        limits[name] = seconds
+    given: npt.NDArray[Any] = np.zeros((), argument)
+    kept = 0
     while True:
         await asyncio.sleep(INTERVAL_S)
-        await asyncio.to_thread(call, program, limits)  # a full table takes tens of milliseconds
+        for name, seconds in limits(kept).items():
+            given[name] = seconds
+        # a full table takes tens of milliseconds
+        kept = int((await asyncio.to_thread(call, program, given))["kept"])
+
+
+def limits(kept: int) -> dict[str, int]:
+    """``LIMITS`` after a sweep that left so many entries."""
+    return LIMITS | ({"closed": CLOSED_CROWDED_S} if kept >= CROWDED else {})
