@@ -8,26 +8,33 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-struct sweep {	       /* the argument of mg_sweep */
-	__u32 opening; /* s without a packet: TCP before both sides have spoken, RFC 5382: 240 */
-	__u32 established; /* TCP, RFC 5382: 7440 or more */
-	__u32 closed;	   /* TCP by FIN both ways or RST */
-	__u32 datagram;	   /* UDP and others, RFC 4787: 300 */
-	__u32 echo;	   /* ICMP, RFC 5508: 60 */
-	__u32 kept;	   /* result: entries left */
-	__u32 expired;	   /* result: entries deleted */
-	__u32 now;	   /* result: in the unit of `seen` */
+/* The argument of mg_sweep. Limits are seconds without a packet; what is not translated holds no
+ * port, so it may go earlier than the RFCs on translation say.
+ */
+struct sweep {
+	__u32 opening;	      /* TCP before both sides have spoken, RFC 5382: 240 */
+	__u32 established;    /* TCP, RFC 5382: 7440 or more */
+	__u32 closed;	      /* TCP by FIN both ways or RST */
+	__u32 datagram;	      /* UDP and others, RFC 4787: 300 */
+	__u32 echo;	      /* ICMP, RFC 5508: 60 */
+	__u32 plain_closed;   /* as closed, not translated */
+	__u32 plain_datagram; /* as datagram, not translated */
+	__u32 kept;	      /* result: entries left */
+	__u32 expired;	      /* result: entries deleted */
+	__u32 now;	      /* result: in the unit of `seen` */
 };
 
 static __always_inline __u32 sweep_limit(const struct sweep *sweep, __u8 protocol,
 					 const struct connection *connection)
 {
+	bool plain = !is_translated(connection);
+
 	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
 		return sweep->echo;
 	if (protocol != IPPROTO_TCP)
-		return sweep->datagram;
+		return plain ? sweep->plain_datagram : sweep->datagram;
 	if (is_closed(connection))
-		return sweep->closed;
+		return plain ? sweep->plain_closed : sweep->closed;
 	return connection->flags & CONNECTION_REPLIED ? sweep->established : sweep->opening;
 }
 

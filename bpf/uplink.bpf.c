@@ -76,6 +76,8 @@ SEC("tc")
 int mg_from_uplink(struct __sk_buff *ctx)
 {
 	struct packet packet = {.point = POINT_FROM_UPLINK};
+	enum tunnel tunnel;
+	__be16 inner = 0;
 
 	/* 1. parse what says whose packet it is */
 	int reason = parse_network(ctx, &packet);
@@ -84,13 +86,16 @@ int mg_from_uplink(struct __sk_buff *ctx)
 	if (reason)
 		return drop(ctx, &packet, reason);
 
-	/* 2. the overlay; the kernel's device gets what BPF cannot open, then mg_from_vxlan */
-	if (is_overlay(ctx, &packet)) {
-		if (is_udp_aggregate(ctx) || is_inner_fragment(ctx))
-			return TC_ACT_OK;
-		reason = tunnel_open(ctx, &packet);
-		return reason ? drop(ctx, &packet, reason) : tunnel_deliver(ctx, &packet);
-	}
+	/* 2. the overlay */
+	reason = tunnel_find(ctx, &packet, &inner, &tunnel);
+	if (tunnel == TUNNEL_KERNEL)
+		return TC_ACT_OK;
+	if (!reason && tunnel == TUNNEL_OURS)
+		reason = tunnel_open(ctx, &packet, inner);
+	if (reason)
+		return drop(ctx, &packet, reason);
+	if (tunnel == TUNNEL_OURS)
+		return tunnel_deliver(ctx, &packet);
 
 	/* 3. an egress address that is ours */
 	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet.destination);

@@ -7,7 +7,7 @@ until no other port is free (``bpf/include/nat.h``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,18 @@ LIMITS = {
     "closed": 240,  # RFC 7857 2.2: after RST up to 4 min
     "datagram": 300,  # RFC 4787 REQ-5: recommended
     "echo": 60,  # RFC 5508 REQ-2: at least 60 s
+    "plain_closed": 10,  # holds no port
+    "plain_datagram": 120,
 }
-#: Entries of a table from which on closed connections rest only so long: the table (65536, and a
-#: full one refuses new connections) would be full at 273 connections a second.
-CROWDED, CLOSED_CROWDED_S = 32768, 10
+#: What changes while a table is more than half full: new connections matter more then.
+PRESSURE = 32768
+PRESSURE_INTERVAL_S = 2.0
+PRESSURE_LIMITS = {
+    "closed": 5,
+    "datagram": 120,  # RFC 4787 REQ-5: at least 2 min
+    "plain_closed": 2,
+    "plain_datagram": 20,
+}
 
 
 async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP]) -> None:
@@ -41,16 +49,18 @@ async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP
 
 async def sweep(program: int, argument: np.dtype[Any]) -> None:
     """Run ``program`` for ever; ``argument`` is the dtype of ``struct sweep``."""
-    given: npt.NDArray[Any] = np.zeros((), argument)
-    kept = 0
+    usual, pressed = _limits(argument, {}), _limits(argument, PRESSURE_LIMITS)
+    limits, pause = usual, INTERVAL_S
     while True:
-        await asyncio.sleep(INTERVAL_S)
-        for name, seconds in limits(kept).items():
-            given[name] = seconds
-        # a full table takes tens of milliseconds
-        kept = int((await asyncio.to_thread(call, program, given))["kept"])
+        await asyncio.sleep(pause)
+        # A full table takes tens of milliseconds.
+        result = await asyncio.to_thread(call, program, limits)
+        full = int(result["kept"]) > PRESSURE
+        limits, pause = (pressed, PRESSURE_INTERVAL_S) if full else (usual, INTERVAL_S)
 
 
-def limits(kept: int) -> dict[str, int]:
-    """``LIMITS`` after a sweep that left so many entries."""
-    return LIMITS | ({"closed": CLOSED_CROWDED_S} if kept >= CROWDED else {})
+def _limits(argument: np.dtype[Any], changes: Mapping[str, int]) -> npt.NDArray[Any]:
+    limits: npt.NDArray[Any] = np.zeros((), argument)
+    for name, seconds in {**LIMITS, **changes}.items():
+        limits[name] = seconds
+    return limits

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Bytes -> struct packet, in two steps: `parse_network` reads addresses and lengths and is enough
- * to say whose packet it is; `parse_transport` reads ports. Both return 0 or a drop reason. Every
- * byte is read with bpf_skb_load_bytes, which also reaches non-linear data and checks the bounds.
+ * to say whose packet it is; `parse_transport` reads ports. Both return 0 or a drop reason. Behind
+ * the IP header bytes are read with bpf_skb_load_bytes, which reaches non-linear data and checks
+ * the bounds.
  */
 #pragma once
 #include "fragment.h"
@@ -21,28 +22,42 @@ enum {
 	ICMP_HEADER = 8,
 };
 
+/* The IP header in place; NULL when there is none. */
+static __always_inline void *ip_header(struct __sk_buff *ctx, __u32 size)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	if (data + L3_OFFSET + size > end) {
+		if (bpf_skb_pull_data(ctx, L3_OFFSET + size))
+			return NULL;
+		data = (void *)(long)ctx->data;
+		end = (void *)(long)ctx->data_end;
+	}
+	return data + L3_OFFSET + size > end ? NULL : data + L3_OFFSET;
+}
+
 static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *packet)
 {
-	struct ipv4_header ip;
+	struct ipv4_header *ip = ip_header(ctx, sizeof(*ip));
 
-	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &ip, sizeof(ip)))
+	if (!ip)
 		return DROP_INVALID_PACKET;
-	__u32 header = (ip.version_ihl & 0x0f) * 4, length = bpf_ntohs(ip.length);
-	__u16 fragment = bpf_ntohs(ip.fragment);
+	__u32 header = (ip->version_ihl & 0x0f) * 4, length = bpf_ntohs(ip->length);
+	__u16 fragment = bpf_ntohs(ip->fragment);
 	if (ctx->gso_size) /* the field may have wrapped */
 		length = ctx->len - L3_OFFSET;
-	if (ip.version_ihl >> 4 != 4 || header < sizeof(ip) || length < header ||
+	if (ip->version_ihl >> 4 != 4 || header < sizeof(*ip) || length < header ||
 	    L3_OFFSET + length > ctx->len)
 		return DROP_INVALID_PACKET;
-	addr_from_v4(&packet->source, ip.source);
-	addr_from_v4(&packet->destination, ip.destination);
+	addr_from_v4(&packet->source, ip->source);
+	addr_from_v4(&packet->destination, ip->destination);
 	packet->family = 4;
 	packet->length = length;
 	packet->end = L3_OFFSET + length;
 	packet->l4 = L3_OFFSET + header;
-	packet->protocol = ip.protocol;
-	packet->ttl = ip.ttl;
-	packet->fragment_id = bpf_ntohs(ip.id);
+	packet->protocol = ip->protocol;
+	packet->ttl = ip->ttl;
+	packet->fragment_id = bpf_ntohs(ip->id);
 	packet->dont_fragment = !!(fragment & IPV4_DONT_FRAGMENT);
 	if (fragment & IPV4_FRAGMENT_OFFSET)
 		packet->fragment = FRAGMENT_LATER;
@@ -53,26 +68,26 @@ static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *pack
 
 static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *packet)
 {
-	struct ipv6_header ip;
+	struct ipv6_header *ip = ip_header(ctx, sizeof(*ip));
 
-	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &ip, sizeof(ip)))
+	if (!ip)
 		return DROP_INVALID_PACKET;
-	__u32 length = sizeof(ip) + bpf_ntohs(ip.payload);
+	__u32 length = sizeof(*ip) + bpf_ntohs(ip->payload);
 	if (ctx->gso_size) /* the field may have wrapped */
 		length = ctx->len - L3_OFFSET;
-	if (bpf_ntohl(ip.version_class_label) >> 28 != 6 || L3_OFFSET + length > ctx->len)
+	if (bpf_ntohl(ip->version_class_label) >> 28 != 6 || L3_OFFSET + length > ctx->len)
 		return DROP_INVALID_PACKET;
-	__builtin_memcpy(&packet->source, ip.source, sizeof(packet->source));
-	__builtin_memcpy(&packet->destination, ip.destination, sizeof(packet->destination));
+	__builtin_memcpy(&packet->source, ip->source, sizeof(packet->source));
+	__builtin_memcpy(&packet->destination, ip->destination, sizeof(packet->destination));
 	/* On the wire these would pass for the other family's addresses in every map. */
 	if (addr_is_v4(&packet->source) || addr_is_v4(&packet->destination))
 		return DROP_INVALID_SOURCE_IP;
 	packet->family = 6;
 	packet->length = length;
 	packet->end = L3_OFFSET + length;
-	packet->l4 = L3_OFFSET + sizeof(ip);
-	packet->protocol = ip.next;
-	packet->ttl = ip.hop_limit;
+	packet->l4 = L3_OFFSET + sizeof(*ip);
+	packet->protocol = ip->next;
+	packet->ttl = ip->hop_limit;
 	return 0;
 }
 

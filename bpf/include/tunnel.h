@@ -8,64 +8,64 @@
 #define DECAP_L3_IPV4 (1ULL << 7)
 #define DECAP_L3_IPV6 (1ULL << 8)
 
-/* decide: a whole overlay packet to this node */
-static __always_inline bool is_overlay(struct __sk_buff *ctx, const struct packet *packet)
-{
-	__be16 port;
+enum tunnel {
+	TUNNEL_NONE,   /* no overlay packet to this node */
+	TUNNEL_KERNEL, /* one for the kernel's device, then mg_from_vxlan */
+	TUNNEL_OURS,
+};
 
-	return packet->family == 4 && packet->destination.w[3] == cfg.node &&
-	       packet->protocol == IPPROTO_UDP && packet->fragment == FRAGMENT_NONE &&
-	       !bpf_skb_load_bytes(ctx, packet->l4 + 2, &port, sizeof(port)) &&
-	       port == bpf_htons(VXLAN_PORT);
-}
-
-/* decide: inner UDP that GRO or GSO has put together */
-static __always_inline bool is_udp_aggregate(struct __sk_buff *ctx)
-{
-	__u32 l3 = L3_OFFSET + OVERLAY_SIZE;
-	__be16 inner = 0;
-	__u8 protocol = 0;
-
-	if (!ctx->gso_size)
-		return false;
-	bpf_skb_load_bytes(ctx, l3 - sizeof(inner), &inner, sizeof(inner));
-	bpf_skb_load_bytes(ctx, l3 + (inner == bpf_htons(ETH_P_IP) ? 9 : 6), &protocol, 1);
-	return protocol == IPPROTO_UDP;
-}
-
-/* decide: a piece of an inner datagram. Those whose outer packet came in pieces too are put
- * together by the kernel, so all go its way: one that did not would overtake the first.
- */
-static __always_inline bool is_inner_fragment(struct __sk_buff *ctx)
-{
-	__u32 l3 = L3_OFFSET + OVERLAY_SIZE;
-	__be16 inner = 0, fragment = 0;
-	__u8 next = 0;
-
-	bpf_skb_load_bytes(ctx, l3 - sizeof(inner), &inner, sizeof(inner));
-	if (inner == bpf_htons(ETH_P_IP)) {
-		bpf_skb_load_bytes(ctx, l3 + 6, &fragment, sizeof(fragment));
-		return fragment & bpf_htons(0x3fff);
-	}
-	bpf_skb_load_bytes(ctx, l3 + 6, &next, 1);
-	return next == IPPROTO_FRAGMENT;
-}
-
-/* look up: sender, identity and inner protocol of an overlay packet. Returns 0 or a drop reason. */
-static __framed int overlay_parse(struct __sk_buff *ctx, struct packet *packet, __be16 *inner)
-{
+struct tunnel_headers {
 	struct overlay overlay;
+	__u8 inner[10]; /* as much of the inner packet as says what is in it */
+} __attribute__((packed));
 
-	if (packet->l4 != L3_OFFSET + sizeof(struct ipv4_header))
+/* decide: what BPF cannot open. Inner UDP that GRO or GSO has put together; and pieces of an inner
+ * datagram: those whose outer packet came in pieces too are put together by the kernel, so all go
+ * its way, or one would overtake the first.
+ */
+static __always_inline bool is_for_kernel(struct __sk_buff *ctx,
+					  const struct tunnel_headers *headers)
+{
+	bool v4 = headers->overlay.eth.h_proto == bpf_htons(ETH_P_IP);
+	__u8 protocol = headers->inner[v4 ? 9 : 6];
+
+	if (ctx->gso_size && protocol == IPPROTO_UDP)
+		return true;
+	if (v4)
+		return (headers->inner[6] & 0x3f) | headers->inner[7];
+	return protocol == IPPROTO_FRAGMENT;
+}
+
+/* decide: is it an overlay packet; sender and identity of one of ours. Returns 0 or a drop reason.
+ */
+static __framed int tunnel_find(struct __sk_buff *ctx, struct packet *packet, __be16 *inner,
+				enum tunnel *tunnel)
+{
+	struct tunnel_headers headers;
+	__be16 port = 0;
+
+	*tunnel = TUNNEL_NONE;
+	if (packet->family != 4 || packet->destination.w[3] != cfg.node ||
+	    packet->protocol != IPPROTO_UDP || packet->fragment != FRAGMENT_NONE)
+		return 0;
+	bool whole = !bpf_skb_load_bytes(ctx, L3_OFFSET, &headers, sizeof(headers));
+	bool options = packet->l4 != L3_OFFSET + sizeof(struct ipv4_header);
+	if (whole && !options)
+		port = headers.overlay.destination_port;
+	else
+		bpf_skb_load_bytes(ctx, packet->l4 + 2, &port, sizeof(port));
+	if (port != bpf_htons(VXLAN_PORT))
+		return 0;
+	if (options)
 		return DROP_IP_OPTIONS;
-	if (packet->end < L3_OFFSET + OVERLAY_SIZE && !ctx->gso_size)
+	if (!whole || packet->end < L3_OFFSET + sizeof(headers) ||
+	    headers.overlay.flags != bpf_htonl(VXLAN_VALID_VNI))
 		return DROP_INVALID_PACKET;
-	if (bpf_skb_load_bytes(ctx, L3_OFFSET, &overlay, sizeof(overlay)) ||
-	    overlay.flags != bpf_htonl(VXLAN_VALID_VNI))
-		return DROP_INVALID_PACKET;
-	packet->sender = overlay.ip.source;
-	packet->identity = bpf_ntohl(overlay.vni) >> 8;
-	*inner = overlay.eth.h_proto;
+	*tunnel = is_for_kernel(ctx, &headers) ? TUNNEL_KERNEL : TUNNEL_OURS;
+	*inner = headers.overlay.eth.h_proto;
+	packet->point = POINT_FROM_OVERLAY;
+	packet->sender = headers.overlay.ip.source;
+	packet->identity = bpf_ntohl(headers.overlay.vni) >> 8;
 	return 0;
 }
 
@@ -98,13 +98,9 @@ static __framed int tunnel_sender(const struct packet *packet)
 }
 
 /* act: open an overlay packet of a known sender. Returns 0 or a drop reason. */
-static __always_inline int tunnel_open(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int tunnel_open(struct __sk_buff *ctx, struct packet *packet, __be16 inner)
 {
-	__be16 inner = 0;
+	int reason = tunnel_sender(packet);
 
-	packet->point = POINT_FROM_OVERLAY;
-	int reason = overlay_parse(ctx, packet, &inner);
-	if (!reason)
-		reason = tunnel_sender(packet);
 	return reason ? reason : overlay_pop(ctx, inner, packet);
 }

@@ -17,10 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import ROOT, Lab
-
-#: Short, so that three lease times fit into a test.
-LEASE_S = 8
+from running import LEASE_S, ROOT, Lab
 
 
 @pytest.fixture(scope="session")

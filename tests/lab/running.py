@@ -21,6 +21,9 @@ ECHO = ROOT / "mesh/lab/legacy.py"
 ECHO_PORT = 9000
 #: The kill tests in full length (``make soak``); otherwise shortened.
 SOAK = bool(os.environ.get("MESHGATE_SOAK"))
+#: Life of what a controller has published. Short, so that three of them fit into a test, but longer
+#: than a controller stays dead in the kill tests.
+LEASE_S = 30 if SOAK else 10
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,16 @@ def test_kill_everything_one_after_the_other_under_traffic(lab: Lab, tmp_path: P
     wait(lab.healthy, 30, "healthy before")
     before = kernel_ids(lab)
     with route_monitor(lab, tmp_path) as routes, transfers(lab, TRANSFER_S) as reports:
+        begin, log = time.monotonic(), []
         time.sleep(1)
         for names, revive in VICTIMS:
+            log.append(f"{time.monotonic() - begin:.1f} s: {', '.join(names)}")
             lab.kill(*names)
             time.sleep(DEAD_S)
             if revive:
                 lab.revive(*names)
         wait(lambda: "east-2/exabgp" in lab.processes(), 20, "a new ExaBGP")
-    assert not losses(reports)
+    assert not losses(reports), "\n".join(["killed at", *log, *losses(reports)])
     assert [line for line in routes if "Deleted" in line] == []
     assert kernel_ids(lab) == before
     wait(lab.healthy, 30, "healthy afterwards")

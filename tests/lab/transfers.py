@@ -39,13 +39,28 @@ def transfers(lab: Lab, seconds: float) -> Iterator[dict[str, dict[str, Any]]]:
 def losses(reports: dict[str, dict[str, Any]]) -> list[str]:
     """What was lost, in words; empty when nothing was."""
     assert len(reports) == 8
-    found = []
-    for name, each in reports.items():
-        if name.startswith("udp") and (each["missing"] or each["duplicates"]):
-            found.append(f"{name}: {each}")
-        if name.startswith("tcp") and (each["reset"] or each["error"] or each["seconds_at_zero"]):
-            found.append(f"{name}: {each}")
-    return found
+    return [
+        f"{name}: {words}"
+        for name, each in reports.items()
+        if (words := _udp_losses(each) if name.startswith("udp") else _tcp_losses(each))
+    ]
+
+
+def _udp_losses(found: dict[str, Any]) -> str:
+    if not found["missing"] + found["duplicates"]:
+        return ""
+    first = f"from {found['first_missing'][0] / 1000:.1f} s on" if found["missing"] else ""
+    return (
+        f"{found['missing']} of {found['sent']} missing {first}, {found['duplicates']} double,"
+        f" longest gap {found['longest_gap_ms']} ms, {found['errors'][:2]}"
+    )
+
+
+def _tcp_losses(found: dict[str, Any]) -> str:
+    if not (found["reset"] or found["error"] or found["seconds_at_zero"]):
+        return ""
+    idle = [second for second, count in enumerate(found["per_second"]) if not count]
+    return f"nothing in seconds {idle}, reset {found['reset']}, {found['error']}"
 
 
 def kernel_ids(lab: Lab) -> dict[str, int]:
