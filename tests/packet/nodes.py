@@ -175,6 +175,7 @@ class Node:
 
     def close(self) -> None:
         self.ring.close()
+        self.late.close()
         for opened in self.objects:
             opened.close()
 
