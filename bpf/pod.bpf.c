@@ -21,6 +21,44 @@ static __framed int forward(struct __sk_buff *ctx, struct packet *packet, const 
 	return overlay_send(ctx, packet, node, packet->identity);
 }
 
+/* look up: an IPv4 source route; RFC 791: a router on the way would send the packet elsewhere */
+static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet *packet)
+{
+	__u32 at = L3_OFFSET + sizeof(struct ipv4_header);
+	struct {
+		__u8 type;
+		__u8 length;
+	} option;
+
+	for (int i = 0; i < IPV4_OPTIONS_MAX && at + 1 < packet->l4; i++) {
+		if (bpf_skb_load_bytes(ctx, at, &option, sizeof(option)) || !option.type)
+			return false;
+		if (option.type == IPV4_LOOSE_ROUTE || option.type == IPV4_STRICT_ROUTE)
+			return true;
+		at += option.type == IPV4_NO_OPTION || !option.length ? 1 : option.length;
+	}
+	return false;
+}
+
+/* decide: what the pod behind this device may say. Returns 0 or a drop reason. */
+static __framed int pod_check(struct __sk_buff *ctx, struct packet *packet, struct pod **pod)
+{
+	int reason = pod_source(packet, ctx->ifindex, pod);
+
+	if (reason)
+		return reason;
+	if (packet->family == 4 && has_source_route(ctx, packet))
+		return DROP_IP_OPTIONS;
+	/* A pod is no router: its errors are about packets to itself, not about others'
+	 * connections. */
+	if (is_icmp_error(packet) && !addr_equal(&packet->flow.source, &packet->source))
+		return DROP_INVALID_SOURCE_IP;
+	if (packet->fragment == FRAGMENT_FIRST)
+		fragment_record(packet);
+	packet->identity = (*pod)->identity;
+	return 0;
+}
+
 SEC("tc")
 int mg_from_pod(struct __sk_buff *ctx)
 {
@@ -39,10 +77,9 @@ int mg_from_pod(struct __sk_buff *ctx)
 	/* 2. the source is the pod's own; what stays on its link is the stack's */
 	if (is_neighbour_talk(&packet))
 		return TC_ACT_OK;
-	reason = pod_source(&packet, ctx->ifindex, &pod);
+	reason = pod_check(ctx, &packet, &pod);
 	if (reason)
 		return drop(ctx, &packet, reason);
-	packet.identity = pod->identity;
 	if (is_link_scope(&packet.destination))
 		return TC_ACT_OK;
 

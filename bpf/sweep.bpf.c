@@ -1,32 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Expiry of connections and their mappings. The agent runs mg_sweep every few seconds; BPF does it
- * and not Python, because only a compare-and-swap on `mapping.closed` keeps an entry that comes
- * back to life, or whose port changes hands, while it is being deleted.
+/* Expiry of connections and their mappings. The agent runs mg_sweep every few seconds, and
+ * mg_forget when an address changes hands; BPF does it and not Python, because only a
+ * compare-and-swap on `mapping.closed` keeps an entry that comes back to life, or whose port
+ * changes hands, while it is being deleted.
  */
 #include "nat.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-struct sweep {	       /* the argument of mg_sweep */
-	__u32 opening; /* s without a packet: TCP before both sides have spoken, RFC 5382: 240 */
-	__u32 established; /* TCP, RFC 5382: 7440 or more */
-	__u32 closed;	   /* TCP by FIN both ways or RST */
-	__u32 datagram;	   /* UDP and others, RFC 4787: 300 */
-	__u32 echo;	   /* ICMP, RFC 5508: 60 */
-	__u32 kept;	   /* result: entries left */
-	__u32 expired;	   /* result: entries deleted */
-	__u32 now;	   /* result: in the unit of `seen` */
+/* The argument of mg_sweep. Limits are seconds without a packet; what is not translated holds no
+ * port, so it may go earlier than the RFCs on translation say.
+ */
+struct sweep {
+	__u32 opening;	      /* TCP before both sides have spoken, RFC 5382: 240 */
+	__u32 established;    /* TCP, RFC 5382: 7440 or more */
+	__u32 closed;	      /* TCP by FIN both ways or RST */
+	__u32 datagram;	      /* UDP and others, RFC 4787: 300 */
+	__u32 echo;	      /* ICMP, RFC 5508: 60 */
+	__u32 plain_closed;   /* as closed, not translated */
+	__u32 plain_datagram; /* as datagram, not translated */
+	__u32 kept;	      /* result: entries left */
+	__u32 expired;	      /* result: entries deleted */
+	__u32 now;	      /* result: in the unit of `seen` */
 };
 
 static __always_inline __u32 sweep_limit(const struct sweep *sweep, __u8 protocol,
 					 const struct connection *connection)
 {
+	bool plain = !is_translated(connection);
+
 	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
 		return sweep->echo;
 	if (protocol != IPPROTO_TCP)
-		return sweep->datagram;
+		return plain ? sweep->plain_datagram : sweep->datagram;
 	if (is_closed(connection))
-		return sweep->closed;
+		return plain ? sweep->plain_closed : sweep->closed;
 	return connection->flags & CONNECTION_REPLIED ? sweep->established : sweep->opening;
 }
 
@@ -61,16 +69,49 @@ static __framed long sweep_one(const struct tuple *original, const struct connec
 	return 0;
 }
 
+/* act: a mapping whose connection is gone: the pod went (mg_forget), or two CPUs raced. One without
+ * a connection may also be about to get it, so it has to be met twice. A closed one rests.
+ */
+static __framed long sweep_mapping(const struct tuple *reply, struct mapping *mapping,
+				   const struct sweep *sweep)
+{
+	__u64 closed = mapping->closed;
+	struct tuple original;
+
+	original_tuple(&original, reply, mapping);
+	struct connection *connection = connection_get(&original);
+	if (closed == DYING || (connection && connection_holds(connection, reply))) {
+		if (mapping->orphan)
+			mapping->orphan = 0;
+		return 0;
+	}
+	if (!mapping->orphan)
+		mapping->orphan = 1;
+	else if (!closed)
+		mapping_swap(mapping, 0, bpf_ktime_get_ns());
+	else if ((__s32)(sweep->now - (__u32)(closed >> 30)) > (__s32)sweep->closed &&
+		 mapping_swap(mapping, closed, DYING))
+		mapping_delete(reply);
+	return 0;
+}
+
+static __always_inline struct tuple tuple_wide(const struct tuple_v4 *key)
+{
+	struct tuple tuple = {.source_port = key->source_port,
+			      .destination_port = key->destination_port,
+			      .protocol = key->protocol};
+
+	addr_from_v4(&tuple.source, key->source);
+	addr_from_v4(&tuple.destination, key->destination);
+	return tuple;
+}
+
 static long sweep_v4(void *map, const struct tuple_v4 *key, const struct connection *connection,
 		     struct sweep *sweep)
 {
-	struct tuple original = {.source_port = key->source_port,
-				 .destination_port = key->destination_port,
-				 .protocol = key->protocol};
+	struct tuple original = tuple_wide(key);
 
 	(void)map;
-	addr_from_v4(&original.source, key->source);
-	addr_from_v4(&original.destination, key->destination);
 	return sweep_one(&original, connection, sweep);
 }
 
@@ -83,6 +124,63 @@ static long sweep_v6(void *map, const struct tuple *key, const struct connection
 	return sweep_one(&original, connection, sweep);
 }
 
+static long sweep_nat_v4(void *map, const struct tuple_v4 *key, struct mapping *mapping,
+			 struct sweep *sweep)
+{
+	struct tuple reply = tuple_wide(key);
+
+	(void)map;
+	return sweep_mapping(&reply, mapping, sweep);
+}
+
+static long sweep_nat_v6(void *map, const struct tuple *key, struct mapping *mapping,
+			 struct sweep *sweep)
+{
+	struct tuple reply = *key;
+
+	(void)map;
+	return sweep_mapping(&reply, mapping, sweep);
+}
+
+struct forget { /* the argument of mg_forget */
+	struct addr address;
+	__u32 forgotten; /* result: entries deleted */
+};
+
+/* act: both directions, since an answer to what others opened leaves untranslated. The port rests
+ * with its mapping: what still arrives for it is for nobody.
+ */
+static __framed long forget_one(const struct tuple *original, const struct connection *connection,
+				struct forget *forget)
+{
+	if (!addr_equal(&original->source, &forget->address) &&
+	    !addr_equal(&original->destination, &forget->address))
+		return 0;
+	if (is_translated(connection))
+		mapping_close(original, connection, 0);
+	connection_delete(original);
+	forget->forgotten++;
+	return 0;
+}
+
+static long forget_v4(void *map, const struct tuple_v4 *key, const struct connection *connection,
+		      struct forget *forget)
+{
+	struct tuple original = tuple_wide(key);
+
+	(void)map;
+	return forget_one(&original, connection, forget);
+}
+
+static long forget_v6(void *map, const struct tuple *key, const struct connection *connection,
+		      struct forget *forget)
+{
+	struct tuple original = *key;
+
+	(void)map;
+	return forget_one(&original, connection, forget);
+}
+
 SEC("syscall")
 int mg_sweep(struct sweep *ctx)
 {
@@ -93,6 +191,22 @@ int mg_sweep(struct sweep *ctx)
 	sweep.now = bpf_ktime_get_ns() >> 30;
 	bpf_for_each_map_elem(&mg_ct_v4, sweep_v4, &sweep, 0);
 	bpf_for_each_map_elem(&mg_ct_v6, sweep_v6, &sweep, 0);
+	bpf_for_each_map_elem(&mg_nat_v4, sweep_nat_v4, &sweep, 0);
+	bpf_for_each_map_elem(&mg_nat_v6, sweep_nat_v6, &sweep, 0);
 	*ctx = sweep;
+	return 0;
+}
+
+/* The connections of an address that changes hands: the next pod there must not go on with them. */
+SEC("syscall")
+int mg_forget(struct forget *ctx)
+{
+	struct forget forget = {.address = ctx->address};
+
+	if (addr_is_v4(&forget.address))
+		bpf_for_each_map_elem(&mg_ct_v4, forget_v4, &forget, 0);
+	else
+		bpf_for_each_map_elem(&mg_ct_v6, forget_v6, &forget, 0);
+	ctx->forgotten = forget.forgotten;
 	return 0;
 }

@@ -34,16 +34,18 @@ from mesh.core.address import ADDRESS
 from mesh.core.model import Finding, Network
 from mesh.core.reconcile import Applied, Errors, Loop
 from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.icmp import LateErrors
 from mesh.kernel import Kernel, set_sysctl
 from mesh.known import KnownPeers
 from mesh.manifests import Manifests
 from mesh.observe.flows import Flows, Names
 from mesh.observe.hubble import Observer
 from mesh.observe.tables import Server
+from mesh.pod_rows import PodRows
 from mesh.pods import PodLinks
 from mesh.process import Since
 from mesh.slices import recovered
-from mesh.sweep import sweep
+from mesh.sweep import forget, sweep
 
 log = logging.getLogger(__name__)
 
@@ -167,12 +169,19 @@ class Agent:
         tables.services_arrived = lambda: services.current
         loop.apply(tables.discard, _DiscardRoutes(self.kernel))
         wired = loop.apply(tables.pod_link, self.links)
-        # A covered pod may send once the maps say so: egress rows first, then the pod's.
-        pods = entry(maps("mg_pod_addr"), codecs.encode_pod, codecs.decode_pod)
-        loop.apply(tables.pod, pods, after=[egress, gateway])
+        # A covered pod may send once the maps say so: egress rows first, then the pod's; and rows
+        # that an older row of a pod refers to go last, or the pod would look uncovered.
+        pods = loop.apply(tables.pod, self._pod_rows(), after=[egress, gateway])
+        egress.delete_after(pods)
+        gateway.delete_after(pods)
         prefix = f"{tables.subtree.prefix}pod/{self.config.node}/"
         target = PersistentTarget(self.client, [prefix])
         self.entries = loop.apply(tables.pod_entry, target, after=[wired])
+
+    def _pod_rows(self) -> PodRows:
+        rows = RowTarget(self.datapath.map("mg_pod_addr"), codecs.encode_pod, codecs.decode_pod)
+        program = self.datapath.program("mg_forget")
+        return PodRows(rows, partial(forget, program, self.datapath.forgetting))
 
     def _observe(self) -> None:
         tables = self.tables
@@ -182,6 +191,7 @@ class Agent:
         )
         self.flows = Flows(self.config.cluster.name, self.config.node, self.datapath.reasons, names)
         self.ring = Ring(self.datapath.map("mg_event"), self.datapath.event)
+        self.late = LateErrors(Ring(self.datapath.map("mg_icmp"), self.datapath.late))
         observer = Observer(self.flows, tables.namespace_names, str(tables.facts.endpoint))
         self.server = Server(
             self.config.socket, nouns(tables, self.flows, self.datapath), self.status, observer
@@ -191,6 +201,7 @@ class Agent:
         """Serve and reconcile until cancelled."""
         asyncio.get_running_loop().add_reader(self.ring.fd, self._drain)
         self._drain()
+        self.late.start()
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
             self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
@@ -202,6 +213,7 @@ class Agent:
                     group.create_task(job)
         finally:
             asyncio.get_running_loop().remove_reader(self.ring.fd)
+            self.late.close()
             await self.client.aclose()
 
     def _drain(self) -> None:

@@ -24,7 +24,8 @@ from bpf.sys import AttachType, open_pinned
 
 OBJECTS = ("pod", "uplink", "sock", "sweep")
 #: Types that Python reads or writes, from the objects' BTF.
-EVENT, SWEEP, REASONS, ACTIONS = "event", "sweep", "drop_reason", "egress_action"
+EVENT, LATE, REASONS, ACTIONS = "event", "icmp_late", "drop_reason", "egress_action"
+SWEEP, FORGET = "sweep", "forget"
 CONFIG = "cfg"
 UPLINK_PROGRAM = "mg_from_uplink"
 VXLAN_PROGRAM = "mg_from_vxlan"
@@ -56,7 +57,9 @@ class Datapath:
         self._maps: dict[str, Map] = {}
         self._digest = b""
         self.event: np.dtype[Any] = np.dtype([])
+        self.late: np.dtype[Any] = np.dtype([])
         self.sweep: np.dtype[Any] = np.dtype([])
+        self.forgetting: np.dtype[Any] = np.dtype([])
         self.reasons: Mapping[str, int] = {}
         self.actions: Mapping[str, int] = {}
         self.adopted = False
@@ -74,7 +77,9 @@ class Datapath:
             btf = opened[0].btf
             self.event, self.reasons = btf.struct(EVENT), btf.enum(REASONS)
             self.actions = btf.enum(ACTIONS)
+            self.late = btf.struct(LATE)
             self.sweep = opened[-1].btf.struct(SWEEP)
+            self.forgetting = opened[-1].btf.struct(FORGET)
             digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
             self.adopted = Generation.read(self._directory) == digest
             if not self.adopted:

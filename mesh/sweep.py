@@ -7,12 +7,15 @@ until no other port is free (``bpf/include/nat.h``).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bpf.testrun import call
+from mesh.core.address import packed
+from mesh.core.model import IP
 
 INTERVAL_S = 10.0
 #: Seconds without a packet, by field of ``struct sweep``.
@@ -22,14 +25,42 @@ LIMITS = {
     "closed": 240,  # RFC 7857 2.2: after RST up to 4 min
     "datagram": 300,  # RFC 4787 REQ-5: recommended
     "echo": 60,  # RFC 5508 REQ-2: at least 60 s
+    "plain_closed": 10,  # holds no port
+    "plain_datagram": 120,
 }
+#: What changes while a table is more than half full: new connections matter more then.
+PRESSURE = 32768
+PRESSURE_INTERVAL_S = 2.0
+PRESSURE_LIMITS = {
+    "closed": 5,
+    "datagram": 120,  # RFC 4787 REQ-5: at least 2 min
+    "plain_closed": 2,
+    "plain_datagram": 20,
+}
+
+
+async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP]) -> None:
+    """Run ``program`` for each address; ``argument`` is the dtype of ``struct forget``."""
+    for address in addresses:
+        one: npt.NDArray[Any] = np.zeros((), argument)
+        one["address"]["w"] = np.frombuffer(packed(address), ">u4")
+        await asyncio.to_thread(call, program, one)
 
 
 async def sweep(program: int, argument: np.dtype[Any]) -> None:
     """Run ``program`` for ever; ``argument`` is the dtype of ``struct sweep``."""
-    limits: npt.NDArray[Any] = np.zeros((), argument)
-    for name, seconds in LIMITS.items():
-        limits[name] = seconds
+    usual, pressed = _limits(argument, {}), _limits(argument, PRESSURE_LIMITS)
+    limits, pause = usual, INTERVAL_S
     while True:
-        await asyncio.sleep(INTERVAL_S)
-        await asyncio.to_thread(call, program, limits)  # a full table takes tens of milliseconds
+        await asyncio.sleep(pause)
+        # A full table takes tens of milliseconds.
+        result = await asyncio.to_thread(call, program, limits)
+        full = int(result["kept"]) > PRESSURE
+        limits, pause = (pressed, PRESSURE_INTERVAL_S) if full else (usual, INTERVAL_S)
+
+
+def _limits(argument: np.dtype[Any], changes: Mapping[str, int]) -> npt.NDArray[Any]:
+    limits: npt.NDArray[Any] = np.zeros((), argument)
+    for name, seconds in {**LIMITS, **changes}.items():
+        limits[name] = seconds
+    return limits

@@ -28,11 +28,10 @@ static __framed int nat_reply(const struct packet *packet, struct translation *p
 		return DROP_NO_NAT_MAPPING;
 	original_tuple(&original, &packet->flow, mapping);
 	struct connection *connection = connection_get(&original);
-	if (!connection || connection->translated_port != packet->flow.destination_port ||
-	    !addr_equal(&connection->translated, &packet->flow.destination))
+	if (!connection || !connection_holds(connection, &packet->flow))
 		return DROP_NO_NAT_MAPPING;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
-		mapping_close(&original, connection);
+		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);
 	pod->address = original.source;
 	pod->port = original.source_port;
 	return 0;

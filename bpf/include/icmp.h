@@ -28,6 +28,14 @@ struct {
 	__type(value, struct icmp_tokens);
 } mg_icmp_rate SEC(".maps");
 
+/* Errors about a pod's SYN. A connect() that is still in the kernel ignores an error that comes
+ * back while it sends; the agent repeats it (mesh/icmp.py). Written by BPF.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 << 10);
+} mg_icmp SEC(".maps");
+
 struct icmp_cause {
 	__u8 type4;
 	__u8 code4;
@@ -160,15 +168,42 @@ static __framed long icmp_push_v6(struct __sk_buff *ctx, const struct packet *pa
 	return bpf_skb_store_bytes(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
 }
 
+/* act: leave a copy of the finished frame to the agent */
+static __framed void icmp_repeat(struct __sk_buff *ctx, const struct pod *pod)
+{
+	struct icmp_late *late = bpf_ringbuf_reserve(&mg_icmp, sizeof(*late), 0);
+	__u32 length = ctx->len;
+
+	if (!late)
+		return;
+	late->ifindex = pod->ifindex;
+	late->length = length;
+	if (!length || length > ICMP_FRAME_MAX || bpf_skb_load_bytes(ctx, 0, late->frame, length))
+		bpf_ringbuf_discard(late, 0);
+	else
+		bpf_ringbuf_submit(late, 0);
+}
+
+/* act: the error, into the pod that sent the packet */
+static __framed int icmp_to_pod(struct __sk_buff *ctx, const struct packet *packet)
+{
+	struct pod *pod = pod_find(&packet->source);
+
+	if (!pod)
+		return TC_ACT_SHOT;
+	int verdict = forward_pod(ctx, pod);
+	if (is_syn(packet))
+		icmp_repeat(ctx, pod);
+	return verdict;
+}
+
 /* act: the error, back to a pod, to the node that tunnelled the packet, or by the routes */
 static __framed int icmp_return(struct __sk_buff *ctx, struct packet *packet)
 {
 	struct hop hop = {};
 
-	if (packet->point == POINT_FROM_POD) {
-		struct pod *pod = pod_find(&packet->source);
-		return pod ? forward_pod(ctx, pod) : TC_ACT_SHOT;
-	}
+	if (packet->point == POINT_FROM_POD)
+		return icmp_to_pod(ctx, packet);
 	if (packet->sender)
 		return overlay_kernel(ctx, packet->sender, IDENTITY_WORLD);
 	packet->length = 0;

@@ -9,12 +9,18 @@
 #include "rewrite.h"
 
 #define DYING (~0ULL)
+/* A reset from outside may be forged: nobody here knows which sequence number the pod expects. So
+ * of the closed mappings those that ended otherwise come first, and the pod's next packet takes the
+ * mapping back. It cannot rest for good: a server that ends by RST would use up the ports.
+ */
+#define RESET_REST (60 * NSEC_PER_SEC)
 
 struct mapping {
 	struct addr pod;
 	__be16 pod_port; /* or ICMP id */
-	__u16 pad[3];
-	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: the sweep has it */
+	__u16 orphan;	 /* the sweep has met it without a connection */
+	__u16 pad[2];
+	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
 };
 
 struct translation {
@@ -85,16 +91,26 @@ static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __
 	return __sync_val_compare_and_swap(&mapping->closed, from, to) == from;
 }
 
-/* act: its connection has ended; the port is free when nothing else is */
+/* decide: whether a mapping is that of this connection, and of no other one */
+static __always_inline bool connection_holds(const struct connection *connection,
+					     const struct tuple *reply)
+{
+	return connection->translated_port == reply->destination_port &&
+	       addr_equal(&connection->translated, &reply->destination);
+}
+
+/* act: its connection has ended; the port is free when nothing else is, `rest` ns later than that
+ * of another one that ends now
+ */
 static __framed void mapping_close(const struct tuple *original,
-				   const struct connection *connection)
+				   const struct connection *connection, __u64 rest)
 {
 	struct tuple reply;
 
 	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
 	struct mapping *mapping = mapping_get(&reply);
 	if (mapping && mapping_is_of(mapping, original))
-		mapping_swap(mapping, 0, bpf_ktime_get_ns());
+		mapping_swap(mapping, 0, bpf_ktime_get_ns() + rest);
 }
 
 /* act: take a closed mapping back into use; false when its port has gone to another connection */

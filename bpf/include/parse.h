@@ -9,6 +9,10 @@
 #include "packet.h"
 
 enum {
+	IPV4_NO_OPTION = 1,
+	IPV4_LOOSE_ROUTE = 131,
+	IPV4_STRICT_ROUTE = 137,
+	IPV4_OPTIONS_MAX = 40,
 	IPV4_DONT_FRAGMENT = 0x4000,
 	IPV4_MORE_FRAGMENTS = 0x2000,
 	IPV4_FRAGMENT_OFFSET = 0x1fff,
@@ -340,8 +344,8 @@ __global int parse_transport(struct __sk_buff *ctx, struct packet *packet)
 		reason = parse_tcp(ctx, packet);
 	else
 		reason = parse_udp(ctx, packet);
-	if (!reason && packet->fragment == FRAGMENT_FIRST)
-		fragment_record(packet);
+	if (!reason && packet->fragment == FRAGMENT_FIRST && packet->point != POINT_FROM_POD)
+		fragment_record(packet); /* a pod's has its source checked first */
 	return reason;
 }
 

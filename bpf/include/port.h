@@ -56,19 +56,20 @@ static long search_port(__u32 i, struct search *search)
 	return 0;
 }
 
-/* The oldest closed mapping changes hands; its connection's entry goes with it. */
+/* The oldest closed mapping changes hands; its connection's entry goes with it. It is DYING until
+ * then, or its old connection could come back to life on the same port.
+ */
 static __framed long search_take_over(struct search *search)
 {
 	struct tuple victim;
 
 	search->reply.destination_port = search->oldest_port;
 	struct mapping *mapping = mapping_get(&search->reply);
-	if (!mapping || !mapping_swap(mapping, search->oldest, 0))
+	if (!mapping || !mapping_swap(mapping, search->oldest, DYING))
 		return -EEXIST;
 	original_tuple(&victim, &search->reply, mapping);
 	struct connection *connection = connection_get(&victim);
-	if (connection && connection->translated_port == search->oldest_port &&
-	    addr_equal(&connection->translated, &search->reply.destination))
+	if (connection && connection_holds(connection, &search->reply))
 		connection_delete(&victim);
 	return mapping_put(&search->reply, &search->mapping, BPF_EXIST);
 }
@@ -175,7 +176,7 @@ static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
 static __framed int nat_see(struct connection *connection, const struct packet *packet)
 {
 	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
-		mapping_close(&packet->flow, connection);
+		mapping_close(&packet->flow, connection, 0);
 	if (!(connection->flags & CONNECTION_RST) || !is_going_on(packet))
 		return 0;
 	if (!mapping_revive(&packet->flow, connection))

@@ -8,6 +8,7 @@
 
 struct schema {
 	struct event event; /* whole: of a struct behind a pointer only the name would remain */
+	struct icmp_late icmp_late;
 	enum drop_reason *drop_reason;
 	enum event_verdict *event_verdict;
 	enum event_point *event_point;

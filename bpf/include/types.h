@@ -146,6 +146,16 @@ struct event {	    /* one new connection, or one drop */
 	__u32 lost; /* drop events suppressed by the rate limit since the last one of this reason */
 };
 
+enum {
+	ICMP_FRAME_MAX = 192, /* Ethernet, IPv6 and ICMPv6 headers, 128 bytes of the packet */
+};
+
+struct icmp_late { /* an error to be sent once more, later, out of a device */
+	__u32 ifindex;
+	__u32 length;
+	__u8 frame[ICMP_FRAME_MAX];
+};
+
 struct drop { /* mg_drop, per CPU, index = enum drop_reason */
 	__u64 packets;
 	__u64 bytes;

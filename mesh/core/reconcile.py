@@ -4,7 +4,8 @@ Rule 1: a target never decides, it only reads and writes.
 Rule 2: ``diff`` and every ``desire`` function are pure; whatever can be wrong about policy is
         wrong before this file.
 Rule 3: create and update before delete, so that a moved row is never absent in between; nothing
-        is deleted before the table is synced.
+        is deleted before the table is synced, nor before the tables that may still refer to it
+        have arrived (``delete_after``).
 Rule 4: one failed row never stops the rest; the next full round's diff is the retry.
 
 Derivations run first and synchronously, in the order in which they were added. Then each target
@@ -118,7 +119,10 @@ class Report:
 
 
 class Applied:
-    """One table on its way into one target; ``revision`` is what has arrived there."""
+    """One table on its way into one target; ``revision`` is what has arrived there.
+
+    Arrived means written: deletes may come later, and nobody waits for them.
+    """
 
     def __init__(self, table: Source, after: Sequence[Applied]) -> None:
         self.table = table
@@ -126,24 +130,42 @@ class Applied:
         self.revision = -1
         self.report = Report(table.name)
         self.full = True
+        self._deletes_after: tuple[Applied, ...] = ()
+        self._doomed: set[Any] = set()  # keys that the target has and the table had no more
         self._recheck = False
         self._changed = asyncio.Event()
         self._done = asyncio.Event()
+        self.waiting: list[Callable[[], None]] = []
         table.listen(self._changed.set)
+
+    def delete_after(self, *others: Applied) -> None:
+        """Delete rows only when everything desired of ``others`` has been written.
+
+        They may have this one in their ``after``: they wait for its writes, it for theirs.
+        """
+        self._deletes_after += others
+        for other in others:
+            other.waiting.append(self._deletes_may_go)
+
+    @property
+    def arrived(self) -> bool:
+        """Every desired row is there; some that are not desired may be, too."""
+        return self.table.synced and self.revision == self.table.revision
 
     @property
     def current(self) -> bool:
-        """Everything desired has arrived."""
-        return self.table.synced and not self.full and self.revision == self.table.revision
+        """The target holds exactly what is desired."""
+        return self.arrived and not self.full and not self._doomed
 
     def recheck(self) -> None:
         """Read and diff everything at once: the target may have lost rows by itself."""
         self._recheck = self.full = True
+        self.revision = -1
         self._changed.set()
 
     async def reached(self, revision: int) -> None:
-        """Wait until ``revision`` of the table has arrived without an error."""
-        while self.revision < revision or self.full:
+        """Wait until ``revision`` of the table has been written without an error."""
+        while self.revision < revision:
             self._done.clear()
             await self._done.wait()
 
@@ -168,24 +190,44 @@ class Applied:
             pause = await self._paced_round(pause)
 
     async def _paced_round(self, pause: float) -> float:
-        for other in self.after:
-            await other.reached(other.table.revision)
+        await self._those_before()
         started = self.report.since
         try:
             await self.round()
         except OSError as error:
             self.report.errors = {"*": str(error)}
+            self.revision = -1
         self.report.at = time.time()
         if not self.report.errors:
             self.report.since = 0.0
             self.full = self._recheck
-            self._done.set()
             return 0.0
         self.full = True
         self.report.since = started or self.report.at
         if not started:
             log.warning("table=%s errors=%s", self.table.name, self.report.errors)
         return min(max(2 * pause, BACKOFF_S[0]), BACKOFF_S[1])
+
+    async def _those_before(self) -> None:
+        """Return when all of ``after`` have arrived at once, since each wait lets tables change."""
+        while late := [o for o in self.after if o.revision < o.table.revision]:
+            await late[0].reached(late[0].table.revision)
+
+    def _written(self, revision: int, *, failed: bool) -> None:
+        """Note the end of a round's writes; a target to be read again has none for certain."""
+        self.revision = -1 if failed or self._recheck else revision
+        self._done.set()
+        for wake in self.waiting:
+            wake()
+
+    def _deletes_may_go(self) -> None:
+        if self._doomed:
+            self._changed.set()
+
+    def _due(self) -> set[Any]:
+        """The doomed keys, as soon as they may be deleted."""
+        waits = not self.table.synced or not all(o.arrived for o in self._deletes_after)
+        return set() if waits else set(self._doomed)
 
 
 class AppliedRows(Applied, Generic[K, V]):
@@ -199,24 +241,27 @@ class AppliedRows(Applied, Generic[K, V]):
         self.target = target
 
     async def round(self) -> None:
-        revision, synced = self.rows.revision, self.rows.synced
+        revision = self.rows.revision
         changes = None if self.full else self.rows.changes(self.revision)
         if changes is None:
             todo = diff(dict(self.rows.rows), await self.target.read())
+            self._doomed = set(todo.delete)
         else:
             todo = Diff(changes.upsert, changes.delete)
+            self._doomed |= todo.delete
         report = Report(self.rows.name, revision, len(self.rows.rows), since=self.report.since)
         self.report, errors = report, dict[K, Exception]()
         if todo.upsert:
-            failed = await self.target.upsert(todo.upsert)
+            errors.update(await self.target.upsert(todo.upsert))
+            report.written = len(todo.upsert) - len(errors)
+        self._written(revision, failed=bool(errors))
+        self._doomed -= self.rows.rows.keys()
+        if due := self._due():
+            failed = await self.target.delete(due)
+            self._doomed -= due
             errors.update(failed)
-            report.written = len(todo.upsert) - len(failed)
-        if todo.delete and synced:
-            failed = await self.target.delete(todo.delete)
-            errors.update(failed)
-            report.deleted = len(todo.delete) - len(failed)
+            report.deleted = len(due) - len(failed)
         report.errors = {str(key): str(error) for key, error in errors.items()}
-        self.revision = revision if synced or not todo.delete else -1
 
 
 class AppliedColumns(Applied):
@@ -230,21 +275,30 @@ class AppliedColumns(Applied):
         self.target = target
 
     async def round(self) -> None:
-        revision, synced = self.columns.revision, self.columns.synced
+        revision = self.columns.revision
         changes = None if self.full else self.columns.changes(self.revision)
         if changes is None:
             keys, values, deleted = column_diff(self.columns, *await self.target.read())
+            self._doomed = set(_names(deleted))
         else:
             keys, values, deleted = changes.keys, changes.values, changes.deleted
+            self._doomed |= set(_names(deleted))
         report = Report(self.columns.name, revision, len(self.columns), since=self.report.since)
         self.report = report
         if len(keys):
             await self.target.upsert(keys, values)
             report.written = len(keys)
-        if len(deleted) and synced:
-            await self.target.delete(deleted)
-            report.deleted = len(deleted)
-        self.revision = revision if synced or not len(deleted) else -1
+        self._written(revision, failed=False)
+        self._doomed = {name for name in self._doomed if self.columns.get(name) is None}
+        if due := self._due():
+            await self.target.delete(np.frombuffer(b"".join(due), self.columns.key))
+            self._doomed -= due
+            report.deleted = len(due)
+
+
+def _names(keys: npt.NDArray[Any]) -> list[bytes]:
+    names: list[bytes] = keys.view(f"V{keys.dtype.itemsize}").ravel().tolist()
+    return names
 
 
 class Loop:

@@ -25,10 +25,10 @@ from tests.bench.network import (
 from tests.bench.ours import drain, nodes
 from tests.bench.say import say
 
-PAIRS = 5
+PAIRS = 7
 #: Runs of one measurement, after the warm-up; their median counts.
-RUNS = 3
-PACKETS = 60_000
+RUNS = 9
+PACKETS = 20_480
 WARM = 8_192
 #: Packets, each of a connection of its own: fits into both connection tables.
 NEW = 32_768

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from running import LEASE_S, Lab, wait
-from transfers import losses, transfers
+from transfers import losses, route_monitor, transfers
 
 CLAIMS = ("identity", "podcidr", "locator", "block")
 
@@ -34,12 +34,13 @@ def programmed(lab: Lab) -> dict[str, list[Any]]:
     return found
 
 
-def test_an_empty_etcd_after_three_lease_times_changes_nothing(lab: Lab) -> None:
+def test_an_empty_etcd_after_three_lease_times_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     wait(lab.healthy, 30, "healthy before")
     data = Path(lab.environment["MESHGATE_RUN"]) / "etcd/data"
     numbers, rows = claims(lab), programmed(lab)
     assert {key.split("/")[3] for key in numbers} == set(CLAIMS)
-    with transfers(lab, 3 * LEASE_S + 14) as reports:
+    drops = lab.table("drop")
+    with route_monitor(lab, tmp_path) as routes, transfers(lab, 3 * LEASE_S + 14) as reports:
         time.sleep(1)
         lab.kill("etcd/etcd")
         time.sleep(3 * LEASE_S)
@@ -47,7 +48,9 @@ def test_an_empty_etcd_after_three_lease_times_changes_nothing(lab: Lab) -> None
         shutil.rmtree(data)
         lab.revive("etcd/etcd")
         wait(lambda: claims(lab) == numbers, 20, "all claims are back with their numbers")
-    assert not losses(reports), "\n".join(losses(reports))
+    new_drops = [row for row in lab.table("drop") if row not in drops]
+    assert not losses(reports), "\n".join([*losses(reports), *map(str, new_drops), *routes])
+    assert [line for line in routes if "Deleted" in line] == []
     assert programmed(lab) == rows
     wait(lab.healthy, 30, "healthy afterwards")
 

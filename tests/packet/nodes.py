@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from tests.packet.packets import Overlay, Packet
 
 OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
+LIMITS = (
+    "opening", "established", "closed", "datagram", "echo", "plain_closed", "plain_datagram",
+)  # fmt: skip
 TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 
@@ -124,6 +127,9 @@ class Got:
 class Node:
     """A node's programs on maps of their own."""
 
+    #: Entries of maps that are to be smaller than in the source.
+    entries: ClassVar[Mapping[str, int]] = {}
+
     def __init__(self, plan: Plan, space: Path, directory: Path, **config: object) -> None:
         self.plan, self.space, self.directory = plan, space, directory
         self.maps: dict[str, Map] = {}
@@ -153,6 +159,9 @@ class Node:
         }
         if name != "sweep":
             opened.set_config("cfg", values | config)
+        for map_, entries in self.entries.items():
+            if map_ in opened.specs:
+                opened.set_max_entries(map_, entries)
         opened.pin(self.directory)
         opened.load()
         self.maps.update(opened.maps)
@@ -282,7 +291,7 @@ class Node:
     def sweep(self, **limits: int) -> tuple[int, int]:
         """Entries kept and expired; a limit that is not given never passes."""
         argument = np.zeros((), self.objects[2].btf.struct("sweep"))
-        for name in ("opening", "established", "closed", "datagram", "echo"):
+        for name in LIMITS:
             argument[name] = limits.get(name, 1 << 30)
         result = call(self.programs["mg_sweep"], argument)
         return int(result["kept"]), int(result["expired"])

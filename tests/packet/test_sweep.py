@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, Node
+from tests.packet.nodes import EGRESS, LEGACY, LIMITS, Node
 from tests.packet.packets import TCP, UDP, Echo, Overlay, Packet, Transport
 
 Nodes = dict[str, Node]
@@ -39,7 +39,7 @@ def test_each_state_has_its_limit(
     if flags:
         receive(a, seen, flags)
     a.age(100)
-    others = {"opening", "established", "closed", "datagram", "echo"} - {limit}
+    others = {*LIMITS} - {limit}
     assert a.sweep(**dict.fromkeys(others, 0)) == (1, 0)
     assert a.sweep(**{limit: 200}) == (1, 0)
     assert a.sweep(**{limit: 99}) == (0, 1)
@@ -59,7 +59,18 @@ def test_plain_connections_expire_likewise(nodes: Nodes, family: int) -> None:
     web = a.plan.pods["web"][family]
     a.from_pod("web", Packet(web, nodes["b"].plan.pods["web"][family], UDP(1, 2)))
     a.age(10)
-    assert a.sweep(datagram=9) == (0, 1)
+    assert a.sweep(datagram=0) == (1, 0)
+    assert a.sweep(plain_datagram=9) == (0, 1)
+
+
+def test_a_plain_connection_that_was_closed_goes_soon(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    packet = Packet(a.plan.pods["web"][family], LEGACY[family], TCP(1, 2, "S"))
+    a.from_pod("web", packet)
+    a.from_pod("web", packet.but(l4=TCP(1, 2, "R")))
+    a.age(10)
+    assert a.sweep(closed=0) == (1, 0)
+    assert a.sweep(plain_closed=9) == (0, 1)
 
 
 def test_a_mapping_of_another_connection_stays(nodes: Nodes, family: int) -> None:

@@ -248,7 +248,7 @@ def test_a_reset_that_nobody_believed_does_not_end_an_exemption(
     a.from_uplink(opening.but(l4=TCP(50000, 22, "R")))
     a.from_pod("client", opening.reply(TCP(22, 50000, "A")))
     a.age(100)
-    assert a.sweep(closed=0) == (1, 0)
+    assert a.sweep(plain_closed=0) == (1, 0)
 
 
 def test_link_local_ipv4_is_the_world(nodes: dict[str, Node]) -> None:

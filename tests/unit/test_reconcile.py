@@ -209,3 +209,155 @@ def test_column_diff_finds_stale_missing_and_foreign_rows() -> None:
     assert sorted(write_keys.tolist()) == [b"aaaa", b"bbbb"]
     assert sorted(write_values["x"].tolist()) == [1, 2]
     assert gone.tolist() == [b"cccc"]
+
+
+class Held(Shelf):
+    """A shelf whose writes wait for ``open``."""
+
+    def __init__(self, rows: dict[str, int] | None = None) -> None:
+        super().__init__(rows)
+        self.open = asyncio.Event()
+
+    async def upsert(self, rows: Mapping[str, int]) -> Mapping[str, Exception]:
+        await self.open.wait()
+        return await super().upsert(rows)
+
+
+def referring(
+    tell: Callable[[Table[str, int], Table[str, int], Shelf, Held], Awaitable[None]],
+) -> None:
+    """A story of classes and the pods that name them, both with rows of an earlier run."""
+
+    async def run() -> None:
+        classes: Table[str, int] = Table("class")
+        pods: Table[str, int] = Table("pod")
+        one, two = Shelf({"old": 1}), Held({"pod": 1})
+        loop = Loop()
+        before = loop.apply(classes, one)
+        behind = loop.apply(pods, two, after=[before])
+        before.delete_after(behind)
+        task = asyncio.create_task(loop.run())
+        async with asyncio.timeout(5):
+            await tell(classes, pods, one, two)
+        task.cancel()
+
+    asyncio.run(run())
+
+
+async def settle(until: Callable[[], bool]) -> None:
+    while not until():
+        await asyncio.sleep(0)
+
+
+async def a_while() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def test_a_row_that_others_still_name_goes_after_they_have_changed() -> None:
+    async def tell(classes: Table[str, int], pods: Table[str, int], one: Shelf, two: Held) -> None:
+        classes.replace({"new": 2})
+        pods.replace({"pod": 2})
+        await settle(lambda: "new" in one.rows)
+        await a_while()
+        assert one.rows == {"old": 1, "new": 2}
+        two.open.set()
+        await settle(lambda: "old" not in one.rows)
+        assert two.rows == {"pod": 2}
+
+    referring(tell)
+
+
+def test_deletes_wait_for_the_sync_of_those_that_name_the_rows() -> None:
+    """The store is away: nobody knows the pods' new rows yet."""
+
+    async def tell(classes: Table[str, int], pods: Table[str, int], one: Shelf, two: Held) -> None:
+        two.open.set()
+        classes.replace({"new": 2})
+        pods.upsert({"pod": 2})
+        await settle(lambda: two.rows == {"pod": 2})
+        await a_while()
+        assert one.rows == {"old": 1, "new": 2}
+        pods.mark_synced()
+        await settle(lambda: one.rows == {"new": 2})
+
+    referring(tell)
+
+
+def test_writes_go_on_while_deletes_wait() -> None:
+    async def tell(classes: Table[str, int], pods: Table[str, int], one: Shelf, two: Held) -> None:
+        classes.replace({"new": 2})
+        pods.replace({"pod": 2})
+        await settle(lambda: "new" in one.rows)
+        classes.replace({"newer": 3})
+        await settle(lambda: "newer" in one.rows)
+        pods.replace({"pod": 3})
+        two.open.set()
+        await settle(lambda: one.rows == {"newer": 3})
+        assert two.rows == {"pod": 3}
+
+    referring(tell)
+
+
+def test_a_row_that_comes_back_while_its_delete_waits_stays() -> None:
+    async def tell(classes: Table[str, int], pods: Table[str, int], one: Shelf, two: Held) -> None:
+        classes.replace({})
+        pods.replace({"pod": 2})
+        await a_while()
+        classes.replace({"old": 1})
+        await a_while()
+        two.open.set()
+        await settle(lambda: two.rows == {"pod": 2})
+        await a_while()
+        assert one.rows == {"old": 1}
+        assert "-old" not in one.log
+
+    referring(tell)
+
+
+def test_deletes_that_wait_hold_nobody_up_before_the_first_sync() -> None:
+    """``reached`` is about what has been written."""
+
+    async def tell(table: Table[str, int], shelf: Shelf, applied: AppliedRows[str, int]) -> None:
+        running = asyncio.create_task(applied.run())
+        table.upsert({"b": 2})
+        async with asyncio.timeout(5):
+            await applied.reached(table.revision)
+        assert shelf.rows == {"a": 1, "b": 2}
+        assert not applied.current
+        running.cancel()
+
+    story(tell, {"a": 1})
+
+
+def test_one_wait_for_several_ends_when_all_have_arrived_at_once() -> None:
+    """The first may change again while the second is waited for."""
+
+    async def run() -> None:
+        first: Table[str, int] = Table("first")
+        second: Table[str, int] = Table("second")
+        pods: Table[str, int] = Table("pod")
+        one, two, three = Held(), Held(), Shelf()
+        loop = Loop()
+        before = [loop.apply(first, one), loop.apply(second, two)]
+        loop.apply(pods, three, after=before)
+        first.replace({"a": 1})
+        second.replace({"a": 1})
+        pods.replace({"pod": 1})
+        task = asyncio.create_task(loop.run())
+        one.open.set()
+        async with asyncio.timeout(5):
+            await settle(lambda: one.rows == {"a": 1})
+            await a_while()
+            one.open.clear()
+            first.replace({"a": 1, "b": 2})
+            pods.replace({"pod": 2})
+            two.open.set()
+            await settle(lambda: two.rows == {"a": 1})
+            await a_while()
+            assert three.rows == {}
+            one.open.set()
+            await settle(lambda: three.rows == {"pod": 2})
+        task.cancel()
+
+    asyncio.run(run())

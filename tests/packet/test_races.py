@@ -1,0 +1,93 @@
+"""Two CPUs and the sweep at once: no port has two owners, no owner loses its port."""
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from bpf import netns
+from bpf.testrun import run
+from tests.packet.nodes import EGRESS, LEGACY, Node
+from tests.packet.packets import TCP, UDP, Overlay, Packet
+
+Nodes = dict[str, Node]
+ROUNDS = 3000
+#: Minus one second: also what had a packet just now.
+AT_ONCE = (1 << 32) - 1
+
+
+def consistent(node: Node, family: int) -> int:
+    """Connections; each translated one has its mapping, each mapping its connection."""
+    keys, values = node.maps[f"mg_ct_v{family}"].dump()
+    held = {
+        (int(value["translated_port"]), int(key["source_port"]))
+        for key, value in zip(keys, values, strict=True)
+    }
+    reply, pods = node.maps[f"mg_nat_v{family}"].dump()
+    locked = {
+        (int(key["destination_port"]), int(pod["pod_port"]))
+        for key, pod in zip(reply, pods, strict=True)
+    }
+    assert held == locked
+    assert len({port for port, _ in held}) == len(held)
+    return len(held)
+
+
+def together(node: Node, *acts: Callable[[], None]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(act: Callable[[], None]) -> None:
+        try:
+            with netns.enter(node.space):
+                act()
+        except BaseException as error:  # noqa: BLE001 - a thread's failure is the test's
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_flows_that_open_on_two_cpus_at_once_get_one_port(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    client, device = a.plan.pods["client"][family], a.devices["dpw1"]
+    wires = [Packet(client, LEGACY[family], UDP(1000 + n, 53)).wire() for n in range(400)]
+
+    def open_all() -> None:
+        for wire in wires:
+            run(a.programs["mg_from_pod"], wire, ctx={"ifindex": device})
+
+    together(a, open_all, open_all)
+    assert consistent(a, family) == 400
+
+
+@pytest.mark.slow
+def test_connections_come_and_go_on_two_cpus_under_the_sweep(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    a.own_blocks(family, 3)
+    client, device = a.plan.pods["client"][family], a.devices["dpw1"]
+
+    def live(seed: int) -> Callable[[], None]:
+        def act() -> None:
+            dice = random.Random(seed)
+            for _ in range(ROUNDS):
+                source = dice.randrange(400)
+                flags = dice.choice(["S", "S", "S", "RA", "A"])
+                wire = Packet(client, LEGACY[family], TCP(source, 443, flags)).wire()
+                run(a.programs["mg_from_pod"], wire, ctx={"ifindex": device})
+                back = Packet(LEGACY[family], EGRESS[family], TCP(443, 1792 + source % 256, "RA"))
+                overlay = Overlay("10.99.0.13", "10.99.0.11", 2, back).wire()
+                run(a.programs["mg_from_uplink"], overlay, ctx={"ifindex": a.devices["dpwup"]})
+
+        return act
+
+    def sweep() -> None:
+        for _ in range(200):
+            a.sweep(closed=AT_ONCE)
+
+    together(a, live(1), live(2), sweep)
+    assert 0 < consistent(a, family) <= 256
