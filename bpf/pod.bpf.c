@@ -85,7 +85,9 @@ int mg_from_pod(struct __sk_buff *ctx)
 
 	/* 3. connection: a translated one keeps its translation, whatever the policy says by now */
 	enum direction direction = connection_find(&packet, &connection);
-	if (connection && direction == DIRECTION_ORIGINAL && is_translated(connection))
+	bool translated =
+	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
+	if (translated && !translation_ended(connection))
 		return egress_go_on(ctx, &packet, connection);
 
 	/* 4. egress policy: never for the mesh itself, nor for replies of what others opened */
@@ -95,6 +97,8 @@ int mg_from_pod(struct __sk_buff *ctx)
 		if (egress)
 			return egress_open(ctx, &packet, egress, connection);
 	}
+	if (translated) /* a covered pod opened it: it never shows the pod's address */
+		return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
 
 	/* 5. plain */
 	reason = connection_plain(ctx, &packet, connection, direction, to.identity);

@@ -13,7 +13,7 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -65,6 +65,14 @@ class _Pool:
         old = self.numbers.pop(number, None)
         if old and self.owners.get(old.owner) is old:
             del self.owners[old.owner]
+
+    def former(self, owners: Collection[str], candidates: Sequence[int]) -> Mapping[str, int]:
+        """Numbers that rest, by their last owner: nobody else has had them, so he need not wait."""
+        return {
+            record.owner: number
+            for number, record in self.numbers.items()
+            if record.released and record.owner in owners and number in candidates
+        }
 
     def free(self, candidates: Iterable[int], now: float) -> Iterator[int]:
         """Candidates that nobody holds and that have rested."""
@@ -234,8 +242,11 @@ class Allocator:
     ) -> None:
         place, now = self._pools[noun, pool], self.clock()
         place.inconsistent.clear()
-        picks = zip(owners, place.free(candidates, now), strict=False)
-        pairs = [(ClaimKey(noun, pool, number), owner) for owner, number in picks]
+        picks = dict(place.former(owners, candidates))
+        others = [owner for owner in owners if owner not in picks]
+        fresh = (n for n in place.free(candidates, now) if n not in picks.values())
+        picks |= zip(others, fresh, strict=False)
+        pairs = [(ClaimKey(noun, pool, number), owner) for owner, number in picks.items()]
         await _together(self._try(pairs[at : at + PAIRS]) for at in range(0, len(pairs), PAIRS))
         for owner in owners:
             for number in islice(place.free(candidates, now), ATTEMPTS):

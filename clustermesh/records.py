@@ -53,9 +53,13 @@ class OwnerValue(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a batch says about claims: held ones, numbers no longer held, unreadable keys."""
+    """What a batch says about claims: held ones, numbers no longer held, unreadable keys.
+
+    A resting number is no longer held; nobody else has it before its next claim.
+    """
 
     held: Mapping[ClaimKey, Claim]
+    resting: Mapping[ClaimKey, Claim]
     gone: Collection[ClaimKey]
     unreadable: Mapping[str, str]
 
@@ -95,6 +99,7 @@ def record_of(cluster: str, entry: Entry) -> Record | None:
 def rows(cluster: str, puts: Iterable[Entry], deletes: Iterable[str] = ()) -> Rows:
     """Claims in a batch of ``store.Follow``."""
     held: dict[ClaimKey, Claim] = {}
+    resting: dict[ClaimKey, Claim] = {}
     unreadable: dict[str, str] = {}
     gone = {key for text in deletes if (key := claim_key(cluster, text))}
     for entry in puts:
@@ -105,9 +110,10 @@ def rows(cluster: str, puts: Iterable[Entry], deletes: Iterable[str] = ()) -> Ro
             continue
         if record and record.released:
             gone.add(record.key)
+            resting[record.key] = record.claim
         elif record:
             held[record.key] = record.claim
-    return Rows(held, gone, unreadable)
+    return Rows(held, resting, gone, unreadable)
 
 
 def encode_number(owner: str, *, released: int = 0, epoch: int = 0) -> bytes:

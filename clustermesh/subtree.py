@@ -46,11 +46,12 @@ class _SyncedValue(msgspec.Struct, frozen=True):
 
 
 class Subtree:
-    """``claims`` and ``pods`` are synced once the subtree's canary stands and was listed."""
+    """``claims``, ``resting`` and ``pods`` are synced once the canary stands and was listed."""
 
     def __init__(self, cluster: str, pods_changed: PodsChanged | None = None) -> None:
         self.prefix = f"meshgate/v1/{cluster}/"
         self.claims: Table[ClaimKey, Claim] = Table("claim")
+        self.resting: Table[ClaimKey, Claim] = Table("resting claim")
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
         self.config: Table[str, StoredConfig] = Table("config")  # one row, under the cluster's name
         self.findings: dict[str, Finding] = {}
@@ -68,6 +69,8 @@ class Subtree:
             self._refuse(key, text)
         self.claims.upsert(claims.held)
         self.claims.delete(claims.gone)
+        self.resting.delete([*claims.gone, *claims.held])
+        self.resting.upsert(claims.resting)
         puts: dict[PodRef, PodEntry] = {}
         for entry in batch.puts:
             self._take_entry(entry, puts)
@@ -81,6 +84,7 @@ class Subtree:
         """The first complete list is in."""
         self.config.mark_synced()
         self.claims.mark_synced()
+        self.resting.mark_synced()
         self.pods.mark_synced()
 
     def _take_entry(self, entry: Entry, puts: dict[PodRef, PodEntry]) -> None:

@@ -189,7 +189,7 @@ class AgentTables:
         loop.derive([self.planned], self._egress)
         loop.derive([self.planned], self._covered)
         loop.derive(wired, self._pods, [self.devices])
-        loop.derive([claims, objects.nodes], self._blocks)
+        loop.derive([claims, self.subtree.resting, objects.nodes], self._blocks)
         loop.derive([self.node, self.planned], self._discard)
         loop.derive(served, self.derive_services, [peers.services])
         loop.derive([peers.complete, self.subtree.pods, self.node], self.address.mark_synced)
@@ -318,9 +318,11 @@ class AgentTables:
         )
 
     def _blocks(self) -> None:
+        """A block that rests serves the connections that are left, and takes no new ones."""
         size, cluster = self.config.egress.block_size, self.config.cluster.name
         rows = egress.block_rows(self.subtree.claims.rows.values(), cluster, size)
-        owners = egress.block_owners(rows, self.objects.nodes.rows)
+        resting = egress.block_rows(self.subtree.resting.rows.values(), cluster, size)
+        owners = egress.block_owners(resting | rows, self.objects.nodes.rows)
         self.block_row.replace(rows)
         keys = np.zeros(len(owners), BLOCK_KEY)
         values = np.zeros(len(owners), BLOCK_VALUE)

@@ -28,6 +28,18 @@ static __always_inline bool egress_exempt(const struct connection *connection,
 	return direction == DIRECTION_REPLY && connection->flags & CONNECTION_OPENED;
 }
 
+/* decide: the address has no gateway, or the port is another node's by now: what goes on with them
+ * reaches nobody, and a sender that never pauses would keep its connection for ever.
+ */
+static __framed bool translation_ended(const struct connection *connection)
+{
+	struct block *block = block_find(&connection->translated, connection->translated_port);
+
+	if (block && block->node != cfg.node)
+		return true;
+	return !bpf_map_lookup_elem(&mg_egress_addr, &connection->translated);
+}
+
 /* decide: what can be translated, and by whom. Returns 0 or a drop reason. */
 static __always_inline int egress_refuse(const struct packet *packet, const struct egress *egress)
 {

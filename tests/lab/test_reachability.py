@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import struct
-import time
 from collections import Counter
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Any
 
 import pytest
-from running import ECHO_PORT, Lab, report, url, wait
+from running import ECHO_PORT, Lab, report, url
 
 CLIENTS = [f"{cluster}/shop/client-{n}" for cluster in ("east", "west") for n in (1, 2)]
 WEBS = [f"{cluster}/shop/web-{n}" for cluster in ("east", "west") for n in (1, 2)]
-VXLAN = 8472
 PACE = ("--rate", 200, "--size")
 
 #: Says what became of a connection: the echo, or the error's name.
@@ -148,63 +143,6 @@ def test_what_legacy_opens_is_answered_from_the_pods_own_address(lab: Lab, pod: 
 def test_nodes_have_no_firewall_rule(lab: Lab) -> None:
     for node in ("east-1", "east-2", "west-1", "west-2"):
         assert not lab.output(node, "nft", "list", "ruleset").strip()
-
-
-def test_the_vni_on_the_wire_is_the_senders_identity(lab: Lab, tmp_path: Path) -> None:
-    """Captured on every node while every client calls every web pod."""
-    identities = {
-        ip_address(address): row["identity"]
-        for row in lab.table("pod")
-        for address in row["addresses"]
-    }
-    files = {node: tmp_path / f"{node}.pcap" for node in ("east-1", "east-2", "west-1", "west-2")}
-    captures = [
-        lab.start(node, "tcpdump", "-Z", "root", "-U", "-ni", "uplink", "-w", path,
-                  "udp", "port", VXLAN)
-        for node, path in files.items()
-    ]  # fmt: skip
-    wait(lambda: all(path.exists() for path in files.values()), 10, "tcpdump listens")
-    targets = [url(address) for web in WEBS for address in lab.pod(web)["addresses"]]
-    for client in CLIENTS:
-        lab.output(client, "curl", "-s", "-m", "5", *targets)
-    time.sleep(0.5)  # tcpdump reads in blocks
-    for capture in captures:
-        capture.terminate()
-        capture.wait(5)
-    senders = {pair for path in files.values() for pair in overlay_packets(path.read_bytes())}
-    wrong = {(s, vni) for s, _, vni in senders if s in identities and identities[s] != vni}
-    assert not wrong
-    pairs = {(source, target) for source, target, _ in senders}
-    wanted = set(cross_node_pairs(lab))
-    assert wanted <= pairs, wanted - pairs
-
-
-def cross_node_pairs(lab: Lab) -> list[tuple[Any, Any]]:
-    """(client address, web address) of pods on different nodes."""
-    rows = {f"{r['cluster']}/{r['namespace']}/{r['name']}": r for r in lab.table("pod")}
-    return [
-        (ip_address(a), ip_address(b))
-        for client in CLIENTS
-        for web in WEBS
-        for a, b in zip(rows[client]["addresses"], rows[web]["addresses"], strict=True)
-        if rows[client]["node"] != rows[web]["node"]
-    ]
-
-
-def overlay_packets(capture: bytes) -> list[tuple[Any, Any, int]]:
-    """(inner source, inner destination, VNI) of every VXLAN packet in a pcap file."""
-    found, at = [], 24
-    while at < len(capture):
-        _, _, length, _ = struct.unpack_from("<4I", capture, at)
-        frame = capture[at + 16 : at + 16 + length]
-        at += 16 + length
-        vxlan = frame[14 + (frame[14] & 15) * 4 + 8 :]
-        vni, inner = int.from_bytes(vxlan[4:7], "big"), vxlan[8 + 14 :]
-        if inner[0] >> 4 == 4:
-            found.append((ip_address(inner[12:16]), ip_address(inner[16:20]), vni))
-        else:
-            found.append((ip_address(inner[8:24]), ip_address(inner[24:40]), vni))
-    return found
 
 
 def test_the_router_has_exactly_the_expected_routes(lab: Lab) -> None:

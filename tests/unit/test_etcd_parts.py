@@ -179,10 +179,9 @@ def test_claims_are_rows_of_their_number_keys() -> None:
         identity: Claim("identity", "labels", 65537, "k8s:a=b;", 7),
         block: Claim("block", "198.51.100.10", 3, "n/0", 99),
     }
-    assert set(rows.gone) == {
-        ClaimKey("block", "::10", 4),
-        ClaimKey("locator", "fcbb:bb01::_32_48", 1),
-    }
+    resting = ClaimKey("locator", "fcbb:bb01::_32_48", 1)
+    assert set(rows.gone) == {ClaimKey("block", "::10", 4), resting}
+    assert {key: claim.owner for key, claim in rows.resting.items()} == {resting: "n"}
     [(key, reason)] = rows.unreadable.items()
     assert key == "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/2"
     assert "$.owner" in reason

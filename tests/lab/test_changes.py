@@ -1,0 +1,122 @@
+"""A pod that becomes covered or uncovered, and a gateway that moves, while it has connections."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+from running import Lab, wait
+from wiretap import FAMILIES, opened, taps
+
+CLIENT = "east/shop/client-1"  # the only covered pod of its node
+
+
+@contextmanager
+def manifests(lab: Lab) -> Iterator[Path]:
+    """East's folder; what a test changes in it is put back."""
+    directory = Path(lab.shown["manifests"]["east"])
+    before = {path: path.read_text() for path in directory.glob("*.yaml")}
+    try:
+        yield directory
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+        wait(lab.healthy, 20, "healthy again")
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@contextmanager
+def conversations(lab: Lab, pod: str) -> Iterator[dict[str, socket.socket]]:
+    """A TCP connection and a UDP flow to the legacy server in each family."""
+    legacy = lab.shown["legacy"]
+    with ExitStack() as stack:
+        made = {}
+        for family, address in zip(FAMILIES, legacy["addresses"], strict=True):
+            for kind, port in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")):
+                sock = stack.enter_context(opened(lab, pod, family, kind))
+                sock.connect((address, legacy[port]))
+                made[f"{port} {address}"] = sock
+        yield made
+
+
+def answered(sock: socket.socket) -> bool:
+    """Whether what is said comes back within a while."""
+    sock.settimeout(0.3)
+    try:
+        sock.send(b"x")
+        return sock.recv(100).startswith(b"x")
+    except OSError:
+        return False
+
+
+def silent(conversations: dict[str, socket.socket], seconds: float) -> set[str]:
+    """The conversations that missed an answer."""
+    end, missed = time.monotonic() + seconds, set()
+    while time.monotonic() < end:
+        missed |= {name for name, sock in conversations.items() if not answered(sock)}
+        time.sleep(0.02)
+    return missed
+
+
+def pods_of_policy(lab: Lab) -> Callable[[], list[str]]:
+    return lambda: next(r for r in lab.table("egress") if r["cluster"] == "east")["pods"]
+
+
+def test_a_pod_that_is_uncovered_and_covered_again_keeps_its_connections(lab: Lab) -> None:
+    """Its node has no other covered pod: the blocks rest meanwhile, and come back."""
+    blocks = lab.table("block")
+    own = {ip_address(address) for address in lab.pod(CLIENT)["addresses"]}
+    listed = pods_of_policy(lab)
+    with taps(lab, "router") as made, conversations(lab, CLIENT) as talks:
+        with manifests(lab) as directory:
+            assert not silent(talks, 0.3)
+            change(directory / "pod-client-1.yaml", "app: client", "app: other")
+            wait(lambda: listed() == ["shop/client-2"], 5, "it is uncovered")
+            wait(lambda: len(lab.table("block")) < len(blocks), 5, "its node's blocks rest")
+            assert not silent(talks, 0.5)
+        wait(lambda: len(listed()) == 2, 5, "it is covered again")
+        wait(lambda: len(lab.table("block")) == len(blocks), 5, "the blocks are back")
+        assert not silent(talks, 0.5)
+        seen = {p.source for p in made["router"].packets() if p.vni is None}
+    numbers = [{(b["address"], b["number"], b["node"]) for b in rows}
+               for rows in (blocks, lab.table("block"))]  # fmt: skip
+    assert numbers[0] == numbers[1]
+    assert not own & seen
+
+
+def test_a_sender_that_never_pauses_follows_a_changed_egress_address(lab: Lab) -> None:
+    """The firewall refuses the other address; back on the first one, UDP passes again."""
+    with conversations(lab, CLIENT) as talks:
+        address = next(name for name in talks if name.startswith("udp") and "." in name)
+        with manifests(lab) as directory:
+            assert answered(talks[address])
+            change(directory / "egress.yaml", "198.51.100.10", "198.51.100.11")
+            wait(lambda: not answered(talks[address]), 10, "its address has changed")
+        wait(lambda: answered(talks[address]), 10, "it has the first address again")
+
+
+def test_a_gateway_moves_with_its_label_and_connections_go_on(lab: Lab) -> None:
+    own = {ip_address(address) for address in lab.pod(CLIENT)["addresses"]}
+
+    def gateway() -> str:
+        return str(next(r for r in lab.table("egress") if r["cluster"] == "east")["gateway"])
+
+    with taps(lab, "router") as made, conversations(lab, CLIENT) as talks:
+        with manifests(lab) as directory:
+            change(directory / "nodes.yaml", "    role: gateway", "    other: label")
+            change(directory / "nodes.yaml", "labels: {}", "labels: {role: gateway}")
+            wait(lambda: gateway() == "east-1", 5, "the gateway has moved")
+            wait(lambda: not silent(talks, 0.3), 15, "connections go on")
+        wait(lambda: gateway() == "east-2", 5, "the gateway is back")
+        wait(lambda: not silent(talks, 0.3), 15, "connections go on")
+        seen = {p.source for p in made["router"].packets() if p.vni is None}
+    assert not own & seen
