@@ -25,6 +25,7 @@ from mesh.lab.processes import Process
 from mesh.lab.topology import Topology
 
 HEALTHY_WITHIN_S = 60.0
+SETTLED_WITHIN_S = 10.0
 ETCD_WITHIN_S = 10.0
 FRR = Path("/usr/lib/frr")
 #: What a run directory may hold besides the hosts' directories.
@@ -48,17 +49,18 @@ class Progress:
         return time.monotonic() - self._begin
 
 
-def up(lab: Lab, topology: Topology, source: Path, *, bare: bool = False) -> bool:
+def up(lab: Lab, topology: Topology, text: str, *, bare: bool = False) -> bool:
     """Build and start everything; whether it became healthy in time.
 
-    ``bare`` leaves out Meshgate's own processes and pods: network, router, etcd, legacy server.
+    ``text`` is the topology's file; ``bare`` leaves out Meshgate's own processes and pods, so that
+    network, router, etcd and legacy server stay.
 
     Raises:
         LabError: a part could not be built or started; what stands is left for inspection.
 
     """
     progress = Progress()
-    _claim(lab, topology, source)
+    _claim(lab, topology, text)
     try:
         _build(lab, topology, progress)
         _start_neighbours(lab, topology, progress)
@@ -107,11 +109,21 @@ def problems() -> list[str]:
     return [] if status["healthy"] else found or ["meshgate status: not healthy"]
 
 
+def settled_problems() -> list[str]:
+    """What is wrong with a lab that is up, and still is after some seconds."""
+    found: list[str] = []
+
+    def settled() -> bool:
+        found[:] = problems()
+        return not found
+
+    processes.wait_until(settled, SETTLED_WITHIN_S, pause=0.5)
+    return found
+
+
 def down(lab: Lab, *, force: bool = False) -> None:
     """Kill and remove everything that was recorded; with ``force`` also what is named like it."""
     state = processes.read(lab)
-    if state is None and not force:
-        raise LabError(f"no lab {lab.name} is recorded in {lab.run}; `--force` goes by name")
     processes.kill_tree(lab.cgroup)
     for process in processes.alive(lab):
         processes.kill(process)
@@ -125,10 +137,10 @@ def down(lab: Lab, *, force: bool = False) -> None:
     _remove_run(lab, {name.removeprefix(f"{lab.name}-") for name in names})
 
 
-def _claim(lab: Lab, topology: Topology, source: Path) -> None:
+def _claim(lab: Lab, topology: Topology, text: str) -> None:
     """Record what is about to be made, so that even a killed run can be taken down."""
     lab.run.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, lab.topology)
+    lab.topology.write_text(text)
     names = tuple(lab.host(name).netns for name in network.hosts(topology))
     for name in names:
         if (NETNS / name).exists():

@@ -66,19 +66,20 @@ def _guarded(run: Command, options: argparse.Namespace) -> int:
 
 def _up(lab: Lab, options: argparse.Namespace) -> int:
     shape = topology.load(options.file)
+    text = options.file.read_text()
     state = processes.read(lab)
     if state is not None and state.complete and processes.alive(lab):
         return _up_already(lab, shape)
     if state is not None:
         print(f"removing what an earlier run of lab {lab.name} left", flush=True)
         bringup.down(lab)
-    return 0 if bringup.up(lab, shape, options.file, bare=options.bare) else 1
+    return 0 if bringup.up(lab, shape, text, bare=options.bare) else 1
 
 
 def _up_already(lab: Lab, shape: topology.Topology) -> int:
     if topology.load(lab.topology) != shape:
         raise LabError("a lab of another topology is up: `meshgate lab down` first")
-    problems = bringup.problems()
+    problems = bringup.settled_problems()
     print(f"lab {lab.name} is up already and {'not ' if problems else ''}healthy")
     for line in problems:
         print(f"    {line}")
@@ -86,6 +87,9 @@ def _up_already(lab: Lab, shape: topology.Topology) -> int:
 
 
 def _down(lab: Lab, options: argparse.Namespace) -> int:
+    if processes.read(lab) is None and not options.force:
+        print(f"no lab {lab.name} is recorded in {lab.run}; `--force` goes by name")
+        return 0
     bringup.down(lab, force=options.force)
     print(f"lab {lab.name} is down")
     return 0
