@@ -389,12 +389,15 @@ class _Txn:
 
 
 async def _together(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once; the first error cancels the rest and is raised as it is."""
+    """Run all at once; the first error cancels the rest and is raised as it is.
+
+    No TaskGroup: before Python 3.11.3 its own cancellation stays counted in ``cancelling()``, so
+    it cannot be told from the caller's.
+    """
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         await asyncio.gather(*tasks)
-    except BaseException:
+    finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        raise

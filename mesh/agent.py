@@ -83,6 +83,8 @@ class Agent:
         self.links = PodLinks(self.kernel, self.datapath, self.tables.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         self.tables.held = await self.links.held()
+        self.pod_rows = self._pod_rows()
+        self.tables.pod.upsert(await self.pod_rows.read())
         await self._recover_services()
         self._store()
         self.tables.wire(self.loop)
@@ -171,7 +173,7 @@ class Agent:
         wired = loop.apply(tables.pod_link, self.links)
         # A covered pod may send once the maps say so: egress rows first, then the pod's; and rows
         # that an older row of a pod refers to go last, or the pod would look uncovered.
-        pods = loop.apply(tables.pod, self._pod_rows(), after=[egress, gateway])
+        pods = loop.apply(tables.pod, self.pod_rows, after=[egress, gateway])
         egress.delete_after(pods)
         gateway.delete_after(pods)
         prefix = f"{tables.subtree.prefix}pod/{self.config.node}/"

@@ -7,7 +7,7 @@ A derivation runs when all of its inputs are synced (ARCHITECTURE.md D6) and wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
@@ -187,6 +187,7 @@ class AgentTables:
         loop.derive([self.local_pod, objects.namespaces], self._entries, [self.devices])
         loop.derive(covered, self._plan)
         loop.derive([self.planned], self._egress)
+        loop.derive([self.planned], self._covered)
         loop.derive(wired, self._pods, [self.devices])
         loop.derive([claims, self.subtree.resting, objects.nodes], self._blocks)
         loop.derive([self.node, self.planned], self._discard)
@@ -282,14 +283,39 @@ class AgentTables:
         rows: dict[IP, LocalPod] = {}
         for key, pod in self.local_pod.rows.items():
             device = self.devices.rows.get(key)
-            identity = self.identity_of(pod)
-            if device is None or identity is None:
-                continue
-            for address in pod.addresses:
-                rows[address] = LocalPod(
-                    device.ifindex, identity, classes.get(address, 0), device.mac, device.host_mac
-                )
+            for address in pod.addresses if device else ():
+                identity = self.identity_of(pod) or self._last_identity(address, device)
+                if device and identity:
+                    egress_class = classes.get(address, 0)
+                    rows[address] = LocalPod(
+                        device.ifindex, identity, egress_class, device.mac, device.host_mac
+                    )
         self.pod.write(rows, complete=self.devices.synced)
+
+    def _last_identity(self, address: IP, device: Device | None) -> int | None:
+        """A pod whose labels changed keeps its identity until the new one is claimed."""
+        row = self.pod.rows.get(address)
+        return row.identity if row and device and row.ifindex == device.ifindex else None
+
+    def _covered(self) -> None:
+        """Classes of the pods in the map, which need no store.
+
+        A policy that came while the agent was dead covers them also when the store is away.
+        """
+        pods = {
+            key: _with_addresses(pod, self.held[key])
+            for key, pod in self.objects.pods.rows.items()
+            if key in self.held
+        }
+        classes = egress.pod_classes(self.plan, self.classes, pods)
+        addresses = {address for pod in pods.values() for address in pod.addresses}
+        self.pod.upsert(
+            {
+                address: replace(row, egress=classes.get(address, 0))
+                for address, row in self.pod.rows.items()
+                if address in addresses
+            }
+        )
 
     def _blocks(self) -> None:
         """A block that rests serves the connections that are left, and takes no new ones."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import shutil
 import signal
 import socket
@@ -20,10 +22,17 @@ from clustermesh.leader import Deposed, Fence
 T = TypeVar("T")
 
 
+#: Below the ephemeral ports, which any connection may take; a slice of its own for each process.
+_PORTS = itertools.count(10_000 + os.getpid() % 312 * 64)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on, and that no other test process is given."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Etcd:

@@ -141,6 +141,7 @@ class Node:
         btf = self.objects[0].btf
         self.reasons = {number: name for name, number in btf.enum("drop_reason").items()}
         self.ring = Ring(self.maps["mg_event"], btf.struct("event"))
+        self.late = Ring(self.maps["mg_icmp"], btf.struct("icmp_late"))
         self.reset()
 
     def _load(self, name: str, config: Mapping[str, object]) -> Object:
@@ -174,6 +175,7 @@ class Node:
 
     def close(self) -> None:
         self.ring.close()
+        self.late.close()
         for opened in self.objects:
             opened.close()
 
@@ -187,6 +189,7 @@ class Node:
         self._rows_of_pods()
         self.rows_of_egress()
         self.ring.drain()
+        self.late.drain()
         self.counts = self.drop_counts()
 
     def clear(self, name: str) -> None:
@@ -287,6 +290,12 @@ class Node:
             self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
         }
         return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()))
+
+    def forget(self, address: str) -> int:
+        """Entries of an address, deleted."""
+        argument = np.zeros((), self.objects[2].btf.struct("forget"))
+        argument["address"]["w"] = np.frombuffer(addr(address), ">u4")
+        return int(call(self.programs["mg_forget"], argument)["forgotten"])
 
     def sweep(self, **limits: int) -> tuple[int, int]:
         """Entries kept and expired; a limit that is not given never passes."""

@@ -1,6 +1,7 @@
 """The agent's derivations while their sources arrive one after the other."""
 
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 import msgspec
@@ -8,10 +9,21 @@ import msgspec
 from clustermesh.store import Batch, Entry
 from clustermesh.wire import CONFIGS, cluster_config, node_key, node_value
 from mesh.agent_tables import AgentTables, Facts
+from mesh.codecs import LocalPod
 from mesh.config import load_agent
-from mesh.core.model import Node, NodeKey, Pod, PodKey
+from mesh.core.model import (
+    EgressPolicy,
+    Node,
+    NodeKey,
+    Pod,
+    PodKey,
+    PodSelector,
+    Requirement,
+    Selector,
+)
 from mesh.core.reconcile import Loop
 from mesh.objects import Objects
+from mesh.pods import Device
 
 OWN = Node("east", "east-1", (IPv4Address("10.99.0.11"), IPv6Address("fd99::11")))
 PEER = Node("west", "west-1", (IPv4Address("10.99.0.21"),))
@@ -41,7 +53,7 @@ def entry(key: str, value: bytes) -> Entry:
     return Entry(key, value, 1, 1, 0)
 
 
-def started(tmp_path: Path) -> tuple[AgentTables, Loop]:
+def started(tmp_path: Path, *, store: bool = True) -> tuple[AgentTables, Loop]:
     path = tmp_path / "agent.yaml"
     path.write_text(CONFIG)
     objects = Objects()
@@ -52,9 +64,10 @@ def started(tmp_path: Path) -> tuple[AgentTables, Loop]:
     tables.peers.expect(())
     loop = Loop()
     tables.wire(loop)
-    config = entry("meshgate/v1/east/config", msgspec.json.encode(STORED))
-    tables.subtree.take(Batch(1, [config], listed=True))
-    tables.subtree.synced()
+    if store:
+        config = entry("meshgate/v1/east/config", msgspec.json.encode(STORED))
+        tables.subtree.take(Batch(1, [config], listed=True))
+        tables.subtree.synced()
     return tables, loop
 
 
@@ -121,3 +134,63 @@ def test_a_node_without_its_object_is_a_finding(tmp_path: Path) -> None:
     tables.objects.nodes.replace({})
     settle(loop)
     assert [f.code for f in tables.findings()] == ["D603"]
+
+
+WEB = PodKey("east", "shop", "web-1")
+ADDRESS = IPv4Address("10.1.0.2")
+ROW = LocalPod(7, 65537, 0, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02")
+POLICY = EgressPolicy(
+    "erp",
+    (PodSelector(None, Selector((Requirement("app", "In", ("web",)),))),),
+    (ip_network("192.0.2.0/24"),),
+    (),
+    (IPv4Address("198.51.100.10"),),
+    Selector(),
+)
+
+
+def held(tmp_path: Path) -> tuple[AgentTables, Loop]:
+    """A restarted agent that finds a wired pod and its row, and no store."""
+    tables, loop = started(tmp_path, store=False)
+    tables.held = {WEB: (ADDRESS,)}
+    tables.pod.upsert({ADDRESS: ROW})
+    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    return tables, loop
+
+
+def test_a_policy_that_came_while_the_agent_was_dead_needs_no_store(tmp_path: Path) -> None:
+    tables, loop = held(tmp_path)
+    tables.objects.egress.replace({"erp": POLICY})
+    settle(loop)
+    row = tables.pod.rows[ADDRESS]
+    assert row.egress
+    assert row == replace(ROW, egress=row.egress)
+    assert row.egress in {key.egress for key in tables.egress.rows}
+    assert not tables.pod.synced
+
+
+def test_a_policy_that_went_while_the_agent_was_dead_needs_no_store(tmp_path: Path) -> None:
+    tables, loop = held(tmp_path)
+    tables.pod.upsert({ADDRESS: replace(ROW, egress=99)})
+    settle(loop)
+    assert tables.pod.rows == {ADDRESS: ROW}
+
+
+def test_a_pod_whose_labels_changed_keeps_its_identity_until_the_new_one_is_claimed(
+    tmp_path: Path,
+) -> None:
+    tables, loop = started(tmp_path)
+    tables.held = {WEB: (ADDRESS,)}
+    tables.pod.upsert({ADDRESS: ROW})
+    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    claim = Entry(
+        "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0
+    )
+    tables.subtree.take(Batch(3, [claim]))
+    tables.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    settle(loop)
+    assert tables.pod.synced
+    assert tables.pod.rows == {ADDRESS: ROW}
+    tables.devices.replace({WEB: Device(8, ROW.mac, ROW.host_mac)})  # another pod of this name
+    settle(loop)
+    assert tables.pod.rows == {}
