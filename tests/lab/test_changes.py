@@ -50,7 +50,7 @@ def conversations(lab: Lab, pod: str) -> Iterator[dict[str, socket.socket]]:
 
 def answered(sock: socket.socket) -> bool:
     """Whether what is said comes back within a while."""
-    sock.settimeout(0.3)
+    sock.settimeout(1)
     try:
         sock.send(b"x")
         return sock.recv(100).startswith(b"x")
