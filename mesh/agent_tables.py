@@ -170,7 +170,9 @@ class AgentTables:
     def wire(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
         objects, claims, peers = self.objects, self.subtree.claims, self.peers
-        known: list[Source] = [objects.nodes, objects.egress, claims, self.subtree.config]
+        known: list[Source] = [
+            objects.nodes, objects.egress, objects.services, claims, self.subtree.config,
+        ]  # fmt: skip
         covered: list[Source] = [
             objects.egress, objects.pods, objects.namespaces, objects.nodes,
         ]  # fmt: skip
@@ -229,8 +231,8 @@ class AgentTables:
         endpoints = {key.name: tunnel_endpoint(node) for key, node in own.items()}
         self._own_pods.endpoints({name: a for name, a in endpoints.items() if a})
         self._node_addresses.nodes(rows, self.cluster_ids)
-        policies = self.objects.egress.rows.values()
-        self.peers.update_own(allocation.own_facts(stored, own.values(), policies))
+        policies, services = self.objects.egress.rows.values(), self.objects.services.rows.values()
+        self.peers.update_own(allocation.own_facts(stored, own.values(), policies, services))
 
     def _endpoints(self) -> None:
         nodes, ids, hops = self.node.rows.values(), self.cluster_ids, self.next_hops.rows

@@ -23,7 +23,17 @@ from gateway import desired as gateway_rows
 from gateway.egress import Plan, block_count
 from mesh import identity
 from mesh.config import ControllerConfig, Pool, Pools
-from mesh.core.model import Claim, EgressPolicy, Finding, Namespace, Network, Node, Pod, PodKey
+from mesh.core.model import (
+    Claim,
+    EgressPolicy,
+    Finding,
+    Namespace,
+    Network,
+    Node,
+    Pod,
+    PodKey,
+    ServiceObject,
+)
 from srv6.locators import pool_name, pool_size, subnet
 
 POD_CIDR = "podcidr"
@@ -126,13 +136,17 @@ def locators(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, IPv6Net
 
 
 def own_facts(
-    config: StoredConfig, nodes: Iterable[Node], policies: Iterable[EgressPolicy]
+    config: StoredConfig,
+    nodes: Iterable[Node],
+    policies: Iterable[EgressPolicy],
+    services: Iterable[ServiceObject],
 ) -> OwnFacts:
-    """What no peer may claim: our pools, our egress addresses, our nodes' addresses."""
+    """What no peer may claim: our pools, our egress and service addresses, our nodes' addresses."""
     pools = [whole(name) for name in _readable((*config.pod_cidrs, *config.locators))]
-    egress = [ip_network(address) for policy in policies for address in policy.addresses]
+    virtual = {ip_network(a) for policy in policies for a in policy.addresses}
+    virtual |= {ip_network(a) for service in services for a in service.addresses}
     addresses = frozenset(address for node in nodes for address in node.addresses)
-    return OwnFacts(config.name, config.id, (*pools, *egress), addresses)
+    return OwnFacts(config.name, config.id, (*pools, *sorted(virtual, key=str)), addresses)
 
 
 def whole(pool: str) -> Network:

@@ -90,7 +90,7 @@ class ControllerTables:
         loop.derive([foreign], self._pools)
         loop.derive([claims], self._identities)
         loop.derive([objects.nodes, claims, foreign], self._nodes, [self.created])
-        loop.derive([self.node, self.planned], self._own_facts)
+        loop.derive([self.node, self.planned, objects.services], self._own_facts)
         loop.derive([claims], self._blocks)
         pods: list[Source] = [objects.services, objects.slices, objects.pods, self.subtree.pods]
         loop.derive(pods, self._services)
@@ -193,8 +193,9 @@ class ControllerTables:
         self.published[wire.SERVICES].replace(publish.services(rows.values(), self.cluster_id))
 
     def _own_facts(self) -> None:
-        policies = self.plan.policies.values()
-        self.peers.update_own(allocation.own_facts(self._stored, self.node.rows.values(), policies))
+        policies, services = self.plan.policies.values(), self.objects.services.rows.values()
+        nodes = self.node.rows.values()
+        self.peers.update_own(allocation.own_facts(self._stored, nodes, policies, services))
 
     def _blocks(self) -> None:
         claims, size = self.subtree.claims.rows.values(), self.config.egress.block_size

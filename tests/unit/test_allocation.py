@@ -13,7 +13,7 @@ from gateway.egress import Plan
 from mesh import allocation
 from mesh.allocation import Published, Want
 from mesh.config import Pool, Pools
-from mesh.core.model import Claim, EgressPolicy, Node, Pod, PodKey, Selector
+from mesh.core.model import Claim, EgressPolicy, Node, Pod, PodKey, Selector, ServiceObject
 
 V4, V6, LOCATORS = "10.1.0.0_16_24", "fd01::_48_64", "fcbb:bb01::_32_48"
 POOLS = Pools(
@@ -115,13 +115,17 @@ def test_damaged_claims_and_pools_are_left_out() -> None:
     assert found == {"east-1": (ip_network("10.1.1.0/24"),)}
 
 
-def test_own_facts_are_pools_egress_addresses_and_nodes() -> None:
+def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:
     """Whole pools, so that a prefix nobody has yet is ours as well."""
     policy = EgressPolicy("erp", (), (), (), (ip_address("198.51.100.10"),), Selector())
-    facts = allocation.own_facts(STORED, [NODE], [policy])
+    service = ServiceObject("east", "shop", "web", (ip_address("10.97.1.10"),), ())
+    facts = allocation.own_facts(STORED, [NODE], [policy], [service])
     assert (facts.cluster, facts.id) == ("east", 1)
     assert set(facts.networks) == set(
-        map(ip_network, ("10.1.0.0/16", "fd01::/48", "fcbb:bb01::/32", "198.51.100.10/32"))
+        map(
+            ip_network,
+            ("10.1.0.0/16", "fd01::/48", "fcbb:bb01::/32", "198.51.100.10/32", "10.97.1.10/32"),
+        )
     )
     assert facts.addresses == {ip_address("10.99.0.11")}
 
