@@ -89,7 +89,7 @@ def _kernel_id(pin: Path) -> int:
 def route_monitor(lab: Lab, tmp_path: Path) -> Iterator[list[str]]:
     """The router's routing changes; the yielded list is filled at the end."""
     lines: list[str] = []
-    monitor = lab.start("router", "ip", "monitor", "route")
+    monitor = lab.start("router", "ip", "-t", "monitor", "route")
     try:
         yield lines
     finally:
