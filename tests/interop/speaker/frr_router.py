@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 FRR = Path("/usr/lib/frr")
-NODE, ROUTER = "bgpt-n", "bgpt-r"
+#: Names of this process alone: two runs on one machine must not meet.
+NODE, ROUTER = f"bgpt{os.getpid()}-n", f"bgpt{os.getpid()}-r"
 DEADLINE_S = 30.0
 
 
