@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, ip_address
 
-from gateway.egress import Plan, address_for, block_count, block_ports, endpoint_of, exclusions
+from gateway.egress import Plan, address_for, block_count, block_ports, exclusions
+from mesh.addresses import tunnel_endpoint
 from mesh.core.model import (
     IP,
     Block,
@@ -99,7 +100,7 @@ def gateway_rows(plan: Plan) -> dict[IP, IPv4Address]:
     rows: dict[IP, IPv4Address] = {}
     for name, policy in plan.policies.items():
         node = plan.gateways[name]
-        endpoint = endpoint_of(node) if node else None
+        endpoint = tunnel_endpoint(node) if node else None
         if endpoint:
             for address in policy.addresses:
                 rows.setdefault(address, endpoint)
@@ -146,7 +147,7 @@ def block_owners(
     rows = {}
     for key, block in blocks.items():
         node = nodes.get(NodeKey(block.cluster, block.node))
-        endpoint = endpoint_of(node) if node else None
+        endpoint = tunnel_endpoint(node) if node else None
         if endpoint:
             rows[key] = BlockOwner(endpoint, block.epoch)
     return rows

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from itertools import combinations
 
+from mesh.addresses import tunnel_endpoint
 from mesh.core.model import (
     IP,
     EgressPolicy,
@@ -114,14 +114,9 @@ def _covering(
 def gateway_of(policy: EgressPolicy, nodes: Iterable[Node]) -> Node | None:
     """The first node by name that the policy selects (S5) and that a tunnel can reach."""
     for node in sorted(nodes, key=lambda node: node.name):
-        if endpoint_of(node) and matches(policy.gateways, dict(node.labels)):
+        if tunnel_endpoint(node) and matches(policy.gateways, dict(node.labels)):
             return node
     return None
-
-
-def endpoint_of(node: Node) -> IPv4Address | None:
-    """The tunnel endpoint of a node: its first IPv4 address."""
-    return next((a for a in node.addresses if isinstance(a, IPv4Address)), None)
 
 
 def address_for(policy: EgressPolicy, destination: Network) -> IP | None:
