@@ -4,6 +4,10 @@
 keys each (puts slow down 17-fold otherwise). A key hangs on the lease it was *put* with, so one
 with the right value on another lease (a dead predecessor's) reads as different and is put again.
 ``PersistentTarget`` holds what an agent says about its pods: no lease, no fence.
+
+A write that was given up on may still reach etcd, after a newer one of the same key. So every Txn
+compares the revisions at which its keys were last seen, and an old one finds others and does
+nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from itertools import islice
 from clustermesh import etcd_pb2 as pb
 from clustermesh.etcd import Client, Denied, EtcdError, LeaseNotFound, Refused
 from clustermesh.leader import Fenced, fenced_txn
-from clustermesh.ops import delete_op, put_op
+from clustermesh.ops import delete_op, found, get_op, if_modified, put_op
 
 #: Limits of one Txn of ours; etcd takes 128 operations and 1.5 MiB.
 TXN_OPS = 100
 TXN_BYTES = 512 * 1024
+#: Times that a Txn is tried with the revisions that the last one has met.
+ATTEMPTS = 5
 #: Txns in flight.
 IN_FLIGHT = 8
 KEYS_PER_LEASE = 1000
@@ -45,16 +51,20 @@ class KeysTarget:
         self._client = client
         self._owned = tuple(owned)
         self._fenced = fenced
+        self._modified: dict[str, int] = {}  # key -> revision at which it was last seen
 
     async def read(self) -> Mapping[str, bytes]:
         rows: dict[str, bytes] = {}
-        found: list[tuple[str, int]] = []
+        modified: dict[str, int] = {}
+        where: list[tuple[str, int]] = []
         for owned in self._owned:
             for kv in await self._under(owned):
                 key = kv.key.decode(errors="surrogateescape")
-                found.append((key, kv.lease))
+                where.append((key, kv.lease))
+                modified[key] = kv.mod_revision
                 rows[key] = kv.value if self._is_ours(kv.lease) else ELSEWHERE
-        await self._note_read(found)
+        self._modified = modified
+        await self._note_read(where)
         return rows
 
     async def upsert(self, rows: Mapping[str, bytes]) -> Mapping[str, Exception]:
@@ -117,7 +127,7 @@ class KeysTarget:
     async def _write_chunk(self, ops: Mapping[str, pb.RequestOp]) -> Mapping[str, Exception]:
         """One Txn; if it is refused, smaller ones, so that one bad key does not stop the rest."""
         try:
-            await self._txn(tuple(ops.values()))
+            await self._txn(ops)
         except (Refused, Denied) as error:
             parts = self._parts(ops, error)
             errors: dict[str, Exception] = dict.fromkeys(ops, error)
@@ -135,11 +145,38 @@ class KeysTarget:
             return [part for owned in self._owned if (part := _under(ops, owned))]
         return [{key: op} for key, op in ops.items()]
 
-    async def _txn(self, ops: Sequence[pb.RequestOp]) -> None:
-        if self._fenced is None:
-            await self._client.txn((), ops, repeat=True)
-        else:
-            await fenced_txn(self._client, self._fenced, (), ops)
+    async def _txn(self, ops: Mapping[str, pb.RequestOp]) -> None:
+        """All operations, while their keys are as we know them. Raises Refused, EtcdError."""
+        for _ in range(ATTEMPTS):
+            compare = [if_modified(key, self._modified.get(key, 0)) for key in ops]
+            reply, there = await self._send(compare, tuple(ops.values()), [*map(get_op, ops)])
+            if reply.succeeded:
+                revision = reply.header.revision
+                self._see(
+                    {k: revision if op.HasField("request_put") else 0 for k, op in ops.items()}
+                )
+                return
+            kvs = zip(ops, map(found, there), strict=True)
+            self._see({key: kv.mod_revision if kv else 0 for key, kv in kvs})
+        raise Refused("somebody else writes these keys again and again")
+
+    async def _send(
+        self,
+        compare: Sequence[pb.Compare],
+        success: Sequence[pb.RequestOp],
+        failure: Sequence[pb.RequestOp],
+    ) -> tuple[pb.TxnResponse, Sequence[pb.ResponseOp]]:
+        """The response, and the results of ``failure``."""
+        if self._fenced is not None:
+            return await fenced_txn(self._client, self._fenced, compare, success, failure)
+        reply = await self._client.txn(compare, success, failure, repeat=True)
+        return reply, () if reply.succeeded else reply.responses
+
+    def _see(self, modified: Mapping[str, int]) -> None:
+        """Remember revisions; 0: the key does not exist."""
+        self._modified |= modified
+        for key in [key for key, revision in modified.items() if not revision]:
+            del self._modified[key]
 
 
 class PersistentTarget(KeysTarget):
@@ -222,11 +259,11 @@ class LeasedTarget(KeysTarget):
                 self._where[key] = op.request_put.lease
                 self._load[op.request_put.lease] += 1
 
-    async def _txn(self, ops: Sequence[pb.RequestOp]) -> None:
+    async def _txn(self, ops: Mapping[str, pb.RequestOp]) -> None:
         try:
             await super()._txn(ops)
         except LeaseNotFound:
-            self._forget({op.request_put.lease for op in ops})
+            self._forget({op.request_put.lease for op in ops.values()})
             raise
 
     def _forget(self, leases: Collection[int]) -> None:

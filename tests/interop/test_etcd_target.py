@@ -16,6 +16,7 @@ from etcd_server import Etcd, Leadership, client_of, running, task_of, until, un
 
 from clustermesh.certs import write_pki
 from clustermesh.etcd import Client, bootstrap_auth
+from clustermesh.failures import Unavailable
 from clustermesh.leader import Deposed, Fence
 from clustermesh.store import Follow
 from clustermesh.target import KEYS_PER_LEASE, LeasedTarget, PersistentTarget
@@ -306,6 +307,60 @@ def test_an_agents_keys_hang_on_nothing(etcd: Etcd) -> None:
                 *((key, 0) for key in table.rows),
                 ("meshgate/v1/east/pod/east-10/shop/web-1", 0),
             }
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", [PersistentTarget, LeasedTarget])
+def test_a_put_that_was_given_up_on_does_nothing_when_it_arrives_late(
+    etcd: Etcd, kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is held back until a newer one of the same key has been written."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            table = Table[str, bytes]("published")
+            table.replace({CONFIG: b"1", f"{IPS}0": b"1"})
+            leased = [60, await fence_of(client)] if kind is LeasedTarget else []
+            async with applied(kind(client, OWNED, *leased), table) as into:
+                await arrived(into)
+                send, late = client.txn, list[Any]()
+
+                async def give_up(*arguments: Any, **options: Any) -> Any:
+                    late.append((arguments, options))
+                    monkeypatch.undo()
+                    raise Unavailable("given up", sent=True)
+
+                monkeypatch.setattr(client, "txn", give_up)
+                table.upsert({CONFIG: b"2"})
+                await until(lambda: bool(late), "the second value is on its way")
+                table.upsert({CONFIG: b"3"})
+                await arrived(into)
+                arguments, options = late[0]
+                assert not (await send(*arguments, **options)).succeeded
+                assert (await stored(client))[CONFIG][0] == b"3"
+                table.upsert({CONFIG: b"4"})
+                await arrived(into)
+                assert (await stored(client))[CONFIG][0] == b"4"
+
+    asyncio.run(run())
+
+
+def test_keys_that_others_have_changed_meanwhile_are_put_right_at_once(etcd: Etcd) -> None:
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            table = Table[str, bytes]("published")
+            table.replace(rows(3))
+            async with applied(PersistentTarget(client, OWNED), table) as into:
+                await arrived(into)
+                await client.put(f"{IPS}0", b"foreign")
+                await client.delete(f"{IPS}1")
+                table.upsert({f"{IPS}0": b"ours", f"{IPS}1": b"ours"})
+                table.delete([f"{IPS}2"])
+                await client.put(f"{IPS}2", b"foreign")
+                await arrived(into)
+                there = {key: value for key, (value, _) in (await stored(client)).items()}
+                assert there == {f"{IPS}0": b"ours", f"{IPS}1": b"ours"}
 
     asyncio.run(run())
 
