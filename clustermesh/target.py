@@ -151,10 +151,8 @@ class KeysTarget:
             compare = [if_modified(key, self._modified.get(key, 0)) for key in ops]
             reply, there = await self._send(compare, tuple(ops.values()), [*map(get_op, ops)])
             if reply.succeeded:
-                revision = reply.header.revision
-                self._see(
-                    {k: revision if op.HasField("request_put") else 0 for k, op in ops.items()}
-                )
+                at = reply.header.revision
+                self._see({key: at * op.HasField("request_put") for key, op in ops.items()})
                 return
             kvs = zip(ops, map(found, there), strict=True)
             self._see({key: kv.mod_revision if kv else 0 for key, kv in kvs})

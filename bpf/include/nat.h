@@ -70,6 +70,13 @@ static __always_inline void reply_tuple(struct tuple *reply, const struct tuple 
 	reply->destination_port = port;
 }
 
+/* The reply's tuple of a connection that is translated already. */
+static __always_inline void connection_reply(struct tuple *reply, const struct tuple *original,
+					     const struct connection *connection)
+{
+	reply_tuple(reply, original, &connection->translated, connection->translated_port);
+}
+
 /* The opener's tuple behind a reply's. */
 static __always_inline void original_tuple(struct tuple *original, const struct tuple *reply,
 					   const struct mapping *mapping)
@@ -107,36 +114,38 @@ static __framed void mapping_close(const struct tuple *original,
 {
 	struct tuple reply;
 
-	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
+	connection_reply(&reply, original, connection);
 	struct mapping *mapping = mapping_get(&reply);
 	if (mapping && mapping_is_of(mapping, original))
 		mapping_swap(mapping, 0, bpf_ktime_get_ns() + rest);
 }
 
 /* act: take a closed mapping back into use; false when its port has gone to another connection */
-static __framed bool mapping_revive(const struct tuple *original,
-				    const struct connection *connection)
+static __framed bool mapping_revive(const struct tuple *reply, const struct tuple *original)
 {
-	struct tuple reply;
+	struct mapping *mapping = mapping_get(reply);
 
-	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
-	struct mapping *mapping = mapping_get(&reply);
 	if (!mapping || !mapping_is_of(mapping, original))
 		return false;
 	__u64 closed = mapping->closed;
 	return closed != DYING && (!closed || mapping_swap(mapping, closed, 0));
 }
 
-/* act: forget a closed connection's mapping before its tuple is used untranslated */
-static __framed void mapping_forget(const struct tuple *original,
-				    const struct connection *connection)
+/* act: give up the mapping of a tuple that is used without it from now on */
+static __framed void mapping_forget(const struct tuple *reply, const struct tuple *original)
+{
+	if (mapping_revive(reply, original))
+		mapping_delete(reply);
+}
+
+/* act: a tuple that was translated is used untranslated from now on */
+static __framed void connection_untranslate(const struct tuple *original,
+					    const struct connection *connection)
 {
 	struct tuple reply;
 
-	if (!mapping_revive(original, connection))
-		return;
-	reply_tuple(&reply, original, &connection->translated, connection->translated_port);
-	mapping_delete(&reply);
+	connection_reply(&reply, original, connection);
+	mapping_forget(&reply, original);
 }
 
 /* act: note a packet of an untranslated connection, or open it. Returns 0 or a drop reason. */
@@ -149,6 +158,6 @@ static __framed int connection_plain(struct __sk_buff *ctx, const struct packet 
 		return 0;
 	}
 	if (connection && is_translated(connection))
-		mapping_forget(&packet->flow, connection);
+		connection_untranslate(&packet->flow, connection);
 	return connection_open(ctx, packet, destination_identity);
 }

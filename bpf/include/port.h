@@ -126,16 +126,17 @@ static __framed int port_open(const struct tuple *flow, struct translation *tran
 static __framed bool port_reopen(const struct tuple *flow, const struct connection *previous,
 				 struct translation *translation)
 {
+	struct tuple reply;
+
 	if (!previous || !is_translated(previous))
 		return false;
 	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
 	if (!blocks || !addr_equal(&previous->translated, &translation->address) ||
-	    !block_holds(blocks, previous->translated_port)) {
-		mapping_forget(flow, previous);
+	    !block_holds(blocks, previous->translated_port))
 		return false;
-	}
 	translation->port = previous->translated_port;
-	return mapping_revive(flow, previous);
+	connection_reply(&reply, flow, previous);
+	return mapping_revive(&reply, flow);
 }
 
 /* act: lock a port for a new connection. Returns 0 or a drop reason. */
@@ -146,24 +147,34 @@ static __always_inline int port_take(const struct tuple *flow, const struct conn
 }
 
 /* act: the connection of a port that is locked; when another CPU was faster with the same flow,
- * its port counts. Returns 0 or a drop reason.
+ * its port counts. The port it had before goes last: what is refused until then keeps it, or the
+ * connection would go on with a port that is somebody else's. Returns 0 or a drop reason.
  */
 static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
 			     const struct connection *previous, struct translation *translation)
 {
 	struct connection connection;
 	struct tuple reply;
+	bool translated = previous && is_translated(previous);
+	bool same = translated && previous->translated_port == translation->port &&
+		    addr_equal(&previous->translated, &translation->address);
 
+	if (translated)
+		connection_reply(&reply, &packet->flow, previous);
 	connection_new(packet, IDENTITY_WORLD, &connection);
 	connection.translated = translation->address;
 	connection.translated_port = translation->port;
 	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {
+		if (translated && !same)
+			mapping_forget(&reply, &packet->flow);
 		event_connection(ctx, packet, IDENTITY_WORLD, &translation->address,
 				 translation->port);
 		return 0;
 	}
-	reply_tuple(&reply, &packet->flow, &translation->address, translation->port);
-	mapping_delete(&reply);
+	if (!same) {
+		connection_reply(&reply, &packet->flow, &connection);
+		mapping_delete(&reply);
+	}
 	struct connection *faster = connection_get(&packet->flow);
 	if (!faster || !is_translated(faster))
 		return DROP_CT_MAP_INSERTION_FAILED;
@@ -175,11 +186,14 @@ static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
 /* act: note a packet of a translated connection. Returns 0 or a drop reason. */
 static __framed int nat_see(struct connection *connection, const struct packet *packet)
 {
+	struct tuple reply;
+
 	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
 		mapping_close(&packet->flow, connection, 0);
 	if (!(connection->flags & CONNECTION_RST) || !is_going_on(packet))
 		return 0;
-	if (!mapping_revive(&packet->flow, connection))
+	connection_reply(&reply, &packet->flow, connection);
+	if (!mapping_revive(&reply, &packet->flow))
 		return DROP_MID_STREAM;
 	__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
 	return 0;

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, REDIRECT, Got, Node
+from tests.packet.nodes import COVERED, EGRESS, LEGACY, REDIRECT, Got, Node
 from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet, broken_checksums
 
 Nodes = dict[str, Node]
@@ -157,6 +157,23 @@ def test_a_reopened_connection_leaves_a_block_that_is_no_longer_ours(a: Node, fa
     a.own_blocks(family, 9)
     assert (port_of(a.from_pod("client", flow(a, family, 0))) - 1024) // 256 == 9
     assert a.count(f"mg_nat_v{family}") == 1
+
+
+@pytest.mark.parametrize("l4", [UDP(10000, 53), Echo(10000)], ids=["UDP", "ping"])
+def test_a_change_that_finds_no_port_takes_none_away(a: Node, family: int, l4: Any) -> None:
+    """The address changes before its blocks have come, and back: the port is ours all the while."""
+    other = {4: "198.51.100.11", 6: "2001:db8:100::11"}[family]
+    port = port_of(a.from_pod("client", flow(a, family, 0, l4)))
+    a.clear("mg_egress_addr")
+    a.egress(COVERED[family], 1, other)
+    assert a.from_pod("client", flow(a, family, 0, l4)).dropped == {"NO_BLOCK": 1}
+    assert a.count(f"mg_nat_v{family}") == 1
+    a.rows_of_egress()
+    assert port_of(a.from_pod("client", flow(a, family, 0, l4))) == port
+    answer = Echo(port, answer=True) if isinstance(l4, Echo) else UDP(53, port)
+    packet = Packet(LEGACY[family], EGRESS[family], answer)
+    got = a.from_uplink(Overlay("10.99.0.13", "10.99.0.11", 2, packet))
+    assert (got.dropped, got.packet.destination) == ({}, a.plan.pods["client"][family])
 
 
 def test_a_closed_connection_that_is_no_longer_covered_frees_its_port(a: Node, family: int) -> None:
