@@ -23,7 +23,7 @@ ECHO_PORT = 9000
 SOAK = bool(os.environ.get("MESHGATE_SOAK"))
 #: Life of what a controller has published. Short, so that three of them fit into a test, but longer
 #: than a controller stays dead in the kill tests.
-LEASE_S = 30 if SOAK else 10
+LEASE_S = 30 if SOAK else 15
 
 
 @dataclass(frozen=True)
