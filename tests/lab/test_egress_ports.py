@@ -1,70 +1,106 @@
-"""Ports of an egress address: used again, oldest first; full means an error at once, no theft."""
+"""Ports of an egress address, with nothing but sockets: used again, full is an error, no theft."""
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
+import pytest
 from running import Lab
 
 CAPACITY = 4 * 256
 BEYOND = 100
+POD = "east/shop/client-1"
+#: Seconds until Linux sends a SYN again (RFC 6298 2.1).
+SYN_RETRY_S = 1
 
 #: Connections one after the other; prints how many were echoed.
 ONE_BY_ONE = """
 import socket, sys
 done = 0
 for number in range(int(sys.argv[3])):
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as s:
-        s.sendall(b"%d" % number)
-        done += s.recv(100) == b"%d" % number
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as made:
+        made.sendall(b"%d" % number)
+        done += made.recv(100) == b"%d" % number
 print(done)
 """
 
-#: Connections opened and held at once; prints what became of them and who still echoes.
-HELD = """
-import collections, errno, json, resource, select, socket, sys, time
-resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-waiting, poll = {}, select.poll()
-for number in range(int(sys.argv[3])):
-    s = socket.socket(family)
-    s.settimeout(0)
-    s.connect_ex((sys.argv[1], int(sys.argv[2])))
-    waiting[s.fileno()] = s
-    poll.register(s, select.POLLOUT)
-held, failed, end = [], collections.Counter(), time.monotonic() + 3
-while waiting and time.monotonic() < end:
-    for number, _ in poll.poll(100):
-        s = waiting.pop(number)
-        poll.unregister(s)
-        error = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            failed[errno.errorcode[error]] += 1
-        else:
-            held.append(s)
-failed["silent"] += len(waiting)
+_BEGIN = """
+import json, resource, select, socket, sys, time
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+held, failed = [], []
+"""
+_END = """
 echoed = 0
-for number, s in enumerate(held):
-    s.settimeout(5)
-    s.sendall(b"%d" % number)
-    echoed += s.recv(100) == b"%d" % number
+for number, made in enumerate(held):
+    made.settimeout(5)
+    made.sendall(b"%d" % number)
+    echoed += made.recv(100) == b"%d" % number
 print(json.dumps({"held": len(held), "failed": failed, "echoed": echoed}))
 """
 
+#: Blocking connects, as most programs do; prints what became of each and who still echoes.
+BLOCKING = f"""{_BEGIN}
+for _ in range(count):
+    made = socket.socket(family)
+    begin = time.monotonic()
+    try:
+        made.connect((address, port))
+        held.append(made)
+    except OSError as error:
+        failed.append((error.errno, time.monotonic() - begin))
+{_END}"""
 
-def test_two_thousand_connections_one_after_the_other_succeed(lab: Lab) -> None:
+#: Connects that are all under way at once; those that nobody answers fail with 0.
+AT_ONCE = f"""{_BEGIN}
+waiting, poll = {{}}, select.poll()
+for number in range(count):
+    made = socket.socket(family)
+    made.settimeout(0)
+    made.connect_ex((address, port))
+    waiting[made.fileno()] = made
+    poll.register(made, select.POLLOUT)
+begin = time.monotonic()
+while waiting and time.monotonic() < begin + 3:
+    for number, _ in poll.poll(100):
+        made = waiting.pop(number)
+        poll.unregister(made)
+        error = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            failed.append((error, time.monotonic() - begin))
+        else:
+            held.append(made)
+failed += [(0, 0)] * len(waiting)
+{_END}"""
+
+
+@pytest.fixture(params=[0, 1], ids=["IPv4", "IPv6"])
+def peer(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, int]:
+    """Address and port of the legacy server's TCP echo."""
     legacy = lab.shown["legacy"]
-    got = lab.python("west/shop/client-1", ONE_BY_ONE, legacy["addresses"][0], legacy["tcp"], 2000)
-    assert int(got) == 2000
+    return legacy["addresses"][request.param], legacy["tcp"]
 
 
-def test_exactly_the_capacity_is_held_and_the_rest_fails_by_icmp(lab: Lab) -> None:
+def test_two_thousand_connections_one_after_the_other(lab: Lab, peer: tuple[str, int]) -> None:
+    assert int(lab.python(POD, ONE_BY_ONE, *peer, 2000)) == 2000
+
+
+def held(lab: Lab, peer: tuple[str, int], code: str) -> list[float]:
+    """Hold what goes; seconds after which each of the others failed."""
+    found: dict[str, Any] = json.loads(lab.python(POD, code, *peer, CAPACITY + BEYOND))
+    assert (found["held"], found["echoed"]) == (CAPACITY, CAPACITY)
+    assert [number for number, _ in found["failed"]] == [errno.EHOSTUNREACH] * BEYOND
+    return [seconds for _, seconds in found["failed"]]
+
+
+def test_the_capacity_is_held_and_the_rest_fails_at_once(lab: Lab, peer: tuple[str, int]) -> None:
+    assert max(held(lab, peer, BLOCKING)) < SYN_RETRY_S
+
+
+def test_under_way_at_once_the_rest_fails_too(lab: Lab, peer: tuple[str, int]) -> None:
     """At once, or at the SYN's second try: an ICMP error that finds its socket locked waits."""
-    legacy = lab.shown["legacy"]
-    for address in legacy["addresses"]:
-        found: dict[str, Any] = json.loads(
-            lab.python("west/shop/client-1", HELD, address, legacy["tcp"], CAPACITY + BEYOND)
-        )
-        assert found["held"] == found["echoed"] == CAPACITY, found
-        assert found["failed"] == {"EHOSTUNREACH": BEYOND, "silent": 0}, found
+    held(lab, peer, AT_ONCE)
