@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mesh.addresses import KIND_POD, VALUE
 from mesh.core.address import ADDRESS
 from mesh.core.model import Identity, Node, NodeKey, Service, ServiceKey
 from mesh.core.table import Changes, ColumnChanges
@@ -16,14 +17,8 @@ from mesh.core.table import Changes, ColumnChanges
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: Value of an address row, in the layout of table ``address``: ``node`` is the tunnel endpoint,
-#: ``cluster`` the peer's id, ``kind`` always ``ADDRESS_POD``.
-ADDRESS_VALUE = np.dtype(
-    [("identity", "u4"), ("node", ">u4"), ("kind", "u1"), ("cluster", "u1"), ("pad", "u2")]
-)
-KIND_POD = 1
-
-AddressRow = tuple[int, int, int, int, int]  # the fields of ADDRESS_VALUE
+#: The fields of ``VALUE``: ``node`` is the tunnel endpoint, ``cluster`` the peer's id.
+AddressRow = tuple[int, int, int, int, int]
 
 
 def address_row(identity: int, endpoint: int, cluster_id: int) -> AddressRow:
@@ -38,7 +33,7 @@ class ImportChanges:
     nodes: Changes[NodeKey, Node]
     services: Changes[ServiceKey, Service]
     identities: Changes[int, Identity]
-    addresses: ColumnChanges  # of dtypes ADDRESS and ADDRESS_VALUE
+    addresses: ColumnChanges  # of dtypes ADDRESS and VALUE
 
 
 @dataclass(slots=True)
@@ -65,7 +60,7 @@ class Draft:
 
 def columns(rows: Mapping[bytes, AddressRow]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Keys and values of address rows."""
-    return np.frombuffer(b"".join(rows), ADDRESS), np.array(list(rows.values()), ADDRESS_VALUE)
+    return np.frombuffer(b"".join(rows), ADDRESS), np.array(list(rows.values()), VALUE)
 
 
 def _changes(draft: Mapping[K, V | None]) -> Changes[K, V]:

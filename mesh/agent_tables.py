@@ -20,7 +20,7 @@ from gateway import desired as egress
 from gateway.egress import Plan, egress_classes, plan
 from mesh import allocation
 from mesh import nodes as node_rows
-from mesh.addresses import KIND_POD, VALUE, NodeAddresses, OwnPods, tunnel_endpoint
+from mesh.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
 from mesh.codecs import LocalPod
 from mesh.config import AgentConfig
 from mesh.core.address import ADDRESS, packed
@@ -197,12 +197,8 @@ class AgentTables:
         loop.derive([peers.complete, self.subtree.pods, self.node], self.address.mark_synced)
 
     def _take_addresses(self, changes: ColumnChanges) -> None:
-        values = np.zeros(len(changes.values), VALUE)
-        for name in ("identity", "node", "cluster"):
-            values[name] = changes.values[name]
-        values["kind"] = KIND_POD
-        if len(values):
-            self.address.upsert(changes.keys, values)
+        if len(changes.keys):
+            self.address.upsert(changes.keys, changes.values)
         if len(changes.deleted):
             self.address.delete(changes.deleted)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class Driver:
         while True:
             self.load()
             if self.of_peers.current and self.of_routes.current and self.session.owed:
-                await self.session.release()
+                with suppress(OSError):  # the session starts over, and owes it again
+                    await self.session.release()
             self.say()
             await asyncio.sleep(0.02)
 
