@@ -28,7 +28,7 @@ from clustermesh.target import PersistentTarget
 from mesh import codecs, process
 from mesh.addresses import VALUE
 from mesh.agent_rows import nouns
-from mesh.agent_tables import BLOCK_VALUE, AgentTables, Facts
+from mesh.agent_tables import BLOCK_VALUE, AgentTables, Facts, changes
 from mesh.config import AgentConfig, load_agent
 from mesh.core.address import ADDRESS
 from mesh.core.model import Finding, Network
@@ -49,14 +49,12 @@ from mesh.sweep import forget, sweep
 
 log = logging.getLogger(__name__)
 
-#: Outer Ethernet, IPv4, UDP and VXLAN headers.
-OVERHEAD = 50
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
 #: Seconds between looks for network namespaces of pods.
 NETNS_INTERVAL_S = 0.2
-#: Seconds between looks for next hops.
+#: Seconds between looks for next hops, and at the uplink.
 NEXT_HOP_INTERVAL_S = 5.0
 
 
@@ -74,6 +72,7 @@ class Agent:
         self.known = KnownPeers(config.state_dir / "peers.json")
         self.started = time.monotonic()
         self._since = Since()
+        self._uplink_changes: dict[str, str] = {}
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
@@ -96,25 +95,30 @@ class Agent:
         for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             set_sysctl(f"net/{name}", "1")
         mount_bpffs()
-        uplink = await self.kernel.link(self.config.uplink)
+        facts = await self._uplink()
         vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
-        addresses = await self.kernel.addresses(uplink.ifindex)
-        endpoint = next((a for a in addresses if isinstance(a, IPv4Address)), None)
-        if endpoint is None:
-            raise OSError(f"{self.config.uplink} has no IPv4 address: no tunnel can end here")
         settings: dict[str, object] = {
-            "node": int(endpoint),
-            "uplink": uplink.ifindex,
+            "node": int(facts.endpoint),
+            "uplink": facts.ifindex,
             "vxlan": vxlan.ifindex,
             "cluster": self.config.cluster.id,
             "cluster_shift": 16,
-            "uplink_mtu": uplink.mtu,
+            "uplink_mtu": facts.mtu,
             "block_size": self.config.egress.block_size,
             "drop_events": DROP_EVENTS,
             "icmp_errors": ICMP_ERRORS,
             "permutation_key": _permutation_key(self.config.state_dir / "permutation-key"),
         }
-        return Facts(endpoint, uplink.mtu - OVERHEAD), settings
+        return facts, settings
+
+    async def _uplink(self) -> Facts:
+        """The uplink as it is now; raises OSError when no tunnel can end there."""
+        link = await self.kernel.link(self.config.uplink)
+        addresses = await self.kernel.addresses(link.ifindex)
+        endpoint = next((a for a in addresses if isinstance(a, IPv4Address)), None)
+        if endpoint is None:
+            raise OSError(f"{link.name} has no IPv4 address: no tunnel can end here")
+        return Facts(link.ifindex, link.mtu, endpoint)
 
     async def _recover_services(self) -> None:
         """What the maps hold is the last allocation; from empty, slots would change owners."""
@@ -206,8 +210,9 @@ class Agent:
         self.late.start()
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
-            self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
-            self._free_slices(), sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
+            self._watch_namespaces(), self._watch_next_hops(), self._watch_uplink(),
+            self._remember_peers(), self._free_slices(),
+            sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
         try:
             async with self.server, asyncio.TaskGroup() as group:
@@ -240,6 +245,15 @@ class Agent:
                     await changed.wait()
             except TimeoutError:
                 continue
+
+    async def _watch_uplink(self) -> None:
+        """Note what differs from what the datapath was loaded with."""
+        while True:
+            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+            try:
+                self._uplink_changes = changes(self.tables.facts, await self._uplink())
+            except OSError as error:
+                self._uplink_changes = {"": str(error)}
 
     async def _look_up_next_hops(self) -> None:
         """A route that is away for a moment keeps the next hop that it had."""
@@ -286,6 +300,9 @@ class Agent:
         yield from tables.subtree.findings.values()
         yield from tables.peers.findings.values()
         yield from tables.findings()
+        for field, text in self._uplink_changes.items():
+            said = f"{text}: restart the agent"
+            yield Finding("D605", f"{self.config.node}/{self.config.uplink}", field, said)
         problem = self.client.problem or self.own.problem or self.peers.problem
         if problem:
             place = f"etcd {self.client.endpoint.text}"

@@ -7,7 +7,7 @@ A derivation runs when all of its inputs are synced (ARCHITECTURE.md D6) and wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
@@ -57,12 +57,31 @@ BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
 BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])
 
 
+#: Outer Ethernet, IPv4, UDP and VXLAN headers.
+OVERHEAD = 50
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the kernel told the agent at its start."""
+    """What the kernel told the agent about the uplink; the datapath was loaded with it."""
 
+    ifindex: int
+    mtu: int
     endpoint: IPv4Address
-    pod_mtu: int
+
+    @property
+    def pod_mtu(self) -> int:
+        """What a pod may send."""
+        return self.mtu - OVERHEAD
+
+
+def changes(before: Facts, now: Facts) -> dict[str, str]:
+    """What differs, in words, by the name of the field."""
+    return {
+        field.name: f"{getattr(now, field.name)}, {getattr(before, field.name)} at the start"
+        for field in fields(Facts)
+        if getattr(now, field.name) != getattr(before, field.name)
+    }
 
 
 class AgentTables:

@@ -120,3 +120,16 @@ def test_a_gateway_moves_with_its_label_and_connections_go_on(lab: Lab) -> None:
         wait(lambda: not silent(talks, 0.3), 15, "connections go on")
         seen = {p.source for p in made["router"].packets() if p.vni is None}
     assert not own & seen
+
+
+def test_an_uplink_that_has_changed_since_the_start_is_a_finding(lab: Lab) -> None:
+    def said() -> list[str]:
+        findings = lab.json("status")["findings"]
+        return [f["field"] for f in findings if f["object"] == "west-1/uplink"]
+
+    lab.output("west-1", "ip", "link", "set", "uplink", "mtu", "1400")
+    try:
+        wait(lambda: said() == ["mtu"], 15, "the MTU is not what the datapath was loaded with")
+    finally:
+        lab.output("west-1", "ip", "link", "set", "uplink", "mtu", "1500")
+    wait(lab.healthy, 15, "healthy again")

@@ -60,7 +60,7 @@ def started(tmp_path: Path, *, store: bool = True) -> tuple[AgentTables, Loop]:
     for table in objects.tables().values():
         table.mark_synced()
     objects.nodes.replace({NodeKey("east", "east-1"): OWN})
-    tables = AgentTables(load_agent(path), Facts(IPv4Address("10.99.0.11"), 1450), objects)
+    tables = AgentTables(load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects)
     tables.peers.expect(())
     loop = Loop()
     tables.wire(loop)
