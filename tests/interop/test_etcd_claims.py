@@ -363,7 +363,8 @@ class Race:
         async def all_ended() -> bool:
             return all(racer.ended for racer in self.racers)
 
-        await until_async(all_ended, "every racer has every number", 40)
+        # 500 claims are 200 Txns and 200 files, each with an fsync that a busy disk draws out.
+        await until_async(all_ended, "every racer has every number", 120)
 
     def _over(self) -> bool:
         return any(racer.ended for racer in self.racers)
