@@ -59,11 +59,10 @@ async def main(endpoint: str, instance: str, ttl_s: int, count: int, state: str)
         allocator = Allocator(client, "east", fence, snapshot)
         await allocator.recover()
         order = random.sample(range(count), count)
+        numbers = scattered(identity_numbers(1))
         for start in range(0, count, FEW):
             owners = [f"k8s:app=a{number};" for number in order[start : start + FEW]]
-            claimed = await allocator.claim_all(
-                "identity", "labels", owners, scattered(identity_numbers(1))
-            )
+            claimed = await allocator.claim_all("identity", "labels", owners, numbers)
             for owner, claim in claimed.claims.items():
                 say(event="claimed", owner=owner, number=claim.number, epoch=claim.epoch)
             await asyncio.sleep(0.02)
