@@ -65,6 +65,25 @@ def test_flows_that_open_on_two_cpus_at_once_get_one_port(nodes: Nodes, family: 
     assert consistent(a, family) == 400
 
 
+def test_two_cpus_that_want_the_same_closed_port_both_get_one(nodes: Nodes, family: int) -> None:
+    """Both choose the oldest; for the slower one there is the next."""
+    a = nodes["a"]
+    a.own_blocks(family, 3, 9, 10, 11)
+    client, device = a.plan.pods["client"][family], a.devices["dpw1"]
+
+    def send(first: int, count: int, flags: str) -> None:
+        for source in range(first, first + count):
+            wire = Packet(client, LEGACY[family], TCP(source, 443, flags)).wire()
+            run(a.programs["mg_from_pod"], wire, ctx={"ifindex": device})
+
+    for flags in ("S", "RA"):
+        send(10000, 1024, flags)
+    together(a, lambda: send(20000, 512, "S"), lambda: send(30000, 512, "S"))
+    lost = {a.reasons[i]: n for i, n in enumerate(a.drop_counts() - a.counts) if n}
+    assert lost == {}
+    assert consistent(a, family) == 1024
+
+
 @pytest.mark.slow
 def test_connections_come_and_go_on_two_cpus_under_the_sweep(nodes: Nodes, family: int) -> None:
     a = nodes["a"]
