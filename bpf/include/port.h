@@ -205,7 +205,7 @@ static __framed int nat_see(struct connection *connection, const struct packet *
 
 	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
 		mapping_close(&packet->flow, connection, 0);
-	if (!(connection->flags & CONNECTION_RST) || !is_going_on(packet))
+	if (!(connection->flags & CONNECTION_RST) || has_ended(connection) || !is_going_on(packet))
 		return 0;
 	connection_reply(&reply, &packet->flow, connection);
 	if (!mapping_revive(&reply, &packet->flow))

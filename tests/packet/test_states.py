@@ -1,0 +1,82 @@
+"""What a connection goes through: rows that are away for a while, tuples that are used again."""
+
+import pytest
+
+from tests.packet.nodes import EGRESS, LEGACY, OK, Got, Node
+from tests.packet.packets import TCP, UDP, Echo, Overlay, Packet, Transport
+
+Nodes = dict[str, Node]
+EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+@pytest.fixture
+def a(nodes: Nodes) -> Node:
+    return nodes["a"]
+
+
+def send(a: Node, family: int, l4: Transport, to: str | None = None) -> Got:
+    return a.from_pod("client", Packet(a.plan.pods["client"][family], to or LEGACY[family], l4))
+
+
+def back(a: Node, family: int, l4: Transport) -> Got:
+    packet = Packet(LEGACY[family], EGRESS[family], l4)
+    return a.from_uplink(Overlay("10.99.0.13", "10.99.0.11", 2, packet))
+
+
+def port_of(got: Got) -> int:
+    l4 = got.overlay.inner.l4
+    return l4.id if isinstance(l4, Echo) else l4.source
+
+
+def fill(a: Node, family: int) -> list[int]:
+    """One answered connection for each of the 256 ports of a's only block."""
+    a.own_blocks(family, 3)
+    ports = []
+    for number in range(256):
+        ports.append(port_of(send(a, family, TCP(10000 + number, 443, "S"))))
+        back(a, family, TCP(443, ports[-1], "SA"))
+    return ports
+
+
+# What others opened
+
+
+def test_a_ping_is_never_an_answer(a: Node, family: int) -> None:
+    """An answer that nobody had asked for does not open the way out."""
+    client = a.plan.pods["client"][family]
+    a.from_uplink(Packet(LEGACY[family], client, Echo(77, answer=True)))
+    assert send(a, family, Echo(77)).overlay.inner.source == EGRESS[family]
+
+
+def test_a_stray_packet_does_not_keep_legacy_from_opening(a: Node, family: int) -> None:
+    """What is left of a connection that the pod has forgotten, and a client with a fixed port."""
+    client = a.plan.pods["client"][family]
+    stray = Packet(LEGACY[family], client, TCP(50000, 22, "A"))
+    a.from_uplink(stray)
+    a.from_uplink(stray.but(l4=TCP(50000, 22, "S")))
+    got = a.from_pod("client", stray.reply(TCP(22, 50000, "SA")))
+    assert (got.verdict, got.dropped) == (OK, {})
+
+
+# Tuples that are used again
+
+
+def test_a_connection_that_is_opened_again_has_no_end_of_the_last_one(a: Node, family: int) -> None:
+    """The server forgot the half-closed one; the new one's server closes its half first."""
+    ports = fill(a, family)
+    send(a, family, TCP(10003, 443, "FA"))
+    assert port_of(send(a, family, TCP(10003, 443, "S"))) == ports[3]
+    for flags in ("SA", "FA"):
+        back(a, family, TCP(443, ports[3], flags))
+    assert send(a, family, TCP(20000, 443, "S")).dropped == {"NO_NAT_MAPPING": 1}
+    assert send(a, family, TCP(10003, 443, "PA")).dropped == {}
+
+
+def test_a_reset_of_what_had_ended_does_not_bring_it_back(a: Node, family: int) -> None:
+    """The pod's last ACK and the reset cross."""
+    ports = fill(a, family)
+    send(a, family, TCP(10003, 443, "FA"))
+    for flags in ("FA", "R"):
+        back(a, family, TCP(443, ports[3], flags))
+    assert send(a, family, TCP(10003, 443, "A")).dropped == {}
+    assert port_of(send(a, family, TCP(20000, 443, "S"))) == ports[3]
