@@ -59,6 +59,30 @@ static __framed int pod_check(struct __sk_buff *ctx, struct packet *packet, stru
 	return 0;
 }
 
+/* decide: a translated connection goes on as it is. What nobody has answered may be for an address
+ * of the mesh whose row came later; its sender need not ever pause.
+ */
+static __framed bool translation_holds(const struct packet *packet,
+				       const struct connection *connection)
+{
+	struct address to;
+
+	if (translation_ended(connection))
+		return false;
+	if (connection->flags & CONNECTION_REPLIED)
+		return true;
+	address_find(&packet->destination, &to);
+	return !to.kind;
+}
+
+/* decide: a tuple that was translated may be used with the pod's address: for the mesh, or by a SYN
+ * that no policy covers. ICMP errors open nothing.
+ */
+static __always_inline bool may_untranslate(const struct packet *packet, const struct address *to)
+{
+	return is_syn(packet) || (to->kind && !is_icmp_error(packet));
+}
+
 SEC("tc")
 int mg_from_pod(struct __sk_buff *ctx)
 {
@@ -87,7 +111,7 @@ int mg_from_pod(struct __sk_buff *ctx)
 	enum direction direction = connection_find(&packet, &connection);
 	bool translated =
 	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
-	if (translated && !translation_ended(connection))
+	if (translated && translation_holds(&packet, connection))
 		return egress_go_on(ctx, &packet, connection);
 
 	/* 4. egress policy: never for the mesh itself, nor for replies of what others opened */
@@ -97,8 +121,11 @@ int mg_from_pod(struct __sk_buff *ctx)
 		if (egress)
 			return egress_open(ctx, &packet, egress, connection);
 	}
-	if (translated) /* a covered pod opened it: it never shows the pod's address */
-		return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
+	if (translated) { /* a covered pod opened it: it never shows the world the pod's address */
+		if (!may_untranslate(&packet, &to))
+			return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
+		direction = DIRECTION_NEW;
+	}
 
 	/* 5. plain */
 	reason = connection_plain(ctx, &packet, connection, direction, to.identity);

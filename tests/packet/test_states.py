@@ -38,6 +38,43 @@ def fill(a: Node, family: int) -> list[int]:
     return ports
 
 
+# Rows that are away for a while
+
+
+@pytest.mark.parametrize(
+    "l4", [TCP(40000, 80, "S"), UDP(5000, 53), Echo(77)], ids=["SYN", "UDP", "ping"]
+)
+def test_what_was_sent_to_the_mesh_before_its_row_came_is_not_translated_for_ever(
+    nodes: Nodes, family: int, l4: Transport
+) -> None:
+    """S9: the sender repeats itself from the same port and never pauses."""
+    a, web = nodes["a"], nodes["w"].plan.pods["web"]
+    a.egress(EVERYTHING[family], 1, EGRESS[family])
+    for name in ("mg_address", "mg_addr_cidr"):
+        a.clear(name)
+    assert send(a, family, l4, web[family]).overlay.inner.source == EGRESS[family]
+    a.rows_of_nodes()
+    got = send(a, family, l4, web[family])
+    assert got.overlay.inner.source == a.plan.pods["client"][family]
+    assert a.count(f"mg_nat_v{family}") == 0
+    answer = {TCP: TCP(80, 40000, "SA"), UDP: UDP(53, 5000), Echo: Echo(77, answer=True)}[type(l4)]
+    home = Overlay("10.99.0.21", "10.99.0.11", web.identity, got.overlay.inner.reply(answer))
+    assert a.from_uplink(home).dropped == {}
+
+
+def test_a_syn_after_its_policy_has_gone_opens_a_connection_of_its_own(
+    a: Node, family: int
+) -> None:
+    """A client with a port of its own tries again; the old connection's end was never seen."""
+    send(a, family, TCP(40000, 443, "S"))
+    for name in ("mg_egress", "mg_egress_addr"):
+        a.clear(name)
+    assert send(a, family, TCP(40000, 443, "PA")).dropped == {"NO_EGRESS_GATEWAY": 1}
+    got = send(a, family, TCP(40000, 443, "S"))
+    assert (got.verdict, got.dropped) == (OK, {})
+    assert a.count(f"mg_nat_v{family}") == 0
+
+
 # What others opened
 
 
