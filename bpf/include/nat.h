@@ -107,7 +107,8 @@ static __always_inline bool connection_holds(const struct connection *connection
 }
 
 /* act: its connection has ended; the port is free when nothing else is, `rest` ns later than that
- * of another one that ends now
+ * of another one that ends now. On another CPU a packet may have refuted the end meanwhile: whoever
+ * comes second, here or in nat_see, sees what the first one wrote.
  */
 static __framed void mapping_close(const struct tuple *original,
 				   const struct connection *connection, __u64 rest)
@@ -116,8 +117,11 @@ static __framed void mapping_close(const struct tuple *original,
 
 	connection_reply(&reply, original, connection);
 	struct mapping *mapping = mapping_get(&reply);
-	if (mapping && mapping_is_of(mapping, original))
-		mapping_swap(mapping, 0, bpf_ktime_get_ns() + rest);
+	if (!mapping || !mapping_is_of(mapping, original))
+		return;
+	__u64 closed = bpf_ktime_get_ns() + rest;
+	if (mapping_swap(mapping, 0, closed) && !is_closed(connection))
+		mapping_swap(mapping, closed, 0);
 }
 
 /* act: take a closed mapping back into use; false when its port has gone to another connection */

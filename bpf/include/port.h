@@ -207,9 +207,10 @@ static __framed int nat_see(struct connection *connection, const struct packet *
 		mapping_close(&packet->flow, connection, 0);
 	if (!(connection->flags & CONNECTION_RST) || has_ended(connection) || !is_going_on(packet))
 		return 0;
+	__u32 flags = __sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
 	connection_reply(&reply, &packet->flow, connection);
-	if (!mapping_revive(&reply, &packet->flow))
-		return DROP_MID_STREAM;
-	__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
-	return 0;
+	if (mapping_revive(&reply, &packet->flow))
+		return 0;
+	__sync_fetch_and_or(&connection->flags, flags & CONNECTION_RST);
+	return DROP_MID_STREAM;
 }
