@@ -75,8 +75,8 @@ static __framed bool translation_holds(const struct packet *packet,
 	return !to.kind;
 }
 
-/* decide: a tuple that was translated may be used with the pod's address: for the mesh, or by a SYN
- * that no policy covers. ICMP errors open nothing.
+/* decide: what a covered pod opened never shows the world the pod's address; the mesh may see it,
+ * and a SYN that no policy covers opens a connection of its own. ICMP errors open nothing.
  */
 static __always_inline bool may_untranslate(const struct packet *packet, const struct address *to)
 {
@@ -121,11 +121,8 @@ int mg_from_pod(struct __sk_buff *ctx)
 		if (egress)
 			return egress_open(ctx, &packet, egress, connection);
 	}
-	if (translated) { /* a covered pod opened it: it never shows the world the pod's address */
-		if (!may_untranslate(&packet, &to))
-			return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
-		direction = DIRECTION_NEW;
-	}
+	if (translated && !may_untranslate(&packet, &to))
+		return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
 
 	/* 5. plain */
 	reason = connection_plain(ctx, &packet, connection, direction, to.identity);

@@ -152,16 +152,20 @@ static __framed void connection_untranslate(const struct tuple *original,
 	mapping_forget(&reply, original);
 }
 
-/* act: note a packet of an untranslated connection, or open it. Returns 0 or a drop reason. */
+/* act: note a packet of an untranslated connection, or open it; an answer to the pod's own address
+ * is none to what is translated. Returns 0 or a drop reason.
+ */
 static __framed int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
 				     struct connection *connection, enum direction direction,
 				     __u32 destination_identity)
 {
-	if (connection && direction != DIRECTION_NEW) {
+	bool translated = connection && is_translated(connection);
+
+	if (connection && direction != DIRECTION_NEW && !translated) {
 		connection_see(connection, packet, direction);
 		return 0;
 	}
-	if (connection && is_translated(connection))
+	if (translated && direction != DIRECTION_REPLY)
 		connection_untranslate(&packet->flow, connection);
 	return connection_open(ctx, packet, destination_identity);
 }

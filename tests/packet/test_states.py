@@ -3,7 +3,7 @@
 import pytest
 
 from tests.packet.nodes import EGRESS, LEGACY, OK, Got, Node
-from tests.packet.packets import TCP, UDP, Echo, Overlay, Packet, Transport
+from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet, Transport
 
 Nodes = dict[str, Node]
 EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
@@ -60,6 +60,49 @@ def test_what_was_sent_to_the_mesh_before_its_row_came_is_not_translated_for_eve
     answer = {TCP: TCP(80, 40000, "SA"), UDP: UDP(53, 5000), Echo: Echo(77, answer=True)}[type(l4)]
     home = Overlay("10.99.0.21", "10.99.0.11", web.identity, got.overlay.inner.reply(answer))
     assert a.from_uplink(home).dropped == {}
+
+
+def test_the_mesh_answers_what_was_translated_while_its_row_was_away(
+    nodes: Nodes, family: int
+) -> None:
+    """A subscriber that says one word in between, and then only listens."""
+    a, web = nodes["a"], nodes["w"].plan.pods["web"]
+    a.egress(EVERYTHING[family], 1, EGRESS[family])
+    packet = send(a, family, UDP(5000, 53), web[family]).overlay.inner
+    for name in ("mg_address", "mg_addr_cidr"):
+        a.clear(name)
+    send(a, family, UDP(5000, 53), web[family])
+    a.rows_of_nodes()
+    news = Overlay("10.99.0.21", "10.99.0.11", web.identity, packet.reply(UDP(53, 5000)))
+    assert a.from_uplink(news).dropped == {}
+    assert send(a, family, UDP(5000, 53), web[family]).overlay.inner == packet
+    assert a.count(f"mg_nat_v{family}") == 0
+
+
+def test_a_host_answers_what_was_translated_while_its_row_was_away(a: Node, family: int) -> None:
+    """A name server on the pod's node."""
+    host = {4: "10.99.0.11", 6: "fd99::11"}[family]
+    a.egress(EVERYTHING[family], 1, EGRESS[family])
+    a.clear("mg_address")
+    send(a, family, UDP(5000, 53), host)
+    a.rows_of_nodes()
+    packet = Packet(a.plan.pods["client"][family], host, UDP(5000, 53))
+    assert a.to_pod("client", packet.reply(UDP(53, 5000))).dropped == {}
+    got = a.from_pod("client", packet)
+    assert (got.verdict, got.packet, got.dropped) == (OK, packet, {})
+
+
+def test_an_error_about_what_became_the_meshs_takes_no_port_away(nodes: Nodes, family: int) -> None:
+    a, web = nodes["a"], nodes["w"].plan.pods["web"]
+    a.egress(EVERYTHING[family], 1, EGRESS[family])
+    for name in ("mg_address", "mg_addr_cidr"):
+        a.clear(name)
+    send(a, family, UDP(5000, 53), web[family])
+    a.rows_of_nodes()
+    quoted = Packet(web[family], a.plan.pods["client"][family], UDP(53, 5000)).ip()
+    error = Error({4: 3, 6: 1}[family], {4: 3, 6: 4}[family], quoted)
+    assert send(a, family, error, web[family]).dropped == {"NO_EGRESS_GATEWAY": 1}
+    assert a.count(f"mg_nat_v{family}") == 1
 
 
 def test_a_syn_after_its_policy_has_gone_opens_a_connection_of_its_own(
