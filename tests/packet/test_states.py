@@ -105,6 +105,30 @@ def test_an_error_about_what_became_the_meshs_takes_no_port_away(nodes: Nodes, f
     assert a.count(f"mg_nat_v{family}") == 1
 
 
+@pytest.mark.parametrize("name", ["mg_egress_addr", "mg_node"])
+def test_attempts_without_a_gateway_hold_no_port(a: Node, family: int, name: str) -> None:
+    """Or none would be left when it is back."""
+    a.own_blocks(family, 3)
+    a.clear(name)
+    for number in range(256):
+        assert send(a, family, TCP(10000 + number, 443, "S")).dropped
+    a.rows_of_nodes()
+    a.rows_of_egress()
+    a.own_blocks(family, 3)
+    assert send(a, family, TCP(20000, 443, "S")).dropped == {}
+
+
+def test_datagrams_without_a_gateway_are_no_new_connections(a: Node, family: int) -> None:
+    port = port_of(send(a, family, UDP(5000, 53)))
+    a.clear("mg_egress_addr")
+    got = send(a, family, UDP(5000, 53))
+    assert got.dropped == {"NO_EGRESS_GATEWAY": 1}
+    assert [e["verdict"] for e in got.events] == [2]
+    a.rows_of_egress()
+    got = send(a, family, UDP(5000, 53))
+    assert (port_of(got), got.events) == (port, [])
+
+
 def test_a_syn_after_its_policy_has_gone_opens_a_connection_of_its_own(
     a: Node, family: int
 ) -> None:
