@@ -53,8 +53,7 @@ static __framed int pod_check(struct __sk_buff *ctx, struct packet *packet, stru
 	 * connections. */
 	if (is_icmp_error(packet) && !addr_equal(&packet->flow.source, &packet->source))
 		return DROP_INVALID_SOURCE_IP;
-	if (packet->fragment == FRAGMENT_FIRST)
-		fragment_record(packet);
+	fragment_record(packet);
 	packet->identity = (*pod)->identity;
 	return 0;
 }
