@@ -123,7 +123,10 @@ int mg_from_pod(struct __sk_buff *ctx)
 	if (translated && !may_untranslate(&packet, &to))
 		return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
 
-	/* 5. plain */
+	/* 5. plain; RFC 4861 knows a neighbour by its hop limit, which a redirect keeps */
+	if (packet.icmp == ICMP_NEIGHBOUR &&
+	    (to.kind == ADDRESS_POD || pod_find(&packet.destination)))
+		return drop(ctx, &packet, DROP_INVALID_PACKET);
 	reason = connection_plain(ctx, &packet, connection, direction, to.identity);
 	return reason ? drop(ctx, &packet, reason) : forward(ctx, &packet, &to);
 }
