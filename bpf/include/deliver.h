@@ -13,12 +13,6 @@ static __framed int deliver(struct __sk_buff *ctx, struct packet *packet, const 
 	if (packet->icmp == ICMP_NEIGHBOUR) /* the hop limit would still say that it is one */
 		return drop(ctx, packet, DROP_INVALID_PACKET);
 	enum direction direction = connection_find(packet, &connection);
-	/* The answer to a translated connection comes to the egress address, never to the pod's;
-	 * but the mesh knows no translation.
-	 */
-	if (connection && direction == DIRECTION_REPLY && is_translated(connection) &&
-	    packet->identity == IDENTITY_WORLD)
-		return drop(ctx, packet, DROP_NO_NAT_MAPPING);
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
 	return reason ? drop(ctx, packet, reason) : forward_pod(ctx, pod);
 }

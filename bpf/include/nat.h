@@ -4,6 +4,7 @@
  * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate.
  */
 #pragma once
+#include "addresses.h"
 #include "config.h"
 #include "conntrack.h"
 #include "rewrite.h"
@@ -152,8 +153,9 @@ static __framed void connection_untranslate(const struct tuple *original,
 	mapping_forget(&reply, original);
 }
 
-/* act: note a packet of an untranslated connection, or open it; an answer to the pod's own address
- * is none to what is translated. Returns 0 or a drop reason.
+/* act: note a packet of an untranslated connection, or open it. The world answers a translated one
+ * at the egress address; the mesh knows no translation, so its packet opens one of its own. Returns
+ * 0 or a drop reason.
  */
 static __framed int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
 				     struct connection *connection, enum direction direction,
@@ -165,6 +167,8 @@ static __framed int connection_plain(struct __sk_buff *ctx, const struct packet 
 		connection_see(connection, packet, direction);
 		return 0;
 	}
+	if (translated && direction == DIRECTION_REPLY && packet->identity == IDENTITY_WORLD)
+		return DROP_NO_NAT_MAPPING;
 	if (translated && direction != DIRECTION_REPLY)
 		connection_untranslate(&packet->flow, connection);
 	return connection_open(ctx, packet, destination_identity);

@@ -92,6 +92,15 @@ def test_a_host_answers_what_was_translated_while_its_row_was_away(a: Node, fami
     assert (got.verdict, got.packet, got.dropped) == (OK, packet, {})
 
 
+def test_what_the_host_routes_to_a_pod_is_no_answer_to_a_translation(a: Node, family: int) -> None:
+    """From another device than the uplink, say: it neither keeps a translation nor opens a way."""
+    send(a, family, UDP(5000, 53))
+    answer = Packet(LEGACY[family], a.plan.pods["client"][family], UDP(53, 5000))
+    assert a.to_pod("client", answer).dropped == {"NO_NAT_MAPPING": 1}
+    a.age(100)
+    assert a.sweep(datagram=99) == (0, 1)
+
+
 def test_an_error_about_what_became_the_meshs_takes_no_port_away(nodes: Nodes, family: int) -> None:
     a, web = nodes["a"], nodes["w"].plan.pods["web"]
     a.egress(EVERYTHING[family], 1, EGRESS[family])
