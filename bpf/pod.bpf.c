@@ -112,6 +112,8 @@ int mg_from_pod(struct __sk_buff *ctx)
 	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
 	if (translated && translation_holds(&packet, connection))
 		return egress_go_on(ctx, &packet, connection);
+	if (translated && packet.tcp_flags & TCP_RST)
+		nat_see(connection, &packet); /* it goes nowhere, but is sent only once */
 
 	/* 4. egress policy: never for the mesh itself, nor for replies of what others opened */
 	address_find(&packet.destination, &to);

@@ -226,7 +226,7 @@ def test_the_error_about_a_datagram_is_sent_once(a: Node, family: int) -> None:
 
 
 def advertisement(source: str, to: str) -> Packet:
-    """ "The host's end of your link is at 02:02:02:02:02:02", with the hop limit of a neighbour."""
+    """Says that the host's end of the link is at 02:02:02:02:02:02, as only a neighbour may."""
     target = ip_address("fe80::1").packed + bytes([2, 1, 2, 2, 2, 2, 2, 2])
     body = bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + target
     check = ones_complement(

@@ -101,16 +101,19 @@ def test_a_reset_and_the_packet_that_refutes_it_cross(nodes: Nodes, family: int)
     sent, over = [0], threading.Event()
 
     def send() -> None:
-        while not over.is_set():
-            run(a.programs["mg_from_pod"], big, 1000, ctx={"ifindex": device})
-            sent[0] += 1
+        try:
+            while not over.is_set():
+                run(a.programs["mg_from_pod"], big, 1000, ctx={"ifindex": device})
+                sent[0] += 1
+        finally:
+            over.set()
 
     def refuse() -> None:
         try:
             for _ in range(300):
                 run(a.programs["mg_from_uplink"], reset_wire, ctx={"ifindex": uplink})
                 refuted = sent[0] + 2
-                while sent[0] < refuted:
+                while sent[0] < refuted and not over.is_set():
                     time.sleep(0.0005)
                 assert not a.maps[f"mg_nat_v{family}"].dump()[1]["closed"].any()
         finally:

@@ -127,6 +127,16 @@ def test_attempts_without_a_gateway_hold_no_port(a: Node, family: int, name: str
     assert send(a, family, TCP(20000, 443, "S")).dropped == {}
 
 
+def test_what_a_pod_resets_without_a_gateway_has_ended(a: Node, family: int) -> None:
+    """A reset is sent once: the port would be held for two hours."""
+    ports = fill(a, family)
+    a.clear("mg_egress_addr")
+    assert send(a, family, TCP(10003, 443, "RA")).dropped == {"MID_STREAM": 1}
+    a.rows_of_egress()
+    a.own_blocks(family, 3)
+    assert port_of(send(a, family, TCP(20000, 443, "S"))) == ports[3]
+
+
 def test_datagrams_without_a_gateway_are_no_new_connections(a: Node, family: int) -> None:
     port = port_of(send(a, family, UDP(5000, 53)))
     a.clear("mg_egress_addr")
