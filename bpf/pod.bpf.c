@@ -53,10 +53,33 @@ static __framed int pod_check(struct __sk_buff *ctx, struct packet *packet, stru
 	 * connections. */
 	if (is_icmp_error(packet) && !addr_equal(&packet->flow.source, &packet->source))
 		return DROP_INVALID_SOURCE_IP;
-	if (packet->fragment == FRAGMENT_FIRST)
-		fragment_record(packet);
+	fragment_record(packet);
 	packet->identity = (*pod)->identity;
 	return 0;
+}
+
+/* decide: a translated connection goes on as it is. What nobody has answered may be for an address
+ * of the mesh whose row came later; its sender need not ever pause.
+ */
+static __framed bool translation_holds(const struct packet *packet,
+				       const struct connection *connection)
+{
+	struct address to;
+
+	if (translation_ended(connection))
+		return false;
+	if (connection->flags & CONNECTION_REPLIED)
+		return true;
+	address_find(&packet->destination, &to);
+	return !to.kind;
+}
+
+/* decide: what a covered pod opened never shows the world the pod's address; the mesh may see it,
+ * and a SYN that no policy covers opens a connection of its own. ICMP errors open nothing.
+ */
+static __always_inline bool may_untranslate(const struct packet *packet, const struct address *to)
+{
+	return is_syn(packet) || (to->kind && !is_icmp_error(packet));
 }
 
 SEC("tc")
@@ -87,8 +110,10 @@ int mg_from_pod(struct __sk_buff *ctx)
 	enum direction direction = connection_find(&packet, &connection);
 	bool translated =
 	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
-	if (translated && !translation_ended(connection))
+	if (translated && translation_holds(&packet, connection))
 		return egress_go_on(ctx, &packet, connection);
+	if (translated && packet.tcp_flags & TCP_RST)
+		nat_see(connection, &packet); /* it goes nowhere, but is sent only once */
 
 	/* 4. egress policy: never for the mesh itself, nor for replies of what others opened */
 	address_find(&packet.destination, &to);
@@ -97,10 +122,13 @@ int mg_from_pod(struct __sk_buff *ctx)
 		if (egress)
 			return egress_open(ctx, &packet, egress, connection);
 	}
-	if (translated) /* a covered pod opened it: it never shows the pod's address */
+	if (translated && !may_untranslate(&packet, &to))
 		return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
 
-	/* 5. plain */
+	/* 5. plain; RFC 4861 knows a neighbour by its hop limit, which a redirect keeps */
+	if (packet.icmp == ICMP_NEIGHBOUR &&
+	    (to.kind == ADDRESS_POD || pod_find(&packet.destination)))
+		return drop(ctx, &packet, DROP_INVALID_PACKET);
 	reason = connection_plain(ctx, &packet, connection, direction, to.identity);
 	return reason ? drop(ctx, &packet, reason) : forward(ctx, &packet, &to);
 }

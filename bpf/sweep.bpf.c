@@ -150,12 +150,13 @@ struct forget { /* the argument of mg_forget */
 /* act: both directions, since an answer to what others opened leaves untranslated. The port rests
  * with its mapping: what still arrives for it is for nobody.
  */
-static __framed long forget_one(const struct tuple *original, const struct connection *connection,
+static __framed long forget_one(const struct tuple *original, struct connection *connection,
 				struct forget *forget)
 {
 	if (!addr_equal(&original->source, &forget->address) &&
 	    !addr_equal(&original->destination, &forget->address))
 		return 0;
+	__sync_fetch_and_or(&connection->flags, CONNECTION_RST);
 	if (is_translated(connection))
 		mapping_close(original, connection, 0);
 	connection_delete(original);
@@ -163,7 +164,7 @@ static __framed long forget_one(const struct tuple *original, const struct conne
 	return 0;
 }
 
-static long forget_v4(void *map, const struct tuple_v4 *key, const struct connection *connection,
+static long forget_v4(void *map, const struct tuple_v4 *key, struct connection *connection,
 		      struct forget *forget)
 {
 	struct tuple original = tuple_wide(key);
@@ -172,7 +173,7 @@ static long forget_v4(void *map, const struct tuple_v4 *key, const struct connec
 	return forget_one(&original, connection, forget);
 }
 
-static long forget_v6(void *map, const struct tuple *key, const struct connection *connection,
+static long forget_v6(void *map, const struct tuple *key, struct connection *connection,
 		      struct forget *forget)
 {
 	struct tuple original = *key;

@@ -18,6 +18,7 @@ static __framed int tunnel_reply(struct __sk_buff *ctx, struct packet *packet)
 
 	if (!egress || egress->gateway != packet->sender)
 		return drop(ctx, packet, DROP_NOT_FROM_GATEWAY);
+	fragment_record(packet);
 	return egress_reply(ctx, packet);
 }
 
@@ -50,6 +51,7 @@ static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
 	reason = tunnel_source(packet);
 	if (reason)
 		return tunnel_egress(ctx, packet, reason);
+	fragment_record(packet);
 
 	/* 4. to a pod */
 	struct pod *pod = pod_find(&packet->destination);

@@ -88,15 +88,36 @@ static __always_inline bool is_translated(const struct connection *connection)
 	return !addr_is_zero(&connection->translated);
 }
 
-static __always_inline bool is_closed(const struct connection *connection)
+static __always_inline bool has_ended(const struct connection *connection)
 {
 	__u32 both = CONNECTION_FIN | CONNECTION_REPLY_FIN;
 
-	return connection->flags & CONNECTION_RST || (connection->flags & both) == both;
+	return (connection->flags & both) == both;
 }
 
-/* decide: whose packet this is. A SYN is never a reply, and on a closed connection it opens a new
- * one: then `connection` is the closed one.
+static __always_inline bool is_closed(const struct connection *connection)
+{
+	return connection->flags & CONNECTION_RST || has_ended(connection);
+}
+
+/* decide: it asks for an answer, so it is none */
+static __always_inline bool is_opening(const struct packet *packet)
+{
+	return is_syn(packet) || packet->icmp == ICMP_ECHO;
+}
+
+/* decide: a SYN opens a new one on the same tuple: this one has ended, or half of it has, or it
+ * never began: a stray packet made the entry.
+ */
+static __always_inline bool is_over(const struct connection *connection)
+{
+	__u32 ends = CONNECTION_FIN | CONNECTION_REPLY_FIN | CONNECTION_RST;
+
+	return connection->flags & ends || !(connection->flags & CONNECTION_OPENED);
+}
+
+/* decide: whose packet this is. On one that is over a SYN opens a new connection: then `connection`
+ * is the one that is over.
  */
 static __framed enum direction connection_find(const struct packet *packet,
 					       struct connection **connection)
@@ -105,9 +126,8 @@ static __framed enum direction connection_find(const struct packet *packet,
 
 	*connection = connection_get(&packet->flow);
 	if (*connection)
-		return is_syn(packet) && is_closed(*connection) ? DIRECTION_NEW
-								: DIRECTION_ORIGINAL;
-	if (is_syn(packet))
+		return is_syn(packet) && is_over(*connection) ? DIRECTION_NEW : DIRECTION_ORIGINAL;
+	if (is_opening(packet))
 		return DIRECTION_NEW;
 	tuple_reverse(&reversed, &packet->flow);
 	*connection = connection_get(&reversed);

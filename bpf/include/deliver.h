@@ -9,11 +9,10 @@
 static __framed int deliver(struct __sk_buff *ctx, struct packet *packet, const struct pod *pod)
 {
 	struct connection *connection;
-	enum direction direction = connection_find(packet, &connection);
 
-	/* The answer to a translated connection comes to the egress address, never to the pod's. */
-	if (connection && direction == DIRECTION_REPLY && is_translated(connection))
-		return drop(ctx, packet, DROP_NO_NAT_MAPPING);
+	if (packet->icmp == ICMP_NEIGHBOUR) /* the hop limit would still say that it is one */
+		return drop(ctx, packet, DROP_INVALID_PACKET);
+	enum direction direction = connection_find(packet, &connection);
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
 	return reason ? drop(ctx, packet, reason) : forward_pod(ctx, pod);
 }

@@ -57,6 +57,24 @@ static __always_inline int egress_refuse(const struct packet *packet, const stru
 	return tcp && !is_syn(packet) ? DROP_MID_STREAM : 0;
 }
 
+/* decide: an address that cannot be used yet, or not now: attempts would only use up its ports.
+ * Returns 0 or a drop reason.
+ */
+static __framed int address_unusable(const struct addr *address)
+{
+	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, address);
+	struct egress_addr *owner = bpf_map_lookup_elem(&mg_egress_addr, address);
+
+	if (!blocks || !blocks->count)
+		return DROP_NO_BLOCK;
+	if (!owner)
+		return DROP_NO_EGRESS_GATEWAY;
+	__be32 gateway = owner->gateway;
+	if (gateway != cfg.node && !bpf_map_lookup_elem(&mg_node, &gateway))
+		return DROP_NO_TUNNEL_ENDPOINT;
+	return 0;
+}
+
 /* act: on the pod's node, translated, to the gateway of the address */
 __global int egress_send(struct __sk_buff *ctx, struct packet *packet, const struct translation *as)
 {
@@ -94,6 +112,8 @@ static __framed int egress_open(struct __sk_buff *ctx, struct packet *packet,
 	struct translation as = {.address = egress->address};
 
 	int reason = egress_refuse(packet, egress);
+	if (!reason)
+		reason = address_unusable(&as.address);
 	if (reason)
 		return drop(ctx, packet, reason);
 	reason = port_take(&packet->flow, previous, &as);

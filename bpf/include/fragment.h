@@ -34,7 +34,7 @@ static __always_inline struct fragment_key fragment_key(const struct packet *pac
 				     .protocol = packet->protocol};
 }
 
-static __framed void fragment_record(const struct packet *packet)
+static __framed void fragment_put(const struct packet *packet)
 {
 	struct fragment_key key = fragment_key(packet);
 	struct fragment_ports ports = {.source = packet->flow.source_port,
@@ -43,6 +43,13 @@ static __framed void fragment_record(const struct packet *packet)
 
 	if (!is_icmp_error(packet))
 		bpf_map_update_elem(&mg_frag, &key, &ports, BPF_ANY);
+}
+
+/* act: once its source is known to be its sender's */
+static __always_inline void fragment_record(const struct packet *packet)
+{
+	if (packet->fragment == FRAGMENT_FIRST)
+		fragment_put(packet);
 }
 
 static __framed int fragment_ports(struct packet *packet)

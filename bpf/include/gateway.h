@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "addresses.h"
+#include "fragment.h"
 #include "icmp.h"
 #include "nat.h"
 
@@ -30,6 +31,8 @@ __global int gateway_send(struct __sk_buff *ctx, struct packet *packet,
 	__be32 sender = packet->sender ? packet->sender : cfg.node;
 	if (!block || block->node != sender)
 		return drop(ctx, packet, DROP_BLOCK_NOT_OWNED);
+	if (packet->sender)
+		fragment_record(packet);
 	int reason = hop_find(ctx, packet, &as->address, &packet->destination, &hop);
 	bool cut = reason == DROP_FRAGMENTATION_NEEDED && !is_unfragmentable(packet);
 	if (reason == DROP_FRAGMENTATION_NEEDED && !cut)

@@ -4,6 +4,7 @@
  * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate.
  */
 #pragma once
+#include "addresses.h"
 #include "config.h"
 #include "conntrack.h"
 #include "rewrite.h"
@@ -107,7 +108,8 @@ static __always_inline bool connection_holds(const struct connection *connection
 }
 
 /* act: its connection has ended; the port is free when nothing else is, `rest` ns later than that
- * of another one that ends now
+ * of another one that ends now. On another CPU a packet may have refuted the end meanwhile: whoever
+ * comes second, here or in nat_see, sees what the first one wrote.
  */
 static __framed void mapping_close(const struct tuple *original,
 				   const struct connection *connection, __u64 rest)
@@ -116,8 +118,11 @@ static __framed void mapping_close(const struct tuple *original,
 
 	connection_reply(&reply, original, connection);
 	struct mapping *mapping = mapping_get(&reply);
-	if (mapping && mapping_is_of(mapping, original))
-		mapping_swap(mapping, 0, bpf_ktime_get_ns() + rest);
+	if (!mapping || !mapping_is_of(mapping, original))
+		return;
+	__u64 closed = bpf_ktime_get_ns() + rest;
+	if (mapping_swap(mapping, 0, closed) && !is_closed(connection))
+		mapping_swap(mapping, closed, 0);
 }
 
 /* act: take a closed mapping back into use; false when its port has gone to another connection */
@@ -148,16 +153,23 @@ static __framed void connection_untranslate(const struct tuple *original,
 	mapping_forget(&reply, original);
 }
 
-/* act: note a packet of an untranslated connection, or open it. Returns 0 or a drop reason. */
+/* act: note a packet of an untranslated connection, or open it. The world answers a translated one
+ * at the egress address; the mesh knows no translation, so its packet opens one of its own. Returns
+ * 0 or a drop reason.
+ */
 static __framed int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
 				     struct connection *connection, enum direction direction,
 				     __u32 destination_identity)
 {
-	if (connection && direction != DIRECTION_NEW) {
+	bool translated = connection && is_translated(connection);
+
+	if (connection && direction != DIRECTION_NEW && !translated) {
 		connection_see(connection, packet, direction);
 		return 0;
 	}
-	if (connection && is_translated(connection))
+	if (translated && direction == DIRECTION_REPLY && packet->identity == IDENTITY_WORLD)
+		return DROP_NO_NAT_MAPPING;
+	if (translated && direction != DIRECTION_REPLY)
 		connection_untranslate(&packet->flow, connection);
 	return connection_open(ctx, packet, destination_identity);
 }

@@ -344,8 +344,8 @@ __global int parse_transport(struct __sk_buff *ctx, struct packet *packet)
 		reason = parse_tcp(ctx, packet);
 	else
 		reason = parse_udp(ctx, packet);
-	if (!reason && packet->fragment == FRAGMENT_FIRST && packet->point != POINT_FROM_POD)
-		fragment_record(packet); /* a pod's has its source checked first */
+	if (!reason && packet->point != POINT_FROM_POD && packet->point != POINT_FROM_OVERLAY)
+		fragment_record(packet); /* those have their source checked first */
 	return reason;
 }
 

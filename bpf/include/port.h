@@ -7,7 +7,8 @@
 #include "addresses.h"
 #include "nat.h"
 
-#define EEXIST 17
+#define EEXIST	     17
+#define SEARCHES_MAX 8 /* for one port, when other CPUs take over what was found */
 
 static __always_inline bool block_holds(const struct own_blocks *blocks, __be16 port)
 {
@@ -101,6 +102,23 @@ static __always_inline void search_order(struct search *search, const struct tup
 	search->mask = mask & 0xffff;
 }
 
+/* act: the first free port, or the oldest closed one. What is found may go to another CPU, which
+ * chose alike: then once more.
+ */
+static __framed void search_run(struct search *search)
+{
+	for (int i = 0; i < SEARCHES_MAX; i++) {
+		search->oldest = 0;
+		search->result = -EEXIST;
+		bpf_loop(search->mask + 1, search_port, search, 0);
+		if (search->result != -EEXIST || !search->oldest)
+			return;
+		search->result = search_take_over(search);
+		if (search->result != -EEXIST)
+			return;
+	}
+}
+
 /* act: lock a port for the flow. Returns 0 or a drop reason. */
 static __framed int port_open(const struct tuple *flow, struct translation *translation)
 {
@@ -114,10 +132,7 @@ static __framed int port_open(const struct tuple *flow, struct translation *tran
 	search.ports = count * cfg.block_size;
 	search_order(&search, flow);
 	reply_tuple(&search.reply, flow, &translation->address, 0);
-	search.result = -EEXIST;
-	bpf_loop(search.mask + 1, search_port, &search, 0);
-	if (search.result == -EEXIST && search.oldest)
-		search.result = search_take_over(&search);
+	search_run(&search);
 	translation->port = search.reply.destination_port;
 	return search.result ? DROP_NO_NAT_MAPPING : 0;
 }
@@ -190,11 +205,12 @@ static __framed int nat_see(struct connection *connection, const struct packet *
 
 	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
 		mapping_close(&packet->flow, connection, 0);
-	if (!(connection->flags & CONNECTION_RST) || !is_going_on(packet))
+	if (!(connection->flags & CONNECTION_RST) || has_ended(connection) || !is_going_on(packet))
 		return 0;
+	__u32 flags = __sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
 	connection_reply(&reply, &packet->flow, connection);
-	if (!mapping_revive(&reply, &packet->flow))
-		return DROP_MID_STREAM;
-	__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
-	return 0;
+	if (mapping_revive(&reply, &packet->flow))
+		return 0;
+	__sync_fetch_and_or(&connection->flags, flags & CONNECTION_RST);
+	return DROP_MID_STREAM;
 }

@@ -185,7 +185,7 @@ class Node:
             self.clear(name)
         for name in ("mg_own_block", "mg_egress", "mg_addr_cidr"):
             self.clear(name)
-        self._rows_of_nodes()
+        self.rows_of_nodes()
         self._rows_of_pods()
         self.rows_of_egress()
         self.ring.drain()
@@ -197,7 +197,7 @@ class Node:
         if len(keys):
             self.maps[name].delete(keys)
 
-    def _rows_of_nodes(self) -> None:
+    def rows_of_nodes(self) -> None:
         for other in PLANS.values():
             endpoint = int(IPv4Address(other.endpoint))
             for text in (other.endpoint, f"fd99::{other.endpoint.rpartition('.')[2]}"):

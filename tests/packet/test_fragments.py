@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, Node
-from tests.packet.packets import TCP, UDP, Echo, Other, Packet, ones_complement, pseudo
+from tests.packet.packets import TCP, UDP, Echo, Other, Overlay, Packet, ones_complement, pseudo
 
 Nodes = dict[str, Node]
 BODY = bytes(range(256)) * 8
@@ -140,3 +140,19 @@ def test_an_atomic_fragment_is_a_whole_packet(nodes: Nodes) -> None:
     got = a.from_pod("client", atomic)
     assert (got.verdict, got.dropped) == (REDIRECT, {})
     assert a.count("mg_frag") == 0
+
+
+@pytest.mark.parametrize("source", ["the world", "an egress address", "a pod of another node"])
+def test_a_node_leads_no_datagrams_but_those_of_its_own_pods(nodes: Nodes, source: str) -> None:
+    """Options in front hide the fragment header, so no kernel reassembles first."""
+    g, w = nodes["g"], nodes["w"]
+    ways = {
+        "the world": (LEGACY[6], EGRESS[6]),
+        "an egress address": (EGRESS[6], LEGACY[6]),
+        "a pod of another node": (nodes["a"].plan.pods["web"][6], g.plan.pods["web"][6]),
+    }
+    first = Packet(*ways[source], UDP(1024 + 3 * 256, 1024 + 3 * 256), bytes(16), id=7, more=True)
+    hidden = first.but(options=bytes([44, 0, 1, 4, 0, 0, 0, 0]), first=60)
+    wire = Overlay(w.plan.endpoint, g.plan.endpoint, w.plan.pods["web"].identity, hidden).wire()
+    g.from_uplink(wire)
+    assert g.count("mg_frag") == 0

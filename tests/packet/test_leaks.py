@@ -1,9 +1,11 @@
 """What a pod may not do with other pods' connections, addresses and ports."""
 
+from ipaddress import ip_address
+
 import pytest
 
 from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, Got, Node
-from tests.packet.packets import TCP, UDP, Error, Other, Overlay, Packet
+from tests.packet.packets import TCP, UDP, Error, Other, Overlay, Packet, ones_complement, pseudo
 
 Nodes = dict[str, Node]
 UNREACHABLE = {4: (3, 3), 6: (1, 4)}
@@ -218,3 +220,33 @@ def test_the_error_about_a_datagram_is_sent_once(a: Node, family: int) -> None:
         got = a.from_pod("client", packet)
     assert got.dropped == {"NO_NAT_MAPPING": 1}
     assert len(a.late.drain()) == 0
+
+
+# Neighbours
+
+
+def advertisement(source: str, to: str) -> Packet:
+    """Says that the host's end of the link is at 02:02:02:02:02:02, as only a neighbour may."""
+    target = ip_address("fe80::1").packed + bytes([2, 1, 2, 2, 2, 2, 2, 2])
+    body = bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + target
+    check = ones_complement(
+        pseudo(ip_address(source).packed + ip_address(to).packed, 58, len(body)) + body
+    )
+    return Packet(source, to, Other(58), body[:2] + check.to_bytes(2) + body[4:], ttl=255)
+
+
+@pytest.mark.parametrize("to", ["a", "b"], ids=["of this node", "of another node"])
+def test_a_pod_is_no_neighbour_of_another_pod(nodes: Nodes, to: str) -> None:
+    """RFC 4861 7.1.2: a receiver knows a neighbour by the hop limit, which a redirect keeps."""
+    source, target = nodes["a"].plan.pods["web"][6], nodes[to].plan.pods["client"][6]
+    got = nodes["a"].from_pod("web", advertisement(source, target))
+    assert got.dropped == {"INVALID_PACKET": 1}
+
+
+def test_nobody_outside_is_a_pods_neighbour(nodes: Nodes) -> None:
+    a, b = nodes["a"], nodes["b"].plan.pods["web"]
+    to = a.plan.pods["client"][6]
+    assert a.from_uplink(advertisement(LEGACY[6], to)).dropped == {"INVALID_PACKET": 1}
+    inner = advertisement(b[6], to)
+    got = a.from_uplink(Overlay("10.99.0.12", "10.99.0.11", b.identity, inner))
+    assert got.dropped == {"INVALID_PACKET": 1}

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from bpf import netns
 from bpf.testrun import run
 from tests.packet.nodes import EGRESS, LEGACY, Node
-from tests.packet.packets import TCP, UDP, Overlay, Packet
+from tests.packet.packets import TCP, UDP, Other, Overlay, Packet
 
 Nodes = dict[str, Node]
 ROUNDS = 3000
@@ -63,6 +64,62 @@ def test_flows_that_open_on_two_cpus_at_once_get_one_port(nodes: Nodes, family: 
 
     together(a, open_all, open_all)
     assert consistent(a, family) == 400
+
+
+def test_two_cpus_that_want_the_same_closed_port_both_get_one(nodes: Nodes, family: int) -> None:
+    """Both choose the oldest; for the slower one there is the next."""
+    a = nodes["a"]
+    a.own_blocks(family, 3, 9, 10, 11)
+    client, device = a.plan.pods["client"][family], a.devices["dpw1"]
+
+    def send(first: int, count: int, flags: str) -> None:
+        for source in range(first, first + count):
+            wire = Packet(client, LEGACY[family], TCP(source, 443, flags)).wire()
+            run(a.programs["mg_from_pod"], wire, ctx={"ifindex": device})
+
+    for flags in ("S", "RA"):
+        send(10000, 1024, flags)
+    together(a, lambda: send(20000, 512, "S"), lambda: send(30000, 512, "S"))
+    lost = {a.reasons[i]: n for i, n in enumerate(a.drop_counts() - a.counts) if n}
+    assert lost == {}
+    assert consistent(a, family) == 1024
+
+
+def test_a_reset_and_the_packet_that_refutes_it_cross(nodes: Nodes, family: int) -> None:
+    """A connection that goes on has a mapping that lives, or its port is there to be taken."""
+    a = nodes["a"]
+    device, uplink = a.devices["dpw1"], a.devices["dpwup"]
+    client = a.plan.pods["client"][family]
+    port = a.from_pod("client", Packet(client, LEGACY[family], TCP(40000, 443, "S"))).overlay
+    assert isinstance(port.inner.l4, TCP)
+    reset = Packet(LEGACY[family], EGRESS[family], TCP(443, port.inner.l4.source, "R"))
+    reset_wire = Overlay("10.99.0.13", "10.99.0.11", 2, reset).wire()
+    first = Packet(client, LEGACY[family], TCP(40000, 443, "A"), bytes(12), id=7, more=True)
+    a.from_pod("client", first)
+    # Noted, then dropped without an answer: it stays as it is, so the kernel can repeat it.
+    big = first.but(l4=Other(6), payload=bytes(1500), offset=32, more=False).wire()
+    sent, over = [0], threading.Event()
+
+    def send() -> None:
+        try:
+            while not over.is_set():
+                run(a.programs["mg_from_pod"], big, 1000, ctx={"ifindex": device})
+                sent[0] += 1
+        finally:
+            over.set()
+
+    def refuse() -> None:
+        try:
+            for _ in range(300):
+                run(a.programs["mg_from_uplink"], reset_wire, ctx={"ifindex": uplink})
+                refuted = sent[0] + 2
+                while sent[0] < refuted and not over.is_set():
+                    time.sleep(0.0005)
+                assert not a.maps[f"mg_nat_v{family}"].dump()[1]["closed"].any()
+        finally:
+            over.set()
+
+    together(a, send, refuse)
 
 
 @pytest.mark.slow
