@@ -169,6 +169,12 @@ class Applied:
             self._done.clear()
             await self._done.wait()
 
+    async def settled(self) -> None:
+        """Wait until the target holds exactly what is desired, deletes included."""
+        while not self.current:
+            self._done.clear()
+            await self._done.wait()
+
     async def round(self) -> None:
         """One round: read and diff when ``full``, else only what changed; raises OSError."""
         raise NotImplementedError
@@ -201,6 +207,7 @@ class Applied:
         if not self.report.errors:
             self.report.since = 0.0
             self.full = self._recheck
+            self._done.set()
             return 0.0
         self.full = True
         self.report.since = started or self.report.at
