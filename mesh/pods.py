@@ -56,24 +56,26 @@ def assign(
 ) -> dict[PodKey, tuple[IP, ...]]:
     """Addresses of each pod, one from every CIDR, the same offset in each.
 
-    A pod keeps what it holds. New pods get offsets above the highest one in use, and start again
-    from the bottom at the end, so that a freed address rests. Pods without a free offset are left
-    out: the caller finds them missing.
+    A pod keeps what it holds, and its offset when there is one more CIDR. New pods get offsets
+    above the highest one in use, and start again from the bottom at the end, so that a freed
+    address rests. Pods without a free offset are left out: the caller finds them missing.
     """
-    kept = {key: held[key] for key in pods if key in held and _fits(held[key], cidrs)}
     if not cidrs:
-        return kept
-    base = int(cidrs[0].network_address)
-    used = {int(addresses[0]) - base for addresses in kept.values()}
+        return {}
+    taken: dict[int, PodKey] = {}
+    for key in sorted(held.keys() & set(pods)):
+        kept = _offset(held[key], cidrs)
+        if kept is not None:
+            taken.setdefault(kept, key)
     size = min(*(cidr.num_addresses for cidr in cidrs), 1 << 16) - 1
-    last = max(used, default=_FIRST - 1)
+    last = max(taken, default=_FIRST - 1)
     order = [*range(last + 1, size), *range(_FIRST, last)]
-    free = (offset for offset in order if offset not in used)
-    for key in sorted(set(pods) - set(kept)):
-        offset = next(free, None)
-        if offset is not None:
-            kept[key] = tuple(cidr.network_address + offset for cidr in cidrs)
-    return kept
+    free = (offset for offset in order if offset not in taken)
+    new = sorted(set(pods).difference(taken.values()))
+    taken |= tuple(zip(free, new, strict=False))
+    return {
+        key: tuple(cidr.network_address + offset for cidr in cidrs) for offset, key in taken.items()
+    }
 
 
 def pod_links(
@@ -235,6 +237,10 @@ def _device(link: Link, addresses: tuple[IP, ...]) -> Device:
     return Device(link.ifindex, mac, host_mac)
 
 
-def _fits(addresses: tuple[IP, ...], cidrs: tuple[Network, ...]) -> bool:
-    pairs = zip(addresses, cidrs, strict=False)
-    return len(addresses) == len(cidrs) and all(a in c for a, c in pairs)
+def _offset(addresses: tuple[IP, ...], cidrs: tuple[Network, ...]) -> int | None:
+    """The offset of addresses that are all in CIDRs, if there is room for it in each CIDR."""
+    homes = [next((cidr for cidr in cidrs if a in cidr), None) for a in addresses]
+    if not homes or homes[0] is None or None in homes:
+        return None
+    offset = int(addresses[0]) - int(homes[0].network_address)
+    return offset if all(offset < cidr.num_addresses for cidr in cidrs) else None

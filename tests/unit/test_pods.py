@@ -24,6 +24,17 @@ def test_a_pod_keeps_what_the_kernel_says_it_has() -> None:
     assert got[key("a")][0] == ip_address("10.1.0.6")
 
 
+def test_a_pod_keeps_its_address_when_its_node_gets_another_pod_cidr() -> None:
+    """Every pool is claimed on its own, so a new node has its IPv4 subnet first."""
+    held = assign([key("b")], CIDRS[:1], {})
+    held = assign([key("a"), key("b")], CIDRS[:1], held)
+    both = assign([key("a"), key("b")], CIDRS, held)
+    assert {name: pair[:1] for name, pair in both.items()} == held
+    assert both[key("b")] == (ip_address("10.1.0.2"), ip_address("fd01::2"))
+    swapped = assign([key("a"), key("b")], CIDRS[::-1], held)
+    assert swapped == {name: pair[::-1] for name, pair in both.items()}
+
+
 def test_addresses_of_another_cidr_are_not_kept() -> None:
     held = {key("a"): (ip_address("10.9.0.5"), ip_address("fd01::5"))}
     assert assign([key("a")], CIDRS, held)[key("a")][0] == ip_address("10.1.0.2")
