@@ -23,7 +23,7 @@ from bpf.object import mount_bpffs
 from bpf.ring import Ring
 from clustermesh.etcd import Client, Endpoint
 from clustermesh.peers import PREFIX as PEERS_PREFIX
-from clustermesh.store import Follow
+from clustermesh.store import Batch, Follow
 from clustermesh.target import PersistentTarget
 from mesh import codecs, process
 from mesh.addresses import VALUE
@@ -56,6 +56,8 @@ DROP_EVENTS = 50
 ICMP_ERRORS = 1000
 #: Seconds between looks for network namespaces of pods.
 NETNS_INTERVAL_S = 0.2
+#: Seconds between corrections of our pods' keys at least.
+REWRITE_INTERVAL_S = 1.0
 #: Seconds between looks for next hops.
 NEXT_HOP_INTERVAL_S = 5.0
 
@@ -72,6 +74,7 @@ class Agent:
         etcd = config.etcd
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.known = KnownPeers(config.state_dir / "peers.json")
+        self._contradicted = asyncio.Event()
         self.started = time.monotonic()
         self._since = Since()
 
@@ -85,6 +88,9 @@ class Agent:
         self.tables.held = await self.links.held()
         self.pod_rows = self._pod_rows()
         self.tables.pod.upsert(await self.pod_rows.read())
+        nodes = self.datapath.map("mg_node")
+        self.endpoints = RowTarget(nodes, codecs.encode_node, codecs.decode_node)
+        self.tables.endpoint.upsert(await self.endpoints.read())
         await self._recover_services()
         self._store()
         self.tables.wire(self.loop)
@@ -131,15 +137,17 @@ class Agent:
     def _store(self) -> None:
         tables = self.tables
         self.own = Follow(
-            self.client, tables.subtree.prefix, tables.subtree.take, on_synced=self._own_synced
+            self.client, tables.subtree.prefix, self._take_own, on_synced=self._own_synced
         )
         self.peers = Follow(self.client, PEERS_PREFIX, tables.peers.take)
-        self.own.on_replaced = self._rewrite_pods
+        self.own.on_replaced = self._contradicted.set  # another store has none of our keys
         tables.peers.expect(self.known.clusters)
 
-    def _rewrite_pods(self) -> None:
-        """Another store has none of our keys."""
-        self.entries.recheck()
+    def _take_own(self, batch: Batch) -> None:
+        """A new leader gives a replaced store back what it knew, also pods that have gone."""
+        self.tables.subtree.take(batch)
+        if self.tables.contradicted(batch):
+            self._contradicted.set()
 
     def _own_synced(self) -> None:
         """A store that we have seen complete before has told everything about peers."""
@@ -155,7 +163,7 @@ class Agent:
         loop.apply_columns(tables.address, MapTarget(maps("mg_address"), ADDRESS, VALUE))
         blocks = MapTarget(maps("mg_block"), tables.block.key, BLOCK_VALUE)
         loop.apply_columns(tables.block, blocks)
-        loop.apply(tables.endpoint, entry(maps("mg_node"), codecs.encode_node, codecs.decode_node))
+        loop.apply(tables.endpoint, self.endpoints)
         loop.apply(
             tables.pod_cidr, entry(maps("mg_addr_cidr"), codecs.encode_cidr, codecs.decode_cidr)
         )
@@ -207,7 +215,8 @@ class Agent:
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
             self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
-            self._free_slices(), sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
+            self._free_slices(), self._rewrite_entries(),
+            sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
         try:
             async with self.server, asyncio.TaskGroup() as group:
@@ -226,6 +235,14 @@ class Agent:
         while True:
             self.tables.namespaces.replace(_inodes(folder))
             await asyncio.sleep(NETNS_INTERVAL_S)
+
+    async def _rewrite_entries(self) -> None:
+        """Put our pods' keys right; paced, since somebody else may do the same."""
+        while True:
+            await self._contradicted.wait()
+            self._contradicted.clear()
+            self.entries.recheck()
+            await asyncio.sleep(REWRITE_INTERVAL_S)
 
     async def _watch_next_hops(self) -> None:
         changed = asyncio.Event()
