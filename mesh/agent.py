@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -21,8 +22,9 @@ from typing import Any
 from bpf.maps import MapTarget, RowTarget
 from bpf.object import mount_bpffs
 from bpf.ring import Ring
-from clustermesh.etcd import Client, Endpoint
+from clustermesh.etcd import Client, Endpoint, EtcdError
 from clustermesh.peers import PREFIX as PEERS_PREFIX
+from clustermesh.peers import all_stand
 from clustermesh.store import Batch, Follow
 from clustermesh.target import PersistentTarget
 from mesh import codecs, process
@@ -92,7 +94,7 @@ class Agent:
         self.endpoints = RowTarget(nodes, codecs.encode_node, codecs.decode_node)
         self.tables.endpoint.upsert(await self.endpoints.read())
         await self._recover_services()
-        self._store()
+        self.follow_store()
         self.tables.wire(self.loop)
         self._targets()
         self._observe()
@@ -134,7 +136,8 @@ class Agent:
         held = recovered(await self.services.read(), await self.backends.read())
         self.tables.allocation = held
 
-    def _store(self) -> None:
+    def follow_store(self) -> None:
+        """Who follows what in etcd."""
         tables = self.tables
         self.own = Follow(
             self.client, tables.subtree.prefix, self._take_own, on_synced=self._own_synced
@@ -215,7 +218,7 @@ class Agent:
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
             self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
-            self._free_slices(), self._rewrite_entries(),
+            self._free_slices(), self.rewrite_entries(),
             sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
         try:
@@ -236,7 +239,7 @@ class Agent:
             self.tables.namespaces.replace(_inodes(folder))
             await asyncio.sleep(NETNS_INTERVAL_S)
 
-    async def _rewrite_entries(self) -> None:
+    async def rewrite_entries(self) -> None:
         """Put our pods' keys right; paced, since somebody else may do the same."""
         while True:
             await self._contradicted.wait()
@@ -272,12 +275,20 @@ class Agent:
             hops.upsert({address: hop})
 
     async def _remember_peers(self) -> None:
-        """Note which peers this store is known to have, for the next start (D8)."""
         while True:
-            tables = self.tables
-            if tables.peers.complete.synced and tables.subtree.claims.synced:
-                self.known.write(tables.subtree.store, tables.peers.clusters)
+            with suppress(EtcdError):
+                await self.remember_peers()
             await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+
+    async def remember_peers(self) -> None:
+        """Note which peers this store is known to have, for the next start (D8)."""
+        peers, subtree = self.tables.peers, self.tables.subtree
+        if not (peers.complete.synced and subtree.claims.synced):
+            return
+        store, clusters = subtree.store, list(peers.clusters)
+        known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
+        if known and store == subtree.store:
+            self.known.write(store, clusters)
 
     async def _free_slices(self) -> None:
         """Slots of replaced backends are free once the services' rows have arrived."""

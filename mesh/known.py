@@ -30,15 +30,18 @@ class KnownPeers:
         """Names of its clusters."""
         return self._known.clusters
 
+    def has(self, store: str, clusters: Iterable[str]) -> bool:
+        """Whether just this is remembered."""
+        return self._known == _Known(store, tuple(sorted(clusters)))
+
     def write(self, store: str, clusters: Iterable[str]) -> None:
         """Remember; written only when it differs."""
-        known = _Known(store, tuple(sorted(clusters)))
-        if known == self._known:
+        if self.has(store, clusters):
             return
-        self._known = known
+        self._known = _Known(store, tuple(sorted(clusters)))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(known))
+        fresh.write_bytes(msgspec.json.encode(self._known))
         fresh.replace(self._path)
 
     def _read(self) -> _Known:
