@@ -75,8 +75,9 @@ class Claims:
         return {}
 
     async def delete(self, keys: Collection[Want]) -> Errors[Want]:
+        wanted = self._tables.wanted.rows  # may change while the others are released
         for want in sorted(keys):
-            if want.noun in RELEASED:
+            if want.noun in RELEASED and want not in wanted:
                 await self._allocator.release(want.noun, want.pool, want.owner)
         self._tables.refused.delete(keys)
         return {}
