@@ -77,6 +77,7 @@ class Agent:
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.known = KnownPeers(config.state_dir / "peers.json")
         self._contradicted = asyncio.Event()
+        self._no_namespaces = ""
         self.started = time.monotonic()
         self._since = Since()
 
@@ -217,7 +218,7 @@ class Agent:
         self.late.start()
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
-            self._watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
+            self.watch_namespaces(), self._watch_next_hops(), self._remember_peers(),
             self._free_slices(), self.rewrite_entries(),
             sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
@@ -233,10 +234,15 @@ class Agent:
     def _drain(self) -> None:
         self.flows.append(self.ring.drain())
 
-    async def _watch_namespaces(self) -> None:
+    async def watch_namespaces(self) -> None:
+        """Look for network namespaces of pods, for ever; a folder that cannot be read has all."""
         folder = Path(self.config.pod_netns).parent
         while True:
-            self.tables.namespaces.replace(_inodes(folder))
+            try:
+                self.tables.namespaces.replace(inodes(folder))
+                self._no_namespaces = ""
+            except OSError as error:
+                self._no_namespaces = f"{error.strerror}: pods stay wired as they are"
             await asyncio.sleep(NETNS_INTERVAL_S)
 
     async def rewrite_entries(self) -> None:
@@ -305,10 +311,11 @@ class Agent:
             "cluster": self.config.cluster.name,
             "ready": self.tables.address.synced and self.tables.pod.synced,
             "adopted": self.datapath.adopted,
-            "findings": self._since.dated(self._findings()),
+            "findings": self._since.dated(self.findings()),
         }
 
-    def _findings(self) -> Iterable[Finding]:
+    def findings(self) -> Iterable[Finding]:
+        """Everything that is wrong now."""
         tables = self.tables
         yield from tables.objects.findings.rows.values()
         yield from tables.subtree.findings.values()
@@ -318,6 +325,10 @@ class Agent:
         if problem:
             place = f"etcd {self.client.endpoint.text}"
             yield Finding("M151", place, "", f"{problem}; what is programmed stays as it is")
+        if self._no_namespaces:
+            yield Finding("D606", str(Path(self.config.pod_netns).parent), "", self._no_namespaces)
+        if self.known.problem:
+            yield Finding("D605", f"{self.config.node}/peers.json", "", self.known.problem)
         for applied in self.loop.applied:
             yield from _failures(self.config.node, applied)
 
@@ -353,17 +364,13 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
         yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
 
 
-def _inodes(folder: Path) -> dict[str, int]:
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return {}
-    found = {}
-    for entry in entries:
-        try:
-            found[entry.path] = entry.stat().st_ino
-        except OSError:
-            continue  # gone in between
+def inodes(folder: Path) -> dict[str, int]:
+    """Inode by path of the files in a folder, none if there is no folder. Raises OSError."""
+    found: dict[str, int] = {}
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # gone in between
+                found[entry.path] = entry.stat().st_ino
     return found
 
 

@@ -17,6 +17,8 @@ class KnownPeers:
     """The last store that was seen complete, and the clusters that it had."""
 
     def __init__(self, path: Path) -> None:
+        #: Why the file cannot be written, in words.
+        self.problem = ""
         self._path = path
         self._known = self._read()
 
@@ -38,11 +40,16 @@ class KnownPeers:
         """Remember; written only when it differs."""
         if self.has(store, clusters):
             return
-        self._known = _Known(store, tuple(sorted(clusters)))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        known = _Known(store, tuple(sorted(clusters)))
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(self._known))
-        fresh.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(msgspec.json.encode(known))
+            fresh.replace(self._path)
+        except OSError as error:  # the next start would only hold more than it needs to
+            self.problem = str(error)
+            return
+        self._known, self.problem = known, ""
 
     def _read(self) -> _Known:
         try:
