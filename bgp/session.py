@@ -31,6 +31,7 @@ from bgp.lines import (
     RELOAD,
     ROUTES,
     Event,
+    Neighbor,
     announce,
     dumped_neighbors,
     dumped_route,
@@ -112,9 +113,13 @@ class Session:
     async def release(self) -> None:
         """End-of-RIB to every session that is owed it; the caller knows that all is said."""
         channel = await self.channel()
+        unheard = {peer for peer in self.owed if not self._families(peer)}
+        if unheard:  # we came between the events "negotiated" and "up"
+            for neighbor in await self._established(channel):
+                if neighbor.peer in unheard:
+                    self._up(neighbor.peer, neighbor.families)
         for peer in sorted(self.owed, key=str):
-            state = self._states.get(peer)
-            families = state.families if state else ()
+            families = self._families(peer)
             if not await channel.tell([end_of_rib(peer, family) for family in families]):
                 self.owed.discard(peer)
 
@@ -186,15 +191,22 @@ class Session:
         self._expect(self.memory.peerings)
         self.owed.clear()
         await self._fill(channel)
-        for line in await channel.ask(NEIGHBORS):
-            for neighbor in dumped_neighbors(line):
-                if neighbor.established:
-                    self._up(neighbor.peer, neighbor.families)
+        for neighbor in await self._established(channel):
+            self._up(neighbor.peer, neighbor.families)
         self.memory.replace(await announced(channel))
         self._channel = channel
         self.problem = ""
         self._ready.set()
         self.lost()
+
+    async def _established(self, channel: Channel) -> list[Neighbor]:
+        """The sessions that are up, by ExaBGP's own account."""
+        found = [one for line in await channel.ask(NEIGHBORS) for one in dumped_neighbors(line)]
+        return [neighbor for neighbor in found if neighbor.established]
+
+    def _families(self, peer: IP) -> tuple[str, ...]:
+        state = self._states.get(peer)
+        return state.families if state else ()
 
     async def _fill(self, channel: Channel) -> None:
         """Say what memory has to an ExaBGP that nobody, or a killed speaker, has filled."""
