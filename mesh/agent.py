@@ -121,7 +121,7 @@ class Agent:
             "block_size": self.config.egress.block_size,
             "drop_events": DROP_EVENTS,
             "icmp_errors": ICMP_ERRORS,
-            "permutation_key": _permutation_key(self.config.state_dir / "permutation-key"),
+            "permutation_key": permutation_key(self.config.state_dir / "permutation-key"),
         }
         return Facts(endpoint, uplink.mtu - OVERHEAD), settings
 
@@ -374,14 +374,18 @@ def inodes(folder: Path) -> dict[str, int]:
     return found
 
 
-def _permutation_key(path: Path) -> int:
-    """A random number that outlives the process: another one would be another generation."""
+def permutation_key(path: Path) -> int:
+    """A random number that outlives the process: another one would be another generation.
+
+    A power cut may leave the file empty; the maps are gone then, too.
+    """
+    with suppress(FileNotFoundError, ValueError):
+        return int(path.read_text())
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        fresh = path.with_suffix(".new")
-        fresh.write_text(f"{secrets.randbits(64)}\n")
-        fresh.replace(path)
-    return int(path.read_text())
+    fresh, key = path.with_suffix(".new"), secrets.randbits(64)
+    fresh.write_text(f"{key}\n")
+    fresh.replace(path)
+    return key
 
 
 async def _live(config: AgentConfig) -> None:

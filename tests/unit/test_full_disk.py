@@ -156,3 +156,12 @@ def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(
         await it.client.aclose()
 
     asyncio.run(run())
+
+
+def test_an_empty_key_file_is_replaced(tmp_path: Path) -> None:
+    """After a power cut; the agent would otherwise never start again."""
+    path = tmp_path / "state" / "permutation-key"
+    key = agents.permutation_key(path)
+    assert agents.permutation_key(path) == key
+    path.write_text("")
+    assert agents.permutation_key(path) == agents.permutation_key(path)
