@@ -161,7 +161,7 @@ class AgentTables:
     def _node_findings(self) -> Iterable[Finding]:
         place, me = f"Node/{self.own.name}", self.objects.nodes.rows.get(self.own)
         if me is None and self.objects.nodes.synced:
-            text = "this node has no Node object: its pods get no addresses, others cannot reach it"
+            text = "this node has no Node object: new pods get no addresses, others cannot reach it"
             yield Finding("D603", place, "metadata.name", text)
         if me and tunnel_endpoint(me) != self.facts.endpoint:
             text = f"the object says {tunnel_endpoint(me)}, {self.config.uplink} has"

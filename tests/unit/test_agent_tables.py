@@ -285,3 +285,13 @@ def test_a_restarted_agent_keeps_the_next_hop_of_a_node_whose_route_is_away(tmp_
     settle(loop)
     assert tables.endpoint.synced
     assert tables.endpoint.rows == {there: Endpoint(hop, 2)}
+
+
+def test_a_claim_that_cannot_be_read_unwires_no_pod_of_a_restarted_agent(tmp_path: Path) -> None:
+    tables, loop = started(tmp_path)
+    tables.held = {WEB: (ADDRESS,)}
+    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    tables.subtree.take(Batch(3, [entry(CLAIM.key, b"{")]))
+    settle(loop)
+    assert tables.local_pod.synced
+    assert tables.local_pod.rows[WEB].addresses == (ADDRESS,)
