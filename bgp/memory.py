@@ -28,14 +28,25 @@ class Memory:
         self.problem = ""  # why the file cannot be written
         self.peerings: dict[IP, Peering] = {}
         self.routes: dict[RouteKey, Route] = {}
+        self.filled = 0  # pid of the ExaBGP that was given the routes
+        self.settled = True  # ExaBGP has said that it has loaded the sessions
         self._load()
 
-    def save(self, *, peerings: Mapping[IP, Peering] | None = None) -> None:
-        """Write both down, the sessions replaced by ``peerings``."""
-        if peerings is not None:
-            self.peerings = dict(peerings)
+    def save(
+        self,
+        *,
+        peerings: Mapping[IP, Peering] | None = None,
+        filled: int | None = None,
+        settled: bool | None = None,
+    ) -> None:
+        """Write everything down; what is given replaces what was."""
+        self.peerings = self.peerings if peerings is None else dict(peerings)
+        self.filled = self.filled if filled is None else filled
+        self.settled = self.settled if settled is None else settled
         said = {
             "version": VERSION,
+            "filled": self.filled,
+            "settled": self.settled,
             "peerings": [asdict(peering) for peering in self.peerings.values()],
             "routes": [
                 {"peer": key.peer, "prefix": key.prefix, "next_hop": route.next_hop}
@@ -72,6 +83,8 @@ class Memory:
             return  # nothing remembered, or by another version: the sources fill it again
         self.peerings = {peering.address: peering for peering in peerings}
         self.routes = dict(routes)
+        self.filled = said.get("filled", 0)
+        self.settled = said.get("settled", True)
 
 
 def _peering(row: dict[str, Any]) -> Peering:

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -30,6 +31,7 @@ from bgp.lines import (
     RELOAD,
     ROUTES,
     Event,
+    Neighbor,
     announce,
     dumped_neighbors,
     dumped_route,
@@ -111,9 +113,13 @@ class Session:
     async def release(self) -> None:
         """End-of-RIB to every session that is owed it; the caller knows that all is said."""
         channel = await self.channel()
+        unheard = {peer for peer in self.owed if not self._families(peer)}
+        if unheard:  # we came between the events "negotiated" and "up"
+            for neighbor in await self._established(channel):
+                if neighbor.peer in unheard:
+                    self._up(neighbor.peer, neighbor.families)
         for peer in sorted(self.owed, key=str):
-            state = self._states.get(peer)
-            families = state.families if state else ()
+            families = self._families(peer)
             if not await channel.tell([end_of_rib(peer, family) for family in families]):
                 self.owed.discard(peer)
 
@@ -125,28 +131,35 @@ class Session:
             await self.channel()
             return
         channel = await self.channel()
-        self._write_config(peerings.values())
+        last, settled = self.memory.peerings, self.memory.settled
+        self.memory.save(peerings=peerings, settled=False)
         try:
-            await channel.ask(RELOAD)
+            await self._reload(channel)
         except Refused as error:
-            self._write_config(self.memory.peerings.values())
+            self.memory.save(peerings=last, settled=settled)
+            self._write_config()
             raise OSError(
                 f"ExaBGP refuses its configuration: {self.engine.last_words()}"
             ) from error
-        self.memory.save(peerings=peerings)
         self._expect(peerings)
         self.lost()
 
+    async def _reload(self, channel: Channel) -> None:
+        """Let ExaBGP have the sessions that memory has."""
+        self._write_config()
+        await channel.ask(RELOAD)
+        self.memory.save(settled=True)
+
     async def _once(self) -> None:
         await self._wanted.wait()
-        fresh = self.engine.pid() is None
-        if fresh:
-            self._write_config(self.memory.peerings.values())
+        if self.engine.pid() is None:
+            self._write_config()
             await self.engine.start()
+            self.memory.save(filled=0, settled=True)  # a new one may have the pid of the last
         channel = await self._connect()
         listening = asyncio.create_task(channel.listen())
         try:
-            await self._attach(channel, fresh=fresh)
+            await self._attach(channel)
             await listening
             self.problem = "the relay has ended"
         finally:
@@ -169,26 +182,44 @@ class Session:
                     raise OSError(text) from error
             await asyncio.sleep(BACKOFF_S[0])
 
-    async def _attach(self, channel: Channel, *, fresh: bool) -> None:
+    async def _attach(self, channel: Channel) -> None:
         await channel.attach()
+        if not self.memory.settled:  # a speaker was killed while ExaBGP reloaded
+            with suppress(Refused):
+                await self._reload(channel)
         self._states = {}
         self._expect(self.memory.peerings)
         self.owed.clear()
-        if fresh:
-            rows = self.memory.routes.items()
-            known = [(key, route) for key, route in rows if key.peer in self.memory.peerings]
-            await channel.tell([announce(key, route) for key, route in known])
-        for line in await channel.ask(NEIGHBORS):
-            for neighbor in dumped_neighbors(line):
-                if neighbor.established:
-                    self._up(neighbor.peer, neighbor.families)
+        await self._fill(channel)
+        for neighbor in await self._established(channel):
+            self._up(neighbor.peer, neighbor.families)
         self.memory.replace(await announced(channel))
         self._channel = channel
         self.problem = ""
         self._ready.set()
         self.lost()
 
-    def _write_config(self, peerings: Iterable[Peering]) -> None:
+    async def _established(self, channel: Channel) -> list[Neighbor]:
+        """The sessions that are up, by ExaBGP's own account."""
+        found = [one for line in await channel.ask(NEIGHBORS) for one in dumped_neighbors(line)]
+        return [neighbor for neighbor in found if neighbor.established]
+
+    def _families(self, peer: IP) -> tuple[str, ...]:
+        state = self._states.get(peer)
+        return state.families if state else ()
+
+    async def _fill(self, channel: Channel) -> None:
+        """Say what memory has to an ExaBGP that nobody, or a killed speaker, has filled."""
+        pid = self.engine.pid()
+        if pid is None or pid == self.memory.filled:
+            return
+        rows = self.memory.routes.items()
+        known = [(key, route) for key, route in rows if key.peer in self.memory.peerings]
+        await channel.tell([announce(key, route) for key, route in known])
+        self.memory.save(filled=pid)
+
+    def _write_config(self) -> None:
+        peerings = self.memory.peerings.values()
         text = config_text(peerings, self.router_id, self.engine.relay_command)
         self.engine.write_config(text)
 
@@ -243,8 +274,9 @@ class Peers:
         self._session = session
 
     async def read(self) -> Mapping[IP, Peering]:
-        """The sessions that ExaBGP was last configured with, or will start with."""
-        return dict(self._session.memory.peerings)
+        """The sessions that ExaBGP has, or will start with; none while that is not certain."""
+        memory = self._session.memory
+        return dict(memory.peerings) if memory.settled else {}
 
     async def upsert(self, rows: Mapping[IP, Peering]) -> Mapping[IP, Exception]:
         """Add or change sessions; the others do not notice."""

@@ -32,6 +32,8 @@ from mesh.core.model import Claim, ClaimKey
 
 #: Seconds that a released number rests before it may be claimed again.
 REST_S = 120
+#: Seconds between writes of the snapshot of a standby.
+SNAPSHOT_S = 5.0
 #: Claims per Txn: two comparisons each and the fence's two stay below etcd's 128.
 PAIRS = 60
 #: Txns in flight.
@@ -123,7 +125,10 @@ class Allocator:
         self._epoch = 0  # greatest ever given
         #: Keys whose values cannot be read, with the reason; their numbers are not given away.
         self.unreadable: dict[str, str] = {}
+        #: Why the snapshot cannot be written, in words.
+        self.problem = ""
         self._unrestored: dict[ClaimKey, Record] = {}
+        self._observed = False  # something that the snapshot does not have
         self._lock = asyncio.Lock()
         self._flights = asyncio.Semaphore(IN_FLIGHT)
         for record in records.load(snapshot) if snapshot else ():
@@ -216,11 +221,27 @@ class Allocator:
                 self._pools[key.noun, key.pool].forget(key.number)
         for entry in batch.puts:
             self._learn_entry(entry)
+        self._observed = True
+
+    async def keep(self) -> None:
+        """Write down what was observed, for ever: the next start may be a leader's."""
+        while True:
+            await asyncio.sleep(SNAPSHOT_S)
+            if self._observed:
+                async with self._lock:
+                    await self.save()
 
     async def save(self) -> None:
-        """Write the snapshot file."""
-        if self._snapshot:
+        """Write the snapshot file; a full disk stops no claim."""
+        self._observed = False
+        if not self._snapshot:
+            return
+        try:
             await asyncio.to_thread(records.save, self._snapshot, self.records)
+            self.problem = ""
+        except OSError as error:
+            self._observed = True
+            self.problem = str(error)
 
     async def _load(self) -> bool:
         """Make memory what the store says. Return whether the store has been ``synced``."""

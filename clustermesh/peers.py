@@ -7,13 +7,14 @@ stand in this one, so an agent that starts beside an empty new store deletes not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from clustermesh.accepted import ImportChanges
+from clustermesh.etcd import Client
 from clustermesh.imports import Imports
 from clustermesh.ledger import OwnFacts
 from clustermesh.store import Batch
-from clustermesh.wire import ADDRESSES, CANARIES, CONFIGS
+from clustermesh.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
 from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
 from mesh.core.table import ColumnChanges, Source, Table
 
@@ -99,3 +100,11 @@ class Peers:
         if self._listed and not waiting and not self.complete.synced:
             for table in (self.nodes, self.services, self.identities, self.complete):
                 table.mark_synced()
+
+
+async def all_stand(client: Client, clusters: Iterable[str]) -> bool:
+    """Whether each cluster is complete in the store as it is now; what we hold does not count."""
+    for cluster in clusters:
+        if await client.get(canary_key(cluster, ADDRESSES)) is None:
+            return False
+    return True

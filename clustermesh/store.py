@@ -186,25 +186,34 @@ class Follow:
         listing = None if self._state.revision else await self._client.list(self.prefix)
         start = listing.revision if listing else self._state.revision
         try:
-            async with asyncio.timeout(CANARY_S if self._awaited else None):
-                await self._watch(listing, start)
+            await self._watch(listing, start)
         except TimeoutError:
             if await self._present(self._awaited, 0):
                 self._state.revision = 0
 
     async def _watch(self, listing: Listing | None, start: int) -> None:
+        """Take in events; raises TimeoutError when it is time to look for an awaited canary.
+
+        Time counts from when the store is proven, however slow that is.
+        """
+        look: float | None = None
         async with aclosing(self._client.watch(self.prefix, start + 1)) as watch:
-            async for seen in watch:
+            while True:
+                async with asyncio.timeout_at(look):
+                    seen = await anext(watch)
                 self._problem = ""
                 if not seen.created:
                     self._take(seen)
-                elif listing is None:
+                    continue
+                if listing is None:
                     await self._verify(self._state)
                 else:
                     await self._accept(listing)
                     listing = None
                     if self._awaited:
                         return
+                now = asyncio.get_running_loop().time()
+                look = now + CANARY_S if self._awaited else None
 
     async def _verify(self, state: _State) -> None:
         """Raise Replaced unless the store's history at our revision is what we saw."""

@@ -11,12 +11,15 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from clustermesh.records import rows
-from clustermesh.store import Batch, Entry
+from clustermesh.store import Batch, Entry, canary_of
 from clustermesh.wire import is_object_name, parse_ip, plain
 from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
 from mesh.core.table import Table
 
 UNREADABLE = "M141"
+
+#: Value of the key that an agent puts after all of its pods.
+PODS_SYNCED = b"{}"
 
 
 class StoredConfig(msgspec.Struct, frozen=True):
@@ -94,7 +97,7 @@ class Subtree:
                 value = msgspec.json.decode(entry.value, type=_PodValue)
                 addresses = tuple(parse_ip(text, "addresses") for text in value.addresses)
                 puts[ref] = PodEntry(addresses, value.labels)
-            elif entry.key.startswith(f"{self.prefix}pod/"):
+            elif entry.key.startswith(f"{self.prefix}pod/") and entry.key != canary_of(entry.key):
                 self._refuse(entry.key, "is not pod/<node>/<namespace>/<name>")
             elif entry.key == f"{self.prefix}config":
                 config = msgspec.json.decode(entry.value, type=StoredConfig)
@@ -117,6 +120,11 @@ class Subtree:
 def pod_key(cluster: str, ref: PodRef) -> str:
     """The etcd key of a pod's entry."""
     return f"meshgate/v1/{cluster}/pod/{ref.node}/{ref.namespace}/{ref.name}"
+
+
+def pods_synced_key(cluster: str, node: str) -> str:
+    """The canary of a node's pods."""
+    return f"meshgate/v1/{cluster}/pod/{node}/synced"
 
 
 def pod_value(entry: PodEntry) -> bytes:

@@ -187,9 +187,10 @@ class PersistentTarget(KeysTarget):
 class LeasedTarget(KeysTarget):
     """Keys on leases of this process, written only while ``fenced`` leads.
 
-    ``run`` keeps the leases alive. ``on_lost`` is called when etcd says that one is gone, with
-    its keys: the next full round puts them again (``Applied.recheck``). An etcd that is away loses
-    no lease: it gives each its whole TTL when it comes back.
+    ``run`` keeps the leases alive, and a predecessor's while keys hang on them. ``on_lost`` is
+    called when etcd says that one of ours is gone, with its keys: the next full round puts them
+    again (``Applied.recheck``). An etcd that is away loses no lease: it gives each its whole TTL
+    when it comes back.
     """
 
     def __init__(self, client: Client, owned: Sequence[str], ttl_s: int, fenced: Fenced) -> None:
@@ -199,6 +200,7 @@ class LeasedTarget(KeysTarget):
         self._leases: dict[int, None] = {}
         self._where: dict[str, int] = {}  # key -> lease of ours
         self._load: Counter[int] = Counter()  # lease -> keys
+        self._theirs: dict[str, int] = {}  # key -> lease of a predecessor
 
     @property
     def leases(self) -> Sequence[int]:
@@ -216,9 +218,10 @@ class LeasedTarget(KeysTarget):
 
     async def _renew(self) -> Sequence[int]:
         leases = self.leases
-        if not leases:
+        others = set(self._theirs.values())
+        if not leases and not others:
             return leases
-        remaining = await self._client.renew(leases, ANSWER_S)
+        remaining = await self._client.renew([*leases, *others], ANSWER_S)
         lost = [lease for lease in leases if remaining.get(lease, 0) <= 0]
         self._forget(lost)
         return lost
@@ -228,8 +231,10 @@ class LeasedTarget(KeysTarget):
 
     async def _note_read(self, found: Sequence[tuple[str, int]]) -> None:
         self._keep_where(found)
-        others = {lease for _, lease in found} - self._leases.keys() - {0}
-        if others:  # a predecessor's: its keys must not expire while they move to our leases
+        ours = {0, *self._leases}
+        self._theirs = {key: lease for key, lease in found if lease not in ours}
+        others = set(self._theirs.values())
+        if others:  # these keys must not expire before they are on our leases or deleted
             await self._client.renew(tuple(others), ANSWER_S)
 
     def _keep_where(self, found: Iterable[tuple[str, int]]) -> None:
@@ -252,6 +257,7 @@ class LeasedTarget(KeysTarget):
 
     def _note_written(self, ops: Mapping[str, pb.RequestOp]) -> None:
         for key, op in ops.items():
+            self._theirs.pop(key, None)
             self._load[self._where.pop(key, 0)] -= 1
             if op.HasField("request_put"):
                 self._where[key] = op.request_put.lease

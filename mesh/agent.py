@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import Any
 from bpf.maps import MapTarget, RowTarget
 from bpf.object import mount_bpffs
 from bpf.ring import Ring
-from clustermesh.etcd import Client, Endpoint
+from clustermesh.etcd import Client, Endpoint, EtcdError
 from clustermesh.peers import PREFIX as PEERS_PREFIX
-from clustermesh.store import Follow
+from clustermesh.peers import all_stand
+from clustermesh.store import Batch, Follow
 from clustermesh.target import PersistentTarget
 from mesh import codecs, process
 from mesh.addresses import VALUE
@@ -54,6 +56,8 @@ DROP_EVENTS = 50
 ICMP_ERRORS = 1000
 #: Seconds between looks for network namespaces of pods.
 NETNS_INTERVAL_S = 0.2
+#: Seconds between corrections of our pods' keys at least.
+REWRITE_INTERVAL_S = 1.0
 #: Seconds between looks for next hops, and at the uplink.
 NEXT_HOP_INTERVAL_S = 5.0
 
@@ -70,6 +74,8 @@ class Agent:
         etcd = config.etcd
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.known = KnownPeers(config.state_dir / "peers.json")
+        self._contradicted = asyncio.Event()
+        self._no_namespaces = ""
         self.started = time.monotonic()
         self._since = Since()
         self._uplink_changes: dict[str, str] = {}
@@ -84,8 +90,11 @@ class Agent:
         self.tables.held = await self.links.held()
         self.pod_rows = self._pod_rows()
         self.tables.pod.upsert(await self.pod_rows.read())
+        nodes = self.datapath.map("mg_node")
+        self.endpoints = RowTarget(nodes, codecs.encode_node, codecs.decode_node)
+        self.tables.endpoint.upsert(await self.endpoints.read())
         await self._recover_services()
-        self._store()
+        self.follow_store()
         self.tables.wire(self.loop)
         self._targets()
         self._observe()
@@ -107,7 +116,7 @@ class Agent:
             "block_size": self.config.egress.block_size,
             "drop_events": DROP_EVENTS,
             "icmp_errors": ICMP_ERRORS,
-            "permutation_key": _permutation_key(self.config.state_dir / "permutation-key"),
+            "permutation_key": permutation_key(self.config.state_dir / "permutation-key"),
         }
         return facts, settings
 
@@ -132,18 +141,21 @@ class Agent:
         held = recovered(await self.services.read(), await self.backends.read())
         self.tables.allocation = held
 
-    def _store(self) -> None:
+    def follow_store(self) -> None:
+        """Who follows what in etcd."""
         tables = self.tables
         self.own = Follow(
-            self.client, tables.subtree.prefix, tables.subtree.take, on_synced=self._own_synced
+            self.client, tables.subtree.prefix, self._take_own, on_synced=self._own_synced
         )
         self.peers = Follow(self.client, PEERS_PREFIX, tables.peers.take)
-        self.own.on_replaced = self._rewrite_pods
+        self.own.on_replaced = self._contradicted.set  # another store has none of our keys
         tables.peers.expect(self.known.clusters)
 
-    def _rewrite_pods(self) -> None:
-        """Another store has none of our keys."""
-        self.entries.recheck()
+    def _take_own(self, batch: Batch) -> None:
+        """A new leader gives a replaced store back what it knew, also pods that have gone."""
+        self.tables.subtree.take(batch)
+        if self.tables.contradicted(batch):
+            self._contradicted.set()
 
     def _own_synced(self) -> None:
         """A store that we have seen complete before has told everything about peers."""
@@ -159,7 +171,7 @@ class Agent:
         loop.apply_columns(tables.address, MapTarget(maps("mg_address"), ADDRESS, VALUE))
         blocks = MapTarget(maps("mg_block"), tables.block.key, BLOCK_VALUE)
         loop.apply_columns(tables.block, blocks)
-        loop.apply(tables.endpoint, entry(maps("mg_node"), codecs.encode_node, codecs.decode_node))
+        loop.apply(tables.endpoint, self.endpoints)
         loop.apply(
             tables.pod_cidr, entry(maps("mg_addr_cidr"), codecs.encode_cidr, codecs.decode_cidr)
         )
@@ -210,8 +222,8 @@ class Agent:
         self.late.start()
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
-            self._watch_namespaces(), self._watch_next_hops(), self._watch_uplink(),
-            self._remember_peers(), self._free_slices(),
+            self.watch_namespaces(), self._watch_next_hops(), self._watch_uplink(),
+            self._remember_peers(), self._free_slices(), self.rewrite_entries(),
             sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
         try:
@@ -226,11 +238,24 @@ class Agent:
     def _drain(self) -> None:
         self.flows.append(self.ring.drain())
 
-    async def _watch_namespaces(self) -> None:
+    async def watch_namespaces(self) -> None:
+        """Look for network namespaces of pods, for ever; a folder that cannot be read has all."""
         folder = Path(self.config.pod_netns).parent
         while True:
-            self.tables.namespaces.replace(_inodes(folder))
+            try:
+                self.tables.namespaces.replace(inodes(folder))
+                self._no_namespaces = ""
+            except OSError as error:
+                self._no_namespaces = f"{error.strerror}: pods stay wired as they are"
             await asyncio.sleep(NETNS_INTERVAL_S)
+
+    async def rewrite_entries(self) -> None:
+        """Put our pods' keys right; paced, since somebody else may do the same."""
+        while True:
+            await self._contradicted.wait()
+            self._contradicted.clear()
+            self.entries.recheck()
+            await asyncio.sleep(REWRITE_INTERVAL_S)
 
     async def _watch_next_hops(self) -> None:
         changed = asyncio.Event()
@@ -269,12 +294,20 @@ class Agent:
             hops.upsert({address: hop})
 
     async def _remember_peers(self) -> None:
-        """Note which peers this store is known to have, for the next start (D8)."""
         while True:
-            tables = self.tables
-            if tables.peers.complete.synced and tables.subtree.claims.synced:
-                self.known.write(tables.subtree.store, tables.peers.clusters)
+            with suppress(EtcdError):
+                await self.remember_peers()
             await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+
+    async def remember_peers(self) -> None:
+        """Note which peers this store is known to have, for the next start (D8)."""
+        peers, subtree = self.tables.peers, self.tables.subtree
+        if not (peers.complete.synced and subtree.claims.synced):
+            return
+        store, clusters = subtree.store, list(peers.clusters)
+        known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
+        if known and store == subtree.store:
+            self.known.write(store, clusters)
 
     async def _free_slices(self) -> None:
         """Slots of replaced backends are free once the services' rows have arrived."""
@@ -291,10 +324,11 @@ class Agent:
             "cluster": self.config.cluster.name,
             "ready": self.tables.address.synced and self.tables.pod.synced,
             "adopted": self.datapath.adopted,
-            "findings": self._since.dated(self._findings()),
+            "findings": self._since.dated(self.findings()),
         }
 
-    def _findings(self) -> Iterable[Finding]:
+    def findings(self) -> Iterable[Finding]:
+        """Everything that is wrong now."""
         tables = self.tables
         yield from tables.objects.findings.rows.values()
         yield from tables.subtree.findings.values()
@@ -302,11 +336,15 @@ class Agent:
         yield from tables.findings()
         for field, text in self._uplink_changes.items():
             said = f"{text}: restart the agent"
-            yield Finding("D605", f"{self.config.node}/{self.config.uplink}", field, said)
+            yield Finding("D607", f"{self.config.node}/{self.config.uplink}", field, said)
         problem = self.client.problem or self.own.problem or self.peers.problem
         if problem:
             place = f"etcd {self.client.endpoint.text}"
             yield Finding("M151", place, "", f"{problem}; what is programmed stays as it is")
+        if self._no_namespaces:
+            yield Finding("D606", str(Path(self.config.pod_netns).parent), "", self._no_namespaces)
+        if self.known.problem:
+            yield Finding("D605", f"{self.config.node}/peers.json", "", self.known.problem)
         for applied in self.loop.applied:
             yield from _failures(self.config.node, applied)
 
@@ -342,28 +380,28 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
         yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
 
 
-def _inodes(folder: Path) -> dict[str, int]:
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return {}
-    found = {}
-    for entry in entries:
-        try:
-            found[entry.path] = entry.stat().st_ino
-        except OSError:
-            continue  # gone in between
+def inodes(folder: Path) -> dict[str, int]:
+    """Inode by path of the files in a folder, none if there is no folder. Raises OSError."""
+    found: dict[str, int] = {}
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # gone in between
+                found[entry.path] = entry.stat().st_ino
     return found
 
 
-def _permutation_key(path: Path) -> int:
-    """A random number that outlives the process: another one would be another generation."""
+def permutation_key(path: Path) -> int:
+    """A random number that outlives the process: another one would be another generation.
+
+    A power cut may leave the file empty; the maps are gone then, too.
+    """
+    with suppress(FileNotFoundError, ValueError):
+        return int(path.read_text())
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        fresh = path.with_suffix(".new")
-        fresh.write_text(f"{secrets.randbits(64)}\n")
-        fresh.replace(path)
-    return int(path.read_text())
+    fresh, key = path.with_suffix(".new"), secrets.randbits(64)
+    fresh.write_text(f"{key}\n")
+    fresh.replace(path)
+    return key
 
 
 async def _live(config: AgentConfig) -> None:

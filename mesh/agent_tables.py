@@ -15,7 +15,8 @@ import numpy as np
 
 from clustermesh.ledger import OwnFacts
 from clustermesh.peers import Peers
-from clustermesh.subtree import Subtree, pod_key, pod_value
+from clustermesh.store import Batch
+from clustermesh.subtree import PODS_SYNCED, Subtree, pod_key, pod_value, pods_synced_key
 from gateway import desired as egress
 from gateway.egress import Plan, egress_classes, plan
 from mesh import allocation
@@ -179,7 +180,7 @@ class AgentTables:
     def _node_findings(self) -> Iterable[Finding]:
         place, me = f"Node/{self.own.name}", self.objects.nodes.rows.get(self.own)
         if me is None and self.objects.nodes.synced:
-            text = "this node has no Node object: its pods get no addresses, others cannot reach it"
+            text = "this node has no Node object: new pods get no addresses, others cannot reach it"
             yield Finding("D603", place, "metadata.name", text)
         if me and tunnel_endpoint(me) != self.facts.endpoint:
             text = f"the object says {tunnel_endpoint(me)}, {self.config.uplink} has"
@@ -252,7 +253,9 @@ class AgentTables:
     def _endpoints(self) -> None:
         nodes, ids, hops = self.node.rows.values(), self.cluster_ids, self.next_hops.rows
         complete = self.peers.complete.synced
-        endpoints = node_rows.endpoints(nodes, self.own, ids, hops)
+        last = {address: row.next_hop for address, row in self.endpoint.rows.items()}
+        known = {address: hop or last.get(address) for address, hop in hops.items()}
+        endpoints = node_rows.endpoints(nodes, self.own, ids, known)
         asked = all(address in hops for address in self.tunnel_endpoints())
         self.endpoint.write(endpoints, complete=complete and asked)
         self.pod_cidr.write(node_rows.pod_cidrs(nodes, ids), complete=complete)
@@ -274,7 +277,16 @@ class AgentTables:
                 ref = PodRef(self.own.name, key.namespace, key.name)
                 entry = PodEntry(pod.addresses, self._labels_of(pod))
                 rows[pod_key(key.cluster, ref)] = pod_value(entry)
+        if self.devices.synced:
+            rows[pods_synced_key(self.own.cluster, self.own.name)] = PODS_SYNCED
         self.pod_entry.write(rows, complete=self.devices.synced)
+
+    def contradicted(self, batch: Batch) -> bool:
+        """Whether the store has something else about pods of this node than what we say."""
+        place, said = f"{self.subtree.prefix}pod/{self.own.name}/", self.pod_entry.rows
+        puts = [entry for entry in batch.puts if entry.key.startswith(place)]
+        changed = any(said.get(entry.key) != entry.value for entry in puts)
+        return changed or any(key in said for key in batch.deletes)
 
     def _labels_of(self, pod: Pod) -> str:
         return identity_labels(pod, namespace_of(pod, self.objects.namespaces.rows))
@@ -351,15 +363,11 @@ class AgentTables:
 
     def derive_services(self) -> None:
         """Services with the backends of all clusters, and where those stand in the maps."""
-        objects = self.objects
-        pods = {
-            PodKey(self.own.cluster, ref.namespace, ref.name): entry.addresses
-            for ref, entry in self.subtree.pods.rows.items()
-        }
+        objects, entries = self.objects, self.subtree.pods.rows
         known = {
-            key: _with_addresses(pod, pods[key])
+            key: _with_addresses(pod, entry.addresses)
             for key, pod in objects.pods.rows.items()
-            if key in pods
+            if (entry := entries.get(PodRef(pod.node, key.namespace, key.name)))
         }
         own = own_services(objects.services.rows, known, objects.slices.rows)
         services = merged(own, self.peers.services.rows.values())

@@ -63,7 +63,8 @@ class Controller:
                 group.create_task(self.mesh.run(), name="follow mesh")
                 group.create_task(self.loop.run(), name="derive")
                 group.create_task(self.leading.run(), name="lead")
-                group.create_task(self.leading.pods.run(), name="snapshot")
+                group.create_task(self.leading.pods.run(), name="snapshot of pods")
+                group.create_task(self.leading.allocator.keep(), name="snapshot of claims")
         finally:
             await self.client.aclose()
 

@@ -17,6 +17,8 @@ class KnownPeers:
     """The last store that was seen complete, and the clusters that it had."""
 
     def __init__(self, path: Path) -> None:
+        #: Why the file cannot be written, in words.
+        self.problem = ""
         self._path = path
         self._known = self._read()
 
@@ -30,16 +32,24 @@ class KnownPeers:
         """Names of its clusters."""
         return self._known.clusters
 
+    def has(self, store: str, clusters: Iterable[str]) -> bool:
+        """Whether just this is remembered."""
+        return self._known == _Known(store, tuple(sorted(clusters)))
+
     def write(self, store: str, clusters: Iterable[str]) -> None:
         """Remember; written only when it differs."""
-        known = _Known(store, tuple(sorted(clusters)))
-        if known == self._known:
+        if self.has(store, clusters):
             return
-        self._known = known
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        known = _Known(store, tuple(sorted(clusters)))
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(known))
-        fresh.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(msgspec.json.encode(known))
+            fresh.replace(self._path)
+        except OSError as error:  # the next start would only hold more than it needs to
+            self.problem = str(error)
+            return
+        self._known, self.problem = known, ""
 
     def _read(self) -> _Known:
         try:

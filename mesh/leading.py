@@ -45,6 +45,10 @@ PODS_PER_TXN = 100
 CANNOT_WRITE = "M149"
 NOT_RESTORED = "M150"
 NOT_LEADING = "M152"
+NOT_SAVED = "M153"
+
+#: Snapshots in the state directory.
+CLAIMS_FILE, PODS_FILE = "claims.json", "pods.json"
 
 
 class Claims:
@@ -75,8 +79,9 @@ class Claims:
         return {}
 
     async def delete(self, keys: Collection[Want]) -> Errors[Want]:
+        wanted = self._tables.wanted.rows  # may change while the others are released
         for want in sorted(keys):
-            if want.noun in RELEASED:
+            if want.noun in RELEASED and want not in wanted:
                 await self._allocator.release(want.noun, want.pool, want.owner)
         self._tables.refused.delete(keys)
         return {}
@@ -89,6 +94,8 @@ class PodSnapshot:
     """
 
     def __init__(self, path: Path, tables: ControllerTables) -> None:
+        #: Why the file cannot be written, in words.
+        self.problem = ""
         self._path = path
         self._tables = tables
 
@@ -110,8 +117,12 @@ class PodSnapshot:
         while True:
             await asyncio.sleep(SNAPSHOT_S)
             if pods.synced and pods.revision != saved:
-                saved = pods.revision
-                await asyncio.to_thread(self._save, dict(pods.rows))
+                revision = pods.revision
+                try:
+                    await asyncio.to_thread(self._save, dict(pods.rows))
+                    saved, self.problem = revision, ""
+                except OSError as error:
+                    self.problem = str(error)
 
     def _save(self, pods: Mapping[PodRef, PodEntry]) -> None:
         keys = _pod_keys(self._tables.cluster, pods)
@@ -129,7 +140,7 @@ class Leading:
         ttl_s = min(LEADER_S, max(2, config.lease_seconds // 3))
         self.leader = Leader(client, config.cluster.name, config.instance, ttl_s)
         self.allocator = _allocator(client, config, self.leader)
-        self.pods = PodSnapshot(config.state_dir / "pods.json", tables)
+        self.pods = PodSnapshot(config.state_dir / PODS_FILE, tables)
         self.applied: list[Applied] = []
         self._config = config
         self._client = client
@@ -151,6 +162,8 @@ class Leading:
         yield from self._unfit
         for text in self._lost:
             yield Finding(NOT_RESTORED, text.split(" ", 1)[0], "owner", text)
+        for path, problem in self.problems.items():
+            yield Finding(NOT_SAVED, str(path), "", f"{problem}: another store may lack it")
         if self._client.problem:
             return  # said once, for the process
         if self.leader.problem:
@@ -159,6 +172,13 @@ class Leading:
             for key, text in applied.report.errors.items():
                 place = f"etcd {applied.report.table}"
                 yield Finding(CANNOT_WRITE, place, key, text, applied.report.since)
+
+    @property
+    def problems(self) -> Mapping[Path, str]:
+        """Why a snapshot cannot be written."""
+        place, found = self._config.state_dir, (self.allocator.problem, self.pods.problem)
+        files = dict(zip((place / CLAIMS_FILE, place / PODS_FILE), found, strict=True))
+        return {path: problem for path, problem in files.items() if problem}
 
     # --- Whether we fit -----------------------------------------------------------------------
 
@@ -249,7 +269,7 @@ class Leading:
 
 def _allocator(client: Client, config: ControllerConfig, leader: Leader) -> Allocator:
     """The allocator with its snapshot; an unreadable one is put aside."""
-    path = config.state_dir / "claims.json"
+    path = config.state_dir / CLAIMS_FILE
     try:
         return Allocator(client, config.cluster.name, leader, path)
     except ValueError as error:

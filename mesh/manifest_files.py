@@ -27,6 +27,8 @@ KEPT_SUFFIX = ".last"
 REST_S = 0.2
 TORN_REST_S = 1.0
 CUT_REST_S = 10.0
+#: How long a file that is yet to be read holds up deletes: what went may be in it.
+UNREAD_S = CUT_REST_S + 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,12 @@ class Folder:
     def waiting(self) -> bool:
         """Whether a file is new, changed or missing, but not for sure yet."""
         return any(seen.misses or seen.read != seen.stamp for seen in self._seen.values())
+
+    def unread(self) -> bool:
+        """Whether a file has changed a short while ago and was not read since."""
+        recent = time.monotonic() - UNREAD_S
+        changed = (seen for seen in self._seen.values() if seen.read != seen.stamp)
+        return any(seen.since > recent and not seen.misses for seen in changed)
 
     def _ripe(self, name: str, stamp: Stamp) -> bool:
         now = time.monotonic()

@@ -2,7 +2,8 @@
 
 Rule 1: what cannot be read or used keeps the last good row of its object, also over a restart.
 Rule 2: only an object that a readable file no longer contains, or whose file is gone, is deleted;
-        a folder that cannot be read deletes nothing.
+        a folder that cannot be read deletes nothing, and a delete waits while another file is
+        yet to be read: the object may have moved there.
 Rule 3: everything that is not used as written is a finding that names file, object and field.
 
 Another source (the API server, ``mesh/k8s.py``) fills the same ``Objects`` through
@@ -25,6 +26,7 @@ from mesh.core.strict import Wrong, parse_json, parse_yaml
 from mesh.core.table import Table
 from mesh.manifest_files import (
     CUT_REST_S,
+    UNREAD_S,
     Folder,
     LastGood,
     LastGoodStore,
@@ -143,6 +145,12 @@ class Manifests:
         self._problem = ""
         self._changed = False
         self._looks = 0
+        self._deferred_since = 0.0
+
+    @property
+    def deferred(self) -> bool:
+        """Whether deletes wait for a file."""
+        return self._deferred_since > 0
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -238,6 +246,7 @@ class Manifests:
             self._store.drop(name)
         self._looks += not look.problem
         changed = self._changed or bool(look.gone) or self._problem != look.problem
+        changed = changed or self.deferred
         self._problem, self._changed = look.problem, False
         first = not self.objects.findings.synced
         ready = not look.problem and (not self._folder.waiting() or self._looks >= _SYNC_LOOKS)
@@ -263,10 +272,25 @@ class Manifests:
                 elif not self._folder.missing(name):
                     text = f"also in {other}, which counts"
                     findings.append(Finding(DUPLICATE, f"{path} {key}", "metadata.name", text))
-        for noun, table in self.objects.tables().items():
-            present = {key: row for key, row in rows[noun].items() if row is not None}
-            _write(table, present)
+        present = {
+            noun: {key: row for key, row in found.items() if row is not None}
+            for noun, found in rows.items()
+        }
+        self._write(present)
         self._write_findings(findings)
+
+    def _write(self, rows: Mapping[str, Mapping[Any, Any]]) -> None:
+        """Fill the tables; what is in no file any more goes once all files have been read."""
+        tables, now = self.objects.tables(), time.monotonic()
+        gone = any(table.rows.keys() - rows[noun].keys() for noun, table in tables.items())
+        since = self._deferred_since or now
+        waits = gone and self._folder.unread() and now - since < UNREAD_S
+        self._deferred_since = since if waits else 0.0
+        for noun, table in tables.items():
+            if waits:
+                table.upsert(rows[noun])
+            else:
+                _write(table, rows[noun])
 
     def _published(self) -> list[str]:
         """File names in order of precedence; one that seems gone comes last, and not at the start.

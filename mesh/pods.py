@@ -23,6 +23,7 @@ POD_DEVICE = "eth0"
 _ALIAS = "meshgate pod "
 #: The network address and the first host of a CIDR stay free (the latter is the usual gateway).
 _FIRST = 2
+_NOWHERE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +57,28 @@ def assign(
 ) -> dict[PodKey, tuple[IP, ...]]:
     """Addresses of each pod, one from every CIDR, the same offset in each.
 
-    A pod keeps what it holds. New pods get offsets above the highest one in use, and start again
-    from the bottom at the end, so that a freed address rests. Pods without a free offset are left
-    out: the caller finds them missing.
+    A pod keeps what it holds, and its offset when there is one more CIDR; so it does while a CIDR
+    is not known. New pods get offsets above the highest one in use, and start again from the
+    bottom at the end, so that a freed address rests. Pods without a free offset are left out: the
+    caller finds them missing.
     """
-    kept = {key: held[key] for key in pods if key in held and _fits(held[key], cidrs)}
+    kept = {key: held[key] for key in sorted(held.keys() & set(pods)) if _fits(held[key], cidrs)}
     if not cidrs:
         return kept
-    base = int(cidrs[0].network_address)
-    used = {int(addresses[0]) - base for addresses in kept.values()}
+    taken: dict[int, PodKey] = {}
+    for key, addresses in kept.items():
+        taken.setdefault(_offset(addresses, cidrs), key)
+    taken.pop(_NOWHERE, None)
     size = min(*(cidr.num_addresses for cidr in cidrs), 1 << 16) - 1
-    last = max(used, default=_FIRST - 1)
+    last = max(taken, default=_FIRST - 1)
     order = [*range(last + 1, size), *range(_FIRST, last)]
-    free = (offset for offset in order if offset not in used)
-    for key in sorted(set(pods) - set(kept)):
-        offset = next(free, None)
-        if offset is not None:
-            kept[key] = tuple(cidr.network_address + offset for cidr in cidrs)
-    return kept
+    free = (offset for offset in order if offset not in taken)
+    new = sorted(set(pods).difference(taken.values()))
+    taken |= tuple(zip(free, new, strict=False))
+    rows = {key: tuple(cidr.network_address + at for cidr in cidrs) for at, key in taken.items()}
+    return {
+        key: row if len(row) >= len(kept.get(key, ())) else kept[key] for key, row in rows.items()
+    }
 
 
 def pod_links(
@@ -235,6 +240,16 @@ def _device(link: Link, addresses: tuple[IP, ...]) -> Device:
     return Device(link.ifindex, mac, host_mac)
 
 
+def _offset(addresses: tuple[IP, ...], cidrs: tuple[Network, ...]) -> int:
+    """The offset of the first address that is in a CIDR."""
+    found = (int(a) - int(c.network_address) for a in addresses for c in cidrs if a in c)
+    return next(found, _NOWHERE)
+
+
 def _fits(addresses: tuple[IP, ...], cidrs: tuple[Network, ...]) -> bool:
-    pairs = zip(addresses, cidrs, strict=False)
-    return len(addresses) == len(cidrs) and all(a in c for a, c in pairs)
+    """Whether each address is in a CIDR of its family, if there is one, with room for it in all."""
+    for address in addresses:
+        same = [cidr for cidr in cidrs if cidr.version == address.version]
+        if same and not any(address in cidr for cidr in same):
+            return False
+    return all(_offset(addresses, cidrs) < cidr.num_addresses for cidr in cidrs)

@@ -4,7 +4,7 @@ Walk: manifests and claims -> ``own_prefixes`` and ``bgp/desired.py`` (which ses
 routes) -> tables -> ``bgp/session.py`` -> ExaBGP. ExaBGP outlives this process; see there.
 
 Rule 1: a source that is away changes no announcement: tables are replaced only while all their
-        sources are synced, else rows are only added.
+        sources are synced, else rows are only added: those that no missing fact can make wrong.
 Rule 2: without the own Node object nothing is derived, and nothing changes.
 Rule 3: End-of-RIB is released only when every source has synced and everything is said.
 """
@@ -139,9 +139,10 @@ class Speaker:
 
     def _follow(self, noun: str) -> Follow:
         prefix = f"meshgate/v1/{self.node.cluster}/{noun}/"
-        return Follow(self.client, prefix, self._on_claims, on_synced=self._on_synced)
+        return Follow(self.client, prefix, self.take, on_synced=self._on_synced)
 
-    def _on_claims(self, batch: Batch) -> None:
+    def take(self, batch: Batch) -> None:
+        """Take in what a ``Follow`` of claims saw."""
         rows = records.rows(self.node.cluster, batch.puts, batch.deletes)
         self.claims.upsert(rows.held)
         self.claims.delete(rows.gone)
@@ -166,7 +167,11 @@ class Speaker:
         chosen = [peer for peer in peers.rows.values() if matches(peer.nodes, labels)]
         rows, wrong = desired.peerings(node, chosen)
         findings += wrong
-        self.peerings.write(rows, complete=nodes.synced and peers.synced)
+        synced = nodes.synced and peers.synced
+        if not synced:  # a peer that is not known yet may have the address
+            last = self.session.memory.peerings
+            rows = {address: row for address, row in rows.items() if last.get(address) == row}
+        self.peerings.write(rows, complete=synced)
 
     def derive_routes(self) -> None:
         """Routes of this node on each of its sessions."""
@@ -174,7 +179,8 @@ class Speaker:
         node = objects.nodes.rows.get(self.node)
         if node is None:
             return
-        policies = objects.egress.rows.values()
+        decided = objects.nodes.synced and objects.egress.synced  # else the gateway may be another
+        policies = objects.egress.rows.values() if decided else ()
         own, wrong = own_prefixes(node, claims.rows.values(), policies, objects.nodes.rows)
         rows, findings = desired.routes(node, self.peerings.rows.values(), own)
         sources = (objects.nodes, objects.egress, claims, self.peerings)
@@ -189,13 +195,15 @@ class Speaker:
         self.of_routes.recheck()
         self._owing.set()
 
-    async def _release(self) -> None:
+    async def release(self) -> None:
+        """Say End-of-RIB, whenever it is owed and everything else has been said."""
         while True:
             await self._owing.wait()
             self._owing.clear()
-            await self.of_peerings.reached(self.peerings.revision)
-            await self.of_routes.reached(self.routes.revision)
-            if self.of_peerings.current and self.of_routes.current and self.session.owed:
+            while not (self.of_peerings.current and self.of_routes.current):
+                await self.of_peerings.settled()
+                await self.of_routes.settled()
+            if self.session.owed:
                 await self._release_now()
 
     async def _release_now(self) -> None:
@@ -310,7 +318,7 @@ class Speaker:
                 for follow in self.follows:
                     group.create_task(follow.run(), name=f"follow {follow.prefix}")
                 group.create_task(self.session.run(), name="session")
-                group.create_task(self._release(), name="end-of-rib")
+                group.create_task(self.release(), name="end-of-rib")
                 group.create_task(self.loop.run(), name="loop")
         finally:
             await self.client.aclose()

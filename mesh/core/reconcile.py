@@ -169,6 +169,12 @@ class Applied:
             self._done.clear()
             await self._done.wait()
 
+    async def settled(self) -> None:
+        """Wait until the target holds exactly what is desired, deletes included."""
+        while not self.current:
+            self._done.clear()
+            await self._done.wait()
+
     async def round(self) -> None:
         """One round: read and diff when ``full``, else only what changed; raises OSError."""
         raise NotImplementedError
@@ -201,6 +207,7 @@ class Applied:
         if not self.report.errors:
             self.report.since = 0.0
             self.full = self._recheck
+            self._done.set()
             return 0.0
         self.full = True
         self.report.since = started or self.report.at
@@ -285,15 +292,21 @@ class AppliedColumns(Applied):
             self._doomed |= set(_names(deleted))
         report = Report(self.columns.name, revision, len(self.columns), since=self.report.since)
         self.report = report
+        failed: OSError | None = None
         if len(keys):
-            await self.target.upsert(keys, values)
-            report.written = len(keys)
-        self._written(revision, failed=False)
+            try:
+                await self.target.upsert(keys, values)
+                report.written = len(keys)
+            except OSError as error:
+                failed = error
+        self._written(revision, failed=failed is not None)
         self._doomed = {name for name in self._doomed if self.columns.get(name) is None}
         if due := self._due():
             await self.target.delete(np.frombuffer(b"".join(due), self.columns.key))
             self._doomed -= due
             report.deleted = len(due)
+        if failed:  # only now: deletes make room in a full map
+            raise failed
 
 
 def _names(keys: npt.NDArray[Any]) -> list[bytes]:

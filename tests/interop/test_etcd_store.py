@@ -7,8 +7,10 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 
+from clustermesh import store
 from clustermesh.etcd import Client
 from clustermesh.ops import put_op
 from clustermesh.store import Batch, Follow
@@ -315,3 +317,33 @@ def test_an_etcd_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None
         asyncio.run(run(server))
     finally:
         server.stop()
+
+
+class Slow(Client):
+    """A client on a machine on which every answer takes a while."""
+
+    async def get(self, key: str, revision: int = 0) -> Any:
+        await asyncio.sleep(0.2)
+        return await super().get(key, revision)
+
+
+def test_a_canary_is_seen_however_slow_the_answers_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proving the store takes longer than the pause between two looks for the canary."""
+    monkeypatch.setattr(store, "CANARY_S", 0.1)
+
+    async def run(server: Etcd) -> None:
+        slow = Slow(server.endpoint)
+        async with client_of(server.endpoint) as writer:
+            await writer.put(f"{OWN}podcidr/pool/number/1", b"")
+            async with mirrored(slow, f"{OWN}podcidr/") as mirror:
+                assert not mirror.follow.synced
+                await writer.put(SYNCED, b"{}")
+                await until(lambda: mirror.follow.synced, "the canary", 10)
+                await writer.put(f"{OWN}podcidr/pool/number/2", b"")
+                await until(lambda: len(mirror.rows) == 2, "the next event", 10)
+        await slow.aclose()
+
+    with running(tmp_path) as server:
+        asyncio.run(run(server))

@@ -391,3 +391,33 @@ def test_65536_keys_and_one_change_among_them(
                 )
 
     asyncio.run(run())
+
+
+def test_a_predecessors_keys_live_until_they_are_decided_upon(etcd: Etcd) -> None:
+    """The next controller cannot read its manifests yet: it neither puts nor deletes."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            table = Table[str, bytes]("published")
+            lease = (await client.grant(2)).ID
+            await client.put(f"{IPS}1", b"{}", lease)
+            await client.put(f"{IPS}2", b"{}", lease)
+            target = LeasedTarget(client, OWNED, 2, await fence_of(client))
+            async with applied(target, table) as into:
+                end = time.monotonic() + 5
+                while time.monotonic() < end:
+                    assert await client.remaining(lease) > 0
+                    await asyncio.sleep(0.2)
+                assert set(await stored(client)) == {f"{IPS}1", f"{IPS}2"}
+                table.replace({f"{IPS}1": b"{}"})
+                await arrived(into)
+                there = await stored(client)
+                assert there == {f"{IPS}1": (b"{}", target.leases[0])}
+
+                async def over() -> bool:
+                    return await client.remaining(lease) <= 0
+
+                await until_async(over, "nobody renews it any more")
+                assert await stored(client) == there
+
+    asyncio.run(run())

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from clustermesh.store import Batch, Entry
+from clustermesh.subtree import pod_value
 from clustermesh.wire import CONFIGS, cluster_config, node_key, node_value
 from mesh.agent_tables import AgentTables, Facts
 from mesh.codecs import LocalPod
@@ -16,12 +17,17 @@ from mesh.core.model import (
     Node,
     NodeKey,
     Pod,
+    PodEntry,
     PodKey,
     PodSelector,
     Requirement,
     Selector,
+    ServiceKey,
+    ServiceObject,
+    ServicePortObject,
 )
 from mesh.core.reconcile import Loop
+from mesh.nodes import Endpoint
 from mesh.objects import Objects
 from mesh.pods import Device
 
@@ -194,3 +200,98 @@ def test_a_pod_whose_labels_changed_keeps_its_identity_until_the_new_one_is_clai
     tables.devices.replace({WEB: Device(8, ROW.mac, ROW.host_mac)})  # another pod of this name
     settle(loop)
     assert tables.pod.rows == {}
+
+
+CLAIM = Entry("meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0)
+CANARY = "meshgate/v1/east/pod/east-1/synced"
+
+
+def wired(tmp_path: Path) -> tuple[AgentTables, Loop]:
+    """An agent with one pod, which the kernel has."""
+    tables, loop = started(tmp_path)
+    tables.held = {WEB: (ADDRESS,)}
+    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    tables.subtree.take(Batch(3, [CLAIM]))
+    settle(loop)
+    return tables, loop
+
+
+def test_an_agent_says_when_all_of_its_pods_are_in_the_store(tmp_path: Path) -> None:
+    """A reader keeps what a replaced store lacks until then (``clustermesh/store.py``)."""
+    tables, loop = wired(tmp_path)
+    assert not tables.pod_entry.rows
+    tables.devices.upsert({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    settle(loop)
+    assert CANARY not in tables.pod_entry.rows
+    tables.devices.mark_synced()
+    settle(loop)
+    web = "meshgate/v1/east/pod/east-1/shop/web-1"
+    assert set(tables.pod_entry.rows) == {web, CANARY}
+    tables.subtree.take(Batch(4, [entry(CANARY, tables.pod_entry.rows[CANARY])]))
+    assert not tables.subtree.findings
+
+
+def test_a_key_of_ours_that_we_have_not_written_is_noticed(tmp_path: Path) -> None:
+    """A new leader gives a replaced store back what it knew, also pods that have gone."""
+    tables, loop = wired(tmp_path)
+    tables.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    settle(loop)
+    web, gone = (f"meshgate/v1/east/pod/east-1/shop/{name}" for name in ("web-1", "gone"))
+    value = tables.pod_entry.rows[web]
+    assert not tables.contradicted(Batch(5, [entry(web, value)]))
+    assert not tables.contradicted(Batch(5, [entry(web.replace("east-1", "east-2"), b"{}")]))
+    assert not tables.contradicted(Batch(5, (), [gone]))
+    assert tables.contradicted(Batch(5, [entry(gone, value)]))
+    assert tables.contradicted(Batch(5, [entry(web, b"{}")]))
+    assert tables.contradicted(Batch(5, (), [web]))
+
+
+def test_a_backend_is_where_the_pod_is_not_where_it_was(tmp_path: Path) -> None:
+    """Its last node may be dead and never remove its key."""
+    tables, loop = started(tmp_path)
+    pod = Pod("east", "shop", "web-1", "east-2", (("app", "web"),))
+    tables.objects.pods.replace({WEB: pod})
+    ports = (ServicePortObject("http", "TCP", 80, 8080),)
+    key, where = ServiceKey("east", "shop", "web"), (IPv4Address("10.97.1.1"),)
+    service = ServiceObject("east", "shop", "web", where, ports, pod.labels)
+    tables.objects.services.replace({key: service})
+    entries = [
+        entry(f"meshgate/v1/east/pod/{node}/shop/web-1", pod_value(PodEntry((address,), "x")))
+        for node, address in (
+            ("east-2", IPv4Address("10.1.2.2")),
+            ("east-3", IPv4Address("10.1.3.3")),
+        )
+    ]
+    tables.subtree.take(Batch(4, entries))
+    tables.peers.take(Batch(4, (), listed=True))
+    settle(loop)
+    assert [str(row.address) for row in tables.backend.rows.values()] == ["10.1.2.2"]
+
+
+def test_a_restarted_agent_keeps_the_next_hop_of_a_node_whose_route_is_away(tmp_path: Path) -> None:
+    """The uplink is down for a moment; the row is right again as soon as it is up."""
+    tables, loop = started(tmp_path)
+    there, hop = IPv4Address("10.99.0.21"), IPv4Address("10.99.0.1")
+    gone = IPv4Address("10.99.0.66")
+    tables.endpoint.upsert({there: Endpoint(hop, 2), gone: Endpoint(hop, 2)})  # what the map has
+    settle(loop)
+    tables.next_hops.mark_synced()
+    published = [
+        entry(f"{CONFIGS}west", cluster_config(2)),
+        entry(node_key("west", "west-1"), node_value(PEER, 2)),
+    ]
+    tables.peers.take(Batch(2, published, listed=True))
+    tables.next_hops.upsert({there: None})
+    settle(loop)
+    assert tables.endpoint.synced
+    assert tables.endpoint.rows == {there: Endpoint(hop, 2)}
+
+
+def test_a_claim_that_cannot_be_read_unwires_no_pod_of_a_restarted_agent(tmp_path: Path) -> None:
+    tables, loop = started(tmp_path)
+    tables.held = {WEB: (ADDRESS,)}
+    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    tables.subtree.take(Batch(3, [entry(CLAIM.key, b"{")]))
+    settle(loop)
+    assert tables.local_pod.synced
+    assert tables.local_pod.rows[WEB].addresses == (ADDRESS,)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh import manifest_files
 from mesh.core.model import PodKey
 from mesh.manifest_files import torn_rest_s
 from mesh.manifests import (
@@ -332,6 +333,50 @@ def test_a_renamed_file_moves_its_objects_without_a_gap(rig: Rig) -> None:
     assert rig.findings == []
     rig.manifests.scan()
     assert rig.pods == ["p1"]
+
+
+def test_an_object_that_moves_stays_while_its_new_file_rests(rig: Rig) -> None:
+    """A text without a newline at its end rests for a second: it may be torn."""
+    rig.put("a.yaml", pod("p1"))
+    rig.write("b.yaml", pod("p1").rstrip(), 0.5)
+    (rig.folder / "a.yaml").unlink()
+    rig.look()
+    assert rig.pods == ["p1"]
+    rig.age("b.yaml", 60)
+    rig.look()
+    assert rig.pods == ["p1"]
+    assert not rig.manifests.deferred
+    (rig.folder / "b.yaml").unlink()
+    rig.look()
+    assert rig.pods == []
+
+
+def test_an_object_that_moves_between_files_stays_while_the_other_rests(rig: Rig) -> None:
+    rig.put("a.yaml", f"{pod('p1')}---\n{pod('p2')}")
+    rig.put("b.yaml", pod("p3"))
+    rig.write("a.yaml", pod("p1"))
+    rig.write("b.yaml", f"{pod('p3')}---\n{pod('p2', 'east-2')}", 0.0)
+    rig.look()
+    assert rig.pods == ["p1", "p2", "p3"]
+    assert rig.node_of("p2") == "east-1"
+    rig.age("b.yaml", 60)
+    rig.look()
+    assert rig.pods == ["p1", "p2", "p3"]
+    assert rig.node_of("p2") == "east-2"
+
+
+def test_a_file_that_cannot_be_read_does_not_hold_up_deletes_for_ever(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.put("a.yaml", pod("p1"))
+    (rig.folder / "b.yaml").symlink_to("nowhere")
+    rig.look()
+    (rig.folder / "a.yaml").unlink()
+    rig.look()
+    assert rig.pods == ["p1"]
+    monkeypatch.setattr(manifest_files, "UNREAD_S", 0.0)
+    rig.look()
+    assert rig.pods == []
 
 
 def test_a_folder_that_is_gone_deletes_nothing(rig: Rig) -> None:

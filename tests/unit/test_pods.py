@@ -24,6 +24,35 @@ def test_a_pod_keeps_what_the_kernel_says_it_has() -> None:
     assert got[key("a")][0] == ip_address("10.1.0.6")
 
 
+def test_a_pod_keeps_its_address_when_its_node_gets_another_pod_cidr() -> None:
+    """Every pool is claimed on its own, so a new node has its IPv4 subnet first."""
+    held = assign([key("b")], CIDRS[:1], {})
+    held = assign([key("a"), key("b")], CIDRS[:1], held)
+    both = assign([key("a"), key("b")], CIDRS, held)
+    assert {name: pair[:1] for name, pair in both.items()} == held
+    assert both[key("b")] == (ip_address("10.1.0.2"), ip_address("fd01::2"))
+    swapped = assign([key("a"), key("b")], CIDRS[::-1], held)
+    assert swapped == {name: pair[::-1] for name, pair in both.items()}
+
+
+def test_a_pod_keeps_its_addresses_while_a_pod_cidr_is_not_known() -> None:
+    """A claim that cannot be read, or a Node object that is away, is no other pod CIDR."""
+    held = {key("a"): (ip_address("10.1.0.5"), ip_address("fd01::5"))}
+    assert assign([key("a"), key("b")], (), held) == held
+    got = assign([key("a"), key("b")], CIDRS[1:], held)
+    assert got == {**held, key("b"): (ip_address("fd01::6"),)}
+    got = assign([key("a"), key("b")], CIDRS[:1], held)
+    assert got == {**held, key("b"): (ip_address("10.1.0.6"),)}
+    assert assign([], (), held) == {}
+
+
+def test_a_pod_keeps_its_addresses_in_two_cidrs_of_one_family() -> None:
+    cidrs = (ip_network("10.1.0.0/28"), ip_network("10.7.0.0/28"))
+    held = assign([key("b")], cidrs, {})
+    assert held == {key("b"): (ip_address("10.1.0.2"), ip_address("10.7.0.2"))}
+    assert assign([key("a"), key("b")], cidrs, held)[key("b")] == held[key("b")]
+
+
 def test_addresses_of_another_cidr_are_not_kept() -> None:
     held = {key("a"): (ip_address("10.9.0.5"), ip_address("fd01::5"))}
     assert assign([key("a")], CIDRS, held)[key("a")][0] == ip_address("10.1.0.2")

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
+import pytest
 
-from mesh.core.reconcile import AppliedRows, Loop, column_diff, diff
+from mesh.core.reconcile import AppliedColumns, AppliedRows, Loop, column_diff, diff
 from mesh.core.table import ColumnTable, Table
 
 
@@ -359,5 +361,45 @@ def test_one_wait_for_several_ends_when_all_have_arrived_at_once() -> None:
             one.open.set()
             await settle(lambda: three.rows == {"pod": 2})
         task.cancel()
+
+    asyncio.run(run())
+
+
+class Full:
+    """A map with room for two rows."""
+
+    def __init__(self, table: ColumnTable, rows: dict[bytes, int]) -> None:
+        self.table = table
+        self.rows = rows
+
+    async def read(self) -> tuple[Any, Any]:
+        keys = np.frombuffer(b"".join(self.rows), self.table.key)
+        return keys, np.array([(value,) for value in self.rows.values()], self.table.value)
+
+    async def upsert(self, keys: Any, values: Any) -> None:
+        for key, value in zip(keys.tolist(), values["x"].tolist(), strict=True):
+            if key not in self.rows and len(self.rows) == 2:
+                raise OSError(7, "full")
+            self.rows[key] = value
+
+    async def delete(self, keys: Any) -> None:
+        for key in keys.tolist():
+            del self.rows[key]
+
+
+def test_a_full_map_is_emptied_of_what_nobody_desires() -> None:
+    """Else the rows that have no room would never get it."""
+
+    async def run() -> None:
+        table = ColumnTable("address", "V4", [("x", "u4")])
+        target = Full(table, {b"old1": 1, b"old2": 2})
+        applied = AppliedColumns(table, target)
+        table.replace(np.frombuffer(b"new1", "V4"), np.array([(3,)], table.value))
+        with pytest.raises(OSError, match="full"):
+            await applied.round()
+        assert not applied.arrived
+        await applied.round()
+        assert target.rows == {b"new1": 3}
+        assert applied.arrived
 
     asyncio.run(run())

@@ -190,6 +190,51 @@ def test_speaker_and_exabgp_killed_lose_no_route_with_the_sources_away(
     until(lambda: deleted() == ["198.51.100.10"], "only the withdrawn route is deleted")
 
 
+def test_an_exabgp_that_was_never_filled_gets_the_last_known_routes(
+    node: Node, router: Router, deleted: Any
+) -> None:
+    """Its speaker was killed after it had started it and before it had said a route."""
+    up(node, router, *ALL)
+    old = node.engine_pid()
+    node.kill()
+    os.kill(old, signal.SIGKILL)
+    until(lambda: stale(router), "the router keeps the routes as stale")
+    words = [sys.executable, "-m", "bgp.launcher", str(node.engine.run_dir)]
+    subprocess.run(
+        ["ip", "netns", "exec", NODE, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
+    node.desire(peers=[], synced=False)
+    node.start()
+    until(lambda: node.said().get("owed") == ["10.99.0.1"], "the new speaker has adopted")
+    until(lambda: not stale(router), "every route is confirmed")
+    assert holds(router, *ALL)
+    assert deleted() == []
+
+
+def test_a_change_that_was_undone_while_its_speaker_was_dead_is_undone(
+    node: Node, router: Router
+) -> None:
+    """The speaker was killed after it had asked for the reload and before the answer."""
+    up(node, router, *ALL)
+    exabgp = node.engine_pid()
+    os.kill(exabgp, signal.SIGSTOP)
+    node.desire(*ALL, peers=[{**PEER, "hold": 30}])
+    until(lambda: "hold-time 30;" in node.engine.config.read_text(), "a reload is asked for")
+    node.kill()
+    os.kill(exabgp, signal.SIGCONT)
+    until(lambda: _hold_s(router) == 30, "ExaBGP has reloaded")
+    node.desire(*ALL)
+    node.start()
+    until(lambda: _hold_s(router) == 9, "the session is as desired")
+    until(node.arrived, "everything is announced")
+    assert holds(router, *ALL)
+
+
+def _hold_s(router: Router) -> float:
+    peer = router.vty.json("show bgp neighbors 10.99.0.11")["10.99.0.11"]
+    return float(peer.get("bgpTimerHoldTimeMsecs", 0)) / 1000
+
+
 def test_a_restarted_speaker_without_sources_keeps_what_is_announced(
     node: Node, router: Router, deleted: Any
 ) -> None:

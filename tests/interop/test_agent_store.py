@@ -1,0 +1,137 @@
+"""The agent and a store that is replaced: no kernel, no maps, but a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from etcd_server import Etcd, client_of, running, task_of, until, until_async
+
+from clustermesh import wire
+from clustermesh.etcd import Client
+from clustermesh.records import encode_number
+from clustermesh.subtree import StoredConfig
+from clustermesh.target import PersistentTarget
+from mesh.agent import Agent
+from mesh.agent_tables import AgentTables, Facts
+from mesh.config import load_agent
+from mesh.core.model import Node, NodeKey, Pod, PodKey
+from mesh.kernel import Kernel
+from mesh.pods import Device
+
+CONFIG = """
+cluster: {{name: east, id: 1}}
+node: east-1
+manifests: {place}
+etcd: {{endpoints: ["http://{address}"]}}
+bpffs: {place}
+cgroup: {place}
+uplink: uplink
+socket: {place}/socket
+podNetns: /run/netns/{{cluster}}-{{namespace}}-{{name}}
+stateDir: {place}
+"""
+PREFIX = "meshgate/v1/east/"
+ENTRY = f"{PREFIX}pod/east-1/shop/web-1"
+OWN = Node("east", "east-1", (IPv4Address("10.99.0.11"),))
+WEST = Node("west", "west-1", (IPv4Address("10.99.0.21"),), (ip_network("10.2.0.0/24"),))
+
+
+def agent_of(server: Etcd, place: Path) -> Agent:
+    """An agent with one pod, which its kernel has."""
+    path = place / "agent.yaml"
+    path.write_text(CONFIG.format(place=place, address=server.address))
+    agent = Agent(load_agent(path), cast("Kernel", None))
+    objects = agent.manifests.objects
+    for table in objects.tables().values():
+        table.mark_synced()
+    objects.nodes.replace({NodeKey("east", "east-1"): OWN})
+    key = PodKey("east", "shop", "web-1")
+    objects.pods.replace({key: Pod("east", "shop", "web-1", "east-1")})
+    tables = agent.tables = AgentTables(agent.config, Facts(OWN.addresses[0], 1450), objects)  # type: ignore[arg-type]
+    agent.follow_store()
+    tables.wire(agent.loop)
+    target = PersistentTarget(agent.client, [f"{PREFIX}pod/east-1/"])
+    agent.entries = agent.loop.apply(tables.pod_entry, target)
+    tables.devices.replace({key: Device(7, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02")})
+    return agent
+
+
+async def east(client: Client, store: str) -> None:
+    """What the controller of east puts into a new store."""
+    config = StoredConfig("east", 1, ("10.1.0.0_16_24",), (), 256, 4)
+    await client.put(f"{PREFIX}config", msgspec.json.encode(config))
+    await client.put(f"{PREFIX}podcidr/10.1.0.0_16_24/number/0", encode_number("east-1"))
+    await client.put(f"{PREFIX}synced", msgspec.json.encode({"store": store}))
+
+
+async def west(client: Client) -> None:
+    """What the controller of west publishes."""
+    await client.put(wire.config_key("west"), wire.cluster_config(2))
+    await client.put(wire.node_key("west", "west-1"), wire.node_value(WEST, 2))
+    await client.put(wire.canary_key("west", wire.ADDRESSES), b"now")
+
+
+def test_a_pod_that_a_leader_restores_after_it_has_gone_goes_again_at_once(tmp_path: Path) -> None:
+    async def run(server: Etcd) -> None:
+        agent = agent_of(server, tmp_path)
+        async with (
+            client_of(server.endpoint) as writer,
+            task_of(agent.own.run()),
+            task_of(agent.peers.run()),
+            task_of(agent.loop.run()),
+            task_of(agent.rewrite_entries()),
+        ):
+            await east(writer, "one")
+            await until_async(lambda: writer.get(ENTRY), "the pod's key")
+            await until(lambda: agent.entries.current, "everything is written")
+            gone = f"{PREFIX}pod/east-1/shop/gone"
+            await writer.put(gone, b'{"addresses": ["10.1.0.9"], "labels": "x"}')
+            await writer.delete(ENTRY)
+
+            async def right() -> bool:
+                return bool(await writer.get(ENTRY)) and await writer.get(gone) is None
+
+            await until_async(right, "both are put right", 10)
+        await agent.client.aclose()
+
+    with running(tmp_path / "etcd") as server:
+        asyncio.run(run(server))
+
+
+def test_a_store_counts_as_known_once_each_of_its_clusters_is_complete(tmp_path: Path) -> None:
+    """Else an agent that restarts beside it would take the clusters that it lacks for gone."""
+
+    async def run(server: Etcd) -> None:
+        agent = agent_of(server, tmp_path)
+        async with (
+            client_of(server.endpoint) as writer,
+            task_of(agent.own.run()),
+            task_of(agent.peers.run()),
+            task_of(agent.loop.run()),
+        ):
+            await west(writer)
+            await east(writer, "one")
+            await until(lambda: agent.tables.peers.complete.synced, "complete")
+            await agent.remember_peers()
+            assert (agent.known.store, agent.known.clusters) == ("one", ("west",))
+            server.kill()
+            await until(lambda: agent.client.problem, "the outage is noticed")
+            server.wipe()
+            server.start()
+            await east(writer, "two")
+            await until(lambda: agent.tables.subtree.store == "two", "another store")
+            await until(lambda: agent.peers.held, "west is held")
+            await agent.remember_peers()
+            assert agent.known.store == "one"
+            await west(writer)
+            await until(lambda: not agent.peers.held, "west is back")
+            await agent.remember_peers()
+            assert (agent.known.store, agent.known.clusters) == ("two", ("west",))
+        await agent.client.aclose()
+
+    with running(tmp_path / "etcd") as server:
+        asyncio.run(run(server))
