@@ -140,7 +140,7 @@ def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(
 
     async def run() -> None:
         it = Agent(load_agent(path), cast("Kernel", None))
-        facts = Facts(IPv4Address("10.99.0.11"), 1450)
+        facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
         it.tables = AgentTables(it.config, facts, it.manifests.objects)
         it.follow_store()
         watching = asyncio.create_task(it.watch_namespaces())
