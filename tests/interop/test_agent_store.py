@@ -51,7 +51,7 @@ def agent_of(server: Etcd, place: Path) -> Agent:
     objects.nodes.replace({NodeKey("east", "east-1"): OWN})
     key = PodKey("east", "shop", "web-1")
     objects.pods.replace({key: Pod("east", "shop", "web-1", "east-1")})
-    tables = agent.tables = AgentTables(agent.config, Facts(OWN.addresses[0], 1450), objects)  # type: ignore[arg-type]
+    tables = agent.tables = AgentTables(agent.config, Facts(7, 1500, OWN.addresses[0]), objects)  # type: ignore[arg-type]
     agent.follow_store()
     tables.wire(agent.loop)
     target = PersistentTarget(agent.client, [f"{PREFIX}pod/east-1/"])
