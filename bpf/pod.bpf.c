@@ -8,13 +8,16 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* act: to a destination that needs no translation */
-static __framed int forward(struct __sk_buff *ctx, struct packet *packet, const struct address *to)
+static __always_inline int forward(struct __sk_buff *ctx, struct packet *packet,
+				   const struct address *to)
 {
 	__be32 node = to->node;
 
-	if (to->kind != ADDRESS_POD || node == cfg.node) {
+	if (to->kind != ADDRESS_POD)
+		return TC_ACT_OK; /* hosts, the world: the stack */
+	if (node == cfg.node) {
 		struct pod *pod = pod_find(&packet->destination);
-		return pod ? forward_pod(ctx, pod) : TC_ACT_OK; /* hosts, the world: the stack */
+		return pod ? forward_pod(ctx, pod) : TC_ACT_OK;
 	}
 	if (!overlay_fits(packet) && is_unfragmentable(packet))
 		return drop_too_big(ctx, packet);
@@ -41,13 +44,14 @@ static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet
 }
 
 /* decide: what the pod behind this device may say. Returns 0 or a drop reason. */
-static __framed int pod_check(struct __sk_buff *ctx, struct packet *packet, struct pod **pod)
+static __always_inline int pod_check(struct __sk_buff *ctx, struct packet *packet, struct pod **pod)
 {
 	int reason = pod_source(packet, ctx->ifindex, pod);
 
 	if (reason)
 		return reason;
-	if (packet->family == 4 && has_source_route(ctx, packet))
+	bool options = packet->family == 4 && packet->l4 > L3_OFFSET + sizeof(struct ipv4_header);
+	if (options && has_source_route(ctx, packet))
 		return DROP_IP_OPTIONS;
 	/* A pod is no router: its errors are about packets to itself, not about others'
 	 * connections. */
@@ -59,16 +63,16 @@ static __framed int pod_check(struct __sk_buff *ctx, struct packet *packet, stru
 }
 
 /* decide: a translated connection goes on as it is. What nobody has answered may be for an address
- * of the mesh whose row came later; its sender need not ever pause.
+ * of the mesh whose row came later, and its sender need not ever pause: it is asked once a second.
  */
 static __framed bool translation_holds(const struct packet *packet,
-				       const struct connection *connection)
+				       const struct connection *connection, struct translation *as)
 {
 	struct address to;
 
-	if (translation_ended(connection))
+	if (translation_ended(connection, as))
 		return false;
-	if (connection->flags & CONNECTION_REPLIED)
+	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
 		return true;
 	address_find(&packet->destination, &to);
 	return !to.kind;
@@ -87,6 +91,7 @@ int mg_from_pod(struct __sk_buff *ctx)
 {
 	struct packet packet = {.point = POINT_FROM_POD};
 	struct connection *connection;
+	struct translation as;
 	struct address to;
 	struct pod *pod;
 
@@ -110,8 +115,8 @@ int mg_from_pod(struct __sk_buff *ctx)
 	enum direction direction = connection_find(&packet, &connection);
 	bool translated =
 	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
-	if (translated && translation_holds(&packet, connection))
-		return egress_go_on(ctx, &packet, connection);
+	if (translated && translation_holds(&packet, connection, &as))
+		return egress_go_on(ctx, &packet, connection, &as);
 	if (translated && packet.tcp_flags & TCP_RST)
 		nat_see(connection, &packet); /* it goes nowhere, but is sent only once */
 
@@ -120,7 +125,7 @@ int mg_from_pod(struct __sk_buff *ctx)
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
 		struct egress *egress = egress_find(pod->egress, &packet);
 		if (egress)
-			return egress_open(ctx, &packet, egress, connection);
+			return egress_open(ctx, &packet, egress, connection, &as);
 	}
 	if (translated && !may_untranslate(&packet, &to))
 		return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);

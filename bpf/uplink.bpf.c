@@ -12,7 +12,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define PACKET_HOST 0
 
 /* act: the way back of egress, which only the gateway of the address may send */
-static __framed int tunnel_reply(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int tunnel_reply(struct __sk_buff *ctx, struct packet *packet)
 {
 	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
 
@@ -32,6 +32,8 @@ static __framed int tunnel_egress(struct __sk_buff *ctx, struct packet *packet, 
 		return drop(ctx, packet, reason);
 	if (egress->gateway != cfg.node)
 		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
+	struct block *block = block_find(&as.address, as.port);
+	as.owner = block ? block->node : 0;
 	return gateway_send(ctx, packet, &as);
 }
 

@@ -155,8 +155,8 @@ static __always_inline bool is_going_on(const struct packet *packet)
 }
 
 /* act: note a packet; true when this one closed the connection. ICMP errors change nothing. */
-static __framed bool connection_see(struct connection *connection, const struct packet *packet,
-				    enum direction direction)
+static __always_inline bool connection_see(struct connection *connection,
+					   const struct packet *packet, enum direction direction)
 {
 	__u32 flags = connection_flags(packet, direction), now = now_s();
 

@@ -28,16 +28,26 @@ static __always_inline bool egress_exempt(const struct connection *connection,
 	return direction == DIRECTION_REPLY && connection->flags & CONNECTION_OPENED;
 }
 
+/* look up: by whom, and through whom */
+static __framed void translation_find(struct translation *as)
+{
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &as->address);
+	struct block *block = block_find(&as->address, as->port);
+
+	as->gateway = egress ? egress->gateway : 0;
+	as->owner = block ? block->node : 0;
+}
+
 /* decide: the address has no gateway, or the port is another node's by now: what goes on with them
  * reaches nobody, and a sender that never pauses would keep its connection for ever.
  */
-static __framed bool translation_ended(const struct connection *connection)
+static __always_inline bool translation_ended(const struct connection *connection,
+					      struct translation *as)
 {
-	struct block *block = block_find(&connection->translated, connection->translated_port);
-
-	if (block && block->node != cfg.node)
-		return true;
-	return !bpf_map_lookup_elem(&mg_egress_addr, &connection->translated);
+	as->address = connection->translated;
+	as->port = connection->translated_port;
+	translation_find(as);
+	return !as->gateway || (as->owner && as->owner != cfg.node);
 }
 
 /* decide: what can be translated, and by whom. Returns 0 or a drop reason. */
@@ -80,46 +90,45 @@ __global int egress_send(struct __sk_buff *ctx, struct packet *packet, const str
 {
 	if (!packet || !as)
 		return TC_ACT_SHOT;
-	struct egress_addr *owner = bpf_map_lookup_elem(&mg_egress_addr, &as->address);
-	if (!owner)
+	if (!as->gateway)
 		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
-	if (owner->gateway == cfg.node)
+	if (as->gateway == cfg.node)
 		return gateway_send(ctx, packet, as);
-	__be32 gateway = owner->gateway;
 	if (!overlay_fits(packet) && is_unfragmentable(packet))
 		return drop_too_big(ctx, packet);
 	int reason = rewrite(ctx, packet, END_SOURCE, &as->address, as->port);
 	if (reason)
 		return drop(ctx, packet, reason);
-	return overlay_send(ctx, packet, gateway, packet->identity);
+	return overlay_send(ctx, packet, as->gateway, packet->identity);
 }
 
 /* act: a packet of a connection that is translated already */
-static __framed int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
-				 struct connection *connection)
+static __always_inline int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
+					struct connection *connection, const struct translation *as)
 {
-	struct translation as = {.address = connection->translated,
-				 .port = connection->translated_port};
-
 	int reason = nat_see(connection, packet);
-	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, &as);
+
+	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, as);
 }
 
 /* act: the first packet of a connection that must be translated */
 static __framed int egress_open(struct __sk_buff *ctx, struct packet *packet,
-				const struct egress *egress, const struct connection *previous)
+				const struct egress *egress, const struct connection *previous,
+				struct translation *as)
 {
-	struct translation as = {.address = egress->address};
-
 	int reason = egress_refuse(packet, egress);
 	if (!reason)
-		reason = address_unusable(&as.address);
+		reason = address_unusable(&egress->address);
 	if (reason)
 		return drop(ctx, packet, reason);
-	reason = port_take(&packet->flow, previous, &as);
+	*as = (struct translation){.address = egress->address};
+	reason = port_take(&packet->flow, previous, as);
 	if (!reason)
-		reason = nat_open(ctx, packet, previous, &as);
+		reason = nat_open(ctx, packet, previous, as);
 	if (reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED)
 		return drop_exhausted(ctx, packet, reason);
-	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, &as);
+	if (reason)
+		return drop(ctx, packet, reason);
+	translation_find(as);
+	return egress_send(ctx, packet, as);
 }

@@ -16,7 +16,7 @@ static __framed int forward_pod(struct __sk_buff *ctx, const struct pod *pod)
 
 	__builtin_memcpy(eth.h_dest, pod->mac, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, pod->host_mac, ETH_ALEN);
-	bpf_skb_store_bytes(ctx, 0, &eth, sizeof(eth), 0);
+	packet_store(ctx, 0, &eth, sizeof(eth));
 	return bpf_redirect_peer(pod->ifindex, 0);
 }
 

@@ -27,9 +27,7 @@ __global int gateway_send(struct __sk_buff *ctx, struct packet *packet,
 
 	if (!packet || !as)
 		return TC_ACT_SHOT;
-	struct block *block = block_find(&as->address, as->port);
-	__be32 sender = packet->sender ? packet->sender : cfg.node;
-	if (!block || block->node != sender)
+	if (as->owner != (packet->sender ? packet->sender : cfg.node))
 		return drop(ctx, packet, DROP_BLOCK_NOT_OWNED);
 	if (packet->sender)
 		fragment_record(packet);

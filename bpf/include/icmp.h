@@ -81,15 +81,6 @@ static __always_inline bool icmp_may_answer(const struct packet *packet)
 	return !is_icmp_error(packet) && packet->fragment != FRAGMENT_LATER && icmp_token();
 }
 
-static __always_inline __u16 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
 static __framed __u64 sum_bytes(struct __sk_buff *ctx, __u32 size)
 {
 	__u64 sum = 0;

@@ -28,6 +28,8 @@ struct translation {
 	struct addr address;
 	__be16 port;
 	__u16 pad;
+	__be32 owner;	/* node of the port's block; 0: nobody */
+	__be32 gateway; /* of the address; 0: none */
 };
 
 /* {remote, egress address, remote port, egress port} -> pod. BPF only. */
@@ -157,9 +159,9 @@ static __framed void connection_untranslate(const struct tuple *original,
  * at the egress address; the mesh knows no translation, so its packet opens one of its own. Returns
  * 0 or a drop reason.
  */
-static __framed int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
-				     struct connection *connection, enum direction direction,
-				     __u32 destination_identity)
+static __always_inline int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
+					    struct connection *connection, enum direction direction,
+					    __u32 destination_identity)
 {
 	bool translated = connection && is_translated(connection);
 

@@ -18,10 +18,11 @@
 /* A function that the verifier checks once, not once for each path that leads to it. It takes any
  * argument that the type allows, so pointers are checked for NULL.
  */
-#define __global  __attribute__((noinline))
-#define L3_OFFSET ETH_HLEN
-#define AF_INET	  2
-#define AF_INET6  10
+#define __global    __attribute__((noinline))
+#define L3_OFFSET   ETH_HLEN
+#define PACKET_NEAR 255
+#define AF_INET	    2
+#define AF_INET6    10
 
 /* linux/ip.h and linux/ipv6.h, without the bitfields and without what they pull in. */
 struct ipv4_header {
@@ -91,6 +92,61 @@ struct packet {
 	__u8 dont_fragment;
 	__u8 point; /* enum event_point */
 };
+
+/* Bytes in place; NULL when they are not linear, or far behind. */
+static __always_inline void *packet_at(struct __sk_buff *ctx, __u32 offset, __u32 size)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	asm volatile("" : "+r"(offset)); /* the verifier wants the bound on this very register */
+	if (offset > PACKET_NEAR)
+		return NULL;
+	data += offset;
+	return data + size > end ? NULL : data;
+}
+
+/* Copies bytes out of the packet, wherever they are; a helper's call costs several copies. */
+static __always_inline long packet_load(struct __sk_buff *ctx, __u32 offset, void *to, __u32 size)
+{
+	void *from = packet_at(ctx, offset, size);
+
+	if (!from)
+		return bpf_skb_load_bytes(ctx, offset, to, size);
+	__builtin_memcpy(to, from, size);
+	return 0;
+}
+
+/* Copies bytes into the packet; the caller keeps checksums true. */
+static __always_inline long packet_store(struct __sk_buff *ctx, __u32 offset, const void *from,
+					 __u32 size)
+{
+	void *to = packet_at(ctx, offset, size);
+
+	if (!to)
+		return bpf_skb_store_bytes(ctx, offset, from, size, 0);
+	__builtin_memcpy(to, from, size);
+	return 0;
+}
+
+/* The IP header in place; NULL when there is none. */
+static __always_inline void *ip_header(struct __sk_buff *ctx, __u32 size)
+{
+	void *header = packet_at(ctx, L3_OFFSET, size);
+
+	if (header)
+		return header;
+	return bpf_skb_pull_data(ctx, L3_OFFSET + size) ? NULL : packet_at(ctx, L3_OFFSET, size);
+}
+
+/* A checksum out of the sum of what it covers. */
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
 
 static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Bytes -> struct packet, in two steps: `parse_network` reads addresses and lengths and is enough
  * to say whose packet it is; `parse_transport` reads ports. Both return 0 or a drop reason. Behind
- * the IP header bytes are read with bpf_skb_load_bytes, which reaches non-linear data and checks
- * the bounds.
+ * the IP header bytes are read with packet_load, which reaches non-linear data and checks the
+ * bounds.
  */
 #pragma once
 #include "fragment.h"
@@ -21,20 +21,6 @@ enum {
 	IPV6_EXTENSIONS_MAX = 6,
 	ICMP_HEADER = 8,
 };
-
-/* The IP header in place; NULL when there is none. */
-static __always_inline void *ip_header(struct __sk_buff *ctx, __u32 size)
-{
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-
-	if (data + L3_OFFSET + size > end) {
-		if (bpf_skb_pull_data(ctx, L3_OFFSET + size))
-			return NULL;
-		data = (void *)(long)ctx->data;
-		end = (void *)(long)ctx->data_end;
-	}
-	return data + L3_OFFSET + size > end ? NULL : data + L3_OFFSET;
-}
 
 static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *packet)
 {
@@ -91,7 +77,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *pack
 	return 0;
 }
 
-static __framed int parse_network(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_network(struct __sk_buff *ctx, struct packet *packet)
 {
 	if (ctx->vlan_present)
 		return DROP_UNSUPPORTED_L3_PROTOCOL;
@@ -124,7 +110,7 @@ static __framed int parse_extensions(struct __sk_buff *ctx, struct extensions *c
 		if (chain->next != IPPROTO_HOPOPTS && chain->next != IPPROTO_ROUTING &&
 		    chain->next != IPPROTO_DSTOPTS && chain->next != IPPROTO_FRAGMENT)
 			return 0;
-		if (bpf_skb_load_bytes(ctx, chain->offset, &header, sizeof(header)))
+		if (packet_load(ctx, chain->offset, &header, sizeof(header)))
 			return DROP_INVALID_IPV6_EXTENSION;
 		/* With segments left, the destination is not the last one: checks would not hold.
 		 */
@@ -198,8 +184,8 @@ static __always_inline int parse_ports(struct __sk_buff *ctx, __u32 offset, stru
 	} icmp;
 
 	if (!is_icmp(tuple->protocol))
-		return bpf_skb_load_bytes(ctx, offset, &tuple->source_port, 4);
-	if (bpf_skb_load_bytes(ctx, offset, &icmp, sizeof(icmp)))
+		return packet_load(ctx, offset, &tuple->source_port, 4);
+	if (packet_load(ctx, offset, &icmp, sizeof(icmp)))
 		return -1;
 	__u8 kind = icmp_kind(tuple->protocol, icmp.type);
 	tuple->source_port = kind == ICMP_ECHO ? icmp.id : 0;
@@ -212,7 +198,7 @@ static __always_inline int parse_embedded_ipv4(struct __sk_buff *ctx, struct pac
 {
 	struct ipv4_header ip;
 
-	if (bpf_skb_load_bytes(ctx, packet->inner_l3, &ip, sizeof(ip)))
+	if (packet_load(ctx, packet->inner_l3, &ip, sizeof(ip)))
 		return DROP_INVALID_PACKET;
 	__u32 header = (ip.version_ihl & 0x0f) * 4;
 	if (ip.version_ihl >> 4 != 4 || header < sizeof(ip))
@@ -230,7 +216,7 @@ static __always_inline int parse_embedded_ipv6(struct __sk_buff *ctx, struct pac
 {
 	struct ipv6_header ip;
 
-	if (bpf_skb_load_bytes(ctx, packet->inner_l3, &ip, sizeof(ip)))
+	if (packet_load(ctx, packet->inner_l3, &ip, sizeof(ip)))
 		return DROP_INVALID_PACKET;
 	if (bpf_ntohl(ip.version_class_label) >> 28 != 6)
 		return DROP_INVALID_PACKET;
@@ -277,7 +263,7 @@ static __always_inline int parse_icmp(struct __sk_buff *ctx, struct packet *pack
 	} icmp;
 
 	if (packet->l4 + ICMP_HEADER > packet->end ||
-	    bpf_skb_load_bytes(ctx, packet->l4, &icmp, sizeof(icmp)))
+	    packet_load(ctx, packet->l4, &icmp, sizeof(icmp)))
 		return DROP_CT_TRUNCATED;
 	packet->icmp_type = icmp.type;
 	packet->icmp_code = icmp.code;
@@ -298,7 +284,7 @@ static __always_inline int parse_tcp(struct __sk_buff *ctx, struct packet *packe
 		__u8 flags;
 	} __attribute__((packed)) tcp;
 
-	if (bpf_skb_load_bytes(ctx, packet->l4, &tcp, sizeof(tcp)))
+	if (packet_load(ctx, packet->l4, &tcp, sizeof(tcp)))
 		return DROP_CT_TRUNCATED;
 	__u32 header = (tcp.length >> 4) * 4;
 	if (header < 20 || packet->l4 + header > packet->end)

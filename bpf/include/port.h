@@ -198,19 +198,25 @@ static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
 	return 0;
 }
 
-/* act: note a packet of a translated connection. Returns 0 or a drop reason. */
-static __framed int nat_see(struct connection *connection, const struct packet *packet)
+/* act: a packet after a reset takes the mapping back. Returns 0 or a drop reason. */
+static __framed int nat_go_on(struct connection *connection, const struct packet *packet)
 {
 	struct tuple reply;
 
-	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
-		mapping_close(&packet->flow, connection, 0);
-	if (!(connection->flags & CONNECTION_RST) || has_ended(connection) || !is_going_on(packet))
-		return 0;
 	__u32 flags = __sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
 	connection_reply(&reply, &packet->flow, connection);
 	if (mapping_revive(&reply, &packet->flow))
 		return 0;
 	__sync_fetch_and_or(&connection->flags, flags & CONNECTION_RST);
 	return DROP_MID_STREAM;
+}
+
+/* act: note a packet of a translated connection. Returns 0 or a drop reason. */
+static __always_inline int nat_see(struct connection *connection, const struct packet *packet)
+{
+	if (connection_see(connection, packet, DIRECTION_ORIGINAL))
+		mapping_close(&packet->flow, connection, 0);
+	if (!(connection->flags & CONNECTION_RST) || has_ended(connection) || !is_going_on(packet))
+		return 0;
+	return nat_go_on(connection, packet);
 }

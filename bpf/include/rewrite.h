@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Changes to a packet in place, checksums included: right for CHECKSUM_PARTIAL, COMPLETE and GSO,
- * because only the kernel's checksum helpers touch them.
+ * because only the kernel's checksum helpers touch those of transport headers.
  */
 #pragma once
 #include "packet.h"
@@ -14,9 +14,6 @@ enum end {
 };
 
 enum {
-	IPV4_CHECK = L3_OFFSET + offsetof(struct ipv4_header, check),
-	IPV4_TTL = L3_OFFSET + offsetof(struct ipv4_header, ttl),
-	IPV6_HOP_LIMIT = L3_OFFSET + offsetof(struct ipv6_header, hop_limit),
 	ICMP_CHECK = 2,
 	ICMP_ID = 4,
 };
@@ -42,23 +39,57 @@ static __always_inline __u64 check_flags(__u8 protocol)
 
 /* The pseudo-header's part of a transport checksum. */
 static __always_inline long replace_pseudo(struct __sk_buff *ctx, const struct packet *packet,
-					   __u32 offset, __s64 diff)
+					   __u32 offset, const struct addr *from,
+					   const struct addr *to)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | check_flags(packet->protocol);
 
 	if (packet->protocol == IPPROTO_ICMP)
 		return 0; /* has no pseudo-header */
-	if (packet->family == 6 && !bpf_l4_csum_replace(ctx, offset, 0, diff, flags | L4_CSUM_IPV6))
+	if (packet->family == 4)
+		return bpf_l4_csum_replace(ctx, offset, from->w[3], to->w[3], 4 | flags);
+	__s64 diff = bpf_csum_diff((__be32 *)from->w, 16, (__be32 *)to->w, 16, 0);
+	if (!bpf_l4_csum_replace(ctx, offset, 0, diff, flags | L4_CSUM_IPV6))
 		return 0;
 	return bpf_l4_csum_replace(ctx, offset, 0, diff, flags);
 }
 
-/* The address in an IP header at `l3`, whichever of the packet's it is. */
-static __always_inline long replace_address(struct __sk_buff *ctx, __u8 family, __u32 l3,
-					    enum end end, const struct addr *from,
+/* An IPv4 header's checksum after a change of one word; Source: RFC 1624 3. The sum of the whole
+ * header stays what it was, so CHECKSUM_COMPLETE stays true.
+ */
+static __always_inline void replace_ipv4(struct ipv4_header *ip, __be32 from, __be32 to)
+{
+	ip->check = fold((__u16)~ip->check + (__u64)(__u32)~from + to);
+}
+
+/* The address in the IP header. */
+static __always_inline long replace_address(struct __sk_buff *ctx, __u8 family, enum end end,
 					    const struct addr *to)
 {
-	if (family == 6)
+	if (family == 6) {
+		struct ipv6_header *ip = ip_header(ctx, sizeof(*ip));
+		if (!ip)
+			return -1;
+		__builtin_memcpy(end == END_SOURCE ? ip->source : ip->destination, to, 16);
+		return 0;
+	}
+	struct ipv4_header *ip = ip_header(ctx, sizeof(*ip));
+	if (!ip)
+		return -1;
+	__be32 *address = end == END_SOURCE ? &ip->source : &ip->destination;
+	replace_ipv4(ip, *address, to->w[3]);
+	*address = to->w[3];
+	return 0;
+}
+
+/* The address in an IP header embedded at `l3`. */
+static __always_inline long replace_embedded_address(struct __sk_buff *ctx,
+						     const struct packet *packet, enum end end,
+						     const struct addr *from, const struct addr *to)
+{
+	__u32 l3 = packet->inner_l3;
+
+	if (packet->family == 6)
 		return bpf_skb_store_bytes(ctx, l3 + (end == END_SOURCE ? 8 : 24), to, 16, 0);
 	long failed = bpf_l3_csum_replace(ctx, l3 + offsetof(struct ipv4_header, check), from->w[3],
 					  to->w[3], 4);
@@ -67,9 +98,7 @@ static __always_inline long replace_address(struct __sk_buff *ctx, __u8 family, 
 }
 
 struct embedded_change { /* of one end of the packet inside an ICMP error */
-	const struct addr *from;
-	const struct addr *to;
-	__s64 diff; /* of the addresses */
+	__s64 diff;	 /* of the addresses */
 	__be16 from_port;
 	__be16 to_port;
 };
@@ -101,17 +130,22 @@ static __framed __s64 replace_embedded_port(struct __sk_buff *ctx, const struct 
  * error, so the other one in the embedded packet.
  */
 static __framed long rewrite_embedded(struct __sk_buff *ctx, const struct packet *packet,
-				      enum end end, struct embedded_change *change)
+				      enum end end, const struct addr *address, __be16 port)
 {
-	enum end inner = end == END_SOURCE ? END_DESTINATION : END_SOURCE;
+	bool source = end == END_SOURCE;
+	enum end inner = source ? END_DESTINATION : END_SOURCE;
+	const struct addr *from = source ? &packet->flow.source : &packet->flow.destination;
+	struct embedded_change change = {
+	    .diff = bpf_csum_diff((__be32 *)from->w, 16, (__be32 *)address->w, 16, 0),
+	    .from_port = source ? packet->flow.source_port : packet->flow.destination_port,
+	    .to_port = port};
 	__s64 diff =
-	    packet->family == 6 ? change->diff : 0; /* IPv4: its own checksum evens it out */
+	    packet->family == 6 ? change.diff : 0; /* IPv4: its own checksum evens it out */
 
-	long failed =
-	    replace_address(ctx, packet->family, packet->inner_l3, inner, change->from, change->to);
+	long failed = replace_embedded_address(ctx, packet, inner, from, address);
 	if (packet->inner_l4)
 		diff = bpf_csum_diff(NULL, 0, (__be32 *)&diff, 4,
-				     replace_embedded_port(ctx, packet, inner, change));
+				     replace_embedded_port(ctx, packet, inner, &change));
 	return failed | bpf_l4_csum_replace(ctx, packet->l4 + ICMP_CHECK, 0, diff, 0);
 }
 
@@ -129,24 +163,17 @@ __global int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
 	struct addr *inner = source ? &packet->flow.source : &packet->flow.destination;
 	__be16 *old_port = source ? &packet->flow.source_port : &packet->flow.destination_port;
 	__u32 check = packet->l4 + transport_check(packet->protocol);
-	__s64 diff = bpf_csum_diff(outer->w, 16, (__be32 *)address->w, 16, 0);
 
-	long failed = replace_address(ctx, packet->family, L3_OFFSET, end, outer, address);
+	long failed = replace_address(ctx, packet->family, end, address);
 	if (packet->fragment != FRAGMENT_LATER)
-		failed |= replace_pseudo(ctx, packet, check, diff);
+		failed |= replace_pseudo(ctx, packet, check, outer, address);
 	if (is_icmp_error(packet)) {
-		struct embedded_change change = {
-		    .from = inner,
-		    .to = address,
-		    .diff = bpf_csum_diff(inner->w, 16, (__be32 *)address->w, 16, 0),
-		    .from_port = *old_port,
-		    .to_port = port};
-		failed |= rewrite_embedded(ctx, packet, end, &change);
+		failed |= rewrite_embedded(ctx, packet, end, address, port);
 	} else if (packet->fragment != FRAGMENT_LATER) {
 		failed |= bpf_l4_csum_replace(ctx, check, *old_port, port,
 					      2 | check_flags(packet->protocol));
-		failed |= bpf_skb_store_bytes(
-		    ctx, packet->l4 + transport_port(packet->protocol, end), &port, 2, 0);
+		failed |=
+		    packet_store(ctx, packet->l4 + transport_port(packet->protocol, end), &port, 2);
 	}
 	*outer = *address;
 	*inner = *address;
@@ -160,11 +187,18 @@ static __always_inline int rewrite_ttl(struct __sk_buff *ctx, struct packet *pac
 	if (packet->ttl <= 1)
 		return DROP_TTL_EXCEEDED;
 	__u8 ttl = packet->ttl - 1;
-	long failed = 0;
-	if (packet->family == 4)
-		failed = bpf_l3_csum_replace(ctx, IPV4_CHECK, packet->ttl, ttl, 2);
-	failed |=
-	    bpf_skb_store_bytes(ctx, packet->family == 4 ? IPV4_TTL : IPV6_HOP_LIMIT, &ttl, 1, 0);
+	if (packet->family == 4) {
+		struct ipv4_header *ip = ip_header(ctx, sizeof(*ip));
+		if (!ip)
+			return DROP_WRITE_ERROR;
+		replace_ipv4(ip, bpf_htons(packet->ttl << 8), bpf_htons(ttl << 8));
+		ip->ttl = ttl;
+	} else {
+		struct ipv6_header *ip = ip_header(ctx, sizeof(*ip));
+		if (!ip)
+			return DROP_WRITE_ERROR;
+		ip->hop_limit = ttl;
+	}
 	packet->ttl = ttl;
-	return failed ? DROP_WRITE_ERROR : 0;
+	return 0;
 }

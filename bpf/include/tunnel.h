@@ -38,34 +38,33 @@ static __always_inline bool is_for_kernel(struct __sk_buff *ctx,
 
 /* decide: is it an overlay packet; sender and identity of one of ours. Returns 0 or a drop reason.
  */
-static __framed int tunnel_find(struct __sk_buff *ctx, struct packet *packet, __be16 *inner,
-				enum tunnel *tunnel)
+static __always_inline int tunnel_find(struct __sk_buff *ctx, struct packet *packet, __be16 *inner,
+				       enum tunnel *tunnel)
 {
-	struct tunnel_headers headers;
 	__be16 port = 0;
 
 	*tunnel = TUNNEL_NONE;
 	if (packet->family != 4 || packet->destination.w[3] != cfg.node ||
 	    packet->protocol != IPPROTO_UDP || packet->fragment != FRAGMENT_NONE)
 		return 0;
-	bool whole = !bpf_skb_load_bytes(ctx, L3_OFFSET, &headers, sizeof(headers));
+	const struct tunnel_headers *headers = ip_header(ctx, sizeof(*headers));
 	bool options = packet->l4 != L3_OFFSET + sizeof(struct ipv4_header);
-	if (whole && !options)
-		port = headers.overlay.destination_port;
+	if (headers && !options)
+		port = headers->overlay.destination_port;
 	else
 		bpf_skb_load_bytes(ctx, packet->l4 + 2, &port, sizeof(port));
 	if (port != bpf_htons(VXLAN_PORT))
 		return 0;
 	if (options)
 		return DROP_IP_OPTIONS;
-	if (!whole || packet->end < L3_OFFSET + sizeof(headers) ||
-	    headers.overlay.flags != bpf_htonl(VXLAN_VALID_VNI))
+	if (!headers || packet->end < L3_OFFSET + sizeof(*headers) ||
+	    headers->overlay.flags != bpf_htonl(VXLAN_VALID_VNI))
 		return DROP_INVALID_PACKET;
-	*tunnel = is_for_kernel(ctx, &headers) ? TUNNEL_KERNEL : TUNNEL_OURS;
-	*inner = headers.overlay.eth.h_proto;
+	*tunnel = is_for_kernel(ctx, headers) ? TUNNEL_KERNEL : TUNNEL_OURS;
+	*inner = headers->overlay.eth.h_proto;
 	packet->point = POINT_FROM_OVERLAY;
-	packet->sender = headers.overlay.ip.source;
-	packet->identity = bpf_ntohl(headers.overlay.vni) >> 8;
+	packet->sender = headers->overlay.ip.source;
+	packet->identity = bpf_ntohl(headers->overlay.vni) >> 8;
 	return 0;
 }
 
@@ -79,14 +78,14 @@ static __always_inline int overlay_pop(struct __sk_buff *ctx, __be16 inner, stru
 	if (bpf_skb_adjust_room(ctx, -OVERLAY_SIZE, BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | family))
 		return DROP_INVALID_PACKET; /* the inner packet is shorter than its header */
-	bpf_skb_store_bytes(ctx, offsetof(struct ethhdr, h_proto), &inner, sizeof(inner), 0);
+	packet_store(ctx, offsetof(struct ethhdr, h_proto), &inner, sizeof(inner));
 	*packet = (struct packet){
 	    .sender = packet->sender, .identity = packet->identity, .point = POINT_FROM_OVERLAY};
 	return 0;
 }
 
 /* decide: a sender that we know, an identity that it may give. Returns 0 or a drop reason. */
-static __framed int tunnel_sender(const struct packet *packet)
+static __always_inline int tunnel_sender(const struct packet *packet)
 {
 	struct node *node = bpf_map_lookup_elem(&mg_node, &packet->sender);
 

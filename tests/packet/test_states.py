@@ -47,13 +47,14 @@ def fill(a: Node, family: int) -> list[int]:
 def test_what_was_sent_to_the_mesh_before_its_row_came_is_not_translated_for_ever(
     nodes: Nodes, family: int, l4: Transport
 ) -> None:
-    """S9: the sender repeats itself from the same port and never pauses."""
+    """S9: the sender repeats itself from the same port and never pauses; a second later it is."""
     a, web = nodes["a"], nodes["w"].plan.pods["web"]
     a.egress(EVERYTHING[family], 1, EGRESS[family])
     for name in ("mg_address", "mg_addr_cidr"):
         a.clear(name)
     assert send(a, family, l4, web[family]).overlay.inner.source == EGRESS[family]
     a.rows_of_nodes()
+    a.age(1)
     got = send(a, family, l4, web[family])
     assert got.overlay.inner.source == a.plan.pods["client"][family]
     assert a.count(f"mg_nat_v{family}") == 0
@@ -73,6 +74,7 @@ def test_the_mesh_answers_what_was_translated_while_its_row_was_away(
         a.clear(name)
     send(a, family, UDP(5000, 53), web[family])
     a.rows_of_nodes()
+    a.age(1)
     news = Overlay("10.99.0.21", "10.99.0.11", web.identity, packet.reply(UDP(53, 5000)))
     assert a.from_uplink(news).dropped == {}
     assert send(a, family, UDP(5000, 53), web[family]).overlay.inner == packet
@@ -86,6 +88,7 @@ def test_a_host_answers_what_was_translated_while_its_row_was_away(a: Node, fami
     a.clear("mg_address")
     send(a, family, UDP(5000, 53), host)
     a.rows_of_nodes()
+    a.age(1)
     packet = Packet(a.plan.pods["client"][family], host, UDP(5000, 53))
     assert a.to_pod("client", packet.reply(UDP(53, 5000))).dropped == {}
     got = a.from_pod("client", packet)
@@ -108,6 +111,7 @@ def test_an_error_about_what_became_the_meshs_takes_no_port_away(nodes: Nodes, f
         a.clear(name)
     send(a, family, UDP(5000, 53), web[family])
     a.rows_of_nodes()
+    a.age(1)
     quoted = Packet(web[family], a.plan.pods["client"][family], UDP(53, 5000)).ip()
     error = Error({4: 3, 6: 1}[family], {4: 3, 6: 4}[family], quoted)
     assert send(a, family, error, web[family]).dropped == {"NO_EGRESS_GATEWAY": 1}
