@@ -201,7 +201,12 @@ class Session:
 
     async def _established(self, channel: Channel) -> list[Neighbor]:
         """The sessions that are up, by ExaBGP's own account."""
-        found = [one for line in await channel.ask(NEIGHBORS) for one in dumped_neighbors(line)]
+        lines = await channel.ask(NEIGHBORS)
+        try:
+            found = [neighbor for line in lines for neighbor in dumped_neighbors(line)]
+        except (ValueError, KeyError, TypeError) as error:
+            channel.close()
+            raise ConnectionError(f"ExaBGP's sessions cannot be read: {error}") from error
         return [neighbor for neighbor in found if neighbor.established]
 
     def _families(self, peer: IP) -> tuple[str, ...]:

@@ -83,3 +83,21 @@ def test_end_of_rib_reaches_a_session_whose_negotiation_nobody_heard(tmp_path: P
         server.close()
 
     asyncio.run(run())
+
+
+def test_an_answer_that_cannot_be_read_starts_the_session_over(tmp_path: Path) -> None:
+    async def run() -> None:
+        engine, script = Running(tmp_path), Script()
+        whole, damaged = script.answer, ["[]x\n", '[{"fsm": "IDLE"}]\n']
+        script.answer = lambda line: damaged.pop() if line == NEIGHBORS and damaged else whole(line)  # type: ignore[method-assign]
+        server = await asyncio.start_unix_server(script.serve, engine.socket)
+        session = Session(engine, IPv4Address("10.99.0.11"))
+        session.memory.save(peerings={ROUTER: PEERING})
+        running = asyncio.create_task(session.run())
+        async with asyncio.timeout(5):
+            await session.channel()
+        assert (damaged, session.problem) == ([], "")
+        running.cancel()
+        server.close()
+
+    asyncio.run(run())
