@@ -120,14 +120,17 @@ static __framed void search_run(struct search *search)
 }
 
 /* act: lock a port for the flow. Returns 0 or a drop reason. */
-static __framed int port_open(const struct tuple *flow, struct translation *translation)
+__global int port_open(const struct tuple *flow, struct translation *translation)
 {
-	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
-	struct search search = {.blocks = blocks,
-				.mapping = {.pod = flow->source, .pod_port = flow->source_port}};
+	struct search search = {};
 
+	if (!flow || !translation)
+		return DROP_NO_NAT_MAPPING;
+	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
 	if (!blocks || !blocks->count)
 		return DROP_NO_BLOCK;
+	search.blocks = blocks;
+	search.mapping = (struct mapping){.pod = flow->source, .pod_port = flow->source_port};
 	__u32 count = blocks->count < OWN_BLOCKS ? blocks->count : OWN_BLOCKS;
 	search.ports = count * cfg.block_size;
 	search_order(&search, flow);
