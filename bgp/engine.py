@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from bgp.launcher import RUNNING, lock
+from mesh.core.files import replace_file
 
 _BGP = Path(__file__).parent
 
@@ -60,9 +61,7 @@ class Engine:
 
     def write_config(self, text: str) -> None:
         """Replace the configuration file as a whole; ExaBGP reads it at start and on reload."""
-        fresh = self.config.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.replace(self.config)
+        replace_file(self.config, text)
 
     async def start(self) -> None:
         """Start ExaBGP unless it runs; raises OSError when it cannot be started.

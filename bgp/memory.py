@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bgp.desired import Peering, RouteKey
+from mesh.core.files import replace_file
 from mesh.core.model import IP, Route
 
 VERSION = 1
@@ -53,10 +54,8 @@ class Memory:
                 for key, route in self.routes.items()
             ],
         }
-        fresh = self.path.with_suffix(".new")
         try:
-            fresh.write_text(json.dumps(said, default=str))
-            fresh.replace(self.path)
+            replace_file(self.path, json.dumps(said, default=str))
             self.problem = ""
         except OSError as error:  # announcing goes on; only the next ExaBGP would know less
             self.problem = str(error)

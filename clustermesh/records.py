@@ -8,7 +8,6 @@ epoch before it: after a wiped store. Called by ``claims.py``, and by all who re
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from clustermesh.store import Entry
+from mesh.core.files import replace_file
 from mesh.core.model import Claim, ClaimKey
 
 NOUNS = frozenset({"identity", "podcidr", "locator", "block"})
@@ -137,12 +137,7 @@ def decode_owner(value: bytes) -> int:
 def save(path: Path, records: Iterable[Record]) -> None:
     """Write a snapshot so that a reader finds the old or the new one, also after power loss."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as out:
-        out.write(msgspec.json.encode(list(records)))
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.replace(path)
+    replace_file(path, msgspec.json.encode(list(records)), durable=True)
 
 
 def load(path: Path) -> list[Record]:

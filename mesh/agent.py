@@ -33,6 +33,7 @@ from mesh.agent_rows import nouns
 from mesh.agent_tables import BLOCK_VALUE, AgentTables, Facts, changes
 from mesh.config import AgentConfig, load_agent
 from mesh.core.address import ADDRESS
+from mesh.core.files import replace_file
 from mesh.core.model import Finding, Network
 from mesh.core.reconcile import Applied, Errors, Loop
 from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
@@ -393,14 +394,13 @@ def inodes(folder: Path) -> dict[str, int]:
 def permutation_key(path: Path) -> int:
     """A random number that outlives the process: another one would be another generation.
 
-    A power cut may leave the file empty; the maps are gone then, too.
+    An unreadable one is replaced.
     """
     with suppress(FileNotFoundError, ValueError):
         return int(path.read_text())
+    key = secrets.randbits(64)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, key = path.with_suffix(".new"), secrets.randbits(64)
-    fresh.write_text(f"{key}\n")
-    fresh.replace(path)
+    replace_file(path, f"{key}\n", durable=True)
     return key
 
 

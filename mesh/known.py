@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from mesh.core.files import replace_file
+
 
 class _Known(msgspec.Struct, frozen=True):
     store: str = ""
@@ -41,11 +43,9 @@ class KnownPeers:
         if self.has(store, clusters):
             return
         known = _Known(store, tuple(sorted(clusters)))
-        fresh = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(msgspec.json.encode(known))
-            fresh.replace(self._path)
+            replace_file(self._path, msgspec.json.encode(known))
         except OSError as error:  # the next start would only hold more than it needs to
             self.problem = str(error)
             return

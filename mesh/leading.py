@@ -28,6 +28,7 @@ from mesh import allocation
 from mesh.allocation import RELEASED, Want
 from mesh.config import ControllerConfig
 from mesh.controller_tables import ControllerTables
+from mesh.core.files import replace_file
 from mesh.core.model import Finding, PodEntry, PodRef
 from mesh.core.reconcile import Applied, Errors, Loop
 
@@ -126,10 +127,9 @@ class PodSnapshot:
 
     def _save(self, pods: Mapping[PodRef, PodEntry]) -> None:
         keys = _pod_keys(self._tables.cluster, pods)
+        said = {key: value.decode() for key, value in keys.items()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode({key: v.decode() for key, v in keys.items()}))
-        fresh.replace(self._path)
+        replace_file(self._path, msgspec.json.encode(said), durable=True)
 
 
 class Leading:

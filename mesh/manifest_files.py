@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mesh.core.files import replace_file
+
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 64 << 20
 #: Name of a kept file: that of the manifest and this.
@@ -220,20 +222,13 @@ class LastGoodStore:
         if self.directory is None:
             return
         path = self.directory / f"{name}{KEPT_SUFFIX}"
-        scratch = self.directory / f".{os.getpid()}.{time.monotonic_ns()}"
         content = json.dumps({"text": last.text, "documents": last.documents})
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with scratch.open("w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
+            replace_file(path, content, durable=True)
             self.problems.pop(str(path), None)
         except OSError as error:
             self.problems[str(path)] = f"cannot be written: {error.strerror}"
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
 
     def drop(self, name: str) -> None:
         """Forget a file that is gone."""

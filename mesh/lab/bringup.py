@@ -29,7 +29,14 @@ SETTLED_WITHIN_S = 10.0
 ETCD_WITHIN_S = 10.0
 FRR = Path("/usr/lib/frr")
 #: What a run directory may hold besides the hosts' directories.
-_OWN_FILES = ("lab.json", "lab.new", "kubelet.json", "kubelet.new", "topology.yaml", "lock")
+_OWN_FILES = (
+    "lab.json",
+    "lab.json.new",
+    "kubelet.json",
+    "kubelet.json.new",
+    "topology.yaml",
+    "lock",
+)
 _OWN_DIRECTORIES = ("manifests", "pki", OWN)
 
 

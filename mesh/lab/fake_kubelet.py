@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from mesh.core.files import replace_file
 from mesh.lab import enter, network, places, processes
 from mesh.lab.places import Lab, Place
 
@@ -130,9 +131,7 @@ class FakeKubelet:
             {"pod": spec.full_name, "netns": pod.place.netns, "cgroup": str(pod.place.cgroup)}
             for spec, pod in self.pods.items()
         ]
-        fresh = self.lab.kubelet_state.with_suffix(".new")
-        fresh.write_text(json.dumps(rows))
-        fresh.replace(self.lab.kubelet_state)
+        replace_file(self.lab.kubelet_state, json.dumps(rows))
 
 
 def runs(place: Place) -> bool:

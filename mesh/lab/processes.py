@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from mesh.core.files import replace_file
 from mesh.lab import enter
 from mesh.lab.places import Lab, LabError, Place
 
@@ -72,9 +73,7 @@ def update(lab: Lab, change: Callable[[State], State]) -> None:
     """Apply ``change`` to the recorded state, one writer at a time."""
     with _locked(lab):
         state = change(read(lab) or State())
-        fresh = lab.state.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(state), indent=1))
-        fresh.replace(lab.state)
+        replace_file(lab.state, json.dumps(asdict(state), indent=1))
 
 
 def record(lab: Lab, process: Process) -> None:
