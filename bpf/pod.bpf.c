@@ -62,30 +62,6 @@ static __always_inline int pod_check(struct __sk_buff *ctx, struct packet *packe
 	return 0;
 }
 
-/* decide: a translated connection goes on as it is. What nobody has answered may be for an address
- * of the mesh whose row came later, and its sender need not ever pause: it is asked once a second.
- */
-static __framed bool translation_holds(const struct packet *packet,
-				       const struct connection *connection, struct translation *as)
-{
-	struct address to;
-
-	if (translation_ended(connection, as))
-		return false;
-	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
-		return true;
-	address_find(&packet->destination, &to);
-	return !to.kind;
-}
-
-/* decide: what a covered pod opened never shows the world the pod's address; the mesh may see it,
- * and a SYN that no policy covers opens a connection of its own. ICMP errors open nothing.
- */
-static __always_inline bool may_untranslate(const struct packet *packet, const struct address *to)
-{
-	return is_syn(packet) || (to->kind && !is_icmp_error(packet));
-}
-
 SEC("tc")
 int mg_from_pod(struct __sk_buff *ctx)
 {

@@ -50,6 +50,30 @@ static __always_inline bool translation_ended(const struct connection *connectio
 	return !as->gateway || (as->owner && as->owner != cfg.node);
 }
 
+/* decide: a translated connection goes on as it is. What nobody has answered may be for an address
+ * of the mesh whose row came later, and its sender need not ever pause: it is asked once a second.
+ */
+static __framed bool translation_holds(const struct packet *packet,
+				       const struct connection *connection, struct translation *as)
+{
+	struct address to;
+
+	if (translation_ended(connection, as))
+		return false;
+	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
+		return true;
+	address_find(&packet->destination, &to);
+	return !to.kind;
+}
+
+/* decide: what a covered pod opened never shows the world the pod's address; the mesh may see it,
+ * and a SYN that no policy covers opens a connection of its own. ICMP errors open nothing.
+ */
+static __always_inline bool may_untranslate(const struct packet *packet, const struct address *to)
+{
+	return is_syn(packet) || (to->kind && !is_icmp_error(packet));
+}
+
 /* decide: what can be translated, and by whom. Returns 0 or a drop reason. */
 static __always_inline int egress_refuse(const struct packet *packet, const struct egress *egress)
 {
