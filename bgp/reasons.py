@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from bgp.desired import Peering
-from bgp.lines import Event
+from bgp.exabgp.lines import Event
 
 #: A session that has said nothing for so long gets a reason.
 SILENT_S = 5.0

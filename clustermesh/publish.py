@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from clustermesh import wire
-from mesh.addresses import Joined, PodJoin
+from clustermesh.remote import wire
 from mesh.core.model import IP, Address, Identity, Node, PodKey, Service
 from mesh.core.table import Table
+from mesh.identity.addresses import Joined, PodJoin
 
 #: Prefixes that are published, each with a canary.
 PREFIXES = (wire.NODES, wire.SERVICES, wire.IDENTITIES, wire.ADDRESSES)

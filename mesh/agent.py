@@ -22,13 +22,13 @@ from typing import Any
 from bpf.maps import MapTarget, RowTarget
 from bpf.object import mount_bpffs
 from bpf.ring import Ring
-from clustermesh.etcd import Client, Endpoint, EtcdError
-from clustermesh.peers import PREFIX as PEERS_PREFIX
-from clustermesh.peers import all_stand
-from clustermesh.store import Batch, Follow
-from clustermesh.target import PersistentTarget
+from clustermesh.etcd.client import Client, Endpoint, EtcdError
+from clustermesh.remote.known import KnownPeers
+from clustermesh.remote.tables import PREFIX as PEERS_PREFIX
+from clustermesh.remote.tables import all_stand
+from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.keys import PersistentTarget
 from mesh import codecs, process
-from mesh.addresses import VALUE
 from mesh.agent_rows import nouns
 from mesh.agent_tables import BLOCK_VALUE, AgentTables, Facts, changes
 from mesh.config import AgentConfig, load_agent
@@ -36,19 +36,19 @@ from mesh.core.address import ADDRESS
 from mesh.core.files import replace_file
 from mesh.core.model import Finding, Network
 from mesh.core.reconcile import Applied, Errors, Loop
-from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
-from mesh.icmp import LateErrors
+from mesh.datapath.late_errors import LateErrors
+from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.datapath.sweep import forget, sweep
+from mesh.identity.addresses import VALUE
 from mesh.kernel import Kernel, set_sysctl
-from mesh.known import KnownPeers
-from mesh.manifests import Manifests
-from mesh.observe.flows import Flows, Names
+from mesh.objects.manifests import Manifests
+from mesh.observe.events import Flows, Names
 from mesh.observe.hubble import Observer
 from mesh.observe.tables import Server
-from mesh.pod_rows import PodRows
-from mesh.pods import PodLinks
+from mesh.pods.links import PodLinks
+from mesh.pods.rows import PodRows
 from mesh.process import Since
-from mesh.slices import recovered
-from mesh.sweep import forget, sweep
+from mesh.services.slots import recovered
 
 log = logging.getLogger(__name__)
 

@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from clustermesh.ledger import OwnFacts
-from clustermesh.peers import Peers
-from clustermesh.store import Batch
-from clustermesh.subtree import PODS_SYNCED, Subtree, pod_key, pod_value, pods_synced_key
-from gateway import desired as egress
-from gateway.egress import Plan, egress_classes, plan
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.tables import Peers
+from clustermesh.store.follow import Batch
+from clustermesh.store.own import PODS_SYNCED, Subtree, pod_key, pod_value, pods_synced_key
+from gateway import rows as egress
+from gateway.plan import Plan, egress_classes, plan
 from mesh import allocation
-from mesh import nodes as node_rows
-from mesh.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
-from mesh.codecs import LocalPod
 from mesh.config import AgentConfig
 from mesh.core.address import ADDRESS, packed
 from mesh.core.model import (
@@ -42,17 +39,20 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, ColumnTable, Source, Table
-from mesh.identity import identity_labels, identity_rows, namespace_of, numbers_by_labels
-from mesh.objects import Objects
-from mesh.pods import Device, PodLink, assign, pod_links
-from mesh.services import (
+from mesh.identity.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
+from mesh.identity.labels import identity_labels, identity_rows, namespace_of, numbers_by_labels
+from mesh.nodes import rows as node_rows
+from mesh.objects.tables import Objects
+from mesh.pods.links import Device, PodLink, assign, pod_links
+from mesh.pods.rows import LocalPod
+from mesh.services.backends import (
     BackendAddress,
     ServiceAddress,
     merged,
     own_services,
     translations,
 )
-from mesh.slices import Allocation, Slice, allocate
+from mesh.services.slots import Allocation, Slice, allocate
 
 BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
 BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])

@@ -1,7 +1,7 @@
 """Which claims a cluster wants, and what its claims amount to.
 
-Pure; the controller's side of ``clustermesh/claims.py``. A want names an owner and a pool; the
-allocator finds the number. Identities, pod CIDRs and locators stay claimed for good, so that a
+Pure; the controller's side of ``clustermesh/store/allocator.py``. A want names an owner and a pool;
+the allocator finds the number. Identities, pod CIDRs and locators stay claimed for good, so that a
 node or label set that comes back finds its number again; a port block that no node needs any more
 is given back and rests.
 """
@@ -15,13 +15,12 @@ from ipaddress import IPv6Network, ip_network
 
 import msgspec
 
-from clustermesh import wire
-from clustermesh.ledger import OwnFacts
-from clustermesh.records import owner_key
-from clustermesh.subtree import StoredConfig
-from gateway import desired as gateway_rows
-from gateway.egress import Plan, block_count
-from mesh import identity
+from clustermesh.remote import wire
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.store.claims import owner_key
+from clustermesh.store.own import StoredConfig
+from gateway import rows as gateway_rows
+from gateway.plan import Plan, block_count
 from mesh.config import ControllerConfig, Pool, Pools
 from mesh.core.model import (
     Claim,
@@ -34,7 +33,8 @@ from mesh.core.model import (
     PodKey,
     ServiceObject,
 )
-from srv6.locators import pool_name, pool_size, subnet
+from mesh.identity import labels as identity
+from mesh.nodes.pools import pool_name, pool_size, subnet
 
 POD_CIDR = "podcidr"
 LOCATOR = "locator"

@@ -7,33 +7,22 @@ come from BTF. Byte orders are in the dtypes, so numbers here are plain integers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-from gateway.desired import OWN_BLOCKS, Action, EgressKey, EgressRow
+from gateway.rows import OWN_BLOCKS, Action, EgressKey, EgressRow
 from mesh.core.address import MAPPED_BITS, packed, prefix_bits, unpacked
 from mesh.core.model import IP, Network
-from mesh.nodes import Endpoint, PodCIDR
-from mesh.services import BackendAddress, ServiceAddress
-from mesh.slices import Slice
+from mesh.nodes.rows import Endpoint, PodCIDR
+from mesh.pods.rows import LocalPod
+from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.slots import Slice
 
 Encoded = tuple[object, object]
 _PROTOCOLS = {"TCP": 6, "UDP": 17}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 #: The class stands before the address in the key of ``mg_egress``.
 EGRESS_BITS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class LocalPod:
-    """Value of ``mg_pod_addr``: a pod of this node; ``egress`` is its egress class, 0 for none."""
-
-    ifindex: int
-    identity: int
-    egress: int
-    mac: str
-    host_mac: str
 
 
 def encode_address(address: IP) -> dict[str, object]:

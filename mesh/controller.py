@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from clustermesh.etcd import Client, Endpoint
-from clustermesh.peers import PREFIX as MESH
-from clustermesh.store import Batch, Follow
+from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.remote.tables import PREFIX as MESH
+from clustermesh.store.follow import Batch, Follow
 from mesh import process
 from mesh.config import ControllerConfig, load_controller
 from mesh.controller_rows import Row, nouns
@@ -21,7 +21,7 @@ from mesh.controller_tables import ControllerTables
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
 from mesh.leading import Leading
-from mesh.manifests import Manifests
+from mesh.objects.manifests import Manifests
 from mesh.observe.tables import Server
 from mesh.process import Since
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from clustermesh import publish, wire
-from clustermesh.imports import Importer
-from gateway import desired as egress
+from clustermesh import publish
+from clustermesh.remote import wire
+from clustermesh.remote.importer import Importer
+from gateway import rows as egress
 from mesh.controller_tables import ControllerTables
 from mesh.rows import block_row, identity_row, node_row, service_row
 

@@ -12,16 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from clustermesh import publish, wire
-from clustermesh.ledger import OwnFacts
-from clustermesh.peers import Peers
-from clustermesh.store import Batch, Entry
-from clustermesh.subtree import Subtree
-from gateway import desired as egress
-from gateway.egress import Plan, plan
+from clustermesh import publish
+from clustermesh.remote import wire
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.tables import Peers
+from clustermesh.store.follow import Batch, Entry
+from clustermesh.store.own import Subtree
+from gateway import rows as egress
+from gateway.plan import Plan, plan
 from mesh import allocation
-from mesh import nodes as node_rows
-from mesh.addresses import tunnel_endpoint
 from mesh.allocation import Published, Want
 from mesh.config import ControllerConfig
 from mesh.core.model import (
@@ -38,9 +37,11 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
-from mesh.identity import identity_rows, numbers_by_labels
-from mesh.objects import Objects
-from mesh.services import own_services
+from mesh.identity.addresses import tunnel_endpoint
+from mesh.identity.labels import identity_rows, numbers_by_labels
+from mesh.nodes import rows as node_rows
+from mesh.objects.tables import Objects
+from mesh.services.backends import own_services
 
 
 class ControllerTables:

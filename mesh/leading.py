@@ -17,13 +17,14 @@ from pathlib import Path
 
 import msgspec
 
-from clustermesh import publish, wire
-from clustermesh.claims import Allocator
-from clustermesh.etcd import Client, EtcdError
-from clustermesh.leader import Fence, Leader, fenced_txn
-from clustermesh.ops import found, get_op, if_created, put_op
-from clustermesh.subtree import pod_key, pod_value
-from clustermesh.target import LeasedTarget
+from clustermesh import publish
+from clustermesh.etcd.client import Client, EtcdError
+from clustermesh.etcd.requests import found, get_op, if_created, put_op
+from clustermesh.remote import wire
+from clustermesh.store.allocator import Allocator
+from clustermesh.store.keys import LeasedTarget
+from clustermesh.store.leader import Fence, Leader, fenced_txn
+from clustermesh.store.own import pod_key, pod_value
 from mesh import allocation
 from mesh.allocation import RELEASED, Want
 from mesh.config import ControllerConfig

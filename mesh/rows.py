@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mesh.core.model import Backend, Block, Identity, Node, Service
-from mesh.identity import parse_label_text
+from mesh.identity.labels import parse_label_text
 
 Row = dict[str, Any]
 

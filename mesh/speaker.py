@@ -1,7 +1,7 @@
 """The speaker: announces what this node has to its routers.
 
 Walk: manifests and claims -> ``own_prefixes`` and ``bgp/desired.py`` (which sessions, which
-routes) -> tables -> ``bgp/session.py`` -> ExaBGP. ExaBGP outlives this process; see there.
+routes) -> tables -> ``bgp/exabgp/session.py`` -> ExaBGP. ExaBGP outlives this process; see there.
 
 Rule 1: a source that is away changes no announcement: tables are replaced only while all their
         sources are synced, else rows are only added: those that no missing fact can make wrong.
@@ -20,13 +20,13 @@ from typing import TypeVar
 
 from bgp import desired
 from bgp.desired import Peering, RouteKey
-from bgp.engine import Engine
-from bgp.lines import FAMILIES
-from bgp.session import Session
-from clustermesh import records
-from clustermesh.etcd import Client, Endpoint
-from clustermesh.store import Batch, Follow
-from gateway import egress
+from bgp.exabgp.engine import Engine
+from bgp.exabgp.lines import FAMILIES
+from bgp.exabgp.session import Session
+from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.store import claims as records
+from clustermesh.store.follow import Batch, Follow
+from gateway import plan as egress
 from mesh import process
 from mesh.config import SpeakerConfig, load_speaker
 from mesh.core.model import (
@@ -43,10 +43,10 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import Source, Table
-from mesh.manifests import Manifests
+from mesh.identity.selectors import matches
+from mesh.nodes.pools import subnet
+from mesh.objects.manifests import Manifests
 from mesh.observe.tables import Row, Server
-from mesh.selectors import matches
-from srv6.locators import subnet
 
 #: What a BGPPeer advertises, by the noun of the claim that it comes from.
 CLAIMED = {"podcidr": "podCIDRs", "locator": "srv6Locators"}

@@ -29,7 +29,7 @@ struct {
 } mg_icmp_rate SEC(".maps");
 
 /* Errors about a pod's SYN. A connect() that is still in the kernel ignores an error that comes
- * back while it sends; the agent repeats it (mesh/icmp.py). Written by BPF.
+ * back while it sends; the agent repeats it (mesh/datapath/late_errors.py). Written by BPF.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -288,7 +288,7 @@ class ClaimKey:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A number that belongs to an owner for good (``clustermesh/claims.py``).
+    """A number that belongs to an owner for good (``clustermesh/store/allocator.py``).
 
     ``epoch`` orders a number's owners over time: the etcd revision of the claim, or a greater one
     where the store was replaced and its revisions began anew.

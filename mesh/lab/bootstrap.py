@@ -10,8 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from clustermesh.channel import Endpoint
-from clustermesh.etcd import Client, bootstrap_auth
+from clustermesh.etcd.channel import Endpoint
+from clustermesh.etcd.client import Client, bootstrap_auth
 
 
 async def run(endpoint: str, pki: Path, clusters: list[str]) -> None:

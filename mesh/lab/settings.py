@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from bgp.frr import Neighbor, router_config
+from bgp.routers.frr import Neighbor, router_config
 from mesh.config import Pool
 from mesh.lab.places import Lab
 from mesh.lab.processes import speaker_directory

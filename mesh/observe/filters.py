@@ -18,7 +18,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mesh.core.model import IP
 from mesh.observe import hubble_pb2 as pb
-from mesh.observe.flows import DROPPED, ICMP, TCP, End, Flow
+from mesh.observe.events import DROPPED, ICMP, TCP, End, Flow
 
 Match = Callable[[Flow], bool]
 

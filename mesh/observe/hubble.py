@@ -25,7 +25,7 @@ from grpc import aio
 
 from mesh.observe import filters
 from mesh.observe import hubble_pb2 as pb
-from mesh.observe.flows import DROPPED, FORWARDED, SCTP, TCP, UDP, End, Flow, Flows, Sequences
+from mesh.observe.events import DROPPED, FORWARDED, SCTP, TCP, UDP, End, Flow, Flows, Sequences
 
 #: Flows decoded at a time; one chunk takes 2 ms of the event loop.
 CHUNK = 64

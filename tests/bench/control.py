@@ -16,10 +16,10 @@ import numpy as np
 from bpf.build import HERE
 from bpf.maps import Map, MapTarget
 from bpf.object import Object
-from mesh.addresses import KIND_POD, VALUE
 from mesh.core.address import ADDRESS
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.table import ColumnTable
+from mesh.identity.addresses import KIND_POD, VALUE
 from tests.bench.frames import BenchError
 
 ADDRESSES = 65_536

@@ -10,12 +10,13 @@ from ipaddress import IPv4Address, ip_address, ip_network
 
 from bpf import netns
 from bpf.ring import Ring
-from gateway.desired import Action, EgressKey, EgressRow
+from gateway.rows import Action, EgressKey, EgressRow
 from mesh import codecs
-from mesh.addresses import KIND_NODE, KIND_POD
 from mesh.core.address import packed
-from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
-from mesh.nodes import Endpoint
+from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.identity.addresses import KIND_NODE, KIND_POD
+from mesh.nodes.rows import Endpoint
+from mesh.pods.rows import LocalPod
 from tests.bench.network import EGRESS, FAR_POD, MACS, NODE_A, NODE_B, POD, WORLD, Network
 
 BLOCK_SIZE = 256
@@ -57,7 +58,7 @@ class Node:
         near = self._letter == "a"
         with netns.enter(self._net.space(self._letter)):
             self.datapath.pod(f"{self._letter}0")
-        row = codecs.LocalPod(
+        row = LocalPod(
             self.ifindex(f"{self._letter}0"),
             IDENTITY_A if near else IDENTITY_B,
             _CLASS if covered else 0,

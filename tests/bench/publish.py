@@ -14,8 +14,8 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from bpf.maps import Map
-from clustermesh import wire
-from clustermesh.etcd import Client, Endpoint
+from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.remote import wire
 from mesh.core.address import packed
 from mesh.core.model import IP, Address, PodKey
 

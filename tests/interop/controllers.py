@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from clustermesh import etcd_pb2 as pb
 from clustermesh.certs import Pki, write_pki
-from clustermesh.etcd import Client, bootstrap_auth
+from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.client import Client, bootstrap_auth
+from mesh.nodes.pools import subnet
 from mesh.observe.tables import Process, ask
-from srv6.locators import subnet
 from tests.interop.etcd_server import Etcd
 
 CLUSTERS = ("east", "west", "north")

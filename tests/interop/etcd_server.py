@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clustermesh.certs import Pki
-from clustermesh.etcd import Client, Endpoint
-from clustermesh.leader import Deposed, Fence
+from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.store.leader import Deposed, Fence
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from clustermesh.etcd import Client, Endpoint
-from clustermesh.leader import Deposed, Fence, Leader, fenced_txn
-from clustermesh.ops import put_op
+from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.requests import put_op
+from clustermesh.store.leader import Deposed, Fence, Leader, fenced_txn
 
 
 def say(*words: object) -> None:

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clustermesh import etcd_pb2 as pb
-from clustermesh.claims import Allocator, identity_numbers, scattered
-from clustermesh.etcd import Client, Endpoint, EtcdError
-from clustermesh.leader import Deposed, Fence, Leader
-from clustermesh.ops import put_op
+from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.client import Client, Endpoint, EtcdError
+from clustermesh.etcd.requests import put_op
+from clustermesh.store.allocator import Allocator, identity_numbers, scattered
+from clustermesh.store.leader import Deposed, Fence, Leader
 
 FEW = 5
 

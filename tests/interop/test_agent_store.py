@@ -10,17 +10,17 @@ from typing import cast
 import msgspec
 from etcd_server import Etcd, client_of, running, task_of, until, until_async
 
-from clustermesh import wire
-from clustermesh.etcd import Client
-from clustermesh.records import encode_number
-from clustermesh.subtree import StoredConfig
-from clustermesh.target import PersistentTarget
+from clustermesh.etcd.client import Client
+from clustermesh.remote import wire
+from clustermesh.store.claims import encode_number
+from clustermesh.store.keys import PersistentTarget
+from clustermesh.store.own import StoredConfig
 from mesh.agent import Agent
 from mesh.agent_tables import AgentTables, Facts
 from mesh.config import load_agent
 from mesh.core.model import Node, NodeKey, Pod, PodKey
 from mesh.kernel import Kernel
-from mesh.pods import Device
+from mesh.pods.links import Device
 
 CONFIG = """
 cluster: {{name: east, id: 1}}

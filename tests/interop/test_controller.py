@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from clustermesh import publish, wire
-from clustermesh.imports import Imports
-from clustermesh.ledger import OwnFacts
+from clustermesh import publish
+from clustermesh.remote import wire
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.importer import Imports
 from mesh.core.model import Node
 from tests.interop import controllers
 from tests.interop.controllers import (

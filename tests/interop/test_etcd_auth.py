@@ -11,7 +11,7 @@ import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 
 from clustermesh.certs import Authority, KeyPair, Pki, write_pki
-from clustermesh.etcd import Client, Denied, Endpoint, Unavailable, bootstrap_auth
+from clustermesh.etcd.client import Client, Denied, Endpoint, Unavailable, bootstrap_auth
 
 CLUSTERS = ("east", "east2", "west")
 USERS = [f"{cluster}-{role}" for cluster in CLUSTERS for role in ("controller", "agent", "speaker")]

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until_async
 
-from clustermesh import records
-from clustermesh.claims import Allocator, PoolFull, identity_numbers, scattered
-from clustermesh.etcd import Client, Listing
-from clustermesh.leader import Deposed, Fence
-from clustermesh.ops import put_op
-from clustermesh.store import Follow, entry_of
+from clustermesh.etcd.client import Client, Listing
+from clustermesh.etcd.requests import put_op
+from clustermesh.store import claims as records
+from clustermesh.store.allocator import Allocator, PoolFull, identity_numbers, scattered
+from clustermesh.store.follow import Follow, entry_of
+from clustermesh.store.leader import Deposed, Fence
 from mesh.core.model import Claim, ClaimKey
 
 OWN = "meshgate/v1/east/"

@@ -13,8 +13,15 @@ from typing import Any, Self
 import pytest
 from etcd_server import Etcd, client_of, free_port, running, task_of, until
 
-from clustermesh.etcd import Client, Compacted, Endpoint, OutcomeUnknown, Refused, Unavailable
-from clustermesh.ops import delete_op, found, get_op, if_created, put_op
+from clustermesh.etcd.client import (
+    Client,
+    Compacted,
+    Endpoint,
+    OutcomeUnknown,
+    Refused,
+    Unavailable,
+)
+from clustermesh.etcd.requests import delete_op, found, get_op, if_created, put_op
 
 
 @pytest.fixture(scope="module")

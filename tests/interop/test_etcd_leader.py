@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, client_of, running, task_of, until, until_async
 
-from clustermesh.etcd import Client
-from clustermesh.leader import Deposed, Fence, Leader, fenced_txn
-from clustermesh.ops import put_op
+from clustermesh.etcd.client import Client
+from clustermesh.etcd.requests import put_op
+from clustermesh.store.leader import Deposed, Fence, Leader, fenced_txn
 
 KEY = "meshgate/v1/east/leader"
 

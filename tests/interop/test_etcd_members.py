@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from etcd_server import Etcd, client_of, task_of, three_members, until, until_async
 
-from clustermesh.etcd import Client, Endpoint, Unavailable
+from clustermesh.etcd.client import Client, Endpoint, Unavailable
 
 
 async def leader_of(members: Sequence[Etcd]) -> Etcd:

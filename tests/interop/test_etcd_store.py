@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 
-from clustermesh import store
-from clustermesh.etcd import Client
-from clustermesh.ops import put_op
-from clustermesh.store import Batch, Follow
+from clustermesh.etcd.client import Client
+from clustermesh.etcd.requests import put_op
+from clustermesh.store import follow as store
+from clustermesh.store.follow import Batch, Follow
 from mesh.core.table import Table
 
 OWN = "meshgate/v1/east/"

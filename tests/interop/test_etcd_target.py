@@ -15,11 +15,11 @@ import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
 from clustermesh.certs import write_pki
-from clustermesh.etcd import Client, bootstrap_auth
-from clustermesh.failures import Unavailable
-from clustermesh.leader import Deposed, Fence
-from clustermesh.store import Follow
-from clustermesh.target import KEYS_PER_LEASE, LeasedTarget, PersistentTarget
+from clustermesh.etcd.client import Client, bootstrap_auth
+from clustermesh.etcd.errors import Unavailable
+from clustermesh.store.follow import Follow
+from clustermesh.store.keys import KEYS_PER_LEASE, LeasedTarget, PersistentTarget
+from clustermesh.store.leader import Deposed, Fence
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.table import Table
 

@@ -8,8 +8,8 @@ from nodes import EGRESS, LEGACY, Node
 from packets import TCP, Echo, Packet
 
 from mesh.observe.drops import drop_rows
-from mesh.observe.flows import Flow, Flows, Names, reason_texts
-from tests.unit.flow_events import EVENT
+from mesh.observe.events import Flow, Flows, Names, reason_texts
+from tests.fixtures.flow_events import EVENT
 
 
 def decoded(node: Node, events: Sequence[Any]) -> list[Flow]:

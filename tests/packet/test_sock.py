@@ -36,8 +36,8 @@ from mesh.codecs import (
     encode_service,
 )
 from mesh.core.address import packed, unpacked
-from mesh.services import BackendAddress, ServiceAddress
-from mesh.slices import Allocation, allocate, recovered
+from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.slots import Allocation, allocate, recovered
 
 PROGRAMS = {
     "mg_connect4": AttachType.CONNECT4,

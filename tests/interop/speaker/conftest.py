@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bgp.frr import Neighbor, router_config
+from bgp.routers.frr import Neighbor, router_config
 from tests.interop.speaker.frr_router import ROUTER, Router, network
 
 

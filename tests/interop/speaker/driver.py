@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bgp.desired import Peering, RouteKey
-from bgp.engine import Engine
-from bgp.session import Session
+from bgp.exabgp.engine import Engine
+from bgp.exabgp.session import Session
 from mesh.core.model import IP, Route
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table

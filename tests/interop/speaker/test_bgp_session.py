@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from bgp.engine import Engine
+from bgp.exabgp.engine import Engine
 from tests.interop.speaker.frr_router import NODE, Router, holds, holds_on, stale, until
 
 pytestmark = pytest.mark.slow
@@ -199,7 +199,7 @@ def test_an_exabgp_that_was_never_filled_gets_the_last_known_routes(
     node.kill()
     os.kill(old, signal.SIGKILL)
     until(lambda: stale(router), "the router keeps the routes as stale")
-    words = [sys.executable, "-m", "bgp.launcher", str(node.engine.run_dir)]
+    words = [sys.executable, "-m", "bgp.exabgp.launcher", str(node.engine.run_dir)]
     subprocess.run(
         ["ip", "netns", "exec", NODE, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
     )
@@ -321,7 +321,7 @@ def test_a_second_speaker_does_not_start(node: Node, router: Router) -> None:
 
 def test_a_second_exabgp_does_not_start(node: Node, router: Router) -> None:
     up(node, router, POD4)
-    command = [sys.executable, "-m", "bgp.launcher", str(node.engine.run_dir)]
+    command = [sys.executable, "-m", "bgp.exabgp.launcher", str(node.engine.run_dir)]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 3
 
 

@@ -1,4 +1,4 @@
-"""Each change of bgp/exa.py: stock ExaBGP has the defect, the changed one has not.
+"""Each change of bgp/exabgp/patches.py: stock ExaBGP has the defect, the changed one has not.
 
 A test of the first kind fails when a new ExaBGP has mended it: then the change goes.
 """
@@ -20,13 +20,13 @@ from exabgp.logger import log
 from exabgp.reactor.api.processes import ProcessError, Processes
 from exabgp.reactor.delay import Delay
 
-from bgp import exa
-from bgp.channel import Channel
-from bgp.config import config_text
 from bgp.desired import Peering
-from bgp.engine import Engine
-from bgp.launcher import SETTINGS
-from bgp.lines import NEIGHBORS, Event, dumped_neighbors
+from bgp.exabgp import patches as exa
+from bgp.exabgp.channel import Channel
+from bgp.exabgp.config import config_text
+from bgp.exabgp.engine import Engine
+from bgp.exabgp.launcher import SETTINGS
+from bgp.exabgp.lines import NEIGHBORS, Event, dumped_neighbors
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[3]
 STOCK = ["-m", "exabgp", "server"]
-CHANGED = ["-m", "bgp.exa"]
+CHANGED = ["-m", "bgp.exabgp.patches"]
 #: Nobody listens there.
 PORT = "1"
 AWAY, OTHER = "127.0.0.77", "127.0.0.78"

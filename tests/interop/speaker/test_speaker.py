@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bgp.engine import Engine
+from bgp.exabgp.engine import Engine
 from mesh.observe.tables import Process, ask
 from tests.interop.speaker.frr_router import NODE, Router, holds, run, stale, until
 

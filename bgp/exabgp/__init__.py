@@ -1,0 +1,1 @@
+"""The door to ExaBGP: engine, relay, channel, session."""

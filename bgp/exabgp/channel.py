@@ -1,0 +1,144 @@
+"""Questions to ExaBGP through the relay, answered in order.
+
+ExaBGP gives one ``done`` or ``error`` a command and no number, so answers are matched by counting:
+one conversation at a time, at most ``WINDOW`` commands ahead. ``done`` means parsed and queued,
+never sent. An answer that nobody asked for, or none in time, ends the channel: the session then
+starts over and reads what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bgp.exabgp.lines import RESET, VERSION, Event, checked, event, is_event
+
+#: Commands sent ahead of their acknowledgement; more makes ExaBGP slower, not faster.
+WINDOW = 50
+#: Longest wait for an acknowledgement.
+PATIENCE_S = 20.0
+#: Longest line: an answer about all sessions comes as one.
+LONGEST = 8 << 20
+
+ACKS = ("done", "error")
+
+
+class Refused(OSError):
+    """ExaBGP answered ``error``."""
+
+
+class Channel:
+    """One connection to the relay."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._on_event = on_event
+        self._answers: asyncio.Queue[str | None] = asyncio.Queue()
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, path: Path, on_event: Callable[[Event], None]) -> Channel:
+        """Connect; raises OSError."""
+        reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST)
+        return cls(reader, writer, on_event)
+
+    async def listen(self) -> None:
+        """Read until the relay or ExaBGP ends; events go out, answers to whoever asked."""
+        try:
+            while line := (await self._reader.readline()).decode(errors="replace"):
+                if is_event(line):
+                    self._heard(line)
+                else:
+                    self._answers.put_nowait(line.rstrip("\n"))
+        except ValueError:  # a line longer than LONGEST
+            pass
+        finally:
+            self._answers.put_nowait(None)
+            self._writer.close()
+
+    def close(self) -> None:
+        """End the connection; ``listen`` returns."""
+        self._writer.transport.abort()
+
+    async def attach(self) -> None:
+        """Forget what an earlier speaker had asked for and not read.
+
+        ``reset`` is carried out at once and unschedules it; the version is then the last thing
+        that can be said before an answer to us.
+        """
+        async with self._turn:
+            self._writer.write(f"{RESET}\n{VERSION}\n".encode())
+            while not (await self._answer()).startswith("exabgp "):
+                pass
+            await self._answer()
+
+    async def ask(self, line: str) -> list[str]:
+        """The lines of the answer; raises ``Refused`` or OSError."""
+        async with self._turn:
+            said, acks = await self._exchange([line])
+        if acks != ["done"]:
+            raise Refused(line)
+        return said
+
+    async def tell(self, lines: Sequence[str]) -> dict[str, Refused]:
+        """Say all lines; the refused ones come back."""
+        refused: dict[str, Refused] = {}
+        for at in range(0, len(lines), WINDOW):
+            batch = lines[at : at + WINDOW]
+            async with self._turn:
+                _, acks = await self._exchange(batch)
+            if "error" in acks:
+                refused |= await self._culprits(batch)
+        return refused
+
+    async def _culprits(self, lines: Sequence[str]) -> dict[str, Refused]:
+        """Say them again one by one: within a batch errors may overtake."""
+        refused: dict[str, Refused] = {}
+        for line in lines:
+            try:
+                await self.ask(line)
+            except Refused as error:
+                refused[line] = error
+        return refused
+
+    async def _exchange(self, lines: Sequence[str]) -> tuple[list[str], list[str]]:
+        if not self._answers.empty():
+            self.close()
+            raise ConnectionError("ExaBGP answers what nobody asked")
+        self._writer.write("".join(f"{checked(line)}\n" for line in lines).encode())
+        said: list[str] = []
+        acks: list[str] = []
+        while len(acks) < len(lines):
+            answer = await self._answer()
+            (acks if answer in ACKS else said).append(answer)
+        return said, acks
+
+    async def _answer(self) -> str:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await self._answers.get()
+        except TimeoutError as error:
+            self.close()
+            raise TimeoutError(f"ExaBGP gives no answer for {PATIENCE_S:.0f} s") from error
+        except asyncio.CancelledError:  # the answer would be taken for another's
+            self.close()
+            raise
+        if answer is None:
+            self._answers.put_nowait(None)
+            raise ConnectionError("the relay is gone")
+        return answer
+
+    def _heard(self, line: str) -> None:
+        try:
+            said = event(line)
+        except (ValueError, KeyError):
+            return  # an event that is none: nothing depends on a single one
+        if said is not None:
+            self._on_event(said)

@@ -1,0 +1,114 @@
+"""ExaBGP 5.0 with the changes that it needs; the only importer of exabgp.
+
+Usage: ``python -m bgp.exabgp.patches exabgp.conf``, by ``bgp/exabgp/launcher.py``. Each change has
+a test that fails when ExaBGP no longer needs it (tests/interop/test_exabgp_changes.py):
+
+1. ``reload`` acknowledges after the new configuration has been loaded. Stock acknowledges first,
+   and forgets the reload while a route waits to be sent, for a peer that is away for ever.
+2. A relay that died is replaced. Stock: one write to its broken pipe stops every session for good.
+3. The reason of a session's end includes the error. Stock: "closing connection" for all of them.
+4. A router that was away is tried at least every 10 s. Stock: every 60 s.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from exabgp.application.main import main as exabgp_main
+from exabgp.reactor.api.command.command import Command
+from exabgp.reactor.api.processes import ProcessError, Processes
+from exabgp.reactor.delay import Delay
+from exabgp.reactor.peer import Peer
+
+#: How long the counters of sent messages stand still before a reload counts as free to go.
+QUIET_S = 0.1
+#: Longest wait for that: a router that does not read must not hold up the configuration.
+PATIENCE_S = 2.0
+#: Longest pause between two attempts to connect.
+LONGEST_S = 10
+
+
+def loaded_before_answered() -> None:
+    """Change 1."""
+
+    def command(_api: Any, reactor: Any, service: str, line: str, _json: object) -> bool:
+        reactor.asynchronous.schedule(service, line, _reloaded(reactor, service))
+        return True
+
+    for encoding in ("text", "json"):
+        Command.callback[encoding]["reload"] = command
+
+
+def _reloaded(reactor: Any, service: str) -> Iterator[None]:
+    """Reload when withdrawals have left for the routers, then answer."""
+    yield from _quiet(reactor)
+    if reactor.reload():
+        reactor.processes.start(reactor.configuration.processes, restart=False)
+        reactor.processes.answer_done(service)
+    else:
+        reactor.processes.answer_error(service)
+
+
+def _quiet(reactor: Any) -> Iterator[None]:
+    started = since = time.monotonic()
+    seen: list[int] = []
+    while since > (now := time.monotonic()) - QUIET_S and started > now - PATIENCE_S:
+        names = reactor.established_peers()
+        peers = [reactor._peers[name] for name in names]  # noqa: SLF001 - has no public reader
+        sent = [peer.stats["send-update"] for peer in peers]
+        if sent != seen or any(peer.neighbor.rib.outgoing.pending() for peer in peers):
+            seen, since = sent, now
+        yield
+
+
+def broken_pipe_is_no_end() -> None:
+    """Change 2: the reactor sees the relay's death by itself and starts another."""
+    stock = Processes.write
+
+    def write(self: Any, process: str, string: str | None, neighbor: Any = None) -> bool:
+        try:
+            return bool(stock(self, process, string, neighbor))
+        except (ProcessError, KeyError):
+            self._broken.clear()
+            return True
+
+    Processes.write = write
+
+
+def reason_with_error() -> None:
+    """Change 3."""
+    stock: Callable[..., None] = Peer._close  # noqa: SLF001 - there is no hook
+
+    def close(self: Any, message: str = "", error: object = "") -> None:
+        text = str(error)
+        stock(self, f"{message}: {text}" if text and text not in message else message, error)
+
+    Peer._close = close  # noqa: SLF001 - there is no hook
+
+
+def soon_again() -> None:
+    """Change 4."""
+    stock = Delay.increase
+
+    def increase(self: Any) -> None:
+        stock(self)
+        self._next = min(self._next, LONGEST_S)
+
+    Delay.increase = increase
+
+
+def main(config: str) -> int:
+    """Be ExaBGP."""
+    loaded_before_answered()
+    broken_pipe_is_no_end()
+    reason_with_error()
+    soon_again()
+    sys.argv = ["exabgp", "server", config]
+    return int(exabgp_main() or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

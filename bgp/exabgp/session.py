@@ -1,0 +1,337 @@
+"""The BGP sessions of a node as targets: a table of sessions and a table of routes.
+
+Walk: ``run`` finds the ExaBGP of the run directory or starts one, connects to its relay, fills a
+fresh one from memory, and says ``lost`` to the loop, which reads, compares and sends the
+difference. ``peers`` writes the configuration, ``routes`` says the routes. Rules:
+
+- The speaker is the only one that starts ExaBGP again, and stops nothing: sessions outlive it.
+- A session that is removed gets its withdrawals first: under graceful restart the router keeps
+  the routes of a session that just ends.
+- End-of-RIB is owed to each session that comes up, and released by the speaker once the sources
+  have synced and the loop has arrived (``release``): earlier, the router would drop what a source
+  has yet to confirm. Without it the router keeps stale routes until its own timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from bgp.desired import Peering, RouteKey
+from bgp.exabgp.applied import Memory
+from bgp.exabgp.channel import Channel, Refused
+from bgp.exabgp.config import config_text
+from bgp.exabgp.engine import Engine
+from bgp.exabgp.lines import (
+    NEIGHBORS,
+    RELOAD,
+    ROUTES,
+    Event,
+    Neighbor,
+    announce,
+    dumped_neighbors,
+    dumped_route,
+    end_of_rib,
+    withdraw,
+)
+from bgp.reasons import SILENT_S, reason, silent
+from mesh.core.model import IP, Route
+
+log = logging.getLogger(__name__)
+
+#: Pauses between attempts to reach or start ExaBGP: first, and longest.
+BACKOFF_S = (0.05, 5.0)
+#: How long a running ExaBGP may be without a relay (it starts another) before it is reported.
+RELAY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One session: ``state`` is established, down or connecting; ``reason`` in words."""
+
+    state: str
+    reason: str
+    since: float
+    families: tuple[str, ...] = ()
+
+
+class Session:
+    """All sessions of one node, behind one ExaBGP."""
+
+    def __init__(self, engine: Engine, router_id: IPv4Address) -> None:
+        self.engine = engine
+        self.router_id = router_id
+        self.memory = Memory(engine.applied)
+        self.peers = Peers(self)
+        self.routes = Routes(self)
+        self.problem = ""  # why ExaBGP cannot be reached, in words
+        self.lost: Callable[[], None] = lambda: None
+        self.owed: set[IP] = set()  # up, and without End-of-RIB
+        self._states: dict[IP, State] = {}
+        self._notification: dict[IP, Event] = {}
+        self._wanted = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._channel: Channel | None = None
+        if self.memory.peerings or engine.pid() is not None:
+            self._wanted.set()
+
+    def state(self, peering: Peering) -> State:
+        """The session as it is now."""
+        now = time.time()
+        state = self._states.get(peering.address)
+        if self._channel is None or state is None:
+            return State("down", self.problem or "ExaBGP is starting", now)
+        if state.state == "connecting" and now - state.since > SILENT_S:
+            return State("down", silent(peering), state.since)
+        return state
+
+    async def run(self) -> None:
+        """Keep a channel to ExaBGP, for ever."""
+        pause = BACKOFF_S[0]
+        while True:
+            began = time.monotonic()
+            try:
+                await self._once()
+            except OSError as error:
+                self.problem = str(error)
+                log.warning("ExaBGP cannot be used: error=%s", error)
+            long = time.monotonic() - began > BACKOFF_S[1]
+            pause = BACKOFF_S[0] if long else min(2 * pause, BACKOFF_S[1])
+            await asyncio.sleep(pause)
+
+    async def channel(self) -> Channel:
+        """The channel, once it is there and ExaBGP has what memory has."""
+        while self._channel is None:
+            await self._ready.wait()
+        return self._channel
+
+    async def release(self) -> None:
+        """End-of-RIB to every session that is owed it; the caller knows that all is said."""
+        channel = await self.channel()
+        unheard = {peer for peer in self.owed if not self._families(peer)}
+        if unheard:  # we came between the events "negotiated" and "up"
+            for neighbor in await self._established(channel):
+                if neighbor.peer in unheard:
+                    self._up(neighbor.peer, neighbor.families)
+        for peer in sorted(self.owed, key=str):
+            families = self._families(peer)
+            if not await channel.tell([end_of_rib(peer, family) for family in families]):
+                self.owed.discard(peer)
+
+    async def configure(self, peerings: Mapping[IP, Peering]) -> None:
+        """Make these the sessions; raises OSError when ExaBGP refuses, which then has the old."""
+        if not self._wanted.is_set():
+            self.memory.save(peerings=peerings)
+            self._wanted.set()
+            await self.channel()
+            return
+        channel = await self.channel()
+        last, settled = self.memory.peerings, self.memory.settled
+        self.memory.save(peerings=peerings, settled=False)
+        try:
+            await self._reload(channel)
+        except Refused as error:
+            self.memory.save(peerings=last, settled=settled)
+            self._write_config()
+            raise OSError(
+                f"ExaBGP refuses its configuration: {self.engine.last_words()}"
+            ) from error
+        self._expect(peerings)
+        self.lost()
+
+    async def _reload(self, channel: Channel) -> None:
+        """Let ExaBGP have the sessions that memory has."""
+        self._write_config()
+        await channel.ask(RELOAD)
+        self.memory.save(settled=True)
+
+    async def _once(self) -> None:
+        await self._wanted.wait()
+        if self.engine.pid() is None:
+            self._write_config()
+            await self.engine.start()
+            self.memory.save(filled=0, settled=True)  # a new one may have the pid of the last
+        channel = await self._connect()
+        listening = asyncio.create_task(channel.listen())
+        try:
+            await self._attach(channel)
+            await listening
+            self.problem = "the relay has ended"
+        finally:
+            self._channel = None
+            self._ready.clear()
+            channel.close()
+            await listening
+
+    async def _connect(self) -> Channel:
+        end = time.monotonic() + RELAY_S
+        while True:
+            try:
+                return await Channel.open(self.engine.socket, self._on_event)
+            except OSError as error:
+                if self.engine.pid() is None:
+                    words = self.engine.last_words()
+                    raise OSError(f"ExaBGP ends at once: {words}") from error
+                if time.monotonic() > end:
+                    text = f"ExaBGP (pid {self.engine.pid()}) has no relay at {self.engine.socket}"
+                    raise OSError(text) from error
+            await asyncio.sleep(BACKOFF_S[0])
+
+    async def _attach(self, channel: Channel) -> None:
+        await channel.attach()
+        if not self.memory.settled:  # a speaker was killed while ExaBGP reloaded
+            with suppress(Refused):
+                await self._reload(channel)
+        self._states = {}
+        self._expect(self.memory.peerings)
+        self.owed.clear()
+        await self._fill(channel)
+        for neighbor in await self._established(channel):
+            self._up(neighbor.peer, neighbor.families)
+        self.memory.replace(await announced(channel))
+        self._channel = channel
+        self.problem = ""
+        self._ready.set()
+        self.lost()
+
+    async def _established(self, channel: Channel) -> list[Neighbor]:
+        """The sessions that are up, by ExaBGP's own account."""
+        lines = await channel.ask(NEIGHBORS)
+        try:
+            found = [neighbor for line in lines for neighbor in dumped_neighbors(line)]
+        except (ValueError, KeyError, TypeError) as error:
+            channel.close()
+            raise ConnectionError(f"ExaBGP's sessions cannot be read: {error}") from error
+        return [neighbor for neighbor in found if neighbor.established]
+
+    def _families(self, peer: IP) -> tuple[str, ...]:
+        state = self._states.get(peer)
+        return state.families if state else ()
+
+    async def _fill(self, channel: Channel) -> None:
+        """Say what memory has to an ExaBGP that nobody, or a killed speaker, has filled."""
+        pid = self.engine.pid()
+        if pid is None or pid == self.memory.filled:
+            return
+        rows = self.memory.routes.items()
+        known = [(key, route) for key, route in rows if key.peer in self.memory.peerings]
+        await channel.tell([announce(key, route) for key, route in known])
+        self.memory.save(filled=pid)
+
+    def _write_config(self) -> None:
+        peerings = self.memory.peerings.values()
+        text = config_text(peerings, self.router_id, self.engine.relay_command)
+        self.engine.write_config(text)
+
+    def _expect(self, peers: Iterable[IP]) -> None:
+        new = State("connecting", "", time.time())
+        self._states = {peer: self._states.get(peer, new) for peer in peers}
+        self.owed &= self._states.keys()
+
+    def _up(self, peer: IP, families: tuple[str, ...]) -> None:
+        self._states[peer] = State("established", "", time.time(), families)
+        self.owed.add(peer)
+
+    def _on_event(self, said: Event) -> None:
+        known = self._states.get(said.peer)
+        if said.kind == "negotiated":
+            why = known.reason if known else ""
+            self._states[said.peer] = State("connecting", why, time.time(), said.families)
+        elif said.kind == "notification":
+            self._notification[said.peer] = said
+        elif said.state == "up":
+            self._up(said.peer, known.families if known else ())
+            self.lost()
+        elif said.state == "down":
+            self._down(said)
+
+    def _down(self, said: Event) -> None:
+        notification = self._notification.pop(said.peer, None)
+        self.owed.discard(said.peer)
+        peering = self.memory.peerings.get(said.peer)
+        text = reason(peering, said.text, notification) if peering else said.text
+        known = self._states.get(said.peer)
+        since = known.since if known and known.reason == text else time.time()
+        self._states[said.peer] = State("down", text, since)
+        if not known or known.reason != text:
+            log.warning("session is down: peer=%s reason=%s", said.peer, text)
+
+
+async def announced(channel: Channel) -> dict[RouteKey, Route]:
+    """Every route that ExaBGP holds for its sessions."""
+    lines = await channel.ask(ROUTES)
+    try:
+        return dict(dumped_route(line) for line in lines if line.startswith("{"))
+    except (ValueError, KeyError) as error:
+        channel.close()
+        raise ConnectionError(f"ExaBGP's routes cannot be read: {error}") from error
+
+
+class Peers:
+    """Target: sessions by router address, in ExaBGP's configuration."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def read(self) -> Mapping[IP, Peering]:
+        """The sessions that ExaBGP has, or will start with; none while that is not certain."""
+        memory = self._session.memory
+        return dict(memory.peerings) if memory.settled else {}
+
+    async def upsert(self, rows: Mapping[IP, Peering]) -> Mapping[IP, Exception]:
+        """Add or change sessions; the others do not notice."""
+        await self._session.configure({**self._session.memory.peerings, **rows})
+        return {}
+
+    async def delete(self, keys: Collection[IP]) -> Mapping[IP, Exception]:
+        """Withdraw everything from the sessions, then end them."""
+        memory = self._session.memory
+        await self._session.routes.delete([key for key in memory.routes if key.peer in keys])
+        left = {peer: row for peer, row in memory.peerings.items() if peer not in keys}
+        await self._session.configure(left)
+        return {}
+
+
+class Routes:
+    """Target: routes by session and prefix, in ExaBGP's adj-rib-out."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def read(self) -> Mapping[RouteKey, Route]:
+        """What ExaBGP announces, by its own account."""
+        routes = await announced(await self._session.channel())
+        self._session.memory.replace(routes)
+        return routes
+
+    async def upsert(self, rows: Mapping[RouteKey, Route]) -> Mapping[RouteKey, Exception]:
+        """Announce routes, or replace their next hop."""
+        said, errors = {}, dict[RouteKey, Exception]()
+        for key, route in rows.items():
+            try:
+                said[announce(key, route)] = key
+            except ValueError as error:
+                errors[key] = error
+        errors |= await self._tell(said)
+        good = {key: route for key, route in rows.items() if key not in errors}
+        self._session.memory.remember(good)
+        return errors
+
+    async def delete(self, keys: Collection[RouteKey]) -> Mapping[RouteKey, Exception]:
+        """Withdraw prefixes."""
+        routes = self._session.memory.routes
+        said = {withdraw(key, routes[key].next_hop): key for key in keys if key in routes}
+        errors = await self._tell(said)
+        self._session.memory.remember({}, [key for key in keys if key not in errors])
+        return errors
+
+    async def _tell(self, said: Mapping[str, RouteKey]) -> dict[RouteKey, Exception]:
+        if not said:
+            return {}
+        refused = await (await self._session.channel()).tell(list(said))
+        return {said[line]: error for line, error in refused.items()}

@@ -1,0 +1,1 @@
+"""The router side of a session, one module for each router software."""

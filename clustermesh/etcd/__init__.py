@@ -1,0 +1,1 @@
+"""The door to etcd: channel, requests, errors, client."""

@@ -1,0 +1,481 @@
+"""etcd v3 spoken directly over grpc.aio: the one door to the store.
+
+Rules that the outside forces (figures: clients reference, section 3):
+- A call is cut into attempts of 1 s: a dying leader holds a proposal for seconds.
+- A write without an answer has an unknown outcome. Puts are repeated; a Txn only if the caller says
+  that a repeated one is recognised (it reads its own keys back in the failure branch).
+- A watch resumes after the last *event*; a batch's header carries the store's revision and would
+  skip events. It reports each new connection (``created``), because a replaced store is silent.
+- An unreachable etcd is a state, not an exception at start: ``problem`` says it in words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from clustermesh.etcd import channel
+from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.channel import Endpoint
+from clustermesh.etcd.errors import (
+    Compacted,
+    Denied,
+    EtcdError,
+    FutureRevision,
+    LeaseNotFound,
+    OutcomeUnknown,
+    Refused,
+    Replaced,
+    StoreFull,
+    Unavailable,
+    canceled,
+    classify,
+)
+from clustermesh.etcd.requests import prefix_end
+
+__all__ = [
+    "Client",
+    "Compacted",
+    "Denied",
+    "Endpoint",
+    "EtcdError",
+    "FutureRevision",
+    "LeaseNotFound",
+    "Listing",
+    "OutcomeUnknown",
+    "Refused",
+    "Replaced",
+    "StoreFull",
+    "Unavailable",
+    "Watched",
+    "bootstrap_auth",
+]
+
+#: Most operations of one Txn that etcd takes (``--max-txn-ops``).
+MAX_TXN_OPS = 128
+#: Keys per page of a list: with fewer, etcd 3.4 scans the rest of the range again and again.
+PAGE_KEYS = 5000
+#: Seconds between two tries of a watch at most.
+WATCH_PAUSE_S = 2.0
+
+#: Shortest attempt, when a call's time is nearly up.
+SHORTEST_S = 0.05
+#: Without it a watch on a member that lost its quorum is silent for ever.
+HAS_LEADER = (("hasleader", "true"),)
+#: What grpcio raises besides CancelledError; unreadable certificate files are OSError too.
+GRPC_ERRORS = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, OSError)
+#: Types of the cached layout that a cluster publishes.
+PUBLISHED = ("nodes", "services", "ip", "identities")
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds for one attempt and for the whole call."""
+
+    attempt: float
+    total: float
+
+
+WRITE = Limits(1.0, 5.0)
+LIST = Limits(10.0, 10.0)
+
+
+@dataclass(slots=True)
+class Pause:
+    """A doubling pause with jitter."""
+
+    longest: float = 1.0
+    seconds: float = 0.05
+
+    def next(self) -> float:
+        """Seconds to wait now."""
+        now = self.seconds * random.uniform(0.5, 1)  # noqa: S311 - jitter is no secret
+        self.seconds = min(2 * self.seconds, self.longest)
+        return now
+
+    def reset(self) -> None:
+        """Start small again after a success."""
+        self.seconds = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All keys of a prefix at one revision."""
+
+    revision: int
+    kvs: Sequence[pb.KeyValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One message of a watch: a new connection (``created``), events, or neither: progress."""
+
+    revision: int
+    events: Sequence[pb.Event] = field(default=())
+    created: bool = False
+
+
+class Client:
+    """One etcd, several endpoints; connects on the first call."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        channel.check(endpoint)  # wrong endpoints are wrong now, not at each call
+        self.endpoint = endpoint
+        #: Why the last attempt failed, in words; empty when it did not.
+        self.problem = ""
+        self._secrets: channel.Secrets | None = None
+        self._stamp: tuple[int, ...] = ()
+        self._channel: grpc.aio.Channel | None = None
+        self._retired: list[grpc.aio.Channel] = []
+        self._closed = False
+
+    async def aclose(self) -> None:
+        """End all calls and streams."""
+        self._closed = True
+        for open_channel in [*self._retired, self._channel]:
+            if open_channel is not None:
+                await open_channel.close(None)
+
+    async def range(
+        self, key: str, end: bytes = b"", *, revision: int = 0, count_only: bool = False
+    ) -> pb.RangeResponse:
+        """Keys from ``key`` up to ``end``, or one key; ``revision`` 0 is now."""
+        request = pb.RangeRequest(
+            key=key.encode(), range_end=end, revision=revision, count_only=count_only
+        )
+        return await self._call("KV/Range", request, pb.RangeResponse, LIST)
+
+    async def get(self, key: str, revision: int = 0) -> pb.KeyValue | None:
+        """One key, or None."""
+        request = pb.RangeRequest(key=key.encode(), revision=revision)
+        kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
+        return kvs[0] if kvs else None
+
+    async def list(self, prefix: str) -> Listing:
+        """All keys of a prefix, in pages of one and the same revision."""
+        key, end, revision = prefix.encode(), prefix_end(prefix.encode()), 0
+        kvs: list[pb.KeyValue] = []
+        while True:
+            request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
+            page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
+            revision = revision or page.header.revision
+            kvs += page.kvs
+            if not page.more:
+                return Listing(revision, kvs)
+            key = page.kvs[-1].key + b"\0"
+
+    async def put(self, key: str, value: bytes, lease: int = 0) -> int:
+        """Write one key. Return the revision."""
+        request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        return (await self._call("KV/Put", request, pb.PutResponse)).header.revision
+
+    async def delete(self, key: str, end: bytes = b"") -> int:
+        """Delete one key, or all up to ``end``. Return how many there were."""
+        request = pb.DeleteRangeRequest(key=key.encode(), range_end=end)
+        return (await self._call("KV/DeleteRange", request, pb.DeleteRangeResponse)).deleted
+
+    async def txn(
+        self,
+        compare: Sequence[pb.Compare],
+        success: Sequence[pb.RequestOp],
+        failure: Sequence[pb.RequestOp] = (),
+        *,
+        repeat: bool,
+    ) -> pb.TxnResponse:
+        """Do ``success`` if every comparison holds, else ``failure``, in one revision.
+
+        ``repeat``: send it again after an unknown outcome. If the first try had won, the second
+        fails its own comparison, so the caller must recognise its own write in ``failure``'s reads.
+        Raises OutcomeUnknown when it may not be repeated.
+        """
+        request = pb.TxnRequest(compare=compare, success=success, failure=failure)
+        return await self._call("KV/Txn", request, pb.TxnResponse, repeat=repeat)
+
+    async def grant(self, ttl_s: int) -> pb.LeaseGrantResponse:
+        """A new lease; its TTL may be longer than asked for."""
+        request = pb.LeaseGrantRequest(TTL=ttl_s)
+        return await self._call("Lease/LeaseGrant", request, pb.LeaseGrantResponse)
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease and delete its keys; one that is gone is no error."""
+        try:
+            request = pb.LeaseRevokeRequest(ID=lease)
+            await self._call("Lease/LeaseRevoke", request, pb.LeaseRevokeResponse)
+        except LeaseNotFound:
+            return
+
+    async def renew(self, leases: Sequence[int], within_s: float) -> Mapping[int, int]:
+        """Remaining seconds of each lease after renewing it; 0 for one that is gone."""
+        answers: dict[int, int] = {}
+        try:
+            async with asyncio.timeout(within_s), aclosing(self._keep_alive()) as stream:
+                for lease in leases:
+                    await stream.write(pb.LeaseKeepAliveRequest(ID=lease))
+                for _ in leases:
+                    answer = await stream.read()
+                    answers[answer.ID] = answer.TTL
+        except TimeoutError as error:
+            raise self.failed(error) from error
+        return answers
+
+    def _keep_alive(self) -> _Stream[pb.LeaseKeepAliveResponse]:
+        return _Stream(self, "Lease/LeaseKeepAlive", pb.LeaseKeepAliveResponse)
+
+    async def remaining(self, lease: int) -> int:
+        """Seconds until a lease ends if nobody renews it; not positive for one that is gone."""
+        request = pb.LeaseTimeToLiveRequest(ID=lease)
+        return (await self._call("Lease/LeaseTimeToLive", request, pb.LeaseTimeToLiveResponse)).TTL
+
+    async def status(self) -> pb.StatusResponse:
+        """Version, leader and size of the member that answers."""
+        return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+
+    async def compact(self, revision: int) -> None:
+        """Forget the history before ``revision``."""
+        request = pb.CompactionRequest(revision=revision, physical=True)
+        await self._call("KV/Compact", request, pb.CompactionResponse, LIST)
+
+    async def auth(self, method: str, request: Message, reply: type[M]) -> M:
+        """One call of the Auth service, e.g. ``RoleAdd``."""
+        return await self._call(f"Auth/{method}", request, reply)
+
+    async def watch(
+        self, prefix: str, start: int = 0, *, exact: bool = False
+    ) -> AsyncGenerator[Watched, None]:
+        """Follow a prefix (or one key) from revision ``start`` for ever, over reconnects.
+
+        Each new connection yields ``created`` first, before any event. Close it with ``aclosing``.
+        Raises Compacted, Denied, Refused, and Replaced when the store's revision went backwards.
+        """
+        key = prefix.encode()
+        end = b"" if exact else prefix_end(key)
+        following, pause = start, Pause(WATCH_PAUSE_S)
+        while True:
+            create = pb.WatchCreateRequest(
+                key=key, range_end=end, start_revision=following, progress_notify=True
+            )
+            try:
+                async with aclosing(self._watch_once(create)) as replies:
+                    async for seen in replies:
+                        pause.reset()
+                        yield seen
+                        following = _next(following, seen)
+            except Unavailable:
+                if self._closed:
+                    raise
+                await asyncio.sleep(pause.next())
+
+    async def _watch_once(self, create: pb.WatchCreateRequest) -> AsyncGenerator[Watched, None]:
+        async with aclosing(_Stream(self, "Watch/Watch", pb.WatchResponse)) as stream:
+            await stream.write(pb.WatchRequest(create_request=create))
+            while True:
+                reply = await stream.read()
+                if reply.compact_revision:
+                    oldest = f"revision {reply.compact_revision} is the oldest there is"
+                    raise Compacted(f"watch of {create.key.decode()}: {oldest}")
+                if reply.canceled:  # a refused watch is created and canceled in one message
+                    raise canceled(create.key, reply.cancel_reason)
+                if reply.created and reply.header.revision + 1 < create.start_revision:
+                    raise Replaced(
+                        f"etcd at {self.endpoint.text} is at revision {reply.header.revision}, "
+                        f"before it was at {create.start_revision - 1}: another store"
+                    )
+                yield Watched(reply.header.revision, reply.events, reply.created)
+
+    async def _call(
+        self,
+        method: str,
+        request: Message,
+        reply: type[M],
+        limits: Limits = WRITE,
+        *,
+        repeat: bool = True,
+    ) -> M:
+        end, pause = time.monotonic() + limits.total, Pause()
+        while True:
+            left = max(end - time.monotonic(), SHORTEST_S)
+            try:
+                return await self._attempt(method, request, reply, min(limits.attempt, left))
+            except Unavailable as failure:
+                if failure.sent and not repeat:
+                    raise OutcomeUnknown(str(failure), sent=True) from failure
+                wait = pause.next()
+                if self._closed or time.monotonic() + wait >= end:
+                    raise
+            await asyncio.sleep(wait)
+
+    async def _attempt(self, method: str, request: Message, reply: type[M], timeout_s: float) -> M:
+        try:
+            rpc = self.connected().unary_unary(f"/etcdserverpb.{method}", _wire, reply.FromString)
+            answer: M = await rpc(request, timeout=timeout_s)
+        except (*GRPC_ERRORS, asyncio.CancelledError) as error:
+            raise self.failed(error, request) from error
+        self.problem = ""
+        return answer
+
+    def connected(self) -> grpc.aio.Channel:
+        """The channel; a new one after certificate files were replaced. Raises OSError."""
+        if self._closed:
+            raise Unavailable("the client is closed", sent=False)
+        if self._channel is not None and self.problem:
+            self._retire_outdated(self._channel)
+        if self._channel is None:
+            self._stamp = channel.stamp(self.endpoint)
+            self._secrets = channel.read_secrets(self.endpoint)
+            self._channel = channel.open_channel(self.endpoint, self._secrets)
+        return self._channel
+
+    def _retire_outdated(self, old: grpc.aio.Channel) -> None:
+        if self._stamp != channel.stamp(self.endpoint):
+            self._retired.append(old)  # its open streams go on
+            self._channel = None
+
+    def failed(self, error: BaseException, request: Message | None = None) -> BaseException:
+        """What to raise for an error of grpcio or of a certificate file; notes ``problem``."""
+        if isinstance(error, EtcdError) or _cancelled_by_caller(error):
+            return error
+        if self._closed:
+            return Unavailable("the client is closed", sent=True)
+        code, details = grpc.StatusCode.UNAVAILABLE, str(error)
+        if isinstance(error, grpc.aio.AioRpcError):
+            code, details = error.code(), error.details() or ""
+        failure = classify(code, details, request)
+        if isinstance(failure, Unavailable):
+            self.problem = channel.problem(self.endpoint, self._secrets, details)
+            return Unavailable(self.problem, sent=failure.sent)
+        return failure
+
+
+class _Stream(Generic[M]):
+    """One bidirectional stream whose errors are ours."""
+
+    def __init__(self, client: Client, method: str, reply: type[M]) -> None:
+        self._client = client
+        try:
+            self._call = client.connected().stream_stream(
+                f"/etcdserverpb.{method}", _wire, reply.FromString
+            )(metadata=HAS_LEADER)
+        except GRPC_ERRORS as error:
+            raise client.failed(error) from error
+
+    async def write(self, message: Message) -> None:
+        # grpc.aio leaves a write waiting for ever when the call ends before its metadata is sent.
+        writing = asyncio.ensure_future(self._call.write(message))
+
+        def stop_waiting(_: object) -> None:
+            writing.cancel()
+
+        self._call.add_done_callback(stop_waiting)
+        try:
+            await writing
+        except asyncio.InvalidStateError as error:
+            raise self._client.failed(OSError(await self._call.details())) from error
+        except (*GRPC_ERRORS, asyncio.CancelledError) as error:
+            raise self._client.failed(error) from error
+
+    async def read(self) -> M:
+        try:
+            reply = await self._call.read()
+        except (*GRPC_ERRORS, asyncio.CancelledError) as error:
+            raise self._client.failed(error) from error
+        if reply is grpc.aio.EOF:
+            raise self._client.failed(OSError("the server has ended the stream"))
+        self._client.problem = ""
+        return cast("M", reply)
+
+    async def aclose(self) -> None:
+        self._call.cancel()
+
+
+def _wire(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _cancelled_by_caller(error: BaseException) -> bool:
+    """Tell the caller's cancellation from a call that its closing channel has cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _next(following: int, seen: Watched) -> int:
+    """Revision to resume from: never what a header says while events may be outstanding."""
+    if seen.created:
+        return following or seen.revision + 1
+    if seen.events:
+        return seen.events[-1].kv.mod_revision + 1
+    return max(following, seen.revision + 1)
+
+
+async def bootstrap_auth(client: Client, clusters: Sequence[str]) -> None:
+    """Create the clusters' users, roles and grants, and switch authentication on.
+
+    Users are certificate CNs without password. May be repeated, then as ``root``.
+    """
+    await _role(client, "root", ())
+    await _user(client, "root", "root")
+    for cluster in clusters:
+        for user, grants in user_grants(cluster).items():
+            await _role(client, user, grants)
+            await _user(client, user, user)
+    await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A key, or with a trailing slash a prefix, that a role may read, or also write."""
+
+    key: str
+    write: bool = False
+
+
+def user_grants(cluster: str) -> Mapping[str, Sequence[Grant]]:
+    """What each user of a cluster may do, by certificate CN."""
+    reads = (Grant("cilium/"), Grant("meshgate/v1/"))
+    published = [f"cilium/cache/{kind}/v1/{cluster}/" for kind in PUBLISHED]
+    own = [f"meshgate/v1/{cluster}/", f"cilium/synced/{cluster}/", *published]
+    # Exact: as a prefix it would let cluster `east` write `east2`.
+    own.append(f"cilium/cluster-config/{cluster}")
+    return {
+        f"{cluster}-controller": (*reads, *(Grant(key, write=True) for key in own)),
+        f"{cluster}-agent": (*reads, Grant(f"meshgate/v1/{cluster}/pod/", write=True)),
+        f"{cluster}-speaker": reads,
+    }
+
+
+async def _role(client: Client, name: str, grants: Sequence[Grant]) -> None:
+    await _create(client, "RoleAdd", pb.AuthRoleAddRequest(name=name), pb.AuthRoleAddResponse)
+    for grant in grants:
+        key = grant.key.encode()
+        permission = pb.Permission(
+            permType=pb.Permission.READWRITE if grant.write else pb.Permission.READ,
+            key=key,
+            range_end=prefix_end(key) if grant.key.endswith("/") else b"",
+        )
+        request = pb.AuthRoleGrantPermissionRequest(name=name, perm=permission)
+        await client.auth("RoleGrantPermission", request, pb.AuthRoleGrantPermissionResponse)
+
+
+async def _user(client: Client, name: str, role: str) -> None:
+    request = pb.AuthUserAddRequest(name=name, options=pb.UserAddOptions(no_password=True))
+    await _create(client, "UserAdd", request, pb.AuthUserAddResponse)
+    grant = pb.AuthUserGrantRoleRequest(user=name, role=role)
+    await client.auth("UserGrantRole", grant, pb.AuthUserGrantRoleResponse)
+
+
+async def _create(client: Client, method: str, request: Message, reply: type[Message]) -> None:
+    try:
+        await client.auth(method, request, reply)
+    except Refused as error:
+        if "already exists" not in str(error):
+            raise

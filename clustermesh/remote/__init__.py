@@ -1,0 +1,1 @@
+"""Other clusters: the wire format, the import firewall, accepted rows as tables."""

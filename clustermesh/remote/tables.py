@@ -1,0 +1,110 @@
+"""What peers publish and the import firewall accepts, as tables.
+
+Agents and the controller follow ``cilium/`` and give every batch to ``Peers.take``. ``expected``
+are clusters that were known in another store: nothing counts as complete until their canaries
+stand in this one, so an agent that starts beside an empty new store deletes nothing (D8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from clustermesh.etcd.client import Client
+from clustermesh.remote.changes import ImportChanges
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.importer import Imports
+from clustermesh.remote.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
+from clustermesh.store.follow import Batch
+from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
+from mesh.core.table import ColumnChanges, Source, Table
+
+PREFIX = "cilium/"
+
+
+class Peers:
+    """Accepted nodes, services and identities as tables; addresses go to a callback."""
+
+    def __init__(
+        self,
+        own: OwnFacts,
+        addresses_changed: Callable[[ColumnChanges], None],
+        expected: Collection[str] = (),
+    ) -> None:
+        self.nodes: Table[NodeKey, Node] = Table("peer node")
+        self.services: Table[ServiceKey, Service] = Table("peer service")
+        self.identities: Table[int, Identity] = Table("peer identity")
+        self.imports = Imports(own)
+        #: Marked synced when everything that peers have is in.
+        self.complete = Source("peers")
+        self._expected = set(expected) - {own.cluster}
+        self._addresses_changed = addresses_changed
+        self._listed = False
+        self._unjudged: list[Batch] | None = []
+
+    @property
+    def clusters(self) -> Mapping[str, int]:
+        """Cluster id by name of every peer that has an accepted one."""
+        peers = self.imports.peers.items()
+        return {name: importer.peer.id for name, importer in peers if importer.peer.id}
+
+    @property
+    def findings(self) -> Mapping[str, Finding]:
+        """What is refused, by etcd key."""
+        return self.imports.findings
+
+    def take(self, batch: Batch) -> None:
+        """Take in what ``store.Follow`` saw; judged once our own facts are known."""
+        if self._unjudged is not None:
+            self._unjudged.append(batch)
+            return
+        changes = self.imports.apply({e.key: e.value for e in batch.puts}, batch.deletes)
+        self._write(changes)
+        self._listed = self._listed or batch.listed
+        config_changed = any(e.key.startswith((CONFIGS, CANARIES)) for e in batch.puts)
+        if config_changed or batch.listed:
+            self._settle()
+
+    def expect(self, clusters: Collection[str]) -> None:
+        """Clusters that must be complete before anything counts as complete."""
+        self._expected = set(clusters) - {self.imports.ledger.own.cluster}
+        self._settle()
+
+    def update_own(self, own: OwnFacts) -> None:
+        """Judge everything anew against changed facts of ours.
+
+        Nothing is judged before the first call: a peer could otherwise claim what is ours until
+        we have learned it.
+        """
+        self._write(self.imports.update_own(own))
+        waiting, self._unjudged = self._unjudged or [], None
+        for batch in waiting:
+            self.take(batch)
+
+    def _write(self, changes: ImportChanges) -> None:
+        self.nodes.upsert(changes.nodes.upsert)
+        self.nodes.delete(changes.nodes.delete)
+        self.services.upsert(changes.services.upsert)
+        self.services.delete(changes.services.delete)
+        self.identities.upsert(changes.identities.upsert)
+        self.identities.delete(changes.identities.delete)
+        if len(changes.addresses.keys) or len(changes.addresses.deleted):
+            self._addresses_changed(changes.addresses)
+
+    def _settle(self) -> None:
+        peers = self.imports.peers
+        waiting = {
+            name
+            for name in self._expected
+            if name not in peers or ADDRESSES not in peers[name].canaries
+        }
+        if self._listed and not waiting and not self.complete.synced:
+            for table in (self.nodes, self.services, self.identities, self.complete):
+                table.mark_synced()
+
+
+async def all_stand(client: Client, clusters: Iterable[str]) -> bool:
+    """Whether each cluster is complete in the store as it is now; what we hold does not count."""
+    for cluster in clusters:
+        if await client.get(canary_key(cluster, ADDRESSES)) is None:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""The store of a cluster: followed, written, led; claims and their allocator."""

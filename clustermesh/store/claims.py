@@ -1,0 +1,150 @@
+"""Claims as keys and values of etcd, as rows, and as a file: pure, but for the file.
+
+``meshgate/v1/<cluster>/<noun>/<pool>/number/<number>`` = {"owner": …, "released": 0} and
+``…/owner/<owner>`` = {"number": …}. ``released`` is the Unix time from which the number rests.
+``epoch`` stands in a value only when the store's own revision would not be greater than every
+epoch before it: after a wiped store. Called by ``claims.py``, and by all who read claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from clustermesh.store.follow import Entry
+from mesh.core.files import replace_file
+from mesh.core.model import Claim, ClaimKey
+
+NOUNS = frozenset({"identity", "podcidr", "locator", "block"})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One number's key; ``released`` 0: held by ``owner``. ``modified`` 0: not in the store."""
+
+    key: ClaimKey
+    owner: str
+    epoch: int
+    released: int = 0
+    modified: int = 0
+
+    @property
+    def claim(self) -> Claim:
+        """The row that everyone else sees."""
+        return Claim(self.key.noun, self.key.pool, self.key.number, self.owner, self.epoch)
+
+
+class NumberValue(msgspec.Struct, frozen=True):
+    """Value of a number's key."""
+
+    owner: str
+    released: int = 0
+    epoch: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class OwnerValue(msgspec.Struct, frozen=True):
+    """Value of an owner's key."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a batch says about claims: held ones, numbers no longer held, unreadable keys.
+
+    A resting number is no longer held; nobody else has it before its next claim.
+    """
+
+    held: Mapping[ClaimKey, Claim]
+    resting: Mapping[ClaimKey, Claim]
+    gone: Collection[ClaimKey]
+    unreadable: Mapping[str, str]
+
+
+def number_key(cluster: str, key: ClaimKey) -> str:
+    """The key that says who owns the number."""
+    return f"meshgate/v1/{cluster}/{key.noun}/{key.pool}/number/{key.number}"
+
+
+def owner_key(cluster: str, noun: str, pool: str, owner: str) -> str:
+    """The key that says which number the owner has."""
+    return f"meshgate/v1/{cluster}/{noun}/{pool}/owner/{owner}"
+
+
+def claim_key(cluster: str, key: str) -> ClaimKey | None:
+    """Which claim a number's key is about; None for any other key of the subtree."""
+    noun, _, rest = key.removeprefix(f"meshgate/v1/{cluster}/").partition("/")
+    pool, _, number = rest.partition("/number/")
+    if noun not in NOUNS or "/" in pool or not (number.isascii() and number.isdecimal()):
+        return None
+    return ClaimKey(noun, pool, int(number))
+
+
+def record_of(cluster: str, entry: Entry) -> Record | None:
+    """One key of the store; None when it is no number's key. Raises ValueError naming the key."""
+    key = claim_key(cluster, entry.key)
+    if key is None:
+        return None
+    try:
+        value = msgspec.json.decode(entry.value, type=NumberValue)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{entry.key}: {error}") from error
+    epoch = entry.modified if value.epoch is msgspec.UNSET else value.epoch
+    return Record(key, value.owner, epoch, value.released, entry.modified)
+
+
+def rows(cluster: str, puts: Iterable[Entry], deletes: Iterable[str] = ()) -> Rows:
+    """Claims in a batch of ``store.Follow``."""
+    held: dict[ClaimKey, Claim] = {}
+    resting: dict[ClaimKey, Claim] = {}
+    unreadable: dict[str, str] = {}
+    gone = {key for text in deletes if (key := claim_key(cluster, text))}
+    for entry in puts:
+        try:
+            record = record_of(cluster, entry)
+        except ValueError as error:
+            unreadable[entry.key] = str(error)
+            continue
+        if record and record.released:
+            gone.add(record.key)
+            resting[record.key] = record.claim
+        elif record:
+            held[record.key] = record.claim
+    return Rows(held, resting, gone, unreadable)
+
+
+def encode_number(owner: str, *, released: int = 0, epoch: int = 0) -> bytes:
+    """Value of a number's key; ``epoch`` 0: the key's own revision counts."""
+    return msgspec.json.encode(NumberValue(owner, released, epoch or msgspec.UNSET))
+
+
+def encode_owner(number: int) -> bytes:
+    """Value of an owner's key."""
+    return msgspec.json.encode(OwnerValue(number))
+
+
+def decode_owner(value: bytes) -> int:
+    """The number in an owner's value. Raises ValueError."""
+    try:
+        return msgspec.json.decode(value, type=OwnerValue).number
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from error
+
+
+def save(path: Path, records: Iterable[Record]) -> None:
+    """Write a snapshot so that a reader finds the old or the new one, also after power loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, msgspec.json.encode(list(records)), durable=True)
+
+
+def load(path: Path) -> list[Record]:
+    """A snapshot's records; none when there is no file. Raises ValueError when it is unreadable."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Record])
+    except FileNotFoundError:
+        return []
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,288 @@
+"""Follow a prefix of etcd for ever: one list, one watch, and batches of what changed.
+
+Rule 1: nothing is deleted before a complete list was seen, and a key that a list lacks is deleted
+        only if the list is of the same store as before (its marker is unchanged), or if the key's
+        *canary* stands in it: what its writer puts after all others. Until then the key is held.
+Rule 2: explicit DELETE events of a watch are passed on, those of expired leases too.
+Rule 3: a store that was wiped and started again keeps its address and cluster id, and may even
+        have overtaken our revision. So every connection checks history before events count: at the
+        last revision we saw, the prefix must hold as many keys as we know, the newest of them and
+        the store's markers unchanged. Anything else is another store: list again from nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.client import (
+    Client,
+    Compacted,
+    EtcdError,
+    FutureRevision,
+    Listing,
+    Pause,
+    Replaced,
+    Watched,
+)
+from clustermesh.etcd.requests import prefix_end
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks for a canary that lies outside the followed prefix.
+CANARY_S = 2.0
+
+
+class Entry(NamedTuple):
+    """One key; ``created`` and ``modified`` are revisions."""
+
+    key: str
+    value: bytes
+    created: int
+    modified: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What changed up to ``revision``; ``listed``: ``puts`` is everything there is."""
+
+    revision: int
+    puts: Sequence[Entry] = ()
+    deletes: Sequence[str] = ()
+    listed: bool = False
+
+
+@dataclass(slots=True)
+class _State:
+    """The prefix as one store has it: keys with their modification, and what proves the store."""
+
+    revision: int = 0
+    keys: dict[str, int] = field(default_factory=dict)
+    newest: Entry | None = None
+    markers: dict[str, Entry] = field(default_factory=dict)  # their values are unique to a store
+
+    def put(self, entry: Entry) -> None:
+        self.keys[entry.key] = entry.modified
+        if self.newest is None or entry.modified >= self.newest.modified:
+            self.newest = entry
+        if is_marker(entry.key):
+            self.markers[entry.key] = entry
+
+    def drop(self, key: str) -> None:
+        self.keys.pop(key, None)
+        self.markers.pop(key, None)
+        if self.newest and self.newest.key == key:
+            self.newest = None  # until the next put the count and the markers prove the store
+
+    def witnesses(self) -> Sequence[Entry]:
+        """Keys that another store would hardly have with these values at these revisions."""
+        return [*self.markers.values(), *([self.newest] if self.newest else [])]
+
+    def is_store_of(self, other: _State) -> bool:
+        """A marker stands unchanged: what ``other`` lacks was deleted, not lost with a store."""
+        return any(other.markers.get(key) == entry for key, entry in self.markers.items())
+
+
+def is_marker(key: str) -> bool:
+    """The key's value holds the random id of the store: ``meshgate/v1/<cluster>/synced``."""
+    match key.split("/"):
+        case ["meshgate", "v1", _, "synced"]:
+            return True
+    return False
+
+
+def canary_of(key: str) -> str:
+    """The key that ``key``'s writer puts when everything of its group is there.
+
+    ``meshgate/v1/<cluster>/…`` has ``…/synced`` (the leader's), but pods have their agent's
+    ``…/pod/<node>/synced``; ``cilium/cache/<type>/v1/<cluster>/…`` has
+    ``cilium/synced/<cluster>/cilium/cache/<type>/v1``. Any other key has none but itself, so the
+    lack of it in a list deletes nothing.
+    """
+    match key.split("/"):
+        case ["meshgate", "v1", cluster, "pod", node, _, *_]:
+            return f"meshgate/v1/{cluster}/pod/{node}/synced"
+        case ["meshgate", "v1", cluster, _, *_]:
+            return f"meshgate/v1/{cluster}/synced"
+        case ["cilium", "cache", kind, "v1", cluster, _, *_]:
+            return f"cilium/synced/{cluster}/cilium/cache/{kind}/v1"
+    return key
+
+
+class Follow:
+    """One prefix into one callback.
+
+    ``on_batch`` is called in order, from one task; what it is given once stays true until a later
+    batch says otherwise. ``on_synced`` is called once, when the first list (and, if the prefix
+    itself has a canary, that) is in.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        prefix: str,
+        on_batch: Callable[[Batch], None],
+        *,
+        canary: Callable[[str], str] = canary_of,
+        on_synced: Callable[[], None] | None = None,
+    ) -> None:
+        self.prefix = prefix
+        self.synced = False
+        #: How many times another store was found behind the address.
+        self.replacements = 0
+        #: Called when another store was found: what we wrote into the old one is gone.
+        self.on_replaced: Callable[[], None] | None = None
+        self._problem = ""
+        self._client = client
+        self._on_batch = on_batch
+        self._on_synced = on_synced
+        self._canary = canary
+        self._state = _State()
+        self._held: set[str] = set()  # told to the caller, not in this store, no canary yet
+        self._awaited: set[str] = set()  # canaries outside the prefix that are not there yet
+
+    @property
+    def problem(self) -> str:
+        """Why nothing arrives, in words; empty while connected."""
+        return self._problem or self._client.problem
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Keys that this store lacks and that are kept until their canary stands."""
+        return frozenset(self._held)
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        pause = Pause()
+        while True:
+            revision = self._state.revision
+            try:
+                await self._session()
+            except Compacted:
+                self._state.revision = 0
+            except (FutureRevision, Replaced) as error:
+                self._note_replacement(error)
+            except EtcdError as error:
+                self._problem = str(error)
+            if self._state.revision > revision:
+                pause.reset()
+            await asyncio.sleep(pause.next())
+
+    def _note_replacement(self, error: EtcdError) -> None:
+        log.warning("event=store_replaced prefix=%s reason=%s", self.prefix, error)
+        self._state.revision = 0
+        self.replacements += 1
+        if self.on_replaced:
+            self.on_replaced()
+
+    async def _session(self) -> None:
+        """List if nothing can be resumed, then watch; ends by an EtcdError or for a canary."""
+        listing = None if self._state.revision else await self._client.list(self.prefix)
+        start = listing.revision if listing else self._state.revision
+        try:
+            await self._watch(listing, start)
+        except TimeoutError:
+            if await self._present(self._awaited, 0):
+                self._state.revision = 0
+
+    async def _watch(self, listing: Listing | None, start: int) -> None:
+        """Take in events; raises TimeoutError when it is time to look for an awaited canary.
+
+        Time counts from when the store is proven, however slow that is.
+        """
+        look: float | None = None
+        async with aclosing(self._client.watch(self.prefix, start + 1)) as watch:
+            while True:
+                async with asyncio.timeout_at(look):
+                    seen = await anext(watch)
+                self._problem = ""
+                if not seen.created:
+                    self._take(seen)
+                    continue
+                if listing is None:
+                    await self._verify(self._state)
+                else:
+                    await self._accept(listing)
+                    listing = None
+                    if self._awaited:
+                        return
+                now = asyncio.get_running_loop().time()
+                look = now + CANARY_S if self._awaited else None
+
+    async def _verify(self, state: _State) -> None:
+        """Raise Replaced unless the store's history at our revision is what we saw."""
+        end = prefix_end(self.prefix.encode())
+        there = await self._client.range(self.prefix, end, revision=state.revision, count_only=True)
+        if there.count != len(state.keys):
+            raise Replaced(
+                f"{self.prefix} had {len(state.keys)} keys at revision {state.revision}, "
+                f"this store says {there.count}"
+            )
+        for known in state.witnesses():
+            kv = await self._client.get(known.key, state.revision)
+            if kv is None or kv.mod_revision != known.modified or kv.value != known.value:
+                raise Replaced(f"{known.key} is not what it was at revision {state.revision}")
+
+    async def _accept(self, listing: Listing) -> None:
+        entries = [entry_of(kv) for kv in listing.kvs]
+        fresh, own = _State(listing.revision), self._canary(self.prefix)
+        for entry in entries:
+            fresh.put(entry)
+        await self._verify(fresh)
+        missing = (self._state.keys.keys() | self._held) - fresh.keys.keys()
+        wanted = {self._canary(key) for key in missing} | {own}
+        outside = {key for key in wanted if not key.startswith(self.prefix)}
+        complete = (wanted & fresh.keys.keys()) | await self._present(outside, listing.revision)
+        same = self._state.is_store_of(fresh)
+        gone = [key for key in missing if same or self._canary(key) in complete]
+        self._state, self._held = fresh, missing.difference(gone)
+        self._awaited = outside - complete
+        self._on_batch(Batch(listing.revision, entries, gone, listed=True))
+        self._sync(complete | {self.prefix})
+
+    async def _present(self, keys: Iterable[str], revision: int) -> set[str]:
+        return {key for key in keys if await self._client.get(key, revision) is not None}
+
+    def _take(self, seen: Watched) -> None:
+        state, puts, deletes = self._state, dict[str, Entry](), dict[str, None]()
+        for event in seen.events:
+            entry = entry_of(event.kv)
+            if event.type == pb.Event.EventType.DELETE:
+                state.drop(entry.key)
+                puts.pop(entry.key, None)
+                deletes[entry.key] = None
+            else:
+                state.put(entry)
+                puts[entry.key] = entry
+                deletes.pop(entry.key, None)
+        state.revision = seen.events[-1].kv.mod_revision if seen.events else seen.revision
+        if not seen.events:
+            return
+        self._held.difference_update(puts)
+        deletes.update(dict.fromkeys(self._release(puts)))
+        self._on_batch(Batch(state.revision, tuple(puts.values()), tuple(deletes)))
+        self._sync(puts.keys())
+
+    def _release(self, puts: Mapping[str, Entry]) -> Sequence[str]:
+        """Held keys whose canary has just been put: their writer says that they are gone."""
+        gone = [key for key in self._held if self._canary(key) in puts]
+        self._held.difference_update(gone)
+        return gone
+
+    def _sync(self, present: Iterable[str]) -> None:
+        if not self.synced and self._canary(self.prefix) in present:
+            self.synced = True
+            if self._on_synced:
+                self._on_synced()
+
+
+def entry_of(kv: pb.KeyValue) -> Entry:
+    """A key-value of the wire; bytes that are no UTF-8 survive in the key."""
+    key = kv.key.decode(errors="surrogateescape")
+    return Entry(key, kv.value, kv.create_revision, kv.mod_revision, kv.lease)

@@ -1,0 +1,273 @@
+"""One controller of a cluster leads: an etcd key on a lease, and a fence for every write.
+
+Leading ends by the holder's own clock, one lease after the sending of the last answered renewal,
+whatever errors arrive or do not arrive. A holder that slept through it (SIGSTOP) writes nothing
+when it wakes: each of its Txns compares the key's create revision and lease. The lease is compared
+too, because a replaced store may hand out the same revision again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.client import Client, EtcdError, Pause
+from clustermesh.etcd.requests import found, get_op, if_created, if_leased, put_op
+
+log = logging.getLogger(__name__)
+
+#: Renewals per lease: a restart of etcd of half a lease must fit between two that succeed.
+RENEWALS = 5
+#: Seconds until a task that did not end is cancelled again.
+STOP_S = 0.5
+#: Seconds that one renewal waits for its answer.
+RENEW_S = 1.0
+
+
+class Deposed(EtcdError):
+    """We do not lead, so nothing was written."""
+
+
+class Fenced(Protocol):
+    """Whoever knows under which leadership to write now."""
+
+    def current(self) -> Fence:
+        """The fence of this moment. Raises Deposed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """One leadership: its key as it was created, and the lease it hangs on."""
+
+    key: str
+    create_revision: int
+    lease: int
+
+    def current(self) -> Fence:
+        return self
+
+    def comparisons(self) -> Sequence[pb.Compare]:
+        """What a Txn compares so that only this leadership can write."""
+        return if_created(self.key, self.create_revision), if_leased(self.key, self.lease)
+
+    def check(self, kv: pb.KeyValue | None) -> None:
+        """Raise Deposed unless ``kv`` is the leader key of this leadership."""
+        if kv is None:
+            raise Deposed(f"{self.key} is gone: we no longer lead, nothing was written")
+        if (kv.create_revision, kv.lease) != (self.create_revision, self.lease):
+            holder = kv.value.decode(errors="replace")
+            raise Deposed(f"{self.key} belongs to {holder} now, nothing was written")
+
+
+async def fenced_txn(
+    client: Client,
+    fenced: Fenced,
+    compare: Sequence[pb.Compare],
+    success: Sequence[pb.RequestOp],
+    failure: Sequence[pb.RequestOp] = (),
+) -> tuple[pb.TxnResponse, Sequence[pb.ResponseOp]]:
+    """A Txn that only the leader can do; it may be sent twice.
+
+    Returns the response and the results of ``failure``. Raises Deposed; then nothing was written.
+    """
+    fence = fenced.current()
+    reply = await client.txn(
+        [*fence.comparisons(), *compare], success, [get_op(fence.key), *failure], repeat=True
+    )
+    if not reply.succeeded:
+        fence.check(found(reply.responses[0]))
+    return reply, reply.responses[1:] if not reply.succeeded else ()
+
+
+class Leader:
+    """A candidate for its cluster's leadership, and the fence of what it leads."""
+
+    def __init__(self, client: Client, cluster: str, instance: str, ttl_s: int = 10) -> None:
+        self.key = f"meshgate/v1/{cluster}/leader"
+        self.instance = instance
+        #: Who leads, as far as we have seen; our own name while we do.
+        self.holder = ""
+        #: Why we cannot stand, or whom we compete with under one name.
+        self.problem = ""
+        self._client = client
+        self._ttl_s = ttl_s
+        self._fence: Fence | None = None
+        self._deadline = 0.0
+        self._leases: set[int] = set()  # granted here, perhaps still alive
+        self._has_led = False
+
+    @property
+    def leads(self) -> bool:
+        """We hold the key, by our own clock."""
+        return self._fence is not None and time.monotonic() < self._deadline
+
+    def current(self) -> Fence:
+        if self._fence is None:
+            raise Deposed(f"{self.instance} does not lead ({self.holder or 'nobody'} does)")
+        if time.monotonic() >= self._deadline:
+            raise Deposed(f"{self.instance} no longer leads: its lease has run out")
+        return self._fence
+
+    async def run(self, lead: Callable[[Fence], Coroutine[Any, Any, None]]) -> None:
+        """Stand for ever; call ``lead`` for each leadership and cancel it when that ends.
+
+        Returns when ``lead`` returns; its errors pass through, except that being deposed starts
+        the next candidacy. A clean end gives the leadership away at once.
+        """
+        while True:
+            fence = await self._campaign()
+            log.info("event=leading key=%s revision=%d", self.key, fence.create_revision)
+            try:
+                if await self._reign(fence, lead):
+                    return
+            except (Deposed, BaseExceptionGroup) as error:
+                self.problem = _deposed(error)
+            log.warning("event=deposed key=%s reason=%s", self.key, self.problem)
+
+    async def _reign(
+        self, fence: Fence, lead: Callable[[Fence], Coroutine[Any, Any, None]]
+    ) -> bool:
+        """Whether ``lead`` has returned by itself; False: the leadership was lost."""
+        self._fence, self.holder, self._has_led = fence, self.instance, True
+        work = asyncio.create_task(lead(fence), name="lead")
+        keep = asyncio.create_task(self._keep(fence), name="keep the leadership")
+        try:
+            await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._fence, self.holder = None, ""
+            await _stop(work)
+            await _stop(keep)
+            await self._give_up(fence.lease)
+        if keep.done() and not keep.cancelled():
+            self.problem = keep.result()
+        if work.cancelled():
+            return False
+        work.result()
+        return True
+
+    async def _keep(self, fence: Fence) -> str:
+        """Renew until the leadership is lost. Return the reason."""
+        while True:
+            await asyncio.sleep(self._ttl_s / RENEWALS)
+            lost = await self._renew(fence)
+            if lost:
+                return lost
+
+    async def _renew(self, fence: Fence) -> str:
+        pause = Pause(0.5)
+        while (left := self._deadline - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(min(left, RENEW_S)):
+                    return await self._renew_once(fence)
+            except Deposed as error:
+                return str(error)
+            except (EtcdError, TimeoutError):
+                await asyncio.sleep(min(pause.next(), left))
+        return f"etcd did not answer within the lease of {self._ttl_s} s"
+
+    async def _renew_once(self, fence: Fence) -> str:
+        sent = time.monotonic()
+        remaining = await self._client.renew([fence.lease], RENEW_S)
+        if remaining.get(fence.lease, 0) <= 0:
+            return "the lease has expired in etcd"
+        self._deadline = sent + self._ttl_s
+        fence.check(await self._client.get(self.key))
+        return ""
+
+    async def _campaign(self) -> Fence:
+        pause = Pause()
+        while True:
+            try:
+                reply = await self._client.range(self.key)
+                fence = await self._stand(reply)
+                self.problem = self.problem if fence is None else ""
+                if fence is not None:
+                    return fence
+                pause.reset()
+            except EtcdError as error:
+                self.problem = str(error)
+                await asyncio.sleep(pause.next())
+
+    async def _stand(self, reply: pb.RangeResponse) -> Fence | None:
+        """Take the key if it is free or our own, else wait until something happens to it."""
+        if not reply.kvs:
+            return await self._take()
+        kv = reply.kvs[0]
+        self.holder = kv.value.decode(errors="replace")
+        if kv.lease in self._leases:
+            await self._client.revoke(kv.lease)
+            self._leases.discard(kv.lease)
+        elif self.holder == self.instance and not self._has_led:
+            await self._remove_predecessor(kv)
+        else:
+            twin = self.holder == self.instance
+            self.problem = f"another controller named {self.holder} leads" if twin else ""
+            await self._wait_for_change(reply.header.revision)
+        return None
+
+    async def _take(self) -> Fence | None:
+        sent = time.monotonic()
+        lease = await self._client.grant(self._ttl_s)
+        self._leases.add(lease.ID)
+        reply = await self._client.txn(
+            [if_created(self.key, 0)],
+            [put_op(self.key, self.instance.encode(), lease.ID)],
+            [get_op(self.key)],
+            repeat=True,
+        )
+        revision = reply.header.revision
+        if not reply.succeeded:
+            kv = found(reply.responses[0])
+            if kv is None or kv.lease != lease.ID:
+                await self._give_up(lease.ID)
+                return None
+            revision = kv.create_revision  # our own first try had won, its answer was lost
+        self._ttl_s = lease.TTL
+        self._deadline = sent + lease.TTL
+        return Fence(self.key, revision, lease.ID)
+
+    async def _remove_predecessor(self, kv: pb.KeyValue) -> None:
+        """A key under our name from before our start: whoever wrote it is fenced by its end."""
+        delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=kv.key))
+        mine = [if_created(self.key, kv.create_revision), if_leased(self.key, kv.lease)]
+        await self._client.txn(mine, [delete], repeat=True)
+
+    async def _wait_for_change(self, revision: int) -> None:
+        """Return on any event of the key, and after one lease in any case: watches can be mute."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._ttl_s):
+                async with aclosing(
+                    self._client.watch(self.key, revision + 1, exact=True)
+                ) as watch:
+                    async for seen in watch:
+                        if seen.events:
+                            return
+
+    async def _give_up(self, lease: int) -> None:
+        with suppress(EtcdError, TimeoutError):
+            async with asyncio.timeout(RENEW_S):
+                await self._client.revoke(lease)
+            self._leases.discard(lease)
+
+
+def _deposed(error: Deposed | BaseExceptionGroup) -> str:
+    """Why; any other error of a task group passes through."""
+    if isinstance(error, Deposed):
+        return str(error)
+    deposed, other = error.split(Deposed)
+    if other is not None or deposed is None:
+        raise error
+    return str(deposed.exceptions[0])
+
+
+async def _stop(task: asyncio.Task[Any]) -> None:
+    """Cancel until it ends: a task group whose children fail at that moment swallows one."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=STOP_S)

@@ -1,0 +1,132 @@
+"""What the own cluster's subtree of the store says, as tables: claims, pods, its configuration.
+
+Agents, the controller and the speaker follow ``meshgate/v1/<cluster>/`` and give every batch to
+``Subtree.take``. Parsing stops here; one unreadable key is a finding and changes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+
+from clustermesh.remote.wire import is_object_name, parse_ip, plain
+from clustermesh.store.claims import rows
+from clustermesh.store.follow import Batch, Entry, canary_of
+from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
+from mesh.core.table import Table
+
+UNREADABLE = "M141"
+
+#: Value of the key that an agent puts after all of its pods.
+PODS_SYNCED = b"{}"
+
+
+class StoredConfig(msgspec.Struct, frozen=True):
+    """The ``config`` key: what all controllers of the cluster agree on.
+
+    Pools are named as in claims (``mesh/nodes/pools.py``), in the order of a node's prefixes.
+    """
+
+    name: str
+    id: int
+    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs")
+    locators: tuple[str, ...]
+    block_size: int = msgspec.field(name="blockSize")
+    blocks_per_node: int = msgspec.field(name="blocksPerNode")
+
+
+PodsChanged = Callable[[Mapping[PodRef, PodEntry], Collection[PodRef]], None]
+
+
+class _PodValue(msgspec.Struct, frozen=True):
+    addresses: list[str]
+    labels: str
+
+
+class _SyncedValue(msgspec.Struct, frozen=True):
+    store: str
+
+
+class Subtree:
+    """``claims``, ``resting`` and ``pods`` are synced once the canary stands and was listed."""
+
+    def __init__(self, cluster: str, pods_changed: PodsChanged | None = None) -> None:
+        self.prefix = f"meshgate/v1/{cluster}/"
+        self.claims: Table[ClaimKey, Claim] = Table("claim")
+        self.resting: Table[ClaimKey, Claim] = Table("resting claim")
+        self.pods: Table[PodRef, PodEntry] = Table("pod entry")
+        self.config: Table[str, StoredConfig] = Table("config")  # one row, under the cluster's name
+        self.findings: dict[str, Finding] = {}
+        #: Random id of the store, written after all claims; changes when the store was replaced.
+        self.store = ""
+        self._cluster = cluster
+        self._pods_changed = pods_changed
+
+    def take(self, batch: Batch) -> None:
+        """Take in what ``store.Follow`` saw."""
+        for key in (*batch.deletes, *(entry.key for entry in batch.puts)):
+            self.findings.pop(key, None)
+        claims = rows(self._cluster, batch.puts, batch.deletes)
+        for key, text in claims.unreadable.items():
+            self._refuse(key, text)
+        self.claims.upsert(claims.held)
+        self.claims.delete(claims.gone)
+        self.resting.delete([*claims.gone, *claims.held])
+        self.resting.upsert(claims.resting)
+        puts: dict[PodRef, PodEntry] = {}
+        for entry in batch.puts:
+            self._take_entry(entry, puts)
+        gone = [ref for key in batch.deletes if (ref := self._pod_ref(key))]
+        self.pods.upsert(puts)
+        self.pods.delete(gone)
+        if self._pods_changed and (puts or gone):
+            self._pods_changed(puts, gone)
+
+    def synced(self) -> None:
+        """The first complete list is in."""
+        self.config.mark_synced()
+        self.claims.mark_synced()
+        self.resting.mark_synced()
+        self.pods.mark_synced()
+
+    def _take_entry(self, entry: Entry, puts: dict[PodRef, PodEntry]) -> None:
+        ref = self._pod_ref(entry.key)
+        try:
+            if ref:
+                value = msgspec.json.decode(entry.value, type=_PodValue)
+                addresses = tuple(parse_ip(text, "addresses") for text in value.addresses)
+                puts[ref] = PodEntry(addresses, value.labels)
+            elif entry.key.startswith(f"{self.prefix}pod/") and entry.key != canary_of(entry.key):
+                self._refuse(entry.key, "is not pod/<node>/<namespace>/<name>")
+            elif entry.key == f"{self.prefix}config":
+                config = msgspec.json.decode(entry.value, type=StoredConfig)
+                self.config.upsert({self._cluster: config})
+            elif entry.key == f"{self.prefix}synced":
+                self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
+        except (msgspec.DecodeError, ValueError) as error:
+            self._refuse(entry.key, str(error))
+
+    def _pod_ref(self, key: str) -> PodRef | None:
+        head, _, rest = key.partition(f"{self.prefix}pod/")
+        parts = rest.split("/")
+        valid = not head and len(parts) == len(PodRef.__slots__) and all(map(is_object_name, parts))
+        return PodRef(*parts) if valid else None
+
+    def _refuse(self, key: str, text: str) -> None:
+        self.findings[key] = Finding(UNREADABLE, plain(key), "value", plain(text))
+
+
+def pod_key(cluster: str, ref: PodRef) -> str:
+    """The etcd key of a pod's entry."""
+    return f"meshgate/v1/{cluster}/pod/{ref.node}/{ref.namespace}/{ref.name}"
+
+
+def pods_synced_key(cluster: str, node: str) -> str:
+    """The canary of a node's pods."""
+    return f"meshgate/v1/{cluster}/pod/{node}/synced"
+
+
+def pod_value(entry: PodEntry) -> bytes:
+    """Value of a pod's key."""
+    return msgspec.json.encode(_PodValue([str(a) for a in entry.addresses], entry.labels))

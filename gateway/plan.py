@@ -1,0 +1,274 @@
+"""Egress policies: which policy covers which pod, through which gateway, in which class.
+
+Pure. ``plan`` is computed from objects alone and is the same on every node and in the controller;
+``gateway/rows.py`` turns it into rows for the maps. Semantics: ``reference/egress.md`` 3.
+
+A *class* is the set of policies that cover a pod, as one number in the pod's map entry: the maps
+hold classes x networks instead of pods x networks. The number is derived from the policies' names,
+so that it means the same before and after a restart, while old entries are still in the maps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from mesh.core.model import (
+    IP,
+    EgressPolicy,
+    Finding,
+    Namespace,
+    Network,
+    Node,
+    NodeKey,
+    Pod,
+    PodKey,
+)
+from mesh.identity.addresses import tunnel_endpoint
+from mesh.identity.labels import namespace_of
+from mesh.identity.selectors import matches, matches_pod
+
+CONFLICT = "E301"
+NO_GATEWAY = "E302"
+NO_ADDRESS = "E303"
+SHARED_ADDRESS = "E304"
+
+#: Sets of policies that no pod has any more and that keep their class and rows.
+RETIRED_CLASSES = 32
+
+FIRST_PORT = 1024
+LAST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all nodes of a cluster agree on.
+
+    ``policies`` come in order of precedence; ``covered`` names each covered pod's policies in that
+    order; ``gateways`` has every policy, with None where no node is eligible.
+    """
+
+    policies: Mapping[str, EgressPolicy] = field(default_factory=dict)
+    covered: Mapping[PodKey, tuple[str, ...]] = field(default_factory=dict)
+    gateways: Mapping[str, Node | None] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+def plan(
+    policies: Iterable[EgressPolicy],
+    pods: Iterable[Pod],
+    namespaces: Mapping[str, Namespace],
+    nodes: Mapping[NodeKey, Node],
+) -> Plan:
+    """Coverage, gateways and what is wrong; all arguments are of one cluster."""
+    ordered = {policy.name: policy for policy in sorted(policies, key=_precedence)}
+    covered = _covered(ordered.values(), pods, namespaces, nodes)
+    gateways = {name: gateway_of(policy, nodes.values()) for name, policy in ordered.items()}
+    findings = (
+        *_gateway_findings(ordered, gateways),
+        *_address_findings(ordered.values()),
+        *_conflicts(ordered, covered),
+        *_shared_addresses(ordered, gateways),
+    )
+    return Plan(ordered, covered, gateways, findings)
+
+
+def _precedence(policy: EgressPolicy) -> tuple[bool, str, str]:
+    """Oldest first, then by name (S18); a policy without a creation time counts as new."""
+    return (not policy.created, policy.created, policy.name)
+
+
+def _covered(
+    policies: Iterable[EgressPolicy],
+    pods: Iterable[Pod],
+    namespaces: Mapping[str, Namespace],
+    nodes: Mapping[NodeKey, Node],
+) -> dict[PodKey, tuple[str, ...]]:
+    """Policies of each covered pod; pods that look the same are judged once."""
+    ordered = tuple(policies)
+    judged: dict[Pod, tuple[str, ...]] = {}
+    covered = {}
+    for pod in pods:
+        kind = Pod(pod.cluster, pod.namespace, "", pod.node, pod.labels, (), pod.service_account)
+        if kind not in judged:
+            node = nodes.get(NodeKey(pod.cluster, pod.node))
+            judged[kind] = _covering(ordered, kind, namespace_of(pod, namespaces), node)
+        if judged[kind]:
+            covered[PodKey(pod.cluster, pod.namespace, pod.name)] = judged[kind]
+    return covered
+
+
+def _covering(
+    policies: Sequence[EgressPolicy], pod: Pod, namespace: Namespace, node: Node | None
+) -> tuple[str, ...]:
+    labels = dict(node.labels) if node else {}
+    return tuple(
+        policy.name
+        for policy in policies
+        if any(matches_pod(one, pod, namespace, labels) for one in policy.selectors)
+    )
+
+
+def gateway_of(policy: EgressPolicy, nodes: Iterable[Node]) -> Node | None:
+    """The first node by name that the policy selects (S5) and that a tunnel can reach."""
+    for node in sorted(nodes, key=lambda node: node.name):
+        if tunnel_endpoint(node) and matches(policy.gateways, dict(node.labels)):
+            return node
+    return None
+
+
+def address_for(policy: EgressPolicy, destination: Network) -> IP | None:
+    """The egress address of the destination's family."""
+    return next((a for a in policy.addresses if a.version == destination.version), None)
+
+
+def exclusions(policy: EgressPolicy) -> tuple[Network, ...]:
+    """The excluded networks that have an effect: those inside a destination."""
+    return tuple(
+        network
+        for network in policy.excluded
+        if any(_inside(network, destination) for destination in policy.destinations)
+    )
+
+
+def _inside(network: Network, other: Network) -> bool:
+    """Whether every address of ``network`` is in ``other``; the families may differ."""
+    return (
+        network.version == other.version
+        and network.prefixlen >= other.prefixlen
+        and network.network_address in other
+    )
+
+
+# Classes
+
+
+def egress_classes(
+    sets: Iterable[tuple[str, ...]], previous: Mapping[tuple[str, ...], int] | None = None
+) -> dict[tuple[str, ...], int]:
+    """The class of each set of policies; 0 stays free for "not covered".
+
+    A set in ``previous`` keeps its number. The latest sets that are no longer wanted stay, too, up
+    to ``RETIRED_CLASSES``: pods' entries may still carry their classes, and must find their rows.
+    """
+    last = dict(previous or {})
+    wanted = sorted(set(sets))
+    retired = [names for names in last if names not in set(wanted)]
+    numbers = {names: last[names] for names in retired[-RETIRED_CLASSES:]}
+    taken = {0, *last.values()}
+    for names in wanted:
+        number = last.get(names) or _class_number(names)
+        while names not in last and number in taken:
+            number = (number + 1) & 0xFFFFFFFF
+        numbers[names] = number
+        taken.add(number)
+    return numbers
+
+
+def _class_number(names: tuple[str, ...]) -> int:
+    digest = hashlib.sha256("/".join(names).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+# Blocks
+
+
+def block_count(block_size: int) -> int:
+    """How many whole blocks of ports an egress address has."""
+    return (LAST_PORT + 1 - FIRST_PORT) // block_size
+
+
+def block_ports(number: int, block_size: int) -> tuple[int, int]:
+    """First and last port of a block."""
+    first = FIRST_PORT + number * block_size
+    return first, first + block_size - 1
+
+
+def block_of(port: int, block_size: int) -> int | None:
+    """The block of a port; None below 1024, where no block is."""
+    number = (port - FIRST_PORT) // block_size
+    return number if 0 <= number < block_count(block_size) else None
+
+
+# What is wrong
+
+
+def _gateway_findings(
+    policies: Mapping[str, EgressPolicy], gateways: Mapping[str, Node | None]
+) -> list[Finding]:
+    text = "selects no node with an IPv4 address: what the policy covers is dropped"
+    return [
+        Finding(NO_GATEWAY, policy.origin, "gateways.nodeSelector", f"{name} {text}")
+        for name, policy in policies.items()
+        if gateways[name] is None
+    ]
+
+
+def _address_findings(policies: Iterable[EgressPolicy]) -> list[Finding]:
+    found = []
+    for policy in policies:
+        families = {d.version for d in policy.destinations if address_for(policy, d) is None}
+        for family in sorted(families):
+            text = (
+                f"no IPv{family} address: covered packets to IPv{family} destinations are dropped"
+            )
+            found.append(Finding(NO_ADDRESS, policy.origin, f"addresses (IPv{family})", text))
+    return found
+
+
+def _conflicts(
+    policies: Mapping[str, EgressPolicy], covered: Mapping[PodKey, tuple[str, ...]]
+) -> list[Finding]:
+    """One finding for each pair of policies that want the same network of the same pod (S18)."""
+    by_set: dict[tuple[str, ...], list[PodKey]] = {}
+    for pod, names in covered.items():
+        by_set.setdefault(names, []).append(pod)
+    pods: dict[tuple[str, str], list[PodKey]] = {}
+    for names, members in by_set.items():
+        for pair in combinations(names, 2):
+            pods.setdefault(pair, []).extend(members)
+    networks = {
+        name: {*policy.destinations, *exclusions(policy)} for name, policy in policies.items()
+    }
+    return [
+        _conflict(policies[winner], policies[loser], sorted(both), common)
+        for (winner, loser), both in sorted(pods.items())
+        if (common := networks[winner] & networks[loser])
+    ]
+
+
+def _conflict(
+    winner: EgressPolicy, loser: EgressPolicy, pods: Sequence[PodKey], networks: set[Network]
+) -> Finding:
+    first = min(networks, key=str)
+    text = (
+        f"Conflict: {first}{_more(len(networks))} of pod {pods[0].namespace}/{pods[0].name}"
+        f"{_more(len(pods))} belongs to the older policy {winner.name} ({winner.origin})"
+    )
+    return Finding(CONFLICT, loser.origin, "spec.destinationCIDRs", text)
+
+
+def _more(count: int) -> str:
+    return f" (and {count - 1} more)" if count > 1 else ""
+
+
+def _shared_addresses(
+    policies: Mapping[str, EgressPolicy], gateways: Mapping[str, Node | None]
+) -> list[Finding]:
+    """Policies that share an address but not its gateway; the oldest one's is used."""
+    owners: dict[IP, EgressPolicy] = {}
+    found = []
+    for name, policy in policies.items():
+        for address in policy.addresses:
+            node = gateways[name]
+            owner = owners.setdefault(address, policy) if node else policy
+            other = gateways[owner.name]
+            if node and other and node.name != other.name:
+                text = (
+                    f"{address} leaves through {other.name}, the gateway of policy {owner.name}"
+                    f" ({owner.origin}), not through {node.name}"
+                )
+                found.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text))
+    return found

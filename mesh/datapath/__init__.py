@@ -1,0 +1,1 @@
+"""The BPF programs of a node: loaded, attached, swept."""

@@ -1,0 +1,1 @@
+"""Nodes of all clusters: pools of prefixes, tunnel endpoints, next hops, discard routes."""

@@ -1,0 +1,1 @@
+"""Pods of a node: addresses, links, rows of ``mg_pod_addr``."""

@@ -1,0 +1,205 @@
+"""The speaker's tables while its sources arrive one after the other, and its End-of-RIB."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from bgp.desired import RouteKey, peerings
+from clustermesh.store.follow import Batch, Entry
+from mesh.config import Cluster, Etcd, SpeakerConfig
+from mesh.core.model import (
+    BGPPeer,
+    EgressPolicy,
+    Node,
+    NodeKey,
+    PodSelector,
+    Requirement,
+    Route,
+    Selector,
+)
+from mesh.core.table import Table
+from mesh.speaker import Speaker
+
+GATEWAY = Selector((Requirement("role", "In", ("gateway",)),))
+ROUTER = ip_address("10.99.0.1")
+POLICY = EgressPolicy(
+    "erp",
+    (PodSelector(None, Selector()),),
+    (ip_network("192.0.2.0/24"),),
+    (),
+    (ip_address("198.51.100.10"),),
+    GATEWAY,
+)
+CLAIMED = RouteKey(ROUTER, ip_network("10.1.2.0/24"))
+EGRESS = RouteKey(ROUTER, ip_network("198.51.100.10/32"))
+
+
+def node(number: int) -> dict[NodeKey, Node]:
+    name, labels = f"east-{number}", (("role", "gateway"),)
+    addresses = (ip_address(f"10.99.0.1{number}"),)
+    return {NodeKey("east", name): Node("east", name, addresses, labels=labels)}
+
+
+def peer(name: str, asn: int) -> dict[str, BGPPeer]:
+    advertise = ("podCIDRs", "egressIPs")
+    return {name: BGPPeer(name, Selector(), ROUTER, asn, 65101, advertise)}
+
+
+def speaker(tmp_path: Path) -> Speaker:
+    """The speaker of east-2."""
+    return Speaker(
+        SpeakerConfig(
+            cluster=Cluster(name="east", id=1),
+            node="east-2",
+            manifests=tmp_path,
+            etcd=Etcd(endpoints=("http://127.0.0.1:1",)),
+            run_dir=tmp_path / "bgp",
+            socket=tmp_path / "socket",
+            router_id=IPv4Address("10.99.0.12"),
+        )
+    )
+
+
+def claim(it: Speaker) -> None:
+    key = "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/2"
+    it.take(Batch(1, [Entry(key, b'{"owner": "east-2"}', 1, 1, 0)], listed=True))
+
+
+def adopted(it: Speaker) -> None:
+    """ExaBGP has the session with ``router``, AS 65000."""
+    (me,) = node(2).values()
+    it.session.memory.peerings, _ = peerings(me, peer("router", 65000).values())
+
+
+def sync(*tables: Table[Any, Any]) -> None:
+    for table in tables:
+        table.mark_synced()
+
+
+def test_an_egress_address_waits_until_all_nodes_are_known(tmp_path: Path) -> None:
+    """The gateway is the first of the nodes: of half of them it may be another one."""
+    it = speaker(tmp_path)
+    adopted(it)
+    it.objects.egress.upsert({"erp": POLICY})
+    it.objects.peers.upsert(peer("router", 65000))
+    sync(it.objects.peers, it.objects.egress)
+    it.objects.nodes.upsert(node(2))
+    claim(it)
+    it.loop.derive_all()
+    assert set(it.routes.rows) == {CLAIMED}
+    it.objects.nodes.upsert(node(1))
+    sync(it.objects.nodes)
+    it.loop.derive_all()
+    assert set(it.routes.rows) == {CLAIMED}
+
+
+def test_an_egress_address_waits_until_all_policies_are_known(tmp_path: Path) -> None:
+    """Of two policies with one address the first by name has it."""
+    it = speaker(tmp_path)
+    it.objects.nodes.upsert(node(1) | node(2))
+    it.objects.peers.upsert(peer("router", 65000))
+    sync(it.objects.peers, it.objects.nodes)
+    name = Selector((Requirement("name", "In", ("two",)),))
+    two = Node("east", "east-2", (ip_address("10.99.0.12"),), labels=(("name", "two"),))
+    it.objects.nodes.upsert({NodeKey("east", "east-2"): two})
+    late = EgressPolicy("z", POLICY.selectors, POLICY.destinations, (), POLICY.addresses, name)
+    it.objects.egress.upsert({"z": late})
+    it.loop.derive_all()
+    assert not it.routes.rows
+    it.objects.egress.upsert({"erp": POLICY})
+    sync(it.objects.egress)
+    it.loop.derive_all()
+    assert not it.routes.rows
+
+
+def test_an_egress_address_needs_no_store(tmp_path: Path) -> None:
+    it = speaker(tmp_path)
+    it.objects.egress.upsert({"erp": POLICY})
+    it.objects.peers.upsert(peer("router", 65000))
+    it.objects.nodes.upsert(node(2))
+    sync(it.objects.peers, it.objects.egress, it.objects.nodes)
+    it.loop.derive_all()
+    assert set(it.routes.rows) == {EGRESS}
+    assert not it.routes.synced
+
+
+def test_a_session_that_is_there_is_shown_before_all_peers_are_known(tmp_path: Path) -> None:
+    it = speaker(tmp_path)
+    adopted(it)
+    it.objects.nodes.upsert(node(2))
+    it.objects.peers.upsert(peer("router", 65000))
+    it.loop.derive_all()
+    assert [row.name for row in it.peerings.rows.values()] == ["router"]
+
+
+def test_a_session_waits_until_all_peers_are_known(tmp_path: Path) -> None:
+    """Of two BGPPeers with one address the first by name has it; the other must not end it."""
+    it = speaker(tmp_path)
+    it.objects.nodes.upsert(node(2))
+    it.objects.peers.upsert(peer("b", 65001))
+    it.loop.derive_all()
+    assert not it.peerings.rows
+    it.objects.peers.upsert(peer("a", 65000))
+    sync(it.objects.nodes, it.objects.peers)
+    it.loop.derive_all()
+    assert [row.asn for row in it.peerings.rows.values()] == [65000]
+
+
+class Slow:
+    """A target whose deletes take a while."""
+
+    def __init__(self, rows: dict[Any, Any]) -> None:
+        self.rows = rows
+
+    async def read(self) -> Mapping[Any, Any]:
+        return dict(self.rows)
+
+    async def upsert(self, rows: Mapping[Any, Any]) -> Mapping[Any, Exception]:
+        self.rows |= rows
+        return {}
+
+    async def delete(self, keys: Collection[Any]) -> Mapping[Any, Exception]:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for key in keys:
+            self.rows.pop(key, None)
+        return {}
+
+
+def test_end_of_rib_is_said_after_the_last_withdrawal(tmp_path: Path) -> None:
+    """A route that went while the speaker was dead is still announced when the sources sync."""
+
+    async def run() -> None:
+        it = speaker(tmp_path)
+        prefix = ip_network("10.1.9.0/24")
+        gone = RouteKey(ROUTER, prefix)
+        it.of_peerings.target = Slow({})
+        it.of_routes.target = Slow({gone: Route(prefix, ip_address("10.99.0.12"))})
+        released = asyncio.Event()
+
+        async def release() -> None:
+            assert gone not in it.of_routes.target.rows
+            it.session.owed.clear()
+            released.set()
+
+        it.session.release = release
+        tasks = [asyncio.create_task(job) for job in (it.loop.run(), it.release())]
+        it.session.owed.add(ROUTER)
+        it.session.lost()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        it.objects.nodes.upsert(node(2))
+        it.objects.peers.upsert(peer("router", 65000))
+        claim(it)
+        sync(it.objects.nodes, it.objects.peers, it.objects.egress, it.claims)
+        async with asyncio.timeout(5):
+            await released.wait()
+        assert set(it.of_routes.target.rows) == {CLAIMED}
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(run())

@@ -1,0 +1,207 @@
+"""Which claims a cluster wants, and what it may publish beside others."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import msgspec
+import pytest
+
+from clustermesh.remote import wire
+from clustermesh.store.own import StoredConfig
+from gateway.plan import Plan
+from mesh import allocation
+from mesh.allocation import Published, Want
+from mesh.config import Pool, Pools
+from mesh.core.model import Claim, EgressPolicy, Node, Pod, PodKey, Selector, ServiceObject
+
+V4, V6, LOCATORS = "10.1.0.0_16_24", "fd01::_48_64", "fcbb:bb01::_32_48"
+POOLS = Pools(
+    pod_cidrs=(Pool(cidr=ip_network("10.1.0.0/16"), node_prefix=24),
+               Pool(cidr=ip_network("fd01::/48"), node_prefix=64)),
+    locators=(Pool(cidr=ip_network("fcbb:bb01::/32"), node_prefix=48),),
+)  # fmt: skip
+STORED = StoredConfig("east", 1, (V4, V6), (LOCATORS,), 256, 4)
+NODE = Node("east", "east-1", (ip_address("10.99.0.11"),))
+CLIENT = PodKey("east", "shop", "client-1")
+
+
+def pod(name: str, node: str, **labels: str) -> Pod:
+    return Pod("east", "shop", name, node, tuple(sorted(labels.items())))
+
+
+def foreign(*networks: str, created: int = 5) -> Published:
+    return Published("west", "west-1", tuple(map(ip_network, networks)), created)
+
+
+def claim(noun: str, pool: str, number: int, owner: str = "east-1") -> Claim:
+    return Claim(noun, pool, number, owner, 1)
+
+
+def test_pods_with_the_same_labels_want_one_identity() -> None:
+    """One want for each label text."""
+    pods = [pod("a", "n", app="web"), pod("b", "n", app="web"), pod("c", "n", app="client")]
+    wants = allocation.identities(pods, {})
+    assert len(wants) == 2
+    assert all("io.cilium.k8s.policy.cluster=east;" in want.owner for want in wants)
+
+
+def test_every_node_wants_a_piece_of_every_pool() -> None:
+    """Pod CIDRs of both families and a locator."""
+    assert allocation.subnets([NODE], POOLS) == {
+        Want("podcidr", V4, "east-1"),
+        Want("podcidr", V6, "east-1"),
+        Want("locator", LOCATORS, "east-1"),
+    }
+
+
+def test_nodes_of_covered_pods_want_blocks() -> None:
+    """Of each address of each policy that covers one; other nodes want none."""
+    address = ip_address("198.51.100.10")
+    policy = EgressPolicy("erp", (), (), (), (address,), Selector())
+    plan = Plan({"erp": policy}, {CLIENT: ("erp",)})
+    pods = {CLIENT: pod("client-1", "east-1"), PodKey("east", "shop", "w"): pod("w", "east-2")}
+    assert allocation.blocks(plan, pods, 2) == {
+        Want("block", "198.51.100.10", "east-1/0"),
+        Want("block", "198.51.100.10", "east-1/1"),
+    }
+
+
+def test_numbers_of_each_pool() -> None:
+    """Identities carry the cluster id on top; blocks fill the port space; subnets the pool."""
+    identity = Want("identity", "labels", "k8s:app=web;")
+    assert allocation.candidates(identity, 1, 256, ()) == range(0x10001, 0x20000)
+    assert allocation.candidates(Want("block", "198.51.100.10", "n/0"), 1, 256, ()) == range(252)
+    assert allocation.candidates(Want("podcidr", V4, "n"), 1, 256, ()) == range(256)
+
+
+def test_numbers_that_meet_a_foreign_prefix_are_not_given_away() -> None:
+    """Inside, around, of the other family, and beside the pool."""
+    numbers = allocation.free_numbers(V4, [foreign("10.1.2.0/23", "10.1.7.128/25", "fd01::/48")])
+    assert set(range(256)) - set(numbers) == {2, 3, 7}
+    assert list(allocation.free_numbers(V4, [foreign("0.0.0.0/0")])) == []
+    assert allocation.free_numbers(V4, [foreign("10.2.0.0/16")]) == range(256)
+
+
+def test_a_huge_pool_and_a_huge_prefix_cost_little() -> None:
+    """An IPv6 pool of 2^56 pieces is not counted through."""
+    assert len(allocation.free_numbers("fd00::_8_64", ())) == allocation.MOST_NODES
+    assert list(allocation.free_numbers("fd00::_8_64", [foreign("::/0")])) == []
+
+
+def test_claims_amount_to_prefixes_in_the_order_of_the_pools() -> None:
+    """IPv4 first, because the configuration says so."""
+    claims = [
+        claim("podcidr", V6, 3),
+        claim("podcidr", V4, 7),
+        claim("locator", LOCATORS, 1),
+        claim("identity", "labels", 65537),
+    ]
+    expected = (ip_network("10.1.7.0/24"), ip_network("fd01:0:0:3::/64"))
+    assert allocation.pod_cidrs(claims, STORED.pod_cidrs) == {"east-1": expected}
+    locators = {"east-1": ip_network("fcbb:bb01:1::/48")}
+    assert allocation.locators(claims, STORED.locators) == locators
+
+
+def test_damaged_claims_and_pools_are_left_out() -> None:
+    """A number outside of its pool, a pool that is none, one of another configuration."""
+    claims = [
+        claim("podcidr", V4, 256),
+        claim("podcidr", "rubbish", 0),
+        claim("podcidr", "10.9.0.0_16_24", 0),
+        claim("podcidr", V4, 1),
+    ]
+    found = allocation.pod_cidrs(claims, (V4, "rubbish"))
+    assert found == {"east-1": (ip_network("10.1.1.0/24"),)}
+
+
+def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:
+    """Whole pools, so that a prefix nobody has yet is ours as well."""
+    policy = EgressPolicy("erp", (), (), (), (ip_address("198.51.100.10"),), Selector())
+    service = ServiceObject("east", "shop", "web", (ip_address("10.97.1.10"),), ())
+    facts = allocation.own_facts(STORED, [NODE], [policy], [service])
+    assert (facts.cluster, facts.id) == ("east", 1)
+    assert set(facts.networks) == set(
+        map(
+            ip_network,
+            ("10.1.0.0/16", "fd01::/48", "fcbb:bb01::/32", "198.51.100.10/32", "10.97.1.10/32"),
+        )
+    )
+    assert facts.addresses == {ip_address("10.99.0.11")}
+
+
+def test_a_prefix_that_was_published_before_ours_holds_ours_back() -> None:
+    """The finding names both; the rest of the node is published."""
+    cidrs = ip_network("10.1.0.0/24"), ip_network("fd01::/64")
+    node = Node("east", "east-1", NODE.addresses, cidrs)
+    rows, findings = allocation.publishable([node], {}, [foreign("10.1.0.0/16")])
+    assert rows[0].pod_cidrs == cidrs[1:]
+    assert [(f.object, f.field) for f in findings] == [
+        (wire.node_key("east", "east-1"), "IPv4AllocCIDR")
+    ]
+    assert "10.1.0.0/24" in findings[0].text
+    assert "10.1.0.0/16 of cluster west (node west-1)" in findings[0].text
+
+
+def test_nobody_can_push_a_published_prefix_out() -> None:
+    """Who was there first keeps it."""
+    node = Node("east", "east-1", NODE.addresses, (ip_network("10.1.0.0/24"),))
+    rows, findings = allocation.publishable([node], {"east-1": 4}, [foreign("10.1.0.0/16")])
+    assert (rows, findings) == ([node], [])
+
+
+def test_locator_is_held_back_too() -> None:
+    """A locator that somebody published before."""
+    node = Node("east", "n", (), (ip_network("10.1.0.0/24"),), ip_network("fcbb:bb01:1::/48"))
+    rows, findings = allocation.publishable([node], {}, [foreign("fcbb::/16")])
+    assert rows[0].locator is None
+    assert [f.field for f in findings] == [f"Annotations.{wire.LOCATOR}"]
+
+
+def test_pools_that_others_publish_in_are_findings() -> None:
+    """Named by the key that holds the pools."""
+    found = allocation.pool_findings(POOLS, "meshgate/v1/east/config", [foreign("10.1.9.0/24")])
+    assert [(f.code, f.object, f.field) for f in found] == [
+        ("M148", "meshgate/v1/east/config", "podCIDRs")
+    ]
+    assert "10.1.0.0/16 overlaps 10.1.9.0/24 of cluster west" in found[0].text
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"id": 2}, "id"),
+        ({"podCIDRs": ["10.9.0.0_16_24", V6]}, "podCIDRs"),
+        ({"locators": []}, "locators"),
+        ({"blockSize": 512}, "blockSize"),
+        ({"blocksPerNode": 1}, "blocksPerNode"),
+    ],
+)
+def test_a_different_stored_configuration_names_the_field(
+    change: dict[str, object], field: str
+) -> None:
+    """Both values stand in the text."""
+    stored = msgspec.to_builtins(STORED) | change
+    found = allocation.config_findings("key", msgspec.json.encode(stored), STORED)
+    assert [(f.code, f.object, f.field) for f in found] == [("M146", "key", field)]
+    ours = msgspec.to_builtins(STORED)[field]
+    assert str(ours[0] if isinstance(ours, tuple | list) else ours) in found[0].text
+
+
+def test_the_same_configuration_is_no_finding() -> None:
+    """And one that cannot be read is."""
+    assert allocation.config_findings("key", msgspec.json.encode(STORED), STORED) == []
+    assert allocation.config_findings("key", b"{", STORED)[0].code == "M146"
+
+
+def test_our_id_under_another_name() -> None:
+    """Our own key and unreadable ones are no finding."""
+    configs = {
+        wire.config_key("east"): wire.cluster_config(1),
+        wire.config_key("west"): wire.cluster_config(2),
+        wire.config_key("rubbish"): b"{",
+        wire.config_key("north"): wire.cluster_config(1),
+    }
+    found = allocation.id_findings(STORED, configs)
+    assert [(f.code, f.object) for f in found] == [("M147", wire.config_key("north"))]
+    assert "east" in found[0].text

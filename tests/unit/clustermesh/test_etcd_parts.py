@@ -1,0 +1,282 @@
+"""Pure parts of the etcd client: targets, errors in words, ranges, records, canaries."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+
+from clustermesh.certs import Authority, KeyPair, diagnose, write_pki
+from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.channel import Endpoint, Secrets, host, problem, target
+from clustermesh.etcd.client import Client, Watched, _next, user_grants
+from clustermesh.etcd.errors import (
+    Compacted,
+    Denied,
+    FutureRevision,
+    LeaseNotFound,
+    Refused,
+    StoreFull,
+    Unavailable,
+    classify,
+)
+from clustermesh.etcd.requests import prefix_end, put_op
+from clustermesh.store import claims as records
+from clustermesh.store.allocator import Allocator, identity_numbers
+from clustermesh.store.claims import Record
+from clustermesh.store.follow import Batch, Entry, canary_of
+from clustermesh.store.keys import TXN_BYTES, TXN_OPS, _chunks
+from clustermesh.store.leader import Deposed, Fence
+from mesh.core.model import Claim, ClaimKey
+
+CODE = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "expected"),
+    [
+        (["10.0.0.1:2379"], {"ipv4:10.0.0.1:2379"}),
+        (["https://10.0.0.1:2379", "10.0.0.2:1"], {
+            "ipv4:10.0.0.1:2379,10.0.0.2:1", "ipv4:10.0.0.2:1,10.0.0.1:2379"}),
+        (["[fd00::1]:2379"], {"ipv6:[fd00::1]:2379"}),
+        (["https://etcd.test:2379"], {"dns:///etcd.test:2379"}),
+        (["unix:/run/etcd.sock"], {"unix:/run/etcd.sock"}),
+    ],
+)  # fmt: skip
+def test_endpoints_become_one_target(endpoints: list[str], expected: set[str]) -> None:
+    assert target(endpoints) in expected
+
+
+@pytest.mark.parametrize(
+    "endpoints",
+    [[], ["10.0.0.1"], ["10.0.0.1:x"], ["10.0.0.1:1", "[::1]:1"], ["a:1", "b:1"], [":2379"]],
+)
+def test_endpoints_of_several_kinds_are_refused_at_once(endpoints: list[str]) -> None:
+    with pytest.raises(ValueError, match="etcd endpoint"):
+        Client(Endpoint(endpoints))
+
+
+def test_credentials_that_cannot_work_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="https needs a CA"):
+        Client(Endpoint(["https://10.0.0.1:2379"]))
+    with pytest.raises(ValueError, match="a certificate needs its key"):
+        Client(Endpoint(["10.0.0.1:2379"], "/ca", "/cert"))
+
+
+def test_the_host_of_an_endpoint_has_no_brackets() -> None:
+    assert host("https://[fd00::1]:2379") == "fd00::1"
+    assert host("10.0.0.1:2379") == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind", "sent"),
+    [
+        (CODE.UNAVAILABLE, "failed to connect to all addresses", Unavailable, False),
+        (CODE.UNAVAILABLE, "etcdserver: no leader", Unavailable, False),
+        (CODE.UNAVAILABLE, "etcdserver: request timed out", Unavailable, True),
+        (CODE.UNKNOWN, "context deadline exceeded", Unavailable, True),
+        (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", Unavailable, True),
+        (CODE.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Unavailable, False),
+        (CODE.PERMISSION_DENIED, "etcdserver: permission denied", Denied, None),
+        (CODE.INVALID_ARGUMENT, "etcdserver: user name is empty", Denied, None),
+        (CODE.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", Compacted,
+         None),
+        (CODE.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision",
+         FutureRevision, None),
+        (CODE.NOT_FOUND, "etcdserver: requested lease not found", LeaseNotFound, None),
+        (CODE.INVALID_ARGUMENT, "etcdserver: request is too large", Refused, None),
+        (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", StoreFull, None),
+    ],
+)  # fmt: skip
+def test_an_answer_of_etcd_is_one_kind_of_failure(
+    code: grpc.StatusCode, details: str, kind: type[OSError], *, sent: bool | None
+) -> None:
+    failure = classify(code, details, pb.PutRequest(key=b"a/b", value=b"x"))
+    assert type(failure) is kind
+    assert isinstance(failure, OSError)
+    if isinstance(failure, Unavailable):
+        assert failure.sent is sent
+    else:
+        assert str(failure).startswith("put a/b (8 bytes): ")
+
+
+def test_a_prefix_ends_before_the_next_one() -> None:
+    assert prefix_end(b"a/") == b"a0"
+    assert prefix_end(b"a\xff") == b"b"
+    assert prefix_end(b"\xff\xff") == b"\0"
+    assert prefix_end(b"") == b"\0"
+
+
+def test_a_watch_resumes_after_the_last_event_not_after_the_header() -> None:
+    """Catch-up batches carry the store's revision: 427, while events reach 247."""
+    event = pb.Event(kv=pb.KeyValue(key=b"a", mod_revision=247))
+    assert _next(10, Watched(427, [event])) == 248
+    assert _next(10, Watched(427, created=True)) == 10
+    assert _next(0, Watched(427, created=True)) == 428
+    assert _next(10, Watched(427)) == 428
+
+
+def test_grants_of_a_cluster_never_reach_a_longer_name() -> None:
+    """Every writable key of east ends in a slash or is the exact cluster-config."""
+    for user, grants in user_grants("east").items():
+        writable = {grant.key for grant in grants if grant.write}
+        assert user.startswith("east-")
+        assert {key for key in writable if not key.endswith("/")} <= {"cilium/cluster-config/east"}
+        assert all("/east/" in key or key.endswith("/east") for key in writable)
+    assert not [grant for grant in user_grants("east")["east-speaker"] if grant.write]
+
+
+@pytest.mark.parametrize(
+    ("key", "canary"),
+    [
+        ("meshgate/v1/east/block/::10/number/3", "meshgate/v1/east/synced"),
+        ("meshgate/v1/east/", "meshgate/v1/east/synced"),
+        ("meshgate/v1/east/pod/n1/shop/web-1", "meshgate/v1/east/pod/n1/synced"),
+        ("cilium/cache/ip/v1/west/10.2.0.1", "cilium/synced/west/cilium/cache/ip/v1"),
+        ("cilium/cache/identities/v1/west/id/7", "cilium/synced/west/cilium/cache/identities/v1"),
+        ("cilium/cluster-config/west", "cilium/cluster-config/west"),
+        ("cilium/", "cilium/"),
+    ],
+)
+def test_each_key_has_its_writers_canary(key: str, canary: str) -> None:
+    assert canary_of(key) == canary
+
+
+def test_chunks_stay_within_etcds_limits() -> None:
+    small = {f"k{n}": put_op(f"k{n}", b"") for n in range(250)}
+    assert [len(chunk) for chunk in _chunks(small)] == [TXN_OPS, TXN_OPS, 50]
+    big = {f"k{n}": put_op(f"k{n}", b"x" * (TXN_BYTES // 2)) for n in range(3)}
+    assert [len(chunk) for chunk in _chunks(big)] == [1, 1, 1]
+    assert not list(_chunks({}))
+
+
+def number(name: str, value: bytes, modified: int = 7) -> Entry:
+    return Entry(f"meshgate/v1/east/{name}", value, modified, modified, 0)
+
+
+def test_claims_are_rows_of_their_number_keys() -> None:
+    """Held, released, deleted and unreadable ones; owners' keys and pods are none."""
+    rows = records.rows(
+        "east",
+        [
+            number("identity/labels/number/65537", b'{"owner":"k8s:a=b;","released":0}'),
+            number("block/198.51.100.10/number/3", b'{"owner":"n/0","released":0,"epoch":99}'),
+            number("locator/fcbb:bb01::_32_48/number/1", b'{"owner":"n","released":1700000000}'),
+            number("podcidr/10.1.0.0_16_24/number/2", b'{"owner":1}'),
+            number("block/198.51.100.10/owner/n/0", b'{"number":3}'),
+            number("pod/n/number/1", b"{}"),
+            number("leader", b"one"),
+        ],
+        ["meshgate/v1/east/block/::10/number/4", "meshgate/v1/east/pod/n/number/9"],
+    )
+    identity = ClaimKey("identity", "labels", 65537)
+    block = ClaimKey("block", "198.51.100.10", 3)
+    assert rows.held == {
+        identity: Claim("identity", "labels", 65537, "k8s:a=b;", 7),
+        block: Claim("block", "198.51.100.10", 3, "n/0", 99),
+    }
+    resting = ClaimKey("locator", "fcbb:bb01::_32_48", 1)
+    assert set(rows.gone) == {ClaimKey("block", "::10", 4), resting}
+    assert {key: claim.owner for key, claim in rows.resting.items()} == {resting: "n"}
+    [(key, reason)] = rows.unreadable.items()
+    assert key == "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/2"
+    assert "$.owner" in reason
+
+
+def test_values_are_as_the_contract_writes_them() -> None:
+    assert records.encode_number("n/0") == b'{"owner":"n/0","released":0}'
+    assert records.encode_number("n", released=5, epoch=6) == (
+        b'{"owner":"n","released":5,"epoch":6}'
+    )
+    assert records.encode_owner(3) == b'{"number":3}'
+    with pytest.raises(ValueError, match="number"):
+        records.decode_owner(b"{}")
+
+
+def test_a_snapshot_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    kept = [Record(ClaimKey("block", "::10", 3), "n/0", 17, 0, 17)]
+    file = tmp_path / "state" / "claims.json"
+    assert records.load(file) == []
+    records.save(file, kept)
+    assert records.load(file) == kept
+    assert [path.name for path in file.parent.iterdir()] == ["claims.json"]
+    file.write_bytes(b"[{")
+    with pytest.raises(ValueError, match=r"claims\.json"):
+        records.load(file)
+
+
+def test_identities_carry_the_cluster_id_on_top() -> None:
+    numbers = identity_numbers(2)
+    assert (numbers[0], numbers[-1]) == (0x20001, 0x2FFFF)
+
+
+class StandsBy:
+    def current(self) -> Fence:
+        raise Deposed("stands by")
+
+
+def test_a_standby_follows_claims_through_claim_release_and_a_new_store() -> None:
+    """Batches of Follow: the last word counts, revisions of another store may be smaller."""
+    allocator = Allocator(Client(Endpoint(["127.0.0.1:1"])), "east", StandsBy())
+    one = number("block/::10/number/3", b'{"owner":"n/0","released":0}', 500)
+    allocator.observe(Batch(500, [one], listed=True))
+    assert [claim.owner for claim in allocator.claims.values()] == ["n/0"]
+    allocator.observe(Batch(7, [number("block/::10/number/3", b'{"owner":"n/0","released":9}')]))
+    assert allocator.claims == {}
+    assert [record.released for record in allocator.records] == [9]
+    allocator.observe(Batch(8, [], ["meshgate/v1/east/block/::10/number/3"]))
+    assert allocator.records == []
+
+
+def test_certificates_have_names_usages_and_an_hour_of_grace(tmp_path: Path) -> None:
+    pki = write_pki(tmp_path, ["east-agent"], ["10.99.0.31", "fd99::31", "etcd.test"])
+    server = x509.load_pem_x509_certificate(pki.server.cert.read_bytes())
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert IPv4Address("10.99.0.31") in names.get_values_for_type(x509.IPAddress)
+    assert "etcd.test" in names.get_values_for_type(x509.DNSName)
+    usages = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert len(usages) == 2
+    age = datetime.now(UTC) - server.not_valid_before_utc
+    assert timedelta(minutes=59) < age < timedelta(minutes=61)
+    user = pki.users["east-agent"]
+    assert user.key.stat().st_mode & 0o777 == 0o600
+    assert diagnose(pki.ca.read_bytes(), user.cert.read_bytes(), user.key.read_bytes()) == ""
+    with pytest.raises(ValueError, match="65 characters"):
+        write_pki(tmp_path, ["x" * 65], [])
+
+
+def test_a_faulty_certificate_is_described() -> None:
+    authority, other = Authority.create(), Authority.create("other")
+    ca, good = authority.pair.cert, authority.issue("agent")
+    now = datetime.now(UTC)
+    assert diagnose(ca, good.cert, good.key) == ""
+    assert "not yet valid" in diagnose(ca, good.cert, good.key, now - timedelta(hours=2))
+    assert "has expired" in diagnose(ca, good.cert, good.key, now + timedelta(days=400))
+    assert "not signed" in diagnose(other.pair.cert, good.cert, good.key)
+    assert "not signed" not in diagnose(other.pair.cert + ca, good.cert, good.key)
+    assert "does not belong" in diagnose(ca, good.cert, authority.issue("agent").key)
+    assert "no readable PEM" in diagnose(ca, b"nonsense", good.key)
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ("CERTIFICATE_VERIFY_FAILED: unable to get", "not signed by the CA in /ca"),
+        ("Hostname Verification Check failed", "does not hold the name 10.0.0.1"),
+        ("Unwrap failed (TSI_DATA_CORRUPTED)", "seems to refuse our certificate /cert"),
+        ("connect: Connection refused (111)", "connection refused"),
+        ("Deadline Exceeded", "no answer in time"),
+        ("", "no answer in time"),
+    ],
+)
+def test_a_lost_connection_is_described(details: str, expected: str) -> None:
+    authority = Authority.create()
+    pair: KeyPair = authority.issue("agent")
+    endpoint = Endpoint(["10.0.0.1:2379"], "/ca", "/cert", "/key")
+    said = problem(endpoint, Secrets(authority.pair.cert, pair.cert, pair.key), details)
+    assert said.startswith("etcd at 10.0.0.1:2379")
+    assert expected in said

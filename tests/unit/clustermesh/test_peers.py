@@ -1,0 +1,64 @@
+"""Peers as tables: nothing is judged before our own facts are known."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from clustermesh.remote import wire
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.tables import Peers
+from clustermesh.store.follow import Batch, Entry
+from mesh.core.model import Node, NodeKey
+from mesh.core.table import ColumnChanges
+
+OWN = OwnFacts("east", 1, (ip_network("10.1.0.0/16"),))
+BAD, GOOD = NodeKey("west", "bad"), NodeKey("west", "good")
+
+
+def batch() -> Batch:
+    rows = {
+        BAD: Node("west", "bad", (ip_address("10.99.0.21"),), (ip_network("10.1.0.0/24"),)),
+        GOOD: Node("west", "good", (ip_address("10.99.0.22"),), (ip_network("10.2.0.0/24"),)),
+    }
+    keys = {wire.node_key("west", key.name): wire.node_value(n, 2) for key, n in rows.items()}
+    keys[wire.config_key("west")] = wire.cluster_config(2)
+    return Batch(5, [Entry(key, value, 5, 5, 0) for key, value in keys.items()], (), listed=True)
+
+
+def peers() -> Peers:
+    def ignore(_: ColumnChanges) -> None:
+        """There is no map here."""
+
+    return Peers(OwnFacts("east", 1), ignore)
+
+
+def test_a_peer_cannot_take_what_we_have_not_learned_to_be_ours() -> None:
+    """After a restart the peer's keys may arrive before our own: they wait."""
+    it = peers()
+    it.take(batch())
+    assert (it.nodes.rows, it.findings, it.complete.synced) == ({}, {}, False)
+    it.update_own(OWN)
+    assert set(it.nodes.rows) == {GOOD}
+    assert set(it.findings) == {wire.node_key("west", "bad")}
+    assert it.complete.synced
+
+
+def test_later_batches_are_judged_at_once() -> None:
+    """Once our facts are known nothing waits."""
+    it = peers()
+    it.update_own(OWN)
+    it.take(batch())
+    assert set(it.nodes.rows) == {GOOD}
+
+
+def test_expected_clusters_hold_completeness_back() -> None:
+    """A cluster known from before must say that it is complete in this store."""
+    it = peers()
+    it.expect(["west", "north", "east"])
+    it.update_own(OWN)
+    it.take(batch())
+    canaries = [wire.canary_key(name, wire.ADDRESSES) for name in ("west", "north")]
+    it.take(Batch(6, [Entry(canaries[0], b"now", 6, 6, 0)]))
+    assert not it.complete.synced
+    it.take(Batch(7, [Entry(canaries[1], b"now", 7, 7, 0)]))
+    assert it.complete.synced

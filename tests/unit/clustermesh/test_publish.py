@@ -1,0 +1,130 @@
+"""What is published is what the other side accepts: rows to keys, and through the firewall."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address, ip_address, ip_network
+
+from clustermesh import publish
+from clustermesh.publish import PodAddresses
+from clustermesh.remote import wire
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.importer import Imports
+from mesh.core.model import Backend, Identity, Node, PodEntry, PodRef, Service, ServiceKey
+from mesh.core.table import Table
+
+LABELS = "k8s:app=web;k8s:io.cilium.k8s.policy.cluster=east;k8s:io.kubernetes.pod.namespace=shop;"
+OTHER = LABELS.replace("web", "client")
+NODE = Node("east", "east-1", (ip_address("10.99.0.11"),), (ip_network("10.1.0.0/24"),))
+WEB = PodRef("east-1", "shop", "web-1")
+CLIENT = PodRef("east-1", "shop", "client-1")
+
+
+def facts(*addresses: str, labels: str = LABELS) -> PodEntry:
+    return PodEntry(tuple(map(ip_address, addresses)), labels)
+
+
+def pod_addresses() -> tuple[PodAddresses, Table[str, bytes]]:
+    table: Table[str, bytes] = Table("ip")
+    rows = PodAddresses(table, "east")
+    rows.identities({LABELS: 65543, OTHER: 65544})
+    rows.endpoints({"east-1": IPv4Address("10.99.0.11")})
+    return rows, table
+
+
+def who(table: Table[str, bytes]) -> dict[str, tuple[str, int]]:
+    found = (json.loads(value) for value in table.rows.values())
+    return {row["IP"]: (row["K8sPodName"], row["ID"]) for row in found}
+
+
+def test_the_other_side_accepts_all_of_it() -> None:
+    """A published cluster passes the peer's import firewall without a finding."""
+    rows, table = pod_addresses()
+    rows.pods({WEB: facts("10.1.0.5")}, ())
+    backend = Backend(ip_address("10.1.0.5"), 8080, "http", "TCP", "east")
+    service = Service("east", "shop", "web", (), (), is_global=True, backends=(backend,))
+    peer = Imports(OwnFacts("west", 2))
+    changes = peer.apply(
+        {
+            **publish.config("east", 1),
+            **publish.nodes([NODE], 1),
+            **publish.identities([Identity("east", 65543, LABELS)]),
+            **publish.services([service], 1),
+            **table.rows,
+            **publish.canaries("east", "2026-01-01T00:00:00Z"),
+        }
+    )
+    assert peer.findings == {}
+    assert set(changes.identities.upsert) == {65543}
+    assert set(changes.services.upsert) == {ServiceKey("east", "shop", "web")}
+    assert len(changes.addresses.keys) == 1
+    assert peer.peers["east"].canaries == set(publish.PREFIXES)
+
+
+def test_nodes_without_pod_cidrs_wait() -> None:
+    """A node is published when its claims are made."""
+    assert publish.nodes([Node("east", "new", NODE.addresses)], 1) == {}
+
+
+def test_only_global_and_shared_services_leave() -> None:
+    """Local services and unshared ones stay at home."""
+    local = Service("east", "shop", "a", (), ())
+    unshared = Service("east", "shop", "b", (), (), is_global=True, is_shared=False)
+    assert publish.services([local, unshared], 1) == {}
+
+
+def test_canaries_name_every_prefix() -> None:
+    """One for each kind, with the prefix as it is in a store of one cluster."""
+    assert set(publish.canaries("east", "now")) == {
+        f"cilium/synced/east/cilium/cache/{kind}/v1"
+        for kind in ("nodes", "services", "identities", "ip")
+    }
+
+
+def test_address_waits_for_identity_and_node() -> None:
+    """The three facts may come in any order."""
+    table: Table[str, bytes] = Table("ip")
+    rows = PodAddresses(table, "east")
+    rows.pods({WEB: facts("10.1.0.5", "fd01::5")}, ())
+    rows.identities({LABELS: 65543})
+    assert who(table) == {}
+    rows.endpoints({"east-1": IPv4Address("10.99.0.11")})
+    assert who(table) == {"10.1.0.5": ("web-1", 65543), "fd01::5": ("web-1", 65543)}
+
+
+def test_changed_pod_takes_its_old_addresses_away() -> None:
+    """Labels change the identity, a new address replaces the old one, a deletion ends it."""
+    rows, table = pod_addresses()
+    rows.pods({WEB: facts("10.1.0.5")}, ())
+    rows.pods({WEB: facts("10.1.0.6", labels=OTHER)}, ())
+    assert who(table) == {"10.1.0.6": ("web-1", 65544)}
+    rows.pods({}, [WEB])
+    assert who(table) == {}
+
+
+def test_address_passes_from_pod_to_pod() -> None:
+    """The key is never absent in between, and the first one's end does not take it away."""
+    rows, table = pod_addresses()
+    rows.pods({WEB: facts("10.1.0.5")}, ())
+    revision = table.revision
+    rows.pods({CLIENT: facts("10.1.0.5", labels=OTHER)}, [WEB])
+    assert who(table) == {"10.1.0.5": ("client-1", 65544)}
+    assert table.revision == revision + 1
+    rows.pods({WEB: facts("10.1.0.5")}, ())
+    rows.pods({}, [CLIENT])
+    assert who(table) == {"10.1.0.5": ("web-1", 65543)}
+
+
+def test_moved_endpoint_rewrites_its_pods_only() -> None:
+    """A node with another tunnel address."""
+    rows, table = pod_addresses()
+    away = PodRef("east-2", "shop", "web-2")
+    rows.endpoints({"east-1": IPv4Address("10.99.0.11"), "east-2": IPv4Address("10.99.0.12")})
+    rows.pods({WEB: facts("10.1.0.5"), away: facts("10.1.1.5")}, ())
+    before = table.revision
+    rows.endpoints({"east-1": IPv4Address("10.99.0.11"), "east-2": IPv4Address("10.99.0.19")})
+    changes = table.changes(before)
+    assert changes is not None
+    assert list(changes.upsert) == [wire.address_key("east", ip_address("10.1.1.5"))]
+    rows.endpoints({"east-1": IPv4Address("10.99.0.11")})
+    assert set(who(table)) == {"10.1.0.5"}

@@ -1,0 +1,167 @@
+"""Files that cannot be written, folders that cannot be read: findings, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.remote.known import KnownPeers
+from clustermesh.store import allocator as claims
+from clustermesh.store.allocator import Allocator
+from clustermesh.store.claims import encode_number
+from clustermesh.store.follow import Batch, Entry
+from clustermesh.store.leader import Deposed, Fence
+from mesh import agent as agents
+from mesh import leading
+from mesh.agent import Agent
+from mesh.agent_tables import AgentTables, Facts
+from mesh.config import Cluster, ControllerConfig, Etcd, Pools, load_agent
+from mesh.controller_tables import ControllerTables
+from mesh.core.model import PodEntry, PodRef
+from mesh.kernel import Kernel
+from mesh.leading import PodSnapshot
+from mesh.objects.tables import Objects
+
+AGENT = """
+cluster: {{name: east, id: 1}}
+node: east-1
+manifests: {place}
+etcd: {{endpoints: ["http://127.0.0.1:1"]}}
+bpffs: {place}
+cgroup: {place}
+uplink: uplink
+socket: {place}/socket
+podNetns: {place}/netns/{{cluster}}-{{namespace}}-{{name}}
+stateDir: {place}
+"""
+
+
+class Standby:
+    """Somebody else leads."""
+
+    def current(self) -> Fence:
+        raise Deposed("stands by")
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Path:
+    """A folder that nobody can make: a file has its name."""
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "folder"
+
+
+async def soon(fact: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not fact():
+            await asyncio.sleep(0)
+
+
+def allocator(path: Path) -> Allocator:
+    return Allocator(Client(Endpoint(("127.0.0.1:1",))), "east", Standby(), path)
+
+
+def test_claims_that_cannot_be_written_down_stop_no_controller(tmp_path: Path) -> None:
+    it = allocator(tmp_path / "folder" / "claims.json")
+    (tmp_path / "folder").write_text("")
+    asyncio.run(it.save())
+    assert "File exists" in it.problem
+
+
+def test_a_standby_writes_down_what_its_leader_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the one that a replaced store gets its numbers back from."""
+    monkeypatch.setattr(claims, "SNAPSHOT_S", 0)
+    path = tmp_path / "claims.json"
+
+    async def run() -> None:
+        it = allocator(path)
+        keeping = asyncio.create_task(it.keep())
+        key = "meshgate/v1/east/identity/labels/number/65537"
+        it.observe(Batch(7, [Entry(key, encode_number("k8s:app=web;"), 7, 7, 0)], listed=True))
+        await soon(path.exists)
+        keeping.cancel()
+        await asyncio.wait({keeping})
+        assert allocator(path).claims == it.claims
+
+    asyncio.run(run())
+
+
+def test_pods_that_cannot_be_written_down_stop_no_controller(
+    nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leading, "SNAPSHOT_S", 0)
+    config = ControllerConfig(
+        cluster=Cluster(name="east", id=1),
+        instance="east-a",
+        manifests=tmp_path,
+        etcd=Etcd(endpoints=("http://127.0.0.1:1",)),
+        pools=Pools(pod_cidrs=()),
+        state_dir=nowhere,
+        socket=tmp_path / "socket",
+    )
+    tables = ControllerTables(config, Objects())
+    tables.subtree.pods.replace({PodRef("east-1", "shop", "web-1"): PodEntry((), "x")})
+
+    async def run() -> None:
+        snapshot = PodSnapshot(nowhere / "pods.json", tables)
+        running = asyncio.create_task(snapshot.run())
+        await soon(lambda: snapshot.problem)
+        nowhere.parent.unlink()
+        await soon(lambda: not snapshot.problem)
+        assert (nowhere / "pods.json").exists()
+        running.cancel()
+
+    asyncio.run(run())
+
+
+def test_peers_that_cannot_be_written_down_stop_no_agent(nowhere: Path) -> None:
+    known = KnownPeers(nowhere / "peers.json")
+    known.write("one", ["west"])
+    assert "Not a directory" in known.problem
+    nowhere.parent.unlink()
+    known.write("one", ["west"])
+    assert known.problem == ""
+    assert KnownPeers(nowhere / "peers.json").clusters == ("west",)
+
+
+def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "NETNS_INTERVAL_S", 0)
+    folder, path = tmp_path / "netns", tmp_path / "agent.yaml"
+    path.write_text(AGENT.format(place=tmp_path))
+
+    async def run() -> None:
+        it = Agent(load_agent(path), cast("Kernel", None))
+        facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
+        it.tables = AgentTables(it.config, facts, it.manifests.objects)
+        it.follow_store()
+        watching = asyncio.create_task(it.watch_namespaces())
+        await soon(lambda: it.tables.namespaces.synced)
+        folder.mkdir()
+        (folder / "east-shop-web-1").write_text("")
+        await soon(lambda: it.tables.namespaces.rows)
+        folder.rename(tmp_path / "away")
+        folder.write_text("")
+        await soon(lambda: "D606" in {finding.code for finding in it.findings()})
+        assert set(it.tables.namespaces.rows) == {str(folder / "east-shop-web-1")}
+        watching.cancel()
+        await it.client.aclose()
+
+    asyncio.run(run())
+
+
+def test_an_empty_key_file_is_replaced(tmp_path: Path) -> None:
+    """After a power cut; the agent would otherwise never start again."""
+    path = tmp_path / "state" / "permutation-key"
+    key = agents.permutation_key(path)
+    assert agents.permutation_key(path) == key
+    path.write_text("")
+    assert agents.permutation_key(path) == agents.permutation_key(path)

@@ -1,0 +1,172 @@
+"""Rows of the egress maps, and what `meshgate egress list` shows."""
+
+from ipaddress import IPv4Address, ip_address, ip_network
+
+from gateway.plan import Plan, egress_classes
+from gateway.rows import (
+    OWN_BLOCKS,
+    Action,
+    BlockOwner,
+    EgressKey,
+    EgressRow,
+    block_owners,
+    block_rows,
+    egress_rows,
+    gateway_rows,
+    listed,
+    own_blocks,
+    pod_classes,
+)
+from mesh.core.model import (
+    Block,
+    BlockKey,
+    Claim,
+    EgressPolicy,
+    Node,
+    NodeKey,
+    Pod,
+    PodKey,
+    Selector,
+)
+
+V4, V6 = ip_address("198.51.100.10"), ip_address("2001:db8:100::10")
+GATEWAY = Node("east", "east-2", (ip_address("fd99::12"), ip_address("10.99.0.12")))
+ENDPOINT = IPv4Address("10.99.0.12")
+CLIENT = PodKey("east", "shop", "client-1")
+
+
+def policy(name: str, to: tuple[str, ...], excluded: tuple[str, ...] = ()) -> EgressPolicy:
+    networks = tuple(ip_network(one) for one in to)
+    out = tuple(ip_network(one) for one in excluded)
+    return EgressPolicy(name, (), networks, out, (V4,), Selector())
+
+
+def plan(*policies: EgressPolicy, gateway: Node | None = GATEWAY) -> Plan:
+    names = tuple(one.name for one in policies)
+    return Plan({one.name: one for one in policies}, {CLIENT: names}, dict.fromkeys(names, gateway))
+
+
+def rows(found: Plan) -> dict[str, EgressRow]:
+    classes = dict.fromkeys(found.covered.values(), 1)
+    made = egress_rows(found, classes)
+    assert {key.egress for key in made} <= {1}
+    return {str(key.network): row for key, row in made.items()}
+
+
+def test_a_destination_is_translated_and_an_exclusion_inside_it_is_not() -> None:
+    found = rows(plan(policy("erp", ("10.20.0.0/16",), ("10.20.9.0/24", "10.99.0.0/16"))))
+    assert found == {
+        "10.20.0.0/16": EgressRow(Action.TRANSLATE, V4),
+        "10.20.9.0/24": EgressRow(Action.EXCLUDED),
+    }
+
+
+def test_s7_a_destination_inside_an_exclusion_still_matches() -> None:
+    found = rows(plan(policy("erp", ("10.20.0.0/16", "10.20.9.8/32"), ("10.20.9.0/24",))))
+    assert found["10.20.9.8/32"] == EgressRow(Action.TRANSLATE, V4)
+    assert found["10.20.9.0/24"] == EgressRow(Action.EXCLUDED)
+
+
+def test_s6_without_a_gateway_the_source_node_drops() -> None:
+    found = plan(policy("erp", ("10.20.0.0/16",), ("10.20.9.0/24",)), gateway=None)
+    assert rows(found) == {
+        "10.20.0.0/16": EgressRow(Action.NO_GATEWAY),
+        "10.20.9.0/24": EgressRow(Action.EXCLUDED),
+    }
+    assert gateway_rows(found) == {}
+
+
+def test_a_family_without_an_address_is_dropped_and_never_leaks() -> None:
+    found = rows(plan(policy("erp", ("10.20.0.0/16", "2001:db8:2::/64"))))
+    assert found["2001:db8:2::/64"] == EgressRow(Action.NO_ADDRESS)
+
+
+def test_s3_a_policy_without_any_address_drops_what_it_covers() -> None:
+    one = EgressPolicy("p", (), (ip_network("0.0.0.0/0"),), (), (), Selector())
+    assert rows(plan(one)) == {"0.0.0.0/0": EgressRow(Action.NO_ADDRESS)}
+
+
+def test_s18_of_two_policies_with_the_same_network_the_first_wins() -> None:
+    other = EgressPolicy("b", (), (ip_network("10.20.0.0/16"),), (), (V6,), Selector())
+    found = rows(plan(policy("a", ("10.20.0.0/16",)), other))
+    assert found == {"10.20.0.0/16": EgressRow(Action.TRANSLATE, V4)}
+    wide = policy("a", ("10.0.0.0/8",), ("10.20.0.0/16",))
+    assert rows(plan(wide, other))["10.20.0.0/16"] == EgressRow(Action.EXCLUDED)
+
+
+def test_a_class_keeps_the_rows_of_its_remaining_policies() -> None:
+    """A pod's entry may still carry the class of a set that lost a policy."""
+    found = plan(policy("a", ("10.20.0.0/16",)))
+    made = egress_rows(found, {("a", "gone"): 7, ("a",): 8})
+    network = ip_network("10.20.0.0/16")
+    assert made[EgressKey(7, network)] == made[EgressKey(8, network)]
+
+
+def test_rows_are_classes_times_networks_whatever_the_number_of_pods() -> None:
+    one = policy("erp", ("10.20.0.0/16", "10.30.0.0/16"))
+    pods = {PodKey("east", "shop", f"p{n}"): ("erp",) for n in range(1000)}
+    found = Plan({"erp": one}, pods, {"erp": GATEWAY})
+    assert len(egress_rows(found, egress_classes(pods.values()))) == 2
+
+
+def test_the_gateway_of_an_address_is_a_tunnel_endpoint() -> None:
+    assert gateway_rows(plan(policy("erp", ("10.20.0.0/16",)))) == {V4: ENDPOINT}
+
+
+def test_covered_pods_have_a_class_at_every_address() -> None:
+    found = plan(policy("erp", ("10.20.0.0/16",)))
+    addresses = (ip_address("10.1.0.7"), ip_address("fd01::7"))
+    pods = {
+        CLIENT: Pod("east", "shop", "client-1", "east-1", addresses=addresses),
+        PodKey("east", "shop", "web-1"): Pod("east", "shop", "web-1", "east-1"),
+    }
+    assert pod_classes(found, {("erp",): 9}, pods) == dict.fromkeys(addresses, 9)
+    assert pod_classes(found, {("erp",): 9}, {}) == {}
+
+
+def claim(number: int, owner: str, pool: str = str(V4), epoch: int = 5) -> Claim:
+    return Claim("block", pool, number, owner, epoch)
+
+
+def test_blocks_come_from_claims() -> None:
+    found = block_rows([claim(0, "east-1/0"), claim(251, "east-2/3", epoch=9)], "east", 256)
+    assert found == {
+        BlockKey(V4, 0): Block(V4, 0, 1024, 1279, "east", "east-1", 5),
+        BlockKey(V4, 251): Block(V4, 251, 65280, 65535, "east", "east-2", 9),
+    }
+
+
+def test_claims_that_are_no_blocks_are_left_out() -> None:
+    wrong = [
+        claim(252, "east-1/0"),
+        claim(-1, "east-1/0"),
+        claim(3, "east-1/0", pool="nonsense"),
+        Claim("identity", "labels", 3, "k8s:a=b;", 5),
+    ]
+    assert block_rows(wrong, "east", 256) == {}
+
+
+def test_only_blocks_of_known_nodes_have_an_owner() -> None:
+    nodes = {NodeKey("east", "east-2"): GATEWAY}
+    blocks = block_rows([claim(0, "east-2/0"), claim(1, "east-9/0")], "east", 256)
+    assert block_owners(blocks, nodes) == {BlockKey(V4, 0): BlockOwner(ENDPOINT, 5)}
+
+
+def test_a_nodes_own_blocks_are_sorted_and_bounded() -> None:
+    claims = [claim(n, f"east-1/{n}") for n in range(20, 0, -1)]
+    claims += [claim(50, "east-2/0"), claim(4, "east-1/0", pool=str(V6))]
+    found = own_blocks(block_rows(claims, "east", 256), "east-1")
+    assert found == {V4: tuple(range(1, OWN_BLOCKS + 1)), V6: (4,)}
+
+
+def test_the_list_for_the_command_line() -> None:
+    assert listed(plan(policy("erp", ("10.20.0.0/16",))), "east") == [
+        {
+            "cluster": "east",
+            "policy": "erp",
+            "addresses": ["198.51.100.10"],
+            "gateway": "east-2",
+            "pods": ["shop/client-1"],
+        }
+    ]
+    assert listed(plan(policy("erp", ()), gateway=None), "east")[0]["gateway"] is None

@@ -1,0 +1,78 @@
+"""A pod's address row appears when its three facts are there, whatever their order."""
+
+import itertools
+from collections.abc import Callable
+from ipaddress import IPv4Address, ip_address
+
+import pytest
+
+from mesh.core.address import ADDRESS, packed
+from mesh.core.model import Node, NodeKey, PodEntry, PodRef
+from mesh.core.table import ColumnTable
+from mesh.identity.addresses import VALUE, NodeAddresses, OwnPods
+
+A = ip_address("10.1.0.2")
+REF = PodRef("n1", "shop", "a")
+LABELS = "k8s:app=web;"
+
+
+def table() -> ColumnTable:
+    return ColumnTable("address", ADDRESS, VALUE)
+
+
+def row(rows: ColumnTable, address: str) -> tuple[int, ...] | None:
+    got = rows.get(packed(ip_address(address)))
+    return None if got is None else got.tolist()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_facts_may_come_in_any_order(order: tuple[int, ...]) -> None:
+    rows = table()
+    own = OwnPods(rows, 1)
+    facts: list[Callable[[], None]] = [
+        lambda: own.pods({REF: PodEntry((A,), LABELS)}, []),
+        lambda: own.identities({LABELS: 65537}),
+        lambda: own.endpoints({"n1": IPv4Address("10.99.0.11")}),
+    ]
+    for step in order:
+        assert len(rows) == 0
+        facts[step]()
+    assert row(rows, "10.1.0.2") == (65537, int(IPv4Address("10.99.0.11")), 1, 1, 0)
+
+
+def test_an_address_that_moved_to_another_pod_survives_the_first_ones_end() -> None:
+    rows = table()
+    own = OwnPods(rows, 1)
+    own.identities({LABELS: 65537, "k8s:app=db;": 65538})
+    own.endpoints({"n1": IPv4Address("10.99.0.11")})
+    own.pods({REF: PodEntry((A,), LABELS)}, [])
+    own.pods({PodRef("n1", "shop", "b"): PodEntry((A,), "k8s:app=db;")}, [])
+    own.pods({}, [REF])
+    got = row(rows, "10.1.0.2")
+    assert got is not None
+    assert got[0] == 65538
+
+
+def test_a_pod_that_changed_its_address_leaves_no_row_behind() -> None:
+    rows = table()
+    own = OwnPods(rows, 1)
+    own.identities({LABELS: 65537})
+    own.endpoints({"n1": IPv4Address("10.99.0.11")})
+    own.pods({REF: PodEntry((A,), LABELS)}, [])
+    own.pods({REF: PodEntry((ip_address("10.1.0.3"),), LABELS)}, [])
+    assert row(rows, "10.1.0.2") is None
+    assert row(rows, "10.1.0.3") is not None
+
+
+def test_this_node_is_host_and_others_are_remote_nodes() -> None:
+    rows = table()
+    nodes = NodeAddresses(rows, NodeKey("east", "n1"))
+    known = {
+        NodeKey("east", "n1"): Node("east", "n1", (ip_address("10.99.0.11"),)),
+        NodeKey("west", "n1"): Node("west", "n1", (ip_address("10.99.0.21"),)),
+    }
+    nodes.nodes(known, {"east": 1, "west": 2})
+    assert row(rows, "10.99.0.11") == (1, int(IPv4Address("10.99.0.11")), 2, 1, 0)
+    assert row(rows, "10.99.0.21") == (6, int(IPv4Address("10.99.0.21")), 2, 2, 0)
+    nodes.nodes({}, {})
+    assert len(rows) == 0

@@ -1,0 +1,111 @@
+"""The lab's files: a strict topology, manifests and configurations that their readers take."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mesh import config
+from mesh.lab import fake_kubelet, network, probe, processes, settings, topology
+from mesh.lab.places import Lab
+from mesh.objects.manifests import Manifests, Objects
+
+SHAPE = topology.load(topology.DEFAULT)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab("unit", tmp_path, tmp_path / "cgroup")
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = topology.DEFAULT.read_text()
+    assert old in text
+    path = tmp_path / "changed.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_the_hosts_are_those_that_others_script_against() -> None:
+    assert sorted(network.hosts(SHAPE)) == sorted(
+        ["east-1", "east-2", "west-1", "west-2", "router", "firewall", "legacy", "etcd"]
+    )
+    names = [f"{cluster.name}/{name}" for cluster, _, name in SHAPE.pod_names]
+    assert names[:4] == ["east/web-1", "east/client-1", "east/web-2", "east/client-2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("leaseSeconds", "leaseSecond", "leaseSecond: unknown field"),
+        ("asn: 65000", "asn: x", "router.asn"),
+        ("10.99.0.12", "10.98.0.12", "host east-2.addresses: 10.98.0.12 is outside 10.99.0.0/24"),
+        ("name: west-1", "name: east-1", "east-1 is used twice"),
+        ("id: 2", "id: 1", "clusters[…].id: 1 is used twice"),
+        ("{role: gateway}", "{role: worker}", "clusters[0].nodes: none has the label role"),
+        ("10.1.0.0/16", "10.1.0.1/16", "clusters[0].podCIDRs[0].cidr"),
+    ],
+)
+def test_a_wrong_topology_names_its_field(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = changed(tmp_path, old, new)
+    with pytest.raises(topology.TopologyError) as caught:
+        topology.load(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_the_manifests_are_taken_without_a_finding(lab: Lab) -> None:
+    settings.write_manifests(lab, SHAPE)
+    manifests = Manifests(lab.manifests("east"), "east", interval_s=0.01)
+    objects = asyncio.run(_read(manifests))
+    assert not objects.findings.rows
+    assert {key.name for key in objects.pods.rows} == {"web-1", "web-2", "client-1", "client-2"}
+    assert {key.name for key in objects.nodes.rows} == {"east-1", "east-2"}
+    assert len(objects.services.rows) == len(objects.egress.rows) == len(objects.peers.rows) == 1
+
+
+async def _read(manifests: Manifests) -> Objects:
+    task = asyncio.create_task(manifests.run())
+    async with asyncio.timeout(5):
+        while not manifests.objects.pods.synced:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    return manifests.objects
+
+
+def test_the_configurations_are_taken(lab: Lab) -> None:
+    pki = settings.pki_directory(lab)
+    pki.mkdir()
+    for name in ["ca", *settings.etcd_users(SHAPE)]:
+        (pki / f"{name}.crt").touch()
+        (pki / f"{name}.key").touch()
+    east = SHAPE.clusters[0]
+    controllers = settings.controller_configs(lab, SHAPE, east)
+    first, second = (config.load_controller(path) for path in controllers.values())
+    assert first.instance != second.instance
+    assert first.pools == second.pools
+    nodes = settings.node_configs(lab, SHAPE, east, east.nodes[1])
+    assert config.load_agent(nodes["agent"]).node == "east-2"
+    assert str(config.load_speaker(nodes["speaker"]).router_id) == "10.99.0.12"
+
+
+def test_the_kubelet_keeps_the_pods_of_a_file_that_broke(lab: Lab) -> None:
+    settings.write_manifests(lab, SHAPE)
+    kubelet = fake_kubelet.FakeKubelet(lab)
+    path = lab.manifests("east") / "pod-web-1.yaml"
+    before = kubelet.pods_of(path)
+    path.write_text("kind: [")
+    assert kubelet.pods_of(path) == before
+    assert [pod.name for pod in before] == ["web-1"]
+
+
+def test_a_number_that_the_kernel_reused_is_not_ours() -> None:
+    mine = processes.Process("h", "agent", (), "", pid=1, born=processes.born(1) or 0)
+    assert processes.is_alive(mine)
+    assert not processes.is_alive(dataclasses.replace(mine, born=mine.born + 1))
+
+
+@pytest.mark.parametrize(("bins", "longest"), [([1, 1], 0), ([0, 0, 1, 0], 2), ([], 0)])
+def test_the_longest_stand_still_is_counted_in_seconds(bins: list[int], longest: int) -> None:
+    assert probe.longest_zero(bins) == longest

@@ -1,0 +1,500 @@
+"""Documents of every kind: the row they make, and how a mistake is named."""
+
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from mesh.core.model import (
+    BGPPeer,
+    ContainerPort,
+    EgressPolicy,
+    EndpointSlice,
+    EndpointSliceKey,
+    Namespace,
+    Node,
+    NodeKey,
+    Pod,
+    PodKey,
+    PodSelector,
+    Requirement,
+    Selector,
+    ServiceKey,
+    ServiceObject,
+    ServicePort,
+    ServicePortObject,
+)
+from mesh.core.strict import Wrong, parse_yaml
+from mesh.objects import kinds
+from mesh.objects.tables import Parsed, Place, head
+
+
+def parse(text: str) -> Parsed:
+    [document] = parse_yaml(text)
+    found = head(document)
+    assert kinds.known(found)
+    return kinds.parse(found, Place("east", "m.yaml", kinds.key_of(found)), document)
+
+
+def error_of(text: str) -> str:
+    with pytest.raises(Wrong) as caught:
+        parse(text)
+    return str(caught.value)
+
+
+NODE = """
+apiVersion: v1
+kind: Node
+metadata: {name: east-1, labels: {role: gateway}, uid: x, creationTimestamp: null}
+spec: {podCIDRs: [10.1.0.0/24], unknown: 1}
+status:
+  addresses:
+  - {type: Hostname, address: east-1}
+  - {type: InternalIP, address: 10.99.0.11}
+  - {type: InternalIP, address: "fd99::11"}
+"""
+
+
+def test_a_node_has_its_internal_addresses_and_its_hostname_label() -> None:
+    found = parse(NODE)
+    assert found.key == NodeKey("east", "east-1")
+    assert found.row == Node(
+        "east",
+        "east-1",
+        (ip_address("10.99.0.11"), ip_address("fd99::11")),
+        labels=(("kubernetes.io/hostname", "east-1"), ("role", "gateway")),
+    )
+
+
+def test_a_namespace_has_its_name_as_a_label() -> None:
+    found = parse("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")
+    row = Namespace("east", "shop", (("kubernetes.io/metadata.name", "shop"),))
+    assert (found.key, found.row) == ("shop", row)
+
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {tier: front, app: web}}
+spec:
+  nodeName: east-1
+  serviceAccountName: web
+  containers:
+  - name: a
+    image: x
+    ports:
+    - {name: http, containerPort: 8080}
+    - {containerPort: 9}
+    - {name: dns, protocol: UDP, containerPort: 53}
+"""
+
+
+def test_a_pod() -> None:
+    found = parse(POD)
+    assert found.key == PodKey("east", "shop", "web-1")
+    assert found.row == Pod(
+        "east",
+        "shop",
+        "web-1",
+        "east-1",
+        labels=(("app", "web"), ("tier", "front")),
+        service_account="web",
+        ports=(ContainerPort("dns", "UDP", 53), ContainerPort("http", "TCP", 8080)),
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["spec: {nodeName: n, hostNetwork: true}", "spec: {nodeName: n}\nstatus: {phase: Failed}"],
+)
+def test_pods_of_the_host_and_pods_that_ended_are_none_of_ours(more: str) -> None:
+    found = parse(f"apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\n{more}")
+    assert (found.key, found.row) == (PodKey("east", "default", "p"), None)
+
+
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  namespace: shop
+  annotations: {service.cilium.io/global: "true"}
+spec:
+  clusterIP: 10.97.1.1
+  clusterIPs: [10.97.1.1, "fd97:1::1"]
+  selector: {app: web}
+  sessionAffinity: None
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+  - {name: n, port: 81, targetPort: web}
+  - {name: p, port: 82}
+"""
+
+
+def test_a_service() -> None:
+    found = parse(SERVICE)
+    assert found.key == ServiceKey("east", "shop", "web")
+    assert found.row == ServiceObject(
+        "east",
+        "shop",
+        "web",
+        addresses=(ip_address("10.97.1.1"), ip_address("fd97:1::1")),
+        ports=(
+            ServicePortObject("http", "TCP", 80, 8080),
+            ServicePortObject("n", "TCP", 81, "web"),
+            ServicePortObject("p", "TCP", 82, 82),
+        ),
+        selector=(("app", "web"),),
+        is_global=True,
+        is_shared=True,
+        origin="m.yaml Service/shop/web",
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "is_global", "is_shared"),
+    [
+        ("{}", False, True),
+        ('{service.cilium.io/global: "True", service.cilium.io/shared: "false"}', True, False),
+        ('{io.cilium/global-service: "true"}', True, True),
+        ('{service.cilium.io/global: "yes"}', False, True),
+    ],
+)
+def test_global_and_shared(annotations: str, *, is_global: bool, is_shared: bool) -> None:
+    text = SERVICE.replace('{service.cilium.io/global: "true"}', annotations)
+    row = parse(text).row
+    assert (row.is_global, row.is_shared) == (is_global, is_shared)
+
+
+def test_services_without_an_address() -> None:
+    start = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: "
+    headless = parse(start + "{clusterIP: None, ports: [{port: 80}]}")
+    assert (headless.row.addresses, headless.row.selector, headless.findings) == ((), None, ())
+    assert parse(start + "{type: ExternalName, externalName: x.org}").row is None
+    [finding] = parse(start + "{ports: [{port: 80}]}").findings
+    assert finding.field == "spec.clusterIP"
+
+
+def test_a_port_of_another_protocol_is_left_out_with_a_finding() -> None:
+    found = parse(SERVICE.replace("name: p, port: 82", "name: p, port: 82, protocol: SCTP"))
+    assert len(found.row.ports) == 2
+    assert [finding.field for finding in found.findings] == ["spec.ports[2].protocol"]
+
+
+SLICE = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-x, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.1.0.5], conditions: {ready: true}}
+- {addresses: [10.1.0.6], conditions: {ready: false}}
+- {addresses: [10.1.0.7]}
+ports: [{name: http, port: 8080}]
+"""
+
+
+def test_a_slice_has_the_ready_addresses() -> None:
+    found = parse(SLICE)
+    assert found.key == EndpointSliceKey("east", "shop", "web-x")
+    assert found.row == EndpointSlice(
+        "east",
+        "shop",
+        "web-x",
+        "web",
+        addresses=(ip_address("10.1.0.5"), ip_address("10.1.0.7")),
+        ports=(ServicePort("http", "TCP", 8080),),
+        origin="m.yaml EndpointSlice/shop/web-x",
+    )
+    assert parse(SLICE.replace("IPv4", "FQDN")).row is None
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (NODE.replace("10.99.0.11", "10.99.0"), "status.addresses[1].address: expected an IP"),
+        (NODE.replace("InternalIP", "ExternalIP"), "status.addresses: no address of type Int"),
+        (NODE.replace("role: gateway", "role: 1"), "metadata.labels.role: expected str, got int"),
+        (NODE.replace("gateway", "a;b"), "metadata.labels.role: not a label value: 'a;b'"),
+        (NODE.replace("role:", "a=b:"), "metadata.labels.a=b: not a label key"),
+        (NODE.replace("name: east-1,", "name: ../x,"), "metadata.name: expected a name of"),
+        (NODE.replace("status:", "stat:"), "status: required"),
+        (POD.replace("  nodeName: east-1\n", ""), "spec.nodeName: required"),
+        (POD.replace("nodeName: east-1", "nodeName: [a]"), "spec.nodeName: expected str | null"),
+        (POD.replace("namespace: shop", "namespace: a/b"), "metadata.namespace: expected a name"),
+        (POD.replace("8080", "0"), "spec.containers[0].ports[0].containerPort: expected int >= 1"),
+        (
+            SERVICE.replace('"fd97:1::1"', "x"),
+            "spec.clusterIPs[1]: expected an IP address, got 'x'",
+        ),
+        (SERVICE.replace("port: 82", "port: 65536"), "spec.ports[2].port: expected int <= 65535"),
+        (SLICE.replace("10.1.0.5", '"fd01::5"'), "endpoints[0].addresses[0]: expected an IPv4"),
+        (SLICE.replace("kubernetes.io/service-name", "x"), "metadata.labels.kubernetes.io/ser"),
+    ],
+)
+def test_a_mistake_in_a_kubernetes_kind_is_named_by_its_path(text: str, error: str) -> None:
+    assert error_of(text).startswith(error)
+
+
+EGRESS = """
+apiVersion: meshgate.io/v1alpha1
+kind: EgressPolicy
+metadata: {name: erp, creationTimestamp: "2026-01-01T01:00:00+01:00"}
+spec:
+  selectors:
+  - namespaceSelector: {matchLabels: {team: a}}
+    podSelector: {matchExpressions: [{key: app, operator: In, values: [b, a]}]}
+  - podSelector: {}
+  destinationCIDRs: [192.0.2.0/24, "2001:db8:2::/64"]
+  excludedCIDRs: [192.0.2.8/29]
+  addresses: ["2001:db8:100::10", 198.51.100.10]
+  gateways: {nodeSelector: {matchLabels: {role: gateway}}}
+"""
+CHOICE = "podSelector: {}"
+
+
+def one(key: str, operator: str, *values: str) -> Selector:
+    return Selector((Requirement(key, operator, values),))
+
+
+def test_an_egress_policy() -> None:
+    found = parse(EGRESS)
+    assert (found.noun, found.key) == ("egress", "erp")
+    assert found.row == EgressPolicy(
+        "erp",
+        selectors=(
+            PodSelector(one("team", "In", "a"), one("app", "In", "a", "b")),
+            PodSelector(None, Selector()),
+        ),
+        destinations=(ip_network("192.0.2.0/24"), ip_network("2001:db8:2::/64")),
+        excluded=(ip_network("192.0.2.8/29"),),
+        addresses=(ip_address("198.51.100.10"), ip_address("2001:db8:100::10")),
+        gateways=one("role", "In", "gateway"),
+        origin="m.yaml EgressPolicy/erp",
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+PEER = """
+apiVersion: meshgate.io/v1alpha1
+kind: BGPPeer
+metadata: {name: router}
+spec:
+  nodeSelector: {}
+  address: 10.99.0.1
+  asn: 65000
+  localASN: 65101
+  advertise: [podCIDRs, egressIPs, srv6Locators]
+  holdSeconds: 30
+"""
+
+
+def test_a_bgp_peer() -> None:
+    assert parse(PEER).row == BGPPeer(
+        "router",
+        Selector(),
+        ip_address("10.99.0.1"),
+        65000,
+        65101,
+        ("egressIPs", "podCIDRs", "srv6Locators"),
+        hold_s=30,
+        graceful_restart_s=120,
+        origin="m.yaml BGPPeer/router",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (EGRESS + "  gateway: x\n", "spec.gateway: unknown field"),
+        (EGRESS.replace("metadata: {", "metadata: {lables: {}, "), "metadata.lables: unknown"),
+        (
+            EGRESS.replace("metadata: {", "metadata: {namespace: a, "),
+            "metadata.namespace: expected",
+        ),
+        (EGRESS + "extra: 1\n", "extra: unknown field"),
+        (EGRESS.replace(CHOICE, "podSelectr: {}"), "spec.selectors[1].podSelectr: unknown field"),
+        (
+            EGRESS.replace(CHOICE, "podSelector: x"),
+            "spec.selectors[1].podSelector: expected object",
+        ),
+        (
+            EGRESS.replace(CHOICE, "podSelector:"),
+            "spec.selectors[1].podSelector: expected object, ",
+        ),
+        (EGRESS.replace("- podSelector: {}", "- {}"), "spec.selectors[1]: podSelector or name"),
+        (EGRESS.replace("[192.0.2.8/29]", ""), "spec.excludedCIDRs: expected array, got null"),
+        (
+            EGRESS.replace("{matchLabels: {team: a}}", "{matchLabels: }"),
+            "spec.selectors[0].namespaceSelector.matchLabels: expected object, got null",
+        ),
+        (EGRESS.replace(CHOICE, "nodeSelector: {}"), "spec.selectors[1].nodeSelector: unknown"),
+        (EGRESS.replace("In,", "Like,"), "spec.selectors[0].podSelector.matchExpressions[0].oper"),
+        (
+            EGRESS.replace("values: [b, a]", "values: []"),
+            "spec.selectors[0].podSelector.matchExpressions[0].values: required with operator In",
+        ),
+        (
+            EGRESS.replace("operator: In", "operator: Exists"),
+            "spec.selectors[0].podSelector.matchExpressions[0].values: must be empty",
+        ),
+        (
+            EGRESS.replace("team: a", "team: 5"),
+            "spec.selectors[0].namespaceSelector.matchLabels.team: expected str, got int",
+        ),
+        (
+            EGRESS.replace("192.0.2.0/24", "192.0.2.1/24"),
+            "spec.destinationCIDRs[0]: expected a CIDR, got '192.0.2.1/24'; did you mean 192.0.2.0",
+        ),
+        (EGRESS.replace("192.0.2.8/29", "192.0.2.8"), "spec.excludedCIDRs[0]: expected a CIDR"),
+        (EGRESS.replace("192.0.2.8/29", "5"), "spec.excludedCIDRs[0]: expected a CIDR, got int"),
+        (EGRESS.replace("198.51.100.10", "198.51.100.300"), "spec.addresses[1]: expected an IP"),
+        (
+            EGRESS.replace("192.0.2.8/29", '"::ffff:0:0/96"'),
+            "spec.excludedCIDRs[0]: expected a CIDR",
+        ),
+        (EGRESS.replace("198.51.100.10", '"::ffff:1.2.3.4"'), "spec.addresses[1]: expected an IP"),
+        (EGRESS.replace("198.51.100.10", "224.0.0.1"), "spec.addresses[1]: 224.0.0.1 cannot be"),
+        (
+            EGRESS.replace("198.51.100.10", "198.51.100.10, 198.51.100.11"),
+            "spec.addresses: expected at most one IPv4 address",
+        ),
+        (EGRESS.replace("{nodeSelector: {matchLabels: {role: gateway}}}", "{}"), "spec.gateways.n"),
+        (EGRESS.replace("2026-01-01T", "yesterday"), "metadata.creationTimestamp: expected a time"),
+        (
+            EGRESS.replace("2026-01-01T01", "0001-01-01T00"),
+            "metadata.creationTimestamp: expected a time",
+        ),
+        (PEER.replace("podCIDRs,", "podCIDR,"), "spec.advertise[0]: invalid enum value 'podCIDR'"),
+        (PEER.replace("65000", "0"), "spec.asn: expected int >= 1, got 0"),
+        (PEER.replace("65000", "65000.5"), "spec.asn: expected int, got float"),
+        (PEER.replace("30", "2"), "spec.holdSeconds: expected int >= 3, got 2"),
+        (PEER.replace("10.99.0.1", "fe80::1%eth0"), "spec.address: expected an IP address"),
+    ],
+)
+def test_a_mistake_in_an_own_kind_is_named_by_its_path(text: str, error: str) -> None:
+    assert error_of(text).startswith(error)
+
+
+CILIUM = """
+apiVersion: cilium.io/v2
+kind: CiliumEgressGatewayPolicy
+metadata: {name: erp, uid: 1-2, resourceVersion: "5", generation: 1, managedFields: [{a: b}]}
+spec:
+  selectors:
+  - podSelector: {matchLabels: {"k8s:app": invoice, io.kubernetes.pod.namespace: shop}}
+  - namespaceSelector: {matchLabels: {team: billing}}
+  destinationCIDRs: [10.20.1.0/16]
+  excludedCIDRs: [10.20.9.0/24]
+  egressGateway: {nodeSelector: {matchLabels: {role: gw}}, egressIP: 198.51.100.10}
+"""
+GATEWAY = "egressGateway: {nodeSelector: {matchLabels: {role: gw}}, egressIP: 198.51.100.10}"
+
+
+def test_a_cilium_policy_is_read_as_it_is() -> None:
+    found = parse(CILIUM)
+    in_shop = Selector(
+        (
+            Requirement("io.kubernetes.pod.namespace", "In", ("shop",)),
+            Requirement("app", "In", ("invoice",)),
+        )
+    )
+    assert found.row == EgressPolicy(
+        "erp",
+        selectors=(
+            PodSelector(None, in_shop),
+            PodSelector(one("team", "In", "billing"), None),
+        ),
+        destinations=(ip_network("10.20.0.0/16"),),
+        excluded=(ip_network("10.20.9.0/24"),),
+        addresses=(ip_address("198.51.100.10"),),
+        gateways=one("role", "In", "gw"),
+        origin="m.yaml CiliumEgressGatewayPolicy/erp",
+    )
+    assert found.findings == ()
+
+
+@pytest.mark.parametrize("more", ["", ", interface: eth1"])
+def test_s2_without_an_egress_ip_the_covered_traffic_is_dropped_with_a_finding(more: str) -> None:
+    found = parse(CILIUM.replace(", egressIP: 198.51.100.10", more))
+    assert found.row.addresses == ()
+    [finding] = found.findings
+    assert finding.field == (
+        "spec.egressGateway.interface" if more else "spec.egressGateway.egressIP"
+    )
+    assert finding.text.startswith("not supported yet: needs egressIP")
+
+
+def test_s8_the_first_of_several_gateways_is_used_with_a_finding() -> None:
+    several = """egressGateways:
+  - {nodeSelector: {matchLabels: {role: a}}, egressIP: 198.51.100.1}
+  - {nodeSelector: {matchLabels: {role: b}}, egressIP: 198.51.100.2}"""
+    found = parse(CILIUM.replace(GATEWAY, f"{GATEWAY}\n  {several}"))
+    assert found.row.addresses == (ip_address("198.51.100.1"),)
+    assert found.row.gateways == one("role", "In", "a")
+    assert [finding.field for finding in found.findings] == ["spec.egressGateways"]
+
+
+def test_an_empty_list_of_gateways_leaves_the_single_one() -> None:
+    found = parse(CILIUM.replace(GATEWAY, f"{GATEWAY}\n  egressGateways: []"))
+    assert found.row.addresses == (ip_address("198.51.100.10"),)
+
+
+def test_a_node_selector_restricts_a_pod_selector() -> None:
+    found = parse(
+        CILIUM.replace("- podSelector:", "- nodeSelector: {matchLabels: {a: b}}\n    podSelector:")
+    )
+    assert found.row.selectors[0].nodes == one("a", "In", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            CILIUM.replace("egressIP:", "interface: eth1, egressIP:"),
+            "spec.egressGateway: interface and egressIP exclude each other: the policy is ignored",
+        ),
+        (
+            CILIUM.replace("198.51.100.10", '"2001:db8::1"'),
+            "spec.egressGateway.egressIP: 2001:db8::1 and spec.destinationCIDRs[0] (10.20.0.0/16)",
+        ),
+        (
+            CILIUM.replace("10.20.1.0/16", '10.20.0.0/16, "2001:db8::/32"'),
+            "spec.egressGateway.egressIP: 198.51.100.10 and spec.destinationCIDRs[1]",
+        ),
+        (
+            CILIUM.replace("198.51.100.10", ""),
+            "spec.egressGateway.egressIP: expected an IP address",
+        ),
+        (CILIUM.replace("egressIP", "egressIp"), "spec.egressGateway.egressIp: unknown field"),
+        (CILIUM.replace(GATEWAY, ""), "spec.egressGateway: required"),
+        (CILIUM.replace("destinationCIDRs: [10.20.1.0/16]", "a: 1"), "spec.a: unknown field"),
+        (
+            CILIUM.replace("namespaceSelector:", "nodeSelector:"),
+            "spec.selectors[1]: podSelector or namespaceSelector is required",
+        ),
+    ],
+)
+def test_s1_s4_and_mistakes_refuse_the_whole_cilium_policy(text: str, error: str) -> None:
+    assert error_of(text).startswith(error)
+
+
+def test_a_list_as_kubectl_prints_it() -> None:
+    [listed] = parse_yaml("apiVersion: v1\nkind: List\nitems: [{a: 1}, {b: 2}]")
+    assert list(kinds.items(listed)) == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("document", "error"),
+    [
+        ("text", "expected object, got str"),
+        ({"kind": "Pod"}, "apiVersion: required"),
+        ({"apiVersion": "v1", "kind": "Pod"}, "metadata: required"),
+        ({"apiVersion": "v1", "kind": "Pod", "metadata": {}}, "metadata.name: required"),
+        ({"apiVersion": "v1", "kind": 5, "metadata": {"name": "a"}}, "kind: expected str, got int"),
+        ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": ""}}, "metadata.name: expected"),
+    ],
+)
+def test_a_document_that_does_not_say_what_it_is(document: Any, error: str) -> None:
+    with pytest.raises(Wrong, match=error):
+        head(document)

@@ -1,0 +1,276 @@
+"""The command line over real sockets: golden output, exit status, start-up time."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mesh import cli
+from mesh.observe.drops import drop_rows
+from mesh.observe.events import reason_texts
+from mesh.observe.hubble import Observer
+from mesh.observe.nouns import NOUNS
+from tests.fixtures.flow_events import drop, event, flows, ping6, translated
+from tests.fixtures.serving import served
+
+ISSUE = {
+    "node": "cluster name addresses podCIDRs locator",
+    "pod": "cluster namespace name node addresses identity",
+    "identity": "cluster id labels",
+    "address": "address identity cluster node",
+    "service": "cluster namespace name addresses ports global backends",
+    "egress": "cluster policy addresses gateway pods",
+    "block": "address number first last cluster node epoch",
+    "peer": "node address asn state reason",
+    "flow": "time node source destination protocol verdict reason translated",
+    "drop": "node reason number packets",
+}
+EAST = {
+    "cluster": "east",
+    "name": "east-1",
+    "addresses": ["10.99.0.11", "fd99::11"],
+    "podCIDRs": ["10.1.0.0/24"],
+    "locator": "fcbb:bb01:1::/48",
+}
+WEST = EAST | {"cluster": "west", "name": "west-1", "locator": None}
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs one command against the processes of a run directory of our own."""
+    monkeypatch.setenv("MESHGATE_RUN", str(tmp_path))
+
+    def one(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main(arguments)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return one
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[ExitStack]:
+    """Two agents and a controller of each cluster, one agent with flows."""
+    seen = flows(event(), translated(), drop(), ping6(), drop(reason=222))
+    west = flows(event(source_port=7, time=time.monotonic_ns() - 10**9))
+    with ExitStack() as stack:
+        for cluster, kept in (("east", seen), ("west", west)):
+            host = f"{cluster}-1"
+            status = {"role": "agent", "host": host, "cluster": cluster, "findings": []}
+            nouns = {
+                "node": [EAST | {"locator": cluster}, WEST | {"locator": cluster}],
+                "identity": [{"cluster": "east", "id": 65537, "labels": ["k8s:app=web"]}],
+            }
+            agent = tmp_path / host / "agent.sock"
+            stack.enter_context(served(agent, nouns, status, Observer(kept)))
+            controller = tmp_path / host / "controller.sock"
+            stack.enter_context(served(controller, {}, status | {"role": "controller"}))
+        yield stack
+
+
+def test_the_columns_are_those_of_the_issue() -> None:
+    """Others script against them."""
+    assert {name: " ".join(NOUNS[name].columns) for name in ISSUE} == ISSUE
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_table_is_aligned_and_plain_in_a_pipe(run: Run) -> None:
+    """Rows of several processes appear once, those of a cluster's own process win."""
+    status, out, err = run("node", "list")
+    assert out.splitlines() == [
+        "CLUSTER  NAME    ADDRESSES            PODCIDRS     LOCATOR",
+        "east     east-1  10.99.0.11,fd99::11  10.1.0.0/24  east",
+        "west     west-1  10.99.0.11,fd99::11  10.1.0.0/24  west",
+    ]
+    assert (status, err) == (0, "")
+
+
+@pytest.mark.usefixtures("lab")
+def test_json_and_yaml_have_the_same_rows(run: Run) -> None:
+    """An array with exactly the keys of the noun, absent ones as null."""
+    status, text, _ = run("node", "list", "-o", "json")
+    rows = json.loads(text)
+    assert status == 0
+    assert [(row["name"], row["locator"]) for row in rows] == [
+        ("east-1", "east"),
+        ("west-1", "west"),
+    ]
+    assert yaml.safe_load(run("node", "list", "-o", "yaml")[1]) == rows
+    assert list(rows[0]) == ISSUE["node"].split()
+
+
+@pytest.mark.usefixtures("lab")
+def test_an_empty_table_is_an_empty_array(run: Run) -> None:
+    """Nobody serves blocks here, and that is no error."""
+    assert run("block", "list", "-o", "json") == (0, "[]\n", "")
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_dead_process_is_named_and_hides_nobody(run: Run, tmp_path: Path) -> None:
+    """The rows of the others still come, exit status 0."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "west-1" / "speaker.sock"))
+    status, out, err = run("identity", "list")
+    assert status == 0
+    assert out.splitlines()[1].split() == ["east", "65537", "k8s:app=web"]
+    assert err.startswith("meshgate: west-1/speaker: ")
+
+
+def test_without_any_process_the_run_directory_is_named(run: Run, tmp_path: Path) -> None:
+    """Exit status 1, nothing on standard output."""
+    for noun in ("node", "flow"):
+        status, out, err = run(noun, "list", "-o", "json")
+        assert (status, out) == (1, "")
+        assert str(tmp_path) in err
+
+
+@pytest.mark.usefixtures("lab")
+def test_flows_are_sorted_by_time_with_the_keys_of_the_issue(run: Run) -> None:
+    """West's older flow comes first; the keys are exactly those promised."""
+    status, text, _ = run("flow", "list", "-o", "json")
+    rows = json.loads(text)
+    assert status == 0
+    assert rows[0]["source"]["port"] == 7
+    assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
+    assert all(list(row) == ISSUE["flow"].split() for row in rows)
+    assert list(rows[0]["source"]) == ["address", "port", "identity", "labels"]
+    assert len(rows) == 6
+
+
+@pytest.mark.usefixtures("lab")
+def test_flows_tell_reason_and_translation(run: Run) -> None:
+    """Drops have a reason in words, translated ones the address and port outside."""
+    rows = json.loads(run("flow", "list", "-o", "json")[1])
+    reasons = [row["reason"] for row in rows if row["verdict"] == "DROPPED"]
+    outside = [row["translated"] for row in rows if row["translated"]]
+    assert reasons == ["No NAT mapping", "No block"]
+    assert outside == [{"address": "198.51.100.10", "port": 1030}]
+    assert {row["protocol"] for row in rows} == {"TCP", "UDP", "ICMPv6"}
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (("--last", "2"), 2),
+        (("--last", "0"), 6),
+        (("--verdict", "dropped"), 2),
+        (("--pod", "shop/client"), 5),
+        (("--pod", "client-1"), 5),
+        (("--pod", "east/shop/client-1", "--verdict", "FORWARDED"), 3),
+        (("--pod", "west/shop/client-1"), 0),
+    ],
+)
+@pytest.mark.usefixtures("lab")
+def test_flow_options_select(run: Run, options: tuple[str, ...], count: int) -> None:
+    """The agents filter; ``--last`` counts over all of them."""
+    assert len(json.loads(run("flow", "list", "-o", "json", *options)[1])) == count
+
+
+def test_flow_watch_prints_what_happens(tmp_path: Path) -> None:
+    """One line a flow, as it happens, until the reader has enough."""
+    kept = flows()
+    path = tmp_path / "east-2" / "agent.sock"
+    command = [sys.executable, "-m", "mesh.cli", "flow", "watch", "--verdict", "DROPPED"]
+    with (
+        served(path, {}, {}, Observer(kept)) as loop,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={"MESHGATE_RUN": str(tmp_path)}
+        ) as watching,
+    ):
+        assert watching.stdout
+        line = ""
+        for _ in range(500):  # the stream begins some time after the process
+            loop.call_soon_threadsafe(kept.append, drop())
+            ready = _readable(watching, 0.02)
+            if ready:
+                line = watching.stdout.readline()
+                break
+        watching.terminate()
+    assert re.fullmatch(
+        r"\S+Z east-1: east/shop/client-1:40000 \(70001\) -> 192\.0\.2\.10:53 \(2\) UDP DROPPED "
+        r"\(No NAT mapping\)\n",
+        line,
+    )
+
+
+def _readable(process: subprocess.Popen[str], timeout_s: float) -> bool:
+    import select  # noqa: PLC0415
+
+    return bool(select.select([process.stdout], [], [], timeout_s)[0])
+
+
+def test_watching_dead_agents_ends_and_names_them(run: Run, tmp_path: Path) -> None:
+    """Nobody is left to follow, which is an error and not silence."""
+    (tmp_path / "east-1").mkdir()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "east-1" / "agent.sock"))
+    status, out, err = run("flow", "watch")
+    assert (status, out) == (1, "")
+    assert "east-1/agent: nobody listens on its socket" in err
+
+
+@pytest.mark.usefixtures("lab")
+def test_status_is_health(run: Run, tmp_path: Path) -> None:
+    """Exit status 0 and an empty list, or 1 and a finding with all its fields."""
+    status, text, _ = run("status", "-o", "json")
+    assert (status, json.loads(text)) == (0, {"healthy": True, "findings": []})
+    (tmp_path / "west-1" / "speaker.yaml").touch()
+    status, text, _ = run("status", "-o", "json")
+    (one,) = json.loads(text)["findings"]
+    assert status == 1
+    assert (one["code"], one["object"]) == ("B290", "west-1/speaker")
+    assert one.keys() == {"code", "object", "field", "text", "since"}
+    assert run("status")[1].splitlines()[-2] == "Findings: 1"
+
+
+def test_drops_are_summed_over_cpus() -> None:
+    """Only reasons that have counted something, by number, with the text of the enumerator."""
+    values = np.zeros((256, 2), [("packets", "<u8"), ("bytes", "<u8")])
+    values["packets"][167] = [3, 4]
+    values["packets"][230] = [0, 1]
+    texts = reason_texts({"DROP_NO_NAT_MAPPING": 167})
+    assert drop_rows("east-1", np.arange(256, dtype="<u4"), values, texts) == [
+        {"node": "east-1", "reason": "No NAT mapping", "number": 167, "packets": 7},
+        {"node": "east-1", "reason": "reason 230", "number": 230, "packets": 1},
+    ]
+
+
+def test_reasons_read_as_text() -> None:
+    """From the names of the enum alone."""
+    names = {"DROP_INVALID_IPV6_EXTENSION": 156, "DROP_TTL_EXCEEDED": 196, "DROP_MID_STREAM": 223}
+    assert list(reason_texts(names).values()) == [
+        "Invalid IPv6 extension",
+        "TTL exceeded",
+        "Mid stream",
+    ]
+
+
+def test_the_command_line_starts_light() -> None:
+    """Neither numpy nor gRPC before a command needs them; the aim is 0.35 s for a list."""
+    heavy = "{'grpc', 'numpy', 'rich', 'yaml', 'msgspec', 'pyroute2'} & set(sys.modules)"
+    code = f"import sys, mesh.cli; mesh.cli._parser(['node', 'list']); print({heavy})"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == "set()\n"
+
+
+def test_listing_needs_no_numpy() -> None:
+    """It costs 0.1 s that nobody needs for a table."""
+    code = "import sys, mesh.observe.watch, mesh.observe.status; print('numpy' in sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == "False\n"

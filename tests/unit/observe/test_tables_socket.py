@@ -1,0 +1,131 @@
+"""The process socket: server and client over real unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from mesh.observe.tables import Process, Server, ask, processes
+from tests.fixtures.serving import served
+
+STATUS = {"role": "agent", "host": "east-1", "cluster": "east", "findings": []}
+
+
+def process(path: Path) -> Process:
+    return Process(path.parent.name, path.stem, path)
+
+
+def dead(path: Path) -> Path:
+    """Leave a socket behind, as ``kill -9`` does."""
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    return path
+
+
+def test_rows_and_status_arrive_as_served(tmp_path: Path) -> None:
+    """Rows arrive with the keys they were given; addresses become text."""
+    rows = [{"name": "east-1", "addresses": [ip_address("10.99.0.11"), ip_address("fd99::11")]}]
+    path = tmp_path / "east-1" / "agent.sock"
+    with served(path, {"node": rows}, STATUS):
+        (answer,) = ask([process(path)], ["node"])
+    assert answer.rows == {"node": [{"name": "east-1", "addresses": ["10.99.0.11", "fd99::11"]}]}
+    assert answer.status == STATUS
+    assert (answer.error, answer.cluster, answer.process.name) == ("", "east", "east-1/agent")
+
+
+def test_a_noun_that_a_process_does_not_serve_is_no_error(tmp_path: Path) -> None:
+    """A speaker without pods is a healthy speaker."""
+    path = tmp_path / "speaker.sock"
+    with served(path, {"peer": []}, STATUS):
+        (answer,) = ask([process(path)], ["pod", "peer"])
+    assert answer.rows == {"peer": []}
+    assert (answer.error, answer.refused) == ("", {})
+
+
+def test_a_table_that_fails_hides_nothing_else(tmp_path: Path) -> None:
+    """One broken table is reported by name, the rest of the process's answer stands."""
+
+    def broken() -> list[object]:
+        raise KeyError("epoch")
+
+    path = tmp_path / "agent.sock"
+    with served(path, {"block": broken, "node": [{"name": "a"}]}, STATUS):
+        (answer,) = ask([process(path)], ["block", "node"])
+    assert answer.rows == {"node": [{"name": "a"}]}
+    assert "epoch" in answer.refused["block"]
+    assert answer.status == STATUS
+
+
+def test_all_processes_are_asked_at_once(tmp_path: Path) -> None:
+    """Two processes that never answer cost one deadline, and say so; a third one answers."""
+    stuck = [tmp_path / f"{name}.sock" for name in ("a", "b")]
+    listening = []
+    for path in stuck:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        listening.append(listener)
+    alive = tmp_path / "c.sock"
+    with served(alive, {"node": []}, STATUS):
+        begun = time.monotonic()
+        answers = ask([process(path) for path in (*stuck, alive)], ["node"], 0.2)
+        took = time.monotonic() - begun
+    for listener in listening:
+        listener.close()
+    assert [answer.error for answer in answers] == ["no answer within 0.2 s"] * 2 + [""]
+    assert took < 0.4
+
+
+def test_dead_and_absent_processes_are_told_apart(tmp_path: Path) -> None:
+    """A socket left behind is a dead process; no socket is one that is not running."""
+    left = dead(tmp_path / "east-1" / "agent.sock")
+    answers = ask([process(left), process(tmp_path / "east-1" / "speaker.sock")])
+    assert "the process is dead" in answers[0].error
+    assert "not running" in answers[1].error
+
+
+def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
+    """The next process of the same name takes the path over, readable for its group only."""
+    path = dead(tmp_path / "agent.sock")
+    with served(path, {}, STATUS):
+        assert path.stat().st_mode & 0o777 == 0o660
+        (answer,) = ask([process(path)])
+    assert answer.status == STATUS
+    assert not path.exists()
+
+
+def test_a_living_process_keeps_its_socket(tmp_path: Path) -> None:
+    """A second process with the same path is refused, by name, and the first one goes on."""
+    path = tmp_path / "agent.sock"
+    with served(path, {}, STATUS):
+        with pytest.raises(OSError, match=r"agent\.sock: another process already answers"):
+            asyncio.run(Server(path, {}, dict).start())
+        (answer,) = ask([process(path)])
+    assert answer.status == STATUS
+
+
+def test_every_process_is_found_by_socket_or_configuration(tmp_path: Path) -> None:
+    """Sockets of both layouts count, and configured roles; logs and other files do not."""
+    for name in ("agent.yaml", "controller2.yaml", "agent.log", "exabgp.yaml"):
+        (tmp_path / "east-1").mkdir(exist_ok=True)
+        (tmp_path / "east-1" / name).touch()
+    dead(tmp_path / "east-1" / "controller.sock")
+    dead(tmp_path / "speaker.sock")
+    found = processes(tmp_path)
+    assert [p.name for p in found] == ["speaker", "east-1/agent", "east-1/controller"]
+    assert found[1].path == tmp_path / "east-1" / "agent.sock"
+
+
+def test_a_large_table_arrives_whole(tmp_path: Path) -> None:
+    """Answers may be larger than gRPC's default limit of 4 MB."""
+    rows = [{"address": "2001:db8::1", "node": "n" * 1000}] * 5000
+    path = tmp_path / "agent.sock"
+    with served(path, {"address": rows}, STATUS):
+        (answer,) = ask([process(path)], ["address"])
+    assert len(answer.rows["address"]) == 5000
