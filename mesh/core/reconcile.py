@@ -25,7 +25,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.table import ColumnTable, Source, Table
+from mesh.core.groups import By, Followed, Grouped, To
+from mesh.core.table import Changes, ColumnTable, Source, Table
 
 log = logging.getLogger(__name__)
 
@@ -340,6 +341,21 @@ class Loop:
             source.listen(self._changed.set)
         self._derivations.append(((*inputs, *also), ready, []))
         self._changed.set()
+
+    def group(
+        self,
+        out: Table[K, V],
+        make: Callable[..., Mapping[K, V]],
+        *inputs: By[Any, Any, Any] | To[Any, Any],
+        whole: Sequence[Source] = (),
+    ) -> None:
+        """Keep ``out`` equal to ``make`` of every group (``mesh/core/groups.py``)."""
+        grouped = Grouped(out, make, *inputs, whole=whole)
+        self.derive([*grouped.sources, *grouped.whole], grouped.run)
+
+    def follow(self, table: Table[K, V], take: Callable[[Changes[K, V]], None]) -> None:
+        """Give ``take`` what has changed in a table, once the table is synced."""
+        self.derive([table], Followed(table, take).run)
 
     def apply(
         self, table: Table[K, V], target: Target[K, V], after: Sequence[Applied] = ()
