@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mesh.core.model import Backend, Block, Identity, Node, Service
+from gateway.blocks import Block
+from mesh.core.model import Backend, Identity, Node, Service
 from mesh.identity.labels import parse_label_text
 
 Row = dict[str, Any]

@@ -152,4 +152,4 @@ class SpeakerFeature(Feature):
 
     def prefixes(self, node: Node) -> Iterable[Network]:
         """Prefixes that the node announces now."""
-        return ()
+        raise NotImplementedError

@@ -23,7 +23,6 @@ from typing import Any
 from mesh.core.model import Finding
 from mesh.core.strict import Wrong, parse_json, parse_yaml
 from mesh.core.table import Table
-from mesh.objects import kinds
 from mesh.objects.folder import (
     CUT_REST_S,
     UNREAD_S,
@@ -34,7 +33,8 @@ from mesh.objects.folder import (
     read_text,
     torn_rest_s,
 )
-from mesh.objects.tables import REFUSED, Head, ObjectKey, Objects, Parsed, Place, head
+from mesh.objects.schema import REFUSED, Head, Kinds, ObjectKey, Parsed, Place, head, items
+from mesh.objects.tables import Objects
 
 __all__ = ["Manifests", "Objects"]
 
@@ -75,7 +75,10 @@ class _File:
 class _Reading:
     """The documents of one readable file, one after the other."""
 
-    def __init__(self, cluster: str, path: str, last: Mapping[ObjectKey, _Held]) -> None:
+    def __init__(
+        self, kinds: Kinds, cluster: str, path: str, last: Mapping[ObjectKey, _Held]
+    ) -> None:
+        self.kinds = kinds
         self.cluster = cluster
         self.path = path
         self.last = last
@@ -92,8 +95,8 @@ class _Reading:
             where = f"document {number}: {error.path}".rstrip(": ")
             self.findings.append(Finding(REFUSED, self.path, where, error.text))
             return
-        place = Place(self.cluster, self.path, kinds.key_of(found))
-        if not kinds.known(found):
+        place = Place(self.cluster, self.path, self.kinds.key_of(found))
+        if not self.kinds.known(found):
             self._doubtful.add(found.metadata.name)
             text = f"{found.kind} of {found.api_version} is not read"
             self.findings.append(place.finding(UNKNOWN_KIND, "kind", text))
@@ -106,7 +109,7 @@ class _Reading:
     def _parse(self, found: Head, place: Place, document: object) -> None:
         old = self.last.get(place.key)
         try:
-            self.held[place.key] = _Held(kinds.parse(found, place, document), document)
+            self.held[place.key] = _Held(self.kinds.parse(found, place, document), document)
         except Wrong as error:
             kept = "; it stays as it was" if old else ""
             self.findings.append(place.finding(REFUSED, error.path, error.text + kept))
@@ -132,10 +135,13 @@ class Manifests:
         cluster: str,
         state: Path | None = None,
         interval_s: float = INTERVAL_S,
+        *,
+        kinds: Kinds,
     ) -> None:
         self.directory = directory
         self.cluster = cluster
-        self.objects = Objects()
+        self.kinds = kinds
+        self.objects = Objects(kinds.nouns)
         self.interval_s = interval_s
         self._store = LastGoodStore(state / "manifests" if state else None)
         self._files = {
@@ -230,9 +236,9 @@ class Manifests:
         self, path: str, documents: Iterable[object], last: Mapping[ObjectKey, _Held]
     ) -> tuple[dict[ObjectKey, _Held], list[Finding]]:
         """Objects of a readable file, and its findings; ``last`` stands in for refused ones."""
-        reading = _Reading(self.cluster, path, last)
-        items = [item for document in documents for item in kinds.items(document)]
-        for number, item in enumerate(items, start=1):
+        reading = _Reading(self.kinds, self.cluster, path, last)
+        listed = [item for document in documents for item in items(document)]
+        for number, item in enumerate(listed, start=1):
             reading.add(number, item)
         reading.keep_doubtful()
         return reading.held, reading.findings

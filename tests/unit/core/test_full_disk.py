@@ -26,6 +26,7 @@ from mesh.controller_tables import ControllerTables
 from mesh.core.model import PodEntry, PodRef
 from mesh.kernel import Kernel
 from mesh.leading import PodSnapshot
+from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 
 AGENT = """
@@ -106,7 +107,7 @@ def test_pods_that_cannot_be_written_down_stop_no_controller(
         state_dir=nowhere,
         socket=tmp_path / "socket",
     )
-    tables = ControllerTables(config, Objects())
+    tables = ControllerTables(config, Objects(KINDS.nouns))
     tables.subtree.pods.replace({PodRef("east-1", "shop", "web-1"): PodEntry((), "x")})
 
     async def run() -> None:

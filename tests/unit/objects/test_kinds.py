@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 
+from bgp.peer import BGPPeer
+from gateway.policy import EgressPolicy
 from mesh.core.model import (
-    BGPPeer,
     ContainerPort,
-    EgressPolicy,
-    EndpointSlice,
-    EndpointSliceKey,
     Namespace,
     Node,
     NodeKey,
@@ -20,20 +18,19 @@ from mesh.core.model import (
     Requirement,
     Selector,
     ServiceKey,
-    ServiceObject,
     ServicePort,
-    ServicePortObject,
 )
 from mesh.core.strict import Wrong, parse_yaml
-from mesh.objects import kinds
-from mesh.objects.tables import Parsed, Place, head
+from mesh.objects.kinds import KINDS
+from mesh.objects.schema import Parsed, Place, head, items
+from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
 
 
 def parse(text: str) -> Parsed:
     [document] = parse_yaml(text)
     found = head(document)
-    assert kinds.known(found)
-    return kinds.parse(found, Place("east", "m.yaml", kinds.key_of(found)), document)
+    assert KINDS.known(found)
+    return KINDS.parse(found, Place("east", "m.yaml", KINDS.key_of(found)), document)
 
 
 def error_of(text: str) -> str:
@@ -481,7 +478,7 @@ def test_s1_s4_and_mistakes_refuse_the_whole_cilium_policy(text: str, error: str
 
 def test_a_list_as_kubectl_prints_it() -> None:
     [listed] = parse_yaml("apiVersion: v1\nkind: List\nitems: [{a: 1}, {b: 2}]")
-    assert list(kinds.items(listed)) == [{"a": 1}, {"b": 2}]
+    assert list(items(listed)) == [{"a": 1}, {"b": 2}]
 
 
 @pytest.mark.parametrize(
