@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 
 from mesh.core.model import IP, Network, Selector
-from mesh.core.strict import AnyAddress, Wrong, convert
+from mesh.core.strict import AnyAddress, Misfit, convert
 from mesh.objects.schema import (
     Kind,
     Parsed,
@@ -70,7 +70,7 @@ def _peer(place: Place, document: object, advertised: Collection[str]) -> Parsed
     spec = convert(document, _Peer).spec
     for number, word in enumerate(spec.advertise):
         if word not in advertised:
-            raise Wrong(f"spec.advertise[{number}]", f"invalid enum value {word!r}")
+            raise Misfit(f"spec.advertise[{number}]", f"invalid enum value {word!r}", word)
     row = BGPPeer(
         place.key.name,
         nodes=selector_of("spec.nodeSelector", spec.node_selector),
