@@ -7,11 +7,13 @@ Block ``number`` of an address are the ports from 1024 + number * block size. A 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
-from mesh.core.model import IP, Claim, Node, NodeKey
+from gateway.policy import EgressPolicy
+from mesh.core.feature import Want
+from mesh.core.model import IP, Claim, Node
 from mesh.identity.addresses import tunnel_endpoint
 
 
@@ -73,18 +75,30 @@ class BlockOwner:
     epoch: int
 
 
-def block_rows(claims: Iterable[Claim], cluster: str, block_size: int) -> dict[BlockKey, Block]:
-    """Blocks of a cluster; a claim that is no block of this size is left out."""
-    rows = {}
-    for claim in claims:
-        address = _pool_address(claim.pool) if claim.noun == NOUN else None
-        if address is None or not 0 <= claim.number < block_count(block_size):
-            continue
-        first, last = block_ports(claim.number, block_size)
-        node, _, _ = claim.owner.rpartition("/")
-        row = Block(address, claim.number, first, last, cluster, node, claim.epoch)
-        rows[BlockKey(address, claim.number)] = row
-    return rows
+def block_of_claim(claim: Claim | None, cluster: str, block_size: int) -> dict[BlockKey, Block]:
+    """The block of a claim; a claim that is no block of this size is left out."""
+    address = _pool_address(claim.pool) if claim else None
+    if claim is None or address is None or not 0 <= claim.number < block_count(block_size):
+        return {}
+    first, last = block_ports(claim.number, block_size)
+    node, _, _ = claim.owner.rpartition("/")
+    row = Block(address, claim.number, first, last, cluster, node, claim.epoch)
+    return {BlockKey(address, claim.number): row}
+
+
+def wants_of(
+    hosted: tuple[str, str], policy: EgressPolicy | None, blocks_per_node: int
+) -> list[Want]:
+    """Blocks of a policy's egress addresses for a node that hosts a pod which it covers.
+
+    ``hosted`` are the names of policy and node.
+    """
+    _, node = hosted
+    return [
+        Want(NOUN, str(address), f"{node}/{k}")
+        for address in (policy.addresses if policy else ())
+        for k in range(blocks_per_node)
+    ]
 
 
 def _pool_address(pool: str) -> IP | None:
@@ -94,23 +108,18 @@ def _pool_address(pool: str) -> IP | None:
         return None
 
 
-def block_owners(
-    blocks: Mapping[BlockKey, Block], nodes: Mapping[NodeKey, Node]
+def block_owner(
+    key: BlockKey, block: Block | None, resting: Block | None, node: Node | None
 ) -> dict[BlockKey, BlockOwner]:
-    """``mg_block``: blocks of the nodes that we know; the others' packets have no owner."""
-    rows = {}
-    for key, block in blocks.items():
-        node = nodes.get(NodeKey(block.cluster, block.node))
-        endpoint = tunnel_endpoint(node) if node else None
-        if endpoint:
-            rows[key] = BlockOwner(endpoint, block.epoch)
-    return rows
+    """``mg_block``: the owner of a block whose node is known; packets of others have no owner.
+
+    A block that rests serves the connections that are left, and takes no new ones.
+    """
+    row, endpoint = block or resting, tunnel_endpoint(node) if node else None
+    return {key: BlockOwner(endpoint, row.epoch)} if row and endpoint else {}
 
 
-def own_blocks(blocks: Mapping[BlockKey, Block], node: str) -> dict[IP, tuple[int, ...]]:
-    """``mg_own_block``: the block numbers of one node by egress address, at most OWN_BLOCKS."""
-    rows: dict[IP, tuple[int, ...]] = {}
-    for key in sorted(blocks, key=lambda key: (key.address.version, key.address, key.number)):
-        if blocks[key].node == node:
-            rows[key.address] = (*rows.get(key.address, ()), key.number)[:OWN_BLOCKS]
-    return rows
+def own_blocks(address: IP, blocks: Mapping[BlockKey, Block]) -> dict[IP, tuple[int, ...]]:
+    """``mg_own_block``: the block numbers of this node of an address, at most OWN_BLOCKS."""
+    numbers = sorted(key.number for key in blocks)
+    return {address: tuple(numbers[:OWN_BLOCKS])} if numbers else {}

@@ -1,11 +1,9 @@
-"""Egress policies: which policy covers which pod, through which gateway, in which class.
+"""Egress policies: order, gateways, classes, and what is wrong with them. Pure.
 
-Pure. ``plan`` is computed from objects alone and is the same on every node and in the controller;
-``gateway/rows.py`` turns it into rows for the maps. Semantics: ``reference/egress.md`` 3.
-
-A *class* is the set of policies that cover a pod, as one number in the pod's map entry: the maps
-hold classes x networks instead of pods x networks. The number is derived from the policies' names,
-so that it means the same before and after a restart, while old entries are still in the maps.
+Semantics: ``reference/egress.md`` 3. A *class* is the set of policies that cover a pod, as one
+number in the pod's map entry: the maps hold classes x networks instead of pods x networks. The
+number is derived from the policies' names, so that it means the same before and after a restart,
+while old entries are still in the maps.
 """
 
 from __future__ import annotations
@@ -16,10 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from gateway.policy import EgressPolicy
-from mesh.core.model import IP, Finding, Namespace, Network, Node, NodeKey, Pod, PodKey
-from mesh.identity.addresses import tunnel_endpoint
-from mesh.identity.labels import namespace_of
-from mesh.identity.selectors import matches, matches_pod
+from mesh.core.model import IP, Finding, Network, Node, PodKey
 
 CONFLICT = "E301"
 NO_GATEWAY = "E302"
@@ -32,7 +27,7 @@ RETIRED_CLASSES = 32
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What all nodes of a cluster agree on.
+    """Policies, the pods that they cover and their gateways, as one picture.
 
     ``policies`` come in order of precedence; ``covered`` names each covered pod's policies in that
     order; ``gateways`` has every policy, with None where no node is eligible.
@@ -41,70 +36,11 @@ class Plan:
     policies: Mapping[str, EgressPolicy] = field(default_factory=dict)
     covered: Mapping[PodKey, tuple[str, ...]] = field(default_factory=dict)
     gateways: Mapping[str, Node | None] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
 
 
-def plan(
-    policies: Iterable[EgressPolicy],
-    pods: Iterable[Pod],
-    namespaces: Mapping[str, Namespace],
-    nodes: Mapping[NodeKey, Node],
-) -> Plan:
-    """Coverage, gateways and what is wrong; all arguments are of one cluster."""
-    ordered = {policy.name: policy for policy in sorted(policies, key=_precedence)}
-    covered = _covered(ordered.values(), pods, namespaces, nodes)
-    gateways = {name: gateway_of(policy, nodes.values()) for name, policy in ordered.items()}
-    findings = (
-        *_gateway_findings(ordered, gateways),
-        *_address_findings(ordered.values()),
-        *_conflicts(ordered, covered),
-        *_shared_addresses(ordered, gateways),
-    )
-    return Plan(ordered, covered, gateways, findings)
-
-
-def _precedence(policy: EgressPolicy) -> tuple[bool, str, str]:
+def by_precedence(policies: Iterable[EgressPolicy]) -> list[EgressPolicy]:
     """Oldest first, then by name (S18); a policy without a creation time counts as new."""
-    return (not policy.created, policy.created, policy.name)
-
-
-def _covered(
-    policies: Iterable[EgressPolicy],
-    pods: Iterable[Pod],
-    namespaces: Mapping[str, Namespace],
-    nodes: Mapping[NodeKey, Node],
-) -> dict[PodKey, tuple[str, ...]]:
-    """Policies of each covered pod; pods that look the same are judged once."""
-    ordered = tuple(policies)
-    judged: dict[Pod, tuple[str, ...]] = {}
-    covered = {}
-    for pod in pods:
-        kind = Pod(pod.cluster, pod.namespace, "", pod.node, pod.labels, (), pod.service_account)
-        if kind not in judged:
-            node = nodes.get(NodeKey(pod.cluster, pod.node))
-            judged[kind] = _covering(ordered, kind, namespace_of(pod, namespaces), node)
-        if judged[kind]:
-            covered[PodKey(pod.cluster, pod.namespace, pod.name)] = judged[kind]
-    return covered
-
-
-def _covering(
-    policies: Sequence[EgressPolicy], pod: Pod, namespace: Namespace, node: Node | None
-) -> tuple[str, ...]:
-    labels = dict(node.labels) if node else {}
-    return tuple(
-        policy.name
-        for policy in policies
-        if any(matches_pod(one, pod, namespace, labels) for one in policy.selectors)
-    )
-
-
-def gateway_of(policy: EgressPolicy, nodes: Iterable[Node]) -> Node | None:
-    """The first node by name that the policy selects (S5) and that a tunnel can reach."""
-    for node in sorted(nodes, key=lambda node: node.name):
-        if tunnel_endpoint(node) and matches(policy.gateways, dict(node.labels)):
-            return node
-    return None
+    return sorted(policies, key=lambda one: (not one.created, one.created, one.name))
 
 
 def address_for(policy: EgressPolicy, destination: Network) -> IP | None:
@@ -161,6 +97,16 @@ def _class_number(names: tuple[str, ...]) -> int:
 
 
 # What is wrong
+
+
+def findings_of(plan: Plan) -> list[Finding]:
+    """Everything that is wrong with the policies of a plan."""
+    return [
+        *_gateway_findings(plan.policies, plan.gateways),
+        *_address_findings(plan.policies.values()),
+        *_conflicts(plan.policies, plan.covered),
+        *_shared_addresses(plan.policies, plan.gateways),
+    ]
 
 
 def _gateway_findings(

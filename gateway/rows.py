@@ -1,8 +1,4 @@
-"""Rows of egress for the maps of a node, and for the command line.
-
-Pure. The plan (``gateway/plan.py``) and the claims of blocks go in; every function returns the
-whole wanted state of one map. Who writes what: the agent encodes, see ``bpf/include/maps.h``.
-"""
+"""Rows of egress for the maps of a node. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from gateway.plan import Plan, address_for, exclusions
+from gateway.plan import address_for, by_precedence, exclusions
 from gateway.policy import EgressPolicy
-from mesh.core.model import IP, Network, Pod, PodKey
+from mesh.core.model import IP, Network, Node
 from mesh.identity.addresses import tunnel_endpoint
 
 
@@ -42,76 +38,53 @@ class EgressRow:
     address: IP | None = None
 
 
-def egress_rows(plan: Plan, classes: Mapping[tuple[str, ...], int]) -> dict[EgressKey, EgressRow]:
-    """``mg_egress``: at most classes x networks of their policies.
+def egress_rows(
+    names: tuple[str, ...],
+    number: int | None,
+    policies: Mapping[str, EgressPolicy],
+    gateways: Mapping[str, Node],
+) -> dict[EgressKey, EgressRow]:
+    """Rows of ``mg_egress`` of one class: at most the networks of its policies.
 
     The longest prefix decides (S7); of two policies with the same network the first one (S18).
     A policy that has gone is left out of a class that still names it.
     """
     rows: dict[EgressKey, EgressRow] = {}
-    for names, number in classes.items():
-        for name in names:
-            if name in plan.policies:
-                for network, row in _policy_rows(plan, plan.policies[name]).items():
-                    rows.setdefault(EgressKey(number, network), row)
+    if number is None:
+        return rows
+    for name in names:
+        if name in policies:
+            for network, row in _policy_rows(policies[name], gateways.get(name)).items():
+                rows.setdefault(EgressKey(number, network), row)
     return rows
 
 
-def _policy_rows(plan: Plan, policy: EgressPolicy) -> dict[Network, EgressRow]:
+def _policy_rows(policy: EgressPolicy, gateway: Node | None) -> dict[Network, EgressRow]:
     """One policy's networks; an exclusion beats a destination of the same length."""
-    rows = {network: _destination(plan, policy, network) for network in policy.destinations}
+    rows = {network: _destination(policy, gateway, network) for network in policy.destinations}
     return rows | {network: EgressRow(Action.EXCLUDED) for network in exclusions(policy)}
 
 
-def _destination(plan: Plan, policy: EgressPolicy, network: Network) -> EgressRow:
+def _destination(policy: EgressPolicy, gateway: Node | None, network: Network) -> EgressRow:
     address = address_for(policy, network)
     if address is None:
         return EgressRow(Action.NO_ADDRESS)
-    if plan.gateways[policy.name] is None:
+    if gateway is None:
         return EgressRow(Action.NO_GATEWAY)
     return EgressRow(Action.TRANSLATE, address)
 
 
-def gateway_rows(plan: Plan) -> dict[IP, IPv4Address]:
-    """``mg_egress_addr``: egress address -> tunnel endpoint of its gateway."""
-    rows: dict[IP, IPv4Address] = {}
-    for name, policy in plan.policies.items():
-        node = plan.gateways[name]
-        endpoint = tunnel_endpoint(node) if node else None
-        if endpoint:
-            for address in policy.addresses:
-                rows.setdefault(address, endpoint)
-    return rows
+def gateway_of_address(
+    address: IP, policies: Mapping[str, EgressPolicy], gateways: Mapping[str, Node]
+) -> dict[IP, Node]:
+    """The gateway of an egress address: that of the oldest policy that has one."""
+    for policy in by_precedence(policies.values()):
+        if policy.name in gateways:
+            return {address: gateways[policy.name]}
+    return {}
 
 
-def pod_classes(
-    plan: Plan, classes: Mapping[tuple[str, ...], int], pods: Mapping[PodKey, Pod]
-) -> dict[IP, int]:
-    """Class by address of every covered pod that has addresses."""
-    return {
-        address: classes[names]
-        for key, names in plan.covered.items()
-        if key in pods and names in classes
-        for address in pods[key].addresses
-    }
-
-
-def listed(plan: Plan, cluster: str) -> list[dict[str, object]]:
-    """What ``meshgate egress list`` shows: gateway is a node's name or null."""
-    pods: dict[str, list[str]] = {name: [] for name in plan.policies}
-    for key in sorted(plan.covered):
-        for name in plan.covered[key]:
-            pods[name].append(f"{key.namespace}/{key.name}")
-    rows: list[dict[str, object]] = []
-    for name, policy in sorted(plan.policies.items()):
-        node = plan.gateways[name]
-        rows.append(
-            {
-                "cluster": cluster,
-                "policy": name,
-                "addresses": [str(address) for address in policy.addresses],
-                "gateway": node.name if node else None,
-                "pods": pods[name],
-            }
-        )
-    return rows
+def endpoint_of_address(address: IP, gateway: Node | None) -> dict[IP, IPv4Address]:
+    """Row of ``mg_egress_addr``: egress address -> tunnel endpoint of its gateway."""
+    endpoint = tunnel_endpoint(gateway) if gateway else None
+    return {address: endpoint} if endpoint else {}

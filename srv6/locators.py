@@ -10,6 +10,8 @@ from mesh.nodes.pools import claimed
 
 #: Noun of the claims.
 NOUN = "locator"
+#: Field of the cluster's agreed configuration with the names of the pools.
+LOCATOR_POOLS = "locators"
 #: Word of ``BGPPeer.spec.advertise``.
 ADVERTISED = "srv6Locators"
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from mesh.core.model import Finding, Network, Node, PodKey
+from mesh.core.model import IP, Finding, Network, Node, PodKey
 from mesh.core.reconcile import AppliedRows, ColumnTarget, Loop, Target
 from mesh.core.table import ColumnTable, Source, Table
 
@@ -89,6 +89,8 @@ class AgentFeature(Feature):
     marks: Sequence[Mark] = ()
     #: Networks that no other cluster may claim: facts of the import firewall.
     ours: Sequence[Table[Network, None]] = ()
+    #: Addresses that no other cluster's node may have: likewise.
+    own_addresses: Sequence[Table[IP, None]] = ()
     #: Networks that this node attracts: packets that no route takes further are discarded.
     announced: Sequence[Table[Network, None]] = ()
 
@@ -135,10 +137,15 @@ class ControllerFeature(Feature):
     claims: Sequence[Claimable] = ()
     #: Owners that are to have numbers.
     wants: Sequence[Table[Want, bool]] = ()
-    #: Networks that no other cluster may claim.
+    #: Networks that no other cluster may claim: facts of the import firewall.
     ours: Sequence[Table[Network, None]] = ()
-    #: Keys that peers read, by etcd prefix.
-    published: Mapping[str, Table[str, bytes]] = {}
+    #: Addresses that no other cluster's node may have: likewise.
+    own_addresses: Sequence[Table[IP, None]] = ()
+
+    @property
+    def agreed(self) -> Mapping[str, object]:
+        """Fields of the configuration that all controllers of the cluster agree on."""
+        return {}
 
 
 class SpeakerFeature(Feature):

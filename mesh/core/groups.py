@@ -158,11 +158,13 @@ class Grouped(Generic[K, V]):
         *inputs: Input,
         whole: Sequence[Source] = (),
         also: Sequence[Source] = (),
+        late: Sequence[Source] = (),
     ) -> None:
         self.out = out
         self.sources: list[Source] = [one.table for one in inputs]
         self.whole = list(whole)
-        self.also = list(also)
+        self.also = [*also, *late]
+        self.late = list(late)
         self._makers: dict[K, Any] = {}
         self._make = make
         self._inputs = [_Input(one) for one in inputs]
@@ -188,7 +190,7 @@ class Grouped(Generic[K, V]):
                 fresh.update(made)
         self.out.upsert(fresh)
         self.out.delete([key for key, group in gone.items() if self._gave_up(key, group)])
-        if all(source.synced for source in self.also):
+        if all(source.synced for source in self.late):
             self.out.mark_synced()
 
     def _gave_up(self, key: K, group: Any) -> bool:

@@ -195,6 +195,22 @@ class Claim:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class ForeignNode:
+    """Prefixes of our pools that a node of another cluster publishes, not judged yet.
+
+    ``cluster`` and ``node`` are fit to be shown; ``created`` orders who published first.
+    """
+
+    cluster: str
+    node: str
+    networks: tuple[Network, ...]
+    created: int
+
+    def __str__(self) -> str:
+        return f"cluster {self.cluster} (node {self.node})"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class PodRef:
     """A pod as its agent's key names it."""

@@ -349,12 +349,14 @@ class Loop:
         *inputs: Input,
         whole: Sequence[Source] = (),
         also: Sequence[Source] = (),
+        late: Sequence[Source] = (),
     ) -> None:
         """Keep ``out`` equal to ``make`` of every group (``mesh/core/groups.py``).
 
-        Inputs in ``also`` need not be synced; until they are, ``out`` is not synced either.
+        Sources in ``also`` and ``late`` need not be synced for a run. ``out`` is not marked synced
+        before those in ``late`` are.
         """
-        grouped = Grouped(out, make, *inputs, whole=whole, also=also)
+        grouped = Grouped(out, make, *inputs, whole=whole, also=also, late=late)
         known = [one for one in (*grouped.sources, *grouped.whole) if one not in grouped.also]
         self.derive(known, grouped.run, grouped.also)
 

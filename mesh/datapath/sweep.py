@@ -7,15 +7,13 @@ until no other port is free (``bpf/include/nat.h``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bpf.testrun import call
-from mesh.core.address import packed
-from mesh.core.model import IP
 
 INTERVAL_S = 10.0
 #: Seconds without a packet, by field of ``struct sweep``.
@@ -37,14 +35,6 @@ PRESSURE_LIMITS = {
     "plain_closed": 2,
     "plain_datagram": 20,
 }
-
-
-async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP]) -> None:
-    """Run ``program`` for each address; ``argument`` is the dtype of ``struct forget``."""
-    for address in addresses:
-        one: npt.NDArray[Any] = np.zeros((), argument)
-        one["address"]["w"] = np.frombuffer(packed(address), ">u4")
-        await asyncio.to_thread(call, program, one)
 
 
 async def sweep(program: int, argument: np.dtype[Any]) -> None:

@@ -23,7 +23,7 @@ from mesh.core.model import (
     PodEntry,
     PodRef,
 )
-from mesh.core.table import ColumnTable
+from mesh.core.table import Changes, ColumnTable
 
 KIND_POD = 1
 KIND_NODE = 2
@@ -52,9 +52,10 @@ class PodJoin:
 
     def __init__(self) -> None:
         self._pods: dict[PodRef, PodEntry] = {}
-        self._identities: Mapping[str, int] = {}
-        self._endpoints: Mapping[str, IPv4Address] = {}
+        self._identities: dict[str, int] = {}
+        self._endpoints: dict[str, IPv4Address] = {}
         self._by_labels: dict[str, set[PodRef]] = {}
+        self._by_node: dict[str, set[PodRef]] = {}
         self._owners: dict[IP, PodRef] = {}
 
     def write(self, rows: Mapping[IP, Joined]) -> None:
@@ -73,23 +74,25 @@ class PodJoin:
         for ref, entry in puts.items():
             self._pods[ref] = entry
             self._by_labels.setdefault(entry.labels, set()).add(ref)
+            self._by_node.setdefault(ref.node, set()).add(ref)
             self._owners.update(dict.fromkeys(entry.addresses, ref))
         self._write(puts)
         self._withdraw(a for a in gone if a not in self._owners)
 
-    def identities(self, known: Mapping[str, int]) -> None:
-        """Take in the identity of every label text that has one."""
-        before, self._identities = self._identities, dict(known)
-        changed = {labels for labels, number in known.items() if before.get(labels) != number}
-        self._write(ref for labels in changed for ref in self._by_labels.get(labels, ()))
+    def identities(self, changes: Changes[str, int]) -> None:
+        """Take in identities by label text. A pod whose identity is gone keeps its row."""
+        self._identities.update(changes.upsert)
+        for labels in changes.delete:
+            self._identities.pop(labels, None)
+        self._write(ref for labels in changes.upsert for ref in self._by_labels.get(labels, ()))
 
-    def endpoints(self, known: Mapping[str, IPv4Address]) -> None:
-        """Take in the tunnel endpoint of every node of the cluster; a node without one is gone."""
-        before, self._endpoints = self._endpoints, dict(known)
-        changed = {name for name in {*known, *before} if before.get(name) != known.get(name)}
-        moved = [ref for ref in self._pods if ref.node in changed] if changed else []
-        self._write(moved)
-        lost = (ref for ref in moved if ref.node not in known)
+    def endpoints(self, changes: Changes[str, IPv4Address]) -> None:
+        """Take in tunnel endpoints of nodes of the cluster; a node without one is gone."""
+        self._endpoints.update(changes.upsert)
+        for name in changes.delete:
+            self._endpoints.pop(name, None)
+        self._write(ref for name in changes.upsert for ref in self._by_node.get(name, ()))
+        lost = (ref for name in changes.delete for ref in self._by_node.get(name, ()))
         self._withdraw(address for ref in lost for address in self._held(ref))
 
     def owner(self, address: IP) -> PodRef | None:
@@ -107,7 +110,8 @@ class PodJoin:
             del self._owners[address]
         entry = self._pods.pop(ref, None)
         if entry:
-            self._by_labels[entry.labels].discard(ref)
+            _drop(self._by_labels, entry.labels, ref)
+            _drop(self._by_node, ref.node, ref)
         return mine
 
     def _write(self, refs: Iterable[PodRef]) -> None:
@@ -125,6 +129,12 @@ class PodJoin:
         gone = list(addresses)
         if gone:
             self.withdraw(gone)
+
+
+def _drop(index: dict[str, set[PodRef]], name: str, ref: PodRef) -> None:
+    index[name].discard(ref)
+    if not index[name]:
+        del index[name]
 
 
 class OwnPods(PodJoin):
@@ -145,32 +155,36 @@ class OwnPods(PodJoin):
         self._table.delete(column(addresses))
 
 
-class NodeAddresses:
-    """Rows of all nodes' addresses in ``table``."""
+#: The value of an address: identity, tunnel endpoint, kind, cluster id, padding.
+AddressValue = tuple[int, int, int, int, int]
 
-    def __init__(self, table: ColumnTable, own: NodeKey) -> None:
-        self._table = table
-        self._own = own
-        self._written: set[bytes] = set()
 
-    def nodes(self, known: Mapping[NodeKey, Node], cluster_ids: Mapping[str, int]) -> None:
-        """Take in all nodes; those of clusters without a known id wait."""
-        rows: dict[bytes, tuple[int, int, int, int, int]] = {}
-        for key, node in known.items():
-            endpoint, cluster = tunnel_endpoint(node), cluster_ids.get(key.cluster)
-            if endpoint is None or cluster is None:
-                continue
-            identity = IDENTITY_HOST if key == self._own else IDENTITY_REMOTE_NODE
-            for address in node.addresses:
-                rows[packed(address)] = (identity, int(endpoint), KIND_NODE, cluster, 0)
-        if rows:
-            self._table.upsert(
-                np.frombuffer(b"".join(rows), ADDRESS), np.array(list(rows.values()), VALUE)
-            )
-        gone = self._written - rows.keys()
-        if gone:
-            self._table.delete(np.frombuffer(b"".join(gone), ADDRESS))
-        self._written = set(rows)
+def node_addresses(
+    key: NodeKey, node: Node | None, cluster_id: int | None, own: NodeKey
+) -> dict[tuple[bytes, NodeKey], AddressValue]:
+    """Rows of a node's addresses, each with the node that asks for the row."""
+    endpoint = tunnel_endpoint(node) if node else None
+    if node is None or endpoint is None or cluster_id is None:
+        return {}
+    identity = IDENTITY_HOST if key == own else IDENTITY_REMOTE_NODE
+    value = (identity, int(endpoint), KIND_NODE, cluster_id, 0)
+    return {(packed(address), key): value for address in node.addresses}
+
+
+def first_asked(
+    address: bytes, asked: Mapping[tuple[bytes, NodeKey], AddressValue]
+) -> dict[bytes, AddressValue]:
+    """Of two nodes with one address the first by name has it."""
+    return {address: asked[min(asked)]} if asked else {}
+
+
+def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> None:
+    """Write changed address rows into ``table``."""
+    if changes.upsert:
+        keys = np.frombuffer(b"".join(changes.upsert), ADDRESS)
+        table.upsert(keys, np.array(list(changes.upsert.values()), VALUE))
+    if changes.delete:
+        table.delete(np.frombuffer(b"".join(changes.delete), ADDRESS))
 
 
 def tunnel_endpoint(node: Node) -> IPv4Address | None:

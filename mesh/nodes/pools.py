@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, ip_network
+from typing import Any
 
 from mesh.core.model import Claim, Network
+from mesh.core.reconcile import Loop
+from mesh.core.table import Table
 
+#: Field of the cluster's agreed configuration with the names of the pools.
+POD_CIDR_POOLS = "podCIDRs"
 #: Noun of the claims of pod CIDRs.
 NOUN = "podcidr"
 #: Word of ``BGPPeer.spec.advertise``.
@@ -87,3 +92,35 @@ def pod_cidrs(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, tuple[
     for network, claim in claimed(claims, pools):
         rows[claim.owner] = (*rows.get(claim.owner, ()), network)
     return rows
+
+
+class AgreedPools:
+    """The names of pools in a field of the cluster's agreed configuration.
+
+    ``table`` is synced once the field is there: without it nothing follows from claims.
+    """
+
+    def __init__(self, config: Table[str, Any], field: str) -> None:
+        self.table: Table[str, tuple[str, ...]] = Table(f"pools {field}")
+        self._config, self._field = config, field
+
+    def derive(self, loop: Loop) -> None:
+        """Add the derivation."""
+        loop.derive([self._config], self._take)
+
+    def derive_wholes(self, loop: Loop, out: Table[Network, None]) -> None:
+        """Add the derivation of the pools as networks: no other cluster may claim them."""
+        loop.derive(
+            [self.table], lambda: out.replace({whole(n): None for n in readable(self.names)})
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the pools, in order."""
+        return self.table.rows.get(self._field, ())
+
+    def _take(self) -> None:
+        value = self._config.rows.get(self._field)
+        if isinstance(value, list):
+            names = tuple(name for name in value if isinstance(name, str))
+            self.table.replace({self._field: names})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Network
 
-from mesh.core.model import Network, Node, NodeKey
+from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey
 from mesh.identity.addresses import tunnel_endpoint
+from mesh.nodes.pools import claimed
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class NodeHop:
     """Value of ``mg_node``: how the outer packet to a node leaves, and whose node it is."""
 
     next_hop: IPv4Address
@@ -26,58 +27,66 @@ class PodCIDR:
     cluster: int
 
 
-def merged(
-    own: Mapping[NodeKey, Node],
-    pod_cidrs: Mapping[str, tuple[Network, ...]],
-    locators: Mapping[str, IPv6Network],
-    imported: Mapping[NodeKey, Node],
+def own_node(
+    key: NodeKey,
+    node: Node | None,
+    claims: Mapping[ClaimKey, Claim],
+    locator: IPv6Network | None,
+    pools: Sequence[str],
 ) -> dict[NodeKey, Node]:
-    """Own nodes with what they have claimed, and the nodes accepted from peers."""
-    rows = dict(imported)
-    for key, node in own.items():
-        rows[key] = replace(
-            node,
-            pod_cidrs=pod_cidrs.get(key.name, ()),
-            locator=locators.get(key.name),
-        )
-    return rows
-
-
-def endpoints(
-    nodes: Iterable[Node],
-    own: NodeKey,
-    cluster_ids: Mapping[str, int],
-    next_hops: Mapping[IPv4Address, IPv4Address | None],
-) -> dict[IPv4Address, Endpoint]:
-    """Rows of ``mg_node``: every other node to which the kernel has a route (None: it has not)."""
-    rows = {}
-    for node in nodes:
-        address, cluster = tunnel_endpoint(node), cluster_ids.get(node.cluster)
-        if address is None or cluster is None or NodeKey(node.cluster, node.name) == own:
-            continue
-        hop = next_hops.get(address)
-        if hop is not None:
-            rows[address] = Endpoint(hop, cluster)
-    return rows
-
-
-def pod_cidrs(nodes: Iterable[Node], cluster_ids: Mapping[str, int]) -> dict[Network, PodCIDR]:
-    """Rows of ``mg_addr_cidr``."""
-    rows: dict[Network, PodCIDR] = {}
-    for node in nodes:
-        address, cluster = tunnel_endpoint(node), cluster_ids.get(node.cluster)
-        if address is not None and cluster is not None:
-            rows |= dict.fromkeys(node.pod_cidrs, PodCIDR(address, cluster))
-    return rows
-
-
-def discard_routes(node: Node | None, egress: Iterable[Network]) -> frozenset[Network]:
-    """What a node announces and therefore must never send back where it came from.
-
-    An announced prefix without a more specific route of its own would loop between router and
-    node until the TTL ends (``reference/egress.md`` 10.4).
-    """
+    """A node of our cluster with the pod CIDRs and the locator that it has claimed."""
     if node is None:
-        return frozenset(egress)
-    locator = (node.locator,) if node.locator else ()
-    return frozenset({*node.pod_cidrs, *locator, *egress})
+        return {}
+    cidrs = tuple(network for network, _ in claimed(claims.values(), pools))
+    return {key: replace(node, pod_cidrs=cidrs, locator=locator)}
+
+
+def known_node(key: NodeKey, own: Node | None, remote: Node | None) -> dict[NodeKey, Node]:
+    """A node of ours, or one accepted from another cluster."""
+    node = own or remote
+    return {key: node} if node else {}
+
+
+def node_hop(
+    endpoint: IPv4Address,
+    nodes: Mapping[NodeKey, Node],
+    cluster_ids: Mapping[str, int],
+    hop: IPv4Address | None,
+    recovered: IPv4Address | None,
+) -> dict[IPv4Address, NodeHop]:
+    """The row of ``mg_node`` of a tunnel endpoint to which the kernel has, or had, a route (D13).
+
+    Of two nodes with one endpoint the first by name counts.
+    """
+    clusters = [cluster_ids[key.cluster] for key in sorted(nodes) if key.cluster in cluster_ids]
+    next_hop = hop or recovered
+    return {endpoint: NodeHop(next_hop, clusters[0])} if clusters and next_hop else {}
+
+
+def pod_cidrs(_: NodeKey, node: Node | None, cluster_id: int | None) -> dict[Network, PodCIDR]:
+    """Rows of ``mg_addr_cidr`` of a node."""
+    address = tunnel_endpoint(node) if node else None
+    if node is None or address is None or cluster_id is None:
+        return {}
+    return dict.fromkeys(node.pod_cidrs, PodCIDR(address, cluster_id))
+
+
+def one_node(key: NodeKey, nodes: Mapping[NodeKey, Node]) -> dict[NodeKey, Node]:
+    """The node of a group of one."""
+    return {key: nodes[key]} if nodes else {}
+
+
+def own_address(address: IP, nodes: Mapping[NodeKey, Node]) -> dict[IP, None]:
+    """An address of nodes of our cluster."""
+    return {address: None} if nodes else {}
+
+
+def announced(_: NodeKey, node: Node | None) -> dict[Network, None]:
+    """Pod CIDRs that this node announces."""
+    return dict.fromkeys(node.pod_cidrs) if node else {}
+
+
+def endpoint_of(key: NodeKey, node: Node | None) -> dict[str, IPv4Address]:
+    """Tunnel endpoint of a node of ours, by its name."""
+    endpoint = tunnel_endpoint(node) if node else None
+    return {key.name: endpoint} if endpoint else {}

@@ -7,24 +7,56 @@ connections are forgotten while no pod has the address: nothing can open one the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mesh.core.model import IP
+import numpy as np
+import numpy.typing as npt
+
+from bpf.testrun import call
+from mesh.core.address import packed
+from mesh.core.model import IP, Pod, PodKey
 from mesh.core.reconcile import Errors, Target
+from mesh.pods.links import Device
 
 Forget = Callable[[Collection[IP]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalPod:
-    """Value of ``mg_pod_addr``: a pod of this node; ``egress`` is its egress class, 0 for none."""
+    """Value of ``mg_pod_addr``: a pod of this node, with the number that each feature gives it."""
 
     ifindex: int
     identity: int
-    egress: int
     mac: str
     host_mac: str
+    marks: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    """The identity of a pod while it is wired through ``ifindex``."""
+
+    ifindex: int
+    identity: int
+
+
+def pod_rows(
+    _: PodKey,
+    pod: Pod | None,
+    device: Device | None,
+    identity: PodIdentity | None,
+    *numbers: int | None,
+    names: Sequence[str],
+) -> dict[IP, LocalPod]:
+    """Rows of a pod that is wired and has an identity; ``names`` are those of the marks."""
+    if pod is None or device is None or identity is None or identity.ifindex != device.ifindex:
+        return {}
+    marks = tuple((name, number or 0) for name, number in zip(names, numbers, strict=True))
+    row = LocalPod(device.ifindex, identity.identity, device.mac, device.host_mac, marks)
+    return dict.fromkeys(pod.addresses, row)
 
 
 class PodRows:
@@ -55,3 +87,11 @@ class PodRows:
 
 def _moved(there: LocalPod, row: LocalPod) -> bool:
     return there.ifindex != row.ifindex
+
+
+async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP]) -> None:
+    """Run ``program`` for each address; ``argument`` is the dtype of ``struct forget``."""
+    for address in addresses:
+        one: npt.NDArray[Any] = np.zeros((), argument)
+        one["address"]["w"] = np.frombuffer(packed(address), ">u4")
+        await asyncio.to_thread(call, program, one)

@@ -1,0 +1,164 @@
+"""Egress on a node: policies, pods and claimed blocks become the maps that ``egress.h`` reads.
+
+    policies, pods of this node -> covered -> classes -> mg_egress, the class of each pod
+    policies, nodes             -> gateways           -> mg_egress_addr
+    claims of blocks, nodes     -> mg_block (everyone's), mg_own_block (of this node)
+
+A covered pod sends nothing uncovered: its class is written after the rows that the class leads to,
+and those are deleted after it (``mark``). Packets wait for a block (drop 222).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+
+from gateway import blocks, nouns, rows
+from gateway import maps as entries
+from gateway.claimed import Blocks
+from gateway.coverage import Coverage
+from gateway.networks import egress_network
+from gateway.plan import egress_classes
+from gateway.policy import POLICIES
+from gateway.settings import Egress
+from mesh.core.feature import AgentFeature, Listing, Maps, Mark
+from mesh.core.files import replace_file
+from mesh.core.groups import By, Each, To
+from mesh.core.model import IP, Network, NodeKey, Pod, PodKey
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore
+from mesh.core.table import Table
+from mesh.objects.kubernetes import NODES
+from mesh.objects.tables import Objects
+
+PERMUTATION_KEY = "permutation-key"
+
+
+class EgressAgent(AgentFeature):
+    """``own`` is this node, ``endpoint`` its tunnel endpoint, ``pods`` the objects of its pods."""
+
+    def __init__(
+        self,
+        own: NodeKey,
+        endpoint: IPv4Address,
+        settings: Egress,
+        state_dir: Path,
+        objects: Objects,
+        pods: Table[PodKey, Pod],
+        store: OwnStore,
+    ) -> None:
+        self._own, self._endpoint = own, endpoint
+        self._settings, self._state_dir = settings, state_dir
+        self._objects = objects
+        self.coverage = Coverage(objects, pods)
+        self.classes: Table[tuple[str, ...], int] = Table("egress class")
+        self.egress: Table[rows.EgressKey, rows.EgressRow] = Table("egress")
+        self.gateway: Table[IP, IPv4Address] = Table("egress address")
+        self.owner = entries.block_table()
+        self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
+        self.mark = Mark("egress", Table("egress class of pod"))
+        self.marks = (self.mark,)
+        self.ours = (Table[Network, None]("egress network"),)
+        self.announced = (Table[Network, None]("own egress network"),)
+        held, resting = store.claims[blocks.NOUN], store.resting[blocks.NOUN]
+        self._blocks = Blocks("block row", own.cluster, settings.block_size, held)
+        self._resting = Blocks("resting block", own.cluster, settings.block_size, resting)
+        self.block = self._blocks.table
+        self._owners: Table[blocks.BlockKey, blocks.BlockOwner] = Table("block owner")
+
+    def settings(self) -> Mapping[str, object]:
+        key = permutation_key(self._state_dir / PERMUTATION_KEY)
+        return {"block_size": self._settings.block_size, "permutation_key": key}
+
+    def derive(self, loop: Loop) -> None:
+        policies, gateways = self._objects[POLICIES], self.coverage.gateways
+        self.coverage.derive(loop)
+        loop.group(self.ours[0], egress_network, By(policies, lambda _, policy: policy.addresses))
+        loop.derive([self.coverage.covered], self._classes)
+        loop.group(
+            self.egress,
+            rows.egress_rows,
+            By(self.classes),
+            Each(policies, lambda names, _: names),
+            Each(gateways.of_policy, lambda names, _, __: names),
+        )
+        loop.group(self.gateway, rows.endpoint_of_address, By(gateways.of_address))
+        loop.group(self.announced[0], self._announced, By(self.gateway))
+        self._derive_blocks(loop)
+
+    def _derive_blocks(self, loop: Loop) -> None:
+        self._blocks.derive(loop)
+        self._resting.derive(loop)
+        loop.group(
+            self._owners,
+            blocks.block_owner,
+            By(self.block),
+            By(self._resting.table),
+            To(self._objects[NODES], self._node_of_block),
+        )
+        loop.follow(self._owners, partial(entries.write_owners, self.owner))
+        loop.derive([self._owners], self.owner.mark_synced)
+        loop.group(self.own_block, blocks.own_blocks, By(self.block, self._if_own))
+
+    def _classes(self) -> None:
+        """Classes of the pods of this node, all at once: they are few."""
+        covered = self.coverage.covered.rows
+        classes = egress_classes(covered.values(), self.classes.rows)
+        self.classes.replace(classes)
+        self.mark.numbers.replace({key: classes[names] for key, names in covered.items()})
+
+    def _announced(self, address: IP, endpoint: IPv4Address | None) -> dict[Network, None]:
+        return {ip_network(address): None} if endpoint == self._endpoint else {}
+
+    def _node_of_block(
+        self, _: blocks.BlockKey, block: blocks.Block | None, resting: blocks.Block | None
+    ) -> NodeKey | None:
+        row = block or resting
+        return NodeKey(row.cluster, row.node) if row else None
+
+    def _if_own(self, key: blocks.BlockKey, block: blocks.Block) -> list[IP]:
+        return [key.address] if block.node == self._own.name else []
+
+    def apply(self, loop: Loop, maps: Maps) -> None:
+        loop.apply_columns(self.owner, maps.columns("mg_block", self.owner))
+        actions = maps.enum("egress_action")
+        encode = partial(entries.encode_egress, actions=actions)
+        decode = partial(entries.decode_egress, actions=actions)
+        egress = loop.apply(self.egress, maps.rows("mg_egress", encode, decode))
+        gateways = maps.rows("mg_egress_addr", entries.encode_gateway, entries.decode_gateway)
+        self.mark.refers += [egress, loop.apply(self.gateway, gateways)]
+        own = maps.rows("mg_own_block", entries.encode_own_block, entries.decode_own_block)
+        loop.apply(self.own_block, own)
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {
+            "egress": self._policies_of_gateway,
+            "block": lambda: nouns.block_rows(self.block.rows.values()),
+        }
+
+    def _policies_of_gateway(self) -> list[dict[str, object]]:
+        """Policies whose gateway is this node; the controllers add the pods."""
+        policies, gateways = self._objects[POLICIES].rows, self.coverage.gateways.of_policy.rows
+        mine = [name for name, node in gateways.items() if node.name == self._own.name]
+        return [
+            nouns.policy_row(self._own.cluster, policies[name], gateways[name])
+            for name in sorted(mine)
+            if name in policies
+        ]
+
+
+def permutation_key(path: Path) -> int:
+    """A random number that outlives the process: another one would be another generation.
+
+    An unreadable one is replaced.
+    """
+    with suppress(FileNotFoundError, ValueError):
+        return int(path.read_text())
+    key = secrets.randbits(64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, f"{key}\n", durable=True)
+    return key

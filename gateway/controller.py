@@ -1,0 +1,98 @@
+"""Egress in a cluster: which nodes want blocks of ports, and who has them.
+
+Blocks come back when no pod of a node needs them (D16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gateway import blocks, nouns
+from gateway.claimed import Blocks
+from gateway.coverage import Coverage
+from gateway.networks import egress_network
+from gateway.plan import findings_of
+from gateway.policy import POLICIES, EgressPolicy
+from gateway.settings import Egress
+from mesh.core.feature import Claimable, ControllerFeature, Listing, Want
+from mesh.core.groups import By, To
+from mesh.core.model import Finding, Network, Pod, PodKey
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore
+from mesh.core.table import Table
+from mesh.objects.kubernetes import PODS
+from mesh.objects.tables import Objects
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A covered pod: its node and its policies."""
+
+    node: str
+    policies: tuple[str, ...]
+
+
+class EgressController(ControllerFeature):
+    """``cluster`` is the name of the cluster."""
+
+    def __init__(self, cluster: str, settings: Egress, objects: Objects, store: OwnStore) -> None:
+        self._cluster, self._settings, self._objects = cluster, settings, objects
+        self.coverage = Coverage(objects, objects[PODS])
+        claims = store.claims[blocks.NOUN]
+        self._blocks = Blocks("block", cluster, settings.block_size, claims)
+        self.block = self._blocks.table
+        self.wants = (Table[Want, bool]("block wanted"),)
+        self.ours = (Table[Network, None]("egress network"),)
+        count = blocks.block_count(settings.block_size)
+        self.claims = (Claimable(blocks.NOUN, lambda _: range(count), released=True),)
+        self._hosted: Table[PodKey, Hosted] = Table("host of covered pod")
+        self._asked: Table[tuple[str, Want], bool] = Table("block asked")
+
+    @property
+    def agreed(self) -> Mapping[str, object]:
+        return {
+            "blockSize": self._settings.block_size,
+            "blocksPerNode": self._settings.blocks_per_node,
+        }
+
+    def derive(self, loop: Loop) -> None:
+        objects = self._objects
+        self.coverage.derive(loop)
+        self._blocks.derive(loop)
+        loop.group(
+            self.ours[0], egress_network, By(objects[POLICIES], lambda _, row: row.addresses)
+        )
+        loop.group(self._hosted, _hosted, By(self.coverage.covered), By(objects[PODS]))
+        loop.group(
+            self._asked,
+            self._ask,
+            By(self._hosted, lambda _, row: [(name, row.node) for name in row.policies]),
+            To(objects[POLICIES], lambda pair, _: pair[0]),
+        )
+        loop.group(self.wants[0], _wanted, By(self._asked, lambda key, _: [key[1]]))
+
+    def _ask(
+        self, pair: tuple[str, str], hosted: Mapping[PodKey, Hosted], policy: EgressPolicy | None
+    ) -> dict[tuple[str, Want], bool]:
+        if not hosted:
+            return {}
+        wants = blocks.wants_of(pair, policy, self._settings.blocks_per_node)
+        return {(pair[0], want): True for want in wants}
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {
+            "egress": lambda: nouns.egress_rows(self.coverage.plan(), self._cluster),
+            "block": lambda: nouns.block_rows(self.block.rows.values()),
+        }
+
+    def findings(self) -> Iterable[Finding]:
+        return findings_of(self.coverage.plan())
+
+
+def _hosted(key: PodKey, policies: tuple[str, ...] | None, pod: Pod | None) -> dict[PodKey, Hosted]:
+    return {key: Hosted(pod.node, policies)} if pod and pod.node and policies else {}
+
+
+def _wanted(want: Want, asked: Mapping[tuple[str, Want], bool]) -> dict[Want, bool]:
+    return {want: True} if asked else {}

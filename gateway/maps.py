@@ -1,0 +1,91 @@
+"""Rows of egress to and from the map entries of ``bpf/include/egress.h``, by field name.
+
+The layouts come from BTF; byte orders are in its dtypes, so numbers here are plain integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Any
+
+import numpy as np
+
+from gateway.blocks import OWN_BLOCKS, BlockKey, BlockOwner
+from gateway.rows import Action, EgressKey, EgressRow
+from mesh.core.address import (
+    ADDRESS,
+    decode_address,
+    decode_prefix,
+    encode_address,
+    encode_prefix,
+    packed,
+)
+from mesh.core.feature import Entry
+from mesh.core.model import IP
+from mesh.core.table import Changes, ColumnTable
+
+BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
+BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])
+#: The class stands before the address in the key of ``mg_egress``.
+EGRESS_BITS = 32
+
+
+def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int]) -> Entry:
+    """Entry of ``mg_egress``; ``actions`` is BTF's ``enum egress_action``."""
+    bits, address = encode_prefix(key.network)
+    name = {"prefix": EGRESS_BITS + bits, "egress": key.egress, "addr": address}
+    value: dict[str, object] = {
+        "action": actions[row.action],
+        "family": key.network.version,
+    }
+    if row.address is not None:
+        value["address"] = encode_address(row.address)
+    return name, value
+
+
+def decode_egress(key: Any, value: Any, actions: Mapping[str, int]) -> tuple[EgressKey, EgressRow]:
+    """Inverse of ``encode_egress``."""
+    network = decode_prefix(int(key["prefix"]) - EGRESS_BITS, key["addr"])
+    names = {number: name for name, number in actions.items()}
+    action = Action(names[int(value["action"])])
+    address = decode_address(value["address"]) if action is Action.TRANSLATE else None
+    return EgressKey(int(key["egress"]), network), EgressRow(action, address)
+
+
+def encode_gateway(address: IP, gateway: IPv4Address) -> Entry:
+    """Entry of ``mg_egress_addr``."""
+    return packed(address), {"gateway": int(gateway)}
+
+
+def decode_gateway(key: Any, value: Any) -> tuple[IP, IPv4Address]:
+    """Inverse of ``encode_gateway``."""
+    return decode_address(key), IPv4Address(int(value["gateway"]))
+
+
+def encode_own_block(address: IP, numbers: tuple[int, ...]) -> Entry:
+    """Entry of ``mg_own_block``."""
+    padded = [*numbers, *[0] * (OWN_BLOCKS - len(numbers))]
+    return packed(address), {"count": len(numbers), "number": padded}
+
+
+def decode_own_block(key: Any, value: Any) -> tuple[IP, tuple[int, ...]]:
+    """Inverse of ``encode_own_block``."""
+    count = int(value["count"])
+    return decode_address(key), tuple(int(number) for number in value["number"][:count])
+
+
+def block_table() -> ColumnTable:
+    """The table of ``mg_block``."""
+    return ColumnTable("block", BLOCK_KEY, BLOCK_VALUE)
+
+
+def write_owners(table: ColumnTable, changes: Changes[BlockKey, BlockOwner]) -> None:
+    """Write changed owners of blocks into the table of ``mg_block``."""
+    keys = np.array([(packed(key.address), key.number) for key in changes.upsert], BLOCK_KEY)
+    values = [(int(row.node), row.epoch & 0xFFFFFFFF) for row in changes.upsert.values()]
+    if values:
+        table.upsert(keys, np.array(values, BLOCK_VALUE))
+    if changes.delete:
+        gone = [(packed(key.address), key.number) for key in changes.delete]
+        table.delete(np.array(gone, BLOCK_KEY))

@@ -1,0 +1,50 @@
+"""Egress policies and port blocks as ``meshgate egress list`` and ``block list`` print them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.blocks import Block
+from gateway.plan import Plan
+from gateway.policy import EgressPolicy
+from mesh.core.feature import Row
+from mesh.core.model import Node
+
+
+def policy_row(cluster: str, policy: EgressPolicy, gateway: Node | None) -> Row:
+    """A policy without its pods: what every process knows; ``gateway`` is a name or null."""
+    return {
+        "cluster": cluster,
+        "policy": policy.name,
+        "addresses": [str(address) for address in policy.addresses],
+        "gateway": gateway.name if gateway else None,
+    }
+
+
+def egress_rows(plan: Plan, cluster: str) -> list[Row]:
+    """Policies with the pods that they cover."""
+    pods: dict[str, list[str]] = {name: [] for name in plan.policies}
+    for key in sorted(plan.covered):
+        for name in plan.covered[key]:
+            pods[name].append(f"{key.namespace}/{key.name}")
+    return [
+        {**policy_row(cluster, policy, plan.gateways[name]), "pods": pods[name]}
+        for name, policy in sorted(plan.policies.items())
+    ]
+
+
+def block_rows(blocks: Iterable[Block]) -> list[Row]:
+    """Blocks in order of address and number."""
+    ordered = sorted(blocks, key=lambda b: (b.address.version, int(b.address), b.number))
+    return [
+        {
+            "address": block.address,
+            "number": block.number,
+            "first": block.first,
+            "last": block.last,
+            "cluster": block.cluster,
+            "node": block.node,
+            "epoch": block.epoch,
+        }
+        for block in ordered
+    ]

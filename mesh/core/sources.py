@@ -1,0 +1,47 @@
+"""The sources that rooms read, as the tables that each one fills.
+
+The rooms of ``clustermesh/`` fill these tables from etcd. A room names the protocol, so that it
+depends on the rows and on nothing that reads etcd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from mesh.core.model import (
+    Claim,
+    ClaimKey,
+    Identity,
+    Node,
+    NodeKey,
+    PodEntry,
+    PodRef,
+    Service,
+    ServiceKey,
+)
+from mesh.core.table import Source, Table
+
+
+class OwnStore(Protocol):
+    """What the store says about the own cluster; synced once the store was seen complete."""
+
+    #: Held and resting claims by noun.
+    claims: Mapping[str, Table[ClaimKey, Claim]]
+    resting: Mapping[str, Table[ClaimKey, Claim]]
+    #: Pods that agents have wired.
+    pods: Table[PodRef, PodEntry]
+    #: What all controllers of the cluster agree on, by field.
+    config: Table[str, Any]
+
+
+class Remote(Protocol):
+    """What other clusters publish and the import firewall has accepted."""
+
+    nodes: Table[NodeKey, Node]
+    services: Table[ServiceKey, Service]
+    identities: Table[int, Identity]
+    #: Cluster id by name, of the own cluster and of every accepted one.
+    ids: Table[str, int]
+    #: Synced when everything that other clusters have is in.
+    complete: Source

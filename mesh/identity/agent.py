@@ -1,0 +1,120 @@
+"""Identities and addresses on a node: who every address of the mesh is.
+
+    claims of identities          -> identity, number of each label text
+    pod entries, numbers, nodes   -> address (own pods)
+    nodes of all clusters         -> address (nodes)
+
+Addresses of other clusters arrive in the same table by ``take_remote``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from ipaddress import IPv4Address
+from itertools import chain
+
+from mesh.core.address import ADDRESS
+from mesh.core.feature import AgentFeature, Listing, Maps
+from mesh.core.groups import By, Followed, To
+from mesh.core.model import IP, Node, NodeKey, PodEntry, PodKey, PodRef
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore, Remote
+from mesh.core.table import Changes, ColumnChanges, ColumnTable, Source, Table
+from mesh.identity import addresses
+from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
+from mesh.identity.labels import NOUN
+from mesh.identity.nouns import address_rows, identity_row
+from mesh.identity.numbers import Numbers
+from mesh.objects.kubernetes import NODES
+from mesh.objects.tables import Objects
+
+
+def address_table() -> ColumnTable:
+    """The table of all addresses of the mesh."""
+    return ColumnTable("address", ADDRESS, VALUE)
+
+
+def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
+    """Write accepted addresses of other clusters into ``table``."""
+    if len(changes.keys):
+        table.upsert(changes.keys, changes.values)
+    if len(changes.deleted):
+        table.delete(changes.deleted)
+
+
+class IdentityAgent(AgentFeature):
+    """``own`` is this node; ``id_`` is the id of the cluster."""
+
+    def __init__(
+        self,
+        own: NodeKey,
+        id_: int,
+        address: ColumnTable,
+        objects: Objects,
+        store: OwnStore,
+        remote: Remote,
+        node: Table[NodeKey, Node],
+    ) -> None:
+        self.address = address
+        self._own = own
+        self._objects, self._entries, self._node = objects, store.pods, node
+        self._remote = remote
+        self._numbers = Numbers(own.cluster, id_, store.claims[NOUN])
+        self.number = self._numbers.number
+        self._own_pods = OwnPods(address, id_)
+        self._endpoint: Table[str, IPv4Address] = Table("endpoint of own node")
+        self._asked: Table[tuple[bytes, NodeKey], AddressValue] = Table("address of node asked")
+        self._node_address: Table[bytes, AddressValue] = Table("address of node")
+
+    def derive(self, loop: Loop) -> None:
+        self._numbers.derive(loop)
+        entries = Followed(self._entries, self._take_entries)
+        loop.derive([], entries.run, [self._entries])
+        loop.group(self._endpoint, _endpoint, By(self._objects[NODES]))
+        loop.follow(self.number, self._own_pods.identities)
+        loop.follow(self._endpoint, self._own_pods.endpoints)
+        loop.group(
+            self._asked,
+            partial(addresses.node_addresses, own=self._own),
+            By(self._node),
+            To(self._remote.ids, lambda key, _: key.cluster),
+        )
+        loop.group(self._node_address, addresses.first_asked, By(self._asked, lambda k, _: [k[0]]))
+        loop.follow(self._node_address, partial(addresses.write_columns, self.address))
+        sources: list[Source] = [self._remote.complete, self._entries, self._node_address]
+        loop.derive(sources, self.address.mark_synced)
+
+    def apply(self, loop: Loop, maps: Maps) -> None:
+        loop.apply_columns(self.address, maps.columns("mg_address", self.address))
+
+    def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
+        self._own_pods.pods(changes.upsert, changes.delete)
+
+    def pod_of(self, address: IP) -> PodKey | None:
+        """The pod of an address, as far as this node knows the pod by name."""
+        ref = self._own_pods.owner(address)
+        return PodKey(self._own.cluster, ref.namespace, ref.name) if ref else None
+
+    def labels_of(self, number: int) -> str:
+        """The label text of an identity of any cluster, empty when this node does not know it."""
+        row = self._numbers.identity.rows.get(number) or self._remote.identities.rows.get(number)
+        return row.labels if row else ""
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {"identity": self._identity_rows, "address": self._address_rows}
+
+    def _identity_rows(self) -> list[dict[str, object]]:
+        rows = chain(self._numbers.identity.rows.values(), self._remote.identities.rows.values())
+        return [identity_row(row) for row in sorted(rows, key=lambda row: row.id)]
+
+    def _address_rows(self) -> list[dict[str, object]]:
+        clusters = {number: name for name, number in self._remote.ids.rows.items()}
+        nodes = self._node.rows.values()
+        names = {int(a): node.name for node in nodes if (a := tunnel_endpoint(node))}
+        return address_rows(self.address, clusters, names)
+
+
+def _endpoint(key: NodeKey, node: Node | None) -> dict[str, IPv4Address]:
+    endpoint = tunnel_endpoint(node) if node else None
+    return {key.name: endpoint} if endpoint else {}

@@ -1,0 +1,73 @@
+"""Identities in a cluster: a number for each label text of its pods.
+
+Numbers are never given back (D20).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mesh.core.feature import Claimable, ControllerFeature, Listing, Want
+from mesh.core.groups import By, To
+from mesh.core.model import Identity, Namespace, Pod, PodKey
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore, Remote
+from mesh.core.table import Table
+from mesh.identity.labels import CLUSTER_SHIFT, NOUN, POOL, identity_labels, namespace_of
+from mesh.identity.matching import Looks, looks_of
+from mesh.identity.nouns import identity_row
+from mesh.identity.numbers import Numbers
+from mesh.objects.kubernetes import NAMESPACES, PODS
+from mesh.objects.tables import Objects
+
+
+class IdentityController(ControllerFeature):
+    """``id_`` is the id of the cluster: the upper bits of its identities."""
+
+    def __init__(
+        self, cluster: str, id_: int, objects: Objects, store: OwnStore, remote: Remote
+    ) -> None:
+        self._objects, self._remote = objects, remote
+        self._numbers = Numbers(cluster, id_, store.claims[NOUN])
+        self.identity: Table[int, Identity] = self._numbers.identity
+        self.number: Table[str, int] = self._numbers.number
+        self.wants = (Table[Want, bool]("identity wanted"),)
+        self.claims = (Claimable(NOUN, lambda _: numbers_of(id_)),)
+        self._texts: Table[tuple[str, Looks], bool] = Table("label text of pods")
+
+    def derive(self, loop: Loop) -> None:
+        objects = self._objects
+        self._numbers.derive(loop)
+        loop.group(
+            self._texts,
+            _text,
+            By(objects[PODS], lambda _, pod: [looks_of(pod)]),
+            To(objects[NAMESPACES], lambda looks, _: looks.namespace),
+        )
+        loop.group(self.wants[0], _wanted, By(self._texts, lambda key, _: [key[0]]))
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {"identity": self._rows}
+
+    def _rows(self) -> list[dict[str, object]]:
+        tables = (self.identity.rows, self._remote.identities.rows)
+        return [identity_row(row) for rows in tables for _, row in sorted(rows.items())]
+
+
+def numbers_of(cluster_id: int) -> Sequence[int]:
+    """The identities that a cluster may give away; 0 of the lower bits is not used."""
+    first = cluster_id << CLUSTER_SHIFT
+    return range(first + 1, first + (1 << CLUSTER_SHIFT))
+
+
+def _text(
+    looks: Looks, pods: Mapping[PodKey, Pod], namespace: Namespace | None
+) -> dict[tuple[str, Looks], bool]:
+    if not pods:
+        return {}
+    pod = next(iter(pods.values()))
+    return {(identity_labels(pod, namespace or namespace_of(pod, {})), looks): True}
+
+
+def _wanted(text: str, looks: Mapping[tuple[str, Looks], bool]) -> dict[Want, bool]:
+    return {Want(NOUN, POOL, text): True} if looks else {}

@@ -1,0 +1,155 @@
+"""Nodes on a node: how packets reach the others, and which networks are behind them.
+
+    own objects, claims of pod CIDRs, locators; nodes of other clusters -> node
+    node, next hops of the kernel                                       -> mg_node
+    node                                                                -> mg_addr_cidr
+
+A node keeps the next hop that its kernel has lost for a moment, and no node is removed before the
+kernel was asked about all of them (D13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Network
+
+from mesh.core.feature import AgentFeature, Listing, Maps
+from mesh.core.groups import By, Each, To
+from mesh.core.model import IP, Claim, ClaimKey, Finding, Network, Node, NodeKey
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore, Remote
+from mesh.core.table import Source, Table
+from mesh.identity.addresses import tunnel_endpoint
+from mesh.nodes import maps as entries
+from mesh.nodes import rows
+from mesh.nodes.nouns import node_row
+from mesh.nodes.pools import NOUN, POD_CIDR_POOLS, AgreedPools
+from mesh.objects.kubernetes import NODES
+from mesh.objects.tables import Objects
+
+WRONG_ENDPOINT = "D602"
+NO_OBJECT = "D603"
+
+
+class NodesAgent(AgentFeature):
+    """``endpoint`` is the tunnel endpoint that the uplink of this node, ``own``, has."""
+
+    def __init__(
+        self,
+        own: NodeKey,
+        uplink: str,
+        endpoint: IPv4Address,
+        objects: Objects,
+        store: OwnStore,
+        remote: Remote,
+        locator: Table[NodeKey, IPv6Network],
+    ) -> None:
+        self.own = own
+        self.node: Table[NodeKey, Node] = Table("node")
+        self.next_hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
+        self.hop: Table[IPv4Address, rows.NodeHop] = Table("node hop")
+        self.pod_cidr: Table[Network, rows.PodCIDR] = Table("pod CIDR")
+        self.announced = (Table[Network, None]("own pod CIDR"),)
+        self.ours = (Table[Network, None]("pod CIDR pools"),)
+        self.own_addresses = (Table[IP, None]("address of own node"),)
+        self._uplink, self._endpoint = uplink, endpoint
+        self._objects, self._claims, self._locator = objects, store.claims[NOUN], locator
+        self._remote = remote
+        self._pools = AgreedPools(store.config, POD_CIDR_POOLS)
+        self._own_node: Table[NodeKey, Node] = Table("own node")
+        self._this_node: Table[NodeKey, Node] = Table("this node")
+        self._recovered: Table[IPv4Address, IPv4Address] = Table("recovered next hop")
+        self._recovered.mark_synced()
+        self._asked = Source("asked for every next hop")
+
+    def derive(self, loop: Loop) -> None:
+        self._pools.derive(loop)
+        self._pools.derive_wholes(loop, self.ours[0])
+        by_address = By(self._objects[NODES], lambda _, node: node.addresses)
+        loop.group(self.own_addresses[0], rows.own_address, by_address)
+        loop.group(
+            self._own_node,
+            self._make_own,
+            By(self._objects[NODES]),
+            By(self._claims, lambda _, claim: [NodeKey(self.own.cluster, claim.owner)]),
+            By(self._locator),
+            whole=[self._pools.table],
+        )
+        loop.group(
+            self.node,
+            rows.known_node,
+            By(self._own_node),
+            By(self._remote.nodes),
+            also=[self._remote.nodes],
+        )
+        loop.derive([self.node, self.next_hops], self._ask, [self._remote.complete])
+        loop.group(
+            self.hop,
+            rows.node_hop,
+            By(self.node, self._endpoint_of),
+            Each(self._remote.ids, lambda _, nodes: [key.cluster for key in nodes]),
+            By(self.next_hops),
+            By(self._recovered),
+            late=[self.next_hops, self._asked],
+        )
+        loop.group(
+            self.pod_cidr,
+            rows.pod_cidrs,
+            By(self.node),
+            To(self._remote.ids, lambda key, _: key.cluster),
+            late=[self._remote.complete],
+        )
+        loop.group(self._this_node, rows.one_node, By(self.node, self._if_own))
+        loop.group(self.announced[0], rows.announced, By(self._this_node))
+
+    async def recover(self, maps: Maps) -> None:
+        target = maps.rows("mg_node", entries.encode_node, entries.decode_node)
+        held = await target.read()
+        self._recovered.upsert({address: row.next_hop for address, row in held.items()})
+
+    def apply(self, loop: Loop, maps: Maps) -> None:
+        loop.apply(self.hop, maps.rows("mg_node", entries.encode_node, entries.decode_node))
+        cidrs = maps.rows("mg_addr_cidr", entries.encode_cidr, entries.decode_cidr)
+        loop.apply(self.pod_cidr, cidrs)
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {"node": lambda: [node_row(row) for row in self.node.rows.values()]}
+
+    def findings(self) -> Iterable[Finding]:
+        objects, place = self._objects[NODES], f"Node/{self.own.name}"
+        me = objects.rows.get(self.own)
+        if me is None and objects.synced:
+            text = "this node has no Node object: new pods get no addresses, others cannot reach it"
+            yield Finding(NO_OBJECT, place, "metadata.name", text)
+        if me and tunnel_endpoint(me) != self._endpoint:
+            text = f"the object says {tunnel_endpoint(me)}, {self._uplink} has {self._endpoint}"
+            text += ": others tunnel to the wrong address"
+            yield Finding(WRONG_ENDPOINT, place, "status.addresses", text)
+
+    def tunnel_endpoints(self) -> list[IPv4Address]:
+        """Outer addresses of all other nodes."""
+        nodes = (node for key, node in self.node.rows.items() if key != self.own)
+        return [address for node in nodes if (address := tunnel_endpoint(node))]
+
+    def _make_own(
+        self,
+        key: NodeKey,
+        node: Node | None,
+        claims: Mapping[ClaimKey, Claim],
+        locator: IPv6Network | None,
+    ) -> dict[NodeKey, Node]:
+        return rows.own_node(key, node, claims, locator, self._pools.names)
+
+    def _endpoint_of(self, key: NodeKey, node: Node) -> list[IPv4Address]:
+        endpoint = tunnel_endpoint(node)
+        return [endpoint] if endpoint and key != self.own else []
+
+    def _if_own(self, key: NodeKey, _: Node) -> list[NodeKey]:
+        return [key] if key == self.own else []
+
+    def _ask(self) -> None:
+        """Whether the kernel was asked about every node that there is, peers' included."""
+        if not self._asked.synced and self._remote.complete.synced:
+            hops = self.next_hops.rows
+            if all(address in hops for address in self.tunnel_endpoints()):
+                self._asked.mark_synced()

@@ -1,0 +1,77 @@
+"""Nodes in a cluster: each gets a pod CIDR of every pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv6Network
+
+from mesh.core.feature import ControllerFeature, Listing
+from mesh.core.groups import By
+from mesh.core.model import IP, Claim, ClaimKey, Finding, ForeignNode, Node, NodeKey
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore, Remote
+from mesh.core.table import Table
+from mesh.nodes import rows
+from mesh.nodes.nouns import node_row
+from mesh.nodes.pool_claims import PoolClaims
+from mesh.nodes.pools import NOUN, POD_CIDR_POOLS
+from mesh.nodes.settings import Pools
+from mesh.objects.kubernetes import NODES
+from mesh.objects.tables import Objects
+
+
+class NodesController(ControllerFeature):
+    """``foreign`` are nodes of other clusters that publish prefixes of our pools."""
+
+    def __init__(
+        self,
+        cluster: str,
+        pools: Pools,
+        objects: Objects,
+        store: OwnStore,
+        remote: Remote,
+        locator: Table[NodeKey, IPv6Network],
+        foreign: Table[str, ForeignNode],
+    ) -> None:
+        self.node: Table[NodeKey, Node] = Table("node")
+        self.own_addresses = (Table[IP, None]("address of own node"),)
+        self._cluster, self._objects, self._remote = cluster, objects, remote
+        self._claims, self._locator = store.claims[NOUN], locator
+        self._pools = PoolClaims(NOUN, POD_CIDR_POOLS, pools.pod_cidrs, objects, foreign)
+        self.wants, self.ours = (self._pools.wants,), (self._pools.ours,)
+        self.claims = (self._pools.claimable,)
+
+    @property
+    def agreed(self) -> Mapping[str, object]:
+        return {POD_CIDR_POOLS: self._pools.names}
+
+    def derive(self, loop: Loop) -> None:
+        self._pools.derive(loop)
+        loop.group(
+            self.node,
+            self._node,
+            By(self._objects[NODES]),
+            By(self._claims, lambda _, claim: [NodeKey(self._cluster, claim.owner)]),
+            By(self._locator),
+        )
+        by_address = By(self._objects[NODES], lambda _, node: node.addresses)
+        loop.group(self.own_addresses[0], rows.own_address, by_address)
+
+    def _node(
+        self,
+        key: NodeKey,
+        node: Node | None,
+        claims: Mapping[ClaimKey, Claim],
+        locator: IPv6Network | None,
+    ) -> dict[NodeKey, Node]:
+        return rows.own_node(key, node, claims, locator, self._pools.names)
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {"node": self._rows}
+
+    def _rows(self) -> list[dict[str, object]]:
+        tables = (self.node.rows, self._remote.nodes.rows)
+        return [node_row(row) for table in tables for _, row in sorted(table.items())]
+
+    def findings(self) -> Iterable[Finding]:
+        return self._pools.findings(f"meshgate/v1/{self._cluster}/config")

@@ -1,0 +1,34 @@
+"""Rows of nodes and pod CIDRs to and from the entries of ``mg_node`` and ``mg_addr_cidr``."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Any
+
+from mesh.core.address import decode_prefix, encode_prefix
+from mesh.core.feature import Entry
+from mesh.core.model import Network
+from mesh.nodes.rows import NodeHop, PodCIDR
+
+
+def encode_node(address: IPv4Address, row: NodeHop) -> Entry:
+    """Entry of ``mg_node``."""
+    return int(address), {"next_hop": int(row.next_hop), "cluster": row.cluster}
+
+
+def decode_node(key: Any, value: Any) -> tuple[IPv4Address, NodeHop]:
+    """Inverse of ``encode_node``."""
+    next_hop = IPv4Address(int(value["next_hop"]))
+    return IPv4Address(int(key)), NodeHop(next_hop, int(value["cluster"]))
+
+
+def encode_cidr(prefix: Network, row: PodCIDR) -> Entry:
+    """Entry of ``mg_addr_cidr``."""
+    bits, address = encode_prefix(prefix)
+    return {"prefix": bits, "addr": address}, {"node": int(row.node), "cluster": row.cluster}
+
+
+def decode_cidr(key: Any, value: Any) -> tuple[Network, PodCIDR]:
+    """Inverse of ``encode_cidr``."""
+    row = PodCIDR(IPv4Address(int(value["node"])), int(value["cluster"]))
+    return decode_prefix(int(key["prefix"]), key["addr"]), row

@@ -1,0 +1,17 @@
+"""Nodes as ``meshgate node list`` prints them."""
+
+from __future__ import annotations
+
+from mesh.core.feature import Row
+from mesh.core.model import Node
+
+
+def node_row(node: Node) -> Row:
+    """One row of ``node list``."""
+    return {
+        "cluster": node.cluster,
+        "name": node.name,
+        "addresses": node.addresses,
+        "podCIDRs": node.pod_cidrs,
+        "locator": node.locator,
+    }

@@ -1,0 +1,50 @@
+"""Prefixes that this node has claimed, announced to routers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mesh.core.feature import SpeakerFeature
+from mesh.core.model import Claim, ClaimKey, Finding, Network, Node
+from mesh.core.table import Table
+from mesh.nodes.pools import ADVERTISED, NOUN, subnet
+
+UNREADABLE = "B211"
+
+
+class ClaimedSpeaker(SpeakerFeature):
+    """Pieces of pools that this node has claimed; a subclass says which."""
+
+    noun: str
+
+    def __init__(self, claims: Table[ClaimKey, Claim]) -> None:
+        self._claims = claims
+        self.inputs = (claims,)
+        self._findings: list[Finding] = []
+
+    def prefixes(self, node: Node) -> Iterable[Network]:
+        networks, self._findings = prefixes(self._claims.rows, node.name)
+        return networks
+
+    def findings(self) -> Iterable[Finding]:
+        return self._findings
+
+
+class PodCIDRsSpeaker(ClaimedSpeaker):
+    """Pod CIDRs that this node has claimed."""
+
+    kind, noun = ADVERTISED, NOUN
+
+
+def prefixes(claims: Mapping[ClaimKey, Claim], node: str) -> tuple[list[Network], list[Finding]]:
+    """Prefixes that the node has claimed, in the order of pools and numbers."""
+    networks: list[Network] = []
+    findings: list[Finding] = []
+    mine = [claim for claim in claims.values() if claim.owner == node]
+    for claim in sorted(mine, key=lambda claim: (claim.pool, claim.number)):
+        try:
+            networks.append(subnet(claim.pool, claim.number))
+        except ValueError as error:
+            name = f"{claim.noun}/{claim.pool}/number/{claim.number}"
+            findings.append(Finding(UNREADABLE, name, "", str(error)))
+    return networks, findings

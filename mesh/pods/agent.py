@@ -1,0 +1,257 @@
+"""Pods on a node: addresses, links, keys in the store, rows of ``mg_pod_addr``.
+
+    objects, CIDRs of this node           -> local pod -> links (the kernel)
+    local pod, devices of the kernel      -> keys ``pod/<node>/…`` in the store
+    local pod, devices, identities, marks -> mg_pod_addr
+
+A covered pod sends nothing uncovered: its row is written after the rows that its marks refer to,
+and those are deleted after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from mesh.core.feature import AgentFeature, Listing, Maps, Mark
+from mesh.core.groups import By, To
+from mesh.core.model import IP, Finding, Namespace, Node, NodeKey, Pod, PodEntry, PodKey, PodRef
+from mesh.core.reconcile import AppliedRows, Loop, Target
+from mesh.core.table import Source, Table
+from mesh.identity.labels import identity_labels, namespace_of
+from mesh.objects.kubernetes import NAMESPACES, PODS
+from mesh.objects.tables import Objects
+from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
+from mesh.pods.maps import pod_target
+from mesh.pods.nouns import pod_row
+from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows
+
+NO_ADDRESS = "D604"
+
+
+class Entries(Protocol):
+    """Keys and values of this node's pods in the store."""
+
+    def key(self, ref: PodRef) -> str:
+        """Key of a pod."""
+
+    def value(self, entry: PodEntry) -> bytes:
+        """Value of a pod."""
+
+    @property
+    def synced(self) -> tuple[str, bytes]:
+        """The key and value that say that all pods of this node are in the store."""
+
+
+class PodsAgent(AgentFeature):
+    """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send."""
+
+    def __init__(
+        self,
+        own: NodeKey,
+        pattern: str,
+        mtu: int,
+        objects: Objects,
+        node: Table[NodeKey, Node],
+        number: Table[str, int],
+        marks: Sequence[Mark],
+        entries: Entries,
+    ) -> None:
+        self.own = own
+        #: Addresses of the pods that this node holds, also of those that the kernel had at the
+        #: start.
+        self.held: dict[PodKey, tuple[IP, ...]] = {}
+        self.namespaces: Table[str, int] = Table("netns")
+        self.devices: Table[PodKey, Device] = Table("device")
+        self.local_pod: Table[PodKey, Pod] = Table("local pod")
+        self.link: Table[PodKey, PodLink] = Table("pod link")
+        self.entry: Table[str, bytes] = Table("pod entry of ours")
+        self.pod: Table[IP, LocalPod] = Table("pod")
+        self._pattern, self._mtu = pattern, mtu
+        self._objects, self._node, self._number = objects, node, number
+        self._marked = tuple(marks)
+        self._entries = entries
+        self._mine: Table[PodKey, Pod] = Table("pod object of this node")
+        self._labels: Table[PodKey, str] = Table("labels of pod")
+        self._claimed: Table[PodKey, int] = Table("claimed identity of pod")
+        self._identity: Table[PodKey, PodIdentity] = Table("identity of pod")
+
+    # --- Derivations --------------------------------------------------------------------------
+
+    def derive(self, loop: Loop) -> None:
+        objects, namespaces = self._objects, self._objects[NAMESPACES]
+        loop.group(self._mine, _one, By(objects[PODS], self._if_mine))
+        loop.derive([self._mine, self._node], self._assign)
+        to_namespace = To(namespaces, lambda key, _: key.namespace)
+        loop.group(self.link, self._link, By(self.local_pod), To(self.namespaces, self._netns_of))
+        loop.group(self._labels, _labels, By(self.local_pod), to_namespace)
+        loop.group(
+            self.entry,
+            self._entry,
+            By(self.local_pod),
+            By(self._labels),
+            By(self.devices),
+            also=[self.devices],
+            late=[self.devices],
+        )
+        loop.derive([self.devices, self.entry], self._say_synced)
+        loop.group(
+            self._claimed, _claimed, By(self._labels), To(self._number, lambda _, labels: labels)
+        )
+        held: list[Source] = [self.local_pod, self._claimed]
+        loop.derive(held, self._hold_identities, [self.devices])
+        self._cover(loop)
+        loop.group(
+            self.pod,
+            partial(pod_rows, names=self._mark_names),
+            By(self.local_pod),
+            By(self.devices),
+            By(self._identity),
+            *(By(mark.numbers) for mark in self._marked),
+            also=[self.devices],
+            late=[self.devices],
+        )
+
+    def _if_mine(self, key: PodKey, pod: Pod) -> list[PodKey]:
+        return [key] if pod.node == self.own.name else []
+
+    def _assign(self) -> None:
+        """Addresses of all pods of this node at once: which are free depends on the others."""
+        me, mine = self._node.rows.get(self.own), self._mine.rows
+        self.held = assign(mine, me.pod_cidrs if me else (), self.held)
+        self.local_pod.replace({k: replace(mine[k], addresses=a) for k, a in self.held.items()})
+
+    def _netns_of(self, key: PodKey, _: Pod | None) -> str:
+        return netns_path(self._pattern, key)
+
+    def _link(self, key: PodKey, pod: Pod | None, inode: int | None) -> dict[PodKey, PodLink]:
+        """The link of a pod that has addresses and whose network namespace exists."""
+        if pod is None or inode is None or not pod.addresses:
+            return {}
+        path = netns_path(self._pattern, key)
+        return {key: PodLink(path, inode, device_name(key), pod.addresses, self._mtu)}
+
+    def _entry(
+        self, key: PodKey, pod: Pod | None, labels: str | None, device: Device | None
+    ) -> dict[str, bytes]:
+        """The store's key of a pod that the kernel has."""
+        if pod is None or labels is None or device is None:
+            return {}
+        ref = PodRef(self.own.name, key.namespace, key.name)
+        return {self._entries.key(ref): self._entries.value(PodEntry(pod.addresses, labels))}
+
+    def _say_synced(self) -> None:
+        key, value = self._entries.synced
+        self.entry.upsert({key: value})
+
+    def _hold_identities(self) -> None:
+        """A pod whose labels changed keeps its identity until the new one is claimed (D23)."""
+        rows: dict[PodKey, PodIdentity] = {}
+        for key in self.local_pod.rows:
+            device, last = self.devices.rows.get(key), self._identity.rows.get(key)
+            number = self._claimed.rows.get(key)
+            if device and number:
+                rows[key] = PodIdentity(device.ifindex, number)
+            elif device and last and last.ifindex == device.ifindex:
+                rows[key] = last
+        self._identity.replace(rows)
+
+    # --- Marks of pods that the last agent wired ----------------------------------------------
+
+    @property
+    def _mark_names(self) -> tuple[str, ...]:
+        return tuple(mark.name for mark in self._marked)
+
+    def _cover(self, loop: Loop) -> None:
+        numbers: list[Source] = [mark.numbers for mark in self._marked]
+        loop.derive([self._mine, *numbers], self._mark_held)
+
+    def _mark_held(self) -> None:
+        """Marks of the pods in the map, which need no store.
+
+        A policy that came while the agent was dead covers them also when the store is away.
+        """
+        owners = {a: key for key, held in self.held.items() if key in self._mine.rows for a in held}
+        rows = {}
+        for address, row in self.pod.rows.items():
+            if key := owners.get(address):
+                marks = ((mark.name, mark.numbers.rows.get(key, 0)) for mark in self._marked)
+                rows[address] = replace(row, marks=tuple(marks))
+        self.pod.upsert(rows)
+
+    # --- The kernel ---------------------------------------------------------------------------
+
+    async def recover(self, maps: Maps) -> None:
+        self.take_held(await pod_target(maps, self._mark_names).read())
+
+    def take_held(self, rows: Mapping[IP, LocalPod]) -> None:
+        """Start from the rows that the map has; ``held`` says whose they are."""
+        self.pod.upsert(rows)
+        known = {
+            key: PodIdentity(row.ifindex, row.identity)
+            for key, addresses in self.held.items()
+            for address in addresses
+            if (row := rows.get(address))
+        }
+        self._identity.upsert(known)
+
+    def apply_links(
+        self, loop: Loop, links: PodLinks, entries: Target[str, bytes]
+    ) -> AppliedRows[str, bytes]:
+        """Connect links with the kernel and keys with the store; a key follows its link."""
+        wired = loop.apply(self.link, links)
+        return loop.apply(self.entry, entries, after=[wired])
+
+    def apply(self, loop: Loop, maps: Maps) -> None:
+        clear = partial(forget, maps.program("mg_forget"), maps.struct("forget"))
+        target = PodRows(pod_target(maps, self._mark_names), clear)
+        referred = [applied for mark in self._marked for applied in mark.refers]
+        pods = loop.apply(self.pod, target, after=referred)
+        for applied in referred:
+            applied.delete_after(pods)
+
+    # --- What others see ----------------------------------------------------------------------
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {
+            "pod": lambda: [
+                pod_row(key, pod, self._claimed.rows.get(key))
+                for key, pod in sorted(self.local_pod.rows.items())
+            ]
+        }
+
+    def findings(self) -> Iterable[Finding]:
+        if not self.local_pod.synced:
+            return
+        for key in self._mine.rows:
+            if key not in self.local_pod.rows:
+                place = f"Pod/{key.namespace}/{key.name}"
+                text = "no address is free in the pod CIDRs of the node: the pod is not connected"
+                yield Finding(NO_ADDRESS, place, "status.podIPs", text)
+
+    def contradicted(self, puts: Mapping[str, bytes], deletes: Iterable[str], place: str) -> bool:
+        """Whether the store has something else about pods of this node than we have written.
+
+        ``place`` is the prefix of this node's keys.
+        """
+        written = self.entry.rows
+        changed = any(
+            written.get(key) != value for key, value in puts.items() if key.startswith(place)
+        )
+        return changed or any(key in written for key in deletes)
+
+
+def _one(key: PodKey, pods: Mapping[PodKey, Pod]) -> dict[PodKey, Pod]:
+    return {key: pods[key]} if pods else {}
+
+
+def _labels(key: PodKey, pod: Pod | None, namespace: Namespace | None) -> dict[PodKey, str]:
+    if pod is None:
+        return {}
+    return {key: identity_labels(pod, namespace or namespace_of(pod, {}))}
+
+
+def _claimed(key: PodKey, labels: str | None, number: int | None) -> dict[PodKey, int]:
+    return {key: number} if labels is not None and number else {}

@@ -1,0 +1,43 @@
+"""Rows of this node's pods to and from the entries of ``mg_pod_addr``.
+
+A feature's mark is a field of ``struct pod`` by its name, so that a new mark needs no line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from mesh.core.address import decode_address, packed
+from mesh.core.feature import Entry, Maps
+from mesh.core.model import IP
+from mesh.core.reconcile import Target
+from mesh.pods.rows import LocalPod
+
+
+def encode_pod(address: IP, row: LocalPod) -> Entry:
+    """Entry of ``mg_pod_addr``."""
+    return packed(address), {
+        "ifindex": row.ifindex,
+        "identity": row.identity,
+        "mac": list(bytes.fromhex(row.mac.replace(":", ""))),
+        "host_mac": list(bytes.fromhex(row.host_mac.replace(":", ""))),
+        **dict(row.marks),
+    }
+
+
+def decode_pod(key: Any, value: Any, marks: Sequence[str]) -> tuple[IP, LocalPod]:
+    """Inverse of ``encode_pod``; ``marks`` are the fields that features write."""
+    return decode_address(key), LocalPod(
+        ifindex=int(value["ifindex"]),
+        identity=int(value["identity"]),
+        mac=value["mac"].tobytes().hex(":"),
+        host_mac=value["host_mac"].tobytes().hex(":"),
+        marks=tuple((name, int(value[name])) for name in marks),
+    )
+
+
+def pod_target(maps: Maps, marks: Sequence[str]) -> Target[IP, LocalPod]:
+    """``mg_pod_addr`` as the target of rows."""
+    return maps.rows("mg_pod_addr", encode_pod, partial(decode_pod, marks=marks))

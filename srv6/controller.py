@@ -1,0 +1,46 @@
+"""SRv6 locators in a cluster: each node gets a piece of every locator pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mesh.core.feature import ControllerFeature
+from mesh.core.model import Finding, ForeignNode
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore
+from mesh.core.table import Table
+from mesh.nodes.pool_claims import PoolClaims
+from mesh.nodes.settings import Pool
+from mesh.objects.tables import Objects
+from srv6.assigned import Locators
+from srv6.locators import LOCATOR_POOLS, NOUN
+
+
+class LocatorsController(ControllerFeature):
+    """``foreign`` are nodes of other clusters that publish prefixes of our pools."""
+
+    def __init__(
+        self,
+        cluster: str,
+        pools: Sequence[Pool],
+        objects: Objects,
+        store: OwnStore,
+        foreign: Table[str, ForeignNode],
+    ) -> None:
+        self._cluster = cluster
+        self._pools = PoolClaims(NOUN, LOCATOR_POOLS, pools, objects, foreign)
+        self._locators = Locators(cluster, store.claims[NOUN], self._pools.table)
+        self.locator = self._locators.table
+        self.wants, self.ours = (self._pools.wants,), (self._pools.ours,)
+        self.claims = (self._pools.claimable,)
+
+    @property
+    def agreed(self) -> Mapping[str, object]:
+        return {LOCATOR_POOLS: self._pools.names}
+
+    def derive(self, loop: Loop) -> None:
+        self._pools.derive(loop)
+        self._locators.derive(loop)
+
+    def findings(self) -> Iterable[Finding]:
+        return self._pools.findings(f"meshgate/v1/{self._cluster}/config")
