@@ -21,7 +21,7 @@ from clustermesh import publish
 from clustermesh.etcd.client import Client, EtcdError
 from clustermesh.etcd.requests import found, get_op, if_created, put_op
 from clustermesh.remote import wire
-from clustermesh.store.allocator import Allocator
+from clustermesh.store.allocator import Allocator, Ask
 from clustermesh.store.keys import LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
 from clustermesh.store.own import pod_key, pod_value
@@ -29,7 +29,8 @@ from mesh import allocation
 from mesh.allocation import RELEASED, Want
 from mesh.config import ControllerConfig
 from mesh.controller_tables import ControllerTables
-from mesh.core.files import replace_file
+from mesh.core import journal
+from mesh.core.journal import Journal
 from mesh.core.model import Finding, PodEntry, PodRef
 from mesh.core.reconcile import Applied, Errors, Loop
 
@@ -49,8 +50,9 @@ NOT_RESTORED = "M150"
 NOT_LEADING = "M152"
 NOT_SAVED = "M153"
 
-#: Snapshots in the state directory.
-CLAIMS_FILE, PODS_FILE = "claims.json", "pods.json"
+#: Snapshots in the state directory, and what they were called when they were written as a whole.
+CLAIMS_FILE, PODS_FILE = "claims.journal", "pods.journal"
+FORMER_CLAIMS_FILE, FORMER_PODS_FILE = "claims.json", "pods.json"
 
 
 class Claims:
@@ -68,13 +70,16 @@ class Claims:
         return {Want(claim.noun, claim.pool, claim.owner): True for claim in claims}
 
     async def upsert(self, rows: Collection[Want]) -> Errors[Want]:
-        refused: dict[Want, str] = {}
-        for (noun, pool), group in groupby(sorted(rows), key=lambda want: (want.noun, want.pool)):
-            wants = {want.owner: want for want in group}
-            claimed = await self._allocator.claim_all(
-                noun, pool, wants, self._tables.candidates(next(iter(wants.values())))
-            )
-            refused |= {wants[owner]: str(error) for owner, error in claimed.refused.items()}
+        asks = [
+            Ask(noun, pool, [want.owner for want in wants], self._tables.candidates(wants[0]))
+            for (noun, pool), group in groupby(sorted(rows), lambda want: (want.noun, want.pool))
+            if (wants := list(group))
+        ]
+        refused = {
+            Want(ask.noun, ask.pool, owner): str(error)
+            for ask, claimed in zip(asks, await self._allocator.claim_pools(asks), strict=True)
+            for owner, error in claimed.refused.items()
+        }
         table, wanted = self._tables.refused, self._tables.wanted.rows
         table.delete([want for want in table.rows if want in rows or want not in wanted])
         table.upsert(refused)
@@ -93,13 +98,17 @@ class PodSnapshot:
     """The agents' pod keys in a file: a store that was replaced gets them back before ``synced``.
 
     Without it the pods of an agent that is slower than the controller would be withdrawn.
+    ``former`` is the file of a version that wrote JSON.
     """
 
-    def __init__(self, path: Path, tables: ControllerTables) -> None:
+    def __init__(self, path: Path, tables: ControllerTables, former: Path | None = None) -> None:
         #: Why the file cannot be written, in words.
         self.problem = ""
         self._path = path
+        self._former = former or path
         self._tables = tables
+        self._journal = Journal(path, former)
+        self._saved = -1  # the revision of the pods' table that the file has
 
     @property
     def keys(self) -> Mapping[str, bytes]:
@@ -107,30 +116,38 @@ class PodSnapshot:
         tables = self._tables
         if tables.subtree.pods.synced:
             return _pod_keys(tables.cluster, tables.subtree.pods.rows)
-        try:
-            saved = msgspec.json.decode(self._path.read_bytes(), type=dict[str, str])
-        except (OSError, msgspec.DecodeError):
-            return {}
-        return {key: value.encode() for key, value in saved.items()}
+        with suppress(OSError, ValueError):
+            return journal.read(self._path)
+        with suppress(OSError, msgspec.DecodeError):
+            keys = msgspec.json.decode(self._former.read_bytes(), type=dict[str, str])
+            return {key: value.encode() for key, value in keys.items()}
+        return {}
 
     async def run(self) -> None:
         """Keep the file up to date."""
-        pods, saved = self._tables.subtree.pods, -1
+        pods = self._tables.subtree.pods
         while True:
             await asyncio.sleep(SNAPSHOT_S)
-            if pods.synced and pods.revision != saved:
-                revision = pods.revision
-                try:
-                    await asyncio.to_thread(self._save, dict(pods.rows))
-                    saved, self.problem = revision, ""
-                except OSError as error:
-                    self.problem = str(error)
+            if pods.synced and pods.revision != self._saved:
+                await self._save()
 
-    def _save(self, pods: Mapping[PodRef, PodEntry]) -> None:
-        keys = _pod_keys(self._tables.cluster, pods)
-        said = {key: value.decode() for key, value in keys.items()}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self._path, msgspec.json.encode(said), durable=True)
+    async def _save(self) -> None:
+        """Append what changed; everything after an error, and when too much has changed."""
+        cluster, pods = self._tables.cluster, self._tables.subtree.pods
+        changes, revision = pods.changes(self._saved), pods.revision
+        self._saved = -1
+        try:
+            if changes is None:
+                rows = dict(pods.rows)
+                await asyncio.to_thread(lambda: self._journal.replace(_pod_keys(cluster, rows)))
+            else:
+                gone = dict.fromkeys(pod_key(cluster, ref) for ref in changes.delete)
+                news = _pod_keys(cluster, changes.upsert)
+                await asyncio.to_thread(lambda: self._journal.append({**gone, **news}))
+        except OSError as error:
+            self.problem = str(error)
+        else:
+            self._saved, self.problem = revision, ""
 
 
 class Leading:
@@ -141,7 +158,8 @@ class Leading:
         ttl_s = min(LEADER_S, max(2, config.lease_seconds // 3))
         self.leader = Leader(client, config.cluster.name, config.instance, ttl_s)
         self.allocator = _allocator(client, config, self.leader)
-        self.pods = PodSnapshot(config.state_dir / PODS_FILE, tables)
+        place = config.state_dir
+        self.pods = PodSnapshot(place / PODS_FILE, tables, place / FORMER_PODS_FILE)
         self.applied: list[Applied] = []
         self._config = config
         self._client = client
@@ -270,13 +288,16 @@ class Leading:
 
 def _allocator(client: Client, config: ControllerConfig, leader: Leader) -> Allocator:
     """The allocator with its snapshot; an unreadable one is put aside."""
-    path = config.state_dir / CLAIMS_FILE
+    name, path = config.cluster.name, config.state_dir / CLAIMS_FILE
+    former = config.state_dir / FORMER_CLAIMS_FILE
     try:
-        return Allocator(client, config.cluster.name, leader, path)
+        return Allocator(client, name, leader, path, former)
     except ValueError as error:
-        log.warning("event=snapshot_unreadable path=%s reason=%s", path, error)
-        path.replace(path.with_suffix(".broken"))
-        return Allocator(client, config.cluster.name, leader, path)
+        log.warning("event=snapshot_unreadable reason=%s", error)
+        for file in (path, former):
+            with suppress(FileNotFoundError):
+                file.replace(file.with_suffix(f"{file.suffix}.broken"))
+        return Allocator(client, name, leader, path)
 
 
 def _pod_keys(cluster: str, pods: Mapping[PodRef, PodEntry]) -> dict[str, bytes]:

@@ -140,18 +140,32 @@ def stamp(endpoint: Endpoint) -> tuple[int, ...]:
 
 
 def open_channel(endpoint: Endpoint, secrets: Secrets | None) -> grpc.aio.Channel:
-    """A channel that connects on its first call."""
-    options = dict(OPTIONS)
+    """A channel for an event loop; it connects on its first call."""
+    address, options = target(endpoint.endpoints), _options(endpoint, secrets)
     if secrets is None:
-        return grpc.aio.insecure_channel(target(endpoint.endpoints), list(options.items()))
-    if endpoint.server_name or len(endpoint.endpoints) > 1:
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, _credentials(secrets), options=options)
+
+
+def open_blocking_channel(endpoint: Endpoint, secrets: Secrets | None) -> grpc.Channel:
+    """A channel for a thread without an event loop; it connects on its first call."""
+    address, options = target(endpoint.endpoints), _options(endpoint, secrets)
+    if secrets is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, _credentials(secrets), options)
+
+
+def _credentials(secrets: Secrets) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(secrets.ca, secrets.key, secrets.cert)
+
+
+def _options(endpoint: Endpoint, secrets: Secrets | None) -> list[tuple[str, str | int]]:
+    options = dict(OPTIONS)
+    if secrets and (endpoint.server_name or len(endpoint.endpoints) > 1):
         # With several addresses in one target the host check fails although the SAN is right.
         name = endpoint.server_name or host(endpoint.endpoints[0])
         options["grpc.ssl_target_name_override"] = name
-    credentials = grpc.ssl_channel_credentials(secrets.ca, secrets.key, secrets.cert)
-    return grpc.aio.secure_channel(
-        target(endpoint.endpoints), credentials, options=list(options.items())
-    )
+    return list(options.items())
 
 
 def problem(endpoint: Endpoint, secrets: Secrets | None, details: str) -> str:

@@ -15,7 +15,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from clustermesh.store import claims as records
 from clustermesh.store.claims import Record, number_key, owner_key
 from clustermesh.store.follow import Batch, Entry, entry_of
 from clustermesh.store.leader import Deposed, Fenced, fenced_txn
+from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
 
 #: Seconds that a released number rests before it may be claimed again.
@@ -52,38 +53,74 @@ class Inconsistent(EtcdError):
 
 @dataclass(slots=True)
 class _Pool:
+    """The claims of one pool.
+
+    A pool is given away in the order of its candidates, so nearly all numbers at the front are
+    held. ``_walked`` counts the candidates at the front that no search has to look at again, except
+    those in ``_idle``: a claim then costs the same however full the pool is.
+    """
+
     numbers: dict[int, Record] = field(default_factory=dict)
     owners: dict[str, Record] = field(default_factory=dict)
     unreadable: set[int] = field(default_factory=set)
     inconsistent: dict[str, Inconsistent] = field(default_factory=dict)
+    _idle: dict[int, None] = field(default_factory=dict)  # resting, or forgotten
+    _candidates: Sequence[int] = ()
+    _walked: int = 0
 
     def learn(self, record: Record) -> None:
-        self.forget(record.key.number)
-        self.numbers[record.key.number] = record
+        number = record.key.number
+        self.forget(number)
+        self.numbers[number] = record
         if not record.released:
             self.owners[record.owner] = record
+            del self._idle[number]
+            self._walk()  # step by step, so that no claim pays for the walk over a whole batch
 
     def forget(self, number: int) -> None:
         old = self.numbers.pop(number, None)
         if old and self.owners.get(old.owner) is old:
             del self.owners[old.owner]
+        self._idle.pop(number, None)  # re-insertion keeps the order in which numbers were learned
+        self._idle[number] = None
 
     def former(self, owners: Collection[str], candidates: Sequence[int]) -> Mapping[str, int]:
-        """Numbers that rest, by their last owner: nobody else has had them, so he need not wait."""
+        """Resting numbers by last owner: nobody has had them since, so that owner need not wait."""
+        resting = (self.numbers[number] for number in self._idle if number in self.numbers)
         return {
-            record.owner: number
-            for number, record in self.numbers.items()
-            if record.released and record.owner in owners and number in candidates
+            record.owner: record.key.number
+            for record in resting
+            if record.owner in owners and record.key.number in candidates
         }
 
-    def free(self, candidates: Iterable[int], now: float) -> Iterator[int]:
-        """Candidates that nobody holds and that have rested."""
-        for number in candidates:
-            record = self.numbers.get(number)
-            if number in self.unreadable:
-                continue
-            if record is None or (record.released and now - record.released >= REST_S):
-                yield number
+    def free(self, candidates: Sequence[int], now: float) -> Iterator[int]:
+        """Candidates that nobody holds and that have rested, in their order."""
+        if not _same(candidates, self._candidates):
+            self._candidates, self._walked = candidates, 0
+        self._walk()
+        numbers = chain(self._left_behind(), _from(candidates, self._walked))
+        yield from (number for number in numbers if self._is_free(number, now))
+
+    def _walk(self) -> None:
+        """Go on to the first candidate that is neither held nor rests nor is unreadable."""
+        at, end = self._walked, len(self._candidates)
+        while at < end:
+            number = self._candidates[at]
+            if number not in self.numbers and number not in self.unreadable:
+                break
+            at += 1
+        self._walked = at
+
+    def _left_behind(self) -> Sequence[int]:
+        """Idle numbers among the candidates that were walked over."""
+        places = {n: self._candidates.index(n) for n in self._idle if n in self._candidates}
+        return sorted((n for n, at in places.items() if at < self._walked), key=places.__getitem__)
+
+    def _is_free(self, number: int, now: float) -> bool:
+        if number in self.unreadable:
+            return False
+        record = self.numbers.get(number)
+        return record is None or bool(record.released and now - record.released >= REST_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +129,16 @@ class Claimed:
 
     claims: Mapping[str, Claim]
     refused: Mapping[str, PoolFull | Inconsistent]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Owners that are to have a number of a pool each, taken from ``candidates`` in their order."""
+
+    noun: str
+    pool: str
+    owners: Sequence[str]
+    candidates: Sequence[int]
 
 
 def identity_numbers(cluster_id: int) -> range:
@@ -112,14 +159,20 @@ class Allocator:
     """
 
     def __init__(
-        self, client: Client, cluster: str, fenced: Fenced, snapshot: Path | None = None
+        self,
+        client: Client,
+        cluster: str,
+        fenced: Fenced,
+        snapshot: Path | None = None,
+        former: Path | None = None,
     ) -> None:
+        """``former`` is the snapshot of a version that wrote JSON: read once, then removed."""
         self.synced_key = f"meshgate/v1/{cluster}/synced"
         self.clock: Callable[[], float] = time.time
         self._client = client
         self._cluster = cluster
         self._fenced = fenced
-        self._snapshot = snapshot
+        self._snapshot = Journal(snapshot, former) if snapshot else None
         self._pools: defaultdict[tuple[str, str], _Pool] = defaultdict(_Pool)
         self._revision = 0  # of the store, as far as we have seen
         self._epoch = 0  # greatest ever given
@@ -128,10 +181,11 @@ class Allocator:
         #: Why the snapshot cannot be written, in words.
         self.problem = ""
         self._unrestored: dict[ClaimKey, Record] = {}
-        self._observed = False  # something that the snapshot does not have
+        #: What the snapshot does not have; None: nobody knows, so it is written as a whole.
+        self._unsaved: dict[ClaimKey, None] | None = None
         self._lock = asyncio.Lock()
         self._flights = asyncio.Semaphore(IN_FLIGHT)
-        for record in records.load(snapshot) if snapshot else ():
+        for record in records.load(snapshot, former) if snapshot else ():
             self._learn(replace(record, modified=0))
 
     @property
@@ -172,17 +226,21 @@ class Allocator:
         self, noun: str, pool: str, owners: Iterable[str], candidates: Sequence[int]
     ) -> Claimed:
         """Numbers for many owners at once, taken from ``candidates`` in their order."""
+        return (await self.claim_pools([Ask(noun, pool, tuple(owners), candidates)]))[0]
+
+    async def claim_pools(self, asks: Sequence[Ask]) -> Sequence[Claimed]:
+        """Numbers out of several pools, each named once; the snapshot is written once."""
         async with self._lock:
-            wanted = tuple(dict.fromkeys(owners))
-            place = self._pools[noun, pool]
-            new = [owner for owner in wanted if owner not in place.owners]
-            if new:
-                await self._claim_new(noun, pool, new, candidates)
-                await self.save()
-            claims = {o: place.owners[o].claim for o in wanted if o in place.owners}
-            full = PoolFull(f"{noun} pool {pool} of {self._cluster}: no number is free")
-            rest = (owner for owner in wanted if owner not in claims)
-            return Claimed(claims, {owner: place.inconsistent.get(owner, full) for owner in rest})
+            await _together(self._claim_new(ask) for ask in asks)
+            await self.save()
+            return [self._claimed(ask) for ask in asks]
+
+    def _claimed(self, ask: Ask) -> Claimed:
+        place = self._pools[ask.noun, ask.pool]
+        claims = {o: place.owners[o].claim for o in ask.owners if o in place.owners}
+        full = PoolFull(f"{ask.noun} pool {ask.pool} of {self._cluster}: no number is free")
+        rest = (owner for owner in ask.owners if owner not in claims)
+        return Claimed(claims, {owner: place.inconsistent.get(owner, full) for owner in rest})
 
     async def release(self, noun: str, pool: str, owner: str) -> None:
         """Give the owner's number back; it rests. An owner without one is no error."""
@@ -218,35 +276,62 @@ class Allocator:
         for text in batch.deletes:
             key = records.claim_key(self._cluster, text)
             if key:
-                self._pools[key.noun, key.pool].forget(key.number)
+                self._forget(key)
         for entry in batch.puts:
             self._learn_entry(entry)
-        self._observed = True
 
     async def keep(self) -> None:
         """Write down what was observed, for ever: the next start may be a leader's."""
         while True:
             await asyncio.sleep(SNAPSHOT_S)
-            if self._observed:
+            if self._unsaved is None or self._unsaved:
                 async with self._lock:
                     await self.save()
 
     async def save(self) -> None:
-        """Write the snapshot file; a full disk stops no claim."""
-        self._observed = False
-        if not self._snapshot:
+        """Bring the snapshot up to date; a full disk stops no claim."""
+        changed, self._unsaved = self._unsaved, {}
+        if self._snapshot is None or (changed is not None and not changed):
             return
         try:
-            await asyncio.to_thread(records.save, self._snapshot, self.records)
-            self.problem = ""
+            if changed is None:
+                rows = self.records
+                await asyncio.to_thread(lambda: self._replace_snapshot(rows))
+            else:
+                news = {key: self._record(key) for key in changed}
+                await asyncio.to_thread(lambda: self._append_snapshot(news))
         except OSError as error:
-            self._observed = True
+            self._unsaved = None
             self.problem = str(error)
+        except asyncio.CancelledError:
+            self._unsaved = None
+            raise
+        else:
+            self.problem = ""
+
+    def _replace_snapshot(self, rows: Iterable[Record]) -> None:
+        assert self._snapshot is not None  # noqa: S101  # the caller has looked
+        self._snapshot.replace(
+            {records.snapshot_key(row.key): records.snapshot_value(row) for row in rows}
+        )
+
+    def _append_snapshot(self, news: Mapping[ClaimKey, Record | None]) -> None:
+        assert self._snapshot is not None  # noqa: S101  # the caller has looked
+        self._snapshot.append(
+            {
+                records.snapshot_key(key): records.snapshot_value(row) if row else None
+                for key, row in news.items()
+            }
+        )
+
+    def _record(self, key: ClaimKey) -> Record | None:
+        return self._pools[key.noun, key.pool].numbers.get(key.number)
 
     async def _load(self) -> bool:
         """Make memory what the store says. Return whether the store has been ``synced``."""
         listing = await self._client.list(f"meshgate/v1/{self._cluster}/")
         self._pools.clear()
+        self._unsaved = None
         self.unreadable.clear()
         self._revision = listing.revision
         for kv in listing.kvs:
@@ -258,22 +343,33 @@ class Allocator:
         absent = if_created(self.synced_key, 0)
         await fenced_txn(self._client, self._fenced, [absent], [put_op(self.synced_key, value)])
 
-    async def _claim_new(
-        self, noun: str, pool: str, owners: Sequence[str], candidates: Sequence[int]
-    ) -> None:
+    async def _claim_new(self, ask: Ask) -> None:
+        """Claim for the owners that have no number."""
+        noun, pool, candidates = ask.noun, ask.pool, ask.candidates
         place, now = self._pools[noun, pool], self.clock()
+        owners = [owner for owner in dict.fromkeys(ask.owners) if owner not in place.owners]
+        if not owners:
+            return
         place.inconsistent.clear()
         picks = dict(place.former(owners, candidates))
-        others = [owner for owner in owners if owner not in picks]
-        fresh = (n for n in place.free(candidates, now) if n not in picks.values())
+        others, given = [owner for owner in owners if owner not in picks], set(picks.values())
+        fresh = (number for number in place.free(candidates, now) if number not in given)
         picks |= zip(others, fresh, strict=False)
         pairs = [(ClaimKey(noun, pool, number), owner) for owner, number in picks.items()]
         await _together(self._try(pairs[at : at + PAIRS]) for at in range(0, len(pairs), PAIRS))
         for owner in owners:
-            for number in islice(place.free(candidates, now), ATTEMPTS):
-                if owner in place.owners or owner in place.inconsistent:
-                    break
-                await self._try([(ClaimKey(noun, pool, number), owner)])
+            await self._claim_singly(noun, pool, owner, place.free(candidates, now))
+
+    async def _claim_singly(self, noun: str, pool: str, owner: str, numbers: Iterator[int]) -> None:
+        """A number for one whose Txn met somebody else's; none if the owner has got one."""
+        place = self._pools[noun, pool]
+        for _ in range(ATTEMPTS):
+            if owner in place.owners or owner in place.inconsistent:
+                return
+            number = next(numbers, None)
+            if number is None:
+                return
+            await self._try([(ClaimKey(noun, pool, number), owner)])
 
     async def _try(self, pairs: Sequence[tuple[ClaimKey, str]]) -> None:
         """Claim all pairs in one Txn, or none and learn what is there instead."""
@@ -336,13 +432,23 @@ class Allocator:
 
     def _learn(self, record: Record) -> None:
         self._epoch = max(self._epoch, record.epoch)
+        if _differ(self._record(record.key), record):
+            self._note_unsaved(record.key)
         self._pools[record.key.noun, record.key.pool].learn(record)
+
+    def _forget(self, key: ClaimKey) -> None:
+        self._note_unsaved(key)
+        self._pools[key.noun, key.pool].forget(key.number)
+
+    def _note_unsaved(self, key: ClaimKey) -> None:
+        if self._unsaved is not None:
+            self._unsaved[key] = None
 
     def _learn_kv(self, kv: pb.KeyValue | None, key: ClaimKey | None) -> None:
         """Learn a number's key as the store has it; None: ``key`` is not there."""
         if kv is None:
             if key:
-                self._pools[key.noun, key.pool].forget(key.number)
+                self._forget(key)
             return
         self._learn_entry(entry_of(kv))
 
@@ -407,6 +513,22 @@ class _Txn:
         self, client: Client, fenced: Fenced
     ) -> tuple[pb.TxnResponse, Sequence[pb.ResponseOp]]:
         return await fenced_txn(client, fenced, self._compare, self._success, self._failure)
+
+
+def _differ(before: Record | None, now: Record) -> bool:
+    """Whether a snapshot that has ``before`` lacks something of ``now``."""
+    return before is None or replace(before, modified=now.modified) != now
+
+
+def _from(candidates: Sequence[int], start: int) -> Iterator[int]:
+    return (candidates[at] for at in range(start, len(candidates)))
+
+
+def _same(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two pools' candidates are equal, as far as that can be told at once."""
+    if isinstance(one, range) and isinstance(other, range):
+        return one == other
+    return one is other
 
 
 async def _together(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:

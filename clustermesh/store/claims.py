@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from clustermesh.store.follow import Entry
-from mesh.core.files import replace_file
+from mesh.core import journal
 from mesh.core.model import Claim, ClaimKey
 
 NOUNS = frozenset({"identity", "podcidr", "locator", "block"})
@@ -134,17 +134,34 @@ def decode_owner(value: bytes) -> int:
         raise ValueError(str(error)) from error
 
 
-def save(path: Path, records: Iterable[Record]) -> None:
-    """Write a snapshot so that a reader finds the old or the new one, also after power loss."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, msgspec.json.encode(list(records)), durable=True)
+def snapshot_value(record: Record) -> bytes:
+    """A record's value in a snapshot; the revision is the store's, so it stays out."""
+    return msgspec.json.encode(NumberValue(record.owner, record.released, record.epoch))
 
 
-def load(path: Path) -> list[Record]:
-    """A snapshot's records; none when there is no file. Raises ValueError when it is unreadable."""
+def snapshot_key(key: ClaimKey) -> str:
+    """The key of a record in a snapshot."""
+    return f"{key.noun}/{key.pool}/{key.number}"
+
+
+def load(path: Path, former: Path | None = None) -> list[Record]:
+    """A snapshot's records; without one those of ``former``, the JSON file of earlier versions.
+
+    None when neither is there. Raises ValueError when the file is unreadable.
+    """
+    place = path if path.exists() or former is None else former
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Record])
+        if journal.is_journal(place):
+            return [_snapshot_record(*row) for row in journal.read(place).items()]
+        return msgspec.json.decode(place.read_bytes(), type=list[Record])
     except FileNotFoundError:
         return []
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _snapshot_record(key: str, value: bytes) -> Record:
+    noun, pool, number = key.split("/")
+    row = msgspec.json.decode(value, type=NumberValue)
+    epoch = 0 if row.epoch is msgspec.UNSET else row.epoch
+    return Record(ClaimKey(noun, pool, int(number)), row.owner, epoch, row.released)

@@ -1,9 +1,10 @@
 """One controller of a cluster leads: an etcd key on a lease, and a fence for every write.
 
-Leading ends by the holder's own clock, one lease after the sending of the last answered renewal,
-whatever errors arrive or do not arrive. A holder that slept through it (SIGSTOP) writes nothing
-when it wakes: each of its Txns compares the key's create revision and lease. The lease is compared
-too, because a replaced store may hand out the same revision again.
+A thread renews the lease (``renewal.py``). Leading ends by the holder's own clock, one lease after
+the sending of the last answered renewal, whatever errors arrive or do not arrive. A holder that
+slept through it (SIGSTOP) writes nothing when it wakes: each of its Txns compares the key's create
+revision and lease. The lease is compared too, because a replaced store may hand out the same
+revision again.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from typing import Any, Protocol
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client, EtcdError, Pause
 from clustermesh.etcd.requests import found, get_op, if_created, if_leased, put_op
+from clustermesh.store.renewal import HUNG_S, Renewal
 
 log = logging.getLogger(__name__)
 
-#: Renewals per lease: a restart of etcd of half a lease must fit between two that succeed.
-RENEWALS = 5
 #: Seconds until a task that did not end is cancelled again.
 STOP_S = 0.5
-#: Seconds that one renewal waits for its answer.
-RENEW_S = 1.0
+#: Seconds that giving the leadership up waits for its answer.
+GIVE_UP_S = 1.0
 
 
 class Deposed(EtcdError):
@@ -88,7 +88,14 @@ async def fenced_txn(
 class Leader:
     """A candidate for its cluster's leadership, and the fence of what it leads."""
 
-    def __init__(self, client: Client, cluster: str, instance: str, ttl_s: int = 10) -> None:
+    def __init__(
+        self,
+        client: Client,
+        cluster: str,
+        instance: str,
+        ttl_s: int = 10,
+        hung_s: float = HUNG_S,
+    ) -> None:
         self.key = f"meshgate/v1/{cluster}/leader"
         self.instance = instance
         #: Who leads, as far as we have seen; our own name while we do.
@@ -98,21 +105,26 @@ class Leader:
         self._client = client
         self._ttl_s = ttl_s
         self._fence: Fence | None = None
-        self._deadline = 0.0
+        self._deadline = 0.0  # of a leadership that was just taken
+        self._hung_s = hung_s
+        self._renewal: Renewal | None = None
         self._leases: set[int] = set()  # granted here, perhaps still alive
         self._has_led = False
 
     @property
     def leads(self) -> bool:
         """We hold the key, by our own clock."""
-        return self._fence is not None and time.monotonic() < self._deadline
+        return self._fence is not None and not self._has_run_out()
 
     def current(self) -> Fence:
         if self._fence is None:
             raise Deposed(f"{self.instance} does not lead ({self.holder or 'nobody'} does)")
-        if time.monotonic() >= self._deadline:
+        if self._has_run_out():
             raise Deposed(f"{self.instance} no longer leads: its lease has run out")
         return self._fence
+
+    def _has_run_out(self) -> bool:
+        return self._renewal is None or time.monotonic() >= self._renewal.deadline
 
     async def run(self, lead: Callable[[Fence], Coroutine[Any, Any, None]]) -> None:
         """Stand for ever; call ``lead`` for each leadership and cancel it when that ends.
@@ -134,9 +146,12 @@ class Leader:
         self, fence: Fence, lead: Callable[[Fence], Coroutine[Any, Any, None]]
     ) -> bool:
         """Whether ``lead`` has returned by itself; False: the leadership was lost."""
+        self._renewal = renewal = Renewal(
+            self._client.endpoint, fence, self._ttl_s, self._deadline, self._hung_s
+        )
         self._fence, self.holder, self._has_led = fence, self.instance, True
         work = asyncio.create_task(lead(fence), name="lead")
-        keep = asyncio.create_task(self._keep(fence), name="keep the leadership")
+        keep = asyncio.create_task(renewal.watch(), name="keep the leadership")
         try:
             await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -150,35 +165,6 @@ class Leader:
             return False
         work.result()
         return True
-
-    async def _keep(self, fence: Fence) -> str:
-        """Renew until the leadership is lost. Return the reason."""
-        while True:
-            await asyncio.sleep(self._ttl_s / RENEWALS)
-            lost = await self._renew(fence)
-            if lost:
-                return lost
-
-    async def _renew(self, fence: Fence) -> str:
-        pause = Pause(0.5)
-        while (left := self._deadline - time.monotonic()) > 0:
-            try:
-                async with asyncio.timeout(min(left, RENEW_S)):
-                    return await self._renew_once(fence)
-            except Deposed as error:
-                return str(error)
-            except (EtcdError, TimeoutError):
-                await asyncio.sleep(min(pause.next(), left))
-        return f"etcd did not answer within the lease of {self._ttl_s} s"
-
-    async def _renew_once(self, fence: Fence) -> str:
-        sent = time.monotonic()
-        remaining = await self._client.renew([fence.lease], RENEW_S)
-        if remaining.get(fence.lease, 0) <= 0:
-            return "the lease has expired in etcd"
-        self._deadline = sent + self._ttl_s
-        fence.check(await self._client.get(self.key))
-        return ""
 
     async def _campaign(self) -> Fence:
         pause = Pause()
@@ -251,7 +237,7 @@ class Leader:
 
     async def _give_up(self, lease: int) -> None:
         with suppress(EtcdError, TimeoutError):
-            async with asyncio.timeout(RENEW_S):
+            async with asyncio.timeout(GIVE_UP_S):
                 await self._client.revoke(lease)
             self._leases.discard(lease)
 

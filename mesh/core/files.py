@@ -10,8 +10,9 @@ from pathlib import Path
 def replace_file(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     """Make ``content`` the file; its writers take turns.
 
-    ``durable``: also after a power cut, at the price of an fsync. Raises OSError; then the file is
-    as it was and nothing is left beside it.
+    ``durable``: also after a power cut, at the price of two fsyncs (the file, and the folder that
+    names it: what is appended to the new file must not be lost with its name). Raises OSError; then
+    the file is as it was and nothing is left beside it.
     """
     fresh = path.with_name(f"{path.name}.new")
     try:
@@ -21,7 +22,17 @@ def replace_file(path: Path, content: str | bytes, *, durable: bool = False) -> 
                 file.flush()
                 os.fsync(file.fileno())
         fresh.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     except OSError:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

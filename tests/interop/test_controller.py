@@ -17,6 +17,7 @@ from clustermesh import publish
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.importer import Imports
+from mesh.core import journal
 from mesh.core.model import Node
 from tests.interop import controllers
 from tests.interop.controllers import (
@@ -221,9 +222,9 @@ def test_wiped_store_and_restarted_controller(mesh: Mesh) -> None:
 
     async def scenario() -> None:
         it = await up(mesh)
-        snapshot = it.directory / "state" / "pods.json"
+        snapshot = it.directory / "state" / "pods.journal"
         await until(
-            lambda: snapshot.exists() and snapshot.read_text().count("addresses") == 4,
+            lambda: snapshot.exists() and len(journal.read(snapshot)) == 4,
             "the pods' snapshot is written",
         )
         async with root(mesh) as client:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,8 @@ def etcd(tmp_path: Path) -> Iterator[Etcd]:
 class Candidate:
     """A leader whose work is to be there."""
 
-    def __init__(self, client: Client, instance: str, ttl_s: int = 2) -> None:
-        self.leader = Leader(client, "east", instance, ttl_s)
+    def __init__(self, client: Client, instance: str, ttl_s: int = 2, hung_s: float = 30) -> None:
+        self.leader = Leader(client, "east", instance, ttl_s, hung_s)
         self.reigns: list[tuple[float, float]] = []
 
     async def lead(self, _: Fence) -> None:
@@ -226,3 +227,70 @@ def test_a_holder_that_slept_past_its_lease_writes_nothing(etcd: Etcd) -> None:
                     assert (await client.get(KEY)).value == b"two"
 
     asyncio.run(run())
+
+
+def stand_still(seconds: float) -> None:
+    """The event loop does nothing else meanwhile."""
+    time.sleep(seconds)
+
+
+def test_a_busy_event_loop_loses_no_leadership(etcd: Etcd) -> None:
+    """The loop stands still for three leases: the thread renews, the fence is the same."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            one = Candidate(client, "one", 2)
+            async with one.run():
+                await until(lambda: one.leader.leads, "leads")
+                fence = one.leader.current()
+                with holder(etcd, "two", 2):
+                    stand_still(6)
+                    assert one.leader.current() == fence
+                    await fenced_txn(client, fence, (), [put_op("a", b"1")])
+                assert (await client.get(KEY)).create_revision == fence.create_revision
+                assert not one.reigns
+
+    asyncio.run(run())
+
+
+def test_a_hung_event_loop_loses_the_leadership(
+    etcd: Etcd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands still beyond the time it may: another one leads, and nothing is written here."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            one = Candidate(client, "one", 2, hung_s=2)
+            async with one.run():
+                await until(lambda: one.leader.leads, "leads")
+                fence = one.leader.current()
+                with holder(etcd, "two", 2) as two:
+                    stand_still(9)
+                    with pytest.raises(Deposed, match="run out"):
+                        one.leader.current()
+                    assert not one.leader.leads
+                    with pytest.raises(Deposed, match="belongs to two"):
+                        await fenced_txn(client, fence, (), [put_op("a", b"1")])
+                    assert two.stdout is not None
+                    assert two.stdout.readline().startswith("leads")
+                    await until(lambda: one.reigns, "the work is cancelled", 5)
+                    reason = "the event loop stood still for more than 2 s"
+                    await until(lambda: reason in caplog.text, "the reason is logged", 5)
+
+    asyncio.run(run())
+
+
+def test_no_thread_is_left_of_a_leadership_that_ended(etcd: Etcd) -> None:
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            one = Candidate(client, "one", 2)
+            async with one.run():
+                await until(lambda: one.leader.leads, "leads")
+                assert renewers() == 1
+            await until(lambda: renewers() == 0, "the thread has ended", 5)
+
+    asyncio.run(run())
+
+
+def renewers() -> int:
+    return sum(thread.name == "renew" for thread in threading.enumerate())

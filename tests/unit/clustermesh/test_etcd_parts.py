@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -31,6 +33,7 @@ from clustermesh.store.claims import Record
 from clustermesh.store.follow import Batch, Entry, canary_of
 from clustermesh.store.keys import TXN_BYTES, TXN_OPS, _chunks
 from clustermesh.store.leader import Deposed, Fence
+from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
 
 CODE = grpc.StatusCode
@@ -158,6 +161,11 @@ def number(name: str, value: bytes, modified: int = 7) -> Entry:
     return Entry(f"meshgate/v1/east/{name}", value, modified, modified, 0)
 
 
+class StandsBy:
+    def current(self) -> Fence:
+        raise Deposed("stands by")
+
+
 def test_claims_are_rows_of_their_number_keys() -> None:
     """Held, released, deleted and unreadable ones; owners' keys and pods are none."""
     rows = records.rows(
@@ -198,25 +206,57 @@ def test_values_are_as_the_contract_writes_them() -> None:
 
 
 def test_a_snapshot_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    kept = [Record(ClaimKey("block", "::10", 3), "n/0", 17, 0, 17)]
-    file = tmp_path / "state" / "claims.json"
+    kept = [
+        Record(ClaimKey("block", "::10", 3), "n/0", 17),
+        Record(ClaimKey("x", "p", 0), "", 2, 9),
+    ]
+    file = tmp_path / "state" / "claims.journal"
     assert records.load(file) == []
-    records.save(file, kept)
+    Journal(file).replace({records.snapshot_key(r.key): records.snapshot_value(r) for r in kept})
     assert records.load(file) == kept
-    assert [path.name for path in file.parent.iterdir()] == ["claims.json"]
     file.write_bytes(b"[{")
-    with pytest.raises(ValueError, match=r"claims\.json"):
+    with pytest.raises(ValueError, match=r"claims\.journal"):
         records.load(file)
+
+
+def test_the_snapshot_of_an_earlier_version_is_read_once_and_converted(tmp_path: Path) -> None:
+    """The JSON file goes only after the journal has been written."""
+    kept = [Record(ClaimKey("block", "::10", 3), "n/0", 17, 0, 17)]
+    former, file = tmp_path / "claims.json", tmp_path / "claims.journal"
+    former.write_bytes(msgspec.json.encode(kept))
+    client = Client(Endpoint(["127.0.0.1:1"]))
+    allocator = Allocator(client, "east", StandsBy(), file, former)
+    asyncio.run(allocator.save())
+    assert not former.exists()
+    again = Allocator(client, "east", StandsBy(), file, former)
+    assert again.claims == allocator.claims == {kept[0].key: kept[0].claim}
+
+
+def test_a_standby_appends_what_changed_and_nothing_else(tmp_path: Path) -> None:
+    """Claims, a release and an owner that went arrive in the file; an equal list writes nothing."""
+    file = tmp_path / "claims.journal"
+    client = Client(Endpoint(["127.0.0.1:1"]))
+    allocator = Allocator(client, "east", StandsBy(), file)
+    held = [number(f"block/::10/number/{n}", b'{"owner":"n/%d"}' % n) for n in range(100)]
+
+    def size() -> int:
+        asyncio.run(allocator.save())
+        again = Allocator(client, "east", StandsBy(), file)
+        assert (again.claims, len(again.records)) == (allocator.claims, len(allocator.records))
+        return file.stat().st_size
+
+    allocator.observe(Batch(7, held, listed=True))
+    whole = size()
+    allocator.observe(Batch(8, held, listed=True))
+    assert size() == whole
+    resting = number("block/::10/number/3", b'{"owner":"n/3","released":9}')
+    allocator.observe(Batch(9, [resting], ["meshgate/v1/east/block/::10/number/4"]))
+    assert 0 < size() - whole < 200
 
 
 def test_identities_carry_the_cluster_id_on_top() -> None:
     numbers = identity_numbers(2)
     assert (numbers[0], numbers[-1]) == (0x20001, 0x2FFFF)
-
-
-class StandsBy:
-    def current(self) -> Fence:
-        raise Deposed("stands by")
 
 
 def test_a_standby_follows_claims_through_claim_release_and_a_new_store() -> None:

@@ -1,0 +1,128 @@
+"""A leader's lease, renewed by a thread: a busy event loop loses no leadership, a hung one does.
+
+The thread has a channel of its own. It renews only while the event loop has turned a short while
+ago (``HUNG_S``): a process that no longer does its work must not keep others from doing it. The
+leadership ends one lease after the sending of the last answered renewal, by our own clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import Protocol
+
+from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.blocking import BlockingClient
+from clustermesh.etcd.channel import Endpoint
+from clustermesh.etcd.client import EtcdError
+
+log = logging.getLogger(__name__)
+
+#: Renewals per lease: a restart of etcd of half a lease must fit between two that succeed.
+RENEWALS = 5
+#: Seconds that one call of a renewal waits for its answer.
+ANSWER_S = 1.0
+#: Seconds until a renewal without an answer is tried again.
+AGAIN_S = 0.3
+#: Seconds that the event loop may stand still before its lease is no longer renewed.
+HUNG_S = 30.0
+#: Seconds between two signs of life of the event loop.
+TURN_S = 1.0
+
+
+class Held(Protocol):
+    """A key on a lease."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def lease(self) -> int: ...
+    def check(self, kv: pb.KeyValue | None) -> None:
+        """Raise an EtcdError unless ``kv`` is the key as we hold it."""
+
+
+class Renewal:
+    """The renewals of one leadership. ``watch`` runs on the event loop, the rest in a thread."""
+
+    def __init__(
+        self, endpoint: Endpoint, fence: Held, ttl_s: int, deadline: float, hung_s: float = HUNG_S
+    ) -> None:
+        #: When the leadership ends, by ``time.monotonic``.
+        self.deadline = deadline
+        #: Why the leadership is lost; empty while it is not.
+        self.lost = ""
+        self._etcd = BlockingClient(endpoint)
+        self._fence = fence
+        self._ttl_s = ttl_s
+        self._hung_s = hung_s
+        self._turned = time.monotonic()
+        self._hung = False  # the last renewal was left out
+        self._ended = threading.Event()
+        self._wake = asyncio.Event()
+
+    async def watch(self) -> str:
+        """Renew until the leadership is lost. Return the reason."""
+        loop = asyncio.get_running_loop()
+        thread = threading.Thread(target=self._run, args=(loop,), name="renew", daemon=True)
+        thread.start()
+        try:
+            while not self.lost:
+                self._turned = time.monotonic()
+                left = self.deadline - self._turned
+                if left <= 0:
+                    return self._overdue()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, TURN_S)):
+                        await self._wake.wait()
+            return self.lost
+        finally:
+            self._ended.set()
+            self._etcd.close()
+
+    # --- In the thread ------------------------------------------------------------------------
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        wait = self._ttl_s / RENEWALS
+        while not self._ended.wait(wait) and time.monotonic() < self.deadline:
+            wait = self._ttl_s / RENEWALS
+            if self._is_hung():
+                continue
+            try:
+                self.lost = self._renew()
+            except EtcdError:  # perhaps it answers before the lease ends
+                wait = min(AGAIN_S, wait)
+            if self.lost:
+                break
+        self._etcd.close()
+        with suppress(RuntimeError):  # the loop has ended in the meantime
+            loop.call_soon_threadsafe(self._wake.set)
+
+    def _is_hung(self) -> bool:
+        still = time.monotonic() - self._turned
+        if still < self._hung_s:
+            return False
+        if not self._hung:
+            log.error("event=loop_hung seconds=%.0f lease=not_renewed", still)
+        self._hung = True
+        return True
+
+    def _renew(self) -> str:
+        """Why the leadership is lost, or nothing. Raises EtcdError when etcd does not answer."""
+        sent = time.monotonic()
+        if self._etcd.renew(self._fence.lease, ANSWER_S) <= 0:
+            return "the lease has expired in etcd"
+        self.deadline, self._hung = sent + self._ttl_s, False
+        kv = self._etcd.get(self._fence.key, ANSWER_S)
+        try:
+            self._fence.check(kv)
+        except EtcdError as error:
+            return str(error)
+        return ""
+
+    def _overdue(self) -> str:
+        if self._hung:
+            return f"the event loop stood still for more than {self._hung_s:.0f} s"
+        return f"etcd did not answer within the lease of {self._ttl_s} s"
