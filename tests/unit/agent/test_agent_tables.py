@@ -9,7 +9,7 @@ import msgspec
 from clustermesh.remote.wire import CONFIGS, cluster_config, node_key, node_value
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_value
-from mesh.agent_tables import AgentTables, Facts
+from mesh.agent_tables import AgentTables
 from mesh.config import load_agent
 from mesh.core.model import (
     EgressPolicy,
@@ -27,6 +27,7 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.nodes.rows import Endpoint
+from mesh.nodes.uplink import Facts
 from mesh.objects.tables import Objects
 from mesh.pods.links import Device
 from mesh.pods.rows import LocalPod
