@@ -45,8 +45,8 @@ _SO_RCVBUFFORCE = 33
 EVENT_BUFFER = 1 << 20
 #: A datagram of RTNETLINK is at most half as long.
 _DATAGRAM = 1 << 16
-#: Events, and questions, between two turns of the loop: each takes 10 to 30 µs.
-_TURN = 200
+#: Events between two turns of the loop: each takes 10 to 30 µs.
+_TURN = 100
 #: Answers wait in the socket's buffer until all of a batch were asked; the least one holds 90.
 _QUESTIONS = 32
 #: Seconds until a failed socket of events is opened again.

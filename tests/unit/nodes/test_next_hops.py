@@ -24,7 +24,7 @@ from mesh.netlink import (
     RuleEvent,
 )
 from mesh.nodes import next_hops
-from mesh.nodes.next_hops import EVENTS, NextHops, concerned, kept
+from mesh.nodes.next_hops import EVENTS, NextHops, concerned, new_rows
 
 A, B, C = (IPv4Address(f"10.99.{net}.11") for net in (0, 1, 2))
 ROUTER = IPv4Address("10.99.0.1")
@@ -72,9 +72,10 @@ def test_an_endpoint_that_has_no_row_yet_is_found_by_its_route() -> None:
     assert concerned([NeighbourEvent(ROUTER)], [A, B], {}) == set()
 
 
-def test_a_route_that_is_away_keeps_the_next_hop_it_had() -> None:
+def test_answers_are_new_rows_and_a_route_that_is_away_keeps_the_next_hop_it_had() -> None:
     away = OSError(ENETUNREACH, "no route")
-    assert kept({A: away, B: away, C: C}, {A: A, C: ROUTER}) == {A: A, B: None, C: C}
+    assert new_rows({A: away, B: away, C: C}, {A: A, C: ROUTER}) == {B: None, C: C}
+    assert new_rows({A: away, B: away, C: C}, {A: A, B: None, C: C}) == {}
 
 
 class FakeKernel:
