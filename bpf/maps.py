@@ -86,7 +86,7 @@ def rows(dtype: Dtype, given: Array) -> Array:
 class Map:
     """An open map; the descriptor belongs to this object."""
 
-    def __init__(  # noqa: PLR0913 - what bpf_map_info says of a map
+    def __init__(
         self, fd: int, key: Dtype, value: Dtype, type_: int, max_entries: int, *, name: str = ""
     ) -> None:
         self.fd = fd

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +28,27 @@ from clustermesh.store.follow import Batch, Follow
 from clustermesh.store.keys import PersistentTarget
 from mesh import codecs, process
 from mesh.agent_rows import nouns
-from mesh.agent_tables import BLOCK_VALUE, AgentTables, Facts, changes
+from mesh.agent_tables import BLOCK_VALUE, AgentTables
 from mesh.config import AgentConfig, load_agent
 from mesh.core.address import ADDRESS
 from mesh.core.files import replace_file
-from mesh.core.model import Finding, Network
-from mesh.core.reconcile import Applied, Errors, Loop
+from mesh.core.model import Finding
+from mesh.core.reconcile import Applied, Loop
 from mesh.datapath.late_errors import LateErrors
 from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
 from mesh.datapath.sweep import forget, sweep
 from mesh.identity.addresses import VALUE
 from mesh.kernel import Kernel, set_sysctl
+from mesh.nodes.discard import DiscardRoutes
+from mesh.nodes.next_hops import NextHops
+from mesh.nodes.uplink import Facts, Uplink
 from mesh.objects.kinds import KINDS
 from mesh.objects.manifests import Manifests
 from mesh.observe.events import Flows, Names
 from mesh.observe.hubble import Observer
 from mesh.observe.tables import Server
-from mesh.pods.links import PodLinks
+from mesh.pods.links import DEVICE_PREFIX, PodLinks
+from mesh.pods.netns import Namespaces
 from mesh.pods.rows import PodRows
 from mesh.process import Since
 from mesh.services.slots import recovered
@@ -56,12 +58,10 @@ log = logging.getLogger(__name__)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
-#: Seconds between looks for network namespaces of pods.
-NETNS_INTERVAL_S = 0.2
 #: Seconds between corrections of our pods' keys at least.
 REWRITE_INTERVAL_S = 1.0
-#: Seconds between looks for next hops, and at the uplink.
-NEXT_HOP_INTERVAL_S = 5.0
+#: Seconds between looks at which peers stand, and at which slices are free.
+LOOK_INTERVAL_S = 5.0
 
 
 class Agent:
@@ -79,10 +79,10 @@ class Agent:
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.known = KnownPeers(config.state_dir / "peers.json")
         self._contradicted = asyncio.Event()
-        self._no_namespaces = ""
+        self.namespaces = Namespaces(config.pod_netns)
+        self.uplink = Uplink(kernel, config.uplink)
         self.started = time.monotonic()
         self._since = Since()
-        self._uplink_changes: dict[str, str] = {}
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
@@ -108,7 +108,7 @@ class Agent:
         for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             set_sysctl(f"net/{name}", "1")
         mount_bpffs()
-        facts = await self._uplink()
+        facts = await self.uplink.facts()
         vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
         settings: dict[str, object] = {
             "node": int(facts.endpoint),
@@ -123,15 +123,6 @@ class Agent:
             "permutation_key": permutation_key(self.config.state_dir / "permutation-key"),
         }
         return facts, settings
-
-    async def _uplink(self) -> Facts:
-        """The uplink as it is now; raises OSError when no tunnel can end there."""
-        link = await self.kernel.link(self.config.uplink)
-        addresses = await self.kernel.addresses(link.ifindex)
-        endpoint = next((a for a in addresses if isinstance(a, IPv4Address)), None)
-        if endpoint is None:
-            raise OSError(f"{link.name} has no IPv4 address: no tunnel can end here")
-        return Facts(link.ifindex, link.mtu, endpoint)
 
     async def _recover_services(self) -> None:
         """What the maps hold is the last allocation; from empty, slots would change owners."""
@@ -189,7 +180,7 @@ class Agent:
         backends = loop.apply(tables.backend, self.backends)
         services = loop.apply(tables.service_slice, self.services, after=[backends])
         tables.services_arrived = lambda: services.current
-        loop.apply(tables.discard, _DiscardRoutes(self.kernel))
+        loop.apply(tables.discard, DiscardRoutes(self.kernel))
         wired = loop.apply(tables.pod_link, self.links)
         # A covered pod may send once the maps say so: egress rows first, then the pod's; and rows
         # that an older row of a pod refers to go last, or the pod would look uncovered.
@@ -224,9 +215,13 @@ class Agent:
         asyncio.get_running_loop().add_reader(self.ring.fd, self._drain)
         self._drain()
         self.late.start()
+        tables = self.tables
+        hops = NextHops(
+            self.kernel, tables.node, tables.tunnel_endpoints, tables.next_hops, DEVICE_PREFIX
+        )
         jobs: tuple[Coroutine[Any, Any, object], ...] = (
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
-            self.watch_namespaces(), self._watch_next_hops(), self._watch_uplink(),
+            self.namespaces.run(tables.namespaces), hops.run(), self.uplink.run(tables.facts),
             self._remember_peers(), self._free_slices(), self.rewrite_entries(),
             sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
@@ -242,17 +237,6 @@ class Agent:
     def _drain(self) -> None:
         self.flows.append(self.ring.drain())
 
-    async def watch_namespaces(self) -> None:
-        """Look for network namespaces of pods, for ever; a folder that cannot be read has all."""
-        folder = Path(self.config.pod_netns).parent
-        while True:
-            try:
-                self.tables.namespaces.replace(inodes(folder))
-                self._no_namespaces = ""
-            except OSError as error:
-                self._no_namespaces = f"{error.strerror}: pods stay wired as they are"
-            await asyncio.sleep(NETNS_INTERVAL_S)
-
     async def rewrite_entries(self) -> None:
         """Put our pods' keys right; paced, since somebody else may do the same."""
         while True:
@@ -261,47 +245,11 @@ class Agent:
             self.entries.recheck()
             await asyncio.sleep(REWRITE_INTERVAL_S)
 
-    async def _watch_next_hops(self) -> None:
-        changed = asyncio.Event()
-        self.tables.node.listen(changed.set)
-        while True:
-            changed.clear()
-            if self.tables.node.synced:
-                await self._look_up_next_hops()
-                self.tables.next_hops.mark_synced()
-            try:
-                async with asyncio.timeout(NEXT_HOP_INTERVAL_S):
-                    await changed.wait()
-            except TimeoutError:
-                continue
-
-    async def _watch_uplink(self) -> None:
-        """Note what differs from what the datapath was loaded with."""
-        while True:
-            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
-            try:
-                self._uplink_changes = changes(self.tables.facts, await self._uplink())
-            except OSError as error:
-                self._uplink_changes = {"": str(error)}
-
-    async def _look_up_next_hops(self) -> None:
-        """A route that is away for a moment keeps the next hop that it had."""
-        hops = self.tables.next_hops
-        for address in self.tables.tunnel_endpoints():
-            hop = hops.rows.get(address)
-            try:
-                found = await self.kernel.next_hop(address)
-            except OSError as error:
-                log.warning("event=no_next_hop node=%s reason=%s", address, error)
-            else:
-                hop = found if isinstance(found, IPv4Address) else None
-            hops.upsert({address: hop})
-
     async def _remember_peers(self) -> None:
         while True:
             with suppress(EtcdError):
                 await self.remember_peers()
-            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+            await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def remember_peers(self) -> None:
         """Note which peers this store is known to have, for the next start (D8)."""
@@ -316,7 +264,7 @@ class Agent:
     async def _free_slices(self) -> None:
         """Slots of replaced backends are free once the services' rows have arrived."""
         while True:
-            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+            await asyncio.sleep(LOOK_INTERVAL_S)
             if self.tables.allocation.resting and self.tables.services_arrived():
                 self.tables.derive_services()
 
@@ -338,60 +286,22 @@ class Agent:
         yield from tables.subtree.findings.values()
         yield from tables.peers.findings.values()
         yield from tables.findings()
-        for field, text in self._uplink_changes.items():
-            said = f"{text}: restart the agent"
-            yield Finding("D607", f"{self.config.node}/{self.config.uplink}", field, said)
+        yield from self.uplink.findings(self.config.node)
+        yield from self.namespaces.findings()
         problem = self.client.problem or self.own.problem or self.peers.problem
         if problem:
             place = f"etcd {self.client.endpoint.text}"
             yield Finding("M151", place, "", f"{problem}; what is programmed stays as it is")
-        if self._no_namespaces:
-            yield Finding("D606", str(Path(self.config.pod_netns).parent), "", self._no_namespaces)
         if self.known.problem:
             yield Finding("D605", f"{self.config.node}/peers.json", "", self.known.problem)
         for applied in self.loop.applied:
             yield from _failures(self.config.node, applied)
 
 
-class _DiscardRoutes:
-    """Target: unreachable routes."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-
-    async def read(self) -> dict[Network, None]:
-        return dict.fromkeys(await self._kernel.discard_routes())
-
-    async def upsert(self, rows: Iterable[Network]) -> Errors[Network]:
-        return await self._each(self._kernel.add_discard_route, rows)
-
-    async def delete(self, keys: Iterable[Network]) -> Errors[Network]:
-        return await self._each(self._kernel.delete_discard_route, keys)
-
-    async def _each(self, act: Any, prefixes: Iterable[Network]) -> Errors[Network]:
-        errors: dict[Network, Exception] = {}
-        for prefix in prefixes:
-            try:
-                await act(prefix)
-            except OSError as error:
-                errors[prefix] = error
-        return errors
-
-
 def _failures(node: str, applied: Applied) -> Iterable[Finding]:
     report = applied.report
     for key, text in report.errors.items():
         yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
-
-
-def inodes(folder: Path) -> dict[str, int]:
-    """Inode by path of the files in a folder, none if there is no folder. Raises OSError."""
-    found: dict[str, int] = {}
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):  # gone in between
-                found[entry.path] = entry.stat().st_ino
-    return found
 
 
 def permutation_key(path: Path) -> int:

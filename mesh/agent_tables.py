@@ -7,7 +7,7 @@ A derivation runs when all of its inputs are synced (ARCHITECTURE.md D6) and wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
@@ -43,6 +43,7 @@ from mesh.core.table import ColumnChanges, ColumnTable, Source, Table
 from mesh.identity.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
 from mesh.identity.labels import identity_labels, identity_rows, namespace_of, numbers_by_labels
 from mesh.nodes import rows as node_rows
+from mesh.nodes.uplink import Facts
 from mesh.objects.kubernetes import NAMESPACES, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.pods.links import Device, PodLink, assign, pod_links
@@ -59,33 +60,6 @@ from mesh.services.slots import Allocation, Slice, allocate
 
 BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
 BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])
-
-
-#: Outer Ethernet, IPv4, UDP and VXLAN headers.
-OVERHEAD = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the kernel told the agent about the uplink; the datapath was loaded with it."""
-
-    ifindex: int
-    mtu: int
-    endpoint: IPv4Address
-
-    @property
-    def pod_mtu(self) -> int:
-        """What a pod may send."""
-        return self.mtu - OVERHEAD
-
-
-def changes(before: Facts, now: Facts) -> dict[str, str]:
-    """What differs, in words, by the name of the field."""
-    return {
-        field.name: f"{getattr(now, field.name)}, {getattr(before, field.name)} at the start"
-        for field in fields(Facts)
-        if getattr(now, field.name) != getattr(before, field.name)
-    }
 
 
 class AgentTables:

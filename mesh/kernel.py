@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from bpf import netns
 from mesh.core.model import IP, Network
+from mesh.netlink import Event, Group, Lost, events, next_hops, question
+
+log = logging.getLogger(__name__)
 
 #: Routes that carry this protocol number are ours (rtnetlink.h: above RTPROT_STATIC is free).
 PROTOCOL = 77
@@ -33,6 +38,19 @@ _RTNH_F_ONLINK = 4
 _IFA_F_NODAD = 0x02
 _UNREACHABLE = 7  # RTN_UNREACHABLE
 _IFF_UP = 1
+
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_SO_RCVBUFFORCE = 33
+#: Bytes of events that may wait; the kernel counts about 1,000 for each.
+EVENT_BUFFER = 1 << 20
+#: A datagram of RTNETLINK is at most half as long.
+_DATAGRAM = 1 << 16
+#: Events between two turns of the loop: each takes 10 to 30 µs.
+_TURN = 100
+#: Answers wait in the socket's buffer until all of a batch were asked; the least one holds 90.
+_QUESTIONS = 32
+#: Seconds until a failed socket of events is opened again.
+_REOPEN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +76,30 @@ class VethEnd:
 class Kernel:
     """Links, routes and neighbours of the namespace in which it was opened."""
 
-    def __init__(self, ipr: Any) -> None:
+    def __init__(self, ipr: Any, make: Callable[[], socket.socket]) -> None:
         self._ipr = ipr
         self._one = asyncio.Lock()  # a second dump on a socket is refused with EBUSY
+        self._make = make
+        self._sequence = count(1)
 
     @classmethod
     @asynccontextmanager
     async def open(cls) -> AsyncIterator[Kernel]:
         """A door to the calling thread's network namespace."""
         async with AsyncIPRoute() as ipr:
-            yield cls(ipr)
+            yield cls(ipr, _socket)
 
     @classmethod
     @asynccontextmanager
     async def open_in(cls, path: str) -> AsyncIterator[Kernel]:
         """A door to the namespace at ``path``."""
-        with netns.enter(Path(path)):
-            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
-        async with AsyncIPRoute(use_socket=sock) as ipr:
-            yield cls(ipr)
+
+        def make() -> socket.socket:
+            with netns.enter(Path(path)):
+                return _socket()
+
+        async with AsyncIPRoute(use_socket=make()) as ipr:
+            yield cls(ipr, make)
 
     async def links(self) -> dict[str, Link]:
         """Devices by name."""
@@ -85,10 +108,19 @@ class Kernel:
 
     async def link(self, name: str) -> Link:
         """One device; OSError ENODEV when there is none."""
+        link = await self.find(name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"no network device {name}")
+        return link
+
+    async def find(self, name: str) -> Link | None:
+        """One device, None when there is none."""
         try:
-            return (await self.links())[name]
-        except KeyError:
-            raise OSError(errno.ENODEV, f"no network device {name}") from None
+            return _link(*await self._ask("link", "get", ifname=name))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
 
     async def add_veth(self, host: VethEnd, pod: VethEnd, path: str, mtu: int) -> Link:
         """Make a veth pair, ``pod`` inside the namespace at ``path``; both ends are down."""
@@ -104,8 +136,7 @@ class Kernel:
 
     async def add_vxlan(self, name: str, port: int) -> Link:
         """Make, unless it is there, a VXLAN device in collect-metadata mode, and set it up."""
-        links = await self.links()
-        if name not in links:
+        if await self.find(name) is None:
             await self._ask(
                 "link", "add", ifname=name, kind="vxlan", vxlan_collect_metadata=True,
                 vxlan_port=port, vxlan_learning=False, vxlan_udp_csum=False,
@@ -125,18 +156,14 @@ class Kernel:
 
     async def delete_link(self, name: str) -> None:
         """Remove a device; an absent one is no error."""
-        link = (await self.links()).get(name)
+        link = await self.find(name)
         if link:
             await self._ask("link", "del", index=link.ifindex)
 
-    async def addresses(self, ifindex: int) -> list[IP]:
-        """Addresses of global scope on a device, IPv4 first."""
-        found = [
-            ip_address(message.get("address"))
-            for message in await self._ask("get_addr", index=ifindex)
-            if message["scope"] == 0
-        ]
-        return sorted(found, key=lambda address: address.version)
+    async def addresses(self, ifindex: int) -> list[IPv4Address]:
+        """IPv4 addresses of global scope on a device."""
+        found = await self._ask("get_addr", family=socket.AF_INET, index=ifindex)
+        return [IPv4Address(message.get("address")) for message in found if message["scope"] == 0]
 
     async def add_address(self, ifindex: int, address: IP) -> None:
         """Give a device a host address, IPv6 without duplicate address detection (2 s)."""
@@ -200,12 +227,41 @@ class Kernel:
             if error.errno not in (errno.ESRCH, errno.ENOENT):
                 raise
 
-    async def next_hop(self, address: IP) -> IP:
-        """The neighbour through which ``address`` is reached; itself when it is on the link."""
-        for message in await self._ask("route", "get", dst=str(address)):
-            gateway = message.get("gateway")
-            return type(address)(gateway) if gateway else address
-        raise OSError(errno.ENETUNREACH, f"no route to {address}")
+    async def next_hops(
+        self, addresses: Collection[IPv4Address]
+    ) -> dict[IPv4Address, IPv4Address | OSError]:
+        """The neighbour through which each address is reached, or why none is.
+
+        An address on the link is its own next hop. Left out are those that got no answer, for want
+        of memory: they want to be asked for again. Each batch is one step of the loop.
+        """
+        found: dict[IPv4Address, IPv4Address | OSError] = {}
+        waiting = list(addresses)
+        with self._make() as sock:
+            while waiting:
+                batch, waiting = waiting[:_QUESTIONS], waiting[_QUESTIONS:]
+                found |= _answers(sock, dict(zip(self._sequence, batch, strict=False)))
+                await asyncio.sleep(0)
+        return found
+
+    async def events(self, *groups: Group, buffer: int = EVENT_BUFFER) -> AsyncIterator[Event]:
+        """What changes from now on, for ever; ``Lost`` comes first and after every gap.
+
+        ``buffer`` is the number of bytes that may wait.
+        """
+        while True:
+            try:
+                with self._make() as sock:
+                    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+                    sock.bind((0, 0))
+                    for group in groups:
+                        sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+                    yield Lost()
+                    async for event in _Listener(sock).events():
+                        yield event
+            except OSError as error:
+                log.warning("event=no_netlink_events reason=%s; opened again", error)
+            await asyncio.sleep(_REOPEN_S)
 
     async def _routes(self) -> list[Any]:
         found = []
@@ -226,6 +282,75 @@ class Kernel:
             text = " ".join(f"{k}={v}" for k, v in fields.items() if k != "peer")
             said = f"{' '.join(words)} {text}: {os.strerror(error.code)}"
             raise OSError(error.code, said) from None
+
+
+class _Listener:
+    """Reads events from a socket.
+
+    A socket that overflows says ENOBUFS once and then gets nothing more until it is empty. So the
+    gap ends, and ``Lost`` is said, when the socket is empty and not with the error.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._gap = False
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Rows for ever; raises OSError."""
+        while True:
+            found, empty = self._drain()
+            for event in found:
+                yield event
+            await (_readable(self._sock) if empty else asyncio.sleep(0))
+
+    def _drain(self) -> tuple[list[Event], bool]:
+        """What waits, at most a turn's; and whether the socket is empty now."""
+        found: list[Event] = []
+        for _ in range(_TURN):
+            try:
+                datagram = self._sock.recv(_DATAGRAM)
+            except BlockingIOError:
+                found += [Lost()] * self._gap
+                self._gap = False
+                return found, True
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._gap = True
+            else:
+                found += events(datagram) if not self._gap else ()
+        return found, False
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+def _answers(
+    sock: socket.socket, asked: dict[int, IPv4Address]
+) -> dict[IPv4Address, IPv4Address | OSError]:
+    """Ask and collect: when ``send`` returns, the kernel has answered everything."""
+    sock.send(b"".join(question(address, number) for number, address in asked.items()))
+    found: dict[IPv4Address, IPv4Address | OSError] = {}
+    while len(found) < len(asked):
+        try:
+            found |= next_hops(sock.recv(_DATAGRAM), asked)
+        except BlockingIOError:
+            break
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+    return found
+
+
+def _socket() -> socket.socket:
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    return socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
 
 
 def set_sysctl(name: str, value: str) -> None:

@@ -18,7 +18,9 @@ from pathlib import Path
 from bgp.exabgp.launcher import RUNNING, lock
 from mesh.core.files import replace_file
 
-_BGP = Path(__file__).parent
+_HERE = Path(__file__).parent
+#: What ExaBGP imports from. The folder bgp must not be on its path: bgp/exabgp hides the library.
+_ROOT = _HERE.parents[1]
 
 
 class Engine:
@@ -48,7 +50,7 @@ class Engine:
     @property
     def relay_command(self) -> list[str]:
         """What ExaBGP starts: isolated, so that nothing in the environment can break it."""
-        script, pid = str(_BGP / "relay.py"), str(self.run_dir / "relay.pid")
+        script, pid = str(_HERE / "relay.py"), str(self.run_dir / "relay.pid")
         return [sys.executable, "-I", "-S", "-u", script, str(self.socket), pid]
 
     def pid(self) -> int | None:
@@ -68,7 +70,7 @@ class Engine:
 
         Its own session and no child of ours: whatever ends the speaker does not reach it.
         """
-        path = os.pathsep.join([str(_BGP.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self.log.open("ab") as log:
             launcher = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "bgp.exabgp.launcher", str(self.run_dir)),

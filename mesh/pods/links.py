@@ -20,6 +20,8 @@ from mesh.core.table import Table
 from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, Link, VethEnd, set_sysctl
 
 POD_DEVICE = "eth0"
+#: Host ends of pods' veths have names that start so.
+DEVICE_PREFIX = "mgp"
 _ALIAS = "meshgate pod "
 #: The network address and the first host of a CIDR stay free (the latter is the usual gateway).
 _FIRST = 2
@@ -104,7 +106,7 @@ def netns_path(pattern: str, key: PodKey) -> str:
 def device_name(key: PodKey) -> str:
     """Name of the host end; at most 15 characters, stable over restarts."""
     digest = hashlib.sha256(f"{key.cluster}/{key.namespace}/{key.name}".encode()).hexdigest()
-    return f"mgp{digest[:11]}"
+    return f"{DEVICE_PREFIX}{digest[:11]}"
 
 
 def alias_of(key: PodKey, addresses: Iterable[IP]) -> str:
@@ -189,16 +191,16 @@ class PodLinks:
         return errors
 
     async def _wire(self, key: PodKey, row: PodLink) -> Link:
-        link = (await self._kernel.links()).get(row.device)
+        link = await self._kernel.find(row.device)
         mac, host_mac = _macs(row.addresses)
         async with Kernel.open_in(row.netns) as inside:
-            here = await inside.links()
-            if link and (POD_DEVICE not in here or link.mac != host_mac):
+            here = await inside.find(POD_DEVICE)
+            if link and (here is None or link.mac != host_mac):
                 await self._kernel.delete_link(row.device)  # of an earlier pod of this name
                 self._attach.forget(row.device)
                 link = None
             if link is None:
-                if POD_DEVICE in here:
+                if here:
                     raise OSError(errno.EEXIST, f"{row.netns} has another {POD_DEVICE}")
                 link = await self._kernel.add_veth(
                     VethEnd(row.device, host_mac), VethEnd(POD_DEVICE, mac), row.netns, row.mtu
@@ -218,9 +220,8 @@ class PodLinks:
             await self._kernel.add_host_route(link.ifindex, address)
 
     async def _pod_side(self, inside: Kernel, row: PodLink, host_mac: str) -> None:
-        links = await inside.links()
-        await inside.set_up(links["lo"].ifindex)
-        ifindex = links[POD_DEVICE].ifindex
+        await inside.set_up((await inside.link("lo")).ifindex)
+        ifindex = (await inside.link(POD_DEVICE)).ifindex
         await inside.set_up(ifindex)
         for address in row.addresses:
             await inside.add_address(ifindex, address)

@@ -16,10 +16,11 @@ from clustermesh.store.claims import encode_number
 from clustermesh.store.keys import PersistentTarget
 from clustermesh.store.own import StoredConfig
 from mesh.agent import Agent
-from mesh.agent_tables import AgentTables, Facts
+from mesh.agent_tables import AgentTables
 from mesh.config import load_agent
 from mesh.core.model import Node, NodeKey, Pod, PodKey
 from mesh.kernel import Kernel
+from mesh.nodes.uplink import Facts
 from mesh.objects.kubernetes import NODES, PODS
 from mesh.pods.links import Device
 

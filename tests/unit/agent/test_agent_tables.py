@@ -25,6 +25,7 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.nodes.rows import Endpoint
+from mesh.nodes.uplink import Facts
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects

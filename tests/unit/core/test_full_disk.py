@@ -22,12 +22,13 @@ from clustermesh.store.leader import Deposed, Fence
 from mesh import agent as agents
 from mesh import leading
 from mesh.agent import Agent
-from mesh.agent_tables import AgentTables, Facts
+from mesh.agent_tables import AgentTables
 from mesh.config import Cluster, ControllerConfig, Etcd, Pools, load_agent
 from mesh.controller_tables import ControllerTables
 from mesh.core.model import PodEntry, PodRef
 from mesh.kernel import Kernel
 from mesh.leading import PodSnapshot
+from mesh.nodes.uplink import Facts
 from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 
@@ -134,10 +135,7 @@ def test_peers_that_cannot_be_written_down_stop_no_agent(nowhere: Path) -> None:
     assert KnownPeers(nowhere / "peers.json").clusters == ("west",)
 
 
-def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(agents, "NETNS_INTERVAL_S", 0)
+def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(tmp_path: Path) -> None:
     folder, path = tmp_path / "netns", tmp_path / "agent.yaml"
     path.write_text(AGENT.format(place=tmp_path))
 
@@ -146,7 +144,7 @@ def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(
         facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
         it.tables = AgentTables(it.config, facts, it.manifests.objects)
         it.follow_store()
-        watching = asyncio.create_task(it.watch_namespaces())
+        watching = asyncio.create_task(it.namespaces.run(it.tables.namespaces, 0))
         await soon(lambda: it.tables.namespaces.synced)
         folder.mkdir()
         (folder / "east-shop-web-1").write_text("")

@@ -35,7 +35,7 @@ def choose(**labels: str) -> Selector:
     return Selector(tuple(Requirement(key, "In", (value,)) for key, value in labels.items()))
 
 
-def policy(  # noqa: PLR0913 - a builder for tables
+def policy(
     name: str,
     app: str = "client",
     *,

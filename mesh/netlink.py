@@ -1,0 +1,227 @@
+"""RTNETLINK messages that come in masses: events in, questions for next hops out. Pure.
+
+A routing daemon changes 100,000 routes in seconds, and a mesh has thousands of nodes. pyroute2
+needs 0.1 to 0.4 ms for each message, this module about 10 µs. ``mesh/kernel.py`` has the sockets.
+Source: rtnetlink(7); linux/netlink.h, rtnetlink.h, neighbour.h. Numbers have the host's byte order.
+
+Only IPv4 routes, addresses and neighbours are read, because outer packets are IPv4.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network
+
+
+class Group(IntEnum):
+    """Multicast groups of events."""
+
+    LINK = 1
+    NEIGHBOUR = 3
+    ADDRESS = 5
+    ROUTE = 7
+    RULE = 8
+    NEXT_HOP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Events before this one are unknown: whoever follows them has to look at everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteEvent:
+    """A route to ``prefix`` came, changed or went, in any table."""
+
+    prefix: IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
+class RuleEvent:
+    """A rule or a next hop object changed: any route may lead elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressEvent:
+    """A device got or lost an IPv4 address."""
+
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourEvent:
+    """Resolving ``address`` failed."""
+
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEvent:
+    """A device as it is now; ``master`` is the ifindex of its bridge, bond or VRF, else 0."""
+
+    ifindex: int
+    name: str
+    mtu: int
+    master: int
+    up: bool
+    carrier: bool
+    gone: bool
+
+
+Event = Lost | RouteEvent | RuleEvent | AddressEvent | NeighbourEvent | LinkEvent
+
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
+_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, device type, index, flags, change
+_ADDRESS = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, flags, scope, index
+_ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst, src, tos, table, protocol, scope, type
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg: family, index, state, flags, type
+_CODE = struct.Struct("=i")
+_NUMBER = struct.Struct("=I")
+
+_ERROR = 2
+_NEWLINK, _DELLINK = 16, 17
+_NEWADDR, _DELADDR = 20, 21
+_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
+_NEWNEIGH = 28
+_NEWRULE, _DELRULE = 32, 33
+_NEWNEXTHOP, _DELNEXTHOP = 104, 105
+_REQUEST = 1  # NLM_F_REQUEST
+_IFLA_NAME, _IFLA_MTU, _IFLA_MASTER = 3, 4, 10
+_IFF_UP, _IFF_LOWER_UP = 1, 1 << 16
+_RTA_DST, _RTA_GATEWAY, _RTA_VIA = 1, 5, 18
+_NDA_DST = 1
+_NUD_FAILED = 0x20
+
+
+def events(datagram: bytes) -> list[Event]:
+    """What a datagram of the groups says; a torn one says ``Lost``."""
+    found: list[Event] = []
+    try:
+        for kind, _, body in _messages(datagram):
+            event = _event(kind, body)
+            if event is not None:
+                found.append(event)
+    except (struct.error, ValueError):
+        found.append(Lost())
+    return found
+
+
+def question(address: IPv4Address, sequence: int) -> bytes:
+    """Ask for the route to an address."""
+    wanted = _ATTRIBUTE.pack(8, _RTA_DST) + address.packed
+    route = _ROUTE.pack(socket.AF_INET, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    size = _HEADER.size + len(route) + len(wanted)
+    return _HEADER.pack(size, _GETROUTE, _REQUEST, sequence, 0) + route + wanted
+
+
+def next_hops(
+    datagram: bytes, asked: Mapping[int, IPv4Address]
+) -> dict[IPv4Address, IPv4Address | OSError]:
+    """Answers to questions by their sequence number: the next hop, or why there is none.
+
+    An address on the link is its own next hop.
+    """
+    found: dict[IPv4Address, IPv4Address | OSError] = {}
+    for kind, sequence, body in _messages(datagram):
+        address = asked.get(sequence)
+        if address is None:
+            continue
+        if kind == _ERROR:
+            code = -_CODE.unpack_from(body)[0]
+            found[address] = OSError(code, f"no route to {address}: {os.strerror(code)}")
+        elif kind == _NEWROUTE:
+            found[address] = _next_hop(address, body)
+    return found
+
+
+def _next_hop(address: IPv4Address, body: bytes) -> IPv4Address | OSError:
+    attributes = _attributes(body, _ROUTE.size)
+    if _RTA_VIA in attributes:  # RFC 8950; mg_node has room for an IPv4 next hop only
+        return OSError(errno.EAFNOSUPPORT, f"the next hop to {address} is an IPv6 neighbour")
+    gateway = attributes.get(_RTA_GATEWAY)
+    return IPv4Address(gateway) if gateway else address
+
+
+def _event(kind: int, body: bytes) -> Event | None:
+    if kind in (_NEWROUTE, _DELROUTE):
+        return _route(body)
+    if kind in (_NEWLINK, _DELLINK):
+        return _link(body, gone=kind == _DELLINK)
+    if kind == _NEWNEIGH:
+        return _neighbour(body)
+    if kind in (_NEWADDR, _DELADDR):
+        family, _, _, _, ifindex = _ADDRESS.unpack_from(body)
+        return AddressEvent(ifindex) if family == socket.AF_INET else None
+    if kind in (_NEWRULE, _DELRULE, _NEWNEXTHOP, _DELNEXTHOP):
+        return RuleEvent()
+    return None
+
+
+def _route(body: bytes) -> RouteEvent | None:
+    family, bits, *_ = _ROUTE.unpack_from(body)
+    if family != socket.AF_INET:
+        return None
+    destination = _attributes(body, _ROUTE.size).get(_RTA_DST, bytes(4))
+    return RouteEvent(IPv4Network((destination, bits)))
+
+
+def _link(body: bytes, *, gone: bool) -> LinkEvent | None:
+    family, _, ifindex, flags, _ = _LINK.unpack_from(body)
+    if family != socket.AF_UNSPEC:  # a bridge speaks about its ports
+        return None
+    found = _attributes(body, _LINK.size)
+    return LinkEvent(
+        ifindex=ifindex,
+        name=found.get(_IFLA_NAME, b"").rstrip(b"\0").decode(errors="replace"),
+        mtu=_number(found.get(_IFLA_MTU)),
+        master=_number(found.get(_IFLA_MASTER)),
+        up=bool(flags & _IFF_UP),
+        carrier=bool(flags & _IFF_LOWER_UP),
+        gone=gone,
+    )
+
+
+def _neighbour(body: bytes) -> NeighbourEvent | None:
+    family, _, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    if family != socket.AF_INET or state != _NUD_FAILED:
+        return None
+    address = _attributes(body, _NEIGHBOUR.size).get(_NDA_DST)
+    return NeighbourEvent(IPv4Address(address)) if address else None
+
+
+def _number(attribute: bytes | None) -> int:
+    return int(_NUMBER.unpack(attribute)[0]) if attribute else 0
+
+
+def _messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Type, sequence number and body of each message; ValueError when one is torn."""
+    at = 0
+    while at < len(datagram):
+        size, kind, _, sequence, _ = _HEADER.unpack_from(datagram, at)
+        if not _HEADER.size <= size <= len(datagram) - at:
+            raise ValueError("torn message")
+        yield kind, sequence, datagram[at + _HEADER.size : at + size]
+        at += _aligned(size)
+
+
+def _attributes(body: bytes, at: int) -> dict[int, bytes]:
+    """The first level of attributes by type; ValueError when one is torn."""
+    found: dict[int, bytes] = {}
+    while at < len(body):
+        size, kind = _ATTRIBUTE.unpack_from(body, at)
+        if not _ATTRIBUTE.size <= size <= len(body) - at:
+            raise ValueError("torn attribute")
+        found[kind] = body[at + _ATTRIBUTE.size : at + size]
+        at += _aligned(size)
+    return found
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) & ~3

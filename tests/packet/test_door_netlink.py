@@ -1,0 +1,311 @@
+"""The door to RTNETLINK on a kernel of its own: one thing asked, events, and what overflows."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bpf import netns
+from mesh.core.table import Table
+from mesh.kernel import Kernel
+from mesh.netlink import (
+    AddressEvent,
+    Event,
+    Group,
+    LinkEvent,
+    Lost,
+    NeighbourEvent,
+    RouteEvent,
+    RuleEvent,
+)
+from mesh.nodes.next_hops import GROUPS, NextHops
+from mesh.nodes.uplink import Uplink
+
+NEAR, FAR, FARTHER = map(IPv4Address, ("10.99.0.11", "10.99.1.11", "10.99.2.11"))
+GATEWAY, OTHER = map(IPv4Address, ("10.99.0.1", "10.99.0.2"))
+
+
+class Host:
+    """A namespace: device left has 10.99.0.9/24, and routes lead to 10.99.1.0/24."""
+
+    def __init__(self, namespace: Path) -> None:
+        self.namespace = namespace
+        self.ip("addr add 10.99.0.9/24 dev left", "route add 10.99.1.0/24 via 10.99.0.1")
+
+    def ip(self, *lines: str) -> None:
+        """Commands of ip, in one process."""
+        command = ["ip", "-n", self.namespace.name, "-batch", "-"]
+        subprocess.run(command, input="\n".join(lines), text=True, check=True)
+
+    @asynccontextmanager
+    async def kernel(self) -> AsyncIterator[Kernel]:
+        async with Kernel.open_in(str(self.namespace)) as kernel:
+            yield kernel
+
+
+@pytest.fixture
+def host(namespace: Path) -> Host:
+    return Host(namespace)
+
+
+def play(host: Host, story: Callable[[Kernel], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(20), host.kernel() as kernel:
+            await story(kernel)
+
+    asyncio.run(run())
+
+
+async def soon(fact: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not fact():
+            await asyncio.sleep(0.01)
+
+
+def test_one_device_is_one_answer(host: Host) -> None:
+    async def story(kernel: Kernel) -> None:
+        links = await kernel.links()
+        for name in ("lo", "left", "right"):
+            assert await kernel.link(name) == await kernel.find(name) == links[name]
+        assert await kernel.find("absent") is None
+        with pytest.raises(OSError, match="absent") as raised:
+            await kernel.link("absent")
+        assert raised.value.errno == errno.ENODEV
+        await kernel.delete_link("absent")
+
+    play(host, story)
+
+
+def test_addresses_are_those_of_one_device(host: Host) -> None:
+    host.ip("addr add 10.98.0.9/24 dev right", "addr add 10.97.0.9/24 dev left scope link")
+
+    async def story(kernel: Kernel) -> None:
+        left = await kernel.link("left")
+        assert await kernel.addresses(left.ifindex) == [IPv4Address("10.99.0.9")]
+
+    play(host, story)
+
+
+def test_next_hops_are_gateways_and_neighbours_on_the_link(host: Host) -> None:
+    async def story(kernel: Kernel) -> None:
+        found = await kernel.next_hops([NEAR, FAR, FARTHER])
+        assert found[NEAR] == NEAR
+        assert found[FAR] == GATEWAY
+        assert isinstance(error := found[FARTHER], OSError)
+        assert error.errno == errno.ENETUNREACH
+        assert await kernel.next_hops([]) == {}
+
+    play(host, story)
+
+
+def test_each_of_many_addresses_gets_its_own_answer(host: Host) -> None:
+    many = [IPv4Address("10.99.0.10") + n for n in range(200)]
+
+    async def story(kernel: Kernel) -> None:
+        assert await kernel.next_hops(many) == {address: address for address in many}
+
+    play(host, story)
+
+
+def test_a_route_that_refuses_is_an_error_and_so_is_an_ipv6_neighbour(host: Host) -> None:
+    with netns.enter(host.namespace):
+        Path("/proc/sys/net/ipv6/conf/left/disable_ipv6").write_text("0")
+    host.ip(
+        "route add prohibit 10.99.2.0/24",
+        "route add unreachable 10.99.3.0/24",
+        "route add 10.99.4.0/24 via inet6 fe80::1 dev left",
+    )
+
+    async def story(kernel: Kernel) -> None:
+        asked = [IPv4Address(f"10.99.{net}.11") for net in (2, 3, 4)]
+        found = await kernel.next_hops(asked)
+        codes = [getattr(found[address], "errno", None) for address in asked]
+        assert codes == [errno.EACCES, errno.EHOSTUNREACH, errno.EAFNOSUPPORT]
+
+    play(host, story)
+
+
+async def until(events: AsyncIterator[Event], last: Event) -> list[Event]:
+    """Events up to ``last``."""
+    found = []
+    async for event in events:
+        found.append(event)
+        if event == last:
+            break
+    return found
+
+
+END = RouteEvent(IPv4Network("192.0.2.1/32"))
+
+
+def test_events_say_what_changed(host: Host) -> None:
+    async def story(kernel: Kernel) -> None:
+        left = (await kernel.link("left")).ifindex
+        async with aclosing(kernel.events(*GROUPS)) as events:
+            assert await anext(events) == Lost()
+            host.ip(
+                "route add default via 10.99.0.1",
+                "route add 10.99.2.0/24 via 10.99.0.1 table 100",
+                "route del 10.99.1.0/24",
+                "rule add from 10.99.0.0/24 table 100",
+                "addr del 10.99.0.9/24 dev left",
+                "route add 2001:db8::/32 dev lo",
+                "nexthop add id 7 dev left",
+                "link set left mtu 1400",
+                "link set left down",
+                "neigh add 10.99.0.1 dev right nud stale lladdr 02:00:00:00:00:01",
+                "neigh replace 10.99.0.1 dev right nud failed",
+                "route add unreachable 192.0.2.1",
+            )
+            found = await until(events, END)
+        prefixes = {str(event.prefix) for event in found if isinstance(event, RouteEvent)}
+        assert {"0.0.0.0/0", "10.99.2.0/24", "10.99.1.0/24", "192.0.2.1/32"} <= prefixes
+        assert AddressEvent(left) in found
+        assert found.count(RuleEvent()) >= 2
+        assert NeighbourEvent(GATEWAY) in found
+        devices = [e for e in found if isinstance(e, LinkEvent) and e.name == "left"]
+        assert devices[-1].mtu == 1400
+        assert not devices[-1].up
+        assert Lost() not in found
+
+    play(host, story)
+
+
+def test_an_overflow_is_said_once_after_the_gap_and_later_events_arrive(host: Host) -> None:
+    """Linux says ENOBUFS at the first lost event; it loses more until the socket is empty."""
+    many = [f"route add unreachable 10.{n >> 8}.{n & 255}.0/24" for n in range(300)]
+
+    async def story(kernel: Kernel) -> None:
+        async with aclosing(kernel.events(Group.ROUTE, buffer=1)) as events:
+            assert await anext(events) == Lost()
+            host.ip(*many)
+            gap = await until(events, Lost())
+            assert len(gap) < len(many)
+            host.ip("route add unreachable 192.0.2.1")
+            assert await until(events, END) == [END]
+
+    play(host, story)
+
+
+def test_a_full_look_follows_an_overflow(host: Host) -> None:
+    many = [f"route add unreachable 10.{n >> 8}.{n & 255}.0/24" for n in range(300)]
+    moves = [f"route {how} via 10.99.0.2" for how in ("add 10.99.2.0/24", "replace 10.99.1.0/24")]
+
+    class Narrow:
+        """The kernel with room for one event."""
+
+        def __init__(self, kernel: Kernel) -> None:
+            self.next_hops = kernel.next_hops
+            self.kernel = kernel
+            self.lost = 0
+
+        async def events(self, *groups: Group) -> AsyncIterator[Event]:
+            async with aclosing(self.kernel.events(*groups, buffer=1)) as events:
+                async for event in events:
+                    self.lost += event == Lost()
+                    yield event
+
+    async def story(kernel: Kernel) -> None:
+        narrow = Narrow(kernel)
+        async with watched(narrow, NEAR, FAR, FARTHER) as hops:
+            await soon(lambda: hops.rows == {NEAR: NEAR, FAR: GATEWAY, FARTHER: None})
+            host.ip(*many, *moves, *(line.replace("add", "del") for line in many))
+            await soon(lambda: hops.rows == {NEAR: NEAR, FAR: OTHER, FARTHER: OTHER})
+            assert narrow.lost > 1
+
+    play(host, story)
+
+
+@asynccontextmanager
+async def watched(
+    kernel: Any, *nodes: IPv4Address
+) -> AsyncIterator[Table[IPv4Address, IPv4Address | None]]:
+    """The table of next hops of some nodes, kept."""
+    table: Table[IPv4Address, None] = Table("node")
+    table.replace(dict.fromkeys(nodes))
+    hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
+    task = asyncio.create_task(NextHops(kernel, table, lambda: nodes, hops, "mgp").run())
+    await soon(lambda: hops.synced)
+    yield hops
+    task.cancel()
+
+
+def test_next_hops_follow_routes_addresses_rules_and_devices(host: Host) -> None:
+    async def story(kernel: Kernel) -> None:
+        async with watched(kernel, FAR) as hops:
+            assert hops.rows[FAR] == GATEWAY
+            host.ip("route replace 10.99.1.0/24 via 10.99.0.2")
+            await soon(lambda: hops.rows[FAR] == OTHER)
+            host.ip("route add 10.99.1.11/32 dev left")
+            await soon(lambda: hops.rows[FAR] == FAR)
+            host.ip("route del 10.99.1.11/32", "route add 10.99.1.0/24 via 10.99.0.3 table 100",
+                    "rule add to 10.99.1.0/24 table 100")  # fmt: skip
+            await soon(lambda: hops.rows[FAR] == IPv4Address("10.99.0.3"))
+            host.ip("rule del to 10.99.1.0/24 table 100")
+            await soon(lambda: hops.rows[FAR] == OTHER)
+            host.ip("addr add 10.98.0.9/24 dev right",
+                    "route add 10.99.1.0/24 via 10.98.0.1 metric 100",
+                    "link set left down")  # fmt: skip
+            await soon(lambda: hops.rows[FAR] == IPv4Address("10.98.0.1"))
+
+    play(host, story)
+
+
+def test_a_route_that_goes_with_its_device_keeps_its_next_hop_until_another_comes(
+    host: Host,
+) -> None:
+    async def story(kernel: Kernel) -> None:
+        async with watched(kernel, FAR) as hops:
+            host.ip("link set left down")
+            await asyncio.sleep(0.2)
+            assert hops.rows[FAR] == GATEWAY
+            host.ip("link set left up", "route add 10.99.1.0/24 via 10.99.0.2")
+            await soon(lambda: hops.rows[FAR] == OTHER)
+
+    play(host, story)
+
+
+def test_the_uplink_is_compared_when_something_happens_to_it(host: Host) -> None:
+    async def story(kernel: Kernel) -> None:
+        uplink = Uplink(kernel, "left")
+
+        def fields() -> list[str]:
+            return [finding.field for finding in uplink.findings("east-1")]
+
+        task = asyncio.create_task(uplink.run(await uplink.facts()))
+        host.ip("link set left mtu 1400")
+        await soon(lambda: fields() == ["mtu"])
+        host.ip("addr del 10.99.0.9/24 dev left")
+        await soon(lambda: fields() == [""])
+        host.ip("addr add 10.99.0.8/24 dev left")
+        await soon(lambda: fields() == ["mtu", "endpoint"])
+        host.ip("addr del 10.99.0.8/24 dev left", "link set left mtu 1500",
+                "addr add 10.99.0.9/24 dev left")  # fmt: skip
+        await soon(lambda: fields() == [])
+        host.ip("link del left")
+        await soon(lambda: fields() == [""])
+        host.ip("link add left type veth peer name right", "link set left up",
+                "addr add 10.99.0.9/24 dev left")  # fmt: skip
+        await soon(lambda: fields() == ["ifindex"])
+        task.cancel()
+
+    play(host, story)
+
+
+def test_events_stay_in_the_namespace_in_which_the_door_was_opened(host: Host) -> None:
+    async def story() -> None:
+        async with Kernel.open() as kernel, aclosing(kernel.events(Group.ROUTE)) as events:
+            assert await anext(events) == Lost()
+            host.ip("route add unreachable 192.0.2.1")
+            assert await anext(events) == END
+
+    with netns.enter(host.namespace):
+        asyncio.run(asyncio.wait_for(story(), 5))
