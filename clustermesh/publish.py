@@ -7,12 +7,13 @@ addresses: an event touches the rows it concerns and no other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address
 
 from clustermesh.remote import wire
-from mesh.core.model import IP, Address, Identity, Node, PodKey, Service
+from mesh.core.model import IP, Address, Identity, Node, NodeKey, PodKey, Service, ServiceKey
 from mesh.core.table import Table
-from mesh.identity.addresses import Joined, PodJoin
+from mesh.identity.addresses import Joined, PodJoin, tunnel_endpoint
 
 #: Prefixes that are published, each with a canary.
 PREFIXES = (wire.NODES, wire.SERVICES, wire.IDENTITIES, wire.ADDRESSES)
@@ -23,27 +24,30 @@ def config(cluster: str, cluster_id: int) -> dict[str, bytes]:
     return {wire.config_key(cluster): wire.cluster_config(cluster_id)}
 
 
-def nodes(rows: Iterable[Node], cluster_id: int) -> dict[str, bytes]:
-    """Nodes of this cluster that have their pod CIDRs; others are not there yet."""
-    return {
-        wire.node_key(row.cluster, row.name): wire.node_value(row, cluster_id)
-        for row in rows
-        if row.pod_cidrs
-    }
+def node_keys(_: NodeKey, row: Node | None, cluster_id: int) -> dict[str, bytes]:
+    """The key of a node of this cluster that has its pod CIDRs; others are not there yet."""
+    if row is None or not row.pod_cidrs:
+        return {}
+    return {wire.node_key(row.cluster, row.name): wire.node_value(row, cluster_id)}
 
 
-def identities(rows: Iterable[Identity]) -> dict[str, bytes]:
-    """Identities of this cluster by number."""
-    return {wire.identity_key(row.cluster, row.id): row.labels.encode() for row in rows}
+def identity_keys(_: int, row: Identity | None) -> dict[str, bytes]:
+    """The key of an identity of this cluster."""
+    return {wire.identity_key(row.cluster, row.id): row.labels.encode()} if row else {}
 
 
-def services(rows: Iterable[Service], cluster_id: int) -> dict[str, bytes]:
-    """Global services that are shared, with the backends of this cluster alone."""
-    return {
-        wire.service_key(row.cluster, row.namespace, row.name): wire.service_value(row, cluster_id)
-        for row in rows
-        if row.is_global and row.is_shared
-    }
+def service_keys(_: ServiceKey, row: Service | None, cluster_id: int) -> dict[str, bytes]:
+    """The key of a global service that is shared, with the backends of this cluster alone."""
+    if row is None or not (row.is_global and row.is_shared):
+        return {}
+    key = wire.service_key(row.cluster, row.namespace, row.name)
+    return {key: wire.service_value(row, cluster_id)}
+
+
+def endpoint(key: NodeKey, row: Node | None) -> dict[str, IPv4Address]:
+    """Tunnel endpoint of a node that is published, by name."""
+    address = tunnel_endpoint(row) if row and row.pod_cidrs else None
+    return {key.name: address} if address else {}
 
 
 def canaries(cluster: str, since: str) -> dict[str, bytes]:

@@ -33,7 +33,11 @@ class Peers:
         self.nodes: Table[NodeKey, Node] = Table("peer node")
         self.services: Table[ServiceKey, Service] = Table("peer service")
         self.identities: Table[int, Identity] = Table("peer identity")
+        #: Cluster id by name, of the own cluster and of every accepted one.
+        self.ids: Table[str, int] = Table("cluster id")
+        self.ids.replace({own.cluster: own.id})
         self.imports = Imports(own)
+        self._own = own.cluster
         #: Marked synced when everything that peers have is in.
         self.complete = Source("peers")
         self._expected = set(expected) - {own.cluster}
@@ -81,6 +85,7 @@ class Peers:
             self.take(batch)
 
     def _write(self, changes: ImportChanges) -> None:
+        self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
         self.nodes.upsert(changes.nodes.upsert)
         self.nodes.delete(changes.nodes.delete)
         self.services.upsert(changes.services.upsert)

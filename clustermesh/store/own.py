@@ -1,12 +1,13 @@
 """What the own cluster's subtree of the store says, as tables: claims, pods, its configuration.
 
 Agents, the controller and the speaker follow ``meshgate/v1/<cluster>/`` and give every batch to
-``Subtree.take``. Parsing stops here; one unreadable key is a finding and changes nothing else.
+``Own.take``. Parsing stops here; one unreadable key is a finding and changes nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -14,29 +15,12 @@ from clustermesh.remote.wire import is_object_name, parse_ip, plain
 from clustermesh.store.claims import rows
 from clustermesh.store.follow import Batch, Entry, canary_of
 from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
-from mesh.core.table import Table
+from mesh.core.table import Source, Table
 
 UNREADABLE = "M141"
 
 #: Value of the key that an agent puts after all of its pods.
 PODS_SYNCED = b"{}"
-
-
-class StoredConfig(msgspec.Struct, frozen=True):
-    """The ``config`` key: what all controllers of the cluster agree on.
-
-    Pools are named as in claims (``mesh/nodes/pools.py``), in the order of a node's prefixes.
-    """
-
-    name: str
-    id: int
-    pod_cidrs: tuple[str, ...] = msgspec.field(name="podCIDRs")
-    locators: tuple[str, ...]
-    block_size: int = msgspec.field(name="blockSize")
-    blocks_per_node: int = msgspec.field(name="blocksPerNode")
-
-
-PodsChanged = Callable[[Mapping[PodRef, PodEntry], Collection[PodRef]], None]
 
 
 class _PodValue(msgspec.Struct, frozen=True):
@@ -48,20 +32,27 @@ class _SyncedValue(msgspec.Struct, frozen=True):
     store: str
 
 
-class Subtree:
-    """``claims``, ``resting`` and ``pods`` are synced once the canary stands and was listed."""
+class Own:
+    """Tables of the own cluster, synced once the canary stands and was listed.
 
-    def __init__(self, cluster: str, pods_changed: PodsChanged | None = None) -> None:
+    ``claims`` and ``resting`` have a table for each of ``nouns``.
+    """
+
+    def __init__(self, cluster: str, nouns: Iterable[str]) -> None:
         self.prefix = f"meshgate/v1/{cluster}/"
-        self.claims: Table[ClaimKey, Claim] = Table("claim")
-        self.resting: Table[ClaimKey, Claim] = Table("resting claim")
+        self.claims: Mapping[str, Table[ClaimKey, Claim]] = {
+            noun: Table(f"claim {noun}") for noun in nouns
+        }
+        self.resting: Mapping[str, Table[ClaimKey, Claim]] = {
+            noun: Table(f"resting {noun}") for noun in self.claims
+        }
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
-        self.config: Table[str, StoredConfig] = Table("config")  # one row, under the cluster's name
+        #: What all controllers of the cluster agree on, by field.
+        self.config: Table[str, Any] = Table("config")
         self.findings: dict[str, Finding] = {}
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
         self._cluster = cluster
-        self._pods_changed = pods_changed
 
     def take(self, batch: Batch) -> None:
         """Take in what ``store.Follow`` saw."""
@@ -70,25 +61,24 @@ class Subtree:
         claims = rows(self._cluster, batch.puts, batch.deletes)
         for key, text in claims.unreadable.items():
             self._refuse(key, text)
-        self.claims.upsert(claims.held)
-        self.claims.delete(claims.gone)
-        self.resting.delete([*claims.gone, *claims.held])
-        self.resting.upsert(claims.resting)
+        for noun, table in self.claims.items():
+            table.upsert({key: row for key, row in claims.held.items() if key.noun == noun})
+            table.delete([key for key in claims.gone if key.noun == noun])
+        for noun, table in self.resting.items():
+            table.delete([k for k in (*claims.gone, *claims.held) if k.noun == noun])
+            table.upsert({key: row for key, row in claims.resting.items() if key.noun == noun})
         puts: dict[PodRef, PodEntry] = {}
         for entry in batch.puts:
             self._take_entry(entry, puts)
         gone = [ref for key in batch.deletes if (ref := self._pod_ref(key))]
         self.pods.upsert(puts)
         self.pods.delete(gone)
-        if self._pods_changed and (puts or gone):
-            self._pods_changed(puts, gone)
 
     def synced(self) -> None:
         """The first complete list is in."""
-        self.config.mark_synced()
-        self.claims.mark_synced()
-        self.resting.mark_synced()
-        self.pods.mark_synced()
+        tables: list[Source] = [self.config, *self.claims.values(), *self.resting.values()]
+        for table in (*tables, self.pods):
+            table.mark_synced()
 
     def _take_entry(self, entry: Entry, puts: dict[PodRef, PodEntry]) -> None:
         ref = self._pod_ref(entry.key)
@@ -100,8 +90,7 @@ class Subtree:
             elif entry.key.startswith(f"{self.prefix}pod/") and entry.key != canary_of(entry.key):
                 self._refuse(entry.key, "is not pod/<node>/<namespace>/<name>")
             elif entry.key == f"{self.prefix}config":
-                config = msgspec.json.decode(entry.value, type=StoredConfig)
-                self.config.upsert({self._cluster: config})
+                self.config.upsert(msgspec.json.decode(entry.value, type=dict[str, Any]))
             elif entry.key == f"{self.prefix}synced":
                 self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
         except (msgspec.DecodeError, ValueError) as error:
@@ -130,3 +119,28 @@ def pods_synced_key(cluster: str, node: str) -> str:
 def pod_value(entry: PodEntry) -> bytes:
     """Value of a pod's key."""
     return msgspec.json.encode(_PodValue([str(a) for a in entry.addresses], entry.labels))
+
+
+class PodKeys:
+    """Keys and values of the pods of one node."""
+
+    def __init__(self, cluster: str, node: str) -> None:
+        self._cluster, self._node = cluster, node
+
+    @property
+    def prefix(self) -> str:
+        """What all keys of the node's pods begin with."""
+        return f"meshgate/v1/{self._cluster}/pod/{self._node}/"
+
+    def key(self, ref: PodRef) -> str:
+        """Key of a pod."""
+        return pod_key(self._cluster, ref)
+
+    def value(self, entry: PodEntry) -> bytes:
+        """Value of a pod."""
+        return pod_value(entry)
+
+    @property
+    def synced(self) -> tuple[str, bytes]:
+        """The key and value that say that all pods of the node are in the store."""
+        return pods_synced_key(self._cluster, self._node), PODS_SYNCED

@@ -110,9 +110,11 @@ class AgreedPools:
 
     def derive_wholes(self, loop: Loop, out: Table[Network, None]) -> None:
         """Add the derivation of the pools as networks: no other cluster may claim them."""
-        loop.derive(
-            [self.table], lambda: out.replace({whole(n): None for n in readable(self.names)})
-        )
+
+        def replace() -> None:
+            out.replace({whole(name): None for name in readable(self.names)})
+
+        loop.derive([self.table], replace)
 
     @property
     def names(self) -> tuple[str, ...]:

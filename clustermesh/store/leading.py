@@ -10,29 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
 from clustermesh import publish
+from clustermesh.controller import PublishController
 from clustermesh.etcd.client import Client, EtcdError
 from clustermesh.etcd.requests import found, get_op, if_created, put_op
 from clustermesh.remote import wire
+from clustermesh.store.agreed import config_findings, encode, id_findings
 from clustermesh.store.allocator import Allocator, Ask
+from clustermesh.store.claims import owner_key
 from clustermesh.store.keys import LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
-from clustermesh.store.own import pod_key, pod_value
-from mesh import allocation
-from mesh.allocation import RELEASED, Want
-from mesh.config import ControllerConfig
-from mesh.controller_tables import ControllerTables
+from clustermesh.store.own import Own, pod_key, pod_value
 from mesh.core import journal
+from mesh.core.feature import ControllerFeature, Want
 from mesh.core.journal import Journal
 from mesh.core.model import Finding, PodEntry, PodRef
 from mesh.core.reconcile import Applied, Errors, Loop
+from mesh.core.table import Changes, Table
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ SNAPSHOT_S = 5.0
 #: Keys of one Txn of restored pods: one comparison each and the fence's two.
 PODS_PER_TXN = 100
 
+POOL_FULL = "M145"
 CANNOT_WRITE = "M149"
 NOT_RESTORED = "M150"
 NOT_LEADING = "M152"
@@ -55,15 +58,51 @@ CLAIMS_FILE, PODS_FILE = "claims.journal", "pods.journal"
 FORMER_CLAIMS_FILE, FORMER_PODS_FILE = "claims.json", "pods.json"
 
 
+class Wants:
+    """Which numbers the features want: ``wanted`` for all nouns, and ``refused`` with reasons."""
+
+    def __init__(self, features: Iterable[ControllerFeature]) -> None:
+        self.wanted: Table[Want, bool] = Table("claim wanted")
+        self.refused: Table[Want, str] = Table("claim refused")
+        self._features = tuple(features)
+        self._claimable = {one.noun: one for feature in self._features for one in feature.claims}
+
+    def derive(self, loop: Loop) -> None:
+        """Add the derivations of ``wanted``."""
+        tables = [table for feature in self._features for table in feature.wants]
+        for table in tables:
+            loop.follow(table, self._take)
+        loop.derive(tables, self.wanted.mark_synced)
+
+    def candidates(self, want: Want) -> Sequence[int]:
+        """The numbers that may be given to a want."""
+        return self._claimable[want.noun].candidates(want)
+
+    def is_released(self, noun: str) -> bool:
+        """Whether numbers of the noun are given back when nobody wants them."""
+        claimable = self._claimable.get(noun)
+        return claimable is not None and claimable.released
+
+    def findings(self, cluster: str) -> Iterable[Finding]:
+        """Owners that get no number."""
+        for want, text in self.refused.rows.items():
+            key = owner_key(cluster, want.noun, want.pool, want.owner)
+            yield Finding(POOL_FULL, key, "number", text)
+
+    def _take(self, changes: Changes[Want, bool]) -> None:
+        self.wanted.upsert(changes.upsert)
+        self.wanted.delete(changes.delete)
+
+
 class Claims:
-    """Target: wanted claims. Only nouns of ``RELEASED`` are ever given back.
+    """Target: wanted claims. Only nouns that say so are ever given back.
 
     A full pool is no error of the target but a row in ``refused``: the next full round tries again.
     """
 
-    def __init__(self, allocator: Allocator, tables: ControllerTables) -> None:
+    def __init__(self, allocator: Allocator, wants: Wants) -> None:
         self._allocator = allocator
-        self._tables = tables
+        self._wants = wants
 
     async def read(self) -> Mapping[Want, bool]:
         claims = self._allocator.claims.values()
@@ -71,7 +110,7 @@ class Claims:
 
     async def upsert(self, rows: Collection[Want]) -> Errors[Want]:
         asks = [
-            Ask(noun, pool, [want.owner for want in wants], self._tables.candidates(wants[0]))
+            Ask(noun, pool, [want.owner for want in wants], self._wants.candidates(wants[0]))
             for (noun, pool), group in groupby(sorted(rows), lambda want: (want.noun, want.pool))
             if (wants := list(group))
         ]
@@ -80,17 +119,17 @@ class Claims:
             for ask, claimed in zip(asks, await self._allocator.claim_pools(asks), strict=True)
             for owner, error in claimed.refused.items()
         }
-        table, wanted = self._tables.refused, self._tables.wanted.rows
+        table, wanted = self._wants.refused, self._wants.wanted.rows
         table.delete([want for want in table.rows if want in rows or want not in wanted])
         table.upsert(refused)
         return {}
 
     async def delete(self, keys: Collection[Want]) -> Errors[Want]:
-        wanted = self._tables.wanted.rows  # may change while the others are released
+        wanted = self._wants.wanted.rows  # may change while the others are released
         for want in sorted(keys):
-            if want.noun in RELEASED and want not in wanted:
+            if self._wants.is_released(want.noun) and want not in wanted:
                 await self._allocator.release(want.noun, want.pool, want.owner)
-        self._tables.refused.delete(keys)
+        self._wants.refused.delete(keys)
         return {}
 
 
@@ -101,21 +140,20 @@ class PodSnapshot:
     ``former`` is the file of a version that wrote JSON.
     """
 
-    def __init__(self, path: Path, tables: ControllerTables, former: Path | None = None) -> None:
+    def __init__(self, path: Path, cluster: str, own: Own, former: Path | None = None) -> None:
         #: Why the file cannot be written, in words.
         self.problem = ""
         self._path = path
         self._former = former or path
-        self._tables = tables
+        self._cluster, self._own = cluster, own
         self._journal = Journal(path, former)
         self._saved = -1  # the revision of the pods' table that the file has
 
     @property
     def keys(self) -> Mapping[str, bytes]:
         """What the store had when we last saw it; else what the file says."""
-        tables = self._tables
-        if tables.subtree.pods.synced:
-            return _pod_keys(tables.cluster, tables.subtree.pods.rows)
+        if self._own.pods.synced:
+            return _pod_keys(self._cluster, self._own.pods.rows)
         with suppress(OSError, ValueError):
             return journal.read(self._path)
         with suppress(OSError, msgspec.DecodeError):
@@ -125,7 +163,7 @@ class PodSnapshot:
 
     async def run(self) -> None:
         """Keep the file up to date."""
-        pods = self._tables.subtree.pods
+        pods = self._own.pods
         while True:
             await asyncio.sleep(SNAPSHOT_S)
             if pods.synced and pods.revision != self._saved:
@@ -133,7 +171,7 @@ class PodSnapshot:
 
     async def _save(self) -> None:
         """Append what changed; everything after an error, and when too much has changed."""
-        cluster, pods = self._tables.cluster, self._tables.subtree.pods
+        cluster, pods = self._cluster, self._own.pods
         changes, revision = pods.changes(self._saved), pods.revision
         self._saved = -1
         try:
@@ -150,20 +188,43 @@ class PodSnapshot:
             self._saved, self.problem = revision, ""
 
 
-class Leading:
-    """Stands for the leadership while this controller fits to the cluster, and uses it."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Who stands for the leadership; ``lease_s`` is the life of what is published."""
 
-    def __init__(self, config: ControllerConfig, client: Client, tables: ControllerTables) -> None:
+    cluster: str
+    id: int
+    instance: str
+    lease_s: int
+    state_dir: Path
+
+
+class Leading:
+    """Stands for the leadership while this controller fits to the cluster, and uses it.
+
+    ``agreed`` are the fields of the configuration that all controllers must have in common.
+    """
+
+    def __init__(
+        self,
+        who: Candidate,
+        client: Client,
+        own: Own,
+        wants: Wants,
+        publishing: PublishController,
+        agreed: Mapping[str, object],
+    ) -> None:
         # A standby must take over before what is published ends.
-        ttl_s = min(LEADER_S, max(2, config.lease_seconds // 3))
-        self.leader = Leader(client, config.cluster.name, config.instance, ttl_s)
-        self.allocator = _allocator(client, config, self.leader)
-        place = config.state_dir
-        self.pods = PodSnapshot(place / PODS_FILE, tables, place / FORMER_PODS_FILE)
+        ttl_s = min(LEADER_S, max(2, who.lease_s // 3))
+        self.leader = Leader(client, who.cluster, who.instance, ttl_s)
+        self.allocator = _allocator(client, who, self.leader)
+        place = who.state_dir
+        self.pods = PodSnapshot(place / PODS_FILE, who.cluster, own, place / FORMER_PODS_FILE)
         self.applied: list[Applied] = []
-        self._config = config
-        self._client = client
-        self._tables = tables
+        self._who, self._client = who, client
+        self._wants, self._publishing = wants, publishing
+        self._config_key = f"{own.prefix}config"
+        self._agreed = {"name": who.cluster, "id": who.id, **agreed}
         self._unfit: list[Finding] = []
         self._lost: list[str] = []
 
@@ -195,41 +256,35 @@ class Leading:
     @property
     def problems(self) -> Mapping[Path, str]:
         """Why a snapshot cannot be written."""
-        place, found = self._config.state_dir, (self.allocator.problem, self.pods.problem)
-        files = dict(zip((place / CLAIMS_FILE, place / PODS_FILE), found, strict=True))
+        place, problems = self._who.state_dir, (self.allocator.problem, self.pods.problem)
+        files = dict(zip((place / CLAIMS_FILE, place / PODS_FILE), problems, strict=True))
         return {path: problem for path, problem in files.items() if problem}
 
     # --- Whether we fit -----------------------------------------------------------------------
 
     async def _mismatches(self) -> list[Finding]:
         """How the cluster's stored configuration, or another cluster's id, contradicts ours."""
-        ours = allocation.stored_config(self._config)
         stored = await self._client.get(self._config_key)
         configs = (await self._client.list(wire.CONFIGS)).kvs
         published = {kv.key.decode(errors="replace"): kv.value for kv in configs}
-        findings = allocation.id_findings(ours, published)
+        findings = id_findings(self._who.cluster, self._who.id, published)
         if stored is not None:
-            findings += allocation.config_findings(self._config_key, stored.value, ours)
+            findings += config_findings(self._config_key, stored.value, self._agreed)
         return findings
 
     async def _agree(self, fence: Fence) -> bool:
         """Write the ``config`` key if there is none; whether it says what we say."""
-        ours = allocation.stored_config(self._config)
         reply, there = await fenced_txn(
             self._client,
             fence,
             [if_created(self._config_key, 0)],
-            [put_op(self._config_key, msgspec.json.encode(ours))],
+            [put_op(self._config_key, encode(self._agreed))],
             [get_op(self._config_key)],
         )
         stored = None if reply.succeeded else found(there[0])
         if stored is not None:
-            self._unfit = allocation.config_findings(self._config_key, stored.value, ours)
+            self._unfit = config_findings(self._config_key, stored.value, self._agreed)
         return not self._unfit
-
-    @property
-    def _config_key(self) -> str:
-        return f"{self._tables.subtree.prefix}config"
 
     # --- One leadership -----------------------------------------------------------------------
 
@@ -248,20 +303,20 @@ class Leading:
 
     def _loop(self, fence: Fence) -> tuple[Loop, list[LeasedTarget]]:
         """What goes where, and in which order."""
-        tables, loop, targets = self._tables, Loop(), list[LeasedTarget]()
+        publishing, loop, targets = self._publishing, Loop(), list[LeasedTarget]()
 
         def leased(owned: Collection[str]) -> LeasedTarget:
-            ttl_s = self._config.lease_seconds
+            ttl_s = self._who.lease_s
             targets.append(LeasedTarget(self._client, list(owned), ttl_s, fence))
             return targets[-1]
 
-        loop.apply(tables.wanted, Claims(self.allocator, tables))
-        cluster = tables.cluster
-        first = [loop.apply(tables.config_key, leased([wire.config_key(cluster)]))]
-        for prefix, table in tables.published.items():
+        loop.apply(self._wants.wanted, Claims(self.allocator, self._wants))
+        cluster = self._who.cluster
+        first = [loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))]
+        for prefix, table in publishing.published.items():
             first.append(loop.apply(table, leased([f"{prefix}{cluster}/"])))
         canaries = [wire.canary_key(cluster, prefix) for prefix in publish.PREFIXES]
-        last = loop.apply(tables.canaries, leased(canaries), after=first)
+        last = loop.apply(publishing.canaries, leased(canaries), after=first)
         for target, applied in zip(targets, (*first, last), strict=True):
             target.on_lost = applied.recheck
         return loop, targets
@@ -286,10 +341,10 @@ class Leading:
         return reply.succeeded
 
 
-def _allocator(client: Client, config: ControllerConfig, leader: Leader) -> Allocator:
+def _allocator(client: Client, who: Candidate, leader: Leader) -> Allocator:
     """The allocator with its snapshot; an unreadable one is put aside."""
-    name, path = config.cluster.name, config.state_dir / CLAIMS_FILE
-    former = config.state_dir / FORMER_CLAIMS_FILE
+    name, path = who.cluster, who.state_dir / CLAIMS_FILE
+    former = who.state_dir / FORMER_CLAIMS_FILE
     try:
         return Allocator(client, name, leader, path, former)
     except ValueError as error:

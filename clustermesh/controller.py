@@ -1,0 +1,212 @@
+"""Other clusters in the controller: what we publish, what we accept, and what is wrong with it.
+
+node, identity, service, pod entries -> keys that other clusters read, then the canaries
+keys of other clusters               -> the import firewall, for findings and listings
+nodes of other clusters              -> prefixes of ours that they publish (``foreign``)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from ipaddress import IPv4Address
+
+from clustermesh import foreign as prefixes
+from clustermesh import publish
+from clustermesh.nouns import cluster_row, own_row
+from clustermesh.remote import wire
+from clustermesh.remote.ours import Ours
+from clustermesh.remote.tables import Peers
+from clustermesh.store.follow import Batch
+from mesh.core.feature import ControllerFeature, Listing, Want
+from mesh.core.groups import By, Followed
+from mesh.core.model import (
+    Finding,
+    ForeignNode,
+    Identity,
+    Network,
+    Node,
+    NodeKey,
+    PodEntry,
+    PodRef,
+    Service,
+    ServiceKey,
+)
+from mesh.core.reconcile import Loop
+from mesh.core.sources import OwnStore
+from mesh.core.table import Changes, Source, Table
+
+
+class Foreign:
+    """Who publishes prefixes of our pools, and since when our own nodes are published.
+
+    ``meet`` says whether two networks overlap.
+    """
+
+    def __init__(self, cluster: str, pools: Sequence[Network], meet: prefixes.Meet) -> None:
+        self.table: Table[str, ForeignNode] = Table("foreign node")
+        self.created: Table[NodeKey, int] = Table("published node")
+        self.meet = meet
+        self._cluster, self._pools = cluster, tuple(pools)
+
+    def take(self, batch: Batch) -> None:
+        """Take in what all clusters publish."""
+        mine = f"{wire.NODES}{self._cluster}/"
+        nodes = [entry for entry in batch.puts if entry.key.startswith(wire.NODES)]
+        ours = [entry for entry in nodes if entry.key.startswith(mine)]
+        self.created.upsert({self._own(entry.key): entry.created for entry in ours})
+        rows = {
+            entry.key: prefixes.foreign_node(entry, self._pools, self.meet)
+            for entry in nodes
+            if not entry.key.startswith(mine)
+        }
+        self.table.upsert({key: row for key, row in rows.items() if row})
+        self.table.delete([*batch.deletes, *(key for key, row in rows.items() if not row)])
+        self.created.delete(self._own(key) for key in batch.deletes if key.startswith(mine))
+        if batch.listed:
+            self.created.mark_synced()
+            self.table.mark_synced()
+
+    def _own(self, key: str) -> NodeKey:
+        return NodeKey(self._cluster, key.rpartition("/")[2])
+
+
+class PublishController(ControllerFeature):
+    """Keys of this cluster; ``number`` is the identity by label text."""
+
+    def __init__(
+        self,
+        cluster: str,
+        id_: int,
+        foreign: Foreign,
+        store: OwnStore,
+        node: Table[NodeKey, Node],
+        identity: Table[int, Identity],
+        number: Table[str, int],
+        service: Table[ServiceKey, Service],
+    ) -> None:
+        self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
+        self.config_key: Table[str, bytes] = Table("cluster config")
+        self.canaries: Table[str, bytes] = Table("canary")
+        self._cluster, self._id = cluster, id_
+        self._foreign, self._store = foreign, store
+        self._node, self._identity = node, identity
+        self._number, self._service = number, service
+        self._leaving: Table[NodeKey, Node] = Table("node to publish")
+        self._endpoint: Table[str, IPv4Address] = Table("endpoint of published node")
+        self._addresses = publish.PodAddresses(self.published[wire.ADDRESSES], cluster)
+        self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is published has been computed."""
+        return all(table.synced for table in self.published.values())
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Number of rows of our own cluster, by column of ``cluster list``."""
+        return {
+            "nodes": len(self._node.rows),
+            "identities": len(self._identity.rows),
+            "addresses": len(self.published[wire.ADDRESSES].rows),
+            "services": len(self.published[wire.SERVICES].rows),
+        }
+
+    def derive(self, loop: Loop) -> None:
+        by_key = partial(publish.node_keys, cluster_id=self._id)
+        loop.group(
+            self._leaving,
+            self._publishable,
+            By(self._node),
+            By(self._foreign.created),
+            whole=[self._foreign.table],
+            also=[self._foreign.created],
+        )
+        loop.group(self.published[wire.NODES], by_key, By(self._leaving))
+        loop.group(self._endpoint, publish.endpoint, By(self._leaving))
+        loop.group(self.published[wire.IDENTITIES], publish.identity_keys, By(self._identity))
+        services = partial(publish.service_keys, cluster_id=self._id)
+        loop.group(self.published[wire.SERVICES], services, By(self._service))
+        entries = Followed(self._store.pods, self._take_entries)
+        loop.derive([], entries.run, [self._store.pods])
+        loop.follow(self._number, self._addresses.identities)
+        loop.follow(self._endpoint, self._addresses.endpoints)
+        sources: list[Source] = [self._store.pods, self._endpoint, self._number]
+        loop.derive(sources, self.published[wire.ADDRESSES].mark_synced)
+
+    def derive_canaries(
+        self, loop: Loop, wanted: Table[Want, bool], refused: Table[Want, str]
+    ) -> None:
+        """Add the derivation of the canaries, which stand below everything else."""
+        claims = self._store.claims.values()
+        sources: list[Source] = [*self.published.values(), wanted, self._foreign.table, *claims]
+        loop.derive(sources, partial(self._mark_complete, wanted, refused), [refused])
+
+    def _mark_complete(self, wanted: Table[Want, bool], refused: Table[Want, str]) -> None:
+        """Put the canaries once, when every wanted claim is made or refused.
+
+        They are never taken back.
+        """
+        if self.canaries.synced:
+            return
+        made = {
+            Want(claim.noun, claim.pool, claim.owner)
+            for table in self._store.claims.values()
+            for claim in table.rows.values()
+        }
+        if wanted.rows.keys() <= made | refused.rows.keys():
+            self.config_key.replace(publish.config(self._cluster, self._id))
+            self.canaries.replace(publish.canaries(self._cluster, self._since))
+
+    def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
+        self._addresses.pods(changes.upsert, changes.delete)
+
+    def _publishable(
+        self, key: NodeKey, node: Node | None, created: int | None
+    ) -> dict[NodeKey, Node]:
+        if node is None:
+            return {}
+        others = self._foreign.table.rows.values()
+        row, _ = prefixes.publishable(node, created, others, self._foreign.meet)
+        return {key: row}
+
+    def findings(self) -> Iterable[Finding]:
+        others, created = list(self._foreign.table.rows.values()), self._foreign.created.rows
+        for key, node in self._node.rows.items() if others else ():
+            _, left_out = prefixes.publishable(node, created.get(key), others, self._foreign.meet)
+            yield from left_out
+
+
+class RemoteController(ControllerFeature):
+    """Other clusters; ``features`` are all others of the process: what is ours they declare."""
+
+    def __init__(
+        self,
+        cluster: str,
+        id_: int,
+        remote: Peers,
+        publishing: PublishController,
+        features: Iterable[ControllerFeature],
+    ) -> None:
+        others = list(features)
+        networks = [table for one in others for table in one.ours]
+        addresses = [table for one in others for table in one.own_addresses]
+        self._cluster, self._id = cluster, id_
+        self._remote, self._publishing = remote, publishing
+        self._ours = Ours(cluster, id_, remote, networks, addresses)
+
+    def derive(self, loop: Loop) -> None:
+        self._ours.derive(loop)
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {"cluster": self._rows}
+
+    def _rows(self) -> list[dict[str, object]]:
+        publishing = self._publishing
+        own = own_row(self._cluster, self._id, publishing.counts, synced=publishing.canaries.synced)
+        others = sorted(self._remote.imports.peers.items())
+        return [own, *(cluster_row(name, importer) for name, importer in others)]
+
+    def findings(self) -> Iterable[Finding]:
+        return self._remote.findings.values()
