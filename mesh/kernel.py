@@ -1,7 +1,8 @@
 """The one door to RTNETLINK: links, addresses, routes and neighbours of this host and its pods.
 
-One socket per network namespace, on the agent's loop, no threads (bpf-loading.md 11.2): the
-socket of a pod's namespace is created inside it and lives for one configuration.
+One pyroute2 socket per network namespace, on the agent's loop, no threads (bpf-loading.md 11.2):
+the socket of a pod's namespace is created inside it and lives for one configuration. Events and
+questions for next hops have sockets of their own, without pyroute2 (``mesh/netlink.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ EVENT_BUFFER = 1 << 20
 _DATAGRAM = 1 << 16
 #: Events between two turns of the loop: each takes 10 to 30 µs.
 _TURN = 100
-#: Answers wait in the socket's buffer until all of a batch were asked; the least one holds 90.
+#: Answers wait in the socket's buffer until all of a batch were asked; it holds 256 by default.
 _QUESTIONS = 32
 #: Seconds until a failed socket of events is opened again.
 _REOPEN_S = 1.0
@@ -80,7 +80,6 @@ class Kernel:
         self._ipr = ipr
         self._one = asyncio.Lock()  # a second dump on a socket is refused with EBUSY
         self._make = make
-        self._sequence = count(1)
 
     @classmethod
     @asynccontextmanager
@@ -232,15 +231,15 @@ class Kernel:
     ) -> dict[IPv4Address, IPv4Address | OSError]:
         """The neighbour through which each address is reached, or why none is.
 
-        An address on the link is its own next hop. Left out are those that got no answer, for want
-        of memory: they want to be asked for again. Each batch is one step of the loop.
+        An address on the link is its own next hop. Addresses without an answer (the kernel had no
+        memory for one) are left out: the caller has to ask again. Each batch is one step of the
+        loop.
         """
         found: dict[IPv4Address, IPv4Address | OSError] = {}
-        waiting = list(addresses)
         with self._make() as sock:
-            while waiting:
-                batch, waiting = waiting[:_QUESTIONS], waiting[_QUESTIONS:]
-                found |= _answers(sock, dict(zip(self._sequence, batch, strict=False)))
+            questions = list(enumerate(addresses))
+            for at in range(0, len(questions), _QUESTIONS):
+                found |= _answers(sock, dict(questions[at : at + _QUESTIONS]))
                 await asyncio.sleep(0)
         return found
 
