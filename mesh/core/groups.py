@@ -12,14 +12,18 @@ Rule 1: ``make`` looks at nothing but its arguments and at what stands in ``whol
         make every group anew. So the result never depends on the order of events: it equals what
         one run over everything gives.
 Rule 2: one group at a time makes a key of ``out``. The key may move to another group.
+Rule 3: groups are made piece by piece (``mesh/core/passes.py``), ``out`` changes in one step. A
+        group whose inputs changed between two pieces is made again, so ``out`` never mixes states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from mesh.core.passes import Sliced
 from mesh.core.table import Changes, Source, Table
 
 G = TypeVar("G", bound=Hashable)
@@ -128,7 +132,11 @@ class _Input:
         return {key: rows[key] for key in self.index.keys.get(group, ())}
 
 
-class Grouped(Generic[K, V]):
+#: Groups made again before a run of few groups gets longer slices.
+_PATIENCE = 64
+
+
+class Grouped(Sliced, Generic[K, V]):
     """Keeps ``out`` equal to what ``make`` gives for every group."""
 
     def __init__(
@@ -145,34 +153,78 @@ class Grouped(Generic[K, V]):
         self._inputs = [_Input(one) for one in inputs]
         self._made: dict[Any, tuple[K, ...]] = {}
         self._seen: list[int] = []
+        self._waiting: deque[Any] = deque()
+        self._touched: dict[Any, None] = {}  # the groups in ``_waiting``
+        self._fresh: dict[Any, Mapping[K, V]] = {}  # the groups made in this run
+        self._overtaken = 0
+
+    @property
+    def doublings(self) -> int:
+        """A run that its inputs overtake gets longer slices, else it might never end."""
+        return self._overtaken // (_PATIENCE + len(self._fresh) + len(self._touched))
 
     def run(self) -> None:
         """Make what has changed; call it when the inputs are synced."""
-        fresh: dict[K, V] = {}
-        gone: list[K] = []
-        for group in self._touched():
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """``run`` group by group; the last step writes."""
+        self.groups = self.rows = self._overtaken = 0
+        self._collect()
+        while self._waiting:
+            group = self._waiting.popleft()
+            del self._touched[group]
             rows: list[Any] = []
             for one in self._inputs:
                 rows.append(one.rows(group, rows))
-            made = self._make(group, *rows)
-            gone += [key for key in self._made.pop(group, ()) if key not in made]
-            if made:
-                self._made[group] = tuple(made)
-                fresh.update(made)
-        self.out.upsert(fresh)
-        self.out.delete([key for key in gone if key not in fresh])
-        self.out.mark_synced()
+            self._fresh[group] = self._make(group, *rows)
+            self.groups += 1
+            if self._waiting:
+                yield
+        self._write()
 
-    def _touched(self) -> Iterable[Any]:
+    def again(self) -> None:
+        """Groups whose inputs changed meanwhile wait once more."""
+        self._collect()
+
+    def _collect(self) -> None:
         moved = [one.moved() for one in self._inputs]
         seen = [source.revision for source in self.whole]
         if seen == self._seen and None not in moved:
-            return dict.fromkeys(group for groups in moved for group in groups or ())
-        self._seen = seen
-        return dict.fromkeys([*self._made, *(g for one in self._inputs for g in one.all())])
+            groups: Iterable[Any] = (group for touched in moved for group in touched or ())
+        else:
+            self._seen = seen
+            self._overtaken += bool(self._fresh) * (_PATIENCE + len(self._fresh))
+            groups = [*self._made, *self._fresh, *(g for one in self._inputs for g in one.all())]
+        for group in groups:
+            if group not in self._touched:
+                self._overtaken += self._fresh.pop(group, None) is not None
+                self._touched[group] = None
+                self._waiting.append(group)
+
+    def _write(self) -> None:
+        fresh: dict[K, V] = {}
+        gone: list[K] = []
+        for group, made in self._fresh.items():
+            before = self._made.get(group, ())
+            if made.keys() != set(before):
+                gone += [key for key in before if key not in made]
+                self._remember(group, made)
+            fresh.update(made)
+        self._fresh = {}
+        self.rows = self.out.upsert(fresh)
+        self.rows += self.out.delete([key for key in gone if key not in fresh])
+        self.out.mark_synced()
+
+    def _remember(self, group: Any, made: Mapping[K, V]) -> None:
+        if made:
+            self._made[group] = tuple(made)
+        else:
+            self._made.pop(group, None)
 
 
-class Followed(Generic[K, V]):
+class Followed(Sliced, Generic[K, V]):
     """Gives ``take`` what has changed in a table: for outputs that are no tables of rows.
 
     After a gap in the table's change log ``take`` gets every row and the keys that it was given
@@ -184,6 +236,11 @@ class Followed(Generic[K, V]):
         self._take = take
         self._revision = -1
         self._known: set[K] = set()
+
+    def steps(self) -> Iterator[None]:
+        """One piece: hand over what changed since the last run."""
+        self.run()
+        return iter(())
 
     def run(self) -> None:
         """Hand over what changed since the last run."""
