@@ -4,14 +4,18 @@ Keys and values of every call are converted to the map's own dtypes: by name fro
 arrays, as they are otherwise.
 """
 
+from __future__ import annotations
+
 import asyncio
 import ctypes
 import errno
 import logging
 import os
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -20,6 +24,7 @@ import numpy.typing as npt
 
 from bpf.btf import Btf, Dtype
 from bpf.sys import Command, MapType, attr, bpf, btf_text, info, open_pinned
+from mesh.core.reconcile import RowsFailed
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,8 @@ Array = npt.NDArray[Any]
 _DUMP_CHUNK = 16384
 #: Entries that a target writes before it lets the event loop run again: about 5 ms.
 _WRITE_CHUNK = 4096
+#: Rows that a target encodes or decodes before it lets the event loop run again: about 3 ms.
+_ROW_CHUNK = 1024
 #: No descriptor: a closed map answers EBADF.
 _CLOSED = 0xFFFFFFFF
 _PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
@@ -42,13 +49,18 @@ def possible_cpus() -> int:
 
 
 def fill(target: Array, values: Mapping[str, object]) -> None:
-    """Assign fields of a 0-d structured array, nested ones by nested mappings; KeyError if none."""
+    """Assign fields of a 0-d structured array; KeyError if there is none of a name.
+
+    Nested ones are mappings, or bytes of the whole.
+    """
     names = target.dtype.names or ()
     for name, value in values.items():
         if name not in names:
             raise KeyError(f"no field {name}; there are {', '.join(names)}")
         if isinstance(value, Mapping):
             fill(target[name], value)
+        elif isinstance(value, bytes) and target.dtype[name].names:
+            target[name] = cell(target.dtype[name], value)[0]
         else:
             target[name] = value
 
@@ -64,6 +76,43 @@ def cell(dtype: Dtype, item: object) -> Array:
         fill(row, item)
         return row.reshape(1)
     return np.array([item], dtype)
+
+
+def cells(dtype: Dtype, items: Sequence[object]) -> Array:
+    """Keys or values as ``cell`` takes them, in one array; one bad item fails all."""
+    kinds = {type(item) for item in items}
+    if kinds <= {bytes} and all(len(item) == dtype.itemsize for item in items):  # type: ignore[arg-type]
+        return np.frombuffer(b"".join(items), dtype)  # type: ignore[arg-type]
+    if bytes in kinds or (dict in kinds and kinds != {dict}):
+        return np.frombuffer(b"".join(cell(dtype, item).tobytes() for item in items), dtype)
+    if kinds != {dict}:
+        return np.array(items, dtype)
+    result = np.zeros(len(items), dtype)
+    shapes: dict[tuple[str, ...], list[int]] = {}
+    for index, item in enumerate(items):
+        shapes.setdefault(tuple(item), []).append(index)  # type: ignore[arg-type]
+    for places in shapes.values():
+        part = np.zeros(len(places), dtype)
+        _fill_all(part, [items[index] for index in places])
+        result[places] = part
+    return result
+
+
+def _fill_all(target: Array, items: Sequence[Any]) -> None:
+    """``fill`` of each row, column by column; the mappings have the same fields."""
+    for name in items[0]:
+        if name not in (target.dtype.names or ()):
+            raise KeyError(f"no field {name}; there are {', '.join(target.dtype.names or ())}")
+        column = [item[name] for item in items]
+        if target.dtype[name].names:
+            target[name] = cells(target.dtype[name], column)
+        else:
+            values = np.array(column, target.dtype[name].base)
+            if values.shape != target[name].shape:
+                raise ValueError(
+                    f"{name}: {values.shape[1:]} where {target[name].shape[1:]} belong"
+                )
+            target[name] = values
 
 
 def rows(dtype: Dtype, given: Array) -> Array:
@@ -162,9 +211,8 @@ class Map:
         failed = self.try_update(keys, values)
         if failed:
             _, error = next(iter(failed.items()))
-            raise OSError(
-                error, f"{self.name}: {len(failed)} of {len(keys)} rows: {os.strerror(error)}"
-            )
+            text = f"{self.name}: {len(failed)} of {len(keys)} rows: {os.strerror(error)}"
+            raise RowsFailed(error, text, failed)
 
     def try_update(self, keys: Array, values: Array) -> dict[int, int]:
         """Write entries; return the errno of each row that failed, by its index."""
@@ -206,10 +254,26 @@ class Map:
         """All keys, and values[entry, cpu]."""
         return self._dump(self._stored(), possible_cpus(), chunk)
 
+    def parts(self, chunk: int = _DUMP_CHUNK) -> Iterator[tuple[Array, Array]]:
+        """``dump`` in parts of about ``chunk`` entries."""
+        for keys, values in self._parts(self.value, 1, chunk):
+            yield keys, values.reshape(len(keys))
+
     def _dump(self, stored: Dtype, width: int, chunk: int) -> tuple[Array, Array]:
+        return self._joined(list(self._parts(stored, width, chunk)))
+
+    def _joined(self, parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+        if len(parts) == 1:
+            return parts[0]
+        return (
+            np.concatenate([part[0] for part in parts], dtype=self.key),
+            np.concatenate([part[1] for part in parts], dtype=self.value),
+        )
+
+    def _parts(self, stored: Dtype, width: int, chunk: int) -> Iterator[tuple[Array, Array]]:
         chunk = max(min(chunk, self.max_entries), 1)
         token = np.zeros(max(self.key.itemsize, 8), np.uint8)  # a bucket number, or a key
-        before, parts = 0, list[tuple[Array, Array]]()
+        before = 0
         while True:
             keys, values = np.zeros(chunk, self.key), np.zeros((chunk, width), stored)
             done, error = self._batch(
@@ -220,16 +284,10 @@ class Map:
                 continue
             if error not in (0, errno.ENOENT):
                 raise OSError(error, f"{self.name}: {os.strerror(error)}")
-            parts.append((keys[:done], self._values(values[:done])))
+            yield keys[:done], self._values(values[:done])
             if error == errno.ENOENT:  # the end; the rows of this call are valid
-                break
+                return
             before = token.ctypes.data
-        if len(parts) == 1:
-            return parts[0]
-        return (
-            np.concatenate([part[0] for part in parts], dtype=self.key),
-            np.concatenate([part[1] for part in parts], dtype=self.value),
-        )
 
     def _batch(
         self,
@@ -319,19 +377,25 @@ class MapTarget:
         rows(map_.value, np.zeros(0, self.value))
 
     async def read(self) -> tuple[Array, Array]:
-        keys, values = self.map.dump()
-        return _narrow(self.key, keys), _narrow(self.value, values)
+        keys, values = list[Array](), list[Array]()
+        for part in self.map.parts():
+            keys.append(_narrow(self.key, part[0]))
+            values.append(_narrow(self.value, part[1]))
+            await asyncio.sleep(0)
+        return np.concatenate(keys, dtype=self.key), np.concatenate(values, dtype=self.value)
 
     async def upsert(self, keys: Array, values: Array) -> None:
-        errors: list[OSError] = []
+        failed: dict[int, int] = {}
         for part in _chunks(len(keys)):
             try:
                 self.map.update(keys[part], values[part])
-            except OSError as error:
-                errors.append(error)
+            except RowsFailed as error:
+                failed |= {part.start + at: number for at, number in error.failed.items()}
             await asyncio.sleep(0)
-        if errors:
-            raise errors[0]
+        if failed:
+            number = next(iter(failed.values()))
+            text = f"{self.map.name}: {len(failed)} of {len(keys)} rows: {os.strerror(number)}"
+            raise RowsFailed(number, text, failed)
 
     async def delete(self, keys: Array) -> None:
         for part in _chunks(len(keys)):
@@ -377,49 +441,113 @@ class RowTarget(Generic[K, V]):
         self.map = map_
         self.encode = encode
         self.decode = decode
-        self._names: dict[K, Array] = {}  # the map's keys of rows that are or may be in the map
+        self._names: dict[K, bytes] = {}  # the map's keys of rows that are or may be in the map
 
     async def read(self) -> Mapping[K, V]:
-        keys, values = self.map.dump()
+        return await self.read_known({})
+
+    async def read_known(self, known: Mapping[K, V]) -> Mapping[K, V]:
+        """``read``, decoding only entries that differ from what ``known`` says."""
+        there: dict[bytes, bytes] = {}
+        for keys, values in self.map.parts():
+            there.update(zip(_bytes(keys), _bytes(values), strict=True))
+            await asyncio.sleep(0)
         found: dict[K, V] = {}
-        for index in range(len(keys)):
+        self._names = {}
+        for chunk in _items(known):
+            encoded, _ = self._encode(chunk)
+            for key, name, value in encoded.each():
+                if there.get(name) == value:
+                    found[key], self._names[key] = known[key], name
+                    del there[name]
+            await asyncio.sleep(0)
+        for some in _items(there):
+            found.update(self._decoded(some))
+            await asyncio.sleep(0)
+        return found
+
+    def _decoded(self, entries: Mapping[bytes, bytes]) -> Mapping[K, V]:
+        found: dict[K, V] = {}
+        keys = np.frombuffer(b"".join(entries), self.map.key)
+        values = np.frombuffer(b"".join(entries.values()), self.map.value)
+        for index, name in enumerate(entries):
             try:
                 key, row = self.decode(keys[index], values[index])
             except _ROW_ERRORS as error:
-                name = keys[index].tobytes().hex()
-                log.warning("map=%s entry=%s unreadable: %s", self.map.name, name, error)
+                text = name.hex()
+                log.warning("map=%s entry=%s unreadable: %s", self.map.name, text, error)
                 continue
-            found[key] = row
-            self._names[key] = keys[index : index + 1]
+            found[key], self._names[key] = row, name
         return found
 
     async def upsert(self, rows: Mapping[K, V]) -> dict[K, Exception]:
         errors: dict[K, Exception] = {}
-        wanted: list[K] = []
-        cells: list[tuple[Array, Array]] = []
+        for chunk in _items(rows):
+            encoded, refused = self._encode(chunk)
+            errors |= refused
+            if encoded.wanted:
+                self._names.update((key, name) for key, name, _ in encoded.each())
+                failed = self.map.try_update(encoded.keys, encoded.values)
+                for index, number in failed.items():
+                    text = f"{self.map.name}: {os.strerror(number)}"
+                    errors[encoded.wanted[index]] = OSError(number, text)
+            if len(rows) > _ROW_CHUNK:
+                await asyncio.sleep(0)
+        return errors
+
+    def _encode(self, rows: Mapping[K, V]) -> tuple[_Encoded[K], dict[K, Exception]]:
+        """Rows as entries; those that cannot be one, with the reason."""
+        try:
+            pairs = [self.encode(key, row) for key, row in rows.items()]
+            return self._entries(list(rows), pairs), {}
+        except _ROW_ERRORS:
+            return self._encode_each(rows)
+
+    def _encode_each(self, rows: Mapping[K, V]) -> tuple[_Encoded[K], dict[K, Exception]]:
+        errors: dict[K, Exception] = {}
+        good: dict[K, tuple[bytes, bytes]] = {}
         for key, row in rows.items():
             try:
                 name, value = self.encode(key, row)
-                cells.append((cell(self.map.key, name), cell(self.map.value, value)))
+                entry = cell(self.map.key, name).tobytes(), cell(self.map.value, value).tobytes()
             except _ROW_ERRORS as error:
                 errors[key] = error
             else:
-                self._names[key] = cells[-1][0]
-                wanted.append(key)
-        if not cells:
-            return errors
-        names, values = zip(*cells, strict=True)
-        failed = self.map.try_update(_join(self.map.key, names), _join(self.map.value, values))
-        for index, number in failed.items():
-            errors[wanted[index]] = OSError(number, f"{self.map.name}: {os.strerror(number)}")
-        return errors
+                good[key] = entry
+        return self._entries(list(good), list(good.values())), errors
+
+    def _entries(self, wanted: list[K], pairs: Sequence[tuple[object, object]]) -> _Encoded[K]:
+        keys = cells(self.map.key, [name for name, _ in pairs])
+        values = cells(self.map.value, [value for _, value in pairs])
+        return _Encoded(wanted, keys, values)
 
     async def delete(self, keys: Collection[K]) -> dict[K, Exception]:
         names = [self._names.pop(key) for key in keys if key in self._names]
-        if names:
-            self.map.delete(_join(self.map.key, names))
+        for part in _chunks(len(names)):
+            self.map.delete(np.frombuffer(b"".join(names[part]), self.map.key))
+            if len(names) > _WRITE_CHUNK:
+                await asyncio.sleep(0)
         return {}
 
 
-def _join(dtype: Dtype, parts: Collection[Array]) -> Array:
-    return np.frombuffer(b"".join(part.tobytes() for part in parts), dtype)
+@dataclass(frozen=True, slots=True)
+class _Encoded(Generic[K]):
+    wanted: list[K]
+    keys: Array
+    values: Array
+
+    def each(self) -> Iterator[tuple[K, bytes, bytes]]:
+        """Rows with the bytes of key and value."""
+        return zip(self.wanted, _bytes(self.keys), _bytes(self.values), strict=True)
+
+
+def _bytes(items: Array) -> list[bytes]:
+    raw, step = items.tobytes(), items.dtype.itemsize
+    return [raw[at : at + step] for at in range(0, len(raw), step)]
+
+
+def _items(rows: Mapping[K, V]) -> Iterator[dict[K, V]]:
+    """A mapping in chunks."""
+    items = iter(rows.items())
+    while chunk := dict(islice(items, _ROW_CHUNK)):
+        yield chunk

@@ -13,23 +13,23 @@ Rule 1: ``make`` looks at nothing but its arguments and at what stands in ``whol
         make every group anew. So the result never depends on the order of events: it equals what
         one run over everything gives.
 Rule 2: one group at a time makes a key of ``out``. The key may move to another group.
+Rule 3: groups are made piece by piece (``mesh/core/passes.py``), ``out`` changes in one step. A
+        group whose inputs changed between two pieces is made again, so ``out`` never mixes states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from mesh.core.passes import Sliced
 from mesh.core.table import Changes, Source, Table
 
 G = TypeVar("G", bound=Hashable)
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-
-#: The group of rows that stand in ``out`` before the first run: a restarted process read them.
-_BEFORE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,11 @@ class _Input:
         return {key: rows[key] for key in self.index.keys.get(group, ())}
 
 
-class Grouped(Generic[K, V]):
+#: Groups made again before a run of few groups gets longer slices.
+_PATIENCE = 64
+
+
+class Grouped(Sliced, Generic[K, V]):
     """Keeps ``out`` equal to what ``make`` gives for every group."""
 
     def __init__(
@@ -157,41 +161,91 @@ class Grouped(Generic[K, V]):
         make: Callable[..., Mapping[K, V]],
         *inputs: Input,
         whole: Sequence[Source] = (),
-        also: Sequence[Source] = (),
         late: Sequence[Source] = (),
     ) -> None:
         self.out = out
         self.sources: list[Source] = [one.table for one in inputs]
         self.whole = list(whole)
-        self.also = [*also, *late]
         self.late = list(late)
+        self._before: tuple[K, ...] | None = None  # rows of an earlier process
         self._makers: dict[K, Any] = {}
         self._make = make
         self._inputs = [_Input(one) for one in inputs]
         self._made: dict[Any, tuple[K, ...]] = {}
         self._seen: list[int] | None = None
+        self._waiting: deque[Any] = deque()
+        self._touched: dict[Any, None] = {}  # the groups in ``_waiting``
+        self._fresh: dict[Any, Mapping[K, V]] = {}  # the groups made in this run
+        self._overtaken = 0
+
+    @property
+    def doublings(self) -> int:
+        """A run that its inputs overtake gets longer slices, else it might never end."""
+        return self._overtaken // (_PATIENCE + len(self._fresh) + len(self._touched))
 
     def run(self) -> None:
-        """Make what has changed; call it when the inputs are synced, but those in ``also``."""
-        if self._seen is None:  # rows from before the first run: nobody makes them
-            self._made[_BEFORE] = tuple(self.out.rows)
-            self._makers.update(dict.fromkeys(self.out.rows, _BEFORE))
-        fresh: dict[K, V] = {}
-        gone: dict[K, Any] = {}
-        for group in [_BEFORE, *self._touched()]:
+        """Make what has changed; call it when the inputs are synced."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """``run`` group by group; the last step writes."""
+        self.groups = self.rows = self._overtaken = 0
+        if self._before is None:
+            self._before = tuple(self.out.rows)
+        self._collect()
+        while self._waiting:
+            group = self._waiting.popleft()
+            del self._touched[group]
             rows: list[Any] = []
-            for one in self._inputs if group is not _BEFORE else ():
+            for one in self._inputs:
                 rows.append(one.rows(group, rows))
-            made = self._make(group, *rows) if group is not _BEFORE else {}
-            gone.update((key, group) for key in self._made.pop(group, ()) if key not in made)
-            if made:
-                self._made[group] = tuple(made)
-                self._makers.update(dict.fromkeys(made, group))
-                fresh.update(made)
-        self.out.upsert(fresh)
-        self.out.delete([key for key, group in gone.items() if self._gave_up(key, group)])
-        if all(source.synced for source in self.late):
+            self._fresh[group] = self._make(group, *rows)
+            self.groups += 1
+            if self._waiting:
+                yield
+        self._write()
+
+    def again(self) -> None:
+        """Groups whose inputs changed meanwhile wait once more."""
+        self._collect()
+
+    def _collect(self) -> None:
+        moved = [one.moved() for one in self._inputs]
+        seen = [source.revision for source in self.whole]
+        if seen == self._seen and None not in moved:
+            groups: Iterable[Any] = (group for touched in moved for group in touched or ())
+        else:
+            self._seen = seen
+            self._overtaken += bool(self._fresh) * (_PATIENCE + len(self._fresh))
+            groups = [*self._made, *self._fresh, *(g for one in self._inputs for g in one.all())]
+        for group in groups:
+            if group not in self._touched:
+                self._overtaken += self._fresh.pop(group, None) is not None
+                self._touched[group] = None
+                self._waiting.append(group)
+
+    def _write(self) -> None:
+        complete = all(source.synced for source in self.late)
+        fresh: dict[K, V] = {}
+        gone: list[K] = self._not_made() if complete else []
+        for group, made in self._fresh.items():
+            before = self._made.get(group, ())
+            if made.keys() != set(before):
+                gone += [key for key in before if key not in made and self._gave_up(key, group)]
+                self._remember(group, made)
+            self._makers.update(dict.fromkeys(made, group))
+            fresh.update(made)
+        self._fresh = {}
+        self.rows = self.out.upsert(fresh)
+        self.rows += self.out.delete([key for key in gone if key not in fresh])
+        if complete:
             self.out.mark_synced()
+
+    def _not_made(self) -> list[K]:
+        """Rows that stood in ``out`` before the first run and that no group has made."""
+        before, self._before = self._before or (), ()
+        return [key for key in before if key not in self._makers]
 
     def _gave_up(self, key: K, group: Any) -> bool:
         """Whether the key has no maker any more: another group may have taken it over."""
@@ -200,17 +254,14 @@ class Grouped(Generic[K, V]):
         self._makers.pop(key, None)
         return True
 
-    def _touched(self) -> Iterable[Any]:
-        moved = [one.moved() for one in self._inputs]
-        seen = [source.revision for source in self.whole]
-        if seen == self._seen and None not in moved:
-            return dict.fromkeys(group for groups in moved for group in groups or ())
-        self._seen = seen
-        every = [*self._made, *(g for one in self._inputs for g in one.all())]
-        return dict.fromkeys(group for group in every if group is not _BEFORE)
+    def _remember(self, group: Any, made: Mapping[K, V]) -> None:
+        if made:
+            self._made[group] = tuple(made)
+        else:
+            self._made.pop(group, None)
 
 
-class Followed(Generic[K, V]):
+class Followed(Sliced, Generic[K, V]):
     """Gives ``take`` what has changed in a table: for outputs that are no tables of rows.
 
     After a gap in the table's change log ``take`` gets every row and the keys that it was given
@@ -222,6 +273,11 @@ class Followed(Generic[K, V]):
         self._take = take
         self._revision = -1
         self._known: set[K] = set()
+
+    def steps(self) -> Iterator[None]:
+        """One piece: hand over what changed since the last run."""
+        self.run()
+        return iter(())
 
     def run(self) -> None:
         """Hand over what changed since the last run."""

@@ -4,11 +4,16 @@ Tables live on one event loop and are written from it only, so they need no lock
 for each key the revision of its last change: a reader that remembers a revision gets what changed
 since, and nothing else. ``synced`` stays false until the first complete list of the source was
 seen; until then a reconciler may add rows to its target but deletes nothing.
+
+The log of changes is bounded. A reader that has slept longer than the log reaches back gets None
+and looks at everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -19,8 +24,10 @@ import numpy.typing as npt
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: Tombstones kept beyond the number of rows before the log is cut.
+#: Changes that the log of a small table keeps at least.
 LOG_SLACK = 4096
+#: A big table keeps changes of one row in so many: beyond that, looking at everything is cheap.
+_LOG_SHARE = 4
 
 
 class Source:
@@ -55,14 +62,37 @@ class Changes(Generic[K, V]):
     delete: frozenset[K]
 
 
+class _Log(Generic[K]):
+    """Changed keys with their revisions, oldest first: 16 bytes a change."""
+
+    def __init__(self, keys: MutableSequence[K]) -> None:
+        self._keys = keys
+        self._revisions = array("q")
+        self._floor = 0  # changes up to this revision have left the log
+
+    def add(self, keys: Sequence[K], revision: int, rows: int) -> None:
+        """Note changes in a table of ``rows`` rows; half of a log that is too long goes."""
+        self._keys.extend(keys)
+        self._revisions.extend([revision] * len(keys))
+        keep = max(LOG_SLACK, rows // _LOG_SHARE)
+        if len(self._keys) > 2 * keep:
+            self._floor = self._revisions[-keep - 1]
+            del self._keys[:-keep], self._revisions[:-keep]
+
+    def since(self, revision: int) -> Sequence[K] | None:
+        """Keys that changed after ``revision``, or None."""
+        if revision < self._floor:
+            return None
+        return self._keys[bisect_right(self._revisions, revision) :]
+
+
 class Table(Source, Generic[K, V]):
     """Frozen rows by key."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._rows: dict[K, V] = {}
-        self._log: dict[K, int] = {}  # key -> revision of its last change, oldest first
-        self._floor = 0  # changes up to this revision have left the log
+        self._log: _Log[K] = _Log([])
 
     @property
     def rows(self) -> Mapping[K, V]:
@@ -76,20 +106,19 @@ class Table(Source, Generic[K, V]):
         if changed:
             self.revision += 1
             for key in changed:
-                self._rows[key] = rows[key]
-                self._touch(key)
+                have[key] = rows[key]
+            self._log.add(changed, self.revision, len(have))
             self._wake()
         return len(changed)
 
     def delete(self, keys: Iterable[K]) -> int:
         """Remove rows; absent ones are no error. Return how many went."""
-        gone = [key for key in keys if key in self._rows]
+        gone = list(dict.fromkeys(key for key in keys if key in self._rows))
         if gone:
             self.revision += 1
             for key in gone:
                 del self._rows[key]
-                self._touch(key)
-            self._cut()
+            self._log.add(gone, self.revision, len(self._rows))
             self._wake()
         return len(gone)
 
@@ -109,28 +138,12 @@ class Table(Source, Generic[K, V]):
 
     def changes(self, since: int) -> Changes[K, V] | None:
         """Changes after revision ``since``; None when the log no longer reaches back so far."""
-        if since < self._floor:
+        changed = self._log.since(since)
+        if changed is None:
             return None
-        upsert: dict[K, V] = {}
-        delete: list[K] = []
-        for key in reversed(self._log):
-            if self._log[key] <= since:
-                break
-            if key in self._rows:
-                upsert[key] = self._rows[key]
-            else:
-                delete.append(key)
-        return Changes(upsert, frozenset(delete))
-
-    def _touch(self, key: K) -> None:
-        self._log.pop(key, None)  # re-insertion keeps the log in order of revision
-        self._log[key] = self.revision
-
-    def _cut(self) -> None:
-        if len(self._log) <= len(self._rows) + LOG_SLACK:
-            return
-        for key in [key for key in self._log if key not in self._rows]:
-            self._floor = max(self._floor, self._log.pop(key))
+        keys, rows = dict.fromkeys(changed), self._rows
+        upsert = {key: rows[key] for key in keys if key in rows}
+        return Changes(upsert, frozenset(key for key in keys if key not in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +155,24 @@ class ColumnChanges:
     deleted: npt.NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Like ``ColumnChanges``, in places: ``slots`` hold new or different rows.
+
+    ``gone`` are the keys that left a slot, oldest first, with the slot; the key may have come back
+    since, and the slot may have another key.
+    """
+
+    slots: npt.NDArray[np.int64]
+    gone: Sequence[tuple[bytes, int]]
+
+
 class ColumnTable(Source):
     """Rows as two numpy arrays, for nouns with tens of thousands of rows.
 
     ``key`` is a fixed-size dtype (its bytes are the identity of a row), ``value`` a structured
-    dtype. Writing n rows costs about 0.5 µs each, one row a few µs; ``changes`` costs one pass
-    over an int64 array.
+    dtype. A row keeps its slot, its place in the arrays, as long as it lives. Writing n rows costs
+    about 0.5 µs each, one row a few µs; ``changes`` costs what has changed.
     """
 
     def __init__(self, name: str, key: npt.DTypeLike, value: npt.DTypeLike) -> None:
@@ -156,10 +181,10 @@ class ColumnTable(Source):
         self.value = np.dtype(value)
         self._index: dict[bytes, int] = {}
         self._free: list[int] = []
-        self._tombs: dict[bytes, int] = {}
-        self._floor = 0
         self._keys, self._values = np.zeros(0, self.key), np.zeros(0, self.value)
-        self._revisions, self._live = np.zeros(0, np.int64), np.zeros(0, bool)
+        self._live = np.zeros(0, bool)
+        self._moved: _Log[int] = _Log(array("q"))
+        self._gone: _Log[tuple[bytes, int]] = _Log([])
         self._grow(1024)
 
     def __len__(self) -> int:
@@ -169,46 +194,42 @@ class ColumnTable(Source):
         """Write rows; equal ones change nothing. Return how many changed."""
         keys = np.ascontiguousarray(keys, self.key)
         values = np.ascontiguousarray(values, self.value)
-        names = _names(keys)
-        missing = dict.fromkeys(name for name in names if name not in self._index)
-        if missing:
-            self._place(missing)
+        names = column_names(keys)
+        for name in names:
+            if name not in self._index:
+                self._place(name)
         slots = np.fromiter((self._index[name] for name in names), np.int64, len(names))
         width = f"V{self.value.itemsize}"
         fresh = self._values[slots].view(width) != values.view(width)
-        fresh |= self._revisions[slots] == 0
+        fresh |= ~self._live[slots]
         if fresh.any():
             self.revision += 1
-            self._keys[slots[fresh]] = keys[fresh]
-            self._values[slots[fresh]] = values[fresh]
-            self._revisions[slots[fresh]] = self.revision
+            changed = slots[fresh]
+            self._keys[changed] = keys[fresh]
+            self._values[changed] = values[fresh]
+            self._live[changed] = True
+            self._moved.add(array("q", changed.tobytes()), self.revision, len(self))
             self._wake()
         return int(fresh.sum())
 
     def delete(self, keys: npt.NDArray[Any]) -> int:
         """Remove rows; absent ones are no error. Return how many went."""
-        names = [n for n in _names(np.ascontiguousarray(keys, self.key)) if n in self._index]
+        named = column_names(np.ascontiguousarray(keys, self.key))
+        names = [name for name in named if name in self._index]
         if names:
             self.revision += 1
-            for name in names:
-                slot = self._index.pop(name, None)
-                if slot is None:
-                    continue  # the same key twice in one call
-                self._free.append(slot)
-                self._live[slot] = False
-                self._revisions[slot] = 0
-                self._tombs.pop(name, None)
-                self._tombs[name] = self.revision
-            while len(self._tombs) > len(self._index) + LOG_SLACK:
-                oldest = next(iter(self._tombs))
-                self._floor = max(self._floor, self._tombs.pop(oldest))
+            gone = [(name, self._index.pop(name)) for name in dict.fromkeys(names)]
+            slots = [slot for _, slot in gone]
+            self._free.extend(slots)
+            self._live[slots] = False
+            self._gone.add(gone, self.revision, len(self))
             self._wake()
         return len(names)
 
     def replace(self, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
         """Make these the whole state and the table synced."""
         self.upsert(keys, values)
-        wanted = set(_names(np.ascontiguousarray(keys, self.key)))
+        wanted = set(column_names(np.ascontiguousarray(keys, self.key)))
         gone = [name for name in self._index if name not in wanted]
         if gone:
             self.delete(np.frombuffer(b"".join(gone), self.key))
@@ -225,33 +246,57 @@ class ColumnTable(Source):
 
     def changes(self, since: int) -> ColumnChanges | None:
         """Changes after revision ``since``; None when the log no longer reaches back so far."""
-        if since < self._floor:
+        moved = self.moved(since)
+        if moved is None:
             return None
-        mask = self._live & (self._revisions > since)
-        gone = [n for n, revision in self._tombs.items() if revision > since]
-        return ColumnChanges(
-            self._keys[mask], self._values[mask], np.frombuffer(b"".join(gone), self.key)
-        )
+        gone = dict.fromkeys(name for name, _ in moved.gone if name not in self._index)
+        return ColumnChanges(*self.at(moved.slots), np.frombuffer(b"".join(gone), self.key))
 
-    def _place(self, names: Iterable[bytes]) -> None:
-        for name in names:
-            if not self._free:
-                self._grow(2 * len(self._live))
-            slot = self._free.pop()
-            self._index[name] = slot
-            self._live[slot] = True
-            self._tombs.pop(name, None)
+    # Places, for targets that note by slot which rows they have
+
+    @property
+    def size(self) -> int:
+        """How many slots exist, free ones included."""
+        return len(self._live)
+
+    def slot(self, key: bytes) -> int | None:
+        """The slot of a key, or None."""
+        return self._index.get(key)
+
+    def slots(self) -> npt.NDArray[np.int64]:
+        """The slots that hold rows."""
+        return np.flatnonzero(self._live)
+
+    def at(self, slots: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Keys and values of slots, copied."""
+        return self._keys[slots], self._values[slots]
+
+    def moved(self, since: int) -> Moved | None:
+        """``changes`` in places; None when the log no longer reaches back so far."""
+        changed, gone = self._moved.since(since), self._gone.since(since)
+        if changed is None or gone is None:
+            return None
+        slots = np.unique(np.array(changed, np.int64))
+        return Moved(slots[self._live[slots]], gone)
+
+    def _place(self, name: bytes) -> None:
+        if not self._free:
+            self._grow(2 * len(self._live))
+        self._index[name] = self._free.pop()
 
     def _grow(self, size: int) -> None:
         old = len(self._live)
-        keys, values = np.zeros(size, self.key), np.zeros(size, self.value)
-        revisions, live = np.zeros(size, np.int64), np.zeros(size, bool)
-        keys[:old], values[:old] = self._keys, self._values
-        revisions[:old], live[:old] = self._revisions, self._live
-        self._keys, self._values, self._revisions, self._live = keys, values, revisions, live
+        keys, values, live = (
+            np.zeros(size, self.key),
+            np.zeros(size, self.value),
+            np.zeros(size, bool),
+        )
+        keys[:old], values[:old], live[:old] = self._keys, self._values, self._live
+        self._keys, self._values, self._live = keys, values, live
         self._free.extend(range(size - 1, old - 1, -1))
 
 
-def _names(keys: npt.NDArray[Any]) -> list[bytes]:
+def column_names(keys: npt.NDArray[Any]) -> list[bytes]:
+    """The keys of a column table as bytes."""
     raw, step = keys.tobytes(), keys.dtype.itemsize
     return [raw[at : at + step] for at in range(0, len(raw), step)]

@@ -1,0 +1,258 @@
+"""Derivations of one process: when they run, in slices, and what they cost.
+
+A *pass* runs every derivation whose inputs changed, in the order in which they were added, until
+none is left. Long work rests after about 5 ms of CPU so that sockets, watches and renewals are
+served; inputs may change meanwhile. After each rest the pass looks from the top again: the
+derivations above run first when their inputs changed, and the one that rested makes again what the
+changes touch. So at its end everything fits together as if it had run at once.
+
+``Gate`` is for targets: they look at tables only at the end of a pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mesh.core.table import Source
+
+T = TypeVar("T")
+
+#: Seconds of CPU after which work rests.
+SLICE_S = 0.005
+#: Work that its own inputs overtake again and again gets longer slices, this many times doubled.
+_MAX_DOUBLINGS = 8
+
+
+class Gate:
+    """Calls who wants to see the tables, one after the other, while nothing is to be derived."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
+
+    async def look(self, take: Callable[[], T]) -> T:
+        """The result of ``take``, called while the tables fit together."""
+        if self.open:
+            return take()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((take, future))
+        return await future
+
+    def close(self) -> None:
+        """Something is to be derived."""
+        self.open = False
+
+    def serve(self, turn: Turn) -> None:
+        """Call those who wait, at least the first one: so each gets a turn under any load."""
+        while self._waiting:
+            take, future = self._waiting.popleft()
+            if future.done():  # cancelled
+                continue
+            try:
+                future.set_result(take())
+            except Exception as error:  # noqa: BLE001 - belongs to the one who waits
+                future.set_exception(error)
+            if turn.spent():
+                return
+
+
+class Turn:
+    """The CPU time since the event loop was last served."""
+
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        self.clock = clock
+        self._end = 0.0
+
+    def begin(self) -> None:
+        """The event loop has been served."""
+        self._end = self.clock() + SLICE_S
+
+    def spent(self) -> bool:
+        """Whether it is time to rest."""
+        return self.clock() >= self._end
+
+    def end_of_slice(self, doublings: int) -> float:
+        """Until when one derivation may go on; those above leave it half a slice at least."""
+        longest = SLICE_S * (1 << min(doublings, _MAX_DOUBLINGS))
+        return max(self._end - SLICE_S + longest, self.clock() + longest / 2)
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a derivation has cost since the start."""
+
+    name: str
+    runs: int = 0
+    groups: int = 0
+    rows: int = 0
+    cpu_s: float = 0.0
+    dearest_s: float = 0.0  # CPU of its dearest run, all slices
+
+
+class Sliced:
+    """What a derivation does: ``steps`` is one run, piece by piece; the last piece writes."""
+
+    #: Groups that the current or last run has made, and rows that it has written.
+    groups = 0
+    rows = 0
+
+    @property
+    def doublings(self) -> int:
+        """How often the current run has been overtaken by its inputs as a whole."""
+        return 0
+
+    def steps(self) -> Iterator[None]:
+        """Pieces of one run."""
+        raise NotImplementedError
+
+    def again(self) -> None:
+        """The event loop was served between two pieces: inputs may have changed."""
+
+
+class Whole(Sliced):
+    """A function over whole tables: one piece."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
+
+    def steps(self) -> Iterator[None]:
+        self._run()
+        return iter(())
+
+
+class Derivation:
+    """Work that is due when one of its inputs has changed."""
+
+    def __init__(self, name: str, inputs: Sequence[Source], work: Sliced) -> None:
+        self.cost = Cost(name)
+        self.due = True
+        self._inputs = inputs
+        self._work = work
+        self._steps: Iterator[None] | None = None
+        self._rested = False
+        self._run_s = 0.0
+
+    def touch(self) -> None:
+        """An input has changed."""
+        self.due = True
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to do."""
+        return self.due or self._steps is not None
+
+    def advance(self, turn: Turn | None) -> bool:
+        """Go on until the work is done or, with ``turn``, until it is time to rest: False."""
+        if self._steps is None and not (self.due and self._ready()):
+            return True
+        began = turn.clock() if turn else time.thread_time()
+        try:
+            return self._advance(turn)
+        finally:
+            self._run_s += (turn.clock() if turn else time.thread_time()) - began
+            if self._steps is None:
+                self._note()
+
+    def _ready(self) -> bool:
+        self.due = False
+        return all(source.synced for source in self._inputs)
+
+    def _advance(self, turn: Turn | None) -> bool:
+        self.due = False
+        if self._steps is None:
+            self._steps = iter(self._work.steps())
+        elif self._rested:
+            self._work.again()
+        self._rested = False
+        end = turn.end_of_slice(self._work.doublings) if turn else 0.0
+        for _ in self._steps:
+            if turn and turn.clock() >= end:
+                self._rested = True
+                return False
+        self._steps = None
+        return True
+
+    def _note(self) -> None:
+        cost = self.cost
+        cost.runs += 1
+        cost.groups += self._work.groups
+        cost.rows += self._work.rows
+        cost.cpu_s += self._run_s
+        cost.dearest_s = max(cost.dearest_s, self._run_s)
+        self._run_s = 0.0
+
+
+class Passes:
+    """All derivations of a process, in order."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.all: list[Derivation] = []
+        self.turn = Turn()
+        self._changed = asyncio.Event()
+
+    def add(
+        self, name: str, inputs: Sequence[Source], also: Sequence[Source], work: Sliced
+    ) -> None:
+        """Run ``work`` after the ones added before it, when inputs changed and all are synced.
+
+        ``also`` are inputs that need not be synced.
+        """
+        derivation = Derivation(name, inputs, work)
+        self.all.append(derivation)
+        for source in dict.fromkeys((*inputs, *also)):
+            source.listen(derivation.touch)
+            source.listen(self._wake)
+        self._wake()
+
+    def _wake(self) -> None:
+        self.gate.close()
+        self._changed.set()
+
+    def once(self) -> None:
+        """One pass to its end, without rests."""
+        self._changed.clear()
+        for one in self.all:
+            one.advance(None)
+        self.gate.open = not self._pending()
+
+    async def run(self) -> None:
+        """Passes for ever."""
+        while True:
+            self._changed.clear()
+            while self._pending():  # again when a derivation has written what one above reads
+                await self._pass()
+            self.gate.open = True
+            while self.gate.open and self.gate.waited_for:
+                self.gate.serve(self.turn)
+                await self._rest()
+            await self._changed.wait()
+            self.turn.begin()
+
+    async def _pass(self) -> None:
+        """Run what is due; after each rest from the top, but no rest before something is new."""
+        at = reached = 0
+        while at < len(self.all):
+            done = self.all[at].advance(self.turn)
+            at += done
+            if not done or (at > reached and self.turn.spent() and self._pending()):
+                reached = max(reached, at)
+                await self._rest()
+                at = 0
+
+    def _pending(self) -> bool:
+        return any(one.pending for one in self.all)
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(0)
+        self.turn.begin()
