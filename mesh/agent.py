@@ -1,67 +1,128 @@
-"""The node agent: wires pods, fills the maps, attaches the programs, serves flows.
+"""The node agent: one list of features, and the life of the process.
 
-Walk: ``Agent.start`` asks the kernel, loads or adopts the datapath, then connects the tables of
-``mesh/agent_tables.py`` (what is desired) with targets (where it goes). The datapath runs on when
-this process ends, however it ends.
+Walk: ``Agent.start`` asks the kernel, loads or adopts the datapath, then each feature reads back
+what the last agent wrote, adds its derivations and connects its tables with maps. The datapath
+runs on when this process ends, however it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Coroutine, Iterable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bpf.maps import MapTarget, RowTarget
 from bpf.object import mount_bpffs
-from bpf.ring import Ring
-from clustermesh.etcd.client import Client, Endpoint, EtcdError
-from clustermesh.remote.known import KnownPeers
-from clustermesh.remote.tables import PREFIX as PEERS_PREFIX
-from clustermesh.remote.tables import all_stand
-from clustermesh.store.follow import Batch, Follow
-from clustermesh.store.keys import PersistentTarget
-from mesh import codecs, process
-from mesh.agent_rows import nouns
-from mesh.agent_tables import BLOCK_VALUE, AgentTables
+from clustermesh.agent import RemoteAgent
+from clustermesh.connection import AgentStore
+from clustermesh.etcd.client import Endpoint
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.store.follow import Batch
+from gateway import blocks
+from gateway.agent import EgressAgent
+from mesh import process
 from mesh.config import AgentConfig, load_agent
-from mesh.core.address import ADDRESS
-from mesh.core.files import replace_file
-from mesh.core.model import Finding
+from mesh.core.feature import AgentFeature
+from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
-from mesh.datapath.late_errors import LateErrors
+from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
-from mesh.datapath.sweep import forget, sweep
-from mesh.identity.addresses import VALUE
+from mesh.datapath.sweep import sweep
+from mesh.identity import labels
+from mesh.identity.agent import IdentityAgent, address_table, take_remote
 from mesh.kernel import Kernel, set_sysctl
-from mesh.nodes.discard import DiscardRoutes
+from mesh.nodes import pools
+from mesh.nodes.agent import NodesAgent
+from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.next_hops import NextHops
 from mesh.nodes.uplink import Facts, Uplink
 from mesh.objects.kinds import KINDS
+from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.manifests import Manifests
-from mesh.observe.events import Flows, Names
+from mesh.objects.tables import Objects
+from mesh.observe.events import Names
 from mesh.observe.hubble import Observer
+from mesh.observe.node import NodeEvents
 from mesh.observe.tables import Server
+from mesh.pods.agent import PodsAgent, Wiring
 from mesh.pods.links import DEVICE_PREFIX, PodLinks
+from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
-from mesh.pods.rows import PodRows
 from mesh.process import Since
-from mesh.services.slots import recovered
+from mesh.services.agent import ServicesAgent
+from srv6 import locators
+from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
 
+#: Claims that a node reads.
+NOUNS = (labels.NOUN, pools.NOUN, locators.NOUN, blocks.NOUN)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
-#: Seconds between corrections of our pods' keys at least.
-REWRITE_INTERVAL_S = 1.0
-#: Seconds between looks at which peers stand, and at which slices are free.
-LOOK_INTERVAL_S = 5.0
+
+
+class Features:
+    """The features of a node. Each gets the tables that it reads, and stands below their makers."""
+
+    def __init__(self, config: AgentConfig, facts: Facts, objects: Objects, kernel: Kernel) -> None:
+        me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
+        address = address_table()
+        etcd = config.etcd
+        self.store = AgentStore(
+            Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key),
+            OwnFacts(me.cluster, id_),
+            me.name,
+            NOUNS,
+            config.state_dir / "peers.json",
+            partial(take_remote, address),
+        )
+        own, remote = self.store.own, self.store.remote
+        self.locators = LocatorsAgent(me, own)
+        self.nodes = NodesAgent(
+            me, config.uplink, facts.endpoint, objects, own, remote, self.locators.locator
+        )
+        node = self.nodes.node
+        self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
+        self.services = ServicesAgent(
+            me.cluster, objects, own.pods, remote.services, remote.complete
+        )
+        self.local = LocalPods(me.name, objects)
+        self.egress = EgressAgent(
+            me, facts.endpoint, config.egress, config.state_dir, objects, self.local.table, own
+        )
+        marks = self.egress.marks
+        self.pods = PodsAgent(
+            me,
+            Wiring(config.pod_netns, facts.pod_mtu),
+            objects,
+            self.local.table,
+            node,
+            self.identity.number,
+            marks,
+            self.store.keys,
+        )
+        features: list[AgentFeature] = [
+            self.locators, self.nodes, self.identity, self.services, self.local, self.egress,
+            self.pods,
+        ]  # fmt: skip
+        announced = [table for one in features for table in one.announced]
+        features.append(DiscardAgent(kernel, announced))
+        features.append(RemoteAgent(me.cluster, id_, remote, features))
+        self.all = tuple(features)
+        self.store.check(self._contradicts)
+
+    def derive(self, loop: Loop) -> None:
+        """Derivations, each below its inputs."""
+        for feature in self.all:
+            feature.derive(loop)
+
+    def _contradicts(self, batch: Batch) -> bool:
+        puts = {entry.key: entry.value for entry in batch.puts}
+        return self.pods.contradicted(puts, batch.deletes, self.store.keys.prefix)
 
 
 class Agent:
@@ -75,10 +136,6 @@ class Agent:
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.state_dir, kinds=KINDS
         )
-        etcd = config.etcd
-        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.known = KnownPeers(config.state_dir / "peers.json")
-        self._contradicted = asyncio.Event()
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.started = time.monotonic()
@@ -86,21 +143,22 @@ class Agent:
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
-        facts, settings = await self._facts()
+        self.facts, settings = await self._facts()
+        self.features = Features(self.config, self.facts, self.manifests.objects, self.kernel)
+        pods, all_ = self.features.pods, self.features.all
+        for feature in all_:
+            settings.update(feature.settings())
         self.datapath.start(settings)
-        self.tables = AgentTables(self.config, facts, self.manifests.objects)
-        self.links = PodLinks(self.kernel, self.datapath, self.tables.devices)
+        links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
-        self.tables.held = await self.links.held()
-        self.pod_rows = self._pod_rows()
-        self.tables.pod.upsert(await self.pod_rows.read())
-        nodes = self.datapath.map("mg_node")
-        self.endpoints = RowTarget(nodes, codecs.encode_node, codecs.decode_node)
-        self.tables.endpoint.upsert(await self.endpoints.read())
-        await self._recover_services()
-        self.follow_store()
-        self.tables.wire(self.loop)
-        self._targets()
+        pods.held = await links.held()
+        maps = PinnedMaps(self.datapath)
+        for feature in all_:
+            await feature.recover(maps)
+        self.features.derive(self.loop)
+        self.entries = pods.apply_links(self.loop, links, self.features.store.entries())
+        for feature in all_:
+            feature.apply(self.loop, maps)
         self._observe()
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
@@ -115,158 +173,48 @@ class Agent:
             "uplink": facts.ifindex,
             "vxlan": vxlan.ifindex,
             "cluster": self.config.cluster.id,
-            "cluster_shift": 16,
+            "cluster_shift": labels.CLUSTER_SHIFT,
             "uplink_mtu": facts.mtu,
-            "block_size": self.config.egress.block_size,
             "drop_events": DROP_EVENTS,
             "icmp_errors": ICMP_ERRORS,
-            "permutation_key": permutation_key(self.config.state_dir / "permutation-key"),
         }
         return facts, settings
 
-    async def _recover_services(self) -> None:
-        """What the maps hold is the last allocation; from empty, slots would change owners."""
-        maps = self.datapath.map
-        self.services = RowTarget(
-            maps("mg_service_addr"), codecs.encode_service, codecs.decode_service
-        )
-        self.backends = RowTarget(
-            maps("mg_backend_addr"), codecs.encode_backend, codecs.decode_backend
-        )
-        held = recovered(await self.services.read(), await self.backends.read())
-        self.tables.allocation = held
-
-    def follow_store(self) -> None:
-        """Who follows what in etcd."""
-        tables = self.tables
-        self.own = Follow(
-            self.client, tables.subtree.prefix, self._take_own, on_synced=self._own_synced
-        )
-        self.peers = Follow(self.client, PEERS_PREFIX, tables.peers.take)
-        self.own.on_replaced = self._contradicted.set  # another store has none of our keys
-        tables.peers.expect(self.known.clusters)
-
-    def _take_own(self, batch: Batch) -> None:
-        """A new leader gives a replaced store back what it knew, also pods that have gone."""
-        self.tables.subtree.take(batch)
-        if self.tables.contradicted(batch):
-            self._contradicted.set()
-
-    def _own_synced(self) -> None:
-        """A store that we have seen complete before has told everything about peers."""
-        tables = self.tables
-        tables.subtree.synced()
-        if self.known.store == tables.subtree.store:
-            tables.peers.expect(())
-
-    def _targets(self) -> None:
-        """Which table goes where, in the order in which rows must arrive."""
-        tables, loop, maps, entry = self.tables, self.loop, self.datapath.map, RowTarget
-        actions = self.datapath.actions
-        loop.apply_columns(tables.address, MapTarget(maps("mg_address"), ADDRESS, VALUE))
-        blocks = MapTarget(maps("mg_block"), tables.block.key, BLOCK_VALUE)
-        loop.apply_columns(tables.block, blocks)
-        loop.apply(tables.endpoint, self.endpoints)
-        loop.apply(
-            tables.pod_cidr, entry(maps("mg_addr_cidr"), codecs.encode_cidr, codecs.decode_cidr)
-        )
-        encode = partial(codecs.encode_egress, actions=actions)
-        decode = partial(codecs.decode_egress, actions=actions)
-        egress = loop.apply(tables.egress, entry(maps("mg_egress"), encode, decode))
-        gateways = entry(maps("mg_egress_addr"), codecs.encode_gateway, codecs.decode_gateway)
-        gateway = loop.apply(tables.egress_addr, gateways)
-        own = entry(maps("mg_own_block"), codecs.encode_own_block, codecs.decode_own_block)
-        loop.apply(tables.own_block, own)
-        backends = loop.apply(tables.backend, self.backends)
-        services = loop.apply(tables.service_slice, self.services, after=[backends])
-        tables.services_arrived = lambda: services.current
-        loop.apply(tables.discard, DiscardRoutes(self.kernel))
-        wired = loop.apply(tables.pod_link, self.links)
-        # A covered pod may send once the maps say so: egress rows first, then the pod's; and rows
-        # that an older row of a pod refers to go last, or the pod would look uncovered.
-        pods = loop.apply(tables.pod, self.pod_rows, after=[egress, gateway])
-        egress.delete_after(pods)
-        gateway.delete_after(pods)
-        prefix = f"{tables.subtree.prefix}pod/{self.config.node}/"
-        target = PersistentTarget(self.client, [prefix])
-        self.entries = loop.apply(tables.pod_entry, target, after=[wired])
-
-    def _pod_rows(self) -> PodRows:
-        rows = RowTarget(self.datapath.map("mg_pod_addr"), codecs.encode_pod, codecs.decode_pod)
-        program = self.datapath.program("mg_forget")
-        return PodRows(rows, partial(forget, program, self.datapath.forgetting))
-
     def _observe(self) -> None:
-        tables = self.tables
-        names = Names(
-            labels=lambda identity: tables.labels.get(identity, ""),
-            pod=tables.pod_of,
+        cluster, node = self.config.cluster.name, self.config.node
+        identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
+        names = Names(labels=identity.labels_of, pod=identity.pod_of)
+        self.events = NodeEvents(cluster, node, self.datapath, names)
+        observer = Observer(
+            self.events.flows,
+            lambda: [(cluster, name) for name in namespaces.rows],
+            str(self.facts.endpoint),
         )
-        self.flows = Flows(self.config.cluster.name, self.config.node, self.datapath.reasons, names)
-        self.ring = Ring(self.datapath.map("mg_event"), self.datapath.event)
-        self.late = LateErrors(Ring(self.datapath.map("mg_icmp"), self.datapath.late))
-        observer = Observer(self.flows, tables.namespace_names, str(tables.facts.endpoint))
-        self.server = Server(
-            self.config.socket, nouns(tables, self.flows, self.datapath), self.status, observer
-        )
+        nouns = dict(self.events.listings())
+        for feature in self.features.all:
+            nouns.update(feature.listings())
+        self.server = Server(self.config.socket, nouns, self.status, observer)
 
     async def run(self) -> None:
         """Serve and reconcile until cancelled."""
-        asyncio.get_running_loop().add_reader(self.ring.fd, self._drain)
-        self._drain()
-        self.late.start()
-        tables = self.tables
+        nodes, pods, store = self.features.nodes, self.features.pods, self.features.store
         hops = NextHops(
-            self.kernel, tables.node, tables.tunnel_endpoints, tables.next_hops, DEVICE_PREFIX
+            self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, DEVICE_PREFIX
         )
-        jobs: tuple[Coroutine[Any, Any, object], ...] = (
-            self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
-            self.namespaces.run(tables.namespaces), hops.run(), self.uplink.run(tables.facts),
-            self._remember_peers(), self._free_slices(), self.rewrite_entries(),
-            sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
-        )  # fmt: skip
+        jobs: list[Coroutine[Any, Any, object]] = [
+            self.manifests.run(), store.run(self.entries), self.loop.run(),
+            self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
+            sweep(self.datapath.program("mg_sweep"), self.datapath.struct("sweep")),
+        ]  # fmt: skip
+        jobs += [task() for feature in self.features.all for task in feature.tasks()]
+        self.events.start()
         try:
             async with self.server, asyncio.TaskGroup() as group:
                 for job in jobs:
                     group.create_task(job)
         finally:
-            asyncio.get_running_loop().remove_reader(self.ring.fd)
-            self.late.close()
-            await self.client.aclose()
-
-    def _drain(self) -> None:
-        self.flows.append(self.ring.drain())
-
-    async def rewrite_entries(self) -> None:
-        """Put our pods' keys right; paced, since somebody else may do the same."""
-        while True:
-            await self._contradicted.wait()
-            self._contradicted.clear()
-            self.entries.recheck()
-            await asyncio.sleep(REWRITE_INTERVAL_S)
-
-    async def _remember_peers(self) -> None:
-        while True:
-            with suppress(EtcdError):
-                await self.remember_peers()
-            await asyncio.sleep(LOOK_INTERVAL_S)
-
-    async def remember_peers(self) -> None:
-        """Note which peers this store is known to have, for the next start (D8)."""
-        peers, subtree = self.tables.peers, self.tables.subtree
-        if not (peers.complete.synced and subtree.claims.synced):
-            return
-        store, clusters = subtree.store, list(peers.clusters)
-        known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
-        if known and store == subtree.store:
-            self.known.write(store, clusters)
-
-    async def _free_slices(self) -> None:
-        """Slots of replaced backends are free once the services' rows have arrived."""
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
-            if self.tables.allocation.resting and self.tables.services_arrived():
-                self.tables.derive_services()
+            self.events.stop()
+            await store.client.aclose()
 
     def status(self) -> dict[str, object]:
         """What the agent knows of its own health."""
@@ -274,26 +222,19 @@ class Agent:
             "role": "agent",
             "host": self.config.node,
             "cluster": self.config.cluster.name,
-            "ready": self.tables.address.synced and self.tables.pod.synced,
+            "ready": self.features.identity.address.synced and self.features.pods.pod.synced,
             "adopted": self.datapath.adopted,
             "findings": self._since.dated(self.findings()),
         }
 
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
-        tables = self.tables
-        yield from tables.objects.findings.rows.values()
-        yield from tables.subtree.findings.values()
-        yield from tables.peers.findings.values()
-        yield from tables.findings()
+        yield from self.manifests.objects.findings.rows.values()
+        yield from self.features.store.findings()
+        for feature in self.features.all:
+            yield from feature.findings()
         yield from self.uplink.findings(self.config.node)
         yield from self.namespaces.findings()
-        problem = self.client.problem or self.own.problem or self.peers.problem
-        if problem:
-            place = f"etcd {self.client.endpoint.text}"
-            yield Finding("M151", place, "", f"{problem}; what is programmed stays as it is")
-        if self.known.problem:
-            yield Finding("D605", f"{self.config.node}/peers.json", "", self.known.problem)
         for applied in self.loop.applied:
             yield from _failures(self.config.node, applied)
 
@@ -302,19 +243,6 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
     report = applied.report
     for key, text in report.errors.items():
         yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
-
-
-def permutation_key(path: Path) -> int:
-    """A random number that outlives the process: another one would be another generation.
-
-    An unreadable one is replaced.
-    """
-    with suppress(FileNotFoundError, ValueError):
-        return int(path.read_text())
-    key = secrets.randbits(64)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, f"{key}\n", durable=True)
-    return key
 
 
 async def _live(config: AgentConfig) -> None:

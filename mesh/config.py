@@ -13,15 +13,13 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from mesh.core.model import Network
-from mesh.core.strict import AnyNetwork, Wrong, convert, parse_yaml
+from gateway.settings import Egress
+from mesh.core.section import Section
+from mesh.core.strict import Wrong, convert, parse_yaml
+from mesh.nodes.settings import Pools
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 
-#: Bits of an egress address's port space that every block size divides: 64512 = 63 * 2**10.
-_BLOCK_SIZES = tuple(1 << bit for bit in range(3, 11))
-#: ``OWN_BLOCKS`` of ``bpf/include/types.h``.
-_MAX_BLOCKS = 16
 _POD_NETNS = {"cluster": "c", "namespace": "ns", "name": "pod"}
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z", max_length=253)]
@@ -35,13 +33,7 @@ class ConfigError(Exception):
     """A configuration that cannot be used; the text names file, path and mistake."""
 
 
-class _Section(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True
-):
-    """A part of a configuration file."""
-
-
-class Cluster(_Section, frozen=True):
+class Cluster(Section, frozen=True):
     """Which cluster the process belongs to."""
 
     name: _ClusterName
@@ -50,7 +42,7 @@ class Cluster(_Section, frozen=True):
     """Top 8 of an identity's 24 bits; unique in the mesh, fixed for the cluster's life."""
 
 
-class Etcd(_Section, frozen=True):
+class Etcd(Section, frozen=True):
     """The shared etcd."""
 
     endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -63,36 +55,7 @@ class Etcd(_Section, frozen=True):
     """PEM file of the certificate's private key."""
 
 
-class Egress(_Section, frozen=True):
-    """Port blocks of egress addresses; the same in all processes of a cluster."""
-
-    block_size: int = 256
-    """Ports in a block, a power of two of 8..1024; 256 gives 252 blocks per address."""
-    blocks_per_node: Annotated[int, msgspec.Meta(ge=1, le=_MAX_BLOCKS)] = 4
-    """Blocks of each egress address that a node holds; 4 x 256 connections to one destination."""
-
-
-class Pool(_Section, frozen=True):
-    """A network that is cut into one piece per node."""
-
-    cidr: AnyNetwork
-    """The whole network; must not overlap another pool of the mesh."""
-    node_prefix: int
-    """Prefix length of a node's piece; not shorter than the pool's own."""
-
-
-class Pools(_Section, frozen=True):
-    """What the controller gives to nodes."""
-
-    pod_cidrs: Annotated[tuple[Pool, ...], msgspec.Meta(min_length=1)] = msgspec.field(
-        name="podCIDRs"
-    )
-    """Pod networks: every node gets one piece of each pool."""
-    locators: tuple[Pool, ...] = ()
-    """SRv6 locators (IPv6); empty: nodes have none."""
-
-
-class AgentConfig(_Section, frozen=True):
+class AgentConfig(Section, frozen=True):
     """``meshgate agent``."""
 
     cluster: Cluster
@@ -119,7 +82,7 @@ class AgentConfig(_Section, frozen=True):
     """Port blocks."""
 
 
-class ControllerConfig(_Section, frozen=True):
+class ControllerConfig(Section, frozen=True):
     """``meshgate controller``."""
 
     cluster: Cluster
@@ -142,7 +105,7 @@ class ControllerConfig(_Section, frozen=True):
     """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""
 
 
-class SpeakerConfig(_Section, frozen=True):
+class SpeakerConfig(Section, frozen=True):
     """``meshgate speaker``."""
 
     cluster: Cluster
@@ -203,14 +166,11 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
     if config.cluster.name == "default":
         yield Wrong("cluster.name", "'default' is reserved")
     yield from _etcd_problems(config.etcd)
-    if isinstance(config, SpeakerConfig):
-        return
-    if config.egress.block_size not in _BLOCK_SIZES:
-        sizes = ", ".join(map(str, _BLOCK_SIZES))
-        yield Wrong("egress.blockSize", f"expected one of {sizes}, got {config.egress.block_size}")
-    if isinstance(config, ControllerConfig):
-        yield from _pool_problems(config.pools)
-    else:
+    for field in msgspec.structs.fields(config):
+        section = getattr(config, field.name)
+        if isinstance(section, Section):
+            yield from section.problems(field.encode_name)
+    if isinstance(config, AgentConfig):
         yield from _netns_problems(config.pod_netns)
 
 
@@ -228,23 +188,6 @@ def _etcd_problems(etcd: Etcd) -> Iterator[Wrong]:
             yield Wrong(f"etcd.{name}", "required with https://")
         if file is not None and not file.is_file():
             yield Wrong(f"etcd.{name}", f"no such file: {file}")
-
-
-def _pool_problems(pools: Pools) -> Iterator[Wrong]:
-    seen: list[tuple[str, Network]] = []
-    for field, group in (("podCIDRs", pools.pod_cidrs), ("locators", pools.locators)):
-        for number, pool in enumerate(group):
-            path, cidr = f"pools.{field}[{number}]", pool.cidr
-            if not cidr.prefixlen <= pool.node_prefix <= cidr.max_prefixlen:
-                least, most = cidr.prefixlen, cidr.max_prefixlen
-                text = f"expected {least}..{most} in {cidr}, got {pool.node_prefix}"
-                yield Wrong(f"{path}.nodePrefix", text)
-            if field == "locators" and cidr.version == 4:
-                yield Wrong(f"{path}.cidr", f"expected an IPv6 CIDR, got {cidr}")
-            for other_path, other in seen:
-                if cidr.version == other.version and cidr.overlaps(other):
-                    yield Wrong(f"{path}.cidr", f"{cidr} overlaps {other} of {other_path}")
-            seen.append((path, cidr))
 
 
 def _netns_problems(pattern: str) -> Iterator[Wrong]:

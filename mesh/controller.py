@@ -1,8 +1,9 @@
-"""The controller of a cluster: claims, publishing and imports. One of several leads.
+"""The controller of a cluster: one list of features, and the life of the process.
 
-Walk: manifests and etcd -> ``mesh/controller_tables.py`` (what is wanted and published; every
-instance computes it) -> ``mesh/leading.py`` (the leader writes it). Losing the process loses
-nothing: what is published lives on its leases, claims stay for good.
+One of several controllers leads.
+Walk: manifests and etcd -> the features (what is wanted and published; every instance computes it)
+-> ``clustermesh/store/leading.py`` (the leader writes it). Losing the process loses nothing: what
+is published lives on its leases, claims stay for good.
 """
 
 from __future__ import annotations
@@ -11,52 +12,117 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
+from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client, Endpoint
-from clustermesh.remote.tables import PREFIX as MESH
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.tables import PREFIX, Peers
 from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.leading import Candidate, Leading, Wants
+from clustermesh.store.own import Own
+from gateway import blocks
+from gateway.controller import EgressController
 from mesh import process
 from mesh.config import ControllerConfig, load_controller
-from mesh.controller_rows import Row, nouns
-from mesh.controller_tables import ControllerTables
+from mesh.core.feature import ControllerFeature, Row
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
-from mesh.leading import Leading
+from mesh.core.table import ColumnChanges
+from mesh.identity import labels
+from mesh.identity.controller import IdentityController
+from mesh.nodes import pools
+from mesh.nodes.controller import NodesController
+from mesh.nodes.foreign import meet
 from mesh.objects.kinds import KINDS
 from mesh.objects.manifests import Manifests
+from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
 from mesh.process import Since
+from mesh.services.controller import ServicesController
+from srv6 import locators
+from srv6.controller import LocatorsController
 
 NO_ETCD = "M151"
+#: Claims that a controller makes.
+NOUNS = (labels.NOUN, pools.NOUN, locators.NOUN, blocks.NOUN)
+
+
+class Features:
+    """The features of a controller, with the tables in which they meet."""
+
+    def __init__(self, config: ControllerConfig, objects: Objects) -> None:
+        cluster, id_ = config.cluster.name, config.cluster.id
+        self.own = Own(cluster, NOUNS)
+        self.remote = Peers(OwnFacts(cluster, id_), _ignore)
+        cidrs = [pool.cidr for pool in (*config.pools.pod_cidrs, *config.pools.locators)]
+        self.foreign = Foreign(cluster, cidrs, meet)
+        own, remote, foreign = self.own, self.remote, self.foreign.table
+        self.locators = LocatorsController(cluster, config.pools.locators, objects, own, foreign)
+        self.nodes = NodesController(
+            cluster, config.pools, objects, own, remote, self.locators.locator, foreign
+        )
+        self.identity = IdentityController(cluster, id_, objects, own, remote)
+        self.services = ServicesController(objects, own.pods, remote.services)
+        self.egress = EgressController(cluster, config.egress, objects, own)
+        self.publish = PublishController(
+            cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,
+            self.identity.number, self.services.service,
+        )  # fmt: skip
+        features: list[ControllerFeature] = [
+            self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
+        ]  # fmt: skip
+        features.append(RemoteController(cluster, id_, remote, self.publish, features))
+        self.all = tuple(features)
+        self.wants = Wants(features)
+        self.agreed = {key: value for one in features for key, value in one.agreed.items()}
+
+    def take(self, batch: Batch) -> None:
+        """Take in what all clusters publish."""
+        self.remote.take(batch)
+        self.foreign.take(batch)
+
+    def derive(self, loop: Loop) -> None:
+        """Derivations, each below its inputs."""
+        for feature in self.all:
+            feature.derive(loop)
+        self.wants.derive(loop)
+        self.publish.derive_canaries(loop, self.wants.wanted, self.wants.refused)
 
 
 class Controller:
-    """One instance: sources, tables, and its candidacy."""
+    """One instance: sources, features, and its candidacy."""
 
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
-        etcd, cluster = config.etcd, config.cluster.name
+        etcd, cluster = config.etcd, config.cluster
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.manifests = Manifests(config.manifests, cluster, config.state_dir, kinds=KINDS)
-        self.tables = ControllerTables(config, self.manifests.objects)
-        self.leading = Leading(config, self.client, self.tables)
-        subtree = self.tables.subtree
-        self.own = Follow(self.client, subtree.prefix, self._take, on_synced=subtree.synced)
-        self.mesh = Follow(self.client, MESH, self.tables.take)
+        self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=KINDS)
+        features = self.features = Features(config, self.manifests.objects)
         self.loop = Loop()
-        self.tables.wire(self.loop)
+        features.derive(self.loop)
+        who = Candidate(
+            cluster.name, cluster.id, config.instance, config.lease_seconds, config.state_dir
+        )
+        self.leading = Leading(
+            who, self.client, features.own, features.wants, features.publish, features.agreed,
+            self.loop.gate,
+        )  # fmt: skip
+        own = features.own
+        self.own = Follow(self.client, own.prefix, self._take, on_synced=own.synced)
+        self.mesh = Follow(self.client, PREFIX, features.take)
         self._settled = False
         self._since = Since()
 
     def _take(self, batch: Batch) -> None:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
-        self.tables.subtree.take(batch)
+        self.features.own.take(batch)
         self.leading.allocator.observe(batch)
 
     async def run(self) -> None:
         """Be a controller until cancelled; the leadership is given up, what is published stays."""
+        nouns = {noun: rows for one in self.features.all for noun, rows in one.listings().items()}
         try:
             async with (
-                Server(self.config.socket, nouns(self.tables), self.status),
+                Server(self.config.socket, nouns, self.status),
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.manifests.run(), name="manifests")
@@ -88,7 +154,7 @@ class Controller:
         """A leader is once everything has been published, a standby when it knows everything."""
         if not self.leading.leader.leads:
             self._settled = False
-            return self.tables.complete
+            return self.features.publish.complete
         applied = self.leading.applied
         self._settled |= bool(applied) and all(one.current for one in applied)
         return self._settled
@@ -98,7 +164,11 @@ class Controller:
         return self._since.dated(self._found())
 
     def _found(self) -> Iterable[Finding]:
-        yield from self.tables.findings()
+        yield from self.manifests.objects.findings.rows.values()
+        yield from self.features.wants.findings(self.config.cluster.name)
+        yield from self.features.own.findings.values()
+        for feature in self.features.all:
+            yield from feature.findings()
         yield from self.leading.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
@@ -108,6 +178,10 @@ class Controller:
         for follow in (self.own, self.mesh):
             if follow.problem:
                 yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
+
+
+def _ignore(_: ColumnChanges) -> None:
+    """The controller has no map: it judges addresses only for findings."""
 
 
 def main(path: Path) -> int:

@@ -12,11 +12,9 @@ Rule 3: End-of-RIB is released only when every source has synced and everything 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from ipaddress import ip_network
 from pathlib import Path
-from typing import TypeVar
 
 from bgp import desired
 from bgp.desired import Peering, RouteKey
@@ -27,61 +25,27 @@ from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.etcd.client import Client, Endpoint
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch, Follow
-from gateway import plan as egress
-from gateway.policy import POLICIES, EgressPolicy
+from gateway.speaker import EgressSpeaker
 from mesh import process
 from mesh.config import SpeakerConfig, load_speaker
-from mesh.core.model import IP, Claim, ClaimKey, Finding, Network, Node, NodeKey
+from mesh.core.feature import SpeakerFeature
+from mesh.core.model import IP, Claim, ClaimKey, Finding, Node, NodeKey
 from mesh.core.reconcile import Loop
 from mesh.core.table import Source, Table
 from mesh.identity.selectors import matches
-from mesh.nodes.pools import subnet
+from mesh.nodes import pools
+from mesh.nodes.speaker import PodCIDRsSpeaker
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES
 from mesh.objects.manifests import Manifests
 from mesh.observe.tables import Row, Server
+from srv6 import locators
+from srv6.speaker import LocatorsSpeaker
 
-#: What a BGPPeer advertises, by the noun of the claim that it comes from.
-CLAIMED = {"podcidr": "podCIDRs", "locator": "srv6Locators"}
 #: Pause after End-of-RIB could not be said.
 RETRY_S = 1.0
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-
-def own_prefixes(
-    node: Node,
-    claims: Iterable[Claim],
-    policies: Iterable[EgressPolicy],
-    nodes: Mapping[NodeKey, Node],
-) -> tuple[dict[str, list[Network]], list[Finding]]:
-    """The node's prefixes by what advertises them: claimed ones, and addresses it is gateway of."""
-    own: dict[str, list[Network]] = {kind: [] for kind in desired.KINDS}
-    findings = []
-    for claim in sorted(claims, key=lambda claim: (claim.noun, claim.pool, claim.number)):
-        if claim.owner != node.name or claim.noun not in CLAIMED:
-            continue
-        try:
-            own[CLAIMED[claim.noun]].append(subnet(claim.pool, claim.number))
-        except ValueError as error:
-            name = f"{claim.noun}/{claim.pool}/number/{claim.number}"
-            findings.append(Finding("B211", name, "", str(error)))
-    own["egressIPs"] = [ip_network(address) for address in _gateway_of(node, policies, nodes)]
-    return own, findings
-
-
-def _gateway_of(
-    node: Node, policies: Iterable[EgressPolicy], nodes: Mapping[NodeKey, Node]
-) -> list[IP]:
-    """Egress addresses that leave through the node; a shared one belongs to the first policy."""
-    plan = egress.plan(policies, (), {}, nodes)
-    owner: dict[IP, str] = {}
-    for name, policy in plan.policies.items():
-        gateway = plan.gateways[name]
-        for address in policy.addresses if gateway else ():
-            owner.setdefault(address, gateway.name if gateway else "")
-    return [address for address, name in owner.items() if name == node.name]
+#: Claims that a speaker reads.
+NOUNS = (pools.NOUN, locators.NOUN)
 
 
 def unmatched(peers: Iterable[BGPPeer], nodes: Iterable[Node]) -> list[Finding]:
@@ -105,12 +69,20 @@ class Speaker:
             config.manifests, config.cluster.name, config.run_dir, kinds=KINDS
         )
         self.objects = self.manifests.objects
-        self.claims: Table[ClaimKey, Claim] = Table("claim")
+        self.claims: dict[str, Table[ClaimKey, Claim]] = {
+            noun: Table(f"claim {noun}") for noun in NOUNS
+        }
+        #: What this node announces, by feature.
+        self.features: tuple[SpeakerFeature, ...] = (
+            PodCIDRsSpeaker(self.claims[pools.NOUN]),
+            LocatorsSpeaker(self.claims[locators.NOUN]),
+            EgressSpeaker(self.objects),
+        )
         self.peerings: Table[IP, Peering] = Table("peering")
         self.routes: Table[RouteKey, Route] = Table("route")
         etcd = config.etcd
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.follows = [self._follow(noun) for noun in CLAIMED]
+        self.follows = [self._follow(noun) for noun in NOUNS]
         self.engine = Engine(config.run_dir)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()
@@ -125,10 +97,15 @@ class Speaker:
     def _derivations(self) -> None:
         objects = self.objects
         self.loop.derive([], self.derive_peerings, [objects[NODES], objects[PEERS]])
-        known: list[Source] = [objects[NODES], objects[POLICIES], self.claims, self.peerings]
+        for feature in self.features:
+            feature.derive(self.loop)
+        known: list[Source] = [objects[NODES], *self._inputs(), self.peerings]
         self.loop.derive([], self.derive_routes, known)
         self.session.lost = self._lost
         self.routes.listen(self._owing.set)
+
+    def _inputs(self) -> list[Source]:
+        return [source for feature in self.features for source in feature.inputs]
 
     # Sources
 
@@ -139,15 +116,17 @@ class Speaker:
     def take(self, batch: Batch) -> None:
         """Take in what a ``Follow`` of claims saw."""
         rows = records.rows(self.node.cluster, batch.puts, batch.deletes)
-        self.claims.upsert(rows.held)
-        self.claims.delete(rows.gone)
+        for noun, table in self.claims.items():
+            table.upsert({key: row for key, row in rows.held.items() if key.noun == noun})
+            table.delete([key for key in rows.gone if key.noun == noun])
         for entry in batch.puts:
             self._unreadable.pop(entry.key, None)
         self._unreadable |= rows.unreadable
 
     def _on_synced(self) -> None:
         if all(follow.synced for follow in self.follows):
-            self.claims.mark_synced()
+            for table in self.claims.values():
+                table.mark_synced()
 
     # Derivations
 
@@ -170,19 +149,14 @@ class Speaker:
 
     def derive_routes(self) -> None:
         """Routes of this node on each of its sessions."""
-        objects, claims = self.objects, self.claims
-        node = objects[NODES].rows.get(self.node)
+        nodes = self.objects[NODES]
+        node = nodes.rows.get(self.node)
         if node is None:
             return
-        decided = (
-            objects[NODES].synced and objects[POLICIES].synced
-        )  # else the gateway may be another
-        policies = objects[POLICIES].rows.values() if decided else ()
-        own, wrong = own_prefixes(node, claims.rows.values(), policies, objects[NODES].rows)
+        own = {feature.kind: list(feature.prefixes(node)) for feature in self.features}
         rows, findings = desired.routes(node, self.peerings.rows.values(), own)
-        sources = (objects[NODES], objects[POLICIES], claims, self.peerings)
-        synced = all(source.synced for source in sources)
-        self._findings["route"] = wrong + (findings if synced else [])
+        synced = all(source.synced for source in (nodes, *self._inputs(), self.peerings))
+        self._findings["route"] = findings if synced else []
         self.routes.write(rows, complete=synced)
 
     # End-of-RIB
@@ -249,6 +223,8 @@ class Speaker:
         yield from self.objects.findings.rows.values()
         for findings in self._findings.values():
             yield from findings
+        for feature in self.features:
+            yield from feature.findings()
         if self.objects[NODES].synced and self.node not in self.objects[NODES].rows:
             text = "this node has no Node object: announcements stay as they are"
             yield Finding("B205", f"node/{self.node.name}", "", text)

@@ -33,6 +33,7 @@ from mesh.core import journal
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.journal import Journal
 from mesh.core.model import Finding, PodEntry, PodRef
+from mesh.core.passes import Gate
 from mesh.core.reconcile import Applied, Errors, Loop
 from mesh.core.table import Changes, Table
 
@@ -203,6 +204,7 @@ class Leading:
     """Stands for the leadership while this controller fits to the cluster, and uses it.
 
     ``agreed`` are the fields of the configuration that all controllers must have in common.
+    ``gate`` is that of the loop whose derivations make the published tables.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class Leading:
         wants: Wants,
         publishing: PublishController,
         agreed: Mapping[str, object],
+        gate: Gate,
     ) -> None:
         # A standby must take over before what is published ends.
         ttl_s = min(LEADER_S, max(2, who.lease_s // 3))
@@ -221,7 +224,7 @@ class Leading:
         place = who.state_dir
         self.pods = PodSnapshot(place / PODS_FILE, who.cluster, own, place / FORMER_PODS_FILE)
         self.applied: list[Applied] = []
-        self._who, self._client = who, client
+        self._who, self._client, self._gate = who, client, gate
         self._wants, self._publishing = wants, publishing
         self._config_key = f"{own.prefix}config"
         self._agreed = {"name": who.cluster, "id": who.id, **agreed}
@@ -303,7 +306,7 @@ class Leading:
 
     def _loop(self, fence: Fence) -> tuple[Loop, list[LeasedTarget]]:
         """What goes where, and in which order."""
-        publishing, loop, targets = self._publishing, Loop(), list[LeasedTarget]()
+        publishing, loop, targets = self._publishing, Loop(self._gate), list[LeasedTarget]()
 
         def leased(owned: Collection[str]) -> LeasedTarget:
             ttl_s = self._who.lease_s

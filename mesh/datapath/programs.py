@@ -11,21 +11,22 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bpf import build, links
+from bpf.btf import Btf
 from bpf.maps import Map
 from bpf.object import DriftError, Generation, Object
 from bpf.sys import AttachType, open_pinned
 
+T = TypeVar("T")
+
 OBJECTS = ("pod", "uplink", "sock", "sweep")
-#: Types that Python reads or writes, from the objects' BTF.
-EVENT, LATE, REASONS, ACTIONS = "event", "icmp_late", "drop_reason", "egress_action"
-SWEEP, FORGET = "sweep", "forget"
 CONFIG = "cfg"
 UPLINK_PROGRAM = "mg_from_uplink"
 VXLAN_PROGRAM = "mg_from_vxlan"
@@ -56,12 +57,7 @@ class Datapath:
         self._programs: dict[str, int] = {}
         self._maps: dict[str, Map] = {}
         self._digest = b""
-        self.event: np.dtype[Any] = np.dtype([])
-        self.late: np.dtype[Any] = np.dtype([])
-        self.sweep: np.dtype[Any] = np.dtype([])
-        self.forgetting: np.dtype[Any] = np.dtype([])
-        self.reasons: Mapping[str, int] = {}
-        self.actions: Mapping[str, int] = {}
+        self._types: list[Btf] = []
         self.adopted = False
 
     def start(self, config: Mapping[str, object]) -> None:
@@ -74,12 +70,7 @@ class Datapath:
                 if CONFIG in one.btf.section(".rodata"):
                     one.set_config(CONFIG, config)
                 one.pin(self._directory)
-            btf = opened[0].btf
-            self.event, self.reasons = btf.struct(EVENT), btf.enum(REASONS)
-            self.actions = btf.enum(ACTIONS)
-            self.late = btf.struct(LATE)
-            self.sweep = opened[-1].btf.struct(SWEEP)
-            self.forgetting = opened[-1].btf.struct(FORGET)
+            self._types = [one.btf for one in opened]
             digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
             self.adopted = Generation.read(self._directory) == digest
             if not self.adopted:
@@ -124,6 +115,20 @@ class Datapath:
         """Remove the pins of a host end that is gone."""
         for suffix, _, _ in POD_PROGRAMS:
             (self._links / f"{device}_{suffix}").unlink(missing_ok=True)
+
+    def struct(self, name: str) -> np.dtype[Any]:
+        """Layout of a struct of any of the objects. Raises KeyError."""
+        return self._first(lambda types: types.struct(name))
+
+    def enum(self, name: str) -> Mapping[str, int]:
+        """Names and numbers of an enum of any of the objects. Raises KeyError."""
+        return self._first(lambda types: types.enum(name))
+
+    def _first(self, look_up: Callable[[Btf], T]) -> T:
+        for types in self._types:
+            with suppress(KeyError):
+                return look_up(types)
+        return look_up(self._types[-1])
 
     def map(self, name: str) -> Map:
         """A pinned map, opened once."""

@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 
+from mesh.core.feature import AgentFeature, Maps
 from mesh.core.model import Network
-from mesh.core.reconcile import Errors
+from mesh.core.reconcile import Errors, Loop
+from mesh.core.table import Table
 from mesh.kernel import Kernel
+
+
+class DiscardAgent(AgentFeature):
+    """``announced`` are the networks that the features of this node attract.
+
+    An announced network without a more specific route of its own would loop between router and
+    node until the TTL ends (``reference/egress.md`` 10.4).
+    """
+
+    def __init__(self, kernel: Kernel, announced: Iterable[Table[Network, None]]) -> None:
+        self.table: Table[Network, None] = Table("discard route")
+        self._kernel, self._announced = kernel, tuple(announced)
+
+    def derive(self, loop: Loop) -> None:
+        loop.derive(self._announced, self._union)
+
+    def apply(self, loop: Loop, maps: Maps) -> None:  # noqa: ARG002 - routes, not a map
+        loop.apply(self.table, DiscardRoutes(self._kernel))
+
+    def _union(self) -> None:
+        self.table.replace(dict.fromkeys(one for table in self._announced for one in table.rows))
 
 
 class DiscardRoutes:

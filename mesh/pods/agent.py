@@ -11,7 +11,7 @@ and those are deleted after it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from mesh.core.model import IP, Finding, Namespace, Node, NodeKey, Pod, PodEntry
 from mesh.core.reconcile import AppliedRows, Loop, Target
 from mesh.core.table import Source, Table
 from mesh.identity.labels import identity_labels, namespace_of
-from mesh.objects.kubernetes import NAMESPACES, PODS
+from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
 from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
 from mesh.pods.maps import pod_target
@@ -45,15 +45,23 @@ class Entries(Protocol):
         """The key and value that say that all pods of this node are in the store."""
 
 
-class PodsAgent(AgentFeature):
+@dataclass(frozen=True, slots=True)
+class Wiring:
     """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send."""
+
+    pattern: str
+    mtu: int
+
+
+class PodsAgent(AgentFeature):
+    """``own`` is this node; ``mine`` are the objects of its pods."""
 
     def __init__(
         self,
         own: NodeKey,
-        pattern: str,
-        mtu: int,
+        wiring: Wiring,
         objects: Objects,
+        mine: Table[PodKey, Pod],
         node: Table[NodeKey, Node],
         number: Table[str, int],
         marks: Sequence[Mark],
@@ -69,11 +77,10 @@ class PodsAgent(AgentFeature):
         self.link: Table[PodKey, PodLink] = Table("pod link")
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
-        self._pattern, self._mtu = pattern, mtu
+        self._wiring, self._mine = wiring, mine
         self._objects, self._node, self._number = objects, node, number
         self._marked = tuple(marks)
         self._entries = entries
-        self._mine: Table[PodKey, Pod] = Table("pod object of this node")
         self._labels: Table[PodKey, str] = Table("labels of pod")
         self._claimed: Table[PodKey, int] = Table("claimed identity of pod")
         self._identity: Table[PodKey, PodIdentity] = Table("identity of pod")
@@ -81,10 +88,8 @@ class PodsAgent(AgentFeature):
     # --- Derivations --------------------------------------------------------------------------
 
     def derive(self, loop: Loop) -> None:
-        objects, namespaces = self._objects, self._objects[NAMESPACES]
-        loop.group(self._mine, _one, By(objects[PODS], self._if_mine))
         loop.derive([self._mine, self._node], self._assign)
-        to_namespace = To(namespaces, lambda key, _: key.namespace)
+        to_namespace = To(self._objects[NAMESPACES], lambda key, _: key.namespace)
         loop.group(self.link, self._link, By(self.local_pod), To(self.namespaces, self._netns_of))
         loop.group(self._labels, _labels, By(self.local_pod), to_namespace)
         loop.group(
@@ -114,9 +119,6 @@ class PodsAgent(AgentFeature):
             late=[self.devices],
         )
 
-    def _if_mine(self, key: PodKey, pod: Pod) -> list[PodKey]:
-        return [key] if pod.node == self.own.name else []
-
     def _assign(self) -> None:
         """Addresses of all pods of this node at once: which are free depends on the others."""
         me, mine = self._node.rows.get(self.own), self._mine.rows
@@ -124,14 +126,14 @@ class PodsAgent(AgentFeature):
         self.local_pod.replace({k: replace(mine[k], addresses=a) for k, a in self.held.items()})
 
     def _netns_of(self, key: PodKey, _: Pod | None) -> str:
-        return netns_path(self._pattern, key)
+        return netns_path(self._wiring.pattern, key)
 
     def _link(self, key: PodKey, pod: Pod | None, inode: int | None) -> dict[PodKey, PodLink]:
         """The link of a pod that has addresses and whose network namespace exists."""
         if pod is None or inode is None or not pod.addresses:
             return {}
-        path = netns_path(self._pattern, key)
-        return {key: PodLink(path, inode, device_name(key), pod.addresses, self._mtu)}
+        path = netns_path(self._wiring.pattern, key)
+        return {key: PodLink(path, inode, device_name(key), pod.addresses, self._wiring.mtu)}
 
     def _entry(
         self, key: PodKey, pod: Pod | None, labels: str | None, device: Device | None
@@ -241,10 +243,6 @@ class PodsAgent(AgentFeature):
             written.get(key) != value for key, value in puts.items() if key.startswith(place)
         )
         return changed or any(key in written for key in deletes)
-
-
-def _one(key: PodKey, pods: Mapping[PodKey, Pod]) -> dict[PodKey, Pod]:
-    return {key: pods[key]} if pods else {}
 
 
 def _labels(key: PodKey, pod: Pod | None, namespace: Namespace | None) -> dict[PodKey, str]:

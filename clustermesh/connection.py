@@ -1,0 +1,121 @@
+"""An agent's view of the store: own cluster and others followed, own pods' keys kept right.
+
+D8: a store is known by its identity. A store that was seen complete before has told everything
+about other clusters; in another one nothing counts as complete before their canaries stand in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from clustermesh.etcd.client import Client, Endpoint, EtcdError
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.known import KnownPeers
+from clustermesh.remote.tables import PREFIX, Peers, all_stand
+from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.keys import PersistentTarget
+from clustermesh.store.own import Own, PodKeys
+from mesh.core.model import Finding
+from mesh.core.reconcile import Applied
+from mesh.core.table import ColumnChanges
+
+STORE_AWAY, NOT_REMEMBERED = "M151", "D605"
+#: Seconds between corrections of our pods' keys at least.
+REWRITE_INTERVAL_S = 1.0
+#: Seconds between looks at which clusters stand.
+LOOK_INTERVAL_S = 5.0
+
+#: Whether a batch of our own subtree contradicts what this agent has written.
+Contradicted = Callable[[Batch], bool]
+
+
+class AgentStore:
+    """``own`` and ``remote`` are filled; addresses of others go to ``addresses_changed``."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        facts: OwnFacts,
+        node: str,
+        nouns: Iterable[str],
+        known: Path,
+        addresses_changed: Callable[[ColumnChanges], None],
+    ) -> None:
+        self.client = Client(endpoint)
+        self.own = Own(facts.cluster, nouns)
+        self.remote = Peers(facts, addresses_changed)
+        self.keys = PodKeys(facts.cluster, node)
+        self.known = KnownPeers(known)
+        self.remote.expect(self.known.clusters)
+        self._node = node
+        self._follow_own = Follow(
+            self.client, self.own.prefix, self._take_own, on_synced=self._own_synced
+        )
+        self._follow_remote = Follow(self.client, PREFIX, self.remote.take)
+        self._contradicted = asyncio.Event()
+        self._follow_own.on_replaced = self._contradicted.set  # another store has none of our keys
+        self._contradicts: Contradicted = lambda _: False
+
+    def entries(self) -> PersistentTarget:
+        """The keys of our pods, as a target."""
+        return PersistentTarget(self.client, [self.keys.prefix])
+
+    def check(self, contradicts: Contradicted) -> None:
+        """Ask ``contradicts`` about every batch of our own subtree."""
+        self._contradicts = contradicts
+
+    async def run(self, entries: Applied) -> None:
+        """Follow the store until cancelled; ``entries`` are our pods' keys on their way."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_own.run(), name="follow own")
+            group.create_task(self._follow_remote.run(), name="follow remote")
+            group.create_task(self._remember_for_ever(), name="remember clusters")
+            group.create_task(self.rewrite(entries), name="rewrite entries")
+
+    def _take_own(self, batch: Batch) -> None:
+        """A new leader gives a replaced store back what it knew, also pods that have gone."""
+        self.own.take(batch)
+        if self._contradicts(batch):
+            self._contradicted.set()
+
+    def _own_synced(self) -> None:
+        """A store that was seen complete before has told everything about other clusters."""
+        self.own.synced()
+        if self.known.store == self.own.store:
+            self.remote.expect(())
+
+    async def rewrite(self, entries: Applied) -> None:
+        """Put our pods' keys right; paced, since another writer may do the same."""
+        while True:
+            await self._contradicted.wait()
+            self._contradicted.clear()
+            entries.recheck()
+            await asyncio.sleep(REWRITE_INTERVAL_S)
+
+    async def _remember_for_ever(self) -> None:
+        while True:
+            with suppress(EtcdError):
+                await self.remember()
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def remember(self) -> None:
+        """Note which clusters this store is known to have, for the next start (D8)."""
+        if not (self.remote.complete.synced and self.own.pods.synced):
+            return
+        store, clusters = self.own.store, list(self.remote.clusters)
+        known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
+        if known and store == self.own.store:
+            self.known.write(store, clusters)
+
+    def findings(self) -> Iterable[Finding]:
+        """What is wrong with the store and with our own keys in it."""
+        yield from self.own.findings.values()
+        problem = self.client.problem or self._follow_own.problem or self._follow_remote.problem
+        if problem:
+            place = f"etcd {self.client.endpoint.text}"
+            yield Finding(STORE_AWAY, place, "", f"{problem}; what is programmed stays as it is")
+        if self.known.problem:
+            yield Finding(NOT_REMEMBERED, f"{self._node}/peers.json", "", self.known.problem)

@@ -1,0 +1,42 @@
+"""What a node's agent shows: flows from the event ring, late ICMP errors, drops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from bpf.ring import Ring
+from mesh.core.feature import Listing
+from mesh.datapath.late_errors import LateErrors
+from mesh.datapath.programs import Datapath
+from mesh.observe.drops import drop_rows
+from mesh.observe.events import Flows, Names
+
+
+class NodeEvents:
+    """The rings of a started datapath, drained while ``start`` holds."""
+
+    def __init__(self, cluster: str, node: str, datapath: Datapath, names: Names) -> None:
+        self.flows = Flows(cluster, node, datapath.enum("drop_reason"), names)
+        self._node, self._datapath = node, datapath
+        self._ring = Ring(datapath.map("mg_event"), datapath.struct("event"))
+        self._late = LateErrors(Ring(datapath.map("mg_icmp"), datapath.struct("icmp_late")))
+
+    def start(self) -> None:
+        """Watch the rings on the running loop."""
+        asyncio.get_running_loop().add_reader(self._ring.fd, self._drain)
+        self._drain()
+        self._late.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        asyncio.get_running_loop().remove_reader(self._ring.fd)
+        self._late.close()
+
+    def listings(self) -> Mapping[str, Listing]:
+        """Rows of ``drop list``."""
+        drops = self._datapath.map("mg_drop")
+        return {"drop": lambda: drop_rows(self._node, *drops.dump_percpu(), self.flows.texts)}
+
+    def _drain(self) -> None:
+        self.flows.append(self._ring.drain())
