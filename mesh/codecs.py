@@ -7,12 +7,18 @@ come from BTF. Byte orders are in the dtypes, so numbers here are plain integers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address
 from typing import Any
 
 from gateway.blocks import OWN_BLOCKS
 from gateway.rows import Action, EgressKey, EgressRow
-from mesh.core.address import MAPPED_BITS, packed, prefix_bits, unpacked
+from mesh.core.address import (
+    decode_address,
+    decode_prefix,
+    encode_address,
+    encode_prefix,
+    packed,
+)
 from mesh.core.model import IP, Network
 from mesh.nodes.rows import Endpoint, PodCIDR
 from mesh.pods.rows import LocalPod
@@ -24,31 +30,6 @@ _PROTOCOLS = {"TCP": 6, "UDP": 17}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 #: The class stands before the address in the key of ``mg_egress``.
 EGRESS_BITS = 32
-
-
-def encode_address(address: IP) -> dict[str, object]:
-    """``struct addr``."""
-    raw = packed(address)
-    return {"w": [int.from_bytes(raw[at : at + 4], "big") for at in range(0, 16, 4)]}
-
-
-def decode_address(cell: Any) -> IP:
-    """Inverse of ``encode_address``."""
-    return unpacked(cell.tobytes())
-
-
-def encode_prefix(prefix: Network) -> tuple[int, dict[str, object]]:
-    """Bits and address of an LPM key in the 128-bit form."""
-    return prefix_bits(prefix), encode_address(prefix.network_address)
-
-
-def decode_prefix(bits: int, cell: Any) -> Network:
-    """Inverse of ``encode_prefix``."""
-    address = decode_address(cell)
-    mapped = isinstance(address, IPv4Address) and bits >= MAPPED_BITS
-    if mapped:
-        return ip_network((address, bits - MAPPED_BITS))
-    return ip_network((IPv6Address(cell.tobytes()), bits))
 
 
 def encode_pod(address: IP, row: LocalPod) -> Encoded:

@@ -1,9 +1,13 @@
-"""Addresses in the one form that maps, tables and etcd share: 16 bytes, IPv4 mapped."""
+"""Addresses in the one form that maps, tables and etcd share: 16 bytes, IPv4 mapped.
+
+``encode_…`` and ``decode_…`` are for map entries: ``struct addr`` and keys of prefix maps, by field
+name. Byte orders are in the dtypes that BTF gives, so numbers here are plain integers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import numpy as np
@@ -36,3 +40,28 @@ def prefix_bits(prefix: Network) -> int:
 def column(addresses: Iterable[IP]) -> npt.NDArray[Any]:
     """Addresses as an array of 16-byte keys."""
     return np.frombuffer(b"".join(packed(a) for a in addresses), ADDRESS)
+
+
+def encode_address(address: IP) -> dict[str, object]:
+    """``struct addr``."""
+    raw = packed(address)
+    return {"w": [int.from_bytes(raw[at : at + 4], "big") for at in range(0, 16, 4)]}
+
+
+def decode_address(cell: Any) -> IP:
+    """Inverse of ``encode_address``."""
+    return unpacked(cell.tobytes())
+
+
+def encode_prefix(prefix: Network) -> tuple[int, dict[str, object]]:
+    """Bits and address of an LPM key in the 128-bit form."""
+    return prefix_bits(prefix), encode_address(prefix.network_address)
+
+
+def decode_prefix(bits: int, cell: Any) -> Network:
+    """Inverse of ``encode_prefix``."""
+    address = decode_address(cell)
+    mapped = isinstance(address, IPv4Address) and bits >= MAPPED_BITS
+    if mapped:
+        return ip_network((address, bits - MAPPED_BITS))
+    return ip_network((IPv6Address(cell.tobytes()), bits))
