@@ -4,9 +4,10 @@
 
 ``By`` says to which groups each row of an input belongs. Without ``groups`` a row belongs to one
 group, its own key. ``To`` is an input that a group refers to: ``key`` computes the key from the
-group's rows of the inputs before it. ``make`` gets a group and the group's rows of every input,
-and returns the rows of ``out`` that follow. When rows change, the groups that they were in, are in
-now or are referred to by are made anew, and the difference goes into ``out``.
+group's rows of the inputs before it. ``Each`` is a ``To`` with several keys. ``make`` gets a group
+and the group's rows of every input, and returns the rows of ``out`` that follow. When rows change,
+the groups that they were in, are in now or are referred to by are made anew, and the difference
+goes into ``out``.
 
 Rule 1: ``make`` looks at nothing but its arguments and at what stands in ``whole``, whose changes
         make every group anew. So the result never depends on the order of events: it equals what
@@ -27,6 +28,10 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
+#: The group of rows that stand in ``out`` before the first run: a restarted process read them.
+_BEFORE = object()
+
+
 @dataclass(frozen=True, slots=True)
 class By(Generic[G, K, V]):
     """An input in groups: ``make`` gets a mapping; without ``groups`` the group's row or None."""
@@ -41,6 +46,17 @@ class To(Generic[K, V]):
 
     table: Table[K, V]
     key: Callable[..., K | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Each(Generic[K, V]):
+    """An input of which a group refers to several rows: ``make`` gets those that exist, by key."""
+
+    table: Table[K, V]
+    keys: Callable[..., Iterable[K]]
+
+
+Input = By[Any, Any, Any] | To[Any, Any] | Each[Any, Any]
 
 
 class _Index(Generic[G, K]):
@@ -72,7 +88,7 @@ class _Index(Generic[G, K]):
 class _Input:
     """One input as it was last seen. ``moved`` gives None when everything may have changed."""
 
-    def __init__(self, declared: By[Any, Any, Any] | To[Any, Any]) -> None:
+    def __init__(self, declared: Input) -> None:
         self.declared = declared
         self.index: _Index[Any, Any] = _Index()
         self._revision = -1
@@ -84,7 +100,7 @@ class _Input:
             return ()
         changes = table.changes(self._revision) if self._revision >= 0 else None
         self._revision = table.revision
-        if isinstance(self.declared, To):
+        if isinstance(self.declared, To | Each):
             return None if changes is None else self._referring(changes)
         if self.declared.groups is None:
             return None if changes is None else [*changes.upsert, *changes.delete]
@@ -112,7 +128,7 @@ class _Input:
 
     def all(self) -> Iterable[Any]:
         """Every group that has rows of this input."""
-        if isinstance(self.declared, To):
+        if isinstance(self.declared, To | Each):
             return ()
         return self.declared.table.rows if self.declared.groups is None else self.index.keys
 
@@ -123,6 +139,10 @@ class _Input:
             key = self.declared.key(group, *before)
             self.index.move(group, () if key is None else (key,))
             return None if key is None else rows.get(key)
+        if isinstance(self.declared, Each):
+            keys = tuple(dict.fromkeys(self.declared.keys(group, *before)))
+            self.index.move(group, keys)
+            return {key: rows[key] for key in keys if key in rows}
         if self.declared.groups is None:
             return rows.get(group)
         return {key: rows[key] for key in self.index.keys.get(group, ())}
@@ -135,33 +155,48 @@ class Grouped(Generic[K, V]):
         self,
         out: Table[K, V],
         make: Callable[..., Mapping[K, V]],
-        *inputs: By[Any, Any, Any] | To[Any, Any],
+        *inputs: Input,
         whole: Sequence[Source] = (),
+        also: Sequence[Source] = (),
     ) -> None:
         self.out = out
         self.sources: list[Source] = [one.table for one in inputs]
         self.whole = list(whole)
+        self.also = list(also)
+        self._makers: dict[K, Any] = {}
         self._make = make
         self._inputs = [_Input(one) for one in inputs]
         self._made: dict[Any, tuple[K, ...]] = {}
         self._seen: list[int] = []
 
     def run(self) -> None:
-        """Make what has changed; call it when the inputs are synced."""
+        """Make what has changed; call it when the inputs are synced, but those in ``also``."""
+        if not self._seen:  # rows from before the first run: nobody makes them
+            self._made[_BEFORE] = tuple(self.out.rows)
+            self._makers.update(dict.fromkeys(self.out.rows, _BEFORE))
         fresh: dict[K, V] = {}
-        gone: list[K] = []
-        for group in self._touched():
+        gone: dict[K, Any] = {}
+        for group in [_BEFORE, *self._touched()]:
             rows: list[Any] = []
-            for one in self._inputs:
+            for one in self._inputs if group is not _BEFORE else ():
                 rows.append(one.rows(group, rows))
-            made = self._make(group, *rows)
-            gone += [key for key in self._made.pop(group, ()) if key not in made]
+            made = self._make(group, *rows) if group is not _BEFORE else {}
+            gone.update((key, group) for key in self._made.pop(group, ()) if key not in made)
             if made:
                 self._made[group] = tuple(made)
+                self._makers.update(dict.fromkeys(made, group))
                 fresh.update(made)
         self.out.upsert(fresh)
-        self.out.delete([key for key in gone if key not in fresh])
-        self.out.mark_synced()
+        self.out.delete([key for key, group in gone.items() if self._gave_up(key, group)])
+        if all(source.synced for source in self.also):
+            self.out.mark_synced()
+
+    def _gave_up(self, key: K, group: Any) -> bool:
+        """Whether the key has no maker any more: another group may have taken it over."""
+        if self._makers.get(key, group) != group:
+            return False
+        self._makers.pop(key, None)
+        return True
 
     def _touched(self) -> Iterable[Any]:
         moved = [one.moved() for one in self._inputs]
@@ -169,7 +204,8 @@ class Grouped(Generic[K, V]):
         if seen == self._seen and None not in moved:
             return dict.fromkeys(group for groups in moved for group in groups or ())
         self._seen = seen
-        return dict.fromkeys([*self._made, *(g for one in self._inputs for g in one.all())])
+        every = [*self._made, *(g for one in self._inputs for g in one.all())]
+        return dict.fromkeys(group for group in every if group is not _BEFORE)
 
 
 class Followed(Generic[K, V]):
