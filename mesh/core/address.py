@@ -1,8 +1,4 @@
-"""Addresses in the one form that maps, tables and etcd share: 16 bytes, IPv4 mapped.
-
-``encode_…`` and ``decode_…`` are for map entries: ``struct addr`` and keys of prefix maps, by field
-name. Byte orders are in the dtypes that BTF gives, so numbers here are plain integers.
-"""
+"""Addresses in the one form that maps, tables and etcd share: 16 bytes, IPv4 mapped."""
 
 from __future__ import annotations
 

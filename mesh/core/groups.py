@@ -167,11 +167,11 @@ class Grouped(Generic[K, V]):
         self._make = make
         self._inputs = [_Input(one) for one in inputs]
         self._made: dict[Any, tuple[K, ...]] = {}
-        self._seen: list[int] = []
+        self._seen: list[int] | None = None
 
     def run(self) -> None:
         """Make what has changed; call it when the inputs are synced, but those in ``also``."""
-        if not self._seen:  # rows from before the first run: nobody makes them
+        if self._seen is None:  # rows from before the first run: nobody makes them
             self._made[_BEFORE] = tuple(self.out.rows)
             self._makers.update(dict.fromkeys(self.out.rows, _BEFORE))
         fresh: dict[K, V] = {}
