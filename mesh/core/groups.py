@@ -34,10 +34,14 @@ _BEFORE = object()
 
 @dataclass(frozen=True, slots=True)
 class By(Generic[G, K, V]):
-    """An input in groups: ``make`` gets a mapping; without ``groups`` the group's row or None."""
+    """An input in groups: ``make`` gets a mapping; without ``groups`` the group's row or None.
+
+    A group without rows of a ``needed`` input makes nothing, and no input below is looked at.
+    """
 
     table: Table[K, V]
     groups: Callable[[K, V], Iterable[G]] | None = None
+    needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class _Input:
 
     def __init__(self, declared: Input) -> None:
         self.declared = declared
+        self.needed = isinstance(declared, By) and declared.needed
         self.index: _Index[Any, Any] = _Index()
         self._revision = -1
 
@@ -177,10 +182,7 @@ class Grouped(Generic[K, V]):
         fresh: dict[K, V] = {}
         gone: dict[K, Any] = {}
         for group in [_BEFORE, *self._touched()]:
-            rows: list[Any] = []
-            for one in self._inputs if group is not _BEFORE else ():
-                rows.append(one.rows(group, rows))
-            made = self._make(group, *rows) if group is not _BEFORE else {}
+            made = self._rows_of(group) if group is not _BEFORE else {}
             gone.update((key, group) for key in self._made.pop(group, ()) if key not in made)
             if made:
                 self._made[group] = tuple(made)
@@ -190,6 +192,14 @@ class Grouped(Generic[K, V]):
         self.out.delete([key for key, group in gone.items() if self._gave_up(key, group)])
         if all(source.synced for source in self.also):
             self.out.mark_synced()
+
+    def _rows_of(self, group: Any) -> Mapping[K, V]:
+        rows: list[Any] = []
+        for one in self._inputs:
+            rows.append(one.rows(group, rows))
+            if one.needed and not rows[-1]:
+                return {}
+        return self._make(group, *rows)
 
     def _gave_up(self, key: K, group: Any) -> bool:
         """Whether the key has no maker any more: another group may have taken it over."""
