@@ -107,15 +107,15 @@ class ServicesAgent(AgentFeature):
 
     def _backends_full(self) -> Iterable[Finding]:
         slots = self._placement.slots
-        if not slots.short:
+        if not slots.lacking:
             return
-        refused = [ask for ask in slots.short if not slots.given(ask).count]
-        fewer = [ask for ask in slots.short if slots.given(ask).count]
+        refused = [ask for ask in slots.lacking if not slots.given(ask).count]
+        fewer = [ask for ask in slots.lacking if slots.given(ask).count]
         parts = [f"{slots.demand} backends, room for {slots.capacity}"]
         if refused:
             parts.append(f"refused, because not one backend fits: {self._names(refused)}")
         if fewer:
-            parts.append(f"with some of their backends only: {self._names(fewer)}")
+            parts.append(f"without some of their backends: {self._names(fewer)}")
         yield Finding(BACKENDS_FULL, f"map {BACKEND_MAP}", "max_entries", "; ".join(parts))
 
     def _services_full(self) -> Iterable[Finding]:

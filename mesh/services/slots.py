@@ -81,8 +81,11 @@ class Slots:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        #: Service addresses with fewer backends than they should have: those that they want.
+        #: Service addresses whose slots are not as they should be, with the backends that they
+        #: want; the longest untried first.
         self.short: dict[ServiceAddress, Content] = {}
+        #: Those of them that lack a backend; the others have one twice.
+        self.lacking: set[ServiceAddress] = set()
         self._gaps = Gaps(capacity)
         self._regions: dict[int, _Region] = {}  # by first slot
         self._by_content: dict[Content, _Region] = {}
@@ -125,23 +128,25 @@ class Slots:
         """Give a service address the backends that it wants, or those of them that fit."""
         before = self._of.get(ask)
         region = self._region(ask, before, wanted) if wanted else None
-        if region and region.content == wanted:
-            self.short.pop(ask, None)
-        elif wanted:
-            self.short.pop(ask, None)
-            self.short[ask] = wanted  # the last one to be tried again
-        else:
-            self.short.pop(ask, None)
+        self._forget_short(ask)
+        if wanted and (region is None or region.content != wanted):
+            self.short[ask] = wanted
+            if region is None or not {*wanted} <= {*region.content}:
+                self.lacking.add(ask)
         if ask not in self._of or region is not before:
             self._move(ask, before, region)
 
     def remove(self, ask: ServiceAddress) -> None:
         """A service address is no longer there."""
-        self.short.pop(ask, None)
+        self._forget_short(ask)
         if ask in self._of:
             self._leave(self._of.pop(ask))
             self._writes.services.pop(ask, None)
             self._writes.gone[ask] = None
+
+    def _forget_short(self, ask: ServiceAddress) -> None:
+        self.short.pop(ask, None)
+        self.lacking.discard(ask)
 
     def retry(self) -> bool:
         """Try some that are short, after slots became free; whether others are still to be tried.
