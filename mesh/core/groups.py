@@ -34,10 +34,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class By(Generic[G, K, V]):
-    """An input in groups: ``make`` gets a mapping; without ``groups`` the group's row or None."""
+    """An input in groups: ``make`` gets a mapping; without ``groups`` the group's row or None.
+
+    A group without rows of a ``needed`` input makes nothing, and no input below is looked at.
+    """
 
     table: Table[K, V]
     groups: Callable[[K, V], Iterable[G]] | None = None
+    needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class _Input:
 
     def __init__(self, declared: Input) -> None:
         self.declared = declared
+        self.needed = isinstance(declared, By) and declared.needed
         self.index: _Index[Any, Any] = _Index()
         self._revision = -1
 
@@ -197,14 +202,19 @@ class Grouped(Sliced, Generic[K, V]):
         while self._waiting:
             group = self._waiting.popleft()
             del self._touched[group]
-            rows: list[Any] = []
-            for one in self._inputs:
-                rows.append(one.rows(group, rows))
-            self._fresh[group] = self._make(group, *rows)
+            self._fresh[group] = self._made_of(group)
             self.groups += 1
             if self._waiting:
                 yield
         self._write()
+
+    def _made_of(self, group: Any) -> Mapping[K, V]:
+        rows: list[Any] = []
+        for one in self._inputs:
+            rows.append(one.rows(group, rows))
+            if one.needed and not rows[-1]:
+                return {}
+        return self._make(group, *rows)
 
     def again(self) -> None:
         """Groups whose inputs changed meanwhile wait once more."""

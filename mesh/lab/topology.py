@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from mesh.config import Egress, Pool
+from gateway.settings import Egress
 from mesh.core.strict import AnyAddress, AnyNetwork, convert, parse_yaml
+from mesh.nodes.settings import Pool
 
 DEFAULT = Path(__file__).with_name("topology.yaml")
 

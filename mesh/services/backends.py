@@ -1,10 +1,15 @@
 """Services: from objects and pods to backends, joined over clusters, to what the maps need. Pure.
 
-    own_services   objects, pods, slices of the own cluster -> its rows, which peers get published
-    merged         own rows + what peers contribute to global services of the same name
-    translations   service address, port and protocol -> backends; ``mesh.slices`` places them
+    member        a pod that has addresses
+    kind_members  pods of one namespace with equal labels: no selector tells them apart
+    selected      services with a selector and the kinds that have its anchor -> backends
+    own_service   a service object with the backends that its own cluster has
+    merged        services of one name in all clusters: a global one has the backends of all
+    translation   service address, port and protocol -> backends, of the first service by name
 
-Run them only when every input is synced: a missing input looks like missing backends.
+Each function makes the rows of one group (``mesh/core/groups.py``). The functions whose results are
+groups stand beside them: ``kind_of``, ``anchor``, ``pairs_of``, ``service_of``, ``name_of``,
+``asks_of``.
 """
 
 from __future__ import annotations
@@ -12,8 +17,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from mesh.core.model import IP, Backend, Finding, Pod, PodKey, Service, ServiceKey, ServicePort
+from mesh.core.model import (
+    IP,
+    Backend,
+    ContainerPort,
+    Finding,
+    Labels,
+    Pod,
+    PodEntry,
+    PodKey,
+    PodRef,
+    Service,
+    ServiceKey,
+    ServicePort,
+)
 from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
 
 #: Two services claim one address, port and protocol.
@@ -35,6 +54,245 @@ class BackendAddress:
 
     address: IP
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A pod that may be behind services."""
+
+    namespace: str
+    labels: Labels
+    addresses: tuple[IP, ...]
+    ports: tuple[ContainerPort, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodKind:
+    """Pods that no selector of a service can tell apart."""
+
+    namespace: str
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """The backends of ``owner``, between which a client gets one; none: it is refused.
+
+    ``refused`` are services that claim the same address, port and protocol.
+    """
+
+    owner: ServiceKey
+    backends: tuple[BackendAddress, ...]
+    refused: tuple[ServiceKey, ...] = ()
+
+
+#: A label in a namespace: what selectors and kinds of pods are joined by.
+Pair = tuple[str, str, str]
+
+
+def entry_of(key: PodKey, pod: Pod | None) -> PodRef | None:
+    """The entry of the node where the pod is; the node where it was may be dead and have one."""
+    return PodRef(pod.node, key.namespace, key.name) if pod else None
+
+
+def member(key: PodKey, pod: Pod | None, entry: PodEntry | None) -> dict[PodKey, Member]:
+    """The pod with the addresses that its agent gave it."""
+    if pod is None or entry is None or not entry.addresses:
+        return {}
+    return {key: Member(pod.namespace, pod.labels, entry.addresses, pod.ports)}
+
+
+def kind_of(_: PodKey, one: Member) -> list[PodKind]:
+    """The kind of a pod."""
+    return [PodKind(one.namespace, one.labels)]
+
+
+def kind_members(
+    kind: PodKind, members: Mapping[PodKey, Member]
+) -> dict[PodKind, tuple[Member, ...]]:
+    """The pods of a kind."""
+    return {kind: tuple(members.values())} if members else {}
+
+
+def anchor(key: ServiceKey, service: ServiceObject) -> list[Pair]:
+    """One label that every selected pod has: the longest, because names are rarer than tiers."""
+    pairs = service.selector
+    return [(key.namespace, *max(pairs, key=_pair_length))] if pairs else []
+
+
+def _pair_length(pair: tuple[str, str]) -> tuple[int, tuple[str, str]]:
+    return len(pair[1]), pair
+
+
+def pairs_of(kind: PodKind, _: object) -> list[Pair]:
+    """Every label of a kind."""
+    return [(kind.namespace, *pair) for pair in kind.labels]
+
+
+def selected(
+    _: Pair,
+    services: Mapping[ServiceKey, ServiceObject],
+    kinds: Mapping[PodKind, tuple[Member, ...]],
+) -> dict[ServiceKey, tuple[Backend, ...]]:
+    """Backends of the services whose anchor is one label, from the kinds that have this label."""
+    rows = {}
+    for key, service in services.items():
+        wanted = set(service.selector or ())
+        found = [pods for kind, pods in kinds.items() if wanted <= set(kind.labels)]
+        rows[key] = _ordered(_from_members(service, chain.from_iterable(found)))
+    return rows
+
+
+def _from_members(service: ServiceObject, members: Iterable[Member]) -> Iterator[Backend]:
+    for one in members:
+        for port in service.ports:
+            number = _target(port, one)
+            if number is None:
+                continue
+            for address in one.addresses:
+                yield Backend(address, number, port.name, port.protocol, service.cluster)
+
+
+def service_of(key: EndpointSliceKey, part: EndpointSlice) -> list[ServiceKey]:
+    """The service of an EndpointSlice."""
+    return [ServiceKey(key.cluster, key.namespace, part.service)]
+
+
+def own_service(
+    key: ServiceKey,
+    service: ServiceObject | None,
+    pods: tuple[Backend, ...] | None,
+    slices: Mapping[EndpointSliceKey, EndpointSlice],
+) -> dict[ServiceKey, Service]:
+    """A service with a selector has its matching pods behind it, one without its EndpointSlices."""
+    if service is None:
+        return {}
+    backends = pods or ()
+    if not service.selector:
+        backends = _ordered(_from_slices(service, slices.values()))
+    ports = tuple(ServicePort(port.name, port.protocol, port.port) for port in service.ports)
+    row = Service(
+        key.cluster,
+        key.namespace,
+        key.name,
+        service.addresses,
+        ports,
+        service.is_global,
+        service.is_shared,
+        backends,
+    )
+    return {key: row}
+
+
+def name_of(key: ServiceKey, _: Service) -> list[tuple[str, str]]:
+    """The name that services of several clusters share."""
+    return [(key.namespace, key.name)]
+
+
+def merged_services(
+    _: tuple[str, str], own: Mapping[ServiceKey, Service], remote: Mapping[ServiceKey, Service]
+) -> dict[ServiceKey, Service]:
+    """Services of one name; an own global one also has the backends that other clusters share."""
+    rows = {**own, **remote}
+    for key, service in own.items():
+        foreign = [
+            backend
+            for other in remote.values()
+            if other.is_global and other.is_shared and other.cluster != key.cluster
+            for backend in other.backends
+        ]
+        if service.is_global and foreign:
+            rows[key] = replace(service, backends=_ordered([*service.backends, *foreign]))
+    return rows
+
+
+def asks_of(service: Service) -> list[ServiceAddress]:
+    """Every address, port and protocol that a service claims."""
+    return [
+        ServiceAddress(address, port.port, port.protocol)
+        for address in service.addresses
+        for port in service.ports
+    ]
+
+
+def translation(
+    ask: ServiceAddress, services: Mapping[ServiceKey, Service]
+) -> dict[ServiceAddress, Translation]:
+    """Of several services that claim the same, the first by name has it."""
+    claims = [
+        (key, port)
+        for key in sorted(services)
+        for address in services[key].addresses
+        for port in services[key].ports
+        if (address, port.port, port.protocol) == (ask.address, ask.port, ask.protocol)
+    ]
+    if not claims:
+        return {}
+    owner, port = claims[0]
+    backends = _behind(services[owner], port, ask.address.version)
+    return {ask: Translation(owner, backends, tuple(key for key, _ in claims[1:]))}
+
+
+def _behind(service: Service, port: ServicePort, version: int) -> tuple[BackendAddress, ...]:
+    """Backends of one family of a port.
+
+    Ports of one service have nothing in common in different clusters but name and protocol.
+    """
+    place = port.name, port.protocol
+    found = [
+        BackendAddress(backend.address, backend.port)
+        for backend in service.backends
+        if (backend.port_name, backend.protocol) == place and backend.address.version == version
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def conflicts(ask: ServiceAddress, row: Translation) -> list[Finding]:
+    """The services that claim what another one has."""
+    return [_conflict(key, ask, row.owner) for key in row.refused]
+
+
+def _conflict(key: ServiceKey, ask: ServiceAddress, owner: ServiceKey) -> Finding:
+    return Finding(
+        ADDRESS_CONFLICT,
+        f"Service/{key.namespace}/{key.name}",
+        "spec.clusterIPs",
+        f"{ask.address} port {ask.port}/{ask.protocol} belongs to Service/{owner.namespace}/"
+        f"{owner.name} already",
+    )
+
+
+def _target(port: ServicePortObject, pod: Pod | Member) -> int | None:
+    """The pod's port behind a service port; None when it names one that the pod has not."""
+    if isinstance(port.target, int):
+        return port.target
+    for candidate in pod.ports:
+        if (candidate.name, candidate.protocol) == (port.target, port.protocol):
+            return candidate.port
+    return None
+
+
+def _from_slices(service: ServiceObject, slices: Iterable[EndpointSlice]) -> Iterator[Backend]:
+    wanted = {(port.name, port.protocol) for port in service.ports}
+    for part in slices:
+        for port in part.ports:
+            if (port.name, port.protocol) not in wanted:
+                continue
+            for address in part.addresses:
+                yield Backend(address, port.port, port.name, port.protocol, service.cluster)
+
+
+def _ordered(backends: Iterable[Backend]) -> tuple[Backend, ...]:
+    return tuple(sorted(set(backends), key=_backend_order))
+
+
+def _backend_order(backend: Backend) -> tuple[object, ...]:
+    address = backend.address
+    place = backend.cluster, backend.port_name, backend.protocol
+    return *place, address.version, int(address), backend.port
+
+
+# --- Whole tables, until mesh/agent_tables.py and mesh/controller_tables.py take the room ---------
 
 
 #: What a client asks for, and between which backends it is decided; none: it is refused.
@@ -86,36 +344,6 @@ def _from_pods(service: ServiceObject, pods: Iterable[Pod]) -> Iterator[Backend]
                 continue
             for address in pod.addresses:
                 yield Backend(address, number, port.name, port.protocol, service.cluster)
-
-
-def _target(port: ServicePortObject, pod: Pod) -> int | None:
-    """The pod's port behind a service port; None when it names one that the pod has not."""
-    if isinstance(port.target, int):
-        return port.target
-    for candidate in pod.ports:
-        if (candidate.name, candidate.protocol) == (port.target, port.protocol):
-            return candidate.port
-    return None
-
-
-def _from_slices(service: ServiceObject, slices: Iterable[EndpointSlice]) -> Iterator[Backend]:
-    wanted = {(port.name, port.protocol) for port in service.ports}
-    for part in slices:
-        for port in part.ports:
-            if (port.name, port.protocol) not in wanted:
-                continue
-            for address in part.addresses:
-                yield Backend(address, port.port, port.name, port.protocol, service.cluster)
-
-
-def _ordered(backends: Iterable[Backend]) -> tuple[Backend, ...]:
-    return tuple(sorted(set(backends), key=_backend_order))
-
-
-def _backend_order(backend: Backend) -> tuple[object, ...]:
-    address = backend.address
-    place = backend.cluster, backend.port_name, backend.protocol
-    return *place, address.version, int(address), backend.port
 
 
 def merged(
@@ -170,13 +398,3 @@ def _translations(
             ask = ServiceAddress(address, port.port, port.protocol)
             found = behind[port.name, port.protocol, address.version]
             yield ask, tuple(dict.fromkeys(found))
-
-
-def _conflict(key: ServiceKey, ask: ServiceAddress, owner: ServiceKey) -> Finding:
-    return Finding(
-        ADDRESS_CONFLICT,
-        f"Service/{key.namespace}/{key.name}",
-        "spec.clusterIPs",
-        f"{ask.address} port {ask.port}/{ask.protocol} belongs to Service/{owner.namespace}/"
-        f"{owner.name} already",
-    )

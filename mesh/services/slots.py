@@ -1,139 +1,370 @@
-"""Where the backends of services stand in ``mg_backend_addr``: slices that never change. Pure.
+"""Where the backends of services stand in ``mg_backend_addr``. No I/O.
 
-A client reads a service's entry and then one slot of its slice, so the slots must be right before
-the entry points to them and as long as it does. Therefore a slice belongs to its content: equal
-backends have one slice, other backends get another one, and a slice that no service needs rests
-until the entries that pointed to it have been replaced.
+A client reads the entry of a service address and then one slot. So the slots must be right before
+the entry leads to them, and as long as it does. Backends therefore stand in a *region*, slots in a
+row: equal backends share one region, other backends get another one, and a region that no service
+address needs any more rests until no entry in the map leads to it. ``Slots`` is told what the map
+holds (``writing``, ``written``, ``removed``, ``found``), so one entry that cannot be written keeps
+its own old region and no other.
 
-    backends   slots in use and resting     -> mg_backend_addr
-    services   service address -> slice     -> mg_service_addr, after the slots have arrived
+When the map is full, a service address gets the backends that fit. One that has a region for
+itself keeps the slots, and its present backends are written into them. One without any slot is
+refused (D15). All of them are placed again when slots become free.
 
-After a restart ``recovered`` reads the last allocation back from the maps.
+A change costs the service addresses that it concerns, not the size of the map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 
-from mesh.core.model import Finding
-from mesh.services.backends import BackendAddress, ServiceAddress, Translations
+from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.gaps import Gaps
 
-#: ``mg_backend_addr`` has no room for a service's backends.
-FULL = "M162"
-#: Entries of ``mg_backend_addr``.
-CAPACITY = 65536
+# Names that mesh/agent.py, mesh/agent_tables.py and mesh/codecs.py use until they take the room.
+from mesh.services.slices import Allocation, Slice, allocate, recovered
+
+__all__ = (
+    "NO_SLOTS", "RETRIES", "Allocation", "Slice", "SlotRange", "Slots", "Writes", "allocate",
+    "recovered", "recovered_slots",
+)  # fmt: skip
 
 Content = tuple[BackendAddress, ...]
 
+#: Service addresses that one ``retry`` tries to place.
+RETRIES = 64
+
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class SlotRange:
     """Value of ``mg_service_addr``: slots ``first`` to ``first + count - 1``; none: refused."""
 
     first: int
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """Which content stands where; ``contents`` holds what each service address points to."""
+#: The row of a service address that has no backends.
+NO_SLOTS = SlotRange(0, 0)
 
-    contents: Mapping[ServiceAddress, Content] = field(default_factory=dict)
-    first: Mapping[Content, int] = field(default_factory=dict)
-    resting: Mapping[Content, int] = field(default_factory=dict)
 
-    def services(self) -> dict[ServiceAddress, Slice]:
+@dataclass(slots=True, eq=False)
+class _Region:
+    """``users`` are service addresses that want it, ``entries`` those in the map that lead to it.
+
+    An entry counts twice while it is being written a second time.
+    """
+
+    row: SlotRange
+    content: Content
+    users: int = 0
+    entries: int = 0
+
+    @property
+    def slots(self) -> range:
+        return range(self.row.first, self.row.first + self.row.count)
+
+
+@dataclass(slots=True)
+class Writes:
+    """Rows of both tables that changed, and keys that are gone."""
+
+    services: dict[ServiceAddress, SlotRange] = field(default_factory=dict)
+    gone: dict[ServiceAddress, None] = field(default_factory=dict)
+    backends: dict[int, BackendAddress] = field(default_factory=dict)
+    freed: dict[int, None] = field(default_factory=dict)
+
+
+class Slots:
+    """The slots of one map with ``capacity`` entries."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        #: Service addresses whose slots are not as they should be, with the backends that they
+        #: want; the longest untried first.
+        self.short: dict[ServiceAddress, Content] = {}
+        #: Those of them that lack a backend; the others have one twice.
+        self.lacking: set[ServiceAddress] = set()
+        self._gaps = Gaps(capacity)
+        self._regions: dict[int, _Region] = {}  # by first slot
+        self._by_content: dict[Content, _Region] = {}
+        self._of: dict[ServiceAddress, _Region | None] = {}
+        self._entries: dict[ServiceAddress, tuple[_Region, ...]] = {}  # what is in the map
+        self._idle: dict[int, _Region] = {}  # by first slot: nothing leads there
+        self._writes = Writes()
+        self._untried = 0
+        self._needed = 0
+
+    # The state of the last process
+
+    def adopt(self, rows: Iterable[SlotRange], backends: Mapping[int, BackendAddress]) -> None:
+        """Take over regions; ``rows`` are in the order of their slots."""
+        end = 0
+        for row in rows:
+            whole = range(row.first, row.first + row.count)
+            if (
+                row.first >= end
+                and whole.stop <= self.capacity
+                and all(s in backends for s in whole)
+            ):
+                end = whole.stop
+                region = _Region(row, tuple(backends[slot] for slot in whole))
+                self._regions[row.first] = region
+                self._by_content.setdefault(region.content, region)
+        used = ((one.slots.start, one.slots.stop) for one in self._regions.values())
+        self._gaps = Gaps(self.capacity, used)
+
+    def adopt_service(self, ask: ServiceAddress, row: SlotRange) -> None:
+        """Take over a service address that has one of these regions, or none."""
+        region = self._regions.get(row.first) if row.count else None
+        if not row.count or (region and region.row == row):
+            self._of[ask] = region
+            self._join(region)
+
+    # What services want
+
+    def place(self, ask: ServiceAddress, wanted: Content) -> None:
+        """Give a service address the backends that it wants, or those of them that fit."""
+        before = self._of.get(ask)
+        region = self._region(ask, before, wanted) if wanted else None
+        self._forget_short(ask)
+        if wanted and (region is None or region.content != wanted):
+            self.short[ask] = wanted
+            if region is None or not {*wanted} <= {*region.content}:
+                self.lacking.add(ask)
+        if ask not in self._of or region is not before:
+            self._move(ask, before, region)
+
+    def remove(self, ask: ServiceAddress) -> None:
+        """A service address is no longer there."""
+        self._forget_short(ask)
+        if ask in self._of:
+            self._leave(self._of.pop(ask))
+            self._writes.services.pop(ask, None)
+            self._writes.gone[ask] = None
+
+    def _forget_short(self, ask: ServiceAddress) -> None:
+        self.short.pop(ask, None)
+        self.lacking.discard(ask)
+
+    def retry(self) -> bool:
+        """Try some that are short, after slots became free; whether others are still to be tried.
+
+        A call tries few of them, because a full map may have thousands.
+        """
+        for ask in list(islice(self.short, min(self._untried, RETRIES))):
+            self._untried -= 1
+            self.place(ask, self.short[ask])
+        self._untried = min(self._untried, len(self.short)) if self._gaps.longest else 0
+        return self._untried > 0
+
+    def free(self) -> None:
+        """Give back the slots of regions to which nothing leads."""
+        for region in self._idle.values():
+            if not (region.users or region.entries):
+                self._forget(region)
+                self._untried = len(self.short)
+        self._idle.clear()
+
+    def take_writes(self) -> Writes:
+        """What changed since the last call."""
+        writes, self._writes = self._writes, Writes()
+        return writes
+
+    def _region(
+        self, ask: ServiceAddress, before: _Region | None, wanted: Content
+    ) -> _Region | None:
+        known = self._by_content.get(wanted)
+        if known:
+            return known
+        if len(wanted) <= self._gaps.longest:
+            return self._new(wanted)
+        return self._part(ask, before, wanted)
+
+    def _part(self, ask: ServiceAddress, before: _Region | None, wanted: Content) -> _Region | None:
+        """Where the most of the wanted backends fit."""
+        part = wanted[: self._gaps.longest]
+        if before is None:
+            return (self._by_content.get(part) or self._new(part)) if part else None
+        alone = self._alone(ask, before)
+        kept = before.row.count if alone else len({*before.content} & {*wanted})
+        if len(part) > kept:
+            return self._by_content.get(part) or self._new(part)
+        if alone:
+            self._rewrite(before, wanted)
+        return before
+
+    def _alone(self, ask: ServiceAddress, region: _Region) -> bool:
+        """Whether nobody else wants the region or is led there by the map."""
+        entries = self._entries.get(ask, ())
+        return region.users == 1 and region.entries == sum(one is region for one in entries)
+
+    def _rewrite(self, region: _Region, wanted: Content) -> None:
+        """Other backends of the same service address in the same slots.
+
+        A client that reads meanwhile gets a backend of now or of before. When there are fewer
+        backends than slots, some stand there twice, because the entry still leads to all slots.
+        """
+        content = tuple(islice(cycle(wanted), region.row.count))
+        if content == region.content:
+            return
+        if self._by_content.get(region.content) is region:
+            del self._by_content[region.content]
+        region.content = content
+        self._by_content.setdefault(content, region)
+        self._fill(region)
+
+    def _new(self, content: Content) -> _Region:
+        first = self._gaps.take(len(content))
+        if first is None:
+            raise ValueError(f"no gap has {len(content)} slots")
+        region = _Region(SlotRange(first, len(content)), content)
+        self._regions[first] = region
+        self._by_content[content] = region
+        self._fill(region)
+        return region
+
+    def _fill(self, region: _Region) -> None:
+        for slot, backend in zip(region.slots, region.content, strict=True):
+            self._writes.freed.pop(slot, None)
+            self._writes.backends[slot] = backend
+
+    def _move(self, ask: ServiceAddress, before: _Region | None, now: _Region | None) -> None:
+        self._of[ask] = now
+        self._join(now)
+        self._leave(before)
+        self._writes.gone.pop(ask, None)
+        self._writes.services[ask] = now.row if now else NO_SLOTS
+
+    def _join(self, region: _Region | None) -> None:
+        if region:
+            self._needed += 0 if region.users else region.row.count
+            region.users += 1
+
+    def _leave(self, region: _Region | None) -> None:
+        if region:
+            region.users -= 1
+            self._needed -= 0 if region.users else region.row.count
+            self._rest(region)
+
+    def _rest(self, region: _Region) -> None:
+        if not (region.users or region.entries):
+            self._idle[region.row.first] = region
+
+    def _forget(self, region: _Region) -> None:
+        first, count = region.row.first, region.row.count
+        del self._regions[first]
+        if self._by_content.get(region.content) is region:
+            del self._by_content[region.content]
+        self._gaps.release(first, first + count)
+        for slot in region.slots:
+            self._writes.backends.pop(slot, None)
+            self._writes.freed[slot] = None
+
+    # What the map of service addresses holds
+
+    @property
+    def idle(self) -> bool:
+        """Whether ``free`` has something to give back."""
+        return bool(self._idle)
+
+    def in_map(self, ask: ServiceAddress) -> bool:
+        """Whether the map has an entry of this service address, as far as was told."""
+        return ask in self._entries
+
+    def writing(self, rows: Mapping[ServiceAddress, SlotRange]) -> set[ServiceAddress]:
+        """Entries are about to be written: until ``written`` they may be the old or the new ones.
+
+        Return those that must not be written, because their slots have been given away.
+        """
+        stale: set[ServiceAddress] = set()
+        for ask, row in rows.items():
+            region = self._regions.get(row.first) if row.count else None
+            if row.count and (region is None or region.row != row):
+                stale.add(ask)
+            elif region:
+                self._lead(ask, (*self._entries.get(ask, ()), region))
+        return stale
+
+    def written(self, rows: Mapping[ServiceAddress, SlotRange], failed: Collection[object]) -> None:
+        """Entries have been written, except for those that failed: these are as they were."""
+        for ask, row in rows.items():
+            entries = self._entries.get(ask, ())
+            if ask not in failed:
+                self._lead(ask, entries[-1:] if row.count else ())
+            elif row.count:
+                self._lead(ask, entries[:-1])
+                if not entries[:-1]:
+                    del self._entries[ask]
+
+    def removed(self, asks: Iterable[ServiceAddress]) -> None:
+        """Entries are no longer in the map."""
+        for ask in asks:
+            self._lead(ask, ())
+            del self._entries[ask]
+
+    def found(self, rows: Mapping[ServiceAddress, SlotRange]) -> None:
+        """The map has been read: these are all entries."""
+        self.removed([ask for ask in self._entries if ask not in rows])
+        for ask, row in rows.items():
+            region = self._regions.get(row.first) if row.count else None
+            self._lead(ask, (region,) if region and region.row == row else ())
+
+    def _lead(self, ask: ServiceAddress, now: tuple[_Region, ...]) -> None:
+        before = self._entries.get(ask, ())
+        self._entries[ask] = now
+        for region in now:
+            region.entries += 1
+        for region in before:
+            region.entries -= 1
+            self._rest(region)
+
+    # The state as a whole
+
+    @property
+    def rows(self) -> dict[ServiceAddress, SlotRange]:
         """Rows of ``mg_service_addr``."""
-        return {
-            ask: Slice(self.first[content], len(content)) if content else Slice(0, 0)
-            for ask, content in self.contents.items()
-        }
+        return {ask: region.row if region else NO_SLOTS for ask, region in self._of.items()}
 
+    @property
     def backends(self) -> dict[int, BackendAddress]:
-        """Rows of ``mg_backend_addr``."""
-        return {
-            first + place: backend
-            for part in (self.first, self.resting)
-            for content, first in part.items()
-            for place, backend in enumerate(content)
-        }
+        """Rows of ``mg_backend_addr``, those at rest included."""
+        regions = self._regions.values()
+        return {s: b for one in regions for s, b in zip(one.slots, one.content, strict=True)}
+
+    @property
+    def demand(self) -> int:
+        """Slots that are needed for all backends of all service addresses."""
+        missing = dict.fromkeys(self.short.values(), 0)
+        for ask, content in self.short.items():
+            region = self._of[ask]
+            missing[content] = len(content) - (region.row.count if region else 0)
+        return self._needed + sum(max(count, 0) for count in missing.values())
+
+    def given(self, ask: ServiceAddress) -> SlotRange:
+        """The slots of a service address."""
+        region = self._of.get(ask)
+        return region.row if region else NO_SLOTS
 
 
-def allocate(
-    before: Allocation, wanted: Translations, *, arrived: bool, capacity: int = CAPACITY
-) -> tuple[Allocation, list[Finding]]:
-    """The next allocation, which moves no content that it keeps.
+def recovered_slots(
+    services: Mapping[ServiceAddress, SlotRange],
+    backends: Mapping[int, BackendAddress],
+    capacity: int,
+) -> Slots:
+    """The slots behind the rows that the two maps hold: nothing moves.
 
-    ``arrived`` says that the rows of ``before.services()`` are all in the map: only then what
-    rested until now is free. Call again after that when ``resting`` is not empty. A service whose
-    new backends find no room keeps its old ones.
+    An entry that leads to absent slots, or into the middle of another's, is unknown to the result:
+    it is written anew when the service address is placed.
     """
-    needed = dict.fromkeys(content for content in wanted.values() if content)
-    known = {**before.resting, **before.first}
-    first = {content: known[content] for content in needed if content in known}
-    resting = dict(before.first) if arrived else known
-    gaps = _gaps({**resting, **first}, capacity)
-    for content in needed:
-        if content not in first and (place := _fit(gaps, len(content))) is not None:
-            first[content] = place
-    contents: dict[ServiceAddress, Content] = {}
-    findings = []
-    for ask, content in wanted.items():
-        contents[ask] = content
-        if content and content not in first:
-            findings.append(_full(ask, content, capacity))
-            contents[ask] = kept = before.contents.get(ask, ())
-            if kept:
-                first[kept] = known[kept]
-    resting = {content: place for content, place in resting.items() if content not in first}
-    return Allocation(contents, first, resting), findings
-
-
-def recovered(
-    services: Mapping[ServiceAddress, Slice], backends: Mapping[int, BackendAddress]
-) -> Allocation:
-    """The allocation behind the rows that the two maps hold.
-
-    A service that points to an absent slot is taken for one that has no backends.
-    """
-    contents: dict[ServiceAddress, Content] = {}
-    first: dict[Content, int] = {}
+    slots = Slots(capacity)
+    slots.adopt(sorted({row for row in services.values() if row.count}, key=_first), backends)
+    slots.found(services)
     for ask, row in services.items():
-        slots = range(row.first, row.first + row.count)
-        content = tuple(backends[slot] for slot in slots if slot in backends)
-        if len(content) < row.count or first.setdefault(content, row.first) != row.first:
-            content = ()
-        contents[ask] = content
-    first.pop((), None)
-    return Allocation(contents, first)
+        slots.adopt_service(ask, row)
+    return slots
 
 
-def _gaps(used: Mapping[Content, int], capacity: int) -> list[list[int]]:
-    """Free ranges as [start, end), lowest first."""
-    gaps, start = [], 0
-    for first, count in sorted((first, len(content)) for content, first in used.items()):
-        if first > start:
-            gaps.append([start, first])
-        start = max(start, first + count)
-    if start < capacity:
-        gaps.append([start, capacity])
-    return gaps
-
-
-def _fit(gaps: Iterable[list[int]], count: int) -> int | None:
-    """Take ``count`` slots from the first gap that has them."""
-    for gap in gaps:
-        if gap[1] - gap[0] >= count:
-            gap[0] += count
-            return gap[0] - count
-    return None
-
-
-def _full(ask: ServiceAddress, content: Content, capacity: int) -> Finding:
-    return Finding(
-        FULL,
-        f"service address {ask.address} port {ask.port}/{ask.protocol}",
-        "backends",
-        f"no room for {len(content)} backends: the map holds {capacity}; the last ones stay",
-    )
+def _first(row: SlotRange) -> tuple[int, int]:
+    return row.first, -row.count

@@ -13,12 +13,13 @@ from clustermesh.store.claims import encode_number
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_key, pod_value
 from mesh import allocation
-from mesh.config import Cluster, ControllerConfig, Etcd, Pool, Pools
+from mesh.config import Cluster, ControllerConfig, Etcd
 from mesh.controller_rows import nouns
 from mesh.controller_tables import ControllerTables
 from mesh.core.model import Node, NodeKey, Pod, PodEntry, PodKey, PodRef, ServiceKey
 from mesh.core.reconcile import Loop
 from mesh.identity.labels import identity_labels, namespace_of
+from mesh.nodes.settings import Pool, Pools
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects

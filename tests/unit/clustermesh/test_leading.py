@@ -8,9 +8,10 @@ from typing import cast
 
 from clustermesh.store.allocator import Allocator
 from mesh.allocation import BLOCK, Want
-from mesh.config import Cluster, ControllerConfig, Etcd, Pools
+from mesh.config import Cluster, ControllerConfig, Etcd
 from mesh.controller_tables import ControllerTables
 from mesh.leading import Claims
+from mesh.nodes.settings import Pools
 from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 

@@ -23,11 +23,12 @@ from mesh import agent as agents
 from mesh import leading
 from mesh.agent import Agent
 from mesh.agent_tables import AgentTables
-from mesh.config import Cluster, ControllerConfig, Etcd, Pools, load_agent
+from mesh.config import Cluster, ControllerConfig, Etcd, load_agent
 from mesh.controller_tables import ControllerTables
 from mesh.core.model import PodEntry, PodRef
 from mesh.kernel import Kernel
 from mesh.leading import PodSnapshot
+from mesh.nodes.settings import Pools
 from mesh.nodes.uplink import Facts
 from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects

@@ -1,0 +1,135 @@
+"""Services on a node: backends of all clusters become the maps that ``lb.h`` reads.
+
+    own services, services of peers -> service -> translation -> slots
+    slots                           -> mg_backend_addr, then mg_service_addr
+
+Nothing is derived before objects, entries of pods and peers are complete (D6): a missing input
+looks like missing backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from mesh.core.feature import AgentFeature, Listing, Maps
+from mesh.core.groups import By
+from mesh.core.model import Finding, PodEntry, PodRef, Service, ServiceKey
+from mesh.core.reconcile import Loop
+from mesh.core.table import Source, Table
+from mesh.objects.tables import Objects
+from mesh.services import backends
+from mesh.services.backends import BackendAddress, ServiceAddress, Translation
+from mesh.services.maps import (
+    BACKEND_MAP,
+    SERVICE_MAP,
+    ServiceTarget,
+    backend_map,
+    service_map,
+)
+from mesh.services.nouns import service_list
+from mesh.services.own import OwnServices
+from mesh.services.placement import Placement
+from mesh.services.slots import SlotRange, recovered_slots
+
+#: ``mg_backend_addr`` has no room for all backends.
+BACKENDS_FULL = "M162"
+#: ``mg_service_addr`` has no room for all service addresses.
+SERVICES_FULL = "M163"
+#: Services that a finding names.
+_NAMED = 8
+
+
+class ServicesAgent(AgentFeature):
+    """``pods`` are the entries of the own cluster's pods, ``remote`` accepted services of peers.
+
+    ``complete`` is synced when everything that peers have is in.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        objects: Objects,
+        pods: Table[PodRef, PodEntry],
+        remote: Table[ServiceKey, Service],
+        complete: Source,
+    ) -> None:
+        self._cluster = cluster
+        self._own = OwnServices(objects, pods)
+        self._remote = remote
+        self._complete = complete
+        self.service: Table[ServiceKey, Service] = Table("service")
+        self.service_slots: Table[ServiceAddress, SlotRange] = Table("service slots")
+        self.backend: Table[int, BackendAddress] = Table("backend")
+        self.ours = (self._own.network,)
+        self._translation: Table[ServiceAddress, Translation] = Table("translation")
+        self._placement = Placement(self._translation, self.service_slots, self.backend)
+        self._room_for_services: int | None = None
+
+    def derive(self, loop: Loop) -> None:
+        own, remote, placement = self._own.service, self._remote, self._placement
+        self._own.derive(loop)
+        loop.group(
+            self.service,
+            backends.merged_services,
+            By(own, backends.name_of),
+            By(remote, backends.name_of),
+            whole=[self._complete],
+            also=[remote],
+        )
+        loop.group(self._translation, backends.translation, By(self.service, self._asks))
+        loop.derive([self._translation, placement.released], placement.run)
+
+    def _asks(self, key: ServiceKey, service: Service) -> list[ServiceAddress]:
+        """A service that only other clusters have has no address here."""
+        return backends.asks_of(service) if key.cluster == self._cluster else []
+
+    async def recover(self, maps: Maps) -> None:
+        """Go on with what the maps hold: from empty ones, slots would change owners."""
+        services, slots = await service_map(maps).read(), await backend_map(maps).read()
+        self._placement.take_over(recovered_slots(services, slots, maps.capacity(BACKEND_MAP)))
+
+    def apply(self, loop: Loop, maps: Maps) -> None:
+        placement = self._placement
+        self._room_for_services = maps.capacity(SERVICE_MAP)
+        slots = loop.apply(self.backend, backend_map(maps))
+        services = ServiceTarget(service_map(maps), placement.slots, placement.released)
+        loop.apply(self.service_slots, services, after=[slots])
+
+    def listings(self) -> Mapping[str, Listing]:
+        return {"service": lambda: service_list(self.service.rows.values())}
+
+    def findings(self) -> Iterable[Finding]:
+        for ask, row in self._placement.contested.items():
+            yield from backends.conflicts(ask, row)
+        yield from self._backends_full()
+        yield from self._services_full()
+
+    def _backends_full(self) -> Iterable[Finding]:
+        slots = self._placement.slots
+        if not slots.lacking:
+            return
+        refused = [ask for ask in slots.lacking if not slots.given(ask).count]
+        fewer = [ask for ask in slots.lacking if slots.given(ask).count]
+        parts = [f"{slots.demand} backends, room for {slots.capacity}"]
+        if refused:
+            parts.append(f"refused, because not one backend fits: {self._names(refused)}")
+        if fewer:
+            parts.append(f"without some of their backends: {self._names(fewer)}")
+        yield Finding(BACKENDS_FULL, f"map {BACKEND_MAP}", "max_entries", "; ".join(parts))
+
+    def _services_full(self) -> Iterable[Finding]:
+        room, rows, slots = self._room_for_services, self.service_slots.rows, self._placement.slots
+        if room is None or len(rows) <= room:
+            return
+        absent = [ask for ask in rows if not slots.in_map(ask)]
+        text = f"{len(rows)} service addresses, room for {room}; not translated: "
+        text += self._names(absent)
+        yield Finding(SERVICES_FULL, f"map {SERVICE_MAP}", "max_entries", text)
+
+    def _names(self, asks: Iterable[ServiceAddress]) -> str:
+        rows = self._translation.rows
+        owners = {rows[ask].owner for ask in asks if ask in rows}
+        names = [f"Service/{key.namespace}/{key.name}" for key in sorted(owners)]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return ", ".join(islice(names, _NAMED)) + more

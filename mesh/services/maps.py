@@ -1,0 +1,107 @@
+"""Rows of services to and from the entries of ``mg_service_addr`` and ``mg_backend_addr``.
+
+Fields go by name; the layouts and byte orders come from BTF, so numbers here are plain integers.
+``ServiceTarget`` tells the allocator of slots what ``mg_service_addr`` holds.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Mapping
+from socket import IPPROTO_TCP, IPPROTO_UDP
+from typing import Any
+
+from mesh.core.address import decode_address, encode_address
+from mesh.core.feature import Entry, Maps
+from mesh.core.reconcile import Errors, Target
+from mesh.core.table import Source
+from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.slots import SlotRange, Slots
+
+SERVICE_MAP = "mg_service_addr"
+BACKEND_MAP = "mg_backend_addr"
+
+_PROTOCOLS = {"TCP": int(IPPROTO_TCP), "UDP": int(IPPROTO_UDP)}
+_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+
+
+def encode_service(ask: ServiceAddress, row: SlotRange) -> Entry:
+    """Entry of ``mg_service_addr``."""
+    address = encode_address(ask.address)
+    key = {"address": address, "port": ask.port, "protocol": _PROTOCOLS[ask.protocol]}
+    return key, {"first": row.first, "count": row.count}
+
+
+def decode_service(key: Any, value: Any) -> tuple[ServiceAddress, SlotRange]:
+    """Inverse of ``encode_service``."""
+    protocol = _PROTOCOL_NAMES[int(key["protocol"])]
+    ask = ServiceAddress(decode_address(key["address"]), int(key["port"]), protocol)
+    return ask, SlotRange(int(value["first"]), int(value["count"]))
+
+
+def encode_backend(slot: int, row: BackendAddress) -> Entry:
+    """Entry of ``mg_backend_addr``."""
+    return slot, {"address": encode_address(row.address), "port": row.port}
+
+
+def decode_backend(key: Any, value: Any) -> tuple[int, BackendAddress]:
+    """Inverse of ``encode_backend``."""
+    return int(key), BackendAddress(decode_address(value["address"]), int(value["port"]))
+
+
+def service_map(maps: Maps) -> Target[ServiceAddress, SlotRange]:
+    """``mg_service_addr`` as a target."""
+    return maps.rows(SERVICE_MAP, encode_service, decode_service)
+
+
+def backend_map(maps: Maps) -> Target[int, BackendAddress]:
+    """``mg_backend_addr`` as a target."""
+    return maps.rows(BACKEND_MAP, encode_backend, decode_backend)
+
+
+class Released(Source):
+    """Wakes whoever gives slots back."""
+
+    def tell(self) -> None:
+        """There are slots to which nothing leads any more."""
+        self.revision += 1
+        self._wake()
+
+
+class ServiceTarget:
+    """``mg_service_addr``, with a note to ``slots`` of each entry before and after it changes."""
+
+    def __init__(
+        self, target: Target[ServiceAddress, SlotRange], slots: Slots, released: Released
+    ) -> None:
+        self._target = target
+        self._slots = slots
+        self._released = released
+
+    async def read(self) -> Mapping[ServiceAddress, SlotRange]:
+        rows = await self._target.read()
+        self._slots.found(rows)
+        self._tell()
+        return rows
+
+    async def upsert(self, rows: Mapping[ServiceAddress, SlotRange]) -> Errors[ServiceAddress]:
+        stale = self._slots.writing(rows)
+        rows = {ask: row for ask, row in rows.items() if ask not in stale}
+        failed = await self._target.upsert(rows)
+        self._slots.written(rows, failed)
+        self._tell()
+        return {**failed, **{ask: _stale() for ask in stale}}
+
+    async def delete(self, keys: Collection[ServiceAddress]) -> Errors[ServiceAddress]:
+        failed = await self._target.delete(keys)
+        self._slots.removed([ask for ask in keys if ask not in failed])
+        self._tell()
+        return failed
+
+    def _tell(self) -> None:
+        if self._slots.idle:
+            self._released.tell()
+
+
+def _stale() -> OSError:
+    return OSError(errno.ESTALE, "the slots of this row have been given away meanwhile")

@@ -1,0 +1,42 @@
+"""``meshgate service list``: services of all clusters with their backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+from mesh.core.feature import Row
+from mesh.core.model import Backend, Service
+
+NOUN_COLUMNS = ("cluster", "namespace", "name", "addresses", "ports", "global", "backends")
+
+
+def service_list(*tables: Iterable[Service]) -> list[Row]:
+    """The rows of the noun."""
+    return [service_row(service) for service in chain.from_iterable(tables)]
+
+
+def service_row(service: Service) -> Row:
+    """One row of ``service list``."""
+    return {
+        "cluster": service.cluster,
+        "namespace": service.namespace,
+        "name": service.name,
+        "addresses": service.addresses,
+        "ports": [
+            {"name": port.name, "protocol": port.protocol, "port": port.port}
+            for port in service.ports
+        ],
+        "global": service.is_global,
+        "backends": [backend_row(backend) for backend in service.backends],
+    }
+
+
+def backend_row(backend: Backend) -> Row:
+    """One backend of a service."""
+    return {
+        "address": backend.address,
+        "port": backend.port,
+        "protocol": backend.protocol,
+        "cluster": backend.cluster,
+    }

@@ -1,0 +1,78 @@
+"""The services of the own cluster: the same derivations in an agent and in the controller.
+
+    pods, entries of agents -> member -> kind of pods --+
+    services with a selector, by their anchor ----------+--> selected backends --+
+    services, EndpointSlices --------------------------------------------------- +--> own service
+
+A change of one pod makes its kind and the services that select this kind anew.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from mesh.core.groups import By, To
+from mesh.core.model import (
+    IP,
+    Backend,
+    Network,
+    PodEntry,
+    PodKey,
+    PodRef,
+    Service,
+    ServiceKey,
+)
+from mesh.core.reconcile import Loop
+from mesh.core.table import Table
+from mesh.objects.kubernetes import PODS
+from mesh.objects.tables import Objects
+from mesh.services import backends
+from mesh.services.backends import Member, PodKind
+from mesh.services.kinds import SERVICES, SLICES, ServiceObject
+
+
+class OwnServices:
+    """``service`` are the services; ``network`` are their addresses."""
+
+    def __init__(self, objects: Objects, pods: Table[PodRef, PodEntry]) -> None:
+        self._objects = objects
+        self._pods = pods
+        self.service: Table[ServiceKey, Service] = Table("own service")
+        self.network: Table[Network, None] = Table("service network")
+        self._member: Table[PodKey, Member] = Table("pod behind services")
+        self._kind: Table[PodKind, tuple[Member, ...]] = Table("kind of pods")
+        self._selected: Table[ServiceKey, tuple[Backend, ...]] = Table("selected backends")
+
+    def derive(self, loop: Loop) -> None:
+        """Add the derivations, each below its inputs."""
+        services, slices = self._objects[SERVICES], self._objects[SLICES]
+        loop.group(self.network, network, By(services, _addresses))
+        loop.group(
+            self._member,
+            backends.member,
+            By(self._objects[PODS]),
+            To(self._pods, backends.entry_of),
+        )
+        loop.group(self._kind, backends.kind_members, By(self._member, backends.kind_of))
+        loop.group(
+            self._selected,
+            backends.selected,
+            By(services, backends.anchor, needed=True),
+            By(self._kind, backends.pairs_of),
+        )
+        loop.group(
+            self.service,
+            backends.own_service,
+            By(services),
+            By(self._selected),
+            By(slices, backends.service_of),
+        )
+
+
+def _addresses(_: ServiceKey, service: ServiceObject) -> tuple[IP, ...]:
+    return service.addresses
+
+
+def network(address: IP, services: object) -> dict[Network, None]:
+    """The network of an address that services have."""
+    return {ip_network(address): None} if services else {}

@@ -1,0 +1,124 @@
+"""The room of services as an agent has it: tables in, rows of both maps out."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from mesh.core.feature import Maps
+from mesh.core.model import Pod, PodEntry, PodKey, PodRef, Service, ServiceKey
+from mesh.core.reconcile import AppliedRows, Loop
+from mesh.core.table import Source, Table
+from mesh.objects.kubernetes import PODS
+from mesh.objects.tables import Objects
+from mesh.services.agent import ServicesAgent
+from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.kinds import SERVICES, SLICES
+
+
+class FakeMap:
+    """A hash map in memory: a new entry that finds no room is refused, as by the kernel."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.rows: dict[Any, Any] = {}
+        self.away = False
+        self.watch: Callable[[], None] = lambda: None
+
+    async def read(self) -> Mapping[Any, Any]:
+        self._reach()
+        return dict(self.rows)
+
+    async def upsert(self, rows: Mapping[Any, Any]) -> Mapping[Any, Exception]:
+        self._reach()
+        failed: dict[Any, Exception] = {}
+        for key, row in rows.items():
+            if key in self.rows or len(self.rows) < self.capacity:
+                self.rows[key] = row
+                self.watch()
+            else:
+                failed[key] = OSError(7, "Argument list too long")
+        return failed
+
+    async def delete(self, keys: Collection[Any]) -> Mapping[Any, Exception]:
+        self._reach()
+        for key in keys:
+            self.rows.pop(key, None)
+            self.watch()
+        return {}
+
+    def _reach(self) -> None:
+        if self.away:
+            raise OSError(5, "away")
+
+
+class FakeMaps(Maps):
+    """Both maps of services; rows stay rows."""
+
+    def __init__(self, services: int = 1000, backends: int = 10000) -> None:
+        self.services, self.backends = FakeMap(services), FakeMap(backends)
+
+    def rows(self, name: str, *_: Any) -> FakeMap:
+        return {"mg_service_addr": self.services, "mg_backend_addr": self.backends}[name]
+
+    def capacity(self, name: str) -> int:
+        return self.rows(name).capacity
+
+
+class Room:
+    """``objects``, ``entries``, ``remote`` and ``complete`` are the sources."""
+
+    def __init__(self, cluster: str = "east", *, synced: bool = True) -> None:
+        self.objects = Objects([PODS, SERVICES, SLICES])
+        self.entries: Table[PodRef, PodEntry] = Table("pod entry")
+        self.remote: Table[ServiceKey, Service] = Table("remote service")
+        self.complete = Source("peers")
+        self.agent = ServicesAgent(cluster, self.objects, self.entries, self.remote, self.complete)
+        self.loop = Loop()
+        self.applied: list[AppliedRows[Any, Any]] = []
+        if synced:
+            self.sync()
+
+    @property
+    def sources(self) -> list[Source]:
+        return [*self.objects.tables().values(), self.entries, self.remote, self.complete]
+
+    def sync(self) -> None:
+        for source in self.sources:
+            source.mark_synced()
+
+    async def connect(self, maps: FakeMaps) -> None:
+        """As a process starts: what the maps hold, derivations, targets."""
+        await self.agent.recover(maps)
+        self.agent.derive(self.loop)
+        self.agent.apply(self.loop, maps)
+        self.applied = [one for one in self.loop.applied if isinstance(one, AppliedRows)]
+
+    def settle(self) -> None:
+        """Run derivations until nothing changes."""
+        for _ in range(4):
+            self.loop.derive_all()
+
+    async def rounds(self, count: int = 3) -> None:
+        """Let both targets catch up, backends first."""
+        for _ in range(count):
+            self.settle()
+            for one in self.applied:
+                await one.round()
+                one.full = bool(one.report.errors)
+        self.settle()
+
+    def put_pods(self, *pods: tuple[PodKey, Pod]) -> None:
+        """Pods with the addresses that their agents gave them."""
+        self.objects[PODS].upsert(dict(pods))
+        entries = {
+            PodRef(pod.node, key.namespace, key.name): PodEntry(pod.addresses, "")
+            for key, pod in pods
+        }
+        self.entries.upsert(entries)
+
+    def translations(self) -> dict[ServiceAddress, tuple[BackendAddress, ...]]:
+        """The backends to which each service address leads."""
+        slots = self.agent.backend.rows
+        return {
+            ask: tuple(slots[slot] for slot in range(row.first, row.first + row.count))
+            for ask, row in self.agent.service_slots.rows.items()
+        }
