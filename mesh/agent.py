@@ -70,6 +70,7 @@ class Features:
 
     def __init__(self, config: AgentConfig, facts: Facts, objects: Objects, kernel: Kernel) -> None:
         me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
+        self.objects = objects
         address = address_table()
         etcd = config.etcd
         self.store = AgentStore(
@@ -113,14 +114,21 @@ class Features:
         features.append(DiscardAgent(kernel, announced))
         features.append(RemoteAgent(me.cluster, id_, remote, features))
         self.all = tuple(features)
-        self.store.check(self._contradicts)
+        self.store.check(self.contradicts)
 
     def derive(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
         for feature in self.all:
             feature.derive(loop)
 
-    def _contradicts(self, batch: Batch) -> bool:
+    def findings(self) -> Iterable[Finding]:
+        """What is wrong in the view of the features."""
+        yield from self.store.findings()
+        for feature in self.all:
+            yield from feature.findings()
+
+    def contradicts(self, batch: Batch) -> bool:
+        """Whether the store has something else about pods of this node than we have written."""
         puts = {entry.key: entry.value for entry in batch.puts}
         return self.pods.contradicted(puts, batch.deletes, self.store.keys.prefix)
 
@@ -230,9 +238,7 @@ class Agent:
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
         yield from self.manifests.objects.findings.rows.values()
-        yield from self.features.store.findings()
-        for feature in self.features.all:
-            yield from feature.findings()
+        yield from self.features.findings()
         yield from self.uplink.findings(self.config.node)
         yield from self.namespaces.findings()
         for applied in self.loop.applied:

@@ -23,7 +23,7 @@ from gateway import blocks
 from gateway.controller import EgressController
 from mesh import process
 from mesh.config import ControllerConfig, load_controller
-from mesh.core.feature import ControllerFeature, Row
+from mesh.core.feature import ControllerFeature, Listing, Row
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges
@@ -51,6 +51,7 @@ class Features:
 
     def __init__(self, config: ControllerConfig, objects: Objects) -> None:
         cluster, id_ = config.cluster.name, config.cluster.id
+        self.cluster, self.objects = cluster, objects
         self.own = Own(cluster, NOUNS)
         self.remote = Peers(OwnFacts(cluster, id_), _ignore)
         cidrs = [pool.cidr for pool in (*config.pools.pod_cidrs, *config.pools.locators)]
@@ -79,6 +80,18 @@ class Features:
         """Take in what all clusters publish."""
         self.remote.take(batch)
         self.foreign.take(batch)
+
+    def listings(self) -> dict[str, Listing]:
+        """Rows of the command line by noun."""
+        return {noun: rows for one in self.all for noun, rows in one.listings().items()}
+
+    def findings(self) -> Iterable[Finding]:
+        """What is wrong in the view of the features."""
+        yield from self.objects.findings.rows.values()
+        yield from self.wants.findings(self.cluster)
+        yield from self.own.findings.values()
+        for feature in self.all:
+            yield from feature.findings()
 
     def derive(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
@@ -119,10 +132,9 @@ class Controller:
 
     async def run(self) -> None:
         """Be a controller until cancelled; the leadership is given up, what is published stays."""
-        nouns = {noun: rows for one in self.features.all for noun, rows in one.listings().items()}
         try:
             async with (
-                Server(self.config.socket, nouns, self.status),
+                Server(self.config.socket, self.features.listings(), self.status),
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.manifests.run(), name="manifests")
@@ -164,11 +176,7 @@ class Controller:
         return self._since.dated(self._found())
 
     def _found(self) -> Iterable[Finding]:
-        yield from self.manifests.objects.findings.rows.values()
-        yield from self.features.wants.findings(self.config.cluster.name)
-        yield from self.features.own.findings.values()
-        for feature in self.features.all:
-            yield from feature.findings()
+        yield from self.features.findings()
         yield from self.leading.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:

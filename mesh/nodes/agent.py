@@ -104,7 +104,10 @@ class NodesAgent(AgentFeature):
 
     async def recover(self, maps: Maps) -> None:
         target = maps.rows("mg_node", entries.encode_node, entries.decode_node)
-        held = await target.read()
+        self.take_recovered(await target.read())
+
+    def take_recovered(self, held: Mapping[IPv4Address, rows.NodeHop]) -> None:
+        """Start from the rows that the map has."""
         self._recovered.upsert({address: row.next_hop for address, row in held.items()})
 
     def apply(self, loop: Loop, maps: Maps) -> None:

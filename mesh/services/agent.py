@@ -15,7 +15,7 @@ from itertools import islice
 from mesh.core.feature import AgentFeature, Listing, Maps
 from mesh.core.groups import By
 from mesh.core.model import Finding, PodEntry, PodRef, Service, ServiceKey
-from mesh.core.reconcile import Loop
+from mesh.core.reconcile import Loop, Refers
 from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects
 from mesh.services import backends
@@ -75,7 +75,7 @@ class ServicesAgent(AgentFeature):
             By(own, backends.name_of),
             By(remote, backends.name_of),
             whole=[self._complete],
-            also=[remote],
+            late=[remote],
         )
         loop.group(self._translation, backends.translation, By(self.service, self._asks))
         loop.derive([self._translation, placement.released], placement.run)
@@ -94,7 +94,7 @@ class ServicesAgent(AgentFeature):
         self._room_for_services = maps.capacity(SERVICE_MAP)
         slots = loop.apply(self.backend, backend_map(maps))
         services = ServiceTarget(service_map(maps), placement.slots, placement.released)
-        loop.apply(self.service_slots, services, after=[slots])
+        loop.apply(self.service_slots, services, refers=[Refers(slots, _slots_of)])
 
     def listings(self) -> Mapping[str, Listing]:
         return {"service": lambda: service_list(self.service.rows.values())}
@@ -133,3 +133,8 @@ class ServicesAgent(AgentFeature):
         names = [f"Service/{key.namespace}/{key.name}" for key in sorted(owners)]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return ", ".join(islice(names, _NAMED)) + more
+
+
+def _slots_of(_: ServiceAddress, row: SlotRange) -> Iterable[int]:
+    """The entries of ``mg_backend_addr`` to which a service address leads."""
+    return range(row.first, row.first + row.count)

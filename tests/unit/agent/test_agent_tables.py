@@ -10,7 +10,7 @@ from clustermesh.remote.wire import CONFIGS, cluster_config, node_key, node_valu
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_value
 from gateway.policy import POLICIES, EgressPolicy
-from mesh.agent_tables import AgentTables, Facts
+from mesh.agent import Features
 from mesh.config import load_agent
 from mesh.core.model import (
     Node,
@@ -24,7 +24,7 @@ from mesh.core.model import (
     ServiceKey,
 )
 from mesh.core.reconcile import Loop
-from mesh.nodes.rows import Endpoint
+from mesh.nodes.rows import NodeHop
 from mesh.nodes.uplink import Facts
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
@@ -57,25 +57,31 @@ STORED = {
 }
 
 
+class NoKernel:
+    """Stands for the kernel, which derivations do not ask."""
+
+
 def entry(key: str, value: bytes) -> Entry:
     return Entry(key, value, 1, 1, 0)
 
 
-def started(tmp_path: Path, *, store: bool = True) -> tuple[AgentTables, Loop]:
+def started(tmp_path: Path, *, store: bool = True) -> tuple[Features, Loop]:
     path = tmp_path / "agent.yaml"
     path.write_text(CONFIG)
     objects = Objects(KINDS.nouns)
     for table in objects.tables().values():
         table.mark_synced()
     objects[NODES].replace({NodeKey("east", "east-1"): OWN})
-    tables = AgentTables(load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects)
-    tables.peers.expect(())
+    tables = Features(
+        load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects, NoKernel()
+    )
+    tables.store.remote.expect(())
     loop = Loop()
-    tables.wire(loop)
+    tables.derive(loop)
     if store:
         config = entry("meshgate/v1/east/config", msgspec.json.encode(STORED))
-        tables.subtree.take(Batch(1, [config], listed=True))
-        tables.subtree.synced()
+        tables.store.own.take(Batch(1, [config], listed=True))
+        tables.store.own.synced()
     return tables, loop
 
 
@@ -89,35 +95,35 @@ def test_a_restarted_agent_removes_no_node_before_it_has_asked_for_its_next_hop(
 ) -> None:
     tables, loop = started(tmp_path)
     settle(loop)
-    tables.next_hops.mark_synced()  # a look-up round that knew no other node yet
+    tables.nodes.next_hops.mark_synced()  # a look-up round that knew no other node yet
     published = [
         entry(f"{CONFIGS}west", cluster_config(2)),
         entry(node_key("west", "west-1"), node_value(PEER, 2)),
     ]
-    tables.peers.take(Batch(2, published, listed=True))
+    tables.store.remote.take(Batch(2, published, listed=True))
     settle(loop)
-    assert tables.peers.complete.synced
-    assert tables.tunnel_endpoints() == [IPv4Address("10.99.0.21")]
-    assert not tables.endpoint.synced
-    tables.next_hops.upsert({IPv4Address("10.99.0.21"): IPv4Address("10.99.0.21")})
+    assert tables.store.remote.complete.synced
+    assert tables.nodes.tunnel_endpoints() == [IPv4Address("10.99.0.21")]
+    assert not tables.nodes.hop.synced
+    tables.nodes.next_hops.upsert({IPv4Address("10.99.0.21"): IPv4Address("10.99.0.21")})
     settle(loop)
-    assert tables.endpoint.synced
-    assert list(tables.endpoint.rows) == [IPv4Address("10.99.0.21")]
+    assert tables.nodes.hop.synced
+    assert list(tables.nodes.hop.rows) == [IPv4Address("10.99.0.21")]
 
 
 def test_a_node_without_a_route_does_not_hold_up_the_others(tmp_path: Path) -> None:
     tables, loop = started(tmp_path)
     settle(loop)
-    tables.next_hops.mark_synced()
+    tables.nodes.next_hops.mark_synced()
     published = [
         entry(f"{CONFIGS}west", cluster_config(2)),
         entry(node_key("west", "west-1"), node_value(PEER, 2)),
     ]
-    tables.peers.take(Batch(2, published, listed=True))
-    tables.next_hops.upsert({IPv4Address("10.99.0.21"): None})
+    tables.store.remote.take(Batch(2, published, listed=True))
+    tables.nodes.next_hops.upsert({IPv4Address("10.99.0.21"): None})
     settle(loop)
-    assert tables.endpoint.synced
-    assert not tables.endpoint.rows
+    assert tables.nodes.hop.synced
+    assert not tables.nodes.hop.rows
 
 
 def test_a_pod_that_gets_no_address_is_a_finding(tmp_path: Path) -> None:
@@ -129,10 +135,10 @@ def test_a_pod_that_gets_no_address_is_a_finding(tmp_path: Path) -> None:
     claim = Entry(
         "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0
     )
-    tables.subtree.take(Batch(3, [claim]))
+    tables.store.own.take(Batch(3, [claim]))
     settle(loop)
     assert list(tables.findings()) == []
-    assert tables.local_pod.rows[PodKey("east", "shop", "web-1")].addresses == (
+    assert tables.pods.local_pod.rows[PodKey("east", "shop", "web-1")].addresses == (
         IPv4Address("10.1.0.2"),
     )
 
@@ -146,7 +152,7 @@ def test_a_node_without_its_object_is_a_finding(tmp_path: Path) -> None:
 
 WEB = PodKey("east", "shop", "web-1")
 ADDRESS = IPv4Address("10.1.0.2")
-ROW = LocalPod(7, 65537, 0, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02")
+ROW = LocalPod(7, 65537, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02", (("egress", 0),))
 POLICY = EgressPolicy(
     "erp",
     (PodSelector(None, Selector((Requirement("app", "In", ("web",)),))),),
@@ -157,11 +163,11 @@ POLICY = EgressPolicy(
 )
 
 
-def held(tmp_path: Path) -> tuple[AgentTables, Loop]:
+def held(tmp_path: Path) -> tuple[Features, Loop]:
     """A restarted agent that finds a wired pod and its row, and no store."""
     tables, loop = started(tmp_path, store=False)
-    tables.held = {WEB: (ADDRESS,)}
-    tables.pod.upsert({ADDRESS: ROW})
+    tables.pods.held = {WEB: (ADDRESS,)}
+    tables.pods.take_held({ADDRESS: ROW})
     tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
     return tables, loop
 
@@ -170,50 +176,52 @@ def test_a_policy_that_came_while_the_agent_was_dead_needs_no_store(tmp_path: Pa
     tables, loop = held(tmp_path)
     tables.objects[POLICIES].replace({"erp": POLICY})
     settle(loop)
-    row = tables.pod.rows[ADDRESS]
-    assert row.egress
-    assert row == replace(ROW, egress=row.egress)
-    assert row.egress in {key.egress for key in tables.egress.rows}
-    assert not tables.pod.synced
+    row = tables.pods.pod.rows[ADDRESS]
+    ((name, number),) = row.marks
+    assert name == "egress"
+    assert number
+    assert row == replace(ROW, marks=row.marks)
+    assert number in {key.egress for key in tables.egress.egress.rows}
+    assert not tables.pods.pod.synced
 
 
 def test_a_policy_that_went_while_the_agent_was_dead_needs_no_store(tmp_path: Path) -> None:
     tables, loop = held(tmp_path)
-    tables.pod.upsert({ADDRESS: replace(ROW, egress=99)})
+    tables.pods.take_held({ADDRESS: replace(ROW, marks=(("egress", 99),))})
     settle(loop)
-    assert tables.pod.rows == {ADDRESS: ROW}
+    assert tables.pods.pod.rows == {ADDRESS: ROW}
 
 
 def test_a_pod_whose_labels_changed_keeps_its_identity_until_the_new_one_is_claimed(
     tmp_path: Path,
 ) -> None:
     tables, loop = started(tmp_path)
-    tables.held = {WEB: (ADDRESS,)}
-    tables.pod.upsert({ADDRESS: ROW})
+    tables.pods.held = {WEB: (ADDRESS,)}
+    tables.pods.take_held({ADDRESS: ROW})
     tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
     claim = Entry(
         "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0
     )
-    tables.subtree.take(Batch(3, [claim]))
-    tables.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    tables.store.own.take(Batch(3, [claim]))
+    tables.pods.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
     settle(loop)
-    assert tables.pod.synced
-    assert tables.pod.rows == {ADDRESS: ROW}
-    tables.devices.replace({WEB: Device(8, ROW.mac, ROW.host_mac)})  # another pod of this name
+    assert tables.pods.pod.synced
+    assert tables.pods.pod.rows == {ADDRESS: ROW}
+    tables.pods.devices.replace({WEB: Device(8, ROW.mac, ROW.host_mac)})  # another pod of this name
     settle(loop)
-    assert tables.pod.rows == {}
+    assert tables.pods.pod.rows == {}
 
 
 CLAIM = Entry("meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0)
 CANARY = "meshgate/v1/east/pod/east-1/synced"
 
 
-def wired(tmp_path: Path) -> tuple[AgentTables, Loop]:
+def wired(tmp_path: Path) -> tuple[Features, Loop]:
     """An agent with one pod, which the kernel has."""
     tables, loop = started(tmp_path)
-    tables.held = {WEB: (ADDRESS,)}
+    tables.pods.held = {WEB: (ADDRESS,)}
     tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
-    tables.subtree.take(Batch(3, [CLAIM]))
+    tables.store.own.take(Batch(3, [CLAIM]))
     settle(loop)
     return tables, loop
 
@@ -221,31 +229,31 @@ def wired(tmp_path: Path) -> tuple[AgentTables, Loop]:
 def test_an_agent_says_when_all_of_its_pods_are_in_the_store(tmp_path: Path) -> None:
     """A reader keeps what a replaced store lacks until then (``clustermesh/store/follow.py``)."""
     tables, loop = wired(tmp_path)
-    assert not tables.pod_entry.rows
-    tables.devices.upsert({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    assert not tables.pods.entry.rows
+    tables.pods.devices.upsert({WEB: Device(7, ROW.mac, ROW.host_mac)})
     settle(loop)
-    assert CANARY not in tables.pod_entry.rows
-    tables.devices.mark_synced()
+    assert CANARY not in tables.pods.entry.rows
+    tables.pods.devices.mark_synced()
     settle(loop)
     web = "meshgate/v1/east/pod/east-1/shop/web-1"
-    assert set(tables.pod_entry.rows) == {web, CANARY}
-    tables.subtree.take(Batch(4, [entry(CANARY, tables.pod_entry.rows[CANARY])]))
-    assert not tables.subtree.findings
+    assert set(tables.pods.entry.rows) == {web, CANARY}
+    tables.store.own.take(Batch(4, [entry(CANARY, tables.pods.entry.rows[CANARY])]))
+    assert not tables.store.own.findings
 
 
 def test_a_key_of_ours_that_we_have_not_written_is_noticed(tmp_path: Path) -> None:
     """A new leader gives a replaced store back what it knew, also pods that have gone."""
     tables, loop = wired(tmp_path)
-    tables.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    tables.pods.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
     settle(loop)
     web, gone = (f"meshgate/v1/east/pod/east-1/shop/{name}" for name in ("web-1", "gone"))
-    value = tables.pod_entry.rows[web]
-    assert not tables.contradicted(Batch(5, [entry(web, value)]))
-    assert not tables.contradicted(Batch(5, [entry(web.replace("east-1", "east-2"), b"{}")]))
-    assert not tables.contradicted(Batch(5, (), [gone]))
-    assert tables.contradicted(Batch(5, [entry(gone, value)]))
-    assert tables.contradicted(Batch(5, [entry(web, b"{}")]))
-    assert tables.contradicted(Batch(5, (), [web]))
+    value = tables.pods.entry.rows[web]
+    assert not tables.contradicts(Batch(5, [entry(web, value)]))
+    assert not tables.contradicts(Batch(5, [entry(web.replace("east-1", "east-2"), b"{}")]))
+    assert not tables.contradicts(Batch(5, (), [gone]))
+    assert tables.contradicts(Batch(5, [entry(gone, value)]))
+    assert tables.contradicts(Batch(5, [entry(web, b"{}")]))
+    assert tables.contradicts(Batch(5, (), [web]))
 
 
 def test_a_backend_is_where_the_pod_is_not_where_it_was(tmp_path: Path) -> None:
@@ -264,10 +272,10 @@ def test_a_backend_is_where_the_pod_is_not_where_it_was(tmp_path: Path) -> None:
             ("east-3", IPv4Address("10.1.3.3")),
         )
     ]
-    tables.subtree.take(Batch(4, entries))
-    tables.peers.take(Batch(4, (), listed=True))
+    tables.store.own.take(Batch(4, entries))
+    tables.store.remote.take(Batch(4, (), listed=True))
     settle(loop)
-    assert [str(row.address) for row in tables.backend.rows.values()] == ["10.1.2.2"]
+    assert [str(row.address) for row in tables.services.backend.rows.values()] == ["10.1.2.2"]
 
 
 def test_a_restarted_agent_keeps_the_next_hop_of_a_node_whose_route_is_away(tmp_path: Path) -> None:
@@ -275,25 +283,25 @@ def test_a_restarted_agent_keeps_the_next_hop_of_a_node_whose_route_is_away(tmp_
     tables, loop = started(tmp_path)
     there, hop = IPv4Address("10.99.0.21"), IPv4Address("10.99.0.1")
     gone = IPv4Address("10.99.0.66")
-    tables.endpoint.upsert({there: Endpoint(hop, 2), gone: Endpoint(hop, 2)})  # what the map has
+    tables.nodes.take_recovered({there: NodeHop(hop, 2), gone: NodeHop(hop, 2)})  # what the map has
     settle(loop)
-    tables.next_hops.mark_synced()
+    tables.nodes.next_hops.mark_synced()
     published = [
         entry(f"{CONFIGS}west", cluster_config(2)),
         entry(node_key("west", "west-1"), node_value(PEER, 2)),
     ]
-    tables.peers.take(Batch(2, published, listed=True))
-    tables.next_hops.upsert({there: None})
+    tables.store.remote.take(Batch(2, published, listed=True))
+    tables.nodes.next_hops.upsert({there: None})
     settle(loop)
-    assert tables.endpoint.synced
-    assert tables.endpoint.rows == {there: Endpoint(hop, 2)}
+    assert tables.nodes.hop.synced
+    assert tables.nodes.hop.rows == {there: NodeHop(hop, 2)}
 
 
 def test_a_claim_that_cannot_be_read_unwires_no_pod_of_a_restarted_agent(tmp_path: Path) -> None:
     tables, loop = started(tmp_path)
-    tables.held = {WEB: (ADDRESS,)}
+    tables.pods.held = {WEB: (ADDRESS,)}
     tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
-    tables.subtree.take(Batch(3, [entry(CLAIM.key, b"{")]))
+    tables.store.own.take(Batch(3, [entry(CLAIM.key, b"{")]))
     settle(loop)
-    assert tables.local_pod.synced
-    assert tables.local_pod.rows[WEB].addresses == (ADDRESS,)
+    assert tables.pods.local_pod.synced
+    assert tables.pods.local_pod.rows[WEB].addresses == (ADDRESS,)

@@ -4,8 +4,25 @@ from ipaddress import ip_address, ip_network
 
 from bgp.peer import BGPPeer
 from gateway.policy import EgressPolicy
-from mesh.core.model import Claim, Node, NodeKey, PodSelector, Requirement, Selector
-from mesh.speaker import own_prefixes, unmatched
+from gateway.speaker import EgressSpeaker
+from mesh.core.feature import SpeakerFeature
+from mesh.core.model import (
+    Claim,
+    ClaimKey,
+    Finding,
+    Network,
+    Node,
+    NodeKey,
+    PodSelector,
+    Requirement,
+    Selector,
+)
+from mesh.core.reconcile import Loop
+from mesh.core.table import Table
+from mesh.nodes.speaker import PodCIDRsSpeaker
+from mesh.speaker import unmatched
+from srv6.speaker import LocatorsSpeaker
+from tests.fixtures.egress import objects
 
 GATEWAY = Selector((Requirement("role", "In", ("gateway",)),))
 NODES = {
@@ -28,6 +45,27 @@ def policy(name: str, gateways: Selector = GATEWAY, created: str = "") -> Egress
 
 def claim(noun: str, pool: str, number: int, owner: str) -> Claim:
     return Claim(noun, pool, number, owner, 7)
+
+
+def own_prefixes(
+    node: Node, claims: list[Claim], policies: list[EgressPolicy], nodes: dict[NodeKey, Node]
+) -> tuple[dict[str, list[Network]], list[Finding]]:
+    """What each feature of the speaker announces, and its findings."""
+    tables = {noun: Table[ClaimKey, Claim](noun) for noun in ("podcidr", "locator")}
+    for noun, table in tables.items():
+        mine = [one for one in claims if one.noun == noun]
+        table.replace({ClaimKey(one.noun, one.pool, one.number): one for one in mine})
+    features: tuple[SpeakerFeature, ...] = (
+        PodCIDRsSpeaker(tables["podcidr"]),
+        LocatorsSpeaker(tables["locator"]),
+        EgressSpeaker(objects(policies, nodes=nodes.values())),
+    )
+    loop = Loop()
+    for feature in features:
+        feature.derive(loop)
+    loop.derive_all()
+    own = {feature.kind: list(feature.prefixes(node)) for feature in features}
+    return own, [finding for feature in features for finding in feature.findings()]
 
 
 def test_claims_of_the_node_become_prefixes_and_those_of_others_do_not() -> None:

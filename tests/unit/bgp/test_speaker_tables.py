@@ -189,7 +189,7 @@ def test_end_of_rib_is_said_after_the_last_withdrawal(tmp_path: Path) -> None:
         it.objects[NODES].upsert(node(2))
         it.objects[PEERS].upsert(peer("router", 65000))
         claim(it)
-        sync(it.objects[NODES], it.objects[PEERS], it.objects[POLICIES], it.claims)
+        sync(it.objects[NODES], it.objects[PEERS], it.objects[POLICIES], *it.claims.values())
         async with asyncio.timeout(5):
             await released.wait()
         assert set(it.of_routes.target.rows) == {CLAIMED}

@@ -7,15 +7,42 @@ from ipaddress import ip_address, ip_network
 import msgspec
 import pytest
 
+from clustermesh import foreign as prefixes
 from clustermesh.remote import wire
-from clustermesh.store.own import StoredConfig
-from gateway.plan import Plan
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.ours import Ours
+from clustermesh.remote.tables import Peers
+from clustermesh.store.agreed import config_findings, id_findings
+from clustermesh.store.own import Own
+from gateway.controller import EgressController
 from gateway.policy import EgressPolicy
-from mesh import allocation
-from mesh.allocation import Published, Want
-from mesh.core.model import Claim, Node, Pod, PodKey, Selector
+from gateway.settings import Egress
+from mesh.core.feature import ControllerFeature, Want
+from mesh.core.model import (
+    Claim,
+    Finding,
+    ForeignNode,
+    Node,
+    Pod,
+    PodKey,
+    PodSelector,
+    Requirement,
+    Selector,
+    ServiceKey,
+)
+from mesh.core.reconcile import Loop
+from mesh.core.table import Table
+from mesh.identity.controller import IdentityController, numbers_of
+from mesh.nodes.controller import NodesController
+from mesh.nodes.foreign import MOST_NODES, free_numbers, meet, pool_findings
+from mesh.nodes.pools import pod_cidrs
 from mesh.nodes.settings import Pool, Pools
-from mesh.services.kinds import ServiceObject
+from mesh.objects.tables import Objects
+from mesh.services.controller import ServicesController
+from mesh.services.kinds import SERVICES, ServiceObject
+from srv6.controller import LocatorsController
+from srv6.locators import locators
+from tests.fixtures.egress import objects
 
 V4, V6, LOCATORS = "10.1.0.0_16_24", "fd01::_48_64", "fcbb:bb01::_32_48"
 POOLS = Pools(
@@ -23,7 +50,15 @@ POOLS = Pools(
                Pool(cidr=ip_network("fd01::/48"), node_prefix=64)),
     locators=(Pool(cidr=ip_network("fcbb:bb01::/32"), node_prefix=48),),
 )  # fmt: skip
-STORED = StoredConfig("east", 1, (V4, V6), (LOCATORS,), 256, 4)
+STORED = {
+    "name": "east",
+    "id": 1,
+    "podCIDRs": [V4, V6],
+    "locators": [LOCATORS],
+    "blockSize": 256,
+    "blocksPerNode": 4,
+}
+NOUNS = ("identity", "podcidr", "locator", "block")
 NODE = Node("east", "east-1", (ip_address("10.99.0.11"),))
 CLIENT = PodKey("east", "shop", "client-1")
 
@@ -32,25 +67,59 @@ def pod(name: str, node: str, **labels: str) -> Pod:
     return Pod("east", "shop", name, node, tuple(sorted(labels.items())))
 
 
-def foreign(*networks: str, created: int = 5) -> Published:
-    return Published("west", "west-1", tuple(map(ip_network, networks)), created)
+def foreign(*networks: str, created: int = 5) -> ForeignNode:
+    return ForeignNode("west", "west-1", tuple(map(ip_network, networks)), created)
 
 
 def claim(noun: str, pool: str, number: int, owner: str = "east-1") -> Claim:
     return Claim(noun, pool, number, owner, 1)
 
 
+class Cluster:
+    """The features of a controller over some objects."""
+
+    def __init__(self, tables: Objects) -> None:
+        own, remote = Own("east", NOUNS), Peers(OwnFacts("east", 1), lambda _: None)
+        own.synced()
+        nobody: Table[str, ForeignNode] = Table("foreign node")
+        nobody.mark_synced()
+        self.remote = remote
+        where = LocatorsController("east", POOLS.locators, tables, own, nobody)
+        self.features: tuple[ControllerFeature, ...] = (
+            where,
+            NodesController("east", POOLS, tables, own, remote, where.locator, nobody),
+            IdentityController("east", 1, tables, own, remote),
+            EgressController("east", Egress(blocks_per_node=2), tables, own),
+            ServicesController(tables, own.pods, remote.services),
+        )
+        self.loop = Loop()
+        for feature in self.features:
+            feature.derive(self.loop)
+        self.loop.derive_all()
+
+    def wants(self, *nouns: str) -> set[Want]:
+        tables = [table for feature in self.features for table in feature.wants]
+        return {want for table in tables for want in table.rows if want.noun in nouns}
+
+
+def publishable(
+    nodes: list[Node], created: dict[str, int], others: list[ForeignNode]
+) -> tuple[list[Node], list[Finding]]:
+    made = [prefixes.publishable(node, created.get(node.name), others, meet) for node in nodes]
+    return [row for row, _ in made], [finding for _, found in made for finding in found]
+
+
 def test_pods_with_the_same_labels_want_one_identity() -> None:
     """One want for each label text."""
     pods = [pod("a", "n", app="web"), pod("b", "n", app="web"), pod("c", "n", app="client")]
-    wants = allocation.identities(pods, {})
+    wants = Cluster(objects(pods=pods)).wants("identity")
     assert len(wants) == 2
     assert all("io.cilium.k8s.policy.cluster=east;" in want.owner for want in wants)
 
 
 def test_every_node_wants_a_piece_of_every_pool() -> None:
     """Pod CIDRs of both families and a locator."""
-    assert allocation.subnets([NODE], POOLS) == {
+    assert Cluster(objects(nodes=[NODE])).wants("podcidr", "locator") == {
         Want("podcidr", V4, "east-1"),
         Want("podcidr", V6, "east-1"),
         Want("locator", LOCATORS, "east-1"),
@@ -60,10 +129,10 @@ def test_every_node_wants_a_piece_of_every_pool() -> None:
 def test_nodes_of_covered_pods_want_blocks() -> None:
     """Of each address of each policy that covers one; other nodes want none."""
     address = ip_address("198.51.100.10")
-    policy = EgressPolicy("erp", (), (), (), (address,), Selector())
-    plan = Plan({"erp": policy}, {CLIENT: ("erp",)})
-    pods = {CLIENT: pod("client-1", "east-1"), PodKey("east", "shop", "w"): pod("w", "east-2")}
-    assert allocation.blocks(plan, pods, 2) == {
+    web = PodSelector(None, Selector((Requirement("app", "In", ("client",)),)))
+    policy = EgressPolicy("erp", (web,), (), (), (address,), Selector())
+    pods = [pod("client-1", "east-1", app="client"), pod("w", "east-2", app="web")]
+    assert Cluster(objects([policy], pods)).wants("block") == {
         Want("block", "198.51.100.10", "east-1/0"),
         Want("block", "198.51.100.10", "east-1/1"),
     }
@@ -71,24 +140,29 @@ def test_nodes_of_covered_pods_want_blocks() -> None:
 
 def test_numbers_of_each_pool() -> None:
     """Identities carry the cluster id on top; blocks fill the port space; subnets the pool."""
-    identity = Want("identity", "labels", "k8s:app=web;")
-    assert allocation.candidates(identity, 1, 256, ()) == range(0x10001, 0x20000)
-    assert allocation.candidates(Want("block", "198.51.100.10", "n/0"), 1, 256, ()) == range(252)
-    assert allocation.candidates(Want("podcidr", V4, "n"), 1, 256, ()) == range(256)
+    claimable = {one.noun: one for f in Cluster(objects()).features for one in f.claims}
+
+    def candidates(want: Want) -> object:
+        return claimable[want.noun].candidates(want)
+
+    assert candidates(Want("identity", "labels", "k8s:app=web;")) == range(0x10001, 0x20000)
+    assert numbers_of(1) == range(0x10001, 0x20000)
+    assert candidates(Want("block", "198.51.100.10", "n/0")) == range(252)
+    assert candidates(Want("podcidr", V4, "n")) == range(256)
 
 
 def test_numbers_that_meet_a_foreign_prefix_are_not_given_away() -> None:
     """Inside, around, of the other family, and beside the pool."""
-    numbers = allocation.free_numbers(V4, [foreign("10.1.2.0/23", "10.1.7.128/25", "fd01::/48")])
+    numbers = free_numbers(V4, [foreign("10.1.2.0/23", "10.1.7.128/25", "fd01::/48")])
     assert set(range(256)) - set(numbers) == {2, 3, 7}
-    assert list(allocation.free_numbers(V4, [foreign("0.0.0.0/0")])) == []
-    assert allocation.free_numbers(V4, [foreign("10.2.0.0/16")]) == range(256)
+    assert list(free_numbers(V4, [foreign("0.0.0.0/0")])) == []
+    assert free_numbers(V4, [foreign("10.2.0.0/16")]) == range(256)
 
 
 def test_a_huge_pool_and_a_huge_prefix_cost_little() -> None:
     """An IPv6 pool of 2^56 pieces is not counted through."""
-    assert len(allocation.free_numbers("fd00::_8_64", ())) == allocation.MOST_NODES
-    assert list(allocation.free_numbers("fd00::_8_64", [foreign("::/0")])) == []
+    assert len(free_numbers("fd00::_8_64", ())) == MOST_NODES
+    assert list(free_numbers("fd00::_8_64", [foreign("::/0")])) == []
 
 
 def test_claims_amount_to_prefixes_in_the_order_of_the_pools() -> None:
@@ -100,9 +174,9 @@ def test_claims_amount_to_prefixes_in_the_order_of_the_pools() -> None:
         claim("identity", "labels", 65537),
     ]
     expected = (ip_network("10.1.7.0/24"), ip_network("fd01:0:0:3::/64"))
-    assert allocation.pod_cidrs(claims, STORED.pod_cidrs) == {"east-1": expected}
-    locators = {"east-1": ip_network("fcbb:bb01:1::/48")}
-    assert allocation.locators(claims, STORED.locators) == locators
+    assert pod_cidrs([c for c in claims if c.noun == "podcidr"], (V4, V6)) == {"east-1": expected}
+    mine = [c for c in claims if c.noun == "locator"]
+    assert locators(mine, (LOCATORS,)) == {"east-1": ip_network("fcbb:bb01:1::/48")}
 
 
 def test_damaged_claims_and_pools_are_left_out() -> None:
@@ -113,7 +187,7 @@ def test_damaged_claims_and_pools_are_left_out() -> None:
         claim("podcidr", "10.9.0.0_16_24", 0),
         claim("podcidr", V4, 1),
     ]
-    found = allocation.pod_cidrs(claims, (V4, "rubbish"))
+    found = pod_cidrs(claims, (V4, "rubbish"))
     assert found == {"east-1": (ip_network("10.1.1.0/24"),)}
 
 
@@ -121,7 +195,14 @@ def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:
     """Whole pools, so that a prefix nobody has yet is ours as well."""
     policy = EgressPolicy("erp", (), (), (), (ip_address("198.51.100.10"),), Selector())
     service = ServiceObject("east", "shop", "web", (ip_address("10.97.1.10"),), ())
-    facts = allocation.own_facts(STORED, [NODE], [policy], [service])
+    tables = objects([policy], nodes=[NODE])
+    tables[SERVICES].replace({ServiceKey("east", "shop", "web"): service})
+    it = Cluster(tables)
+    networks = [table for feature in it.features for table in feature.ours]
+    addresses = [table for feature in it.features for table in feature.own_addresses]
+    Ours("east", 1, it.remote, networks, addresses).derive(it.loop)
+    it.loop.derive_all()
+    facts = it.remote.imports.ledger.own
     assert (facts.cluster, facts.id) == ("east", 1)
     assert set(facts.networks) == set(
         map(
@@ -136,7 +217,7 @@ def test_a_prefix_that_was_published_before_ours_holds_ours_back() -> None:
     """The finding names both; the rest of the node is published."""
     cidrs = ip_network("10.1.0.0/24"), ip_network("fd01::/64")
     node = Node("east", "east-1", NODE.addresses, cidrs)
-    rows, findings = allocation.publishable([node], {}, [foreign("10.1.0.0/16")])
+    rows, findings = publishable([node], {}, [foreign("10.1.0.0/16")])
     assert rows[0].pod_cidrs == cidrs[1:]
     assert [(f.object, f.field) for f in findings] == [
         (wire.node_key("east", "east-1"), "IPv4AllocCIDR")
@@ -148,21 +229,26 @@ def test_a_prefix_that_was_published_before_ours_holds_ours_back() -> None:
 def test_nobody_can_push_a_published_prefix_out() -> None:
     """Who was there first keeps it."""
     node = Node("east", "east-1", NODE.addresses, (ip_network("10.1.0.0/24"),))
-    rows, findings = allocation.publishable([node], {"east-1": 4}, [foreign("10.1.0.0/16")])
+    rows, findings = publishable([node], {"east-1": 4}, [foreign("10.1.0.0/16")])
     assert (rows, findings) == ([node], [])
 
 
 def test_locator_is_held_back_too() -> None:
     """A locator that somebody published before."""
     node = Node("east", "n", (), (ip_network("10.1.0.0/24"),), ip_network("fcbb:bb01:1::/48"))
-    rows, findings = allocation.publishable([node], {}, [foreign("fcbb::/16")])
+    rows, findings = publishable([node], {}, [foreign("fcbb::/16")])
     assert rows[0].locator is None
     assert [f.field for f in findings] == [f"Annotations.{wire.LOCATOR}"]
 
 
 def test_pools_that_others_publish_in_are_findings() -> None:
     """Named by the key that holds the pools."""
-    found = allocation.pool_findings(POOLS, "meshgate/v1/east/config", [foreign("10.1.9.0/24")])
+    found = pool_findings(
+        "podCIDRs",
+        [pool.cidr for pool in POOLS.pod_cidrs],
+        "meshgate/v1/east/config",
+        [foreign("10.1.9.0/24")],
+    )
     assert [(f.code, f.object, f.field) for f in found] == [
         ("M148", "meshgate/v1/east/config", "podCIDRs")
     ]
@@ -183,17 +269,17 @@ def test_a_different_stored_configuration_names_the_field(
     change: dict[str, object], field: str
 ) -> None:
     """Both values stand in the text."""
-    stored = msgspec.to_builtins(STORED) | change
-    found = allocation.config_findings("key", msgspec.json.encode(stored), STORED)
+    stored = STORED | change
+    found = config_findings("key", msgspec.json.encode(stored), STORED)
     assert [(f.code, f.object, f.field) for f in found] == [("M146", "key", field)]
-    ours = msgspec.to_builtins(STORED)[field]
-    assert str(ours[0] if isinstance(ours, tuple | list) else ours) in found[0].text
+    ours = STORED[field]
+    assert str(ours[0] if isinstance(ours, list) else ours) in found[0].text
 
 
 def test_the_same_configuration_is_no_finding() -> None:
     """And one that cannot be read is."""
-    assert allocation.config_findings("key", msgspec.json.encode(STORED), STORED) == []
-    assert allocation.config_findings("key", b"{", STORED)[0].code == "M146"
+    assert config_findings("key", msgspec.json.encode(STORED), STORED) == []
+    assert config_findings("key", b"{", STORED)[0].code == "M146"
 
 
 def test_our_id_under_another_name() -> None:
@@ -204,6 +290,6 @@ def test_our_id_under_another_name() -> None:
         wire.config_key("rubbish"): b"{",
         wire.config_key("north"): wire.cluster_config(1),
     }
-    found = allocation.id_findings(STORED, configs)
+    found = id_findings("east", 1, configs)
     assert [(f.code, f.object) for f in found] == [("M147", wire.config_key("north"))]
     assert "east" in found[0].text

@@ -12,10 +12,9 @@ from clustermesh.remote import wire
 from clustermesh.store.claims import encode_number
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_key, pod_value
-from mesh import allocation
 from mesh.config import Cluster, ControllerConfig, Etcd
-from mesh.controller_rows import nouns
-from mesh.controller_tables import ControllerTables
+from mesh.controller import Features
+from mesh.core.feature import Want
 from mesh.core.model import Node, NodeKey, Pod, PodEntry, PodKey, PodRef, ServiceKey
 from mesh.core.reconcile import Loop
 from mesh.identity.labels import identity_labels, namespace_of
@@ -47,9 +46,9 @@ class Bench:
 
     def __init__(self) -> None:
         self.objects = Objects(KINDS.nouns)
-        self.tables = ControllerTables(CONFIG, self.objects)
+        self.tables = Features(CONFIG, self.objects)
         self.loop = Loop()
-        self.tables.wire(self.loop)
+        self.tables.derive(self.loop)
         self.revision = 1
 
     def manifests(self) -> None:
@@ -65,8 +64,8 @@ class Bench:
         self.loop.derive_all()
 
     def own(self, keys: dict[str, bytes], deletes: tuple[str, ...] = ()) -> None:
-        self.tables.subtree.take(self._batch(keys, deletes))
-        self.tables.subtree.synced()
+        self.tables.own.take(self._batch(keys, deletes))
+        self.tables.own.synced()
         self.loop.derive_all()
 
     def mesh(self, keys: dict[str, bytes], deletes: tuple[str, ...] = ()) -> None:
@@ -74,7 +73,7 @@ class Bench:
         self.loop.derive_all()
 
     def published(self, prefix: str) -> set[str]:
-        return set(self.tables.published[prefix].rows)
+        return set(self.tables.publish.published[prefix].rows)
 
     def findings(self) -> list[tuple[str, str]]:
         return sorted((finding.code, finding.object) for finding in self.tables.findings())
@@ -95,7 +94,7 @@ def number(noun: str, pool: str, at: int, owner: str) -> dict[str, bytes]:
 def everything() -> dict[str, bytes]:
     """What the store holds once all claims are made and the agent has spoken."""
     entry = PodEntry((ip_address("10.1.0.5"),), LABELS)
-    stored = allocation.stored_config(CONFIG)
+    stored = {"name": "east", "id": 1, **Features(CONFIG, Objects(KINDS.nouns)).agreed}
     return {
         f"{PREFIX}config": msgspec.json.encode(stored),
         **number("podcidr", POOL, 0, "east-1"),
@@ -119,8 +118,8 @@ def test_everything_is_published_when_everything_is_known() -> None:
     assert it.published(wire.IDENTITIES) == {wire.identity_key("east", 65537)}
     assert it.published(wire.ADDRESSES) == {wire.address_key("east", ip_address("10.1.0.5"))}
     assert it.published(wire.SERVICES) == {wire.service_key("east", "shop", "web")}
-    assert set(it.tables.config_key.rows) == {wire.config_key("east")}
-    assert len(it.tables.canaries.rows) == len(publish.PREFIXES)
+    assert set(it.tables.publish.config_key.rows) == {wire.config_key("east")}
+    assert len(it.tables.publish.canaries.rows) == len(publish.PREFIXES)
     assert it.findings() == []
 
 
@@ -136,9 +135,9 @@ def test_nothing_is_published_from_half_of_the_facts() -> None:
         for name, step in steps.items():
             if name != missing:
                 step(it)
-        assert not it.tables.canaries.rows, missing
-        assert not it.tables.complete or missing == "mesh", missing
-        assert not it.tables.published[wire.NODES].rows, missing
+        assert not it.tables.publish.canaries.rows, missing
+        assert not it.tables.publish.complete or missing == "mesh", missing
+        assert not it.tables.publish.published[wire.NODES].rows, missing
 
 
 def test_canaries_wait_for_claims() -> None:
@@ -149,22 +148,22 @@ def test_canaries_wait_for_claims() -> None:
     claims = everything()
     del claims[f"{PREFIX}podcidr/{POOL}/number/0"]
     it.own(claims)
-    assert not it.tables.canaries.rows
-    want = allocation.Want("podcidr", POOL, "east-1")
-    it.tables.refused.upsert({want: "the pool is full"})
+    assert not it.tables.publish.canaries.rows
+    want = Want("podcidr", POOL, "east-1")
+    it.tables.wants.refused.upsert({want: "the pool is full"})
     it.loop.derive_all()
-    assert it.tables.canaries.rows
+    assert it.tables.publish.canaries.rows
     assert it.findings() == [("M145", f"{PREFIX}podcidr/{POOL}/owner/east-1")]
 
 
 def test_a_pod_that_goes_takes_its_address_and_backend_along() -> None:
     """The agent deletes its key; the service stays without backends."""
     it = complete()
-    value = it.tables.published[wire.SERVICES].rows[wire.service_key("east", "shop", "web")]
+    value = it.tables.publish.published[wire.SERVICES].rows[wire.service_key("east", "shop", "web")]
     it.own({}, (pod_key("east", REF),))
     assert it.published(wire.ADDRESSES) == set()
-    assert it.tables.service.rows[ServiceKey("east", "shop", "web")].backends == ()
-    assert it.tables.published[wire.SERVICES].rows != {
+    assert it.tables.services.service.rows[ServiceKey("east", "shop", "web")].backends == ()
+    assert it.tables.publish.published[wire.SERVICES].rows != {
         wire.service_key("east", "shop", "web"): value
     }
 
@@ -203,14 +202,14 @@ def test_subnets_in_use_elsewhere_are_not_offered() -> None:
     it = Bench()
     row = Node("west", "west-1", (), (ip_network("10.1.0.0/23"),))
     it.mesh({wire.node_key("west", "west-1"): wire.node_value(row, 2)})
-    numbers = it.tables.candidates(allocation.Want("podcidr", POOL, "east-1"))
+    numbers = it.tables.wants.candidates(Want("podcidr", POOL, "east-1"))
     assert list(numbers)[:2] == [2, 3]
 
 
 def test_rows_have_the_columns_that_others_script_against() -> None:
     """Of each noun that the controller serves."""
     it = complete()
-    rows = {noun: list(listed()[0]) for noun, listed in nouns(it.tables).items() if listed()}
+    rows = {noun: list(listed()[0]) for noun, listed in it.tables.listings().items() if listed()}
     assert rows["node"] == ["cluster", "name", "addresses", "podCIDRs", "locator"]
     assert rows["identity"] == ["cluster", "id", "labels"]
     assert rows["service"] == [

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any
 
 from clustermesh import publish
 from clustermesh.publish import PodAddresses
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.importer import Imports
-from mesh.core.model import Backend, Identity, Node, PodEntry, PodRef, Service, ServiceKey
-from mesh.core.table import Table
+from mesh.core.model import Backend, Identity, Node, NodeKey, PodEntry, PodRef, Service, ServiceKey
+from mesh.core.table import Changes, Table
 
 LABELS = "k8s:app=web;k8s:io.cilium.k8s.policy.cluster=east;k8s:io.kubernetes.pod.namespace=shop;"
 OTHER = LABELS.replace("web", "client")
 NODE = Node("east", "east-1", (ip_address("10.99.0.11"),), (ip_network("10.1.0.0/24"),))
 WEB = PodRef("east-1", "shop", "web-1")
 CLIENT = PodRef("east-1", "shop", "client-1")
+
+
+def known(rows: dict[str, Any]) -> Changes[str, Any]:
+    return Changes(rows, frozenset())
+
+
+def key_of(service: Service) -> ServiceKey:
+    return ServiceKey(service.cluster, service.namespace, service.name)
 
 
 def facts(*addresses: str, labels: str = LABELS) -> PodEntry:
@@ -27,8 +36,8 @@ def facts(*addresses: str, labels: str = LABELS) -> PodEntry:
 def pod_addresses() -> tuple[PodAddresses, Table[str, bytes]]:
     table: Table[str, bytes] = Table("ip")
     rows = PodAddresses(table, "east")
-    rows.identities({LABELS: 65543, OTHER: 65544})
-    rows.endpoints({"east-1": IPv4Address("10.99.0.11")})
+    rows.identities(known({LABELS: 65543, OTHER: 65544}))
+    rows.endpoints(known({"east-1": IPv4Address("10.99.0.11")}))
     return rows, table
 
 
@@ -47,9 +56,9 @@ def test_the_other_side_accepts_all_of_it() -> None:
     changes = peer.apply(
         {
             **publish.config("east", 1),
-            **publish.nodes([NODE], 1),
-            **publish.identities([Identity("east", 65543, LABELS)]),
-            **publish.services([service], 1),
+            **publish.node_keys(NodeKey("east", NODE.name), NODE, 1),
+            **publish.identity_keys(65543, Identity("east", 65543, LABELS)),
+            **publish.service_keys(key_of(service), service, 1),
             **table.rows,
             **publish.canaries("east", "2026-01-01T00:00:00Z"),
         }
@@ -63,14 +72,16 @@ def test_the_other_side_accepts_all_of_it() -> None:
 
 def test_nodes_without_pod_cidrs_wait() -> None:
     """A node is published when its claims are made."""
-    assert publish.nodes([Node("east", "new", NODE.addresses)], 1) == {}
+    new = Node("east", "new", NODE.addresses)
+    assert publish.node_keys(NodeKey("east", "new"), new, 1) == {}
 
 
 def test_only_global_and_shared_services_leave() -> None:
     """Local services and unshared ones stay at home."""
     local = Service("east", "shop", "a", (), ())
     unshared = Service("east", "shop", "b", (), (), is_global=True, is_shared=False)
-    assert publish.services([local, unshared], 1) == {}
+    for one in (local, unshared):
+        assert publish.service_keys(key_of(one), one, 1) == {}
 
 
 def test_canaries_name_every_prefix() -> None:
@@ -86,9 +97,9 @@ def test_address_waits_for_identity_and_node() -> None:
     table: Table[str, bytes] = Table("ip")
     rows = PodAddresses(table, "east")
     rows.pods({WEB: facts("10.1.0.5", "fd01::5")}, ())
-    rows.identities({LABELS: 65543})
+    rows.identities(known({LABELS: 65543}))
     assert who(table) == {}
-    rows.endpoints({"east-1": IPv4Address("10.99.0.11")})
+    rows.endpoints(known({"east-1": IPv4Address("10.99.0.11")}))
     assert who(table) == {"10.1.0.5": ("web-1", 65543), "fd01::5": ("web-1", 65543)}
 
 
@@ -119,12 +130,14 @@ def test_moved_endpoint_rewrites_its_pods_only() -> None:
     """A node with another tunnel address."""
     rows, table = pod_addresses()
     away = PodRef("east-2", "shop", "web-2")
-    rows.endpoints({"east-1": IPv4Address("10.99.0.11"), "east-2": IPv4Address("10.99.0.12")})
+    rows.endpoints(
+        known({"east-1": IPv4Address("10.99.0.11"), "east-2": IPv4Address("10.99.0.12")})
+    )
     rows.pods({WEB: facts("10.1.0.5"), away: facts("10.1.1.5")}, ())
     before = table.revision
-    rows.endpoints({"east-1": IPv4Address("10.99.0.11"), "east-2": IPv4Address("10.99.0.19")})
+    rows.endpoints(known({"east-2": IPv4Address("10.99.0.19")}))
     changes = table.changes(before)
     assert changes is not None
     assert list(changes.upsert) == [wire.address_key("east", ip_address("10.1.1.5"))]
-    rows.endpoints({"east-1": IPv4Address("10.99.0.11")})
+    rows.endpoints(Changes({}, frozenset({"east-2"})))
     assert set(who(table)) == {"10.1.0.5"}

@@ -15,23 +15,19 @@ import pytest
 from clustermesh.etcd.client import Client, Endpoint
 from clustermesh.remote.known import KnownPeers
 from clustermesh.store import allocator as claims
+from clustermesh.store import leading
 from clustermesh.store.allocator import Allocator
 from clustermesh.store.claims import encode_number
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.leader import Deposed, Fence
-from mesh import agent as agents
-from mesh import leading
-from mesh.agent import Agent
-from mesh.agent_tables import AgentTables
-from mesh.config import Cluster, ControllerConfig, Etcd, load_agent
-from mesh.controller_tables import ControllerTables
+from clustermesh.store.leading import PodSnapshot
+from clustermesh.store.own import Own
+from gateway.agent import permutation_key
+from mesh.agent import Agent, Features
+from mesh.config import load_agent
 from mesh.core.model import PodEntry, PodRef
 from mesh.kernel import Kernel
-from mesh.leading import PodSnapshot
-from mesh.nodes.settings import Pools
 from mesh.nodes.uplink import Facts
-from mesh.objects.kinds import KINDS
-from mesh.objects.tables import Objects
 
 AGENT = """
 cluster: {{name: east, id: 1}}
@@ -99,23 +95,14 @@ def test_a_standby_writes_down_what_its_leader_claims(
 
 
 def test_pods_that_cannot_be_written_down_stop_no_controller(
-    nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leading, "SNAPSHOT_S", 0)
-    config = ControllerConfig(
-        cluster=Cluster(name="east", id=1),
-        instance="east-a",
-        manifests=tmp_path,
-        etcd=Etcd(endpoints=("http://127.0.0.1:1",)),
-        pools=Pools(pod_cidrs=()),
-        state_dir=nowhere,
-        socket=tmp_path / "socket",
-    )
-    tables = ControllerTables(config, Objects(KINDS.nouns))
-    tables.subtree.pods.replace({PodRef("east-1", "shop", "web-1"): PodEntry((), "x")})
+    own = Own("east", [])
+    own.pods.replace({PodRef("east-1", "shop", "web-1"): PodEntry((), "x")})
 
     async def run() -> None:
-        snapshot = PodSnapshot(nowhere / "pods.json", tables)
+        snapshot = PodSnapshot(nowhere / "pods.json", "east", own)
         running = asyncio.create_task(snapshot.run())
         await soon(lambda: snapshot.problem)
         nowhere.parent.unlink()
@@ -143,19 +130,19 @@ def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(tmp_path: Pat
     async def run() -> None:
         it = Agent(load_agent(path), cast("Kernel", None))
         facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
-        it.tables = AgentTables(it.config, facts, it.manifests.objects)
-        it.follow_store()
-        watching = asyncio.create_task(it.namespaces.run(it.tables.namespaces, 0))
-        await soon(lambda: it.tables.namespaces.synced)
+        it.features = Features(it.config, facts, it.manifests.objects, it.kernel)
+        namespaces = it.features.pods.namespaces
+        watching = asyncio.create_task(it.namespaces.run(namespaces, 0))
+        await soon(lambda: namespaces.synced)
         folder.mkdir()
         (folder / "east-shop-web-1").write_text("")
-        await soon(lambda: it.tables.namespaces.rows)
+        await soon(lambda: namespaces.rows)
         folder.rename(tmp_path / "away")
         folder.write_text("")
         await soon(lambda: "D606" in {finding.code for finding in it.findings()})
-        assert set(it.tables.namespaces.rows) == {str(folder / "east-shop-web-1")}
+        assert set(namespaces.rows) == {str(folder / "east-shop-web-1")}
         watching.cancel()
-        await it.client.aclose()
+        await it.features.store.client.aclose()
 
     asyncio.run(run())
 
@@ -163,7 +150,7 @@ def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(tmp_path: Pat
 def test_an_empty_key_file_is_replaced(tmp_path: Path) -> None:
     """After a power cut; the agent would otherwise never start again."""
     path = tmp_path / "state" / "permutation-key"
-    key = agents.permutation_key(path)
-    assert agents.permutation_key(path) == key
+    key = permutation_key(path)
+    assert permutation_key(path) == key
     path.write_text("")
-    assert agents.permutation_key(path) == agents.permutation_key(path)
+    assert permutation_key(path) == permutation_key(path)

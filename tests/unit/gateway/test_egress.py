@@ -12,11 +12,8 @@ from gateway.plan import (
     NO_GATEWAY,
     RETIRED_CLASSES,
     SHARED_ADDRESS,
-    Plan,
     egress_classes,
     exclusions,
-    gateway_of,
-    plan,
 )
 from gateway.policy import EgressPolicy
 from mesh.core.model import (
@@ -29,6 +26,7 @@ from mesh.core.model import (
     Requirement,
     Selector,
 )
+from tests.fixtures.egress import Planned, gateway_of, plan
 
 
 def choose(**labels: str) -> Selector:
@@ -78,11 +76,11 @@ CLIENT = PodKey("east", "shop", "client-1")
 CLIENTS = [pod("client-1", app="client"), pod("client-2", "east-2", app="client"), pod("web-1")]
 
 
-def planned(*policies: EgressPolicy, pods: list[Pod] | None = None) -> Plan:
+def planned(*policies: EgressPolicy, pods: list[Pod] | None = None) -> Planned:
     return plan(policies, CLIENTS if pods is None else pods, {}, NODES)
 
 
-def codes(found: Plan) -> list[tuple[str, str]]:
+def codes(found: Planned) -> list[tuple[str, str]]:
     return [(finding.code, finding.object) for finding in found.findings]
 
 

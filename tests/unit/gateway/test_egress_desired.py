@@ -7,22 +7,25 @@ from gateway.blocks import (
     Block,
     BlockKey,
     BlockOwner,
-    block_owners,
-    block_rows,
-    own_blocks,
 )
+from gateway.nouns import egress_rows as listed
 from gateway.plan import Plan, egress_classes
 from gateway.policy import EgressPolicy
 from gateway.rows import (
     Action,
     EgressKey,
     EgressRow,
-    egress_rows,
-    gateway_rows,
-    listed,
-    pod_classes,
 )
 from mesh.core.model import Claim, Node, NodeKey, Pod, PodKey, Selector
+from mesh.pods.links import Device
+from mesh.pods.rows import LocalPod, PodIdentity, pod_rows
+from tests.fixtures.egress import (
+    block_owners,
+    block_rows,
+    egress_rows,
+    gateway_rows,
+    own_blocks,
+)
 
 V4, V6 = ip_address("198.51.100.10"), ip_address("2001:db8:100::10")
 GATEWAY = Node("east", "east-2", (ip_address("fd99::12"), ip_address("10.99.0.12")))
@@ -109,14 +112,14 @@ def test_the_gateway_of_an_address_is_a_tunnel_endpoint() -> None:
 
 
 def test_covered_pods_have_a_class_at_every_address() -> None:
-    found = plan(policy("erp", ("10.20.0.0/16",)))
     addresses = (ip_address("10.1.0.7"), ip_address("fd01::7"))
-    pods = {
-        CLIENT: Pod("east", "shop", "client-1", "east-1", addresses=addresses),
-        PodKey("east", "shop", "web-1"): Pod("east", "shop", "web-1", "east-1"),
-    }
-    assert pod_classes(found, {("erp",): 9}, pods) == dict.fromkeys(addresses, 9)
-    assert pod_classes(found, {("erp",): 9}, {}) == {}
+    pod = Pod("east", "shop", "client-1", "east-1", addresses=addresses)
+    device, identity = Device(7, "m", "h"), PodIdentity(7, 65537)
+    row = LocalPod(7, 65537, "m", "h", (("egress", 9),))
+    assert pod_rows(CLIENT, pod, device, identity, 9, names=["egress"]) == dict.fromkeys(
+        addresses, row
+    )
+    assert pod_rows(CLIENT, None, device, identity, 9, names=["egress"]) == {}
 
 
 def claim(number: int, owner: str, pool: str = str(V4), epoch: int = 5) -> Claim:

@@ -3,13 +3,20 @@
 import itertools
 from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 import pytest
 
 from mesh.core.address import ADDRESS, packed
 from mesh.core.model import Node, NodeKey, PodEntry, PodRef
-from mesh.core.table import ColumnTable
-from mesh.identity.addresses import VALUE, NodeAddresses, OwnPods
+from mesh.core.table import Changes, ColumnTable
+from mesh.identity.addresses import (
+    VALUE,
+    OwnPods,
+    first_asked,
+    node_addresses,
+    write_columns,
+)
 
 A = ip_address("10.1.0.2")
 REF = PodRef("n1", "shop", "a")
@@ -18,6 +25,10 @@ LABELS = "k8s:app=web;"
 
 def table() -> ColumnTable:
     return ColumnTable("address", ADDRESS, VALUE)
+
+
+def known(rows: dict[str, Any]) -> Changes[str, Any]:
+    return Changes(rows, frozenset())
 
 
 def row(rows: ColumnTable, address: str) -> tuple[int, ...] | None:
@@ -31,8 +42,8 @@ def test_facts_may_come_in_any_order(order: tuple[int, ...]) -> None:
     own = OwnPods(rows, 1)
     facts: list[Callable[[], None]] = [
         lambda: own.pods({REF: PodEntry((A,), LABELS)}, []),
-        lambda: own.identities({LABELS: 65537}),
-        lambda: own.endpoints({"n1": IPv4Address("10.99.0.11")}),
+        lambda: own.identities(known({LABELS: 65537})),
+        lambda: own.endpoints(known({"n1": IPv4Address("10.99.0.11")})),
     ]
     for step in order:
         assert len(rows) == 0
@@ -43,8 +54,8 @@ def test_facts_may_come_in_any_order(order: tuple[int, ...]) -> None:
 def test_an_address_that_moved_to_another_pod_survives_the_first_ones_end() -> None:
     rows = table()
     own = OwnPods(rows, 1)
-    own.identities({LABELS: 65537, "k8s:app=db;": 65538})
-    own.endpoints({"n1": IPv4Address("10.99.0.11")})
+    own.identities(known({LABELS: 65537, "k8s:app=db;": 65538}))
+    own.endpoints(known({"n1": IPv4Address("10.99.0.11")}))
     own.pods({REF: PodEntry((A,), LABELS)}, [])
     own.pods({PodRef("n1", "shop", "b"): PodEntry((A,), "k8s:app=db;")}, [])
     own.pods({}, [REF])
@@ -56,8 +67,8 @@ def test_an_address_that_moved_to_another_pod_survives_the_first_ones_end() -> N
 def test_a_pod_that_changed_its_address_leaves_no_row_behind() -> None:
     rows = table()
     own = OwnPods(rows, 1)
-    own.identities({LABELS: 65537})
-    own.endpoints({"n1": IPv4Address("10.99.0.11")})
+    own.identities(known({LABELS: 65537}))
+    own.endpoints(known({"n1": IPv4Address("10.99.0.11")}))
     own.pods({REF: PodEntry((A,), LABELS)}, [])
     own.pods({REF: PodEntry((ip_address("10.1.0.3"),), LABELS)}, [])
     assert row(rows, "10.1.0.2") is None
@@ -66,13 +77,19 @@ def test_a_pod_that_changed_its_address_leaves_no_row_behind() -> None:
 
 def test_this_node_is_host_and_others_are_remote_nodes() -> None:
     rows = table()
-    nodes = NodeAddresses(rows, NodeKey("east", "n1"))
+    own = NodeKey("east", "n1")
     known = {
-        NodeKey("east", "n1"): Node("east", "n1", (ip_address("10.99.0.11"),)),
-        NodeKey("west", "n1"): Node("west", "n1", (ip_address("10.99.0.21"),)),
+        own: (Node("east", "n1", (ip_address("10.99.0.11"),)), 1),
+        NodeKey("west", "n1"): (Node("west", "n1", (ip_address("10.99.0.21"),)), 2),
     }
-    nodes.nodes(known, {"east": 1, "west": 2})
+    asked = {}
+    for key, (node, cluster) in known.items():
+        asked |= node_addresses(key, node, cluster, own)
+    written = {}
+    for address, _ in asked:
+        written |= first_asked(address, {k: v for k, v in asked.items() if k[0] == address})
+    write_columns(rows, Changes(written, frozenset()))
     assert row(rows, "10.99.0.11") == (1, int(IPv4Address("10.99.0.11")), 2, 1, 0)
     assert row(rows, "10.99.0.21") == (6, int(IPv4Address("10.99.0.21")), 2, 2, 0)
-    nodes.nodes({}, {})
+    write_columns(rows, Changes({}, frozenset(written)))
     assert len(rows) == 0

@@ -100,8 +100,8 @@ class Room:
     async def rounds(self, count: int = 3) -> None:
         """Let both targets catch up, backends first."""
         for _ in range(count):
-            self.settle()
             for one in self.applied:
+                self.settle()
                 await one.round()
                 one.full = bool(one.report.errors)
         self.settle()
