@@ -93,5 +93,5 @@ class Placement:
         self.rows += self._backends.delete(writes.freed)
         self._backends.mark_synced()
         self._services.mark_synced()
-        if self.slots.idle:
+        if self.slots.due:
             self.released.tell()
