@@ -214,7 +214,8 @@ class Grouped(Generic[K, V]):
         if seen == self._seen and None not in moved:
             return dict.fromkeys(group for groups in moved for group in groups or ())
         self._seen = seen
-        every = [*self._made, *(g for one in self._inputs for g in one.all())]
+        needed = [one for one in self._inputs if one.needed]
+        every = [*self._made, *(g for one in needed[:1] or self._inputs for g in one.all())]
         return dict.fromkeys(group for group in every if group is not _BEFORE)
 
 
