@@ -339,6 +339,11 @@ class Slots:
     # The state as a whole
 
     @property
+    def asks(self) -> Collection[ServiceAddress]:
+        """All service addresses."""
+        return self._of.keys()
+
+    @property
     def rows(self) -> dict[ServiceAddress, SlotRange]:
         """Rows of ``mg_service_addr``."""
         return {ask: region.row if region else NO_SLOTS for ask, region in self._of.items()}
