@@ -356,12 +356,9 @@ class Slots:
 
     @property
     def demand(self) -> int:
-        """Slots that are needed for all backends of all service addresses."""
-        missing = dict.fromkeys(self.short.values(), 0)
-        for ask, content in self.short.items():
-            region = self._of[ask]
-            missing[content] = len(content) - (region.row.count if region else 0)
-        return self._needed + sum(max(count, 0) for count in missing.values())
+        """Slots that all backends need when those that lack some share none of them."""
+        missing = (len(self.short[ask]) - self.given(ask).count for ask in self.lacking)
+        return self._needed + sum(count for count in missing if count > 0)
 
     def given(self, ask: ServiceAddress) -> SlotRange:
         """The slots of a service address."""
