@@ -228,7 +228,8 @@ class Grouped(Sliced, Generic[K, V]):
         else:
             self._seen = seen
             self._overtaken += bool(self._fresh) * (_PATIENCE + len(self._fresh))
-            groups = [*self._made, *self._fresh, *(g for one in self._inputs for g in one.all())]
+            needed = [one for one in self._inputs if one.needed][:1] or self._inputs
+            groups = [*self._made, *self._fresh, *(g for one in needed for g in one.all())]
         for group in groups:
             if group not in self._touched:
                 self._overtaken += self._fresh.pop(group, None) is not None

@@ -112,6 +112,8 @@ class ServicesAgent(AgentFeature):
         refused = [ask for ask in slots.lacking if not slots.given(ask).count]
         fewer = [ask for ask in slots.lacking if slots.given(ask).count]
         parts = [f"{slots.demand} backends, room for {slots.capacity}"]
+        if slots.demand <= slots.capacity:
+            parts.append("the free slots are not in a row")
         if refused:
             parts.append(f"refused, because not one backend fits: {self._names(refused)}")
         if fewer:

@@ -47,6 +47,10 @@ class ServiceAddress:
     port: int
     protocol: str  # TCP or UDP
 
+    def __hash__(self) -> int:
+        """Half the time of the default: an address's own hash goes by way of its text."""
+        return hash((int(self.address), self.port, self.protocol))
+
 
 @dataclass(frozen=True, slots=True)
 class BackendAddress:
@@ -54,6 +58,10 @@ class BackendAddress:
 
     address: IP
     port: int
+
+    def __hash__(self) -> int:
+        """As that of ``ServiceAddress``."""
+        return hash((int(self.address), self.port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,13 +291,14 @@ def _from_slices(service: ServiceObject, slices: Iterable[EndpointSlice]) -> Ite
 
 
 def _ordered(backends: Iterable[Backend]) -> tuple[Backend, ...]:
-    return tuple(sorted(set(backends), key=_backend_order))
+    by_place = {_backend_order(backend): backend for backend in backends}
+    return tuple(by_place[place] for place in sorted(by_place))
 
 
-def _backend_order(backend: Backend) -> tuple[object, ...]:
-    address = backend.address
-    place = backend.cluster, backend.port_name, backend.protocol
-    return *place, address.version, int(address), backend.port
+def _backend_order(backend: Backend) -> tuple[str, str, str, int, int, int]:
+    """Every field of a backend, in the order of the list."""
+    address, name = backend.address, backend.port_name
+    return backend.cluster, name, backend.protocol, address.version, int(address), backend.port
 
 
 # --- Whole tables, until mesh/agent_tables.py and mesh/controller_tables.py take the room ---------

@@ -60,10 +60,10 @@ def backend_map(maps: Maps) -> Target[int, BackendAddress]:
 
 
 class Released(Source):
-    """Wakes whoever gives slots back."""
+    """Wakes the derivation that gives slots back and fills them."""
 
     def tell(self) -> None:
-        """There are slots to which nothing leads any more."""
+        """Entries have changed so that slots are free, or may be used otherwise."""
         self.revision += 1
         self._wake()
 
@@ -99,7 +99,7 @@ class ServiceTarget:
         return failed
 
     def _tell(self) -> None:
-        if self._slots.idle:
+        if self._slots.due:
             self._released.tell()
 
 

@@ -9,7 +9,7 @@ A change of one pod makes its kind and the services that select this kind anew.
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from mesh.core.groups import By, To
 from mesh.core.model import (
@@ -75,4 +75,7 @@ def _addresses(_: ServiceKey, service: ServiceObject) -> tuple[IP, ...]:
 
 def network(address: IP, services: object) -> dict[Network, None]:
     """The network of an address that services have."""
-    return {ip_network(address): None} if services else {}
+    if not services:
+        return {}
+    version = IPv4Network if isinstance(address, IPv4Address) else IPv6Network
+    return {version(address): None}

@@ -58,7 +58,7 @@ class _Region:
 
     row: SlotRange
     content: Content
-    users: int = 0
+    users: set[ServiceAddress] = field(default_factory=set)
     entries: int = 0
 
     @property
@@ -93,7 +93,8 @@ class Slots:
         self._entries: dict[ServiceAddress, tuple[_Region, ...]] = {}  # what is in the map
         self._idle: dict[int, _Region] = {}  # by first slot: nothing leads there
         self._writes = Writes()
-        self._untried = 0
+        self._untried = 0  # how many that are short have not been tried since slots became free
+        self._again: dict[ServiceAddress, None] = {}  # short, and their region has changed
         self._needed = 0
 
     # The state of the last process
@@ -120,7 +121,7 @@ class Slots:
         region = self._regions.get(row.first) if row.count else None
         if not row.count or (region and region.row == row):
             self._of[ask] = region
-            self._join(region)
+            self._join(ask, region)
 
     # What services want
 
@@ -140,7 +141,7 @@ class Slots:
         """A service address is no longer there."""
         self._forget_short(ask)
         if ask in self._of:
-            self._leave(self._of.pop(ask))
+            self._leave(ask, self._of.pop(ask))
             self._writes.services.pop(ask, None)
             self._writes.gone[ask] = None
 
@@ -149,15 +150,24 @@ class Slots:
         self.lacking.discard(ask)
 
     def retry(self) -> bool:
-        """Try some that are short, after slots became free; whether others are still to be tried.
+        """Try some that are short, after something changed; whether others are to be tried, too.
 
         A call tries few of them, because a full map may have thousands.
         """
-        for ask in list(islice(self.short, min(self._untried, RETRIES))):
-            self._untried -= 1
-            self.place(ask, self.short[ask])
-        self._untried = min(self._untried, len(self.short)) if self._gaps.longest else 0
-        return self._untried > 0
+        for ask in self._next():
+            if ask in self.short:
+                self.place(ask, self.short[ask])
+        if not self._gaps.longest:
+            self._untried = 0
+        return bool(self._again) or self._untried > 0
+
+    def _next(self) -> list[ServiceAddress]:
+        again = list(islice(self._again, RETRIES))
+        for ask in again:
+            del self._again[ask]
+        count = min(self._untried, RETRIES)
+        self._untried -= count
+        return [*again, *islice(self.short, count)]
 
     def free(self) -> None:
         """Give back the slots of regions to which nothing leads."""
@@ -187,33 +197,36 @@ class Slots:
         part = wanted[: self._gaps.longest]
         if before is None:
             return (self._by_content.get(part) or self._new(part)) if part else None
-        alone = self._alone(ask, before)
+        alone = self._agreed(before, ask, wanted)
         kept = before.row.count if alone else len({*before.content} & {*wanted})
         if len(part) > kept:
             return self._by_content.get(part) or self._new(part)
-        if alone:
-            self._rewrite(before, wanted)
+        if alone and self._rewrite(before, wanted):
+            self._again.update(dict.fromkeys((before.users & self.short.keys()) - {ask}))
         return before
 
-    def _alone(self, ask: ServiceAddress, region: _Region) -> bool:
-        """Whether nobody else wants the region or is led there by the map."""
-        entries = self._entries.get(ask, ())
-        return region.users == 1 and region.entries == sum(one is region for one in entries)
+    def _agreed(self, region: _Region, ask: ServiceAddress, wanted: Content) -> bool:
+        """Whether all that use the region want the same, and the map leads nobody else there."""
+        entries = self._entries
+        leads = sum(one is region for user in region.users for one in entries.get(user, ()))
+        others = (user for user in region.users if user != ask)
+        return leads == region.entries and all(self.short.get(one) == wanted for one in others)
 
-    def _rewrite(self, region: _Region, wanted: Content) -> None:
-        """Other backends of the same service address in the same slots.
+    def _rewrite(self, region: _Region, wanted: Content) -> bool:
+        """Other backends of the same service address in the same slots; whether they differ.
 
         A client that reads meanwhile gets a backend of now or of before. When there are fewer
         backends than slots, some stand there twice, because the entry still leads to all slots.
         """
         content = tuple(islice(cycle(wanted), region.row.count))
         if content == region.content:
-            return
+            return False
         if self._by_content.get(region.content) is region:
             del self._by_content[region.content]
         region.content = content
         self._by_content.setdefault(content, region)
         self._fill(region)
+        return True
 
     def _new(self, content: Content) -> _Region:
         first = self._gaps.take(len(content))
@@ -232,25 +245,28 @@ class Slots:
 
     def _move(self, ask: ServiceAddress, before: _Region | None, now: _Region | None) -> None:
         self._of[ask] = now
-        self._join(now)
-        self._leave(before)
+        self._join(ask, now)
+        self._leave(ask, before)
         self._writes.gone.pop(ask, None)
         self._writes.services[ask] = now.row if now else NO_SLOTS
 
-    def _join(self, region: _Region | None) -> None:
+    def _join(self, ask: ServiceAddress, region: _Region | None) -> None:
         if region:
             self._needed += 0 if region.users else region.row.count
-            region.users += 1
+            region.users.add(ask)
 
-    def _leave(self, region: _Region | None) -> None:
+    def _leave(self, ask: ServiceAddress, region: _Region | None) -> None:
         if region:
-            region.users -= 1
+            region.users.remove(ask)
             self._needed -= 0 if region.users else region.row.count
             self._rest(region)
 
     def _rest(self, region: _Region) -> None:
+        """One leads there no longer: the slots may be free, or others may use them alone."""
         if not (region.users or region.entries):
             self._idle[region.row.first] = region
+        elif self.short:
+            self._again.update(dict.fromkeys(region.users & self.short.keys()))
 
     def _forget(self, region: _Region) -> None:
         first, count = region.row.first, region.row.count
@@ -265,9 +281,9 @@ class Slots:
     # What the map of service addresses holds
 
     @property
-    def idle(self) -> bool:
-        """Whether ``free`` has something to give back."""
-        return bool(self._idle)
+    def due(self) -> bool:
+        """Whether ``free`` or ``retry`` has something to do."""
+        return bool(self._idle or self._again)
 
     def in_map(self, ask: ServiceAddress) -> bool:
         """Whether the map has an entry of this service address, as far as was told."""
@@ -323,6 +339,11 @@ class Slots:
     # The state as a whole
 
     @property
+    def asks(self) -> Collection[ServiceAddress]:
+        """All service addresses."""
+        return self._of.keys()
+
+    @property
     def rows(self) -> dict[ServiceAddress, SlotRange]:
         """Rows of ``mg_service_addr``."""
         return {ask: region.row if region else NO_SLOTS for ask, region in self._of.items()}
@@ -335,12 +356,9 @@ class Slots:
 
     @property
     def demand(self) -> int:
-        """Slots that are needed for all backends of all service addresses."""
-        missing = dict.fromkeys(self.short.values(), 0)
-        for ask, content in self.short.items():
-            region = self._of[ask]
-            missing[content] = len(content) - (region.row.count if region else 0)
-        return self._needed + sum(max(count, 0) for count in missing.values())
+        """Slots that all backends need when those that lack some share none of them."""
+        missing = (len(self.short[ask]) - self.given(ask).count for ask in self.lacking)
+        return self._needed + sum(count for count in missing if count > 0)
 
     def given(self, ask: ServiceAddress) -> SlotRange:
         """The slots of a service address."""

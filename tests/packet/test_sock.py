@@ -28,16 +28,10 @@ from bpf.build import HERE, build
 from bpf.maps import Map, RowTarget
 from bpf.object import Object
 from bpf.sys import AttachType
-from mesh.codecs import (
-    decode_backend,
-    decode_service,
-    encode_address,
-    encode_backend,
-    encode_service,
-)
-from mesh.core.address import packed, unpacked
+from mesh.core.address import encode_address, packed, unpacked
 from mesh.services.backends import BackendAddress, ServiceAddress
-from mesh.services.slots import Allocation, allocate, recovered
+from mesh.services.maps import decode_backend, decode_service, encode_backend, encode_service
+from mesh.services.slots import Slots, recovered_slots
 
 PROGRAMS = {
     "mg_connect4": AttachType.CONNECT4,
@@ -353,14 +347,16 @@ def test_rows_of_services_reach_the_programs_and_are_read_back(bed: Bed, family:
     servers = bed.servers(family, TCP)
     service = unpacked(bytes_of(family.service))
     ask = ServiceAddress(service, 80, "TCP")
-    wanted = {ask: tuple(BackendAddress(ip_address(a), 8080) for a in family.backends[:1])}
-    allocation, _ = allocate(Allocation(), wanted, arrived=True)
+    slots = Slots(bed.backends.max_entries)
+    slots.place(ask, tuple(BackendAddress(ip_address(a), 8080) for a in family.backends[:1]))
     backends = RowTarget(bed.backends, encode_backend, decode_backend)
     services = RowTarget(bed.services, encode_service, decode_service)
-    assert asyncio.run(backends.upsert(allocation.backends())) == {}
-    assert asyncio.run(services.upsert(allocation.services())) == {}
-    again = recovered(asyncio.run(services.read()), asyncio.run(backends.read()))
-    assert again == allocation
+    assert asyncio.run(backends.upsert(slots.backends)) == {}
+    assert asyncio.run(services.upsert(slots.rows)) == {}
+    stored = asyncio.run(services.read()), asyncio.run(backends.read())
+    assert stored == (slots.rows, slots.backends)
+    again = recovered_slots(*stored, bed.backends.max_entries)
+    assert (again.rows, again.backends) == stored
     client = bed.client(family, TCP)
     client.connect((family.service, 80))
     address, accepted, _ = question(servers, TCP)

@@ -85,7 +85,7 @@ class Room:
         for source in self.sources:
             source.mark_synced()
 
-    async def connect(self, maps: FakeMaps) -> None:
+    async def connect(self, maps: Maps) -> None:
         """As a process starts: what the maps hold, derivations, targets."""
         await self.agent.recover(maps)
         self.agent.derive(self.loop)

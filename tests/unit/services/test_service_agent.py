@@ -123,6 +123,23 @@ def test_slots_are_given_back_when_the_services_entries_have_arrived() -> None:
     asyncio.run(story())
 
 
+def test_no_timer_is_needed_to_give_slots_back() -> None:
+    async def story() -> None:
+        room, maps = Room(), FakeMaps()
+        await room.connect(maps)
+        room.objects[SERVICES].upsert(dict([service(1)]))
+        running = asyncio.create_task(room.loop.run())
+        for host in range(5):
+            room.objects[SLICES].upsert(dict([part(1, host, 50 + host)]))
+            async with asyncio.timeout(5):
+                while set(maps.backends.rows.values()) != {backend(host), backend(50 + host)}:
+                    await asyncio.sleep(0)
+            assert len(maps.backends.rows) == 2
+        running.cancel()
+
+    asyncio.run(story())
+
+
 def test_a_restart_moves_no_slot() -> None:
     async def story() -> None:
         first, maps = Room(), FakeMaps()

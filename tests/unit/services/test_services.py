@@ -13,14 +13,9 @@ from mesh.core.model import (
     ServiceKey,
     ServicePort,
 )
-from mesh.services.backends import (
-    BackendAddress,
-    ServiceAddress,
-    merged,
-    own_services,
-    translations,
-)
+from mesh.services.backends import BackendAddress, ServiceAddress
 from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
+from tests.unit.services.derived import merged, own_services, translations
 
 WEB = ServiceKey("east", "shop", "web")
 ADDRESSES = ("10.97.1.10", "fd97:1::10")

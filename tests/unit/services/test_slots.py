@@ -205,6 +205,27 @@ def test_slots_that_others_share_are_not_rewritten() -> None:
     assert slots.lacking == {ask(1)}
 
 
+def test_slots_to_which_the_map_still_leads_another_service_are_not_rewritten() -> None:
+    slots = slots_of({ask(1): content(1, 2), ask(2): content(1, 2)}, capacity=3)
+    place(slots, {ask(2): content(5)})
+    place(slots, {ask(1): content(6, 7)})
+    assert slots.backends == dict(enumerate(content(1, 2, 5)))
+    arrive(slots)
+    assert slots.due
+    assert not slots.retry()
+    assert slots.backends == dict(enumerate(content(6, 7, 5)))
+    assert slots.short == {}
+
+
+def test_services_that_share_slots_and_want_the_same_keep_them() -> None:
+    slots = slots_of({ask(1): content(1, 2), ask(2): content(1, 2)}, capacity=2)
+    place(slots, {ask(1): content(3, 4), ask(2): content(3, 4)})
+    assert slots.backends == dict(enumerate(content(3, 4)))
+    assert slots.rows == {ask(1): SlotRange(0, 2), ask(2): SlotRange(0, 2)}
+    assert not slots.retry()
+    assert slots.short == {}
+
+
 def test_a_full_map_with_thousands_of_services_is_tried_in_parts() -> None:
     wanted = {ask(number): content(number, number + 1) for number in range(200)}
     slots = slots_of(wanted, capacity=4)

@@ -1,0 +1,107 @@
+"""The room of services over real maps: rows arrive as entries, and a restart moves no slot."""
+
+import asyncio
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bpf.build import HERE, build
+from bpf.maps import Map, RowTarget
+from bpf.object import Object
+from mesh.core.feature import Maps
+from mesh.core.model import ServiceKey, ServicePort
+from mesh.services.kinds import (
+    SERVICES,
+    SLICES,
+    EndpointSlice,
+    EndpointSliceKey,
+    ServiceObject,
+    ServicePortObject,
+)
+from mesh.services.maps import BACKEND_MAP, SERVICE_MAP, backend_map, service_map
+from tests.unit.services.room import Room
+
+V4, V6 = IPv4Address("10.97.1.10"), IPv6Address("fd97:1::10")
+KEY = ServiceKey("east", "shop", "web")
+PORTS = (("http", "TCP", 80), ("dns", "UDP", 53))
+
+
+class PinnedMaps(Maps):
+    """Maps that ``sock.o`` has pinned."""
+
+    def __init__(self, pins: Path) -> None:
+        self.maps = {name: Map.open_pinned(pins / name) for name in (SERVICE_MAP, BACKEND_MAP)}
+
+    def rows(self, name: str, encode: Any, decode: Any) -> RowTarget[Any, Any]:
+        return RowTarget(self.maps[name], encode, decode)
+
+    def capacity(self, name: str) -> int:
+        return self.maps[name].max_entries
+
+    def close(self) -> None:
+        for one in self.maps.values():
+            one.close()
+
+
+@pytest.fixture
+def maps(pins: Path) -> Iterator[PinnedMaps]:
+    build()
+    with Object.open(HERE / "obj" / "sock.o") as opened:
+        opened.pin(pins)
+        opened.load()
+    made = PinnedMaps(pins)
+    yield made
+    made.close()
+
+
+def part(name: str, *addresses: Any) -> dict[EndpointSliceKey, EndpointSlice]:
+    ports = tuple(ServicePort(port, protocol, 8000 + number) for port, protocol, number in PORTS)
+    row = EndpointSlice("east", "shop", name, "web", addresses, ports)
+    return {EndpointSliceKey("east", "shop", name): row}
+
+
+async def dump(maps: PinnedMaps) -> tuple[Any, Any]:
+    return await service_map(maps).read(), await backend_map(maps).read()
+
+
+async def started(maps: PinnedMaps) -> Room:
+    room = Room()
+    ports = tuple(ServicePortObject(*port, port[2]) for port in PORTS)
+    service = ServiceObject("east", "shop", "web", (V4, V6), ports)
+    room.objects[SERVICES].upsert({KEY: service})
+    room.objects[SLICES].upsert(part("a", IPv4Address("10.1.0.1"), IPv4Address("10.1.0.2")))
+    room.objects[SLICES].upsert(part("b", IPv6Address("fd01::1")))
+    await room.connect(maps)
+    return room
+
+
+def test_entries_are_what_the_tables_say_and_survive_a_restart(maps: PinnedMaps) -> None:
+    async def story() -> None:
+        room = await started(maps)
+        await room.rounds()
+        services, backends = await dump(maps)
+        assert services == room.agent.service_slots.rows
+        assert backends == room.agent.backend.rows
+        assert sorted(row.count for row in services.values()) == [1, 1, 2, 2]
+        again = await started(maps)
+        await again.rounds()
+        assert await dump(maps) == (services, backends)
+
+    asyncio.run(story())
+
+
+def test_replaced_backends_leave_the_map(maps: PinnedMaps) -> None:
+    async def story() -> None:
+        room = await started(maps)
+        await room.rounds()
+        for host in range(20):
+            room.objects[SLICES].upsert(part("a", IPv4Address(0x0A020000 + host)))
+            await room.rounds()
+        services, backends = await dump(maps)
+        assert len(backends) == 4
+        assert services == room.agent.service_slots.rows
+
+    asyncio.run(story())
