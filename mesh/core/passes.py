@@ -225,6 +225,8 @@ class Passes:
         for one in self.all:
             one.advance(None)
         self.gate.open = not self._pending()
+        while self.gate.open and self.gate.waited_for:
+            self.gate.serve(self.turn)
 
     async def run(self) -> None:
         """Passes for ever."""

@@ -1,5 +1,6 @@
 """The room of services as an agent has it: tables in, rows of both maps out."""
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -97,12 +98,19 @@ class Room:
         for _ in range(4):
             self.loop.derive_all()
 
+    async def round(self, one: AppliedRows[Any, Any]) -> None:
+        """One round of a target, with derivations while it waits for its turn."""
+        running = asyncio.ensure_future(one.round())
+        while not running.done():
+            self.settle()
+            await asyncio.sleep(0)
+        await running
+
     async def rounds(self, count: int = 3) -> None:
         """Let both targets catch up, backends first."""
         for _ in range(count):
             for one in self.applied:
-                self.settle()
-                await one.round()
+                await self.round(one)
                 one.full = bool(one.report.errors)
         self.settle()
 

@@ -269,9 +269,8 @@ async def some_rounds(room: Room) -> None:
     for one in (backends, services):
         if one is services and not backends.arrived:
             return
-        room.settle()  # a target looks at tables only when nothing is left to be derived
         try:
-            await one.round()
+            await room.round(one)
             one.full = bool(one.report.errors)
         except OSError:
             one.revision, one.full = -1, True
