@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -160,4 +161,5 @@ def labels_of(path: str, labels: Mapping[str, str] | None) -> Labels:
             raise Wrong(f"{path}.{key}", "not a label key")
         if not _LABEL_VALUE.fullmatch(value):
             raise Wrong(f"{path}.{key}", f"not a label value: {value!r}")
-    return tuple(sorted((labels or {}).items()))
+    # One object of many has the same labels as its neighbours: their texts are kept once.
+    return tuple(sorted((intern(key), intern(value)) for key, value in (labels or {}).items()))
