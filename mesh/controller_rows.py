@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from clustermesh import publish
@@ -10,13 +10,14 @@ from clustermesh.remote import wire
 from clustermesh.remote.importer import Importer
 from gateway import rows as egress
 from mesh.controller_tables import ControllerTables
+from mesh.core.noun import Listing, Row, Rows
 from mesh.rows import block_row, identity_row, node_row, service_row
 
-Row = dict[str, Any]
+__all__ = ["Row", "cluster_rows", "nouns"]
 
 
-def nouns(tables: ControllerTables) -> dict[str, Callable[[], Sequence[Row]]]:
-    """Rows by noun, made when somebody asks."""
+def nouns(tables: ControllerTables) -> Mapping[str, Listing]:
+    """Rows by noun, taken when somebody asks and made when they are sent."""
     peers = tables.peers
     return {
         "node": lambda: _rows(node_row, tables.node, peers.nodes),
@@ -28,12 +29,8 @@ def nouns(tables: ControllerTables) -> dict[str, Callable[[], Sequence[Row]]]:
     }
 
 
-def _rows(shown: Callable[[Any], Row], *tables: Any) -> list[Row]:
-    return [shown(row) for table in tables for _, row in sorted(table.rows.items(), key=_order)]
-
-
-def _order(item: tuple[Any, Any]) -> str:
-    return str(item[0])
+def _rows(shown: Callable[[Any], Row], *tables: Any) -> Sequence[Row]:
+    return Rows.of([row for table in tables for row in table.rows.values()], shown)
 
 
 def cluster_rows(tables: ControllerTables) -> list[Row]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mesh.core.model import Backend, Block, Identity, Node, Service
+from mesh.core.noun import Row
 from mesh.identity.labels import parse_label_text
 
-Row = dict[str, Any]
+__all__ = ["Row", "backend_row", "block_row", "identity_row", "node_row", "service_row"]
 
 
 def node_row(node: Node) -> Row:

@@ -41,12 +41,13 @@ from mesh.core.model import (
     NodeKey,
     Route,
 )
+from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
 from mesh.core.table import Source, Table
 from mesh.identity.selectors import matches
 from mesh.nodes.pools import subnet
 from mesh.objects.manifests import Manifests
-from mesh.observe.tables import Row, Server
+from mesh.observe.tables import Server
 
 #: What a BGPPeer advertises, by the noun of the claim that it comes from.
 CLAIMED = {"podcidr": "podCIDRs", "locator": "srv6Locators"}

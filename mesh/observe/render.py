@@ -11,10 +11,12 @@ from typing import TextIO
 
 import msgspec
 
+from mesh.core.noun import Row
 from mesh.observe.status import Status
-from mesh.observe.tables import Row
 
 FORMATS = ("table", "json", "yaml")
+#: Rows of a long list that are made into text at a time.
+_PIECE = 1000
 
 
 def document(value: object, form: str) -> str:
@@ -24,6 +26,17 @@ def document(value: object, form: str) -> str:
     import yaml  # noqa: PLC0415 (0.1 s that only this format needs)
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def rows(found: Sequence[Row], form: str) -> Iterator[str]:
+    """Rows as one JSON array or one YAML list, in pieces."""
+    if form != "json" or not found:
+        yield document(found, form)
+        return
+    for begin in range(0, len(found), _PIECE):
+        yield ",\n" if begin else "[\n"
+        yield document(found[begin : begin + _PIECE], form)[2:-3]
+    yield "\n]\n"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | None = None) -> None:

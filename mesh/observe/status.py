@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.observe.nouns import NOUNS, merge
-from mesh.observe.tables import Answer, Row
+from mesh.core.noun import Noun, Row
+from mesh.observe.listing import merge
+from mesh.observe.tables import Answer
 
 #: Nouns that ``summarize`` reads; more may be in the answers.
 ASKED = ("node", "peer", "egress", "cluster")
@@ -57,12 +58,12 @@ class Status:
         return not self.findings
 
 
-def summarize(answers: Sequence[Answer], now: float) -> Status:
+def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) -> Status:
     """Merge all answers; ``now`` dates the findings that are made here.
 
     Processes that do not answer come first, because they explain the rest.
     """
-    rows = {noun: merge(NOUNS[noun], answers) for noun in ASKED}
+    rows = {noun: merge(nouns[noun], answers) for noun in ASKED}
     agents = {_host(answer) for answer in answers if _role(answer) == "agent" and not answer.error}
     missing = list(_missing(answers, rows["node"], agents))
     reported = list(_reported(answers))
@@ -76,7 +77,7 @@ def summarize(answers: Sequence[Answer], now: float) -> Status:
     nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
     return Status(
         nodes=nodes,
-        clusters=_clusters(_dated(rows["cluster"], answers, now), rows["node"]),
+        clusters=_clusters(nouns["cluster"], _dated(rows["cluster"], answers, now), rows["node"]),
         peers=rows["peer"],
         egress=rows["egress"],
         findings=[one | {"since": one["since"] or now} for one in found],
@@ -205,11 +206,11 @@ def _dated(clusters: list[Row], answers: Iterable[Answer], now: float) -> list[R
     ]
 
 
-def _clusters(clusters: list[Row], nodes: Iterable[Row]) -> list[Row]:
+def _clusters(noun: Noun, clusters: list[Row], nodes: Iterable[Row]) -> list[Row]:
     """Rows of ``cluster``; one made from its nodes for a cluster that nobody reports."""
     count: dict[str, int] = {}
     for row in nodes:
         count[row["cluster"]] = count.get(row["cluster"], 0) + 1
     missing = sorted(count.keys() - {row["cluster"] for row in clusters})
-    blank: Mapping[str, Any] = dict.fromkeys(NOUNS["cluster"].columns)
+    blank: Mapping[str, Any] = dict.fromkeys(noun.columns)
     return clusters + [{**blank, "cluster": name, "nodes": count[name]} for name in missing]

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.struct_pb2 import Struct
 
+from mesh.core.noun import Row
 from mesh.observe import hubble_pb2 as pb
-from mesh.observe.tables import DEADLINE_S, Process, Row, channel, failure
+from mesh.observe.tables import DEADLINE_S, Process, channel, failure
 
-#: Flows that an agent keeps (``flows.KEPT``, whose module costs the CLI 0.1 s of numpy).
+#: Flows that an agent keeps (``events.KEPT``, whose module costs the CLI 0.1 s of numpy).
 KEPT = 16384
 
 _GET_FLOWS = "/observer.Observer/GetFlows"
