@@ -19,20 +19,20 @@ def merge(noun: Noun, answers: Iterable[Answer]) -> list[Row]:
     answer's. A column that the winner does not have is filled from the others; a null that it has
     is its answer and stands. A row of ``cluster`` says whose view it is.
     """
-    found: dict[str, tuple[bool, Row]] = {}
+    joined: dict[str, tuple[bool, Row]] = {}  # by key; whether the winner is of the own cluster
     for answer in answers:
         for given in answer.rows.get(noun.name, ()):
             row = {"seenBy": answer.cluster, **given}
             name = repr([row.get(column) for column in noun.key])
             own = bool(answer.cluster) and row.get("cluster") == answer.cluster
-            before = found.get(name)
+            before = joined.get(name)
             if before is None:
-                found[name] = own, row
+                joined[name] = own, row
             elif own and not before[0]:
-                found[name] = True, before[1] | row
+                joined[name] = True, before[1] | row
             else:
-                found[name] = before[0], row | before[1]
-    rows = [{column: row.get(column) for column in noun.columns} for _, row in found.values()]
+                joined[name] = before[0], row | before[1]
+    rows = [{column: row.get(column) for column in noun.columns} for _, row in joined.values()]
     return sorted(rows, key=lambda row: _order(row, noun.key))
 
 

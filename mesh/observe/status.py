@@ -1,8 +1,8 @@
 """The health of everything on this machine, from what all processes answered.
 
-``summarize`` is pure. A process reports what is wrong in its own view; what only an outsider can
-see is found here: processes that do not answer, nodes without an agent, sessions that are down.
-Those findings have codes that end in 90 to 99.
+``summarize`` is pure. A process reports its own findings. Findings that only an outsider can make
+are made here: processes that do not answer, nodes without an agent, sessions that are down. Their
+codes end in 90 to 99.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mesh.observe.tables import Answer
 
 #: Nouns that ``summarize`` reads; more may be in the answers.
 ASKED = ("node", "peer", "egress", "cluster")
-#: What it means when a process is away, by role, and the code of the finding.
+#: By role of a process that is away: the code of the finding, and the consequence.
 _AWAY = {
     "agent": (
         "D690",
@@ -35,7 +35,7 @@ _NO_AGENT = "D691"
 _NO_PROCESS = "M199"
 _TABLE_BROKEN = "D692"
 _NO_CONTROLLER = "M191"
-#: What a process reports while it cannot reach etcd.
+#: The finding that a process reports while it cannot reach etcd.
 _STORE_AWAY = "M151"
 _SESSION_DOWN = "B291"
 _NO_GATEWAY = "E390"
@@ -151,8 +151,8 @@ def _reported(answers: Iterable[Answer]) -> Iterator[Row]:
 
 
 def _known(reported: Iterable[Row], area: str) -> Callable[..., bool]:
-    """Whether a process has already reported something of ``area`` that names all of these."""
-    said = [
+    """Whether a process has already reported a finding of ``area`` that names all of these."""
+    sentences = [
         f"{one['object']} {one['field']} {one['text']}"
         for one in reported
         if one["code"].startswith(area)
@@ -160,7 +160,7 @@ def _known(reported: Iterable[Row], area: str) -> Callable[..., bool]:
 
     def known(*names: str) -> bool:
         words = [re.compile(rf"(?<![\w.:-]){re.escape(name)}(?![\w:-]|\.\d)") for name in names]
-        return any(all(word.search(text) for word in words) for text in said)
+        return any(all(word.search(text) for word in words) for text in sentences)
 
     return known
 

@@ -6,7 +6,7 @@ the rows, each message a JSON array of some of them; a stream that ends with an 
 bytes, so no stub has to be generated. An agent registers its Hubble observer on the same server.
 Nothing here writes to a table.
 
-A process calls ``Server``; the CLI and the lab call ``processes`` and ``ask``.
+A process calls ``Server``; the command line and the lab call ``processes`` and ``ask``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _OPTIONS = (
 
 
 class Registered(Protocol):
-    """Something that brings gRPC services of its own (``mesh.observe.hubble.Observer``)."""
+    """A part that has gRPC services of its own (``mesh.observe.hubble.Observer``)."""
 
     def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """The handlers to add to the process socket."""
@@ -189,7 +189,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one process said; ``error`` is empty unless the whole process did not answer.
+    """The answer of one process; ``error`` is empty unless the whole process did not answer.
 
     ``rows`` holds only the nouns that the process serves. ``refused`` holds the nouns that it
     serves but did not list to the end, with the reason; the rows until then are in ``rows``.
@@ -214,18 +214,18 @@ def run_directory() -> Path:
 
 def processes(run: Path) -> list[Process]:
     """Every process that has a socket, or a configuration file and ought to have one."""
-    found = {
+    running = {
         Process(_host(path, run), path.stem, path)
         for pattern in ("*.sock", "*/*.sock")
         for path in run.glob(pattern)
         if path.is_socket()
     }
-    found |= {
+    configured = {
         Process(path.parent.name, path.stem, path.with_suffix(".sock"))
         for path in run.glob("*/*.yaml")
         if path.stem in ROLES
     }
-    return sorted(found)
+    return sorted(running | configured)
 
 
 def _host(path: Path, run: Path) -> str:

@@ -1,6 +1,6 @@
 """Flows as the command line prints them, asked from the observers of all agents at once.
 
-``kept`` gives what the agents hold, ``live`` follows. Filters are evaluated by the agents.
+``kept`` gives the flows that the agents hold, ``live`` follows new ones. The agents filter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FLOWS_PER_S = 1000
 
 
 class FlowsError(Exception):
-    """The question itself is wrong; every agent refuses it."""
+    """The question is wrong: every agent refuses it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,11 +172,11 @@ def test_rows_before_a_failure_are_printed_and_the_process_is_named(
 
 def test_a_column_that_the_noun_does_not_have_is_an_error(run: Run, tmp_path: Path) -> None:
     """A misspelt column would be printed as one that has no value."""
-    rows = [{"cluster": "east", "policy": "erp", "gatway": "east-1"}]
+    rows = [{"cluster": "east", "policy": "erp", "adresses": "east-1"}]
     with served(tmp_path / "agent.sock", {"egress": rows}, {"cluster": "east"}):
         status, out, err = run("egress", "list", "-o", "json")
     assert (status, json.loads(out)[0]["policy"]) == (1, "erp")
-    assert err == "meshgate: agent: columns that egress does not have: gatway\n"
+    assert err == "meshgate: agent: columns that egress does not have: adresses\n"
 
 
 def test_rows_of_one_key_are_joined(run: Run, tmp_path: Path) -> None:
