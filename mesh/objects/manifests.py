@@ -289,7 +289,8 @@ class Manifests:
     def _write_rows(self, difference: Difference) -> Iterator[None]:
         """New rows at once; a row that no file gives any more goes once all files were read."""
         tables = self.objects.tables()
-        for part in _slices(difference.rows):
+        order = list(tables)  # nodes before policies that name them
+        for part in _slices(sorted(difference.rows, key=lambda row: order.index(row[0]))):
             for noun in {noun for noun, _ in part}:
                 rows = {key: difference.rows[of, key] for of, key in part if of == noun}
                 tables[noun].upsert(rows)
