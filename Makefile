@@ -1,16 +1,19 @@
 # `make demo` and `make test` install what they need first; both want root (network namespaces).
 VENV ?= .venv
+NEWEST ?= .venv-newest
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench soak lab clean-lab build install unit
+.PHONY: help demo test check bench soak lab clean-lab build install unit lock test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
 	@echo "make test       all tests (root)         make unit    those without root"
 	@echo "make check      linters, types, imports, formats, warnings"
 	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
+	@echo "make lock       write requirements.lock anew from pyproject.toml"
+	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
 install:
@@ -27,6 +30,15 @@ test: build
 
 unit: install
 	@$(PYTHON) -m pytest -q tests/unit
+
+# Debian's Python, which every machine of ours has: the lock may be what keeps .venv from being made.
+lock:
+	@/usr/bin/python3 -m deploy.lock
+
+test-newest:
+	@VENV=$(NEWEST) deploy/install.sh newest
+	@$(NEWEST)/bin/python -m bpf.build
+	@$(NEWEST)/bin/python tests/run.py tests/unit tests/interop
 
 soak: build
 	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mesh.core.model import IP, BGPPeer, Finding, Network, Node, Route
+from bgp.peer import BGPPeer, Route
+from mesh.core.model import IP, Finding, Network, Node
 
 #: What a BGPPeer may advertise.
 KINDS = ("podCIDRs", "egressIPs", "srv6Locators")

@@ -1,6 +1,9 @@
 #!/bin/sh
 # Everything that the lab, the tests and the checks need on Debian 12: system packages and a virtual
 # environment. May be repeated; when everything is there it takes a fraction of a second.
+#   install.sh             the Python packages of requirements.lock, by their hashes
+#   install.sh newest      the newest Python packages that pyproject.toml allows, each time
+#   install.sh versions    prints the versions of the system packages, and installs nothing
 set -eu
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
@@ -36,19 +39,52 @@ install_packages() {
 	apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing
 }
 
-install_venv() {
+make_venv() {
+	[ -x "$VENV/bin/python" ] && return
+	echo "install: virtual environment $VENV"
+	/usr/bin/python3 -m venv "$VENV"
+}
+
+pip_install() {
+	"$VENV/bin/python" -m pip install -q --disable-pip-version-check "$@"
+}
+
+install_locked() {
 	stamp=$VENV/.installed
-	wanted=$(sha256sum pyproject.toml | cut -d' ' -f1)
+	wanted=$(sha256sum pyproject.toml requirements.lock | sha256sum | cut -d' ' -f1)
 	[ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
-	if [ ! -x "$VENV/bin/python" ]; then
-		echo "install: virtual environment $VENV"
-		/usr/bin/python3 -m venv "$VENV"
-	fi
+	make_venv
 	echo "install: Python packages (about a minute)"
-	"$VENV/bin/python" -m pip install -q --disable-pip-version-check -e '.[dev]'
+	pip_install --require-hashes -r requirements.lock
+	# The lock holds setuptools, so pip must not fetch another one to build the project.
+	pip_install --no-deps --no-build-isolation -e .
 	echo "$wanted" >"$stamp"
 	echo "install: done, the command is $VENV/bin/meshgate"
 }
 
-install_packages
-install_venv
+install_newest() {
+	rm -f "$VENV/.installed" # if someone names the locked environment, it is locked no more
+	make_venv
+	echo "install: the newest Python packages (about a minute)"
+	pip_install --upgrade --upgrade-strategy eager -e '.[dev]'
+}
+
+versions() {
+	dpkg-query -W -f '${Package} ${Version}\n' $PACKAGES
+}
+
+case ${1:-locked} in
+locked)
+	install_packages
+	install_locked
+	;;
+newest)
+	install_packages
+	install_newest
+	;;
+versions) versions ;;
+*)
+	echo "install: unknown word $1; expected newest or versions" >&2
+	exit 2
+	;;
+esac

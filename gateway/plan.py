@@ -15,17 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from mesh.core.model import (
-    IP,
-    EgressPolicy,
-    Finding,
-    Namespace,
-    Network,
-    Node,
-    NodeKey,
-    Pod,
-    PodKey,
-)
+from gateway.policy import EgressPolicy
+from mesh.core.model import IP, Finding, Namespace, Network, Node, NodeKey, Pod, PodKey
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.identity.labels import namespace_of
 from mesh.identity.selectors import matches, matches_pod
@@ -37,9 +28,6 @@ SHARED_ADDRESS = "E304"
 
 #: Sets of policies that no pod has any more and that keep their class and rows.
 RETIRED_CLASSES = 32
-
-FIRST_PORT = 1024
-LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,26 +158,6 @@ def egress_classes(
 def _class_number(names: tuple[str, ...]) -> int:
     digest = hashlib.sha256("/".join(names).encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-# Blocks
-
-
-def block_count(block_size: int) -> int:
-    """How many whole blocks of ports an egress address has."""
-    return (LAST_PORT + 1 - FIRST_PORT) // block_size
-
-
-def block_ports(number: int, block_size: int) -> tuple[int, int]:
-    """First and last port of a block."""
-    first = FIRST_PORT + number * block_size
-    return first, first + block_size - 1
-
-
-def block_of(port: int, block_size: int) -> int | None:
-    """The block of a port; None below 1024, where no block is."""
-    number = (port - FIRST_PORT) // block_size
-    return number if 0 <= number < block_count(block_size) else None
 
 
 # What is wrong

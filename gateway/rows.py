@@ -6,30 +6,15 @@ whole wanted state of one map. Who writes what: the agent encodes, see ``bpf/inc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 
-from gateway.plan import Plan, address_for, block_count, block_ports, exclusions
-from mesh.core.model import (
-    IP,
-    Block,
-    BlockKey,
-    Claim,
-    EgressPolicy,
-    Network,
-    Node,
-    NodeKey,
-    Pod,
-    PodKey,
-)
+from gateway.plan import Plan, address_for, exclusions
+from gateway.policy import EgressPolicy
+from mesh.core.model import IP, Network, Pod, PodKey
 from mesh.identity.addresses import tunnel_endpoint
-
-#: The noun of block claims; their pool is the egress address.
-NOUN = "block"
-#: ``OWN_BLOCKS`` of ``bpf/include/types.h``.
-OWN_BLOCKS = 16
 
 
 class Action(StrEnum):
@@ -55,14 +40,6 @@ class EgressRow:
 
     action: Action
     address: IP | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BlockOwner:
-    """Value of ``mg_block``: the tunnel endpoint that may use the block."""
-
-    node: IPv4Address
-    epoch: int
 
 
 def egress_rows(plan: Plan, classes: Mapping[tuple[str, ...], int]) -> dict[EgressKey, EgressRow]:
@@ -117,49 +94,6 @@ def pod_classes(
         if key in pods and names in classes
         for address in pods[key].addresses
     }
-
-
-def block_rows(claims: Iterable[Claim], cluster: str, block_size: int) -> dict[BlockKey, Block]:
-    """Blocks of a cluster; a claim that is no block of this size is left out."""
-    rows = {}
-    for claim in claims:
-        address = _pool_address(claim.pool) if claim.noun == NOUN else None
-        if address is None or not 0 <= claim.number < block_count(block_size):
-            continue
-        first, last = block_ports(claim.number, block_size)
-        node, _, _ = claim.owner.rpartition("/")
-        row = Block(address, claim.number, first, last, cluster, node, claim.epoch)
-        rows[BlockKey(address, claim.number)] = row
-    return rows
-
-
-def _pool_address(pool: str) -> IP | None:
-    try:
-        return ip_address(pool)
-    except ValueError:
-        return None
-
-
-def block_owners(
-    blocks: Mapping[BlockKey, Block], nodes: Mapping[NodeKey, Node]
-) -> dict[BlockKey, BlockOwner]:
-    """``mg_block``: blocks of the nodes that we know; the others' packets have no owner."""
-    rows = {}
-    for key, block in blocks.items():
-        node = nodes.get(NodeKey(block.cluster, block.node))
-        endpoint = tunnel_endpoint(node) if node else None
-        if endpoint:
-            rows[key] = BlockOwner(endpoint, block.epoch)
-    return rows
-
-
-def own_blocks(blocks: Mapping[BlockKey, Block], node: str) -> dict[IP, tuple[int, ...]]:
-    """``mg_own_block``: the block numbers of one node by egress address, at most OWN_BLOCKS."""
-    rows: dict[IP, tuple[int, ...]] = {}
-    for key in sorted(blocks, key=lambda key: (key.address.version, key.address, key.number)):
-        if blocks[key].node == node:
-            rows[key.address] = (*rows.get(key.address, ()), key.number)[:OWN_BLOCKS]
-    return rows
 
 
 def listed(plan: Plan, cluster: str) -> list[dict[str, object]]:

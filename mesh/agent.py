@@ -41,6 +41,7 @@ from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
 from mesh.datapath.sweep import forget, sweep
 from mesh.identity.addresses import VALUE
 from mesh.kernel import Kernel, set_sysctl
+from mesh.objects.kinds import KINDS
 from mesh.objects.manifests import Manifests
 from mesh.observe.events import Flows, Names
 from mesh.observe.hubble import Observer
@@ -71,7 +72,9 @@ class Agent:
         self.kernel = kernel
         self.loop = Loop()
         self.datapath = Datapath(config.bpffs)
-        self.manifests = Manifests(config.manifests, config.cluster.name, config.state_dir)
+        self.manifests = Manifests(
+            config.manifests, config.cluster.name, config.state_dir, kinds=KINDS
+        )
         etcd = config.etcd
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.known = KnownPeers(config.state_dir / "peers.json")

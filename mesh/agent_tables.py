@@ -17,15 +17,16 @@ from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import Peers
 from clustermesh.store.follow import Batch
 from clustermesh.store.own import PODS_SYNCED, Subtree, pod_key, pod_value, pods_synced_key
+from gateway import blocks
 from gateway import rows as egress
+from gateway.blocks import Block, BlockKey
 from gateway.plan import Plan, egress_classes, plan
+from gateway.policy import POLICIES
 from mesh import allocation
 from mesh.config import AgentConfig
 from mesh.core.address import ADDRESS, packed
 from mesh.core.model import (
     IP,
-    Block,
-    BlockKey,
     Finding,
     Network,
     Node,
@@ -42,6 +43,7 @@ from mesh.core.table import ColumnChanges, ColumnTable, Source, Table
 from mesh.identity.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
 from mesh.identity.labels import identity_labels, identity_rows, namespace_of, numbers_by_labels
 from mesh.nodes import rows as node_rows
+from mesh.objects.kubernetes import NAMESPACES, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.pods.links import Device, PodLink, assign, pod_links
 from mesh.pods.rows import LocalPod
@@ -52,6 +54,7 @@ from mesh.services.backends import (
     own_services,
     translations,
 )
+from mesh.services.kinds import SERVICES, SLICES
 from mesh.services.slots import Allocation, Slice, allocate
 
 BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
@@ -146,7 +149,7 @@ class AgentTables:
 
     def namespace_names(self) -> list[tuple[str, str]]:
         """Cluster and name of our namespaces."""
-        return [(self.config.cluster.name, name) for name in self.objects.namespaces.rows]
+        return [(self.config.cluster.name, name) for name in self.objects[NAMESPACES].rows]
 
     def tunnel_endpoints(self) -> list[IPv4Address]:
         """Outer addresses of all other nodes."""
@@ -167,7 +170,7 @@ class AgentTables:
         yield from self.plan.findings
         yield from self._service_findings
         yield from self._node_findings()
-        for key, pod in self.objects.pods.rows.items():
+        for key, pod in self.objects[PODS].rows.items():
             if (
                 pod.node == self.own.name
                 and self.local_pod.synced
@@ -178,8 +181,8 @@ class AgentTables:
                 yield Finding("D604", place, "status.podIPs", text)
 
     def _node_findings(self) -> Iterable[Finding]:
-        place, me = f"Node/{self.own.name}", self.objects.nodes.rows.get(self.own)
-        if me is None and self.objects.nodes.synced:
+        place, me = f"Node/{self.own.name}", self.objects[NODES].rows.get(self.own)
+        if me is None and self.objects[NODES].synced:
             text = "this node has no Node object: new pods get no addresses, others cannot reach it"
             yield Finding("D603", place, "metadata.name", text)
         if me and tunnel_endpoint(me) != self.facts.endpoint:
@@ -191,27 +194,27 @@ class AgentTables:
         """Derivations, each below its inputs."""
         objects, claims, peers = self.objects, self.subtree.claims, self.peers
         known: list[Source] = [
-            objects.nodes, objects.egress, objects.services, claims, self.subtree.config,
+            objects[NODES], objects[POLICIES], objects[SERVICES], claims, self.subtree.config,
         ]  # fmt: skip
         covered: list[Source] = [
-            objects.egress, objects.pods, objects.namespaces, objects.nodes,
+            objects[POLICIES], objects[PODS], objects[NAMESPACES], objects[NODES],
         ]  # fmt: skip
-        wired: list[Source] = [self.local_pod, objects.namespaces, claims, self.planned]
+        wired: list[Source] = [self.local_pod, objects[NAMESPACES], claims, self.planned]
         served: list[Source] = [
-            objects.services, objects.slices, objects.pods, self.subtree.pods, peers.complete,
+            objects[SERVICES], objects[SLICES], objects[PODS], self.subtree.pods, peers.complete,
         ]  # fmt: skip
         loop.derive([claims], self._identities)
         loop.derive([], self._labels, [peers.identities])
         loop.derive(known, self._nodes, [peers.nodes])
         loop.derive([self.node, self.next_hops], self._endpoints, [peers.complete])
-        loop.derive([objects.pods, self.node], self._assign)
+        loop.derive([objects[PODS], self.node], self._assign)
         loop.derive([self.local_pod, self.namespaces], self._pod_links)
-        loop.derive([self.local_pod, objects.namespaces], self._entries, [self.devices])
+        loop.derive([self.local_pod, objects[NAMESPACES]], self._entries, [self.devices])
         loop.derive(covered, self._plan)
         loop.derive([self.planned], self._egress)
         loop.derive([self.planned], self._covered)
         loop.derive(wired, self._pods, [self.devices])
-        loop.derive([claims, self.subtree.resting, objects.nodes], self._blocks)
+        loop.derive([claims, self.subtree.resting, objects[NODES]], self._blocks)
         loop.derive([self.node, self.planned], self._discard)
         loop.derive(served, self.derive_services, [peers.services])
         loop.derive([peers.complete, self.subtree.pods, self.node], self.address.mark_synced)
@@ -241,13 +244,16 @@ class AgentTables:
         claims = list(self.subtree.claims.rows.values())
         cidrs = allocation.pod_cidrs(claims, stored.pod_cidrs)
         locators = allocation.locators(claims, stored.locators)
-        own = self.objects.nodes.rows
+        own = self.objects[NODES].rows
         rows = node_rows.merged(own, cidrs, locators, self.peers.nodes.rows)
         self.node.replace(rows)
         endpoints = {key.name: tunnel_endpoint(node) for key, node in own.items()}
         self._own_pods.endpoints({name: a for name, a in endpoints.items() if a})
         self._node_addresses.nodes(rows, self.cluster_ids)
-        policies, services = self.objects.egress.rows.values(), self.objects.services.rows.values()
+        policies, services = (
+            self.objects[POLICIES].rows.values(),
+            self.objects[SERVICES].rows.values(),
+        )
         self.peers.update_own(allocation.own_facts(stored, own.values(), policies, services))
 
     def _endpoints(self) -> None:
@@ -262,7 +268,7 @@ class AgentTables:
 
     def _assign(self) -> None:
         me = self.node.rows.get(self.own)
-        mine = {k: pod for k, pod in self.objects.pods.rows.items() if pod.node == self.own.name}
+        mine = {k: pod for k, pod in self.objects[PODS].rows.items() if pod.node == self.own.name}
         self.held = assign(mine, me.pod_cidrs if me else (), self.held)
         self.local_pod.replace({k: _with_addresses(mine[k], a) for k, a in self.held.items()})
 
@@ -289,15 +295,15 @@ class AgentTables:
         return changed or any(key in said for key in batch.deletes)
 
     def _labels_of(self, pod: Pod) -> str:
-        return identity_labels(pod, namespace_of(pod, self.objects.namespaces.rows))
+        return identity_labels(pod, namespace_of(pod, self.objects[NAMESPACES].rows))
 
     def _plan(self) -> None:
         objects = self.objects
         self.plan = plan(
-            objects.egress.rows.values(),
-            objects.pods.rows.values(),
-            objects.namespaces.rows,
-            objects.nodes.rows,
+            objects[POLICIES].rows.values(),
+            objects[PODS].rows.values(),
+            objects[NAMESPACES].rows,
+            objects[NODES].rows,
         )
         self.classes = egress_classes(self.plan.covered.values(), self.classes)
         self.planned.revision += 1
@@ -333,7 +339,7 @@ class AgentTables:
         """
         pods = {
             key: _with_addresses(pod, self.held[key])
-            for key, pod in self.objects.pods.rows.items()
+            for key, pod in self.objects[PODS].rows.items()
             if key in self.held
         }
         classes = egress.pod_classes(self.plan, self.classes, pods)
@@ -349,9 +355,9 @@ class AgentTables:
     def _blocks(self) -> None:
         """A block that rests serves the connections that are left, and takes no new ones."""
         size, cluster = self.config.egress.block_size, self.config.cluster.name
-        rows = egress.block_rows(self.subtree.claims.rows.values(), cluster, size)
-        resting = egress.block_rows(self.subtree.resting.rows.values(), cluster, size)
-        owners = egress.block_owners(resting | rows, self.objects.nodes.rows)
+        rows = blocks.block_rows(self.subtree.claims.rows.values(), cluster, size)
+        resting = blocks.block_rows(self.subtree.resting.rows.values(), cluster, size)
+        owners = blocks.block_owners(resting | rows, self.objects[NODES].rows)
         self.block_row.replace(rows)
         keys = np.zeros(len(owners), BLOCK_KEY)
         values = np.zeros(len(owners), BLOCK_VALUE)
@@ -359,17 +365,17 @@ class AgentTables:
             keys[at] = (packed(key.address), key.number)
             values[at] = (int(owner.node), owner.epoch & 0xFFFFFFFF)
         self.block.replace(keys, values)
-        self.own_block.replace(egress.own_blocks(rows, self.own.name))
+        self.own_block.replace(blocks.own_blocks(rows, self.own.name))
 
     def derive_services(self) -> None:
         """Services with the backends of all clusters, and where those stand in the maps."""
         objects, entries = self.objects, self.subtree.pods.rows
         known = {
             key: _with_addresses(pod, entry.addresses)
-            for key, pod in objects.pods.rows.items()
+            for key, pod in objects[PODS].rows.items()
             if (entry := entries.get(PodRef(pod.node, key.namespace, key.name)))
         }
-        own = own_services(objects.services.rows, known, objects.slices.rows)
+        own = own_services(objects[SERVICES].rows, known, objects[SLICES].rows)
         services = merged(own, self.peers.services.rows.values())
         wanted, findings = translations(services)
         self.allocation, refused = allocate(

@@ -19,26 +19,18 @@ from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.claims import owner_key
 from clustermesh.store.own import StoredConfig
-from gateway import rows as gateway_rows
-from gateway.plan import Plan, block_count
+from gateway.blocks import NOUN as BLOCK
+from gateway.blocks import block_count
+from gateway.plan import Plan
+from gateway.policy import EgressPolicy
 from mesh.config import ControllerConfig, Pool, Pools
-from mesh.core.model import (
-    Claim,
-    EgressPolicy,
-    Finding,
-    Namespace,
-    Network,
-    Node,
-    Pod,
-    PodKey,
-    ServiceObject,
-)
+from mesh.core.model import Claim, Finding, Namespace, Network, Node, Pod, PodKey
 from mesh.identity import labels as identity
 from mesh.nodes.pools import pool_name, pool_size, subnet
+from mesh.services.kinds import ServiceObject
 
 POD_CIDR = "podcidr"
 LOCATOR = "locator"
-BLOCK = gateway_rows.NOUN
 #: Nouns whose claims are given back when nobody wants them any more.
 RELEASED = frozenset({BLOCK})
 

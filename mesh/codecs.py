@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
-from gateway.rows import OWN_BLOCKS, Action, EgressKey, EgressRow
+from gateway.blocks import OWN_BLOCKS
+from gateway.rows import Action, EgressKey, EgressRow
 from mesh.core.address import MAPPED_BITS, packed, prefix_bits, unpacked
 from mesh.core.model import IP, Network
 from mesh.nodes.rows import Endpoint, PodCIDR

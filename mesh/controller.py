@@ -21,6 +21,7 @@ from mesh.controller_tables import ControllerTables
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
 from mesh.leading import Leading
+from mesh.objects.kinds import KINDS
 from mesh.objects.manifests import Manifests
 from mesh.observe.tables import Server
 from mesh.process import Since
@@ -35,7 +36,7 @@ class Controller:
         self.config = config
         etcd, cluster = config.etcd, config.cluster.name
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.manifests = Manifests(config.manifests, cluster, config.state_dir)
+        self.manifests = Manifests(config.manifests, cluster, config.state_dir, kinds=KINDS)
         self.tables = ControllerTables(config, self.manifests.objects)
         self.leading = Leading(config, self.client, self.tables)
         subtree = self.tables.subtree

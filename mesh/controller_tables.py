@@ -18,30 +18,23 @@ from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import Peers
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import Subtree
-from gateway import rows as egress
+from gateway import blocks
+from gateway.blocks import Block, BlockKey
 from gateway.plan import Plan, plan
+from gateway.policy import POLICIES
 from mesh import allocation
 from mesh.allocation import Published, Want
 from mesh.config import ControllerConfig
-from mesh.core.model import (
-    Block,
-    BlockKey,
-    Finding,
-    Identity,
-    Node,
-    NodeKey,
-    PodEntry,
-    PodRef,
-    Service,
-    ServiceKey,
-)
+from mesh.core.model import Finding, Identity, Node, NodeKey, PodEntry, PodRef, Service, ServiceKey
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.identity.labels import identity_rows, numbers_by_labels
 from mesh.nodes import rows as node_rows
+from mesh.objects.kubernetes import NAMESPACES, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services.backends import own_services
+from mesh.services.kinds import SERVICES, SLICES
 
 
 class ControllerTables:
@@ -77,23 +70,23 @@ class ControllerTables:
         """Derivations, each below its inputs."""
         objects, claims, foreign = self.objects, self.subtree.claims, self.foreign
         covered: list[Source] = [
-            objects.egress, objects.pods, objects.namespaces, objects.nodes,
+            objects[POLICIES], objects[PODS], objects[NAMESPACES], objects[NODES],
         ]  # fmt: skip
         loop.derive(covered, self._plan)
         needed: list[Source] = [
             self.planned,
-            objects.pods,
-            objects.namespaces,
-            objects.nodes,
+            objects[PODS],
+            objects[NAMESPACES],
+            objects[NODES],
             foreign,
         ]
         loop.derive(needed, self._wanted)
         loop.derive([foreign], self._pools)
         loop.derive([claims], self._identities)
-        loop.derive([objects.nodes, claims, foreign], self._nodes, [self.created])
-        loop.derive([self.node, self.planned, objects.services], self._own_facts)
+        loop.derive([objects[NODES], claims, foreign], self._nodes, [self.created])
+        loop.derive([self.node, self.planned, objects[SERVICES]], self._own_facts)
         loop.derive([claims], self._blocks)
-        pods: list[Source] = [objects.services, objects.slices, objects.pods, self.subtree.pods]
+        pods: list[Source] = [objects[SERVICES], objects[SLICES], objects[PODS], self.subtree.pods]
         loop.derive(pods, self._services)
         addresses: list[Source] = [self.subtree.pods, self.node, self.identity]
         loop.derive(addresses, self.published[wire.ADDRESSES].mark_synced)
@@ -143,19 +136,19 @@ class ControllerTables:
     def _plan(self) -> None:
         objects = self.objects
         self.plan = plan(
-            objects.egress.rows.values(),
-            objects.pods.rows.values(),
-            objects.namespaces.rows,
-            objects.nodes.rows,
+            objects[POLICIES].rows.values(),
+            objects[PODS].rows.values(),
+            objects[NAMESPACES].rows,
+            objects[NODES].rows,
         )
         self.planned.revision += 1
         self.planned.mark_synced()
 
     def _wanted(self) -> None:
         objects, config = self.objects, self.config
-        wants = allocation.identities(objects.pods.rows.values(), objects.namespaces.rows)
-        wants |= allocation.subnets(objects.nodes.rows.values(), config.pools)
-        wants |= allocation.blocks(self.plan, objects.pods.rows, config.egress.blocks_per_node)
+        wants = allocation.identities(objects[PODS].rows.values(), objects[NAMESPACES].rows)
+        wants |= allocation.subnets(objects[NODES].rows.values(), config.pools)
+        wants |= allocation.blocks(self.plan, objects[PODS].rows, config.egress.blocks_per_node)
         self.wanted.replace(dict.fromkeys(wants, True))
 
     def _pools(self) -> None:
@@ -173,7 +166,7 @@ class ControllerTables:
         claims, pools = list(self.subtree.claims.rows.values()), self._stored
         cidrs = allocation.pod_cidrs(claims, pools.pod_cidrs)
         locators = allocation.locators(claims, pools.locators)
-        own = self.objects.nodes.rows
+        own = self.objects[NODES].rows
         rows = node_rows.merged(own, cidrs, locators, {})
         self.node.replace(rows)
         foreign = self.foreign.rows.values()
@@ -186,21 +179,21 @@ class ControllerTables:
         objects, entries = self.objects, self.subtree.pods.rows
         pods = {
             key: replace(pod, addresses=entry.addresses)
-            for key, pod in objects.pods.rows.items()
+            for key, pod in objects[PODS].rows.items()
             if (entry := entries.get(PodRef(pod.node, key.namespace, key.name)))
         }
-        rows = own_services(objects.services.rows, pods, objects.slices.rows)
+        rows = own_services(objects[SERVICES].rows, pods, objects[SLICES].rows)
         self.service.replace(rows)
         self.published[wire.SERVICES].replace(publish.services(rows.values(), self.cluster_id))
 
     def _own_facts(self) -> None:
-        policies, services = self.plan.policies.values(), self.objects.services.rows.values()
+        policies, services = self.plan.policies.values(), self.objects[SERVICES].rows.values()
         nodes = self.node.rows.values()
         self.peers.update_own(allocation.own_facts(self._stored, nodes, policies, services))
 
     def _blocks(self) -> None:
         claims, size = self.subtree.claims.rows.values(), self.config.egress.block_size
-        self.block.replace(egress.block_rows(claims, self.cluster, size))
+        self.block.replace(blocks.block_rows(claims, self.cluster, size))
 
     @property
     def complete(self) -> bool:

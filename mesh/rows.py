@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mesh.core.model import Backend, Block, Identity, Node, Service
+from gateway.blocks import Block
+from mesh.core.model import Backend, Identity, Node, Service
 from mesh.core.noun import Row
 from mesh.identity.labels import parse_label_text
 

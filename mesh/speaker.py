@@ -23,29 +23,22 @@ from bgp.desired import Peering, RouteKey
 from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
+from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.etcd.client import Client, Endpoint
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch, Follow
 from gateway import plan as egress
+from gateway.policy import POLICIES, EgressPolicy
 from mesh import process
 from mesh.config import SpeakerConfig, load_speaker
-from mesh.core.model import (
-    IP,
-    BGPPeer,
-    Claim,
-    ClaimKey,
-    EgressPolicy,
-    Finding,
-    Network,
-    Node,
-    NodeKey,
-    Route,
-)
+from mesh.core.model import IP, Claim, ClaimKey, Finding, Network, Node, NodeKey
 from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
 from mesh.core.table import Source, Table
 from mesh.identity.selectors import matches
 from mesh.nodes.pools import subnet
+from mesh.objects.kinds import KINDS
+from mesh.objects.kubernetes import NODES
 from mesh.objects.manifests import Manifests
 from mesh.observe.tables import Server
 
@@ -109,7 +102,9 @@ class Speaker:
     def __init__(self, config: SpeakerConfig) -> None:
         self.config = config
         self.node = NodeKey(config.cluster.name, config.node)
-        self.manifests = Manifests(config.manifests, config.cluster.name, config.run_dir)
+        self.manifests = Manifests(
+            config.manifests, config.cluster.name, config.run_dir, kinds=KINDS
+        )
         self.objects = self.manifests.objects
         self.claims: Table[ClaimKey, Claim] = Table("claim")
         self.peerings: Table[IP, Peering] = Table("peering")
@@ -130,8 +125,8 @@ class Speaker:
 
     def _derivations(self) -> None:
         objects = self.objects
-        self.loop.derive([], self.derive_peerings, [objects.nodes, objects.peers])
-        known: list[Source] = [objects.nodes, objects.egress, self.claims, self.peerings]
+        self.loop.derive([], self.derive_peerings, [objects[NODES], objects[PEERS]])
+        known: list[Source] = [objects[NODES], objects[POLICIES], self.claims, self.peerings]
         self.loop.derive([], self.derive_routes, known)
         self.session.lost = self._lost
         self.routes.listen(self._owing.set)
@@ -159,7 +154,7 @@ class Speaker:
 
     def derive_peerings(self) -> None:
         """Sessions of this node, from the BGPPeers that select it."""
-        nodes, peers = self.objects.nodes, self.objects.peers
+        nodes, peers = self.objects[NODES], self.objects[PEERS]
         findings = self._findings["peering"] = unmatched(peers.rows.values(), nodes.rows.values())
         node = nodes.rows.get(self.node)
         if node is None:
@@ -177,14 +172,16 @@ class Speaker:
     def derive_routes(self) -> None:
         """Routes of this node on each of its sessions."""
         objects, claims = self.objects, self.claims
-        node = objects.nodes.rows.get(self.node)
+        node = objects[NODES].rows.get(self.node)
         if node is None:
             return
-        decided = objects.nodes.synced and objects.egress.synced  # else the gateway may be another
-        policies = objects.egress.rows.values() if decided else ()
-        own, wrong = own_prefixes(node, claims.rows.values(), policies, objects.nodes.rows)
+        decided = (
+            objects[NODES].synced and objects[POLICIES].synced
+        )  # else the gateway may be another
+        policies = objects[POLICIES].rows.values() if decided else ()
+        own, wrong = own_prefixes(node, claims.rows.values(), policies, objects[NODES].rows)
         rows, findings = desired.routes(node, self.peerings.rows.values(), own)
-        sources = (objects.nodes, objects.egress, claims, self.peerings)
+        sources = (objects[NODES], objects[POLICIES], claims, self.peerings)
         synced = all(source.synced for source in sources)
         self._findings["route"] = wrong + (findings if synced else [])
         self.routes.write(rows, complete=synced)
@@ -253,7 +250,7 @@ class Speaker:
         yield from self.objects.findings.rows.values()
         for findings in self._findings.values():
             yield from findings
-        if self.objects.nodes.synced and self.node not in self.objects.nodes.rows:
+        if self.objects[NODES].synced and self.node not in self.objects[NODES].rows:
             text = "this node has no Node object: announcements stay as they are"
             yield Finding("B205", f"node/{self.node.name}", "", text)
         for key, text in self._unreadable.items():

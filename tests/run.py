@@ -2,12 +2,16 @@
 
 ``tests/expected-skips.txt`` lists what may be skipped, one a line: ``<test id> <reason>``, with
 ``#`` for comments. A skip hides a test, so each needs its line.
+
+The log begins with the versions of the system packages and of the Python packages, so that two
+logs with different results can be compared.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,8 @@ import pytest
 WAITING = ("interop", "lab")
 
 EXPECTED = Path(__file__).with_name("expected-skips.txt")
+#: Names the system packages, for itself and for the log.
+INSTALL = Path(__file__).parent.parent / "deploy" / "install.sh"
 
 
 class Skips:
@@ -58,7 +64,7 @@ def run_level(level: str) -> int:
 def start(level: str) -> subprocess.Popen[str]:
     """One level in a process of its own, with its own conftest."""
     return subprocess.Popen(
-        [sys.executable, __file__, level],
+        [sys.executable, __file__, "--level", level],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -74,11 +80,20 @@ def finish(level: str, running: subprocess.Popen[str]) -> bool:
     return running.wait() == 0
 
 
+def versions() -> str:
+    """The versions that the tests run with: system packages, then Python packages."""
+    asked = subprocess.run([INSTALL, "versions"], text=True, stdout=subprocess.PIPE, check=True)
+    python = sorted((one.name.lower(), one.version) for one in metadata.distributions())
+    packages = "".join(f"{name} {version}\n" for name, version in python)
+    return f"── Debian\n{asked.stdout}── Python {sys.version.split()[0]}\n{packages}"
+
+
 def main() -> int:
     """0 when every level passed. Levels that mostly wait run beside each other, at the end."""
-    if len(sys.argv) == 2:
-        return run_level(sys.argv[1])
+    if sys.argv[1:2] == ["--level"]:
+        return run_level(sys.argv[2])
     levels = sys.argv[1:]
+    sys.stdout.write(versions())
     failed = [
         one for one in levels if Path(one).name not in WAITING and not finish(one, start(one))
     ]

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bgp.desired import Peering, RouteKey
+from bgp.peer import Route
 from mesh.core.files import replace_file
-from mesh.core.model import IP, Route
+from mesh.core.model import IP
 
 VERSION = 1
 

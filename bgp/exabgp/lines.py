@@ -14,7 +14,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from bgp.desired import RouteKey
-from mesh.core.model import IP, Route
+from bgp.peer import Route
+from mesh.core.model import IP
 
 #: Address families of a session, as ExaBGP spells them.
 FAMILIES = ("ipv4 unicast", "ipv6 unicast")

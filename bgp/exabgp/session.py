@@ -39,8 +39,9 @@ from bgp.exabgp.lines import (
     end_of_rib,
     withdraw,
 )
+from bgp.peer import Route
 from bgp.reasons import SILENT_S, reason, silent
-from mesh.core.model import IP, Route
+from mesh.core.model import IP
 
 log = logging.getLogger(__name__)
 

@@ -148,68 +148,6 @@ class Service:
     backends: tuple[Backend, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ServicePortObject:
-    """``target`` is a number, or the name of a container port."""
-
-    name: str
-    protocol: str  # TCP or UDP
-    port: int
-    target: int | str
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceObject:
-    """A Service manifest; key in tables: ``ServiceKey``. No address: a headless service.
-
-    ``selector`` is None when the manifest has none: then EndpointSlices name the backends.
-    """
-
-    cluster: str
-    namespace: str
-    name: str
-    addresses: tuple[IP, ...]
-    ports: tuple[ServicePortObject, ...]
-    selector: Labels | None = None
-    is_global: bool = False
-    is_shared: bool = True
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class EndpointSliceKey:
-    cluster: str
-    namespace: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointSlice:
-    """Every ready address listens on every port; ``service`` is its kubernetes.io/service-name."""
-
-    cluster: str
-    namespace: str
-    name: str
-    service: str
-    addresses: tuple[IP, ...]
-    ports: tuple[ServicePort, ...]
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EgressPolicy:
-    """One EgressPolicy or CiliumEgressGatewayPolicy, parsed; ``origin`` is its manifest path."""
-
-    name: str
-    selectors: tuple[PodSelector, ...]
-    destinations: tuple[Network, ...]
-    excluded: tuple[Network, ...]
-    addresses: tuple[IP, ...]
-    gateways: Selector
-    origin: str = ""
-    created: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """One matchExpressions entry; ``matchLabels`` become ``In`` with one value."""
@@ -233,50 +171,6 @@ class PodSelector:
     namespaces: Selector | None
     pods: Selector | None
     nodes: Selector | None = None  # only pods on these nodes
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class BlockKey:
-    """Port block ``number`` of ``address``; first port is 1024 + number * block size."""
-
-    address: IP
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Who may translate into the block; ``epoch`` is the etcd revision of the assignment."""
-
-    address: IP
-    number: int
-    first: int
-    last: int
-    cluster: str
-    node: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class BGPPeer:
-    """One BGPPeer object, parsed."""
-
-    name: str
-    nodes: Selector
-    address: IP
-    asn: int
-    local_asn: int
-    advertise: tuple[str, ...]  # podCIDRs, egressIPs, srv6Locators
-    hold_s: int = 90
-    graceful_restart_s: int = 120
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Route:
-    """One BGP route to announce."""
-
-    prefix: Network
-    next_hop: IP
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -25,7 +25,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.table import ColumnTable, Source, Table
+from mesh.core.groups import Followed, Grouped, Input
+from mesh.core.table import Changes, ColumnTable, Source, Table
 
 log = logging.getLogger(__name__)
 
@@ -340,6 +341,26 @@ class Loop:
             source.listen(self._changed.set)
         self._derivations.append(((*inputs, *also), ready, []))
         self._changed.set()
+
+    def group(
+        self,
+        out: Table[K, V],
+        make: Callable[..., Mapping[K, V]],
+        *inputs: Input,
+        whole: Sequence[Source] = (),
+        also: Sequence[Source] = (),
+    ) -> None:
+        """Keep ``out`` equal to ``make`` of every group (``mesh/core/groups.py``).
+
+        Inputs in ``also`` need not be synced; until they are, ``out`` is not synced either.
+        """
+        grouped = Grouped(out, make, *inputs, whole=whole, also=also)
+        known = [one for one in (*grouped.sources, *grouped.whole) if one not in grouped.also]
+        self.derive(known, grouped.run, grouped.also)
+
+    def follow(self, table: Table[K, V], take: Callable[[Changes[K, V]], None]) -> None:
+        """Give ``take`` what has changed in a table, once the table is synced."""
+        self.derive([table], Followed(table, take).run)
 
     def apply(
         self, table: Table[K, V], target: Target[K, V], after: Sequence[Applied] = ()

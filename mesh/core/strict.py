@@ -63,13 +63,37 @@ class Wrong(ValueError):
         self.text = text
 
 
+class Unreadable(Wrong):
+    """The text is no YAML, or no JSON; ``line`` and ``column`` count from 1, and 0 is unknown.
+
+    ``said`` is the parser's own sentence. It stands at the end of ``text`` for the reader, and
+    other versions of the parser say it in other words.
+    """
+
+    def __init__(self, language: str, line: int, column: int, said: str) -> None:
+        super().__init__(f"line {line}" if line else "", f"not {language}: {said}")
+        self.line = line
+        self.column = column
+
+
+class Misfit(Wrong):
+    """``value``, which stands at ``path``, has the wrong type, or is out of its bounds.
+
+    ``text`` is msgspec's sentence, and other versions of msgspec say it in other words. Only the
+    sentences about addresses, networks and paths are ours.
+    """
+
+    def __init__(self, path: str, text: str, value: Value) -> None:
+        super().__init__(path, text)
+        self.value = value
+
+
 def parse_yaml(text: str) -> list[Value]:
     """The documents of a YAML text; empty ones are left out. Raises ``Wrong``."""
     try:
         return [document for document in _Builder(text).documents() if document is not None]
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise Wrong(_line(mark), _problem(error)) from error
+        raise _no_yaml(error) from error
 
 
 def parse_json(text: str) -> list[Value]:
@@ -80,7 +104,7 @@ def parse_json(text: str) -> list[Value]:
     except Wrong:
         raise
     except json.JSONDecodeError as error:
-        raise Wrong(f"line {error.lineno}", error.msg) from error
+        raise Unreadable("JSON", error.lineno, error.colno, error.msg) from error
     except RecursionError as error:
         raise Wrong("", "nested too deeply") from error
     except UnicodeEncodeError as error:
@@ -110,12 +134,15 @@ def _unique(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
 # YAML
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    return getattr(error, "problem", None) or str(error).partition("\n")[0]
+def _no_yaml(error: yaml.YAMLError) -> Unreadable:
+    said = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    mark = getattr(error, "problem_mark", None)  # a character that YAML forbids has none
+    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+    return Unreadable("YAML", line, column, said)
 
 
 def _line(mark: Event) -> str:
-    return f"line {mark.line + 1}" if mark else ""
+    return f"line {mark.line + 1}"
 
 
 def _integer(text: str) -> int:
@@ -292,10 +319,10 @@ def _wrong(message: str, root: object) -> Wrong:
     text = text.replace("`", "")
     text = text[:1].lower() + text[1:]
     if key:
-        return Wrong(path, f"a key: {text}")
+        return Misfit(path, f"a key: {text}", value)
     if "got " not in text and "value '" not in text:
         text += f", got {_short(value)}"
-    return Wrong(path, text)
+    return Misfit(path, text, value)
 
 
 def _walk(at: str, root: object) -> tuple[str, Value]:

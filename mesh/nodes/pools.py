@@ -8,9 +8,16 @@ call it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network, ip_network
 
-from mesh.core.model import Network
+from mesh.core.model import Claim, Network
+
+#: Noun of the claims of pod CIDRs.
+NOUN = "podcidr"
+#: Word of ``BGPPeer.spec.advertise``.
+ADVERTISED = "podCIDRs"
 
 
 def pool_name(cidr: Network, node_prefix: int) -> str:
@@ -48,3 +55,35 @@ def _parsed(pool: str) -> tuple[Network, int]:
     if isinstance(cidr, IPv4Network) or known == pool:
         return cidr, int(node_prefix)
     raise ValueError(f"{pool!r} is no pool: its base is written {cidr.network_address}")
+
+
+def whole(pool: str) -> Network:
+    """All of a pool."""
+    base, length, _ = pool.split("_")
+    return ip_network(f"{base}/{length}")
+
+
+def readable(pools: Iterable[str]) -> list[str]:
+    """Names that are a pool's: the key they come from may have been damaged."""
+    names = []
+    for name in pools:
+        with suppress(ValueError):
+            subnet(name, 0)
+            names.append(name)
+    return names
+
+
+def claimed(claims: Iterable[Claim], pools: Sequence[str]) -> list[tuple[Network, Claim]]:
+    """Prefixes of the claims, in the order of the pools; numbers outside of a pool are left out."""
+    order = {pool: (at, pool_size(pool)) for at, pool in enumerate(readable(pools))}
+    inside = [c for c in claims if c.pool in order and c.number < order[c.pool][1]]
+    inside.sort(key=lambda claim: (order[claim.pool], claim.number))
+    return [(subnet(claim.pool, claim.number), claim) for claim in inside]
+
+
+def pod_cidrs(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, tuple[Network, ...]]:
+    """Pod CIDRs by node, in the order of the pools."""
+    rows: dict[str, tuple[Network, ...]] = {}
+    for network, claim in claimed(claims, pools):
+        rows[claim.owner] = (*rows.get(claim.owner, ()), network)
+    return rows

@@ -41,6 +41,7 @@ from mesh.objects.reading import (
     read,
     read_documents,
 )
+from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 
 __all__ = ["DUPLICATE", "UNKNOWN_KIND", "Manifests", "Objects"]
@@ -87,10 +88,13 @@ class Manifests:
         cluster: str,
         state: Path | None = None,
         interval_s: float = INTERVAL_S,
+        *,
+        kinds: Kinds,
     ) -> None:
         self.directory = directory
         self.cluster = cluster
-        self.objects = Objects()
+        self.kinds = kinds
+        self.objects = Objects(kinds.nouns)
         self.interval_s = interval_s
         self._store = LastGoodStore(state / "manifests" if state else None)
         self._files: dict[str, _File] = {}
@@ -212,7 +216,7 @@ class Manifests:
             return
         path = str(self.directory / name)
         try:
-            content = read(self.cluster, path, text, file.content)
+            content = read(self.kinds, self.cluster, path, text, file.content)
         except Wrong as error:
             self._spoil(name, error.path, error.text)
             return
@@ -234,8 +238,8 @@ class Manifests:
     ) -> tuple[Any, ...]:
         """Documents of all objects; a kept object has its document in an earlier text."""
         path = str(self.directory / name)
-        now = by_object(self.cluster, path, parse(name, text))
-        before = by_object(self.cluster, path, _documents(name, old))
+        now = by_object(self.kinds, self.cluster, path, parse(name, text))
+        before = by_object(self.kinds, self.cluster, path, _documents(name, old))
         documents = [(before if key in content.kept else now).get(key) for key in content.held]
         return tuple(document for document in documents if document is not None)
 
@@ -252,7 +256,7 @@ class Manifests:
         if last is None:
             return
         path = str(self.directory / name)
-        content = read_documents(self.cluster, path, _documents(name, last))
+        content = read_documents(self.kinds, self.cluster, path, _documents(name, last))
         self._files[name] = _File(content=content)
         self._changed.add(name)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mesh.core.model import Finding
 from mesh.objects.reading import DUPLICATE
-from mesh.objects.tables import ObjectKey, Parsed
+from mesh.objects.schema import ObjectKey, Parsed
 
 #: A row of a table: the noun of the table, and the row's key.
 RowKey = tuple[str, Any]

@@ -15,8 +15,7 @@ from typing import Any
 
 from mesh.core.model import Finding
 from mesh.core.strict import Wrong, parse_json, parse_yaml
-from mesh.objects import kinds
-from mesh.objects.tables import REFUSED, Head, ObjectKey, Parsed, Place, head
+from mesh.objects.schema import REFUSED, Head, Kinds, ObjectKey, Parsed, Place, head, items
 
 DUPLICATE = "M104"
 UNKNOWN_KIND = "M105"
@@ -49,27 +48,30 @@ def digest_of(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=16).digest()
 
 
-def read(cluster: str, path: str, text: str, last: Content = NOTHING) -> Content:
+def read(kinds: Kinds, cluster: str, path: str, text: str, last: Content = NOTHING) -> Content:
     """Objects of a text; those of ``last`` stand in for refused ones. Raises ``Wrong``."""
-    reading = _read_parts(cluster, path, text, last) or _read_whole(cluster, path, text, last)
+    reading = _read_parts(kinds, cluster, path, text, last)
+    reading = reading or _read_whole(kinds, cluster, path, text, last)
     if last.held and not reading.documents:
         raise Wrong("", "no object in it; remove the file to delete its objects")
     reading.keep_doubtful()
     return Content(reading.held, tuple(reading.findings), frozenset(reading.kept), reading.parts)
 
 
-def read_documents(cluster: str, path: str, documents: Iterable[Any]) -> Content:
+def read_documents(kinds: Kinds, cluster: str, path: str, documents: Iterable[Any]) -> Content:
     """Objects of documents that were in use before; what is wrong with the others is known."""
-    reading = _Reading(cluster, path, NOTHING)
+    reading = _Reading(kinds, cluster, path, NOTHING)
     reading.add(documents)
     return Content(reading.held)
 
 
-def by_object(cluster: str, path: str, documents: Iterable[Any]) -> dict[ObjectKey, Any]:
+def by_object(
+    kinds: Kinds, cluster: str, path: str, documents: Iterable[Any]
+) -> dict[ObjectKey, Any]:
     """Usable documents by object, the first one of each."""
     found: dict[ObjectKey, Any] = {}
     for document in documents:
-        for item in kinds.items(document):
+        for item in items(document):
             with suppress(Wrong):
                 named = head(item)
                 place = Place(cluster, path, kinds.key_of(named))
@@ -84,13 +86,13 @@ def parse(name: str, text: str) -> list[Any]:
     return parse_json(text) if name.endswith(".json") else parse_yaml(text)
 
 
-def _read_whole(cluster: str, path: str, text: str, last: Content) -> _Reading:
-    reading = _Reading(cluster, path, last)
+def _read_whole(kinds: Kinds, cluster: str, path: str, text: str, last: Content) -> _Reading:
+    reading = _Reading(kinds, cluster, path, last)
     reading.add(parse(path, text))
     return reading
 
 
-def _read_parts(cluster: str, path: str, text: str, last: Content) -> _Reading | None:
+def _read_parts(kinds: Kinds, cluster: str, path: str, text: str, last: Content) -> _Reading | None:
     """A text of several YAML documents, each parsed only if it is new; None: read it as a whole.
 
     A part may be wrong alone and right in its place (directives), or its error have another line.
@@ -99,7 +101,7 @@ def _read_parts(cluster: str, path: str, text: str, last: Content) -> _Reading |
     bounds = sorted({0, *marks, len(text)})
     if len(bounds) <= 2:
         return None
-    reading = _Reading(cluster, path, last)
+    reading = _Reading(kinds, cluster, path, last)
     try:
         for begin, end in pairwise(bounds):
             reading.add_part(text[begin:end])
@@ -111,7 +113,8 @@ def _read_parts(cluster: str, path: str, text: str, last: Content) -> _Reading |
 class _Reading:
     """The documents of one manifest, one after the other."""
 
-    def __init__(self, cluster: str, path: str, last: Content) -> None:
+    def __init__(self, kinds: Kinds, cluster: str, path: str, last: Content) -> None:
+        self.kinds = kinds
         self.cluster = cluster
         self.path = path
         self.last = last
@@ -155,7 +158,7 @@ class _Reading:
         """Parsed documents."""
         for document in documents:
             self.documents += 1
-            for item in kinds.items(document):
+            for item in items(document):
                 self._add_item(item)
 
     def _add_item(self, document: object) -> None:
@@ -167,8 +170,8 @@ class _Reading:
             where = f"document {self._number}: {error.path}".rstrip(": ")
             self.findings.append(Finding(REFUSED, self.path, where, error.text))
             return
-        place = Place(self.cluster, self.path, kinds.key_of(found))
-        if not kinds.known(found):
+        place = Place(self.cluster, self.path, self.kinds.key_of(found))
+        if not self.kinds.known(found):
             self._doubtful.add(found.metadata.name)
             text = f"{found.kind} of {found.api_version} is not read"
             self.findings.append(place.finding(UNKNOWN_KIND, "kind", text))
@@ -184,7 +187,7 @@ class _Reading:
     def _add_object(self, found: Head, place: Place, document: object) -> None:
         old = self.last.held.get(place.key)
         try:
-            parsed = kinds.parse(found, place, document)
+            parsed = self.kinds.parse(found, place, document)
         except Wrong as error:
             kept = "; it stays as it was" if old else ""
             self.findings.append(place.finding(REFUSED, error.path, error.text + kept))

@@ -13,20 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from mesh.core.model import (
-    IP,
-    Backend,
-    EndpointSlice,
-    EndpointSliceKey,
-    Finding,
-    Pod,
-    PodKey,
-    Service,
-    ServiceKey,
-    ServiceObject,
-    ServicePort,
-    ServicePortObject,
-)
+from mesh.core.model import IP, Backend, Finding, Pod, PodKey, Service, ServiceKey, ServicePort
+from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
 
 #: Two services claim one address, port and protocol.
 ADDRESS_CONFLICT = "M161"

@@ -20,6 +20,7 @@ from mesh.agent_tables import AgentTables, Facts
 from mesh.config import load_agent
 from mesh.core.model import Node, NodeKey, Pod, PodKey
 from mesh.kernel import Kernel
+from mesh.objects.kubernetes import NODES, PODS
 from mesh.pods.links import Device
 
 CONFIG = """
@@ -48,9 +49,9 @@ def agent_of(server: Etcd, place: Path) -> Agent:
     objects = agent.manifests.objects
     for table in objects.tables().values():
         table.mark_synced()
-    objects.nodes.replace({NodeKey("east", "east-1"): OWN})
+    objects[NODES].replace({NodeKey("east", "east-1"): OWN})
     key = PodKey("east", "shop", "web-1")
-    objects.pods.replace({key: Pod("east", "shop", "web-1", "east-1")})
+    objects[PODS].replace({key: Pod("east", "shop", "web-1", "east-1")})
     tables = agent.tables = AgentTables(agent.config, Facts(7, 1500, OWN.addresses[0]), objects)  # type: ignore[arg-type]
     agent.follow_store()
     tables.wire(agent.loop)

@@ -62,7 +62,7 @@ async def may_write(client: Client, key: str) -> bool:
     try:
         await client.put(key, b"x")
     except Denied as error:
-        return f"put {key}" not in str(error) or "permission denied" not in str(error)
+        return f"put {key}" not in str(error)
     return True
 
 
@@ -86,9 +86,9 @@ def test_a_user_reads_both_subtrees_of_all_clusters_and_nothing_else(guarded: Et
         async with client_of(guarded.endpoint_of("west-speaker")) as client:
             await client.list("cilium/")
             await client.list("meshgate/v1/")
-            with pytest.raises(Denied, match="permission denied"):
+            with pytest.raises(Denied, match="Range other/: "):
                 await client.list("other/")
-            with pytest.raises(Denied, match="permission denied"):
+            with pytest.raises(Denied, match="Range cilium: "):
                 await client.list("cilium")  # without its slash a prefix is more than granted
 
     asyncio.run(run())
@@ -98,7 +98,7 @@ def test_a_denied_watch_raises_at_once(guarded: Etcd) -> None:
     async def run() -> None:
         async with client_of(guarded.endpoint_of("east-agent")) as client:
             watch = client.watch("other/")
-            with pytest.raises(Denied, match=r"watch of other/: .*permission denied"):
+            with pytest.raises(Denied, match="watch of other/: "):
                 await asyncio.wait_for(anext(watch), 2)
 
     asyncio.run(run())
@@ -107,7 +107,7 @@ def test_a_denied_watch_raises_at_once(guarded: Etcd) -> None:
 def test_a_certificate_that_is_no_user_is_denied(guarded: Etcd) -> None:
     async def run() -> None:
         async with client_of(guarded.endpoint_of("stranger")) as client:
-            with pytest.raises(Denied, match="permission denied"):
+            with pytest.raises(Denied, match="Range cilium/: "):
                 await client.list("cilium/")
 
     asyncio.run(run())

@@ -18,7 +18,8 @@ from typing import Any
 from bgp.desired import Peering, RouteKey
 from bgp.exabgp.engine import Engine
 from bgp.exabgp.session import Session
-from mesh.core.model import IP, Route
+from bgp.peer import Route
+from mesh.core.model import IP
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 

@@ -9,10 +9,10 @@ import msgspec
 from clustermesh.remote.wire import CONFIGS, cluster_config, node_key, node_value
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_value
+from gateway.policy import POLICIES, EgressPolicy
 from mesh.agent_tables import AgentTables, Facts
 from mesh.config import load_agent
 from mesh.core.model import (
-    EgressPolicy,
     Node,
     NodeKey,
     Pod,
@@ -22,14 +22,15 @@ from mesh.core.model import (
     Requirement,
     Selector,
     ServiceKey,
-    ServiceObject,
-    ServicePortObject,
 )
 from mesh.core.reconcile import Loop
 from mesh.nodes.rows import Endpoint
+from mesh.objects.kinds import KINDS
+from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.pods.links import Device
 from mesh.pods.rows import LocalPod
+from mesh.services.kinds import SERVICES, ServiceObject, ServicePortObject
 
 OWN = Node("east", "east-1", (IPv4Address("10.99.0.11"), IPv6Address("fd99::11")))
 PEER = Node("west", "west-1", (IPv4Address("10.99.0.21"),))
@@ -62,10 +63,10 @@ def entry(key: str, value: bytes) -> Entry:
 def started(tmp_path: Path, *, store: bool = True) -> tuple[AgentTables, Loop]:
     path = tmp_path / "agent.yaml"
     path.write_text(CONFIG)
-    objects = Objects()
+    objects = Objects(KINDS.nouns)
     for table in objects.tables().values():
         table.mark_synced()
-    objects.nodes.replace({NodeKey("east", "east-1"): OWN})
+    objects[NODES].replace({NodeKey("east", "east-1"): OWN})
     tables = AgentTables(load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects)
     tables.peers.expect(())
     loop = Loop()
@@ -121,7 +122,7 @@ def test_a_node_without_a_route_does_not_hold_up_the_others(tmp_path: Path) -> N
 def test_a_pod_that_gets_no_address_is_a_finding(tmp_path: Path) -> None:
     tables, loop = started(tmp_path)
     pod = Pod("east", "shop", "web-1", "east-1")
-    tables.objects.pods.replace({PodKey("east", "shop", "web-1"): pod})
+    tables.objects[PODS].replace({PodKey("east", "shop", "web-1"): pod})
     settle(loop)
     assert [(f.code, f.object) for f in tables.findings()] == [("D604", "Pod/shop/web-1")]
     claim = Entry(
@@ -137,7 +138,7 @@ def test_a_pod_that_gets_no_address_is_a_finding(tmp_path: Path) -> None:
 
 def test_a_node_without_its_object_is_a_finding(tmp_path: Path) -> None:
     tables, loop = started(tmp_path)
-    tables.objects.nodes.replace({})
+    tables.objects[NODES].replace({})
     settle(loop)
     assert [f.code for f in tables.findings()] == ["D603"]
 
@@ -160,13 +161,13 @@ def held(tmp_path: Path) -> tuple[AgentTables, Loop]:
     tables, loop = started(tmp_path, store=False)
     tables.held = {WEB: (ADDRESS,)}
     tables.pod.upsert({ADDRESS: ROW})
-    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
     return tables, loop
 
 
 def test_a_policy_that_came_while_the_agent_was_dead_needs_no_store(tmp_path: Path) -> None:
     tables, loop = held(tmp_path)
-    tables.objects.egress.replace({"erp": POLICY})
+    tables.objects[POLICIES].replace({"erp": POLICY})
     settle(loop)
     row = tables.pod.rows[ADDRESS]
     assert row.egress
@@ -188,7 +189,7 @@ def test_a_pod_whose_labels_changed_keeps_its_identity_until_the_new_one_is_clai
     tables, loop = started(tmp_path)
     tables.held = {WEB: (ADDRESS,)}
     tables.pod.upsert({ADDRESS: ROW})
-    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
     claim = Entry(
         "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0
     )
@@ -210,7 +211,7 @@ def wired(tmp_path: Path) -> tuple[AgentTables, Loop]:
     """An agent with one pod, which the kernel has."""
     tables, loop = started(tmp_path)
     tables.held = {WEB: (ADDRESS,)}
-    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
     tables.subtree.take(Batch(3, [CLAIM]))
     settle(loop)
     return tables, loop
@@ -250,11 +251,11 @@ def test_a_backend_is_where_the_pod_is_not_where_it_was(tmp_path: Path) -> None:
     """Its last node may be dead and never remove its key."""
     tables, loop = started(tmp_path)
     pod = Pod("east", "shop", "web-1", "east-2", (("app", "web"),))
-    tables.objects.pods.replace({WEB: pod})
+    tables.objects[PODS].replace({WEB: pod})
     ports = (ServicePortObject("http", "TCP", 80, 8080),)
     key, where = ServiceKey("east", "shop", "web"), (IPv4Address("10.97.1.1"),)
     service = ServiceObject("east", "shop", "web", where, ports, pod.labels)
-    tables.objects.services.replace({key: service})
+    tables.objects[SERVICES].replace({key: service})
     entries = [
         entry(f"meshgate/v1/east/pod/{node}/shop/web-1", pod_value(PodEntry((address,), "x")))
         for node, address in (
@@ -290,7 +291,7 @@ def test_a_restarted_agent_keeps_the_next_hop_of_a_node_whose_route_is_away(tmp_
 def test_a_claim_that_cannot_be_read_unwires_no_pod_of_a_restarted_agent(tmp_path: Path) -> None:
     tables, loop = started(tmp_path)
     tables.held = {WEB: (ADDRESS,)}
-    tables.objects.pods.replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
+    tables.objects[PODS].replace({WEB: Pod("east", "shop", "web-1", "east-1", (("app", "web"),))})
     tables.subtree.take(Batch(3, [entry(CLAIM.key, b"{")]))
     settle(loop)
     assert tables.local_pod.synced

@@ -3,7 +3,8 @@
 from ipaddress import ip_address, ip_network
 
 from bgp.desired import Peering, RouteKey, peerings, routes
-from mesh.core.model import BGPPeer, Node, Route, Selector
+from bgp.peer import BGPPeer, Route
+from mesh.core.model import Node, Selector
 
 ROUTER, ROUTER6 = ip_address("10.99.0.1"), ip_address("fd99::1")
 V4, V6 = ip_address("10.99.0.11"), ip_address("fd99::11")

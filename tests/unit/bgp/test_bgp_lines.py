@@ -17,8 +17,8 @@ from bgp.exabgp.lines import (
     is_event,
     withdraw,
 )
+from bgp.peer import Route
 from bgp.reasons import reason, silent
-from mesh.core.model import Route
 
 PEER = ip_address("10.99.0.1")
 KEY4 = RouteKey(PEER, ip_network("10.1.0.0/24"))

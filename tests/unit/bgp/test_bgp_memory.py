@@ -9,7 +9,7 @@ from bgp.desired import Peering, RouteKey
 from bgp.exabgp.applied import Memory
 from bgp.exabgp.engine import Engine, locked_pid
 from bgp.exabgp.launcher import lock
-from mesh.core.model import Route
+from bgp.peer import Route
 
 PEER = ip_address("fd99::1")
 PEERING = Peering("r", PEER, 65000, ip_address("fd99::11"), 65101, 9, 120, ("podCIDRs",), "x.yaml")

@@ -2,16 +2,9 @@
 
 from ipaddress import ip_address, ip_network
 
-from mesh.core.model import (
-    BGPPeer,
-    Claim,
-    EgressPolicy,
-    Node,
-    NodeKey,
-    PodSelector,
-    Requirement,
-    Selector,
-)
+from bgp.peer import BGPPeer
+from gateway.policy import EgressPolicy
+from mesh.core.model import Claim, Node, NodeKey, PodSelector, Requirement, Selector
 from mesh.speaker import own_prefixes, unmatched
 
 GATEWAY = Selector((Requirement("role", "In", ("gateway",)),))

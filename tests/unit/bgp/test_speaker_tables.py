@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bgp.desired import RouteKey, peerings
+from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.store.follow import Batch, Entry
+from gateway.policy import POLICIES, EgressPolicy
 from mesh.config import Cluster, Etcd, SpeakerConfig
-from mesh.core.model import (
-    BGPPeer,
-    EgressPolicy,
-    Node,
-    NodeKey,
-    PodSelector,
-    Requirement,
-    Route,
-    Selector,
-)
+from mesh.core.model import Node, NodeKey, PodSelector, Requirement, Selector
 from mesh.core.table import Table
+from mesh.objects.kubernetes import NODES
 from mesh.speaker import Speaker
 
 GATEWAY = Selector((Requirement("role", "In", ("gateway",)),))
@@ -84,15 +78,15 @@ def test_an_egress_address_waits_until_all_nodes_are_known(tmp_path: Path) -> No
     """The gateway is the first of the nodes: of half of them it may be another one."""
     it = speaker(tmp_path)
     adopted(it)
-    it.objects.egress.upsert({"erp": POLICY})
-    it.objects.peers.upsert(peer("router", 65000))
-    sync(it.objects.peers, it.objects.egress)
-    it.objects.nodes.upsert(node(2))
+    it.objects[POLICIES].upsert({"erp": POLICY})
+    it.objects[PEERS].upsert(peer("router", 65000))
+    sync(it.objects[PEERS], it.objects[POLICIES])
+    it.objects[NODES].upsert(node(2))
     claim(it)
     it.loop.derive_all()
     assert set(it.routes.rows) == {CLAIMED}
-    it.objects.nodes.upsert(node(1))
-    sync(it.objects.nodes)
+    it.objects[NODES].upsert(node(1))
+    sync(it.objects[NODES])
     it.loop.derive_all()
     assert set(it.routes.rows) == {CLAIMED}
 
@@ -100,28 +94,28 @@ def test_an_egress_address_waits_until_all_nodes_are_known(tmp_path: Path) -> No
 def test_an_egress_address_waits_until_all_policies_are_known(tmp_path: Path) -> None:
     """Of two policies with one address the first by name has it."""
     it = speaker(tmp_path)
-    it.objects.nodes.upsert(node(1) | node(2))
-    it.objects.peers.upsert(peer("router", 65000))
-    sync(it.objects.peers, it.objects.nodes)
+    it.objects[NODES].upsert(node(1) | node(2))
+    it.objects[PEERS].upsert(peer("router", 65000))
+    sync(it.objects[PEERS], it.objects[NODES])
     name = Selector((Requirement("name", "In", ("two",)),))
     two = Node("east", "east-2", (ip_address("10.99.0.12"),), labels=(("name", "two"),))
-    it.objects.nodes.upsert({NodeKey("east", "east-2"): two})
+    it.objects[NODES].upsert({NodeKey("east", "east-2"): two})
     late = EgressPolicy("z", POLICY.selectors, POLICY.destinations, (), POLICY.addresses, name)
-    it.objects.egress.upsert({"z": late})
+    it.objects[POLICIES].upsert({"z": late})
     it.loop.derive_all()
     assert not it.routes.rows
-    it.objects.egress.upsert({"erp": POLICY})
-    sync(it.objects.egress)
+    it.objects[POLICIES].upsert({"erp": POLICY})
+    sync(it.objects[POLICIES])
     it.loop.derive_all()
     assert not it.routes.rows
 
 
 def test_an_egress_address_needs_no_store(tmp_path: Path) -> None:
     it = speaker(tmp_path)
-    it.objects.egress.upsert({"erp": POLICY})
-    it.objects.peers.upsert(peer("router", 65000))
-    it.objects.nodes.upsert(node(2))
-    sync(it.objects.peers, it.objects.egress, it.objects.nodes)
+    it.objects[POLICIES].upsert({"erp": POLICY})
+    it.objects[PEERS].upsert(peer("router", 65000))
+    it.objects[NODES].upsert(node(2))
+    sync(it.objects[PEERS], it.objects[POLICIES], it.objects[NODES])
     it.loop.derive_all()
     assert set(it.routes.rows) == {EGRESS}
     assert not it.routes.synced
@@ -130,8 +124,8 @@ def test_an_egress_address_needs_no_store(tmp_path: Path) -> None:
 def test_a_session_that_is_there_is_shown_before_all_peers_are_known(tmp_path: Path) -> None:
     it = speaker(tmp_path)
     adopted(it)
-    it.objects.nodes.upsert(node(2))
-    it.objects.peers.upsert(peer("router", 65000))
+    it.objects[NODES].upsert(node(2))
+    it.objects[PEERS].upsert(peer("router", 65000))
     it.loop.derive_all()
     assert [row.name for row in it.peerings.rows.values()] == ["router"]
 
@@ -139,12 +133,12 @@ def test_a_session_that_is_there_is_shown_before_all_peers_are_known(tmp_path: P
 def test_a_session_waits_until_all_peers_are_known(tmp_path: Path) -> None:
     """Of two BGPPeers with one address the first by name has it; the other must not end it."""
     it = speaker(tmp_path)
-    it.objects.nodes.upsert(node(2))
-    it.objects.peers.upsert(peer("b", 65001))
+    it.objects[NODES].upsert(node(2))
+    it.objects[PEERS].upsert(peer("b", 65001))
     it.loop.derive_all()
     assert not it.peerings.rows
-    it.objects.peers.upsert(peer("a", 65000))
-    sync(it.objects.nodes, it.objects.peers)
+    it.objects[PEERS].upsert(peer("a", 65000))
+    sync(it.objects[NODES], it.objects[PEERS])
     it.loop.derive_all()
     assert [row.asn for row in it.peerings.rows.values()] == [65000]
 
@@ -192,10 +186,10 @@ def test_end_of_rib_is_said_after_the_last_withdrawal(tmp_path: Path) -> None:
         it.session.lost()
         for _ in range(50):
             await asyncio.sleep(0)
-        it.objects.nodes.upsert(node(2))
-        it.objects.peers.upsert(peer("router", 65000))
+        it.objects[NODES].upsert(node(2))
+        it.objects[PEERS].upsert(peer("router", 65000))
         claim(it)
-        sync(it.objects.nodes, it.objects.peers, it.objects.egress, it.claims)
+        sync(it.objects[NODES], it.objects[PEERS], it.objects[POLICIES], it.claims)
         async with asyncio.timeout(5):
             await released.wait()
         assert set(it.of_routes.target.rows) == {CLAIMED}

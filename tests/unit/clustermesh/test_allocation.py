@@ -10,10 +10,12 @@ import pytest
 from clustermesh.remote import wire
 from clustermesh.store.own import StoredConfig
 from gateway.plan import Plan
+from gateway.policy import EgressPolicy
 from mesh import allocation
 from mesh.allocation import Published, Want
 from mesh.config import Pool, Pools
-from mesh.core.model import Claim, EgressPolicy, Node, Pod, PodKey, Selector, ServiceObject
+from mesh.core.model import Claim, Node, Pod, PodKey, Selector
+from mesh.services.kinds import ServiceObject
 
 V4, V6, LOCATORS = "10.1.0.0_16_24", "fd01::_48_64", "fcbb:bb01::_32_48"
 POOLS = Pools(

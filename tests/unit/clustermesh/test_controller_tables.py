@@ -16,20 +16,13 @@ from mesh import allocation
 from mesh.config import Cluster, ControllerConfig, Etcd, Pool, Pools
 from mesh.controller_rows import nouns
 from mesh.controller_tables import ControllerTables
-from mesh.core.model import (
-    Node,
-    NodeKey,
-    Pod,
-    PodEntry,
-    PodKey,
-    PodRef,
-    ServiceKey,
-    ServiceObject,
-    ServicePortObject,
-)
+from mesh.core.model import Node, NodeKey, Pod, PodEntry, PodKey, PodRef, ServiceKey
 from mesh.core.reconcile import Loop
 from mesh.identity.labels import identity_labels, namespace_of
+from mesh.objects.kinds import KINDS
+from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects
+from mesh.services.kinds import SERVICES, ServiceObject, ServicePortObject
 
 CONFIG = ControllerConfig(
     cluster=Cluster(name="east", id=1),
@@ -52,20 +45,20 @@ class Bench:
     """Tables and loop of one controller, and how the world speaks to it."""
 
     def __init__(self) -> None:
-        self.objects = Objects()
+        self.objects = Objects(KINDS.nouns)
         self.tables = ControllerTables(CONFIG, self.objects)
         self.loop = Loop()
         self.tables.wire(self.loop)
         self.revision = 1
 
     def manifests(self) -> None:
-        self.objects.nodes.upsert({NodeKey("east", "east-1"): NODE})
-        self.objects.pods.upsert({PodKey("east", "shop", "web-1"): WEB})
+        self.objects[NODES].upsert({NodeKey("east", "east-1"): NODE})
+        self.objects[PODS].upsert({PodKey("east", "shop", "web-1"): WEB})
         key = ServiceKey("east", "shop", "web")
         ports = (ServicePortObject("http", "TCP", 80, 8080),)
         app = (("app", "web"),)
         service = ServiceObject("east", "shop", "web", (), ports, app, is_global=True)
-        self.objects.services.upsert({key: service})
+        self.objects[SERVICES].upsert({key: service})
         for table in self.objects.tables().values():
             table.mark_synced()
         self.loop.derive_all()

@@ -11,6 +11,7 @@ from mesh.allocation import BLOCK, Want
 from mesh.config import Cluster, ControllerConfig, Etcd, Pools
 from mesh.controller_tables import ControllerTables
 from mesh.leading import Claims
+from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 
 CONFIG = ControllerConfig(
@@ -27,7 +28,7 @@ ONE, TWO = (Want(BLOCK, "198.51.100.10", f"east-1/{k}") for k in range(2))
 
 def test_a_claim_that_is_wanted_again_before_its_release_is_not_released() -> None:
     """Releases go one by one, each takes a round trip: the policy may be back before the last."""
-    tables = ControllerTables(CONFIG, Objects())
+    tables = ControllerTables(CONFIG, Objects(KINDS.nouns))
     released: list[Want] = []
 
     class Slow:

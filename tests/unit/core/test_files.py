@@ -23,7 +23,7 @@ def test_the_content_is_the_new_one_and_nothing_stays_beside_it(
 def test_a_file_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
     path = tmp_path / "claims.json"
     path.mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(IsADirectoryError):
         replace_file(path, "new")
     assert list(tmp_path.iterdir()) == [path]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -26,6 +28,7 @@ from mesh.controller_tables import ControllerTables
 from mesh.core.model import PodEntry, PodRef
 from mesh.kernel import Kernel
 from mesh.leading import PodSnapshot
+from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 
 AGENT = """
@@ -70,7 +73,7 @@ def test_claims_that_cannot_be_written_down_stop_no_controller(tmp_path: Path) -
     it = allocator(tmp_path / "folder" / "claims.json")
     (tmp_path / "folder").write_text("")
     asyncio.run(it.save())
-    assert "File exists" in it.problem
+    assert os.strerror(errno.EEXIST) in it.problem
 
 
 def test_a_standby_writes_down_what_its_leader_claims(
@@ -106,7 +109,7 @@ def test_pods_that_cannot_be_written_down_stop_no_controller(
         state_dir=nowhere,
         socket=tmp_path / "socket",
     )
-    tables = ControllerTables(config, Objects())
+    tables = ControllerTables(config, Objects(KINDS.nouns))
     tables.subtree.pods.replace({PodRef("east-1", "shop", "web-1"): PodEntry((), "x")})
 
     async def run() -> None:
@@ -124,7 +127,7 @@ def test_pods_that_cannot_be_written_down_stop_no_controller(
 def test_peers_that_cannot_be_written_down_stop_no_agent(nowhere: Path) -> None:
     known = KnownPeers(nowhere / "peers.json")
     known.write("one", ["west"])
-    assert "Not a directory" in known.problem
+    assert os.strerror(errno.ENOTDIR) in known.problem
     nowhere.parent.unlink()
     known.write("one", ["west"])
     assert known.problem == ""

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from gateway.blocks import block_count, block_of, block_ports
 from gateway.plan import (
     CONFLICT,
     NO_ADDRESS,
@@ -12,16 +13,13 @@ from gateway.plan import (
     RETIRED_CLASSES,
     SHARED_ADDRESS,
     Plan,
-    block_count,
-    block_of,
-    block_ports,
     egress_classes,
     exclusions,
     gateway_of,
     plan,
 )
+from gateway.policy import EgressPolicy
 from mesh.core.model import (
-    EgressPolicy,
     Namespace,
     Node,
     NodeKey,

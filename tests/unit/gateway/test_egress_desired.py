@@ -2,32 +2,27 @@
 
 from ipaddress import IPv4Address, ip_address, ip_network
 
-from gateway.plan import Plan, egress_classes
-from gateway.rows import (
+from gateway.blocks import (
     OWN_BLOCKS,
-    Action,
+    Block,
+    BlockKey,
     BlockOwner,
-    EgressKey,
-    EgressRow,
     block_owners,
     block_rows,
+    own_blocks,
+)
+from gateway.plan import Plan, egress_classes
+from gateway.policy import EgressPolicy
+from gateway.rows import (
+    Action,
+    EgressKey,
+    EgressRow,
     egress_rows,
     gateway_rows,
     listed,
-    own_blocks,
     pod_classes,
 )
-from mesh.core.model import (
-    Block,
-    BlockKey,
-    Claim,
-    EgressPolicy,
-    Node,
-    NodeKey,
-    Pod,
-    PodKey,
-    Selector,
-)
+from mesh.core.model import Claim, Node, NodeKey, Pod, PodKey, Selector
 
 V4, V6 = ip_address("198.51.100.10"), ip_address("2001:db8:100::10")
 GATEWAY = Node("east", "east-2", (ip_address("fd99::12"), ip_address("10.99.0.12")))

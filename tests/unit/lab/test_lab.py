@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from bgp.peer import PEERS
+from gateway.policy import POLICIES
 from mesh import config
 from mesh.lab import fake_kubelet, network, probe, processes, settings, topology
 from mesh.lab.places import Lab
+from mesh.objects.kinds import KINDS
+from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.manifests import Manifests, Objects
+from mesh.services.kinds import SERVICES
 
 SHAPE = topology.load(topology.DEFAULT)
 
@@ -57,18 +62,20 @@ def test_a_wrong_topology_names_its_field(tmp_path: Path, old: str, new: str, wo
 
 def test_the_manifests_are_taken_without_a_finding(lab: Lab) -> None:
     settings.write_manifests(lab, SHAPE)
-    manifests = Manifests(lab.manifests("east"), "east", interval_s=0.01)
+    manifests = Manifests(lab.manifests("east"), "east", interval_s=0.01, kinds=KINDS)
     objects = asyncio.run(_read(manifests))
     assert not objects.findings.rows
-    assert {key.name for key in objects.pods.rows} == {"web-1", "web-2", "client-1", "client-2"}
-    assert {key.name for key in objects.nodes.rows} == {"east-1", "east-2"}
-    assert len(objects.services.rows) == len(objects.egress.rows) == len(objects.peers.rows) == 1
+    assert {key.name for key in objects[PODS].rows} == {"web-1", "web-2", "client-1", "client-2"}
+    assert {key.name for key in objects[NODES].rows} == {"east-1", "east-2"}
+    assert (
+        len(objects[SERVICES].rows) == len(objects[POLICIES].rows) == len(objects[PEERS].rows) == 1
+    )
 
 
 async def _read(manifests: Manifests) -> Objects:
     task = asyncio.create_task(manifests.run())
     async with asyncio.timeout(5):
-        while not manifests.objects.pods.synced:
+        while not manifests.objects[PODS].synced:
             await asyncio.sleep(0.01)
     task.cancel()
     return manifests.objects

@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 
+from bgp.peer import BGPPeer
+from gateway.policy import EgressPolicy
 from mesh.core.model import (
-    BGPPeer,
     ContainerPort,
-    EgressPolicy,
-    EndpointSlice,
-    EndpointSliceKey,
     Namespace,
     Node,
     NodeKey,
@@ -20,26 +18,26 @@ from mesh.core.model import (
     Requirement,
     Selector,
     ServiceKey,
-    ServiceObject,
     ServicePort,
-    ServicePortObject,
 )
 from mesh.core.strict import Wrong, parse_yaml
-from mesh.objects import kinds
-from mesh.objects.tables import Parsed, Place, head
+from mesh.objects.kinds import KINDS
+from mesh.objects.schema import Parsed, Place, head, items
+from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
+from tests.fixtures.refusals import Refused, agrees
 
 
 def parse(text: str) -> Parsed:
     [document] = parse_yaml(text)
     found = head(document)
-    assert kinds.known(found)
-    return kinds.parse(found, Place("east", "m.yaml", kinds.key_of(found)), document)
+    assert KINDS.known(found)
+    return KINDS.parse(found, Place("east", "m.yaml", KINDS.key_of(found)), document)
 
 
-def error_of(text: str) -> str:
+def error_of(text: str) -> Wrong:
     with pytest.raises(Wrong) as caught:
         parse(text)
-    return str(caught.value)
+    return caught.value
 
 
 NODE = """
@@ -210,30 +208,33 @@ def test_a_slice_has_the_ready_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("text", "expected"),
     [
         (NODE.replace("10.99.0.11", "10.99.0"), "status.addresses[1].address: expected an IP"),
         (NODE.replace("InternalIP", "ExternalIP"), "status.addresses: no address of type Int"),
-        (NODE.replace("role: gateway", "role: 1"), "metadata.labels.role: expected str, got int"),
+        (NODE.replace("role: gateway", "role: 1"), Refused("metadata.labels.role", 1)),
         (NODE.replace("gateway", "a;b"), "metadata.labels.role: not a label value: 'a;b'"),
         (NODE.replace("role:", "a=b:"), "metadata.labels.a=b: not a label key"),
         (NODE.replace("name: east-1,", "name: ../x,"), "metadata.name: expected a name of"),
         (NODE.replace("status:", "stat:"), "status: required"),
         (POD.replace("  nodeName: east-1\n", ""), "spec.nodeName: required"),
-        (POD.replace("nodeName: east-1", "nodeName: [a]"), "spec.nodeName: expected str | null"),
+        (POD.replace("nodeName: east-1", "nodeName: [a]"), Refused("spec.nodeName", ["a"])),
         (POD.replace("namespace: shop", "namespace: a/b"), "metadata.namespace: expected a name"),
-        (POD.replace("8080", "0"), "spec.containers[0].ports[0].containerPort: expected int >= 1"),
+        (POD.replace("8080", "0"), Refused("spec.containers[0].ports[0].containerPort", 0)),
         (
             SERVICE.replace('"fd97:1::1"', "x"),
             "spec.clusterIPs[1]: expected an IP address, got 'x'",
         ),
-        (SERVICE.replace("port: 82", "port: 65536"), "spec.ports[2].port: expected int <= 65535"),
+        (SERVICE.replace("port: 82", "port: 65536"), Refused("spec.ports[2].port", 65536)),
         (SLICE.replace("10.1.0.5", '"fd01::5"'), "endpoints[0].addresses[0]: expected an IPv4"),
         (SLICE.replace("kubernetes.io/service-name", "x"), "metadata.labels.kubernetes.io/ser"),
     ],
 )
-def test_a_mistake_in_a_kubernetes_kind_is_named_by_its_path(text: str, error: str) -> None:
-    assert error_of(text).startswith(error)
+def test_a_mistake_in_a_kubernetes_kind_is_named_by_its_path(
+    text: str, expected: str | Refused
+) -> None:
+    error = error_of(text)
+    assert agrees(error, expected), repr(error)
 
 
 EGRESS = """
@@ -304,32 +305,35 @@ def test_a_bgp_peer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("text", "expected"),
     [
         (EGRESS + "  gateway: x\n", "spec.gateway: unknown field"),
         (EGRESS.replace("metadata: {", "metadata: {lables: {}, "), "metadata.lables: unknown"),
         (
             EGRESS.replace("metadata: {", "metadata: {namespace: a, "),
-            "metadata.namespace: expected",
+            Refused("metadata.namespace", "a"),
         ),
         (EGRESS + "extra: 1\n", "extra: unknown field"),
         (EGRESS.replace(CHOICE, "podSelectr: {}"), "spec.selectors[1].podSelectr: unknown field"),
         (
             EGRESS.replace(CHOICE, "podSelector: x"),
-            "spec.selectors[1].podSelector: expected object",
+            Refused("spec.selectors[1].podSelector", "x"),
         ),
         (
             EGRESS.replace(CHOICE, "podSelector:"),
-            "spec.selectors[1].podSelector: expected object, ",
+            Refused("spec.selectors[1].podSelector", None),
         ),
         (EGRESS.replace("- podSelector: {}", "- {}"), "spec.selectors[1]: podSelector or name"),
-        (EGRESS.replace("[192.0.2.8/29]", ""), "spec.excludedCIDRs: expected array, got null"),
+        (EGRESS.replace("[192.0.2.8/29]", ""), Refused("spec.excludedCIDRs", None)),
         (
             EGRESS.replace("{matchLabels: {team: a}}", "{matchLabels: }"),
-            "spec.selectors[0].namespaceSelector.matchLabels: expected object, got null",
+            Refused("spec.selectors[0].namespaceSelector.matchLabels", None),
         ),
         (EGRESS.replace(CHOICE, "nodeSelector: {}"), "spec.selectors[1].nodeSelector: unknown"),
-        (EGRESS.replace("In,", "Like,"), "spec.selectors[0].podSelector.matchExpressions[0].oper"),
+        (
+            EGRESS.replace("In,", "Like,"),
+            Refused("spec.selectors[0].podSelector.matchExpressions[0].operator", "Like"),
+        ),
         (
             EGRESS.replace("values: [b, a]", "values: []"),
             "spec.selectors[0].podSelector.matchExpressions[0].values: required with operator In",
@@ -340,7 +344,7 @@ def test_a_bgp_peer() -> None:
         ),
         (
             EGRESS.replace("team: a", "team: 5"),
-            "spec.selectors[0].namespaceSelector.matchLabels.team: expected str, got int",
+            Refused("spec.selectors[0].namespaceSelector.matchLabels.team", 5),
         ),
         (
             EGRESS.replace("192.0.2.0/24", "192.0.2.1/24"),
@@ -365,15 +369,16 @@ def test_a_bgp_peer() -> None:
             EGRESS.replace("2026-01-01T01", "0001-01-01T00"),
             "metadata.creationTimestamp: expected a time",
         ),
-        (PEER.replace("podCIDRs,", "podCIDR,"), "spec.advertise[0]: invalid enum value 'podCIDR'"),
-        (PEER.replace("65000", "0"), "spec.asn: expected int >= 1, got 0"),
-        (PEER.replace("65000", "65000.5"), "spec.asn: expected int, got float"),
-        (PEER.replace("30", "2"), "spec.holdSeconds: expected int >= 3, got 2"),
+        (PEER.replace("podCIDRs,", "podCIDR,"), Refused("spec.advertise[0]", "podCIDR")),
+        (PEER.replace("65000", "0"), Refused("spec.asn", 0)),
+        (PEER.replace("65000", "65000.5"), Refused("spec.asn", 65000.5)),
+        (PEER.replace("30", "2"), Refused("spec.holdSeconds", 2)),
         (PEER.replace("10.99.0.1", "fe80::1%eth0"), "spec.address: expected an IP address"),
     ],
 )
-def test_a_mistake_in_an_own_kind_is_named_by_its_path(text: str, error: str) -> None:
-    assert error_of(text).startswith(error)
+def test_a_mistake_in_an_own_kind_is_named_by_its_path(text: str, expected: str | Refused) -> None:
+    error = error_of(text)
+    assert agrees(error, expected), repr(error)
 
 
 CILIUM = """
@@ -448,7 +453,7 @@ def test_a_node_selector_restricts_a_pod_selector() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("text", "expected"),
     [
         (
             CILIUM.replace("egressIP:", "interface: eth1, egressIP:"),
@@ -475,26 +480,30 @@ def test_a_node_selector_restricts_a_pod_selector() -> None:
         ),
     ],
 )
-def test_s1_s4_and_mistakes_refuse_the_whole_cilium_policy(text: str, error: str) -> None:
-    assert error_of(text).startswith(error)
+def test_s1_s4_and_mistakes_refuse_the_whole_cilium_policy(
+    text: str, expected: str | Refused
+) -> None:
+    error = error_of(text)
+    assert agrees(error, expected), repr(error)
 
 
 def test_a_list_as_kubectl_prints_it() -> None:
     [listed] = parse_yaml("apiVersion: v1\nkind: List\nitems: [{a: 1}, {b: 2}]")
-    assert list(kinds.items(listed)) == [{"a": 1}, {"b": 2}]
+    assert list(items(listed)) == [{"a": 1}, {"b": 2}]
 
 
 @pytest.mark.parametrize(
-    ("document", "error"),
+    ("document", "expected"),
     [
-        ("text", "expected object, got str"),
+        ("text", Refused("", "text")),
         ({"kind": "Pod"}, "apiVersion: required"),
         ({"apiVersion": "v1", "kind": "Pod"}, "metadata: required"),
         ({"apiVersion": "v1", "kind": "Pod", "metadata": {}}, "metadata.name: required"),
-        ({"apiVersion": "v1", "kind": 5, "metadata": {"name": "a"}}, "kind: expected str, got int"),
+        ({"apiVersion": "v1", "kind": 5, "metadata": {"name": "a"}}, Refused("kind", 5)),
         ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": ""}}, "metadata.name: expected"),
     ],
 )
-def test_a_document_that_does_not_say_what_it_is(document: Any, error: str) -> None:
-    with pytest.raises(Wrong, match=error):
+def test_a_document_that_does_not_say_what_it_is(document: Any, expected: str | Refused) -> None:
+    with pytest.raises(Wrong) as caught:
         head(document)
+    assert agrees(caught.value, expected), repr(caught.value)

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from mesh.objects.folder import Folder
+from mesh.objects.kinds import KINDS
+from mesh.objects.kubernetes import PODS
 from mesh.objects.manifests import Manifests
 
 NAMES = ("a.yaml", "b.yaml", "c.yml", "d.json", "e.yaml")
@@ -52,7 +54,7 @@ class History:
         self.folder = root / "manifests"
         self.state = root / "state"
         self.folder.mkdir()
-        self.manifests = Manifests(self.folder, "east", self.state)
+        self.manifests = Manifests(self.folder, "east", self.state, kinds=KINDS)
 
     def document(self) -> Any:
         choose = self.random.choice
@@ -128,7 +130,7 @@ class History:
         shutil.rmtree(copy, ignore_errors=True)
         if self.state.exists():
             shutil.copytree(self.state, copy)
-        found = Manifests(self.folder, "east", copy)
+        found = Manifests(self.folder, "east", copy, kinds=KINDS)
         found.scan()
         found.scan()
         return found
@@ -169,7 +171,7 @@ def test_an_object_is_never_away_while_a_file_has_it(tmp_path: Path, seed: int) 
             (history.folder / old).unlink()
         places = {new}
         history.manifests.scan()
-        assert [key.name for key in history.manifests.objects.pods.rows] == ["p1"]
+        assert [key.name for key in history.manifests.objects[PODS].rows] == ["p1"]
 
 
 # A folder of more files than a look examines

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.policy import POLICIES
 from mesh.core.model import PodKey
 from mesh.objects import folder as manifest_files
 from mesh.objects.folder import torn_rest_s
+from mesh.objects.kinds import KINDS
+from mesh.objects.kubernetes import NAMESPACES, PODS
 from mesh.objects.manifests import (
     BROKEN_FILE,
     DUPLICATE,
@@ -25,7 +28,7 @@ from mesh.objects.manifests import (
     UNKNOWN_KIND,
     Manifests,
 )
-from mesh.objects.tables import REFUSED
+from mesh.objects.schema import REFUSED
 
 
 def pod(name: str, node: str = "east-1") -> str:
@@ -63,7 +66,7 @@ class Rig:
 
     def start(self) -> None:
         """A new process on the same folder and state."""
-        self.manifests = Manifests(self.folder, "east", self.state)
+        self.manifests = Manifests(self.folder, "east", self.state, kinds=KINDS)
 
     def write(self, name: str, text: str, age_s: float = 60.0) -> None:
         """A file that was last changed ``age_s`` ago."""
@@ -90,7 +93,7 @@ class Rig:
 
     @property
     def pods(self) -> list[str]:
-        return sorted(key.name for key in self.manifests.objects.pods.rows)
+        return sorted(key.name for key in self.manifests.objects[PODS].rows)
 
     @property
     def findings(self) -> list[tuple[str, str, str]]:
@@ -101,7 +104,7 @@ class Rig:
         )
 
     def node_of(self, name: str) -> str:
-        return self.manifests.objects.pods.rows[PodKey("east", "shop", name)].node
+        return self.manifests.objects[PODS].rows[PodKey("east", "shop", name)].node
 
 
 @pytest.fixture
@@ -115,10 +118,10 @@ def test_several_documents_and_files_fill_the_tables(rig: Rig) -> None:
     text = '{"apiVersion": "v1", "kind": "Namespace",\n\t"metadata": {"name": "shop"}}'
     rig.put("c.json", text)
     assert rig.pods == ["p1", "p2"]
-    assert list(rig.manifests.objects.egress.rows) == ["erp"]
-    assert list(rig.manifests.objects.namespaces.rows) == ["shop"]
+    assert list(rig.manifests.objects[POLICIES].rows) == ["erp"]
+    assert list(rig.manifests.objects[NAMESPACES].rows) == ["shop"]
     assert rig.findings == []
-    assert rig.manifests.objects.pods.synced
+    assert rig.manifests.objects[PODS].synced
 
 
 def test_other_files_are_no_manifests(rig: Rig) -> None:
@@ -131,10 +134,10 @@ def test_other_files_are_no_manifests(rig: Rig) -> None:
 
 def test_nothing_is_rewritten_when_nothing_changed(rig: Rig) -> None:
     rig.put("a.yaml", pod("p1"))
-    revision = rig.manifests.objects.pods.revision
+    revision = rig.manifests.objects[PODS].revision
     rig.age("a.yaml", 30)
     rig.look()
-    assert rig.manifests.objects.pods.revision == revision
+    assert rig.manifests.objects[PODS].revision == revision
 
 
 def test_an_edited_object_is_replaced_and_one_that_is_missing_is_deleted(rig: Rig) -> None:
@@ -163,21 +166,21 @@ def test_a_file_that_went_while_nobody_looked_never_shows_up_again(rig: Rig) -> 
     rig.start()
     rig.manifests.scan()
     assert rig.pods == ["p2"]
-    assert not rig.manifests.objects.pods.synced
+    assert not rig.manifests.objects[PODS].synced
     rig.manifests.scan()
     assert rig.pods == ["p2"]
-    assert rig.manifests.objects.pods.synced
+    assert rig.manifests.objects[PODS].synced
 
 
 def test_a_file_that_was_just_written_is_not_read_yet(rig: Rig) -> None:
     rig.write("a.yaml", pod("p1"), age_s=0)
     rig.manifests.scan()
     assert rig.pods == []
-    assert not rig.manifests.objects.pods.synced
+    assert not rig.manifests.objects[PODS].synced
     rig.age("a.yaml", 1)
     rig.manifests.scan()
     assert rig.pods == ["p1"]
-    assert rig.manifests.objects.pods.synced
+    assert rig.manifests.objects[PODS].synced
 
 
 def test_a_file_that_comes_and_goes_before_it_is_read_leaves_nothing(rig: Rig) -> None:
@@ -186,7 +189,7 @@ def test_a_file_that_comes_and_goes_before_it_is_read_leaves_nothing(rig: Rig) -
     (rig.folder / "a.yaml").unlink()
     rig.look()
     assert rig.pods == []
-    assert rig.manifests.objects.pods.synced
+    assert rig.manifests.objects[PODS].synced
 
 
 def test_files_that_never_rest_do_not_delay_the_first_sync_for_ever(rig: Rig) -> None:
@@ -194,7 +197,7 @@ def test_files_that_never_rest_do_not_delay_the_first_sync_for_ever(rig: Rig) ->
     for _ in range(20):
         rig.write("b.yaml", pod("p2"), age_s=-5)
         rig.manifests.scan()
-    assert rig.manifests.objects.pods.synced
+    assert rig.manifests.objects[PODS].synced
     assert rig.pods == ["p1"]
 
 
@@ -226,16 +229,16 @@ BROKEN = {
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_keeps_its_last_good_objects_also_over_a_restart(rig: Rig, text: str) -> None:
     rig.put("a.yaml", POLICY)
-    good = rig.manifests.objects.egress.rows["erp"]
-    revision = rig.manifests.objects.egress.revision
+    good = rig.manifests.objects[POLICIES].rows["erp"]
+    revision = rig.manifests.objects[POLICIES].revision
     rig.put("a.yaml", text)
-    assert rig.manifests.objects.egress.revision == revision
+    assert rig.manifests.objects[POLICIES].revision == revision
     assert rig.findings
     assert all(finding[1].startswith("a.yaml") for finding in rig.findings)
     said = rig.findings
     rig.restart()
-    assert rig.manifests.objects.egress.rows == {"erp": good}
-    assert rig.manifests.objects.egress.synced
+    assert rig.manifests.objects[POLICIES].rows == {"erp": good}
+    assert rig.manifests.objects[POLICIES].synced
     assert rig.findings == said
     rig.put("a.yaml", POLICY)
     assert rig.findings == []
@@ -246,8 +249,8 @@ def test_a_file_that_never_was_good_has_no_objects_and_harms_no_other(rig: Rig, 
     rig.write("b.yaml", pod("p1"))
     rig.put("a.yaml", text)
     assert rig.pods == ["p1"]
-    assert list(rig.manifests.objects.egress.rows) == []
-    assert rig.manifests.objects.pods.synced
+    assert list(rig.manifests.objects[POLICIES].rows) == []
+    assert rig.manifests.objects[PODS].synced
 
 
 def test_a_finding_names_file_object_and_field(rig: Rig) -> None:
@@ -320,7 +323,7 @@ spec:
   egressGateway: {nodeSelector: {}, egressIP: 198.51.100.99}
 """
     rig.put("a.yaml", f"{POLICY}---\n{cilium}")
-    assert str(rig.manifests.objects.egress.rows["erp"].addresses[0]) == "198.51.100.10"
+    assert str(rig.manifests.objects[POLICIES].rows["erp"].addresses[0]) == "198.51.100.10"
     assert [finding[:2] for finding in rig.findings] == [
         (DUPLICATE, "a.yaml CiliumEgressGatewayPolicy/erp")
     ]
@@ -391,12 +394,12 @@ def test_a_folder_that_is_gone_deletes_nothing(rig: Rig) -> None:
     ]
     rig.restart()
     assert rig.pods == ["p1"]
-    assert not rig.manifests.objects.pods.synced
+    assert not rig.manifests.objects[PODS].synced
     hidden.rename(rig.folder)
     rig.look()
     assert rig.pods == ["p1"]
     assert rig.findings == []
-    assert rig.manifests.objects.pods.synced
+    assert rig.manifests.objects[PODS].synced
 
 
 def finding_rows(rig: Rig) -> Iterator:
@@ -419,11 +422,11 @@ def test_a_folder_that_was_replaced_by_an_empty_one_deletes_nothing(rig: Rig) ->
 def test_a_folder_that_is_not_there_at_first_is_no_sync(rig: Rig) -> None:
     rig.folder.rmdir()
     rig.look()
-    assert not rig.manifests.objects.pods.synced
+    assert not rig.manifests.objects[PODS].synced
     assert [finding.code for finding in finding_rows(rig)] == [FOLDER]
     rig.folder.mkdir()
     rig.look()
-    assert rig.manifests.objects.pods.synced
+    assert rig.manifests.objects[PODS].synced
     assert rig.findings == []
 
 
@@ -527,7 +530,7 @@ def test_a_text_that_was_cut_between_lines_is_believed_after_ten_seconds(rig: Ri
     rig.write("a.yaml", shorter, age_s=5)
     rig.look()
     key = PodKey("east", "shop", "p3")
-    assert rig.manifests.objects.pods.rows[key].service_account == "web"
+    assert rig.manifests.objects[PODS].rows[key].service_account == "web"
     assert [finding[:2] for finding in rig.findings] == [
         (BROKEN_FILE, "a.yaml"),
         (BROKEN_FILE, "b.yaml"),
@@ -535,7 +538,7 @@ def test_a_text_that_was_cut_between_lines_is_believed_after_ten_seconds(rig: Ri
     rig.age("b.yaml", 11)
     rig.age("a.yaml", 11)
     rig.look()
-    assert rig.manifests.objects.pods.rows[key].service_account == "default"
+    assert rig.manifests.objects[PODS].rows[key].service_account == "default"
     assert [finding[:2] for finding in rig.findings] == [(REFUSED, "a.yaml Pod/shop/p1")]
     assert rig.pods == ["p1", "p2", "p3"]
 
@@ -596,7 +599,7 @@ def test_many_rows_are_written_in_slices(tmp_path: Path) -> None:
     """Others run in between, and nothing counts as complete before the last slice."""
     rig = Rig(tmp_path)
     rig.write("a.yaml", "---\n".join(pod(f"p{number}") for number in range(1200)))
-    table = rig.manifests.objects.pods
+    table = rig.manifests.objects[PODS]
     counts: list[tuple[int, bool]] = []
     table.listen(lambda: counts.append((len(table.rows), table.synced)))
     rig.manifests.scan()
@@ -604,7 +607,7 @@ def test_many_rows_are_written_in_slices(tmp_path: Path) -> None:
 
 
 def test_without_a_state_folder_nothing_is_written(rig: Rig, tmp_path: Path) -> None:
-    rig.manifests = Manifests(rig.folder, "east")
+    rig.manifests = Manifests(rig.folder, "east", kinds=KINDS)
     rig.put("a.yaml", pod("p1"))
     rig.put("a.yaml", "a: [\n")
     assert rig.pods == ["p1"]

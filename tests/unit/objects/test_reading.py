@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh.core.strict import Wrong
+from mesh.objects.kinds import KINDS
 from mesh.objects.last_good import LastGood, LastGoodStore
 from mesh.objects.reading import NOTHING, Content, read
 
@@ -21,7 +22,7 @@ spec: {{nodeName: {node}}}
 
 
 def take(text: str, last: Content = NOTHING) -> Content:
-    return read("east", "a.yaml", text, last)
+    return read(KINDS, "east", "a.yaml", text, last)
 
 
 def names(content: Content) -> list[str]:

@@ -7,15 +7,11 @@ from mesh.core.model import (
     IP,
     Backend,
     ContainerPort,
-    EndpointSlice,
-    EndpointSliceKey,
     Pod,
     PodKey,
     Service,
     ServiceKey,
-    ServiceObject,
     ServicePort,
-    ServicePortObject,
 )
 from mesh.services.backends import (
     BackendAddress,
@@ -24,6 +20,7 @@ from mesh.services.backends import (
     own_services,
     translations,
 )
+from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
 
 WEB = ServiceKey("east", "shop", "web")
 ADDRESSES = ("10.97.1.10", "fd97:1::10")

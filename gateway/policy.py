@@ -1,79 +1,64 @@
-"""EgressPolicy, BGPPeer and CiliumEgressGatewayPolicy: documents -> rows, strictly.
+"""EgressPolicy and CiliumEgressGatewayPolicy: documents -> rows, strictly.
 
 An unknown or wrong field refuses the whole object by path, because half a policy is a leak. So does
-a null: what stands where ``matchLabels:`` was cut off would select everything.
+a null: a null in place of ``matchLabels:`` would select everything.
 ``CiliumEgressGatewayPolicy`` follows ``reference/egress.md`` 2 and 3 (S1, S2, S4, S8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from mesh.core.model import (
-    IP,
-    BGPPeer,
-    EgressPolicy,
-    Finding,
-    Network,
-    PodSelector,
-    Requirement,
-    Selector,
-)
+from mesh.core.model import IP, Finding, Network, PodSelector, Requirement, Selector
 from mesh.core.strict import AnyAddress, AnyNetwork, HostNetwork, Wrong, convert
-from mesh.objects.tables import UNSUPPORTED, Parsed, Place, Strict
+from mesh.objects.schema import (
+    UNSUPPORTED,
+    Kind,
+    Parsed,
+    Place,
+    SelectorField,
+    Strict,
+    StrictObject,
+    created_at,
+    optional_selector,
+    selector_of,
+)
+from mesh.objects.tables import ObjectNoun
 
 #: Cilium writes a label's source in front of its key; both of these mean a pod's own labels.
 _SOURCES = ("k8s:", "any:")
 
 
-class _Meta(Strict, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True)
+class EgressPolicy:
+    """One EgressPolicy or CiliumEgressGatewayPolicy, parsed; ``origin`` is its manifest path."""
+
     name: str
-    namespace: None = None
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    creation_timestamp: str | None = None
-    uid: str | None = None
-    resource_version: str | None = None
-    generation: int | None = None
-    generate_name: str | None = None
-    self_link: str | None = None
-    deletion_timestamp: str | None = None
-    deletion_grace_period_seconds: int | None = None
-    finalizers: list[str] | None = None
-    owner_references: list[Any] | None = None
-    managed_fields: list[Any] | None = None
+    selectors: tuple[PodSelector, ...]
+    destinations: tuple[Network, ...]
+    excluded: tuple[Network, ...]
+    addresses: tuple[IP, ...]
+    gateways: Selector
+    origin: str = ""
+    created: str = ""
 
 
-class _Object(Strict, frozen=True, kw_only=True):
-    api_version: str
-    kind: str
-    metadata: _Meta
-    status: Any = None
-
-
-class _Expression(Strict, frozen=True, kw_only=True):
-    key: str
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: tuple[str, ...] = ()
-
-
-class _Selector(Strict, frozen=True, kw_only=True):
-    match_labels: dict[str, str] = msgspec.field(default_factory=dict)
-    match_expressions: tuple[_Expression, ...] = ()
+POLICIES: ObjectNoun[str, EgressPolicy] = ObjectNoun("egress")
+#: Word of ``BGPPeer.spec.advertise``: addresses of which a node is the gateway.
+ADVERTISED = "egressIPs"
 
 
 class _PodChoice(Strict, frozen=True, kw_only=True):
-    namespace_selector: _Selector | UnsetType = UNSET
-    pod_selector: _Selector | UnsetType = UNSET
+    namespace_selector: SelectorField | UnsetType = UNSET
+    pod_selector: SelectorField | UnsetType = UNSET
 
 
 class _NodeChoice(Strict, frozen=True, kw_only=True):
-    node_selector: _Selector
+    node_selector: SelectorField
 
 
 class _EgressSpec(Strict, frozen=True, kw_only=True):
@@ -86,12 +71,12 @@ class _EgressSpec(Strict, frozen=True, kw_only=True):
     gateways: _NodeChoice
 
 
-class _Egress(_Object, frozen=True, kw_only=True):
+class _Egress(StrictObject, frozen=True, kw_only=True):
     spec: _EgressSpec
 
 
 class _CiliumChoice(_PodChoice, frozen=True, kw_only=True):
-    node_selector: _Selector | UnsetType = UNSET
+    node_selector: SelectorField | UnsetType = UNSET
 
 
 class _CiliumGateway(_NodeChoice, frozen=True, kw_only=True):
@@ -107,22 +92,8 @@ class _CiliumSpec(Strict, frozen=True, kw_only=True):
     egress_gateways: tuple[_CiliumGateway, ...] = ()
 
 
-class _Cilium(_Object, frozen=True, kw_only=True):
+class _Cilium(StrictObject, frozen=True, kw_only=True):
     spec: _CiliumSpec
-
-
-class _PeerSpec(Strict, frozen=True, kw_only=True):
-    node_selector: _Selector
-    address: AnyAddress
-    asn: Annotated[int, msgspec.Meta(ge=1, le=4294967295)]
-    local_asn: Annotated[int, msgspec.Meta(ge=1, le=4294967295)] = msgspec.field(name="localASN")
-    advertise: tuple[Literal["podCIDRs", "egressIPs", "srv6Locators"], ...]
-    hold_seconds: Annotated[int, msgspec.Meta(ge=3, le=65535)] = 90
-    graceful_restart_seconds: Annotated[int, msgspec.Meta(ge=1, le=4095)] = 120
-
-
-class _Peer(_Object, frozen=True, kw_only=True):
-    spec: _PeerSpec
 
 
 def _egress(place: Place, document: object) -> Parsed:
@@ -142,11 +113,11 @@ def _egress(place: Place, document: object) -> Parsed:
         destinations=_unique(spec.destination_cidrs),
         excluded=_unique(spec.excluded_cidrs),
         addresses=tuple(sorted(set(spec.addresses), key=lambda a: a.version)),
-        gateways=_selector("spec.gateways.nodeSelector", spec.gateways.node_selector),
+        gateways=selector_of("spec.gateways.nodeSelector", spec.gateways.node_selector),
         origin=str(place),
-        created=_created(policy.metadata),
+        created=created_at(policy.metadata),
     )
-    return Parsed("egress", row.name, row)
+    return Parsed(POLICIES.name, row.name, row)
 
 
 def _cilium(place: Place, document: object) -> Parsed:
@@ -166,11 +137,11 @@ def _cilium(place: Place, document: object) -> Parsed:
         destinations=_unique(spec.destination_cidrs),
         excluded=_unique(spec.excluded_cidrs),
         addresses=() if gateway.egress_ip is UNSET else (gateway.egress_ip,),
-        gateways=_selector(f"{path}.nodeSelector", gateway.node_selector),
+        gateways=selector_of(f"{path}.nodeSelector", gateway.node_selector),
         origin=str(place),
-        created=_created(policy.metadata),
+        created=created_at(policy.metadata),
     )
-    return Parsed("egress", row.name, row, tuple(notes))
+    return Parsed(POLICIES.name, row.name, row, tuple(notes))
 
 
 def _gateway(place: Place, spec: _CiliumSpec) -> tuple[str, _CiliumGateway, list[Finding]]:
@@ -207,28 +178,12 @@ def _check_usable(path: str, address: IP) -> None:
         raise Wrong(path, f"{address} cannot be a source address")
 
 
-def _peer(place: Place, document: object) -> Parsed:
-    spec = convert(document, _Peer).spec
-    row = BGPPeer(
-        place.key.name,
-        nodes=_selector("spec.nodeSelector", spec.node_selector),
-        address=spec.address,
-        asn=spec.asn,
-        local_asn=spec.local_asn,
-        advertise=tuple(sorted(set(spec.advertise))),
-        hold_s=spec.hold_seconds,
-        graceful_restart_s=spec.graceful_restart_seconds,
-        origin=str(place),
-    )
-    return Parsed("peer", row.name, row)
-
-
 def _pods(path: str, choice: _PodChoice) -> PodSelector:
     if choice.pod_selector is UNSET and choice.namespace_selector is UNSET:
         raise Wrong(path, "podSelector or namespaceSelector is required ({} selects everything)")
     return PodSelector(
-        namespaces=_optional(f"{path}.namespaceSelector", choice.namespace_selector),
-        pods=_optional(f"{path}.podSelector", choice.pod_selector),
+        namespaces=optional_selector(f"{path}.namespaceSelector", choice.namespace_selector),
+        pods=optional_selector(f"{path}.podSelector", choice.pod_selector),
     )
 
 
@@ -238,7 +193,7 @@ def _cilium_pods(path: str, choice: _CiliumChoice) -> PodSelector:
         return PodSelector(base.namespaces, _unprefixed(base.pods))
     if choice.pod_selector is UNSET:
         raise Wrong(f"{path}.nodeSelector", "not alone, only together with podSelector")
-    nodes = _selector(f"{path}.nodeSelector", choice.node_selector)
+    nodes = selector_of(f"{path}.nodeSelector", choice.node_selector)
     return PodSelector(base.namespaces, _unprefixed(base.pods), nodes)
 
 
@@ -259,43 +214,11 @@ def _without_source(key: str) -> str:
     return key
 
 
-def _optional(path: str, selector: _Selector | UnsetType) -> Selector | None:
-    return None if selector is UNSET else _selector(path, selector)
-
-
-def _selector(path: str, selector: _Selector) -> Selector:
-    labels = sorted(selector.match_labels.items())
-    found = [Requirement(key, "In", (value,)) for key, value in labels]
-    for number, one in enumerate(selector.match_expressions):
-        values = tuple(sorted(set(one.values)))
-        place = f"{path}.matchExpressions[{number}].values"
-        if one.operator in ("In", "NotIn") and not values:
-            raise Wrong(place, f"required with operator {one.operator}")
-        if one.operator in ("Exists", "DoesNotExist") and values:
-            raise Wrong(place, f"must be empty with operator {one.operator}")
-        found.append(Requirement(one.key, one.operator, values))
-    return Selector(tuple(found))
-
-
 def _unique(networks: tuple[Network, ...]) -> tuple[Network, ...]:
     return tuple(dict.fromkeys(networks))
 
 
-def _created(meta: _Meta) -> str:
-    """Creation time in one form that sorts, or empty."""
-    if not meta.creation_timestamp:
-        return ""
-    try:
-        time = datetime.fromisoformat(meta.creation_timestamp)
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
-    except (ValueError, OverflowError):
-        text = f"expected a time (RFC 3339), got {meta.creation_timestamp!r}"
-        raise Wrong("metadata.creationTimestamp", text) from None
-
-
-#: apiVersion, kind -> whether it has a namespace, and its parser.
-KINDS: Mapping[tuple[str, str], tuple[bool, Callable[[Place, object], Parsed]]] = {
-    ("meshgate.io/v1alpha1", "EgressPolicy"): (False, _egress),
-    ("meshgate.io/v1alpha1", "BGPPeer"): (False, _peer),
-    ("cilium.io/v2", "CiliumEgressGatewayPolicy"): (False, _cilium),
-}
+KINDS = (
+    Kind("meshgate.io/v1alpha1", "EgressPolicy", POLICIES, _egress),
+    Kind("cilium.io/v2", "CiliumEgressGatewayPolicy", POLICIES, _cilium),
+)

@@ -1,0 +1,1 @@
+"""Installing: ``install.sh`` for a machine, ``lock.py`` for the locked Python packages."""

@@ -1,0 +1,155 @@
+"""What a feature adds to a process, declared in one place: its room.
+
+A room is a folder: the kind (documents to rows), pure modules, maps (rows to entries), nouns (the
+command line), then one file for each process: ``agent.py``, ``controller.py``, ``speaker.py``. A
+process has one list of features. It gives each feature the tables that the feature reads, as
+constructor arguments, and asks each feature what it adds: derivations, targets, rows of the
+command line, findings, and the tables below by which features meet.
+
+Each method has an answer for "nothing", so a feature names only what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from mesh.core.model import Finding, Network, Node, PodKey
+from mesh.core.reconcile import AppliedRows, ColumnTarget, Loop, Target
+from mesh.core.table import ColumnTable, Source, Table
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Row = dict[str, Any]
+#: Rows of ``meshgate NOUN list``, made when a user asks.
+Listing = Callable[[], Sequence[Row]]
+Entry = tuple[object, object]
+
+
+class Maps(Protocol):
+    """The pinned maps of the node, by name; ``mesh/datapath/`` has them."""
+
+    def rows(
+        self, name: str, encode: Callable[[Any, Any], Entry], decode: Callable[[Any, Any], Any]
+    ) -> Target[Any, Any]:
+        """A map as the target of a table of rows."""
+
+    def columns(self, name: str, table: ColumnTable) -> ColumnTarget:
+        """A map as the target of a column table, in the table's dtypes."""
+
+    def enum(self, name: str) -> Mapping[str, int]:
+        """Names and numbers of a C enum."""
+
+    def struct(self, name: str) -> np.dtype[Any]:
+        """Layout of a C struct."""
+
+    def capacity(self, name: str) -> int:
+        """Entries that the map holds."""
+
+    def program(self, name: str) -> int:
+        """Descriptor of a program."""
+
+
+class Feature:
+    """What a feature adds to any process."""
+
+    def derive(self, loop: Loop) -> None:
+        """Add derivations, each below its inputs."""
+
+    def listings(self) -> Mapping[str, Listing]:
+        """Rows of the command line by noun."""
+        return {}
+
+    def findings(self) -> Iterable[Finding]:
+        """What is wrong in the view of this feature."""
+        return ()
+
+
+@dataclass
+class Mark:
+    """A number that a feature writes into the row of each pod: a field of ``struct pod``.
+
+    ``refers`` are targets with the rows that the number leads to. They are written before the
+    pod's row and deleted after it.
+    """
+
+    name: str
+    numbers: Table[PodKey, int]
+    refers: list[AppliedRows[Any, Any]] = field(default_factory=list)
+
+
+class AgentFeature(Feature):
+    """What a feature adds to a node."""
+
+    #: Numbers in the rows of this node's pods.
+    marks: Sequence[Mark] = ()
+    #: Networks that no other cluster may claim: facts of the import firewall.
+    ours: Sequence[Table[Network, None]] = ()
+    #: Networks that this node attracts: packets that no route takes further are discarded.
+    announced: Sequence[Table[Network, None]] = ()
+
+    def settings(self) -> Mapping[str, object]:
+        """Fields of the datapath's ``struct config``."""
+        return {}
+
+    async def recover(self, maps: Maps) -> None:
+        """Read back what the last agent wrote, before anything is derived."""
+
+    def apply(self, loop: Loop, maps: Maps) -> None:
+        """Connect tables with maps."""
+
+    def tasks(self) -> Iterable[Callable[[], Any]]:
+        """Coroutine functions that run as long as the process."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Want:
+    """An owner that is to have a number of a pool."""
+
+    noun: str
+    pool: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """A noun whose numbers are claimed.
+
+    ``candidates`` are the numbers that may be given to a want. ``released`` says that a number is
+    given back when nobody wants it any more; then it rests.
+    """
+
+    noun: str
+    candidates: Callable[[Want], Sequence[int]]
+    released: bool = False
+
+
+class ControllerFeature(Feature):
+    """What a feature adds to the controller of a cluster."""
+
+    claims: Sequence[Claimable] = ()
+    #: Owners that are to have numbers.
+    wants: Sequence[Table[Want, bool]] = ()
+    #: Networks that no other cluster may claim.
+    ours: Sequence[Table[Network, None]] = ()
+    #: Keys that peers read, by etcd prefix.
+    published: Mapping[str, Table[str, bytes]] = {}
+
+
+class SpeakerFeature(Feature):
+    """What a feature announces: ``kind`` is a word of ``BGPPeer.spec.advertise``."""
+
+    kind: str
+    #: Tables that decide; a route is withdrawn only while all of them are synced.
+    inputs: Sequence[Source] = ()
+    #: Claim nouns that the speaker follows for this feature.
+    nouns: Sequence[str] = ()
+
+    def prefixes(self, node: Node) -> Iterable[Network]:
+        """Prefixes that the node announces now."""
+        raise NotImplementedError

@@ -1,0 +1,263 @@
+"""What every document has in common: its head, its place, its labels and selectors.
+
+A document (a Kubernetes object as YAML or JSON) becomes one row. A room declares a ``Kind`` for
+each document that it reads: apiVersion, kind, and the function that makes the row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from sys import intern
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from mesh.core.model import IP, Finding, Labels, Requirement, Selector
+from mesh.core.strict import Wrong, convert, parse_address
+from mesh.objects.tables import ObjectNoun
+
+#: Finding codes: an object that was refused; one that is used, but not as its author expects.
+REFUSED = "M103"
+UNSUPPORTED = "M106"
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectKey:
+    """Which object a document is; ``namespace`` is empty for cluster-scoped kinds."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.kind, self.namespace, self.name) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a document stands: it names the object in findings."""
+
+    cluster: str
+    path: str
+    key: ObjectKey
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.key}"
+
+    def finding(self, code: str, field: str, text: str) -> Finding:
+        """A finding about this document."""
+        return Finding(code, str(self), field, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """``row`` under ``key`` in the table of ``noun``; no row: valid, but none of ours."""
+
+    noun: str
+    key: Any
+    row: Any
+    findings: tuple[Finding, ...] = ()
+
+
+# --- Documents --------------------------------------------------------------------------------
+
+
+class Loose(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """Part of a Kubernetes object: unknown fields are ignored."""
+
+
+class Strict(msgspec.Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """Part of an object whose unknown fields are refused."""
+
+
+class Meta(Loose, frozen=True):
+    """``metadata``, of which we use little."""
+
+    name: str
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class Head(Loose, frozen=True):
+    """What says which object a document is."""
+
+    api_version: str
+    kind: str
+    metadata: Meta
+
+
+class StrictMeta(Strict, frozen=True, kw_only=True):
+    """``metadata`` of an object of our own, every field that the API server writes."""
+
+    name: str
+    namespace: None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    creation_timestamp: str | None = None
+    uid: str | None = None
+    resource_version: str | None = None
+    generation: int | None = None
+    generate_name: str | None = None
+    self_link: str | None = None
+    deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
+    finalizers: list[str] | None = None
+    owner_references: list[Any] | None = None
+    managed_fields: list[Any] | None = None
+
+
+class StrictObject(Strict, frozen=True, kw_only=True):
+    """An object whose unknown fields are refused; a subclass has ``spec``."""
+
+    api_version: str
+    kind: str
+    metadata: StrictMeta
+    status: Any = None
+
+
+class _Expression(Strict, frozen=True, kw_only=True):
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+
+class SelectorField(Strict, frozen=True, kw_only=True):
+    """A LabelSelector as written."""
+
+    match_labels: dict[str, str] = msgspec.field(default_factory=dict)
+    match_expressions: tuple[_Expression, ...] = ()
+
+
+# --- Kinds ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of document and the function that makes its row; ``parse`` raises ``Wrong``."""
+
+    api_version: str
+    kind: str
+    noun: ObjectNoun[Any, Any]
+    parse: Callable[[Place, object], Parsed]
+    namespaced: bool = False
+
+
+class Kinds:
+    """The kinds of document that a process reads."""
+
+    def __init__(self, kinds: Iterable[Kind]) -> None:
+        self._kinds = {(kind.api_version, kind.kind): kind for kind in kinds}
+
+    @property
+    def nouns(self) -> list[ObjectNoun[Any, Any]]:
+        """The nouns of the kinds, each once."""
+        return list(dict.fromkeys(kind.noun for kind in self._kinds.values()))
+
+    def known(self, head: Head) -> bool:
+        """Whether one of the kinds reads the document."""
+        return (head.api_version, head.kind) in self._kinds
+
+    def key_of(self, head: Head) -> ObjectKey:
+        """Which object a document is; a namespaced kind has ``default`` where none is given."""
+        kind = self._kinds.get((head.api_version, head.kind))
+        namespaced = kind.namespaced if kind else bool(head.metadata.namespace)
+        namespace = (head.metadata.namespace or "default") if namespaced else ""
+        return ObjectKey(head.kind, namespace, head.metadata.name)
+
+    def parse(self, head: Head, place: Place, document: object) -> Parsed:
+        """The row of a document of a known kind. Raises ``Wrong``."""
+        return self._kinds[head.api_version, head.kind].parse(place, document)
+
+
+def items(document: Any) -> Iterator[Any]:
+    """The document itself, or the items of a ``List`` as kubectl prints it."""
+    if isinstance(document, dict) and document.get("kind") == "List":
+        yield from document.get("items") or ()
+    else:
+        yield document
+
+
+def head(document: object) -> Head:
+    """Which object a document is. Raises ``Wrong``."""
+    parsed = convert(document, Head)
+    _check_name("metadata.name", parsed.metadata.name)
+    if parsed.metadata.namespace is not None:
+        _check_name("metadata.namespace", parsed.metadata.namespace)
+    return parsed
+
+
+# --- Fields -----------------------------------------------------------------------------------
+
+
+def _check_name(path: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise Wrong(path, f"expected a name of a-z, 0-9, '-' and '.', got {name!r}")
+
+
+def name_of(path: str, name: str | None, default: str = "") -> str:
+    """The name of another object, or the default. Raises ``Wrong``."""
+    if not (name or default):
+        raise Wrong(path, "required")
+    _check_name(path, name or default)
+    return name or default
+
+
+def labels_of(path: str, labels: Mapping[str, str] | None) -> Labels:
+    """Sorted labels, each of which fits into an identity's text. Raises ``Wrong``."""
+    for key, value in (labels or {}).items():
+        prefix, slash, name = key.rpartition("/")
+        if not _LABEL_NAME.fullmatch(name) or (slash and not _NAME.fullmatch(prefix)):
+            raise Wrong(f"{path}.{key}", "not a label key")
+        if not _LABEL_VALUE.fullmatch(value):
+            raise Wrong(f"{path}.{key}", f"not a label value: {value!r}")
+    # One object of many has the same labels as its neighbours: their texts are kept once.
+    return tuple(sorted((intern(key), intern(value)) for key, value in (labels or {}).items()))
+
+
+def address_of(path: str, text: str) -> IP:
+    """An address. Raises ``Wrong``."""
+    try:
+        return parse_address(text)
+    except ValueError:
+        raise Wrong(path, f"expected an IP address, got {text!r}") from None
+
+
+def selector_of(path: str, selector: SelectorField) -> Selector:
+    """A LabelSelector. Raises ``Wrong``."""
+    labels = sorted(selector.match_labels.items())
+    requirements = [Requirement(key, "In", (value,)) for key, value in labels]
+    for number, one in enumerate(selector.match_expressions):
+        values = tuple(sorted(set(one.values)))
+        place = f"{path}.matchExpressions[{number}].values"
+        if one.operator in ("In", "NotIn") and not values:
+            raise Wrong(place, f"required with operator {one.operator}")
+        if one.operator in ("Exists", "DoesNotExist") and values:
+            raise Wrong(place, f"must be empty with operator {one.operator}")
+        requirements.append(Requirement(one.key, one.operator, values))
+    return Selector(tuple(requirements))
+
+
+def optional_selector(path: str, selector: SelectorField | UnsetType) -> Selector | None:
+    """A LabelSelector, or None where the field is absent. Raises ``Wrong``."""
+    return None if selector is UNSET else selector_of(path, selector)
+
+
+def created_at(meta: StrictMeta) -> str:
+    """Creation time in one form that sorts, or empty. Raises ``Wrong``."""
+    if not meta.creation_timestamp:
+        return ""
+    try:
+        time = datetime.fromisoformat(meta.creation_timestamp)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):
+        text = f"expected a time (RFC 3339), got {meta.creation_timestamp!r}"
+        raise Wrong("metadata.creationTimestamp", text) from None

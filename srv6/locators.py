@@ -1,0 +1,23 @@
+"""SRv6 locators: one piece of the locator pool for each node (RFC 8986 3.1). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Network
+
+from mesh.core.model import Claim
+from mesh.nodes.pools import claimed
+
+#: Noun of the claims.
+NOUN = "locator"
+#: Word of ``BGPPeer.spec.advertise``.
+ADVERTISED = "srv6Locators"
+
+
+def locators(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, IPv6Network]:
+    """Locator by node; of several pools the first counts."""
+    rows: dict[str, IPv6Network] = {}
+    for network, claim in claimed(claims, pools):
+        if isinstance(network, IPv6Network):
+            rows.setdefault(claim.owner, network)
+    return rows
