@@ -19,7 +19,7 @@ from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
 from clustermesh.remote.tables import Peers
 from clustermesh.store.follow import Batch
-from mesh.core.feature import ControllerFeature, Listing, Want
+from mesh.core.feature import ControllerFeature, Want
 from mesh.core.groups import By, Followed
 from mesh.core.model import (
     Finding,
@@ -33,6 +33,7 @@ from mesh.core.model import (
     Service,
     ServiceKey,
 )
+from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
 from mesh.core.table import Changes, Source, Table
@@ -206,7 +207,8 @@ class RemoteController(ControllerFeature):
         publishing = self._publishing
         own = own_row(self._cluster, self._id, publishing.counts, synced=publishing.canaries.synced)
         others = sorted(self._remote.imports.peers.items())
-        return [own, *(cluster_row(name, importer) for name, importer in others)]
+        rows = [cluster_row(wire.plain(name), one, publish.PREFIXES) for name, one in others]
+        return [own, *rows]
 
     def findings(self) -> Iterable[Finding]:
         return self._remote.findings.values()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
-from clustermesh import publish
-from clustermesh.remote import wire
-from clustermesh.remote.importer import Importer
-from mesh.core.feature import Row
+from mesh.core.noun import Row, noun
+
+if TYPE_CHECKING:  # the command line starts with the columns and without numpy
+    from clustermesh.remote.importer import Importer
+
+CLUSTER = noun(
+    "cluster",
+    "clusters as each cluster sees them",
+    "cluster id nodes identities addresses services state synced seenBy",
+    "cluster seenBy",
+)
 
 
 def own_row(cluster: str, id_: int, counts: Mapping[str, int], *, synced: bool) -> Row:
@@ -15,19 +23,15 @@ def own_row(cluster: str, id_: int, counts: Mapping[str, int], *, synced: bool) 
     return {"cluster": cluster, "id": id_, **counts, "state": "own", "synced": synced}
 
 
-def cluster_row(name: str, importer: Importer) -> Row:
-    """Another cluster, as ours sees it."""
+def cluster_row(name: str, importer: Importer, canaries: Collection[str]) -> Row:
+    """Another cluster, as ours sees it; it is synced when all ``canaries`` stand."""
     return {
-        "cluster": wire.plain(name),
+        "cluster": name,
         "id": importer.peer.id or None,
         "nodes": len(importer.nodes),
         "identities": len(importer.identities),
         "addresses": len(importer.addresses.keys),
         "services": len(importer.services),
         "state": "accepted" if importer.peer.id else "refused",
-        "synced": _complete(importer.canaries),
+        "synced": set(canaries) <= set(importer.canaries),
     }
-
-
-def _complete(canaries: Iterable[str]) -> bool:
-    return set(publish.PREFIXES) <= set(canaries)

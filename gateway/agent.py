@@ -25,10 +25,11 @@ from gateway.networks import egress_network
 from gateway.plan import egress_classes
 from gateway.policy import POLICIES
 from gateway.settings import Egress
-from mesh.core.feature import AgentFeature, Listing, Maps, Mark
+from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.files import replace_file
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Network, NodeKey, Pod, PodKey
+from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
 from mesh.core.table import Table

@@ -15,9 +15,10 @@ from gateway.networks import egress_network
 from gateway.plan import findings_of
 from gateway.policy import POLICIES, EgressPolicy
 from gateway.settings import Egress
-from mesh.core.feature import Claimable, ControllerFeature, Listing, Want
+from mesh.core.feature import Claimable, ControllerFeature, Want
 from mesh.core.groups import By, To
 from mesh.core.model import Finding, Network, Pod, PodKey
+from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
 from mesh.core.table import Table

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from gateway.blocks import Block
-from gateway.plan import Plan
-from gateway.policy import EgressPolicy
-from mesh.core.feature import Row
-from mesh.core.model import Node
+from mesh.core.noun import Row, Rows, noun
+
+if TYPE_CHECKING:  # the command line starts with the columns and without numpy
+    from gateway.blocks import Block
+    from gateway.plan import Plan
+    from gateway.policy import EgressPolicy
+    from mesh.core.model import Node
+
+EGRESS = noun(
+    "egress",
+    "egress policies, their addresses and gateways",
+    "cluster policy addresses gateway pods",
+    "cluster policy",
+)
+BLOCK = noun(
+    "block",
+    "port blocks of egress addresses",
+    "address number first last cluster node epoch",
+    "address number",
+)
 
 
 def policy_row(cluster: str, policy: EgressPolicy, gateway: Node | None) -> Row:
@@ -33,18 +49,19 @@ def egress_rows(plan: Plan, cluster: str) -> list[Row]:
     ]
 
 
-def block_rows(blocks: Iterable[Block]) -> list[Row]:
-    """Blocks in order of address and number."""
-    ordered = sorted(blocks, key=lambda b: (b.address.version, int(b.address), b.number))
-    return [
-        {
-            "address": block.address,
-            "number": block.number,
-            "first": block.first,
-            "last": block.last,
-            "cluster": block.cluster,
-            "node": block.node,
-            "epoch": block.epoch,
-        }
-        for block in ordered
-    ]
+def block_rows(blocks: Iterable[Block]) -> Sequence[Row]:
+    """Port blocks."""
+    return Rows.of(blocks, block_row)
+
+
+def block_row(block: Block) -> Row:
+    """One row of ``block list``."""
+    return {
+        "address": block.address,
+        "number": block.number,
+        "first": block.first,
+        "last": block.last,
+        "cluster": block.cluster,
+        "node": block.node,
+        "epoch": block.epoch,
+    }

@@ -9,12 +9,13 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mesh.observe.tables import Answer, Process, Row
+    from mesh.core.noun import Row
+    from mesh.observe.tables import Answer, Process
     from mesh.observe.watch import Wanted
 
 _PROCESSES = {
@@ -62,7 +63,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_nouns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from mesh.observe.nouns import NOUNS
+    from mesh.nouns import NOUNS
 
     for name, noun in NOUNS.items():
         verbs = commands.add_parser(name, help=noun.text).add_subparsers(
@@ -113,39 +114,45 @@ def _run_process(parsed: argparse.Namespace) -> int | None:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from mesh.observe import nouns, tables
+    from mesh.nouns import NOUNS
+    from mesh.observe import listing, tables
 
-    noun = nouns.NOUNS[parsed.noun]
-    answers = tables.ask(tables.processes(tables.run_directory()), [noun.name])
-    if _complain(answers):
+    noun = NOUNS[parsed.noun]
+    found = tables.processes(tables.run_directory())
+    answers = tables.ask(found, [noun.name], patient=True)
+    lacks = list(_lacks(answers))
+    if all(answer.error for answer in answers):
+        _complain([*lacks, f"no process answers under {tables.run_directory()}"])
         return 1
-    rows = nouns.merge(noun, answers)
-    _print_rows(noun.name, rows, parsed.output)
-    return 0
+    lacks += listing.unknown_columns(noun, answers)
+    _print_rows(noun.name, listing.merge(noun, answers), parsed.output)
+    return _complain(lacks)
 
 
-def _complain(answers: Sequence[Answer]) -> bool:
-    """Name on stderr who did not answer; whether that is everybody."""
-    from mesh.observe.tables import run_directory
-
+def _lacks(answers: Sequence[Answer]) -> Iterator[str]:
+    """A sentence for each process whose answer is not whole."""
     for answer in answers:
         for why in [answer.error, *answer.refused.values()]:
             if why:
-                print(f"meshgate: {answer.process.name}: {why}", file=sys.stderr)
-    if all(answer.error for answer in answers):
-        print(f"meshgate: no process answers under {run_directory()}", file=sys.stderr)
-        return True
-    return False
+                yield f"{answer.process.name}: {why}"
+
+
+def _complain(sentences: Sequence[str]) -> int:
+    """Say on stderr why an answer is not whole; the exit status."""
+    for sentence in sentences:
+        print(f"meshgate: {sentence}", file=sys.stderr)
+    return 1 if sentences else 0
 
 
 def _print_rows(noun: str, rows: list[Row], form: str) -> None:
-    from mesh.observe import nouns, render
+    from mesh.nouns import NOUNS
+    from mesh.observe import listing, render
 
     if form != "table":
-        sys.stdout.write(render.document(rows, form))
+        sys.stdout.writelines(render.rows(rows, form))
         return
-    kind = nouns.NOUNS[noun]
-    render.table(kind.columns, nouns.texts(kind, rows))
+    kind = NOUNS[noun]
+    render.table(kind.columns, listing.texts(kind, rows))
 
 
 def _agents() -> list[Process]:
@@ -163,7 +170,7 @@ def _wanted(parsed: argparse.Namespace) -> Wanted:
 
 
 def _flow_list(parsed: argparse.Namespace) -> int:
-    from mesh.observe import nouns, tables, watch
+    from mesh.observe import listing, tables, watch
 
     agents = _agents()
     try:
@@ -171,16 +178,15 @@ def _flow_list(parsed: argparse.Namespace) -> int:
     except watch.FlowsError as error:
         print(f"meshgate: {error}", file=sys.stderr)
         return 2
-    for name, why in failed.items():
-        print(f"meshgate: {name}: {why}", file=sys.stderr)
+    lacks = [f"{name}: {why}" for name, why in failed.items()]
     if len(failed) == len(agents):
-        print(f"meshgate: no agent answers under {tables.run_directory()}", file=sys.stderr)
+        _complain([*lacks, f"no agent answers under {tables.run_directory()}"])
         return 1
     rows = rows[-parsed.last :] if parsed.last else rows
     if parsed.output != "table":
-        rows = [nouns.exact_flow(row) for row in rows]
+        rows = [listing.exact_flow(row) for row in rows]
     _print_rows("flow", rows, parsed.output)
-    return 0
+    return _complain(lacks)
 
 
 def _flow_watch(parsed: argparse.Namespace) -> int:
@@ -201,21 +207,23 @@ def _flow_watch(parsed: argparse.Namespace) -> int:
 
 def _flow_text(row: Row, form: str) -> str:
     """One line; JSON is one object per line, YAML one document per flow."""
-    from mesh.observe import nouns, render, tables
+    from mesh.nouns import NOUNS
+    from mesh.observe import listing, render, tables
 
     if form == "json":
-        return tables.encode(nouns.exact_flow(row)).decode()
+        return tables.encode(listing.exact_flow(row)).decode()
     if form == "yaml":
-        return "---\n" + render.document(nouns.exact_flow(row), form).rstrip()
-    return render.flow_line(nouns.texts(nouns.NOUNS["flow"], [row])[0])
+        return "---\n" + render.document(listing.exact_flow(row), form).rstrip()
+    return render.flow_line(listing.texts(NOUNS["flow"], [row])[0])
 
 
 def _status(parsed: argparse.Namespace) -> int:
+    from mesh.nouns import NOUNS
     from mesh.observe import render, status, tables
 
     now = time.time()
     answers = tables.ask(tables.processes(tables.run_directory()), status.ASKED)
-    whole = status.summarize(answers, now)
+    whole = status.summarize(answers, now, NOUNS)
     if parsed.output == "table":
         sys.stdout.write(render.screen(whole, now))
     else:

@@ -23,8 +23,9 @@ from gateway import blocks
 from gateway.controller import EgressController
 from mesh import process
 from mesh.config import ControllerConfig, load_controller
-from mesh.core.feature import ControllerFeature, Listing, Row
+from mesh.core.feature import ControllerFeature
 from mesh.core.model import Finding
+from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges
 from mesh.identity import labels

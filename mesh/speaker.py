@@ -30,6 +30,7 @@ from mesh import process
 from mesh.config import SpeakerConfig, load_speaker
 from mesh.core.feature import SpeakerFeature
 from mesh.core.model import IP, Claim, ClaimKey, Finding, Node, NodeKey
+from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
 from mesh.core.table import Source, Table
 from mesh.identity.selectors import matches
@@ -38,7 +39,7 @@ from mesh.nodes.speaker import PodCIDRsSpeaker
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES
 from mesh.objects.manifests import Manifests
-from mesh.observe.tables import Row, Server
+from mesh.observe.tables import Server
 from srv6 import locators
 from srv6.speaker import LocatorsSpeaker
 

@@ -18,15 +18,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from mesh.core.model import IP, Finding, Network, Node, PodKey
+from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, ColumnTarget, Loop, Target
 from mesh.core.table import ColumnTable, Source, Table
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-Row = dict[str, Any]
-#: Rows of ``meshgate NOUN list``, made when a user asks.
-Listing = Callable[[], Sequence[Row]]
 Entry = tuple[object, object]
 
 

@@ -237,7 +237,7 @@ class ColumnTable(Source):
 
     def rows(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """All keys and values, copied."""
-        return self._keys[self._live].copy(), self._values[self._live].copy()
+        return self._keys[self._live], self._values[self._live]
 
     def get(self, key: bytes) -> npt.NDArray[Any] | None:
         """The value of one key as a 0-d structured array, or None."""

@@ -9,22 +9,24 @@ Addresses of other clusters arrive in the same table by ``take_remote``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from itertools import chain
 
 from mesh.core.address import ADDRESS
-from mesh.core.feature import AgentFeature, Listing, Maps
+from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, Followed, To
 from mesh.core.model import IP, Node, NodeKey, PodEntry, PodKey, PodRef
+from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Changes, ColumnChanges, ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
 from mesh.identity.labels import NOUN
-from mesh.identity.nouns import address_rows, identity_row
+from mesh.identity.listing import address_rows
+from mesh.identity.nouns import identity_row
 from mesh.identity.numbers import Numbers
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
@@ -104,11 +106,11 @@ class IdentityAgent(AgentFeature):
     def listings(self) -> Mapping[str, Listing]:
         return {"identity": self._identity_rows, "address": self._address_rows}
 
-    def _identity_rows(self) -> list[dict[str, object]]:
+    def _identity_rows(self) -> Sequence[Row]:
         rows = chain(self._numbers.identity.rows.values(), self._remote.identities.rows.values())
-        return [identity_row(row) for row in sorted(rows, key=lambda row: row.id)]
+        return Rows.of(rows, identity_row)
 
-    def _address_rows(self) -> list[dict[str, object]]:
+    def _address_rows(self) -> Sequence[Row]:
         clusters = {number: name for name, number in self._remote.ids.rows.items()}
         nodes = self._node.rows.values()
         names = {int(a): node.name for node in nodes if (a := tunnel_endpoint(node))}

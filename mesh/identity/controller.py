@@ -6,10 +6,12 @@ Numbers are never given back (D20).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
-from mesh.core.feature import Claimable, ControllerFeature, Listing, Want
+from mesh.core.feature import Claimable, ControllerFeature, Want
 from mesh.core.groups import By, To
 from mesh.core.model import Identity, Namespace, Pod, PodKey
+from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Table
@@ -49,9 +51,9 @@ class IdentityController(ControllerFeature):
     def listings(self) -> Mapping[str, Listing]:
         return {"identity": self._rows}
 
-    def _rows(self) -> list[dict[str, object]]:
-        tables = (self.identity.rows, self._remote.identities.rows)
-        return [identity_row(row) for rows in tables for _, row in sorted(rows.items())]
+    def _rows(self) -> Sequence[Row]:
+        rows = chain(self.identity.rows.values(), self._remote.identities.rows.values())
+        return Rows.of(rows, identity_row)
 
 
 def numbers_of(cluster_id: int) -> Sequence[int]:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Network
 
-from mesh.core.feature import AgentFeature, Listing, Maps
+from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Claim, ClaimKey, Finding, Network, Node, NodeKey
+from mesh.core.noun import Listing, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Source, Table
@@ -116,7 +117,7 @@ class NodesAgent(AgentFeature):
         loop.apply(self.pod_cidr, cidrs)
 
     def listings(self) -> Mapping[str, Listing]:
-        return {"node": lambda: [node_row(row) for row in self.node.rows.values()]}
+        return {"node": lambda: Rows.of(self.node.rows.values(), node_row)}
 
     def findings(self) -> Iterable[Finding]:
         objects, place = self._objects[NODES], f"Node/{self.own.name}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv6Network
+from itertools import chain
 
-from mesh.core.feature import ControllerFeature, Listing
+from mesh.core.feature import ControllerFeature
 from mesh.core.groups import By
 from mesh.core.model import IP, Claim, ClaimKey, Finding, ForeignNode, Node, NodeKey
+from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Table
@@ -69,9 +71,9 @@ class NodesController(ControllerFeature):
     def listings(self) -> Mapping[str, Listing]:
         return {"node": self._rows}
 
-    def _rows(self) -> list[dict[str, object]]:
-        tables = (self.node.rows, self._remote.nodes.rows)
-        return [node_row(row) for table in tables for _, row in sorted(table.items())]
+    def _rows(self) -> Sequence[Row]:
+        rows = chain(self.node.rows.values(), self._remote.nodes.rows.values())
+        return Rows.of(rows, node_row)
 
     def findings(self) -> Iterable[Finding]:
         return self._pools.findings(f"meshgate/v1/{self._cluster}/config")

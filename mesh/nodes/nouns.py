@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from mesh.core.feature import Row
 from mesh.core.model import Node
+from mesh.core.noun import Row, noun
+
+NODE = noun(
+    "node",
+    "nodes of all clusters",
+    "cluster name addresses podCIDRs locator",
+    "cluster name",
+)
 
 
 def node_row(node: Node) -> Row:

@@ -1,46 +1,49 @@
 """A folder of manifest files, polled: which files to read now, and what is half-written.
 
 Polling, because a name that was replaced, a mount that came back and a network file system look
-all the same to it; a look at twenty files takes about 50 us. A file is read once it has rested for
-a moment, so that a writer is not overtaken, and is gone once two looks did not find it, so that an
-editor may replace it. Editors' temporary files (``.x``, ``x~``) are no manifests.
+all the same to it. A file is read once it has rested for a moment, so that a writer is not
+overtaken, and is gone once two looks did not find it, so that an editor may replace it. Editors'
+temporary files (``.x``, ``x~``) are no manifests.
+
+A look costs what changed. The folder's own times say whether a name came, went or was replaced;
+only then are the names listed, and only names with another inode are looked at. A file that was
+edited in place changes no folder: for these each look goes through a share of all names, so that
+an edit in a folder of more than ``SHARE`` files is found some looks later.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import stat
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from mesh.core.files import replace_file
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 64 << 20
-#: Name of a kept file: that of the manifest and this.
-KEPT_SUFFIX = ".last"
 #: Rest before a file is read, in seconds; longer when the text ends like a torn one.
 REST_S = 0.2
 TORN_REST_S = 1.0
 CUT_REST_S = 10.0
-#: How long a file that is yet to be read holds up deletes: what went may be in it.
+#: How long a file that is yet to be read holds up deletes: its objects may have moved there.
 UNREAD_S = CUT_REST_S + 2.0
+#: Files that each look examines at least (2 ms), and looks that examine all files.
+SHARE = 1000
+ROUND_LOOKS = 25
+#: A folder that changed so short a while ago may change again within one tick of its clock: it is
+#: listed once more. Some file systems count whole seconds.
+_TICK_S = 0.05
+_COARSE_TICK_S = 2.0
 
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """Changes whenever a file may have changed; zero: a name that cannot be looked at."""
-
-    inode: int = 0
-    size: int = 0
-    mtime_ns: int = 0
-    ctime_ns: int = 0
+#: Inode, size, mtime and ctime: another stamp whenever a file may have changed.
+Stamp = tuple[int, int, int, int]
+#: Stamp of a name that cannot be looked at.
+NO_STAMP: Stamp = (0, 0, 0, 0)
+#: Directory entries of links: what they lead to may change while the entry stays.
+_LINK = -1
 
 
 @dataclass(slots=True)
@@ -61,89 +64,161 @@ class Look:
 
 
 class Folder:
-    """Remembers what was seen of each file; ``known`` are names that were there once."""
+    """Remembers what was seen of each file; ``known`` are names that were there once.
 
-    def __init__(self, path: Path, known: Iterable[str] = ()) -> None:
+    ``share``: files that each look examines at least.
+    """
+
+    def __init__(self, path: Path, known: Iterable[str] = (), share: int = SHARE) -> None:
         self.path = path
-        self._seen = {name: _Seen(Stamp(), 0.0) for name in known}
+        self.share = share
+        self._prefix = f"{path}/"
+        self._seen = {name: _Seen(NO_STAMP, 0.0) for name in known}
+        self._unsettled = set(self._seen)  # new, changed or missing, but not for sure yet
+        self._missing: set[str] = set()
+        self._entries: dict[str, int] = {}  # inode, or _LINK, of the names that were listed last
         self._identity: tuple[int, int] | None = None
+        self._times: tuple[int, ...] | None = None  # of the folder when it was listed
+        self._round: list[str] = []  # names that this round has yet to examine
 
-    def look(self) -> Look:
-        """What to do now; never raises."""
+    def look(self, *, whole: bool = False) -> Look:
+        """Names to read now, and names that are gone; never raises. ``whole``: examine all."""
+        suspects: set[str] = set()
+        gone: list[str] = []
         try:
-            found, identity = _stamps(self.path), _identity(self.path)
+            info = self.path.stat()
+            if whole or not self._round or self._missing or _times(info) != self._times:
+                suspects, absent = self._list()
+                if self._is_replaced(info):
+                    return Look(problem="empty since it was replaced: nothing is deleted")
+                self._identity, self._times = (info.st_dev, info.st_ino), _settled_times(info)
+                gone = [name for name in absent if self._miss(name)]
         except OSError as error:
             return Look(problem=f"{error.strerror}: nothing is deleted")
-        if not found and self._seen and self._identity not in {None, identity}:
-            return Look(problem="empty since it was replaced: nothing is deleted")
-        self._identity = identity
-        read = [name for name, stamp in found.items() if self._ripe(name, stamp)]
-        gone = [name for name in self._seen if name not in found and self._missed(name)]
-        for name in gone:
-            del self._seen[name]
+        read = []
+        for name in suspects | (self._unsettled - self._missing) | self._share(whole=whole):
+            stamp = self._stamp(name)
+            if stamp is None:
+                gone += [name] if self._miss(name) else []
+            elif self._is_ripe(name, stamp):
+                read.append(name)
         return Look(tuple(sorted(read)), tuple(gone))
 
     def done(self, name: str) -> None:
         """The file was read as it was when it became ripe; do not read it again as such."""
         self._seen[name].read = self._seen[name].stamp
+        self._unsettled.discard(name)
 
     def rested_s(self, name: str) -> float:
         """Seconds for which the file has been as it is, whatever becomes of the wall clock."""
         seen = self._seen[name]
-        return max(time.monotonic() - seen.since, time.time() - seen.stamp.mtime_ns / 1e9)
+        return max(time.monotonic() - seen.since, time.time() - seen.stamp[2] / 1e9)
 
-    def missing(self, name: str) -> bool:
-        """Whether the last look did not find the file."""
-        return self._seen[name].misses > 0
+    @property
+    def missing(self) -> frozenset[str]:
+        """Files that the last look did not find."""
+        return frozenset(self._missing)
 
     def waiting(self) -> bool:
         """Whether a file is new, changed or missing, but not for sure yet."""
-        return any(seen.misses or seen.read != seen.stamp for seen in self._seen.values())
+        return bool(self._unsettled)
 
     def unread(self) -> bool:
         """Whether a file has changed a short while ago and was not read since."""
         recent = time.monotonic() - UNREAD_S
-        changed = (seen for seen in self._seen.values() if seen.read != seen.stamp)
-        return any(seen.since > recent and not seen.misses for seen in changed)
+        waiting = (self._seen[name] for name in self._unsettled - self._missing)
+        return any(seen.since > recent for seen in waiting)
 
-    def _ripe(self, name: str, stamp: Stamp) -> bool:
-        now = time.monotonic()
-        seen = self._seen.setdefault(name, _Seen(stamp, now))
-        seen.misses = 0
+    def _is_replaced(self, info: os.stat_result) -> bool:
+        other = self._identity not in {None, (info.st_dev, info.st_ino)}
+        return other and bool(self._seen) and not self._entries
+
+    def _list(self) -> tuple[set[str], AbstractSet[str]]:
+        """Names that are new, or have another inode, and seen names that are not there."""
+        fresh, count = _entries(self.path, self._entries)
+        again = sum(name in self._entries for name in fresh)
+        if count + again < len(self._entries):
+            names = set(os.listdir(self.path)) | fresh.keys()  # noqa: PTH208 (as above)
+            self._entries = {name: at for name, at in self._entries.items() if name in names}
+        self._entries |= fresh
+        for name in fresh:
+            self._seen.setdefault(name, _Seen(NO_STAMP, time.monotonic()))
+        for name in self._missing & self._entries.keys():
+            self._missing.discard(name)
+            self._seen[name].misses = 0
+        if len(self._entries) == len(self._seen):
+            return set(fresh), frozenset()
+        return set(fresh), self._seen.keys() - self._entries.keys()
+
+    def _share(self, *, whole: bool) -> set[str]:
+        """The next names of the round."""
+        if whole or not self._round:
+            self._round = list(self._seen)
+        count = len(self._seen) if whole else max(self.share, len(self._seen) // ROUND_LOOKS + 1)
+        share, self._round = self._round[-count:], self._round[:-count]
+        return (self._seen.keys() & share) - self._missing
+
+    def _stamp(self, name: str) -> Stamp | None:
+        """The file's stamp now; None when it was removed since the folder was listed."""
+        try:
+            info = os.stat(f"{self._prefix}{name}")  # noqa: PTH116 (a Path costs more than the call)
+        except FileNotFoundError:
+            return NO_STAMP if self._entries.get(name) == _LINK else None
+        except OSError:
+            return NO_STAMP
+        return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+    def _is_ripe(self, name: str, stamp: Stamp) -> bool:
+        """Whether the file, which has this stamp, is to be read now."""
+        seen = self._seen[name]
         if seen.stamp != stamp:
-            seen.stamp, seen.since = stamp, now
-        return seen.read != stamp and self.rested_s(name) >= REST_S
+            seen.stamp, seen.since = stamp, time.monotonic()
+        if seen.read == stamp:
+            self._unsettled.discard(name)
+            return False
+        self._unsettled.add(name)
+        return self.rested_s(name) >= REST_S
 
-    def _missed(self, name: str) -> bool:
+    def _miss(self, name: str) -> bool:
+        """Count a look that did not find the file; whether it is gone, which forgets it."""
         seen = self._seen[name]
         seen.misses += 1
-        return seen.misses > 1
+        if seen.misses == 1:
+            self._missing.add(name)
+            self._unsettled.add(name)
+            return False
+        del self._seen[name]
+        self._entries.pop(name, None)
+        self._missing.discard(name)
+        self._unsettled.discard(name)
+        return True
 
 
-def _stamps(path: Path) -> dict[str, Stamp]:
-    found = {}
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or not entry.name.endswith(SUFFIXES):
-                continue
-            try:
-                info = entry.stat()
-            except FileNotFoundError:
-                if not entry.is_symlink():
-                    continue  # removed since it was listed
-                found[entry.name] = Stamp()
-            except OSError:
-                found[entry.name] = Stamp()
-            else:
-                found[entry.name] = Stamp(
-                    info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
-                )
-    return found
+def _times(info: os.stat_result) -> tuple[int, ...]:
+    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    info = path.stat()
-    return info.st_dev, info.st_ino
+def _settled_times(info: os.stat_result) -> tuple[int, ...] | None:
+    """Times of a folder that change with its next change; None: it has only just changed."""
+    tick_s = _TICK_S if info.st_mtime_ns % 1_000_000_000 else _COARSE_TICK_S
+    return None if abs(time.time() - info.st_mtime) < tick_s else _times(info)
+
+
+def _entries(path: Path, known: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Inodes by name of the manifests that are not ``known`` as they are, and how many are.
+
+    A link (``_LINK``) never is. Asks for no file.
+    """
+    fresh: dict[str, int] = {}
+    count = 0
+    with os.scandir(path) as found:
+        for entry in found:
+            name = entry.name
+            if known.get(name) == entry.inode() and not entry.is_symlink():
+                count += 1
+            elif name.endswith(SUFFIXES) and not name.startswith("."):
+                fresh[name] = _LINK if entry.is_symlink() else entry.inode()
+    return fresh, count
 
 
 def read_text(path: Path) -> str:
@@ -184,54 +259,3 @@ def _unended_rest_s(text: str, last: str) -> float:
         return 0.0
     closed = text.rstrip()[-1] in "]}"  # a bracket that was torn open would not parse
     return CUT_REST_S if last.endswith("\n") and not closed else TORN_REST_S
-
-
-@dataclass(frozen=True, slots=True)
-class LastGood:
-    """What a file said when it was last good: its text, and the documents that are in use."""
-
-    text: str = ""
-    documents: tuple[Any, ...] = field(default=())
-
-
-class LastGoodStore:
-    """Last good manifests in a directory that outlives the process; None: nothing is kept."""
-
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
-        #: What could not be read or written, by path.
-        self.problems: dict[str, str] = {}
-
-    def load(self) -> dict[str, LastGood]:
-        """Everything that was kept, by file name."""
-        if self.directory is None or not self.directory.is_dir():
-            return {}
-        kept = {}
-        for path in sorted(self.directory.iterdir()):
-            if path.suffix != KEPT_SUFFIX:
-                continue
-            try:
-                content = json.loads(path.read_text())
-                kept[path.stem] = LastGood(content["text"], tuple(content["documents"]))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self.problems[str(path)] = f"cannot be read: {error}"
-        return kept
-
-    def save(self, name: str, last: LastGood) -> None:
-        """Replace what is kept of a file, atomically."""
-        if self.directory is None:
-            return
-        path = self.directory / f"{name}{KEPT_SUFFIX}"
-        content = json.dumps({"text": last.text, "documents": last.documents})
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            replace_file(path, content, durable=True)
-            self.problems.pop(str(path), None)
-        except OSError as error:
-            self.problems[str(path)] = f"cannot be written: {error.strerror}"
-
-    def drop(self, name: str) -> None:
-        """Forget a file that is gone."""
-        if self.directory is not None:
-            with suppress(OSError):
-                (self.directory / f"{name}{KEPT_SUFFIX}").unlink(missing_ok=True)

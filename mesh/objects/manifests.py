@@ -5,6 +5,9 @@ Rule 2: only an object that a readable file no longer contains, or whose file is
         a folder that cannot be read deletes nothing, and a delete waits while another file is
         yet to be read: the object may have moved there.
 Rule 3: everything that is not used as written is a finding that names file, object and field.
+Rule 4: a look costs what changed: files (``mesh/objects/folder.py``), their documents
+        (``reading.py``), and the rows that follow (``precedence.py``). It runs in a thread, and the
+        event loop takes the rows over in slices.
 
 Another source (the API server, ``mesh/k8s.py``) fills the same ``Objects`` through
 ``mesh/objects/kinds.py``; whoever reads the tables does not see the difference.
@@ -15,115 +18,65 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mesh.core.model import Finding
-from mesh.core.strict import Wrong, parse_json, parse_yaml
-from mesh.core.table import Table
-from mesh.objects.folder import (
-    CUT_REST_S,
-    UNREAD_S,
-    Folder,
-    LastGood,
-    LastGoodStore,
-    Look,
-    read_text,
-    torn_rest_s,
+from mesh.core.strict import Wrong
+from mesh.objects.folder import CUT_REST_S, UNREAD_S, Folder, read_text, torn_rest_s
+from mesh.objects.last_good import LastGood, LastGoodStore
+from mesh.objects.precedence import Difference, Precedence, RowKey, Shown, finding_key
+from mesh.objects.reading import (
+    DUPLICATE,
+    NOTHING,
+    UNKNOWN_KIND,
+    Content,
+    by_object,
+    digest_of,
+    parse,
+    read,
+    read_documents,
 )
-from mesh.objects.schema import REFUSED, Head, Kinds, ObjectKey, Parsed, Place, head, items
+from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 
-__all__ = ["Manifests", "Objects"]
+__all__ = ["DUPLICATE", "UNKNOWN_KIND", "Manifests", "Objects"]
 
 FOLDER = "M101"
 BROKEN_FILE = "M102"
-DUPLICATE = "M104"
-UNKNOWN_KIND = "M105"
 STATE = "M107"
 
-#: Seconds between looks; longer when looking is expensive, so that it takes 0.5 % of a core.
+#: Seconds between looks; longer when looking is expensive, so that it takes 2 % of a core.
 INTERVAL_S = 0.2
 MAX_INTERVAL_S = 5.0
-_LOOK_SHARE = 200
-#: Looks after which files that never rest no longer delay the first sync.
-_SYNC_LOOKS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """The last good version of one object."""
-
-    parsed: Parsed
-    document: Any
+_LOOK_SHARE = 50
+#: Seconds of looking after which files that never rest no longer delay the first sync.
+_SYNC_S = 2.0
+#: Rows that are written to a table in one step of the event loop: at most about 2 ms.
+_SLICE = 500
 
 
 @dataclass(slots=True)
 class _File:
-    """One manifest file: its last good text and objects, and what is wrong with it now."""
+    """One manifest: the digest of its last good text, its objects, what is wrong with it now."""
 
-    text: str = ""
-    held: dict[ObjectKey, _Held] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-
-    def last_good(self) -> LastGood:
-        return LastGood(self.text, tuple(held.document for held in self.held.values()))
+    digest: bytes = b""
+    content: Content = NOTHING
+    findings: tuple[Finding, ...] = ()
 
 
-class _Reading:
-    """The documents of one readable file, one after the other."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Outcome of one look, for the tables. ``synced``: every file has been read."""
 
-    def __init__(
-        self, kinds: Kinds, cluster: str, path: str, last: Mapping[ObjectKey, _Held]
-    ) -> None:
-        self.kinds = kinds
-        self.cluster = cluster
-        self.path = path
-        self.last = last
-        self.held: dict[ObjectKey, _Held] = {}
-        self.findings: list[Finding] = []
-        self._doubtful: set[str] = set()
-        self._nameless = False
-
-    def add(self, number: int, document: object) -> None:
-        try:
-            found = head(document)
-        except Wrong as error:
-            self._nameless = True
-            where = f"document {number}: {error.path}".rstrip(": ")
-            self.findings.append(Finding(REFUSED, self.path, where, error.text))
-            return
-        place = Place(self.cluster, self.path, self.kinds.key_of(found))
-        if not self.kinds.known(found):
-            self._doubtful.add(found.metadata.name)
-            text = f"{found.kind} of {found.api_version} is not read"
-            self.findings.append(place.finding(UNKNOWN_KIND, "kind", text))
-        elif place.key in self.held:
-            text = f"the object is in {self.path} twice: the first one counts"
-            self.findings.append(place.finding(DUPLICATE, "metadata.name", text))
-        else:
-            self._parse(found, place, document)
-
-    def _parse(self, found: Head, place: Place, document: object) -> None:
-        old = self.last.get(place.key)
-        try:
-            self.held[place.key] = _Held(self.kinds.parse(found, place, document), document)
-        except Wrong as error:
-            kept = "; it stays as it was" if old else ""
-            self.findings.append(place.finding(REFUSED, error.path, error.text + kept))
-            if old:
-                self.held[place.key] = old
-
-    def keep_doubtful(self) -> None:
-        """Keep a missing object that an unreadable document may be.
-
-        That is one of an unknown kind with its name (a typing error), or one without a name.
-        """
-        for key, old in self.last.items():
-            if self._nameless or key.name in self._doubtful:
-                self.held.setdefault(key, old)
+    cost_s: float
+    difference: Difference | None
+    source: Sequence[Finding]
+    synced: bool
 
 
 class Manifests:
@@ -144,14 +97,18 @@ class Manifests:
         self.objects = Objects(kinds.nouns)
         self.interval_s = interval_s
         self._store = LastGoodStore(state / "manifests" if state else None)
-        self._files = {
-            name: self._restored(name, last) for name, last in self._store.load().items()
-        }
-        self._folder = Folder(directory, self._files)
+        self._files: dict[str, _File] = {}
+        self._unloaded = set(self._store.names)
+        self._folder = Folder(directory, self._store.names)
+        self._precedence = Precedence(str(directory))
+        self._changed: set[str] = set(self._unloaded)
+        self._hidden: frozenset[str] = frozenset()
         self._problem = ""
-        self._changed = False
         self._looks = 0
+        self._gone: dict[RowKey, None] = {}
+        self._source_keys: frozenset[str] = frozenset()
         self._deferred_since = 0.0
+        self._stopped = False
 
     @property
     def deferred(self) -> bool:
@@ -160,152 +117,161 @@ class Manifests:
 
     async def run(self) -> None:
         """Watch for ever."""
-        while True:
-            started = time.thread_time()
-            look = self._folder.look()
-            cost = time.thread_time() - started
-            if look.read:
-                await asyncio.to_thread(self._read_all, look.read)
-            self._settle(look)
-            pause = min(max(self.interval_s, cost * _LOOK_SHARE), MAX_INTERVAL_S)
-            await asyncio.sleep(pause)
+        self._stopped = False
+        try:
+            while True:
+                seen = await asyncio.to_thread(self._look, whole=False)
+                for _ in self._settle(seen):
+                    await asyncio.sleep(0)
+                pause = min(max(self.interval_s, seen.cost_s * _LOOK_SHARE), MAX_INTERVAL_S)
+                await asyncio.sleep(pause)
+        finally:
+            self._stopped = True  # a first look takes seconds, and a thread cannot be cancelled
 
     def scan(self) -> None:
-        """One look, in the foreground: for tests and for commands that read once."""
-        look = self._folder.look()
-        self._read_all(look.read)
-        self._settle(look)
+        """One look at everything, in the foreground: for tests and commands that read once."""
+        for _ in self._settle(self._look(whole=True)):
+            pass
 
-    # From files to held objects
+    # In a thread: from files to what changes
 
-    def _read_all(self, names: Iterable[str]) -> None:
-        for name in names:
-            file = self._files.setdefault(name, _File())
-            held, findings = file.held, file.findings
-            self._read(name, file)
-            self._changed |= file.held is not held or file.findings != findings
+    def _look(self, *, whole: bool) -> _Seen:
+        started = time.thread_time()
+        look = self._folder.look(whole=whole)
+        cost_s = time.thread_time() - started
+        for name in look.read:
+            if not self._stopped:
+                self._read(name)
+        for name in look.gone:
+            self._files.pop(name, None)  # it may have come and gone unread
+            self._unloaded.discard(name)
+            self._store.drop(name)
+        self._store.flush()
+        self._looks += not look.problem
+        changed = bool(self._changed or look.gone) or self._problem != look.problem
+        self._problem = look.problem
+        self._changed.update(look.gone)
+        first = not self.objects.findings.synced
+        patient = self._folder.waiting() and self._looks * self.interval_s < _SYNC_S
+        ready = not look.problem and not patient
+        publish = changed or self.deferred or (first and ready) or self._looks == 1
+        difference = self._difference() if publish else None
+        return _Seen(cost_s, difference, tuple(self._source_findings()), first and ready)
 
-    def _read(self, name: str, file: _File) -> None:
+    def _difference(self) -> Difference:
+        """What the changed files change in the tables."""
+        missing = self._folder.missing
+        # A file that is missing at the start was most likely removed while we were down.
+        hidden = frozenset() if self.objects.findings.synced else missing
+        for name in self._unloaded - hidden:
+            self._restore(name)
+        changed = self._changed | (hidden ^ self._hidden)
+        self._changed, self._hidden = set(), hidden
+        return self._precedence.update(
+            {name: self._shown(name) for name in sorted(changed)}, missing
+        )
+
+    def _shown(self, name: str) -> Shown | None:
+        file = self._files.get(name)
+        if file is None or name in self._hidden:
+            return None
+        return Shown(file.content.held, file.findings)
+
+    def _read(self, name: str) -> None:
         path = self.directory / name
         try:
             text = read_text(path)
         except OSError as error:
-            file.findings = [self._broken(path, "", error.strerror or str(error), file)]
+            self._spoil(name, "", error.strerror or str(error))
             return  # not done: it may be readable at the next look
         except ValueError as error:
             self._folder.done(name)
-            file.findings = [self._broken(path, "", str(error), file)]
+            self._spoil(name, "", str(error))
             return
-        rest_s = 0.0 if name.endswith(".json") else torn_rest_s(text, file.text)
+        last = self._last(name, text)
+        rest_s = 0.0 if name.endswith(".json") else torn_rest_s(text, last)
         if self._folder.rested_s(name) < rest_s:
             if rest_s >= CUT_REST_S:
-                file.findings = [self._broken(path, "", _cut_text(rest_s), file)]
+                self._spoil(name, "", _cut_text(rest_s))
             if rest_s == math.inf:
                 self._folder.done(name)
             return
         self._folder.done(name)
-        self._take(name, file, text)
+        self._take(name, text)
 
-    def _take(self, name: str, file: _File, text: str) -> None:
+    def _last(self, name: str, text: str) -> str:
+        """The last good text of a file, which now has this one."""
+        file = self._files.get(name)
+        if file and file.digest == digest_of(text):
+            return text
+        last = self._store.last(name)
+        if name in self._unloaded and last == LastGood(text):
+            self._unloaded.discard(name)  # it is read now, no need to restore it
+        return last.text if last else ""
+
+    def _take(self, name: str, text: str) -> None:
         """Use what is readable in the text of a file."""
-        path = self.directory / name
+        file, digest = self._file(name), digest_of(text)
+        if file.digest == digest and not file.findings:
+            return
+        path = str(self.directory / name)
         try:
-            documents = parse_json(text) if name.endswith(".json") else parse_yaml(text)
+            content = read(self.kinds, self.cluster, path, text, file.content)
         except Wrong as error:
-            file.findings = [self._broken(path, error.path, error.text, file)]
+            self._spoil(name, error.path, error.text)
             return
-        if file.held and not documents:
-            problem = "no object in it; remove the file to delete its objects"
-            file.findings = [self._broken(path, "", problem, file)]
+        self._save(name, text, content)
+        self._files[name] = _File(digest, content, content.findings)
+        self._changed.add(name)
+
+    def _save(self, name: str, text: str, content: Content) -> None:
+        """Keep a copy, unless it is there."""
+        file = self._files[name]
+        another = file.digest not in {b"", digest_of(text)}
+        old = None if another and not content.kept else self._store.last(name)
+        new = LastGood(text, self._in_use(name, text, content, old) if content.kept else None)
+        if new != old:
+            self._store.save(name, new)
+
+    def _in_use(
+        self, name: str, text: str, content: Content, old: LastGood | None
+    ) -> tuple[Any, ...]:
+        """Documents of all objects; a kept object has its document in an earlier text."""
+        path = str(self.directory / name)
+        now = by_object(self.kinds, self.cluster, path, parse(name, text))
+        before = by_object(self.kinds, self.cluster, path, _documents(name, old))
+        documents = [(before if key in content.kept else now).get(key) for key in content.held]
+        return tuple(document for document in documents if document is not None)
+
+    def _file(self, name: str) -> _File:
+        """What is known of a file."""
+        if name in self._unloaded:
+            self._restore(name)
+        return self._files.setdefault(name, _File())
+
+    def _restore(self, name: str) -> None:
+        """Take a file's last good version from the store."""
+        self._unloaded.discard(name)
+        last = self._store.last(name)
+        if last is None:
             return
-        before = file.last_good()
-        file.text = text
-        file.held, file.findings = self._objects(str(path), documents, file.held)
-        if file.last_good() != before:
-            self._store.save(name, file.last_good())
+        path = str(self.directory / name)
+        content = read_documents(self.kinds, self.cluster, path, _documents(name, last))
+        self._files[name] = _File(content=content)
+        self._changed.add(name)
 
-    def _broken(self, path: Path, place: str, problem: str, file: _File) -> Finding:
-        kept = f"; {len(file.held)} objects stay as they were" if file.held else ""
-        return Finding(BROKEN_FILE, str(path), place, problem + kept)
-
-    def _restored(self, name: str, last: LastGood) -> _File:
-        held, _ = self._objects(str(self.directory / name), last.documents, {})
-        return _File(last.text, held)
-
-    def _objects(
-        self, path: str, documents: Iterable[object], last: Mapping[ObjectKey, _Held]
-    ) -> tuple[dict[ObjectKey, _Held], list[Finding]]:
-        """Objects of a readable file, and its findings; ``last`` stands in for refused ones."""
-        reading = _Reading(self.kinds, self.cluster, path, last)
-        listed = [item for document in documents for item in items(document)]
-        for number, item in enumerate(listed, start=1):
-            reading.add(number, item)
-        reading.keep_doubtful()
-        return reading.held, reading.findings
-
-    # From held objects to tables
-
-    def _settle(self, look: Look) -> None:
-        """Bring the tables up to date after a look."""
-        for name in look.gone:
-            self._files.pop(name, None)  # it may have come and gone unread
-            self._store.drop(name)
-        self._looks += not look.problem
-        changed = self._changed or bool(look.gone) or self._problem != look.problem
-        changed = changed or self.deferred
-        self._problem, self._changed = look.problem, False
-        first = not self.objects.findings.synced
-        ready = not look.problem and (not self._folder.waiting() or self._looks >= _SYNC_LOOKS)
-        if changed or (first and ready) or self._looks == 1:
-            self._publish()
-        if first and ready:
-            for table in (*self.objects.tables().values(), self.objects.findings):
-                table.mark_synced()
-
-    def _publish(self) -> None:
-        findings = [*self._source_findings()]
-        rows: dict[str, dict[Any, Any]] = {noun: {} for noun in self.objects.tables()}
-        origin: dict[tuple[str, Any], str] = {}
-        for name in self._published():
-            findings += self._files[name].findings
-            path = str(self.directory / name)
-            for key, held in self._files[name].held.items():
-                parsed = held.parsed
-                findings += parsed.findings
-                other = origin.setdefault((parsed.noun, parsed.key), f"{path} {key}")
-                if other == f"{path} {key}":
-                    rows[parsed.noun][parsed.key] = parsed.row
-                elif not self._folder.missing(name):
-                    text = f"also in {other}, which counts"
-                    findings.append(Finding(DUPLICATE, f"{path} {key}", "metadata.name", text))
-        present = {
-            noun: {key: row for key, row in found.items() if row is not None}
-            for noun, found in rows.items()
-        }
-        self._write(present)
-        self._write_findings(findings)
-
-    def _write(self, rows: Mapping[str, Mapping[Any, Any]]) -> None:
-        """Fill the tables; what is in no file any more goes once all files have been read."""
-        tables, now = self.objects.tables(), time.monotonic()
-        gone = any(table.rows.keys() - rows[noun].keys() for noun, table in tables.items())
-        since = self._deferred_since or now
-        waits = gone and self._folder.unread() and now - since < UNREAD_S
-        self._deferred_since = since if waits else 0.0
-        for noun, table in tables.items():
-            if waits:
-                table.upsert(rows[noun])
-            else:
-                _write(table, rows[noun])
-
-    def _published(self) -> list[str]:
-        """File names in order of precedence; one that seems gone comes last, and not at the start.
-
-        At the start it was most likely removed while nobody looked.
-        """
-        missing, synced = self._folder.missing, self.objects.findings.synced
-        names = [name for name in self._files if synced or not missing(name)]
-        return sorted(names, key=lambda name: (missing(name), name))
+    def _spoil(self, name: str, place: str, problem: str) -> None:
+        """The file cannot be used; its objects stay."""
+        file = self._file(name)
+        kept = f"; {len(file.content.held)} objects stay as they were" if file.content.held else ""
+        path = str(self.directory / name)
+        findings = (Finding(BROKEN_FILE, path, place, problem + kept),)
+        if findings != file.findings:
+            file.findings = findings
+            self._changed.add(name)
+            last = self._store.last(name)
+            if last and last.documents is None:
+                self._store.save(name, LastGood(last.text, tuple(_documents(name, last))))
 
     def _source_findings(self) -> Iterator[Finding]:
         if self._problem:
@@ -313,15 +279,72 @@ class Manifests:
         for path, problem in self._store.problems.items():
             yield Finding(STATE, path, "", problem)
 
-    def _write_findings(self, findings: Iterable[Finding]) -> None:
+    # On the event loop: into the tables, in slices
+
+    def _settle(self, seen: _Seen) -> Iterator[None]:
+        """Bring the tables up to date after a look; yields between two slices."""
+        if seen.difference:
+            yield from self._write_rows(seen.difference)
+            yield from self._write_findings(seen.difference, seen.source)
+        if seen.synced:
+            for table in (*self.objects.tables().values(), self.objects.findings):
+                table.mark_synced()
+
+    def _write_rows(self, difference: Difference) -> Iterator[None]:
+        """New rows at once; a row that no file gives any more goes once all files were read."""
+        tables = self.objects.tables()
+        order = list(tables)  # nodes before policies that name them
+        for part in _slices(sorted(difference.rows, key=lambda row: order.index(row[0]))):
+            for noun in {noun for noun, _ in part}:
+                rows = {key: difference.rows[of, key] for of, key in part if of == noun}
+                tables[noun].upsert(rows)
+            for row in part:
+                self._gone.pop(row, None)
+            yield
+        self._gone |= dict.fromkeys(
+            (noun, key) for noun, key in difference.gone if key in tables[noun].rows
+        )
+        if self._deletes_wait():
+            return
+        gone, self._gone = self._gone, {}
+        for part in _slices(gone):
+            for noun in {noun for noun, _ in part}:
+                tables[noun].delete([key for of, key in part if of == noun])
+            yield
+
+    def _deletes_wait(self) -> bool:
+        now = time.monotonic()
+        since = self._deferred_since or now
+        waits = bool(self._gone) and self._folder.unread() and now - since < UNREAD_S
+        self._deferred_since = since if waits else 0.0
+        return waits
+
+    def _write_findings(self, difference: Difference, source: Sequence[Finding]) -> Iterator[None]:
         """Findings keep the time since when they hold."""
         table, now = self.objects.findings, time.time()
-        rows: dict[str, Finding] = {}
-        for finding in findings:
-            key = f"{finding.code} {finding.object} {finding.field}"
-            since = table.rows[key].since if key in table.rows else now
-            rows.setdefault(key, replace(finding, since=since))
-        _write(table, rows)
+        found = {finding_key(one): one for one in source}
+        gone = [*difference.findings_gone, *(self._source_keys - found.keys())]
+        self._source_keys = frozenset(found)
+        found = difference.findings | found
+        for part in _slices(found):
+            rows = {}
+            for key in part:
+                since = table.rows[key].since if key in table.rows else now
+                rows[key] = replace(found[key], since=since)
+            table.upsert(rows)
+            yield
+        table.delete([key for key in gone if key not in found])
+
+
+def _documents(name: str, last: LastGood | None) -> Sequence[Any]:
+    """Documents that were in use when a file was last good."""
+    if last is None:
+        return ()
+    if last.documents is not None:
+        return last.documents
+    with suppress(Wrong):  # not a text that we kept: another one has been put in its place
+        return parse(name, last.text)
+    return ()
 
 
 def _cut_text(rest_s: float) -> str:
@@ -330,6 +353,7 @@ def _cut_text(rest_s: float) -> str:
     return f"seems cut off: it is used when it stays as it is for {rest_s:.0f} s"
 
 
-def _write(table: Table[Any, Any], rows: Mapping[Any, Any]) -> None:
-    table.upsert(rows)
-    table.delete([key for key in table.rows if key not in rows])
+def _slices(keys: Iterable[Any]) -> Iterator[list[Any]]:
+    left = iter(keys)
+    while part := list(islice(left, _SLICE)):
+        yield part

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from sys import intern
 from typing import Any, Literal
 
 import msgspec
@@ -218,7 +219,8 @@ def labels_of(path: str, labels: Mapping[str, str] | None) -> Labels:
             raise Wrong(f"{path}.{key}", "not a label key")
         if not _LABEL_VALUE.fullmatch(value):
             raise Wrong(f"{path}.{key}", f"not a label value: {value!r}")
-    return tuple(sorted((labels or {}).items()))
+    # One object of many has the same labels as its neighbours: their texts are kept once.
+    return tuple(sorted((intern(key), intern(value)) for key, value in (labels or {}).items()))
 
 
 def address_of(path: str, text: str) -> IP:

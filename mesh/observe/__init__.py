@@ -1,1 +1,7 @@
-"""Flows, drops and tables served read-only: flows (decode), hubble (Observer), tables (socket)."""
+"""What people and tools see of a process, read-only.
+
+``events`` keeps the events of the datapath and decodes them to flows, ``hubble`` serves the flows
+(``filters``), ``drops`` counts. ``tables`` is the process socket, both its ends. Above it stand the
+command line's parts: ``listing`` (rows of several processes as one list), ``nouns``, ``watch``
+(flows of several agents), ``status`` (health), ``render`` (text, JSON, YAML).
+"""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+from mesh.core.noun import Row
+
+if TYPE_CHECKING:  # the command line lists the nouns of this folder without numpy
+    import numpy.typing as npt
 
 
 def drop_rows(
     node: str, keys: npt.NDArray[Any], values: npt.NDArray[Any], texts: Mapping[int, str]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows of every reason that has counted a packet, by number.
 
     ``keys`` and ``values[key, cpu]`` are what ``Map.dump_percpu`` of ``mg_drop`` returns;
-    ``texts`` is ``flows.reason_texts``. A number without a name is printed as a number.
+    ``texts`` is ``events.reason_texts``. A number without a name is printed as a number.
     """
-    packets = values["packets"].sum(axis=1, dtype=np.uint64)
+    packets = values["packets"].sum(axis=1, dtype="uint64")
     counted = zip(keys.ravel().tolist(), packets.tolist(), strict=True)
     return [
         {

@@ -1,8 +1,8 @@
-"""Flows: the last events of this node, kept as arrays and decoded only when somebody asks.
+"""The last events of this node, kept as arrays, and decoded to flows when somebody asks.
 
 The agent drains the ring buffer into ``Flows.append``, which copies arrays and decodes nothing.
-Every event has a sequence number for ever, so a follower knows what it has seen and what it missed.
-``Names`` are looked up at the moment of the question, by callables that the agent gives.
+Every event keeps its sequence number, so a follower knows which events it has seen and which it
+missed. Names are looked up when somebody asks, by callables that the agent gives (``Names``).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _SPELLING = {
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What turns numbers into names: labels of an identity in wire form, pod of an address."""
+    """Turns numbers into names: the labels of an identity in wire form, the pod of an address."""
 
     labels: Callable[[int], str] = lambda _identity: ""
     pod: Callable[[IP], PodKey | None] = lambda _address: None
@@ -139,7 +139,7 @@ class Flows:
         return max(0, self.end - self.kept)
 
     def append(self, events: Events) -> None:
-        """Keep what the ring buffer gave, in its order."""
+        """Keep events of the ring buffer, in its order."""
         if not len(events):
             return
         if self._ring is None:
@@ -169,13 +169,16 @@ class Flows:
 
     def decode(self, sequences: Sequences) -> list[Flow]:
         """The flows of these events; those no longer kept are left out."""
-        held = sequences[sequences >= self.begin]
-        if self._ring is None or not len(held):
+        kept = sequences[sequences >= self.begin]
+        if self._ring is None or not len(kept):
             return []
-        return _decode(held, self._ring[held % self.kept], self._names, self._wall_ns())
+        return _decode(kept, self._ring[kept % self.kept], self._names, self._wall_ns())
 
     def _wall_ns(self) -> int:
-        """What to add to CLOCK_MONOTONIC; it changes only when the wall clock has been set."""
+        """Nanoseconds from CLOCK_MONOTONIC to the wall clock.
+
+        They change only when somebody sets the wall clock.
+        """
         now = time.time_ns() - time.monotonic_ns()
         if abs(now - self._boot_ns) > _CLOCK_JITTER_NS:
             self._boot_ns = now

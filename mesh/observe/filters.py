@@ -1,7 +1,7 @@
 """Hubble's flow filters: each set field of a FlowFilter becomes one question about a flow.
 
-Fields of a filter AND, values of a field OR, filters of a list OR. What cannot be answered is
-refused: a server that ignores a field it does not know returns all flows.
+Fields of a filter AND, values of a field OR, filters of a list OR. A filter that cannot be
+answered is refused: a server that ignores an unknown field would return all flows.
 """
 
 from __future__ import annotations
@@ -194,14 +194,14 @@ def label_selector(text: str) -> Callable[[Iterable[str]], bool]:
 
 
 def _term(term: str, text: str) -> Callable[[dict[str, str]], bool]:
-    found = _TERM.fullmatch(term)
-    if not found or (found["not"] and found["op"]):
+    parts = _TERM.fullmatch(term)
+    if not parts or (parts["not"] and parts["op"]):
         raise FilterError(f"label filter: {text!r} is no label selector")
-    key, operator = found["key"], found["op"]
+    key, operator = parts["key"], parts["op"]
     if not operator:
-        present = not found["not"]
+        present = not parts["not"]
         return lambda have: (key in have) is present
-    values = [value.strip() for value in found["value"].strip("()").split(",")]
+    values = [value.strip() for value in parts["value"].strip("()").split(",")]
     if operator in ("!=", "notin"):
         return lambda have: have.get(key) not in values
     return lambda have: have.get(key) in values

@@ -31,7 +31,7 @@ from mesh.observe.events import DROPPED, FORWARDED, SCTP, TCP, UDP, End, Flow, F
 CHUNK = 64
 #: Reasons from here on are our own: Hubble's CLI has no text for them.
 OWN_REASONS = 220
-#: What ``hubble status`` asks for before anything else.
+#: The service whose health ``hubble status`` asks for first.
 HEALTH_NAME = "hubble.server.Observer"
 _SERVING = 1
 _CONNECTED = 1
@@ -111,9 +111,9 @@ class Observer:
         return pb.GetNodesResponse(nodes=[node])
 
     async def _get_namespaces(self, _: pb.GetNamespacesRequest, _context: Context) -> Message:
-        known = sorted(set(self._namespaces()))
+        names = sorted(set(self._namespaces()))
         return pb.GetNamespacesResponse(
-            namespaces=[pb.Namespace(cluster=cluster, namespace=name) for cluster, name in known]
+            namespaces=[pb.Namespace(cluster=cluster, namespace=name) for cluster, name in names]
         )
 
     async def _get_flows(
@@ -136,16 +136,16 @@ class Observer:
             return []
         sequences = self.flows.select(query.since_ns, query.until_ns)
         chunks = [sequences[at : at + CHUNK] for at in range(0, len(sequences), CHUNK)]
-        found: list[list[Flow]] = []
+        batches: list[list[Flow]] = []
         left = query.number or len(sequences)
         for chunk in chunks if query.first else reversed(chunks):
             flows = [flow for flow in self.flows.decode(chunk) if query.match(flow)]
-            found.append(flows[:left] if query.first else flows[-left:])
-            left -= len(found[-1])
+            batches.append(flows[:left] if query.first else flows[-left:])
+            left -= len(batches[-1])
             if left <= 0:
                 break
             await asyncio.sleep(0)
-        return [flow for flows in (found if query.first else reversed(found)) for flow in flows]
+        return [flow for flows in (batches if query.first else reversed(batches)) for flow in flows]
 
     async def _live(self, query: Query, begin: int) -> AsyncIterator[pb.GetFlowsResponse]:
         """Flows from ``begin`` on, as they come; what was overwritten meanwhile is told."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from bpf.ring import Ring
-from mesh.core.feature import Listing
+from mesh.core.noun import Listing
 from mesh.datapath.late_errors import LateErrors
 from mesh.datapath.programs import Datapath
 from mesh.observe.drops import drop_rows

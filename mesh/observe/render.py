@@ -1,4 +1,4 @@
-"""What people and scripts see: tables, JSON, YAML, and the status screen.
+"""Rows as people and scripts read them: tables, JSON, YAML, and the status screen.
 
 Colour and boxes only on a terminal; otherwise plain columns, so that a pipe gets plain text.
 """
@@ -11,10 +11,12 @@ from typing import TextIO
 
 import msgspec
 
+from mesh.core.noun import Row
 from mesh.observe.status import Status
-from mesh.observe.tables import Row
 
 FORMATS = ("table", "json", "yaml")
+#: Rows of a long list that are made into text at a time.
+_PIECE = 1000
 
 
 def document(value: object, form: str) -> str:
@@ -24,6 +26,17 @@ def document(value: object, form: str) -> str:
     import yaml  # noqa: PLC0415 (0.1 s that only this format needs)
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def rows(listed: Sequence[Row], form: str) -> Iterator[str]:
+    """Rows as one JSON array or one YAML list, in pieces."""
+    if form != "json" or not listed:
+        yield document(listed, form)
+        return
+    for begin in range(0, len(listed), _PIECE):
+        yield ",\n" if begin else "[\n"
+        yield document(listed[begin : begin + _PIECE], form)[2:-3]
+    yield "\n]\n"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | None = None) -> None:
@@ -57,7 +70,7 @@ def plain(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def flow_line(cells: Sequence[str]) -> str:
-    """One flow of ``flow watch``; columns cannot be aligned to what is still to come."""
+    """One flow of ``flow watch``; its columns cannot be aligned with those of later flows."""
     at, node, source, destination, protocol, verdict, reason, translated = cells
     details = [reason] if reason != "-" else []
     if translated != "-":
@@ -81,8 +94,8 @@ def _screen(status: Status, now: float) -> Iterator[str]:
     heads = ("cluster", "id", "seenBy", "synced", "nodes", "identities", "addresses", "services")
     yield from _section(heads, aged)
     yield ""
-    held = sum(str(row["state"]).lower() == "established" for row in status.peers)
-    yield f"BGP sessions: {held} of {len(status.peers)} established"
+    count = sum(str(row["state"]).lower() == "established" for row in status.peers)
+    yield f"BGP sessions: {count} of {len(status.peers)} established"
     yield from _section(("node", "address", "asn", "state", "reason"), status.peers)
     yield ""
     yield f"Egress policies: {len(status.egress)}"

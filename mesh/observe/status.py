@@ -1,8 +1,8 @@
 """The health of everything on this machine, from what all processes answered.
 
-``summarize`` is pure. A process reports what is wrong in its own view; what only an outsider can
-see is found here: processes that do not answer, nodes without an agent, sessions that are down.
-Those findings have codes that end in 90 to 99.
+``summarize`` is pure. A process reports its own findings. Findings that only an outsider can make
+are made here: processes that do not answer, nodes without an agent, sessions that are down. Their
+codes end in 90 to 99.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.observe.nouns import NOUNS, merge
-from mesh.observe.tables import Answer, Row
+from mesh.core.noun import Noun, Row
+from mesh.observe.listing import merge
+from mesh.observe.tables import Answer
 
 #: Nouns that ``summarize`` reads; more may be in the answers.
 ASKED = ("node", "peer", "egress", "cluster")
-#: What it means when a process is away, by role, and the code of the finding.
+#: By role of a process that is away: the code of the finding, and the consequence.
 _AWAY = {
     "agent": (
         "D690",
@@ -34,7 +35,7 @@ _NO_AGENT = "D691"
 _NO_PROCESS = "M199"
 _TABLE_BROKEN = "D692"
 _NO_CONTROLLER = "M191"
-#: What a process reports while it cannot reach etcd.
+#: The finding that a process reports while it cannot reach etcd.
 _STORE_AWAY = "M151"
 _SESSION_DOWN = "B291"
 _NO_GATEWAY = "E390"
@@ -57,12 +58,12 @@ class Status:
         return not self.findings
 
 
-def summarize(answers: Sequence[Answer], now: float) -> Status:
+def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) -> Status:
     """Merge all answers; ``now`` dates the findings that are made here.
 
     Processes that do not answer come first, because they explain the rest.
     """
-    rows = {noun: merge(NOUNS[noun], answers) for noun in ASKED}
+    rows = {noun: merge(nouns[noun], answers) for noun in ASKED}
     agents = {_host(answer) for answer in answers if _role(answer) == "agent" and not answer.error}
     missing = list(_missing(answers, rows["node"], agents))
     reported = list(_reported(answers))
@@ -76,7 +77,7 @@ def summarize(answers: Sequence[Answer], now: float) -> Status:
     nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
     return Status(
         nodes=nodes,
-        clusters=_clusters(_dated(rows["cluster"], answers, now), rows["node"]),
+        clusters=_clusters(nouns["cluster"], _dated(rows["cluster"], answers, now), rows["node"]),
         peers=rows["peer"],
         egress=rows["egress"],
         findings=[one | {"since": one["since"] or now} for one in found],
@@ -150,8 +151,8 @@ def _reported(answers: Iterable[Answer]) -> Iterator[Row]:
 
 
 def _known(reported: Iterable[Row], area: str) -> Callable[..., bool]:
-    """Whether a process has already reported something of ``area`` that names all of these."""
-    said = [
+    """Whether a process has already reported a finding of ``area`` that names all of these."""
+    sentences = [
         f"{one['object']} {one['field']} {one['text']}"
         for one in reported
         if one["code"].startswith(area)
@@ -159,7 +160,7 @@ def _known(reported: Iterable[Row], area: str) -> Callable[..., bool]:
 
     def known(*names: str) -> bool:
         words = [re.compile(rf"(?<![\w.:-]){re.escape(name)}(?![\w:-]|\.\d)") for name in names]
-        return any(all(word.search(text) for word in words) for text in said)
+        return any(all(word.search(text) for word in words) for text in sentences)
 
     return known
 
@@ -205,11 +206,11 @@ def _dated(clusters: list[Row], answers: Iterable[Answer], now: float) -> list[R
     ]
 
 
-def _clusters(clusters: list[Row], nodes: Iterable[Row]) -> list[Row]:
+def _clusters(noun: Noun, clusters: list[Row], nodes: Iterable[Row]) -> list[Row]:
     """Rows of ``cluster``; one made from its nodes for a cluster that nobody reports."""
     count: dict[str, int] = {}
     for row in nodes:
         count[row["cluster"]] = count.get(row["cluster"], 0) + 1
     missing = sorted(count.keys() - {row["cluster"] for row in clusters})
-    blank: Mapping[str, Any] = dict.fromkeys(NOUNS["cluster"].columns)
+    blank: Mapping[str, Any] = dict.fromkeys(noun.columns)
     return clusters + [{**blank, "cluster": name, "nodes": count[name]} for name in missing]

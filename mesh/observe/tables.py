@@ -1,19 +1,24 @@
 """The process socket: every process serves its tables read-only here, and the CLI asks all of them.
 
-One gRPC server on a unix socket. ``/meshgate.Tables/List`` takes ``{"noun": "node"}`` and answers
-the rows as a JSON array; ``/meshgate.Tables/Status`` answers the process's own view of its health.
-Messages are plain JSON bytes, so no stub has to be generated. An agent registers its Hubble
-observer on the same server. Nothing here writes to a table.
+One gRPC server on a unix socket. ``/meshgate.Tables/Rows`` takes ``{"noun": "node"}`` and streams
+the rows, each message a JSON array of some of them; a stream that ends with an error is not whole.
+``/meshgate.Tables/Status`` answers the process's own view of its health. Messages are plain JSON
+bytes, so no stub has to be generated. An agent registers its Hubble observer on the same server.
+Nothing here writes to a table.
 
-A process calls ``Server``; the CLI and the lab call ``processes`` and ``ask``.
+A process calls ``Server``; the command line and the lab call ``processes`` and ``ask``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import queue
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +28,22 @@ import grpc
 import msgspec
 from grpc import aio
 
+from mesh.core.noun import Listing, Row
+
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
 T = TypeVar("T")
 
 SERVICE = "meshgate.Tables"
 #: Roles whose configuration file alone says that the process is meant to run.
 ROLES = ("agent", "controller", "speaker")
-#: Seconds that a process has to answer.
+#: Seconds that a process has to answer: for its status, and for each chunk of rows.
 DEADLINE_S = 2.0
+#: Rows of a chunk at most, and seconds after which it is sent with fewer.
+CHUNK = 1000
+SLICE_S = 0.005
+#: Rows that are made at a time, with no look at the clock in between.
+_STEP = 20
 #: A stopping server lets running calls finish for this long.
 GRACE_S = 0.2
 
@@ -43,7 +54,7 @@ _OPTIONS = (
 
 
 class Registered(Protocol):
-    """Something that brings gRPC services of its own (``mesh.observe.hubble.Observer``)."""
+    """A part that has gRPC services of its own (``mesh.observe.hubble.Observer``)."""
 
     def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """The handlers to add to the process socket."""
@@ -52,20 +63,21 @@ class Registered(Protocol):
 class Server:
     """The process socket of one process.
 
-    ``nouns`` gives the rows of each noun with exactly the keys that ``meshgate NOUN list``
+    ``listings`` gives the rows of each noun with exactly the keys that ``meshgate NOUN list``
     prints; ``status`` gives ``{role, host, cluster, findings: [...], ...}``. Both are called on
-    the event loop, at the moment of the question. Addresses, networks and sets may stand in rows.
+    the event loop, at the moment of the question; the rows are encoded in slices later, so a long
+    listing gives a snapshot (``mesh.core.noun.Rows``). Addresses and networks may stand in rows.
     """
 
     def __init__(
         self,
         path: Path | str,
-        nouns: Mapping[str, Callable[[], Sequence[Mapping[str, Any]]]],
+        listings: Mapping[str, Listing],
         status: Callable[[], Mapping[str, Any]],
         observer: Registered | None = None,
     ) -> None:
         self.path = Path(path)
-        self._nouns = nouns
+        self._listings = listings
         self._status = status
         self._observer = observer
         self._server: aio.Server | None = None
@@ -79,7 +91,7 @@ class Server:
         _remove_stale(self.path)
         server = aio.server(options=_OPTIONS)
         methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "List": grpc.unary_unary_rpc_method_handler(self._list),
+            "Rows": grpc.unary_stream_rpc_method_handler(self._rows),
             "Status": grpc.unary_unary_rpc_method_handler(self._answer_status),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
@@ -106,15 +118,19 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def _list(self, request: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
+    async def _rows(
+        self, request: bytes, context: aio.ServicerContext[bytes, bytes]
+    ) -> AsyncIterator[bytes]:
         try:
             noun = msgspec.json.decode(request, type=_Question).noun
         except msgspec.DecodeError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"List: {error}")
-        rows = self._nouns.get(noun)
-        if rows is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Rows: {error}")
+        listing = self._listings.get(noun)
+        if listing is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no table of {noun!r} here")
-        return encode(list(rows()))
+        for chunk in _chunks(listing()):
+            yield chunk
+            await asyncio.sleep(0)
 
     async def _answer_status(
         self, _request: bytes, _context: aio.ServicerContext[bytes, bytes]
@@ -129,6 +145,18 @@ class _Question(msgspec.Struct):
 def encode(value: object) -> bytes:
     """``value`` as JSON; addresses, networks and paths become text."""
     return msgspec.json.encode(value, enc_hook=str)
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[bytes]:
+    """The rows as JSON arrays, each made in about ``SLICE_S``."""
+    at = 0
+    while at < len(rows):
+        end, until = min(at + CHUNK, len(rows)), time.monotonic() + SLICE_S
+        texts: list[bytes] = []
+        while at < end and (not texts or time.monotonic() < until):
+            texts.append(encode(list(rows[at : min(at + _STEP, end)]))[1:-1])
+            at = min(at + _STEP, end)
+        yield b"[" + b",".join(texts) + b"]"
 
 
 def _remove_stale(path: Path) -> None:
@@ -161,10 +189,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one process said; ``error`` is empty unless the whole process did not answer.
+    """The answer of one process; ``error`` is empty unless the whole process did not answer.
 
     ``rows`` holds only the nouns that the process serves. ``refused`` holds the nouns that it
-    serves but could not list, with the reason.
+    serves but did not list to the end, with the reason; the rows until then are in ``rows``.
     """
 
     process: Process
@@ -186,18 +214,18 @@ def run_directory() -> Path:
 
 def processes(run: Path) -> list[Process]:
     """Every process that has a socket, or a configuration file and ought to have one."""
-    found = {
+    running = {
         Process(_host(path, run), path.stem, path)
         for pattern in ("*.sock", "*/*.sock")
         for path in run.glob(pattern)
         if path.is_socket()
     }
-    found |= {
+    configured = {
         Process(path.parent.name, path.stem, path.with_suffix(".sock"))
         for path in run.glob("*/*.yaml")
         if path.stem in ROLES
     }
-    return sorted(found)
+    return sorted(running | configured)
 
 
 def _host(path: Path, run: Path) -> str:
@@ -205,13 +233,18 @@ def _host(path: Path, run: Path) -> str:
 
 
 def ask(
-    asked: Iterable[Process], nouns: Sequence[str] = (), deadline_s: float = DEADLINE_S
+    asked: Iterable[Process],
+    nouns: Sequence[str] = (),
+    deadline_s: float = DEADLINE_S,
+    *,
+    patient: bool = False,
 ) -> list[Answer]:
     """Status and the rows of ``nouns`` from all processes at once, in the order asked.
 
-    Takes at most ``deadline_s``, however many do not answer.
+    Takes at most ``deadline_s``, however many do not answer. ``patient``: a process that sends
+    rows may go on as long as it sends more of them within ``deadline_s``.
     """
-    calls = [_Calls(process, nouns, deadline_s) for process in asked]
+    calls = [_Calls(process, nouns, deadline_s, patient=patient) for process in asked]
     return [call.answer() for call in calls]
 
 
@@ -223,43 +256,109 @@ class _Call(Protocol):
     def details(self) -> str | None: ...
 
 
-class _Calls:
-    """The running questions to one process."""
+class _Stream(Protocol):
+    """One running question whose answer comes in chunks."""
 
-    def __init__(self, process: Process, nouns: Sequence[str], deadline_s: float) -> None:
+    def __iter__(self) -> Iterator[bytes]: ...
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def cancel(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows of one noun as they arrived, or the end of its list; ``code``: how it ended."""
+
+    noun: str
+    chunk: bytes = b""
+    code: grpc.StatusCode | None = None
+    details: str = ""
+
+
+class _Calls:
+    """The running questions to one process; a thread reads the rows, so that waiting can end."""
+
+    def __init__(
+        self, process: Process, nouns: Sequence[str], deadline_s: float, *, patient: bool
+    ) -> None:
         self.process = process
         self.channel = channel(process.path)
         self.deadline_s = deadline_s
-        self.status = self._ask("Status", {})
-        self.rows = {noun: self._ask("List", {"noun": noun}) for noun in nouns}
+        self.patient = patient
+        ask_status: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+        ask_status = self.channel.unary_unary(f"/{SERVICE}/Status")
+        self.status: _Call = ask_status.future(encode({}), timeout=deadline_s)
+        ask_rows: grpc.UnaryStreamMultiCallable[bytes, bytes]
+        ask_rows = self.channel.unary_stream(f"/{SERVICE}/Rows")
+        self.streams: dict[str, _Stream] = {
+            noun: ask_rows(encode({"noun": noun})) for noun in nouns
+        }
+        self.pieces: queue.SimpleQueue[_Piece] = queue.SimpleQueue()
+        self.heard = time.monotonic()
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def _ask(self, method: str, question: Row) -> _Call:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-        call = self.channel.unary_unary(f"/{SERVICE}/{method}")
-        return call.future(encode(question), timeout=self.deadline_s)
+    def _read(self) -> None:
+        for noun, stream in self.streams.items():
+            try:
+                for chunk in stream:
+                    self._hear(_Piece(noun, chunk))
+                self._hear(_Piece(noun, code=grpc.StatusCode.OK))
+            except grpc.RpcError:
+                self._hear(_Piece(noun, code=stream.code(), details=str(stream.details())))
+
+    def _hear(self, piece: _Piece) -> None:
+        if self.patient:
+            self.heard = time.monotonic()
+        self.pieces.put(piece)
 
     def answer(self) -> Answer:
         try:
             return self._answer()
         finally:
+            for stream in self.streams.values():
+                stream.cancel()
             self.channel.close()
 
     def _answer(self) -> Answer:
-        status, error = _result(self.status, Row)
-        rows: dict[str, Sequence[Row]] = {}
+        rows: dict[str, list[Row]] = {}
         refused: dict[str, str] = {}
-        for noun, call in self.rows.items():
-            listed, why = _result(call, list[Row])
-            if listed is not None:
-                rows[noun] = listed
-            elif call.code() is not grpc.StatusCode.NOT_FOUND:
-                refused[noun] = why
+        missing = dict.fromkeys(self.streams)
+        while missing and (piece := self._next()):
+            if piece.code:
+                missing.pop(piece.noun)
+            self._take(piece, rows, refused)
+        late = f"no answer within {self.deadline_s:g} s"
+        refused |= dict.fromkeys(missing, late)
+        status, error = _result(self.status, Row)
         if status is None and not rows:
             why = failure(self.process, self.status.code(), error, self.deadline_s)
             return Answer(self.process, error=why)
         if status is None:
             refused["status"] = error
         return Answer(self.process, status or {}, rows, refused=refused)
+
+    def _next(self) -> _Piece | None:
+        """The next piece; None when it is late."""
+        while (left_s := self.heard + self.deadline_s - time.monotonic()) > 0:
+            with suppress(queue.Empty):  # another piece may have been heard meanwhile
+                return self.pieces.get(timeout=left_s)
+        with suppress(queue.Empty):
+            return self.pieces.get_nowait()
+        return None
+
+    def _take(self, piece: _Piece, rows: dict[str, list[Row]], refused: dict[str, str]) -> None:
+        if piece.chunk:
+            try:
+                more = msgspec.json.decode(piece.chunk, type=list[Row])
+            except msgspec.DecodeError as error:
+                refused[piece.noun] = f"its answer is unreadable: {error}"
+            else:
+                rows.setdefault(piece.noun, []).extend(more)
+        elif piece.code is grpc.StatusCode.OK:
+            rows.setdefault(piece.noun, [])
+        elif piece.code and piece.code is not grpc.StatusCode.NOT_FOUND:
+            why = failure(self.process, piece.code, piece.details, self.deadline_s)
+            refused[piece.noun] = why
 
 
 def failure(process: Process, code: grpc.StatusCode, details: str, deadline_s: float) -> str:

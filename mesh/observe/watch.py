@@ -1,6 +1,6 @@
 """Flows as the command line prints them, asked from the observers of all agents at once.
 
-``kept`` gives what the agents hold, ``live`` follows. Filters are evaluated by the agents.
+``kept`` gives the flows that the agents hold, ``live`` follows new ones. The agents filter.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.struct_pb2 import Struct
 
+from mesh.core.noun import Row
 from mesh.observe import hubble_pb2 as pb
-from mesh.observe.tables import DEADLINE_S, Process, Row, channel, failure
+from mesh.observe.tables import DEADLINE_S, Process, channel, failure
 
-#: Flows that an agent keeps (``flows.KEPT``, whose module costs the CLI 0.1 s of numpy).
+#: Flows that an agent keeps (``events.KEPT``, whose module costs the CLI 0.1 s of numpy).
 KEPT = 16384
 
 _GET_FLOWS = "/observer.Observer/GetFlows"
@@ -30,7 +31,7 @@ _FLOWS_PER_S = 1000
 
 
 class FlowsError(Exception):
-    """The question itself is wrong; every agent refuses it."""
+    """The question is wrong: every agent refuses it."""
 
 
 @dataclass(frozen=True, slots=True)

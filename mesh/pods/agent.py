@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from mesh.core.feature import AgentFeature, Listing, Maps, Mark
+from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.groups import By, To
 from mesh.core.model import IP, Finding, Namespace, Node, NodeKey, Pod, PodEntry, PodKey, PodRef
+from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, Loop, Target
 from mesh.core.table import Source, Table
 from mesh.identity.labels import identity_labels, namespace_of

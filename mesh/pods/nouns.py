@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from mesh.core.feature import Row
 from mesh.core.model import Pod, PodKey
+from mesh.core.noun import Row, noun
+
+POD = noun(
+    "pod",
+    "pods of this machine's clusters",
+    "cluster namespace name node addresses identity",
+    "cluster namespace name",
+)
 
 
 def pod_row(key: PodKey, pod: Pod, identity: int | None) -> Row:

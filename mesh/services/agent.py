@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from mesh.core.feature import AgentFeature, Listing, Maps
+from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By
 from mesh.core.model import Finding, PodEntry, PodRef, Service, ServiceKey
+from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop, Refers
 from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mesh.core.feature import ControllerFeature, Listing
+from mesh.core.feature import ControllerFeature
 from mesh.core.model import PodEntry, PodRef, Service, ServiceKey
+from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 from mesh.objects.tables import Objects

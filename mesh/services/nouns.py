@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from mesh.core.feature import Row
 from mesh.core.model import Backend, Service
+from mesh.core.noun import Row, Rows, noun
 
-NOUN_COLUMNS = ("cluster", "namespace", "name", "addresses", "ports", "global", "backends")
+SERVICE = noun(
+    "service",
+    "services and their backends",
+    "cluster namespace name addresses ports global backends",
+    "cluster namespace name",
+)
 
 
-def service_list(*tables: Iterable[Service]) -> list[Row]:
+def service_list(*tables: Iterable[Service]) -> Sequence[Row]:
     """The rows of the noun."""
-    return [service_row(service) for service in chain.from_iterable(tables)]
+    return Rows.of(chain.from_iterable(tables), service_row)
 
 
 def service_row(service: Service) -> Row:

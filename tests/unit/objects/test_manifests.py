@@ -5,6 +5,7 @@ folder is one call of ``scan``.
 """
 
 import asyncio
+import json
 import os
 import stat
 import time
@@ -114,8 +115,8 @@ def rig(tmp_path: Path) -> Rig:
 def test_several_documents_and_files_fill_the_tables(rig: Rig) -> None:
     rig.write("a.yaml", f"{pod('p1')}---\n{POLICY}---\n")
     rig.write("b.yml", pod("p2"))
-    json = '{"apiVersion": "v1", "kind": "Namespace",\n\t"metadata": {"name": "shop"}}'
-    rig.put("c.json", json)
+    text = '{"apiVersion": "v1", "kind": "Namespace",\n\t"metadata": {"name": "shop"}}'
+    rig.put("c.json", text)
     assert rig.pods == ["p1", "p2"]
     assert list(rig.manifests.objects[POLICIES].rows) == ["erp"]
     assert list(rig.manifests.objects[NAMESPACES].rows) == ["shop"]
@@ -566,6 +567,43 @@ def test_a_damaged_state_is_not_used(rig: Rig, content: str) -> None:
     assert rig.node_of("p1") == "east-2"
     rig.restart()
     assert rig.findings == []
+
+
+def test_a_broken_file_is_kept_with_its_documents(rig: Rig) -> None:
+    """The former version reads this form: going back to it loses no policy whose file is broken."""
+    rig.put("a.yaml", POLICY)
+    kept = rig.state / "manifests" / "a.yaml.last"
+    assert kept.read_text().endswith(f"\n{POLICY}")
+    rig.put("a.yaml", "a: [\n")
+    content = json.loads(kept.read_text())
+    assert content["text"] == POLICY
+    assert [document["kind"] for document in content["documents"]] == ["EgressPolicy"]
+    rig.put("a.yaml", POLICY)
+    assert kept.read_text().endswith(f"\n{POLICY}")
+
+
+def test_a_first_look_at_many_files_survives_a_restart(rig: Rig) -> None:
+    """Their copies are written with one sync for many."""
+    for number in range(50):
+        rig.write(f"{number:02}.yaml", pod(f"p{number:02}"))
+    rig.look()
+    assert len(list((rig.state / "manifests").iterdir())) == 50
+    for number in range(50):
+        rig.write(f"{number:02}.yaml", "a: [\n")
+    rig.restart()
+    assert rig.pods == [f"p{number:02}" for number in range(50)]
+    assert {finding[0] for finding in rig.findings} == {BROKEN_FILE}
+
+
+def test_many_rows_are_written_in_slices(tmp_path: Path) -> None:
+    """Others run in between, and nothing counts as complete before the last slice."""
+    rig = Rig(tmp_path)
+    rig.write("a.yaml", "---\n".join(pod(f"p{number}") for number in range(1200)))
+    table = rig.manifests.objects[PODS]
+    counts: list[tuple[int, bool]] = []
+    table.listen(lambda: counts.append((len(table.rows), table.synced)))
+    rig.manifests.scan()
+    assert counts == [(500, False), (1000, False), (1200, False), (1200, True)]
 
 
 def test_without_a_state_folder_nothing_is_written(rig: Rig, tmp_path: Path) -> None:

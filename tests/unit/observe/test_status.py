@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mesh.core.noun import Row
+from mesh.nouns import NOUNS
+from mesh.observe import status as statuses
 from mesh.observe.render import age, screen
-from mesh.observe.status import summarize
-from mesh.observe.tables import Answer, Process, Row
+from mesh.observe.tables import Answer, Process
 
 NOW = 1_800_000_000.0
 DEAD = "nobody listens on its socket: the process is dead"
+
+
+def summarize(answers: list[Answer], now: float) -> statuses.Status:
+    return statuses.summarize(answers, now, NOUNS)
 
 
 def answer(host: str, role: str, error: str = "", **given: Any) -> Answer:

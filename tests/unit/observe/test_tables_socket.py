@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections import Counter
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from mesh.observe.tables import Process, Server, ask, processes
+from mesh.core.noun import Rows
+from mesh.core.table import Table
+from mesh.observe.tables import CHUNK, Process, Server, ask, processes
 from tests.fixtures.serving import served
 
 STATUS = {"role": "agent", "host": "east-1", "cluster": "east", "findings": []}
@@ -129,3 +132,76 @@ def test_a_large_table_arrives_whole(tmp_path: Path) -> None:
     with served(path, {"address": rows}, STATUS):
         (answer,) = ask([process(path)], ["address"])
     assert len(answer.rows["address"]) == 5000
+
+
+# Long lists
+
+
+def test_a_list_arrives_whole_while_its_process_serves_others(tmp_path: Path) -> None:
+    """The server's loop turns between two chunks, none of which has more than its rows."""
+    turns: list[int] = [0]
+    made: Counter[int] = Counter()
+
+    def shown(number: int) -> dict[str, object]:
+        made[turns[0]] += 1
+        return {"address": str(ip_address(number)), "identity": number}
+
+    rows = Rows.of(range(20_000), shown)
+    path = tmp_path / "agent.sock"
+    with served(path, {"address": lambda: rows}, STATUS) as loop:
+        counting = asyncio.run_coroutine_threadsafe(count_turns(turns), loop)
+        (answer,) = ask([process(path)], ["address"], patient=True)
+        loop.call_soon_threadsafe(counting.cancel)
+    assert answer.refused == {}
+    assert [row["identity"] for row in answer.rows["address"]] == list(range(20_000))
+    assert max(made.values()) <= CHUNK
+
+
+async def count_turns(turns: list[int]) -> None:
+    """Count the turns of the loop, for ever."""
+    while True:
+        await asyncio.sleep(0)
+        turns[0] += 1
+
+
+def test_a_slow_list_is_whole_as_long_as_it_goes_on(tmp_path: Path) -> None:
+    """The deadline holds for each chunk when the caller is patient, for the whole otherwise."""
+
+    def part(begin: int, end: int) -> list[dict[str, object]]:
+        time.sleep(0.02)
+        return [{"id": number} for number in range(begin, end)]
+
+    path = tmp_path / "agent.sock"
+    with served(path, {"identity": lambda: Rows(1000, part)}, STATUS):
+        (slow,) = ask([process(path)], ["identity"], 0.3, patient=True)
+        (late,) = ask([process(path)], ["identity"], 0.3)
+    assert (len(slow.rows["identity"]), slow.refused) == (1000, {})
+    assert late.refused == {"identity": "no answer within 0.3 s"}
+    assert 0 < len(late.rows["identity"]) < 1000
+
+
+def test_a_list_is_as_it_was_when_it_was_asked_for(tmp_path: Path) -> None:
+    """Rows are taken at one time, and made later."""
+    table: Table[int, int] = Table("number")
+    table.upsert(dict.fromkeys(range(5000), 0))
+
+    def shown(item: tuple[int, int]) -> dict[str, object]:
+        table.upsert({item[0]: 1, 4999: 1})
+        return {"number": item[0], "value": item[1]}
+
+    path = tmp_path / "agent.sock"
+    with served(path, {"number": lambda: Rows.of(table.rows.items(), shown)}, STATUS):
+        (answer,) = ask([process(path)], ["number"])
+    assert {row["value"] for row in answer.rows["number"]} == {0}
+    assert len(answer.rows["number"]) == 5000
+
+
+def test_rows_of_a_snapshot_are_a_sequence() -> None:
+    rows = Rows.of("abcdef", lambda letter: {"letter": letter})
+    assert len(rows) == 6
+    assert rows[-1] == {"letter": "f"}
+    assert list(rows[1:3]) == [{"letter": "b"}, {"letter": "c"}]
+    assert [row["letter"] for row in rows[::2]] == ["a", "c", "e"]
+    assert [row["letter"] for row in rows] == list("abcdef")
+    with pytest.raises(IndexError):
+        rows[6]

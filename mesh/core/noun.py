@@ -1,0 +1,73 @@
+"""Nouns of the command line: the columns of ``meshgate NOUN list``, and the rows that fill them.
+
+A room declares its nouns beside its rows, in ``<room>/nouns.py``; ``mesh/nouns.py`` lists them all.
+The columns are the interface that others script against: each row that is printed has exactly
+these keys. Nothing here, and no module of nouns, imports gRPC or numpy: the command line starts
+with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+Row = dict[str, Any]
+#: Rows of one noun, as one process has them now. Called on its event loop.
+Listing = Callable[[], Sequence[Row]]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """``key`` are the columns that identify a row."""
+
+    name: str
+    text: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+
+    def unknown(self, rows: Iterable[Row]) -> set[str]:
+        """Columns of rows that the noun does not have: misspelt ones, which nobody would see."""
+        return set().union(*rows).difference(self.columns)
+
+
+def noun(name: str, text: str, columns: str, key: str) -> Noun:
+    """A noun; ``columns`` and ``key`` are words with spaces in between."""
+    return Noun(name, text, tuple(columns.split()), tuple(key.split()))
+
+
+class Rows(Sequence[Row]):
+    """Rows of a snapshot that are made when they are read.
+
+    A list of hundreds of thousands of rows is taken at one time, which costs little, and sent in
+    slices, with the event loop free in between. ``part`` makes the rows from one index to another;
+    it must not read what changes meanwhile.
+    """
+
+    def __init__(self, count: int, part: Callable[[int, int], Sequence[Row]]) -> None:
+        self._count = count
+        self._part = part
+
+    @classmethod
+    def of(cls, items: Iterable[T], shown: Callable[[T], Row]) -> Rows:
+        """One row for each of the (frozen) items."""
+        taken = tuple(items)
+        return cls(len(taken), lambda begin, end: [shown(item) for item in taken[begin:end]])
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | Sequence[Row]:
+        if isinstance(at, int):
+            index = range(self._count)[at]
+            return self._part(index, index + 1)[0]
+        begin, end, step = at.indices(self._count)
+        if step != 1:
+            return [self[index] for index in range(begin, end, step)]
+        return self._part(begin, max(begin, end))

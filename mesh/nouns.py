@@ -1,0 +1,37 @@
+"""The list of all nouns of the command line, in the order of ``meshgate --help``.
+
+Each room declares its own; this is the one place that lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from bgp import nouns as bgp
+from clustermesh import nouns as clusters
+from gateway import nouns as egress
+from mesh.core.noun import Noun
+from mesh.identity import nouns as identity
+from mesh.nodes import nouns as nodes
+from mesh.observe import nouns as observed
+from mesh.pods import nouns as pods
+from mesh.services import nouns as services
+
+NOUNS: Final[Mapping[str, Noun]] = {
+    noun.name: noun
+    for noun in (
+        nodes.NODE,
+        pods.POD,
+        identity.IDENTITY,
+        identity.ADDRESS,
+        services.SERVICE,
+        egress.EGRESS,
+        egress.BLOCK,
+        bgp.PEER,
+        observed.FLOW,
+        observed.DROP,
+        clusters.CLUSTER,
+        bgp.ROUTE,
+    )
+}

@@ -1,0 +1,155 @@
+"""Which manifest's object stands in the tables, and what a change of some manifests changes.
+
+An object may be in several files: the first file by name counts, and each other one gets a finding.
+A file that is missing, but not gone for sure, comes last. Pure, and costs what changed: the objects
+of changed files, and the objects that other files share with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.core.model import Finding
+from mesh.objects.reading import DUPLICATE
+from mesh.objects.schema import ObjectKey, Parsed
+
+#: A row of a table: the noun of the table, and the row's key.
+RowKey = tuple[str, Any]
+#: An object that gives a row: file name and object.
+Giver = tuple[str, ObjectKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a file shows: its objects, and what is wrong with it."""
+
+    held: Mapping[ObjectKey, Parsed] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What changes in the tables: rows, and findings by their key in the table."""
+
+    rows: dict[RowKey, Any] = field(default_factory=dict)
+    gone: list[RowKey] = field(default_factory=list)
+    findings: dict[str, Finding] = field(default_factory=dict)
+    findings_gone: list[str] = field(default_factory=list)
+
+
+_NOTHING = Shown()
+
+
+def finding_key(finding: Finding) -> str:
+    """Key of a finding in the table of findings."""
+    return f"{finding.code} {finding.object} {finding.field}"
+
+
+class Precedence:
+    """All files of a folder by name, as they were last shown."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._shown: dict[str, Shown] = {}
+        self._missing: AbstractSet[str] = frozenset()
+        self._givers: dict[RowKey, tuple[Giver, ...]] = {}
+        self._finding_keys: dict[str, tuple[str, ...]] = {}  # by file, of files that have any
+
+    def update(self, files: Mapping[str, Shown | None], missing: AbstractSet[str]) -> Difference:
+        """Take in what files show now (None: nothing any more), and which files are missing."""
+        touched: dict[RowKey, None] = {}
+        for name, shown in files.items():
+            touched |= dict.fromkeys(self._take(name, shown or _NOTHING))
+        for name in self._missing ^ missing:
+            touched |= dict.fromkeys(map(_row_key, self._shown.get(name, _NOTHING).held.values()))
+        self._missing = missing
+        difference = Difference()
+        changed = dict.fromkeys([*files, *sorted(self._others(touched) - files.keys())])
+        self._compare_rows(touched, difference)
+        for name in changed:
+            self._compare_findings(name, difference)
+        return difference
+
+    def _take(self, name: str, shown: Shown) -> Iterator[RowKey]:
+        """Replace what a file shows; yields the rows that this may concern."""
+        old, new = self._shown.get(name, _NOTHING).held, shown.held
+        if shown is _NOTHING:
+            self._shown.pop(name, None)
+        else:
+            self._shown[name] = shown
+        for key, parsed in old.items():
+            if new.get(key) is not parsed:
+                row = _row_key(parsed)
+                self._forget(row, (name, key))
+                yield row
+        for key, parsed in new.items():
+            row = _row_key(parsed)
+            if old.get(key) is not parsed:
+                self._givers[row] = (*self._givers.get(row, ()), (name, key))
+                yield row
+            elif len(self._givers[row]) > 1:  # its place in the file may be another
+                yield row
+
+    def _forget(self, row: RowKey, giver: Giver) -> None:
+        left = tuple(one for one in self._givers[row] if one != giver)
+        if left:
+            self._givers[row] = left
+        else:
+            del self._givers[row]
+
+    def _others(self, rows: Iterable[RowKey]) -> set[str]:
+        return {name for row in rows for name, _ in self._givers.get(row, ())}
+
+    def _compare_rows(self, touched: Iterable[RowKey], difference: Difference) -> None:
+        for row in touched:
+            value = self._parsed(self._first(row)).row if row in self._givers else None
+            if value is None:
+                difference.gone.append(row)
+            else:
+                difference.rows[row] = value
+
+    def _compare_findings(self, name: str, difference: Difference) -> None:
+        found: dict[str, Finding] = {}
+        for finding in self._findings(name):
+            found.setdefault(finding_key(finding), finding)
+        old = self._finding_keys.pop(name, ())
+        if found:
+            self._finding_keys[name] = tuple(found)
+        difference.findings.update(found)
+        difference.findings_gone.extend(key for key in old if key not in found)
+
+    def _findings(self, name: str) -> Iterator[Finding]:
+        shown = self._shown.get(name, _NOTHING)
+        yield from shown.findings
+        for key, parsed in shown.held.items():
+            yield from parsed.findings
+            givers = self._givers[_row_key(parsed)]
+            if len(givers) == 1 or name in self._missing:
+                continue
+            first = self._first(_row_key(parsed))
+            if first != (name, key):
+                text = f"also in {self._place(first)}, which counts"
+                yield Finding(DUPLICATE, self._place((name, key)), "metadata.name", text)
+
+    def _place(self, giver: Giver) -> str:
+        name, key = giver
+        return f"{self._folder}/{name} {key}"
+
+    def _parsed(self, giver: Giver) -> Parsed:
+        name, key = giver
+        return self._shown[name].held[key]
+
+    def _first(self, row: RowKey) -> Giver:
+        givers = self._givers[row]
+        return givers[0] if len(givers) == 1 else min(givers, key=self._rank)
+
+    def _rank(self, giver: Giver) -> tuple[bool, str, int]:
+        name, key = giver
+        return name in self._missing, name, list(self._shown[name].held).index(key)
+
+
+def _row_key(parsed: Parsed) -> RowKey:
+    return parsed.noun, parsed.key
