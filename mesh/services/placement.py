@@ -48,9 +48,11 @@ class Placement:
         self._order: deque[ServiceAddress] = deque()  # of those in ``_todo``, first come first
 
     def take_over(self, slots: Slots) -> None:
-        """Go on with the slots that a former process has given."""
+        """Go on with the slots that a former process has given.
+
+        Their backends become rows as service addresses are placed.
+        """
         self.slots = slots
-        self._backends.upsert(slots.backends)
         self._services.upsert(slots.rows)
 
     def run(self) -> None:

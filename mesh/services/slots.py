@@ -53,13 +53,15 @@ NO_SLOTS = SlotRange(0, 0)
 class _Region:
     """``users`` are service addresses that want it, ``entries`` those in the map that lead to it.
 
-    An entry counts twice while it is being written a second time.
+    An entry counts twice while it is being written a second time. ``adopted``: read back from the
+    maps, and not yet among the rows to write.
     """
 
     row: SlotRange
     content: Content
     users: set[ServiceAddress] = field(default_factory=set)
     entries: int = 0
+    adopted: bool = False
 
     @property
     def slots(self) -> range:
@@ -110,7 +112,8 @@ class Slots:
                 and all(s in backends for s in whole)
             ):
                 end = whole.stop
-                region = _Region(row, tuple(backends[slot] for slot in whole))
+                content = tuple(backends[slot] for slot in whole)
+                region = _Region(row, content, adopted=True)
                 self._regions[row.first] = region
                 self._by_content.setdefault(region.content, region)
         used = ((one.slots.start, one.slots.stop) for one in self._regions.values())
@@ -130,6 +133,8 @@ class Slots:
         before = self._of.get(ask)
         region = self._region(ask, before, wanted) if wanted else None
         self._forget_short(ask)
+        if region and region.adopted:
+            self._publish(region, wanted)
         if wanted and (region is None or region.content != wanted):
             self.short[ask] = wanted
             if region is None or not {*wanted} <= {*region.content}:
@@ -228,6 +233,19 @@ class Slots:
         self._fill(region)
         return True
 
+    def _publish(self, region: _Region, content: Content) -> None:
+        """Write an adopted region, with the objects of ``content`` if they are equal to its own.
+
+        The objects that were made of map entries go: those of the service are the same, and stay.
+        """
+        region.adopted = False
+        if content == region.content:
+            if self._by_content.get(content) is region:
+                del self._by_content[content]
+                self._by_content[content] = region
+            region.content = content
+        self._fill(region)
+
     def _new(self, content: Content) -> _Region:
         first = self._gaps.take(len(content))
         if first is None:
@@ -258,6 +276,8 @@ class Slots:
     def _leave(self, ask: ServiceAddress, region: _Region | None) -> None:
         if region:
             region.users.remove(ask)
+            if region.adopted:
+                self._publish(region, region.content)
             self._needed -= 0 if region.users else region.row.count
             self._rest(region)
 
