@@ -24,12 +24,7 @@ from mesh.services.backends import BackendAddress, ServiceAddress
 from mesh.services.gaps import Gaps
 
 # Names that mesh/agent.py, mesh/agent_tables.py and mesh/codecs.py use until they take the room.
-from mesh.services.slices import Allocation, Slice, allocate, recovered
 
-__all__ = (
-    "NO_SLOTS", "RETRIES", "Allocation", "Slice", "SlotRange", "Slots", "Writes", "allocate",
-    "recovered", "recovered_slots",
-)  # fmt: skip
 
 Content = tuple[BackendAddress, ...]
 

@@ -17,9 +17,9 @@ from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 from mesh.objects.kubernetes import PODS
 from mesh.objects.tables import Objects
+from mesh.services import nouns
 from mesh.services.controller import ServicesController
 from mesh.services.kinds import SERVICES, SLICES, ServiceObject, ServicePortObject
-from mesh.services.nouns import NOUN_COLUMNS
 
 WEB, SERVICE = PodKey("east", "shop", "web-1"), ServiceKey("east", "shop", "web")
 LABELS = (("app", "web"),)
@@ -80,7 +80,7 @@ def test_peers_do_not_count_as_own_and_are_listed() -> None:
     assert list(it.controller.service.rows) == [SERVICE]
     rows = it.controller.listings()["service"]()
     assert [(row["cluster"], row["name"]) for row in rows] == [("east", "web"), ("west", "web")]
-    assert {tuple(row) for row in rows} == {NOUN_COLUMNS}
+    assert {tuple(row) for row in rows} == {nouns.SERVICE.columns}
     assert rows[0]["ports"] == [{"name": "http", "protocol": "TCP", "port": 80}]
 
 
