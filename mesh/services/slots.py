@@ -23,7 +23,6 @@ from itertools import cycle, islice
 from mesh.services.backends import BackendAddress, ServiceAddress
 from mesh.services.gaps import Gaps
 
-# Names that mesh/agent.py, mesh/agent_tables.py and mesh/codecs.py use until they take the room.
 
 
 Content = tuple[BackendAddress, ...]
