@@ -15,7 +15,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
@@ -64,6 +64,8 @@ __all__ = [
 MAX_TXN_OPS = 128
 #: Keys per page of a list: with fewer, etcd 3.4 scans the rest of the range again and again.
 PAGE_KEYS = 5000
+#: Times that a list is started anew when its revision is compacted before its last page.
+LISTS = 4
 #: Seconds between two tries of a watch at most.
 WATCH_PAUSE_S = 2.0
 
@@ -111,7 +113,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All keys of a prefix at one revision."""
+    """Keys of a prefix at one revision: all of them, or a page."""
 
     revision: int
     kvs: Sequence[pb.KeyValue]
@@ -162,18 +164,36 @@ class Client:
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    async def list(self, prefix: str) -> Listing:
-        """All keys of a prefix, in pages of one and the same revision."""
+    async def pages(self, prefix: str) -> AsyncGenerator[Listing, None]:
+        """All keys of a prefix in the order of their bytes, page by page, at one revision.
+
+        The revision is that of the first page; at least one page comes. Raises Compacted when that
+        revision is gone before the last page: what came so far is then no complete list, and the
+        caller starts anew. Close it with ``aclosing``.
+        """
         key, end, revision = prefix.encode(), prefix_end(prefix.encode()), 0
-        kvs: list[pb.KeyValue] = []
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
             revision = revision or page.header.revision
-            kvs += page.kvs
+            yield Listing(revision, page.kvs)
             if not page.more:
-                return Listing(revision, kvs)
+                return
             key = page.kvs[-1].key + b"\0"
+
+    async def list(self, prefix: str) -> Listing:
+        """All keys of a prefix at one revision, at once; for prefixes with few keys."""
+        for _ in range(LISTS):
+            with suppress(Compacted):
+                return await self._list(prefix)
+        return await self._list(prefix)
+
+    async def _list(self, prefix: str) -> Listing:
+        kvs: list[pb.KeyValue] = []
+        async with aclosing(self.pages(prefix)) as pages:
+            async for page in pages:
+                kvs += page.kvs
+        return Listing(page.revision, kvs)
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""

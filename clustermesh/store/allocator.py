@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -22,10 +23,10 @@ from typing import Any
 import msgspec
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, EtcdError
+from clustermesh.etcd.client import Client, Compacted, EtcdError
 from clustermesh.etcd.requests import delete_op, found, get_op, if_created, if_modified, put_op
 from clustermesh.store import claims as records
-from clustermesh.store.claims import Record, number_key, owner_key
+from clustermesh.store.claims import Record, claim_key, number_key, owner_key
 from clustermesh.store.follow import Batch, Entry, entry_of
 from clustermesh.store.leader import Deposed, Fenced, fenced_txn
 from mesh.core.journal import Journal
@@ -329,14 +330,28 @@ class Allocator:
 
     async def _load(self) -> bool:
         """Make memory what the store says. Return whether the store has been ``synced``."""
-        listing = await self._client.list(f"meshgate/v1/{self._cluster}/")
+        entries, revision, synced = await self._read()
         self._pools.clear()
         self._unsaved = None
         self.unreadable.clear()
-        self._revision = listing.revision
-        for kv in listing.kvs:
-            self._learn_kv(kv, None)
-        return any(kv.key == self.synced_key.encode() for kv in listing.kvs)
+        self._revision = revision
+        for entry in entries:
+            self._learn_entry(entry)
+        return synced
+
+    async def _read(self) -> tuple[Sequence[Entry], int, bool]:
+        """The numbers' keys, their revision, and whether ``synced`` stands."""
+        while True:
+            entries, synced = list[Entry](), False
+            try:
+                async with aclosing(self._client.pages(f"meshgate/v1/{self._cluster}/")) as pages:
+                    async for page in pages:
+                        synced |= any(kv.key == self.synced_key.encode() for kv in page.kvs)
+                        rows = map(entry_of, page.kvs)
+                        entries += (row for row in rows if claim_key(self._cluster, row.key))
+            except Compacted:
+                continue  # a list of one revision, or none
+            return entries, page.revision, synced
 
     async def _put_synced(self) -> None:
         value = msgspec.json.encode({"store": str(uuid.uuid4())})
