@@ -1,7 +1,8 @@
-"""What a peer may claim: one function per noun, from a value to a row or a ``Refused``.
+"""What a peer may claim: one function per noun, from a decoded value to a row or a ``Refused``.
 
-Everything is judged against ``Peer``: the peer's name and accepted id, its accepted nodes, and
-the ledger of what others hold. Codes are stable; ``reference/clustermesh-wire.md`` 16 and 22.4.
+A row is judged against ``Peer``: the peer's name and accepted id, its accepted nodes, and the
+ledger of what others hold. ``read_address`` alone is what the value says by itself. Codes are
+stable; ``reference/clustermesh-wire.md`` 16 and 22.4.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import NamedTuple
 
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import (
@@ -69,6 +71,7 @@ class Peer:
     name: str
     ledger: Ledger
     id: int = 0
+    config_gone: bool = False  # since the id was accepted, so another one may come
     nodes: dict[str, PeerNode] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)  # address of a node -> node
     routers: dict[str, str] = field(default_factory=dict)
@@ -104,8 +107,13 @@ class Peer:
         return None
 
 
-def cluster_id(peer: Peer, value: bytes, *, replaces: bool) -> int:
-    """The id of a peer, taken in the ledger; ``replaces`` allows another one than before."""
+def read_config(_: str, value: bytes) -> bytes:
+    """The value of a config's key: the cluster's name is judged before it."""
+    return value
+
+
+def cluster_id(peer: Peer, _: str, value: bytes) -> tuple[int, tuple[str, ...]]:
+    """The id of a peer, taken in the ledger; the same as before while its config stands."""
     if not wire.is_cluster_name(peer.name):
         text = f"{peer.name!r} is no cluster name: 1 to 32 of a-z, 0-9 and dash, not 'default'"
         raise Refused(CLUSTER_NAME, "name", text)
@@ -113,26 +121,35 @@ def cluster_id(peer: Peer, value: bytes, *, replaces: bool) -> int:
     if not 1 <= config.id <= wire.MAX_CLUSTERS:
         raise Refused(CLUSTER_ID, "id", f"cluster id {config.id} is not in 1..{wire.MAX_CLUSTERS}")
     _check_capabilities(config.capabilities)
-    if peer.id and config.id != peer.id and not replaces:
+    if peer.id and config.id != peer.id and not peer.config_gone:
         text = f"cluster id {config.id}, but {peer.name} was accepted with {peer.id}"
         raise Refused(CLUSTER_ID, "id", text)
     peer.ledger.take_id(peer.name, config.id)
-    return config.id
+    return config.id, ()
 
 
-def node(peer: Peer, name: str, value: bytes) -> PeerNode:
+def read_node(_: str, value: bytes) -> wire.WireNode:
+    """The value of a node's key. Raises WireError."""
+    return wire.decode(wire.WireNode, value)
+
+
+def node(peer: Peer, name: str, wired: wire.WireNode) -> tuple[PeerNode, tuple[str, ...]]:
     """A node whose prefixes and addresses are its own, taken in the ledger."""
-    wired = wire.decode(wire.WireNode, value)
     _check_cluster(peer, "Cluster", wired.cluster, "ClusterID", wired.cluster_id)
     if wired.name != name or not wire.is_object_name(name):
         raise Refused(MISMATCH, "Name", f"node {wired.name!r} under key {name!r}")
     row, routers = wire.node_row(wired), tuple(wire.router_addresses(wired))
     claimed = Claimed(tuple(_networks(row)), tuple(("IPAddresses", a) for a in row.addresses))
     peer.ledger.take(Holder(peer.name, name), claimed)
-    return PeerNode(row, routers)
+    return PeerNode(row, routers), ()
 
 
-def identity(peer: Peer, name: str, value: bytes) -> Identity:
+def read_identity(_: str, value: bytes) -> bytes:
+    """The value of an identity's key: its number stands in the key and is judged first."""
+    return value
+
+
+def identity(peer: Peer, name: str, value: bytes) -> tuple[Identity, tuple[str, ...]]:
     """An identity in the peer's range that says whose it is."""
     kind, _, text = name.partition("/")
     if kind != "id" or _NUMBER.fullmatch(text) is None:
@@ -146,12 +163,16 @@ def identity(peer: Peer, name: str, value: bytes) -> Identity:
         raise Refused(LABELS, "labels", "labels are not of the form source:key=value;")
     if (wire.CLUSTER_LABEL, peer.name) not in wire.split_labels(labels):
         raise Refused(LABELS, "labels", f"label {wire.CLUSTER_LABEL}={peer.name} is missing")
-    return Identity(peer.name, int(text), labels)
+    return Identity(peer.name, int(text), labels), ()
 
 
-def service(peer: Peer, name: str, value: bytes) -> tuple[Service, set[str]]:
+def read_service(_: str, value: bytes) -> wire.WireService:
+    """The value of a service's key. Raises WireError."""
+    return wire.decode(wire.WireService, value)
+
+
+def service(peer: Peer, name: str, wired: wire.WireService) -> tuple[Service, tuple[str, ...]]:
     """A service with backends in the peer's pod CIDRs, and the nodes of those."""
-    wired = wire.decode(wire.WireService, value)
     _check_cluster(peer, "cluster", wired.cluster, "clusterID", wired.cluster_id)
     own_name = f"{wired.namespace}/{wired.name}"
     if own_name != name or not all(map(wire.is_object_name, name.split("/"))):
@@ -166,38 +187,58 @@ def service(peer: Peer, name: str, value: bytes) -> tuple[Service, set[str]]:
         if of_node is None:
             text = f"backend {address} is in no pod CIDR of cluster {peer.name}"
             raise Refused(BACKEND_OUTSIDE, "backends", text)
-    return row, {of_node for of_node in nodes.values() if of_node}
+    return row, tuple({of_node for of_node in nodes.values() if of_node})
+
+
+class AddressValue(NamedTuple):
+    """What the value of an address says: all of it that decides. The address is in the key."""
+
+    identity: int
+    host: str  # tunnel endpoint as text
+
+
+#: 16 bytes of the address, its identity, its tunnel endpoint as a number.
+AcceptedAddress = tuple[bytes, int, int]
+
+
+def read_address(name: str, value: bytes) -> AddressValue:
+    """The value of an address's key, which fits to the key. Raises WireError, Refused."""
+    head = wire.decode(wire.PairHead, value)
+    if "/" in name or head.ip != name:
+        return _read_prefix(name, value)
+    _packed(name)
+    return AddressValue(head.id, head.host_ip)
 
 
 def address(
-    peer: Peer, name: str, value: bytes
-) -> tuple[tuple[bytes, int, int] | None, tuple[str, ...]]:
-    """(16 bytes, identity, endpoint) of an address, or None for one that node rows carry already.
+    peer: Peer, name: str, said: AddressValue
+) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
+    """The row of an address, or None for one that node rows carry already.
 
-    The second part names the nodes on which the judgement rests.
+    The second part names the nodes on which the judgement rests: whose pod CIDR holds it, and
+    whose tunnel endpoint it has.
     """
-    head = wire.decode(wire.PairHead, value)
-    if "/" in name or head.ip != name:
-        return _prefix(peer, name, value)
-    packed = _packed(name)
+    if "/" in name:
+        return _prefix(peer, name, said)
+    packed = pack(name)
     here = int.from_bytes(packed, "big")
     of_node = peer.node_of(here)
-    if head.id == IDENTITY_HOST:
+    if said.identity == IDENTITY_HOST:
         return _node_address(peer, name, packed)
     if of_node is None:
         raise _outside(peer, name, here, here)
-    _check_identity(peer, "ID", head.id)
-    host = peer.hosts.get(head.host_ip)
+    _check_identity(peer, "ID", said.identity)
+    host = peer.hosts.get(said.host)
     endpoint = peer.nodes[host].endpoint if host else None
     if host is None or endpoint is None:
-        text = f"tunnel endpoint {head.host_ip!r} is no node of cluster {peer.name} with IPv4"
+        text = f"tunnel endpoint {said.host!r} is no node of cluster {peer.name} with IPv4"
         raise Refused(NO_ENDPOINT, "HostIP", text)
-    return (packed, head.id, endpoint), (of_node, host)
+    return (packed, said.identity, endpoint), (of_node, host)
 
 
 def _node_address(
     peer: Peer, name: str, packed: bytes
-) -> tuple[tuple[bytes, int, int] | None, tuple[str, ...]]:
+) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
     """Identity 1 (host) is that of another node here: 6, and only for addresses of its nodes."""
     if name in peer.hosts:
         return None, (peer.hosts[name],)
@@ -208,21 +249,26 @@ def _node_address(
     return (packed, IDENTITY_REMOTE_NODE, endpoint), (of_node,)
 
 
-def _prefix(peer: Peer, name: str, value: bytes) -> tuple[None, tuple[str, ...]]:
-    """An entry for a whole prefix, as older clusters write it: checked, and not used."""
+def _read_prefix(name: str, value: bytes) -> AddressValue:
+    """An entry for a whole prefix, as older clusters write it."""
     pair = wire.decode(wire.WirePair, value)
     text = f"{pair.ip}/{_prefix_length(pair)}" if pair.mask else pair.ip
     if text != name:
         raise Refused(MISMATCH, "IP", f"IP address {text} does not match key {name}")
     try:
-        network = ip_network(name)
+        ip_network(name)
     except ValueError as error:
         raise wire.WireError("IP", str(error)) from None
-    first, last = span(network)
+    return AddressValue(pair.id, pair.host_ip)
+
+
+def _prefix(peer: Peer, name: str, said: AddressValue) -> tuple[None, tuple[str, ...]]:
+    """An entry for a whole prefix is checked, and not used."""
+    first, last = span(ip_network(name))
     of_node = peer.node_of(first)
     if of_node is None or of_node != peer.node_of(last):
         raise _outside(peer, name, first, last)
-    _check_identity(peer, "ID", pair.id)
+    _check_identity(peer, "ID", said.identity)
     return None, (of_node,)
 
 
@@ -232,6 +278,13 @@ def _prefix_length(pair: wire.WirePair) -> int:
 
 #: Hexadecimal digits to their set bits.
 _BITS = {ord(f"{digit:x}"): f"{digit:b}" for digit in range(16)}
+
+
+def pack(name: str) -> bytes:
+    """16 bytes of an address that has been read."""
+    if ":" not in name:
+        return _CANONICAL_MAPPED + inet_pton(AF_INET, name)
+    return inet_pton(AF_INET6, name)
 
 
 def _packed(text: str) -> bytes:

@@ -40,7 +40,6 @@ class Peers:
         self._addresses_changed = addresses_changed
         self._listed = False
         self._unjudged: list[Batch] | None = []
-        self._pages: dict[str, bytes] = {}  # of a list that is not complete yet
 
     @property
     def clusters(self) -> Mapping[str, int]:
@@ -58,13 +57,11 @@ class Peers:
         if self._unjudged is not None:
             self._unjudged.append(batch)
             return
-        self._pages |= {entry.key: entry.value for entry in batch.puts}
+        puts = {entry.key: entry.value for entry in batch.puts}
         if batch.page:
-            return  # judged as a whole: the order of pages must not decide who was first
-        for key in batch.deletes:  # a list that was broken off may have had it
-            self._pages.pop(key, None)
-        changes = self.imports.apply(self._pages, batch.deletes)
-        self._pages = {}
+            self.imports.note(puts)
+            return
+        changes = self.imports.apply(puts, batch.deletes)
         self._write(changes)
         self._listed = self._listed or batch.listed
         config_changed = any(e.key.startswith((CONFIGS, CANARIES)) for e in batch.puts)

@@ -25,6 +25,7 @@ NODES = "cilium/cache/nodes/v1/"
 SERVICES = "cilium/cache/services/v1/"
 IDENTITIES = "cilium/cache/identities/v1/"
 ADDRESSES = "cilium/cache/ip/v1/"
+_PREFIXES = frozenset({CONFIGS, CANARIES, NODES, SERVICES, IDENTITIES, ADDRESSES})
 
 LOCATOR = "meshgate.io/locator"
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster"
@@ -88,18 +89,23 @@ def canary_key(cluster: str, prefix: str) -> str:
     return f"{CANARIES}{cluster}/{prefix.removesuffix('/')}"
 
 
-def prefix_of(key: str) -> str:
-    """The prefix above that the key belongs to; empty for a key of another kind."""
-    if key.startswith("cilium/cache/"):
-        prefix = "/".join(key.split("/", 4)[:4]) + "/"
-        return prefix if prefix in (ADDRESSES, IDENTITIES, SERVICES, NODES) else ""
-    return next((p for p in (CONFIGS, CANARIES) if key.startswith(p)), "")
+def split_key(key: str) -> tuple[str, str]:
+    """What stands before the cluster in a key, and the cluster; empty for a key of another kind.
+
+    Any ``cilium/cache/<type>/v1/`` counts: which types are read is said in ``shared.py``.
+    """
+    match key.split("/", 5):
+        case ["cilium", "cache", kind, "v1", cluster, *_]:
+            return f"cilium/cache/{kind}/v1/", cluster
+        case ["cilium", "cluster-config" | "synced" as kind, cluster, *_]:
+            return f"cilium/{kind}/", cluster
+    return "", ""
 
 
 def cluster_of(key: str) -> str:
     """The cluster whose key this is; empty for a key of no cluster."""
-    prefix = prefix_of(key)
-    return key[len(prefix) :].split("/", 1)[0] if prefix else ""
+    prefix, cluster = split_key(key)
+    return cluster if prefix in _PREFIXES else ""
 
 
 def is_cluster_name(name: str) -> bool:

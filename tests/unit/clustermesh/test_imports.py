@@ -20,6 +20,7 @@ from clustermesh.remote import wire
 from clustermesh.remote.changes import ImportChanges
 from clustermesh.remote.holdings import Ledger, OwnFacts
 from clustermesh.remote.importer import Importer, Imports, Limits
+from clustermesh.remote.shared import ADDRESS as ADDRESSES
 from mesh.core import address
 from mesh.core.model import Address, Backend, Node, NodeKey, PodKey, Service, ServiceKey
 from mesh.identity.addresses import VALUE
@@ -115,7 +116,7 @@ def test_a_good_peer_is_accepted_whole() -> None:
     assert changes.addresses.keys.dtype == address.ADDRESS
     assert changes.addresses.values.dtype == VALUE
     assert it.findings == {}
-    assert addresses(ImportChanges(*[changes.nodes] * 3, it.addresses)) == addresses(changes)  # type: ignore[arg-type]
+    assert addresses(ImportChanges({}, it.addresses)) == addresses(changes)
 
 
 def test_the_same_keys_again_change_nothing() -> None:
@@ -394,7 +395,7 @@ def test_kept_row_goes_when_its_node_goes() -> None:
 
 def test_too_many_keys_are_not_read() -> None:
     """A peer beyond its limit keeps what it has; one finding counts the rest."""
-    it = Importer("west", Ledger(OWN), Limits(addresses=3))
+    it = Importer("west", Ledger(OWN), Limits({ADDRESSES: 3}))
     it.apply(west())
     it.apply(dict(pair(f"10.2.1.{n}") for n in range(10, 20)))
     assert len(it.addresses.keys) == 3
