@@ -303,7 +303,7 @@ class Agent:
     async def remember_peers(self) -> None:
         """Note which peers this store is known to have, for the next start (D8)."""
         peers, subtree = self.tables.peers, self.tables.subtree
-        if not (peers.complete.synced and subtree.claims.synced):
+        if not (peers.complete.synced and subtree.is_synced):
             return
         store, clusters = subtree.store, list(peers.clusters)
         known = self.known.has(store, clusters) or await all_stand(self.client, clusters)

@@ -16,7 +16,7 @@ import numpy as np
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import Peers
 from clustermesh.store.follow import Batch
-from clustermesh.store.own import PODS_SYNCED, Subtree, pod_key, pod_value, pods_synced_key
+from clustermesh.store.own import PODS_SYNCED, Own, pod_key, pod_value, pods_synced_key
 from gateway import rows as egress
 from gateway.plan import Plan, egress_classes, plan
 from mesh import allocation
@@ -39,6 +39,7 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, ColumnTable, Source, Table
+from mesh.identity import labels as identity
 from mesh.identity.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
 from mesh.identity.labels import identity_labels, identity_rows, namespace_of, numbers_by_labels
 from mesh.nodes import rows as node_rows
@@ -97,7 +98,7 @@ class AgentTables:
         self.address = ColumnTable("address", ADDRESS, VALUE)
         self._own_pods = OwnPods(self.address, config.cluster.id)
         self._node_addresses = NodeAddresses(self.address, self.own)
-        self.subtree = Subtree(config.cluster.name, self._own_pods.pods)
+        self.subtree = Own(config.cluster.name, allocation.CLAIMED, self._own_pods.pods)
         own_facts = OwnFacts(config.cluster.name, config.cluster.id)
         self.peers = Peers(own_facts, self._take_addresses)
         self.namespaces: Table[str, int] = Table("netns")
@@ -190,17 +191,19 @@ class AgentTables:
     def wire(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
         objects, claims, peers = self.objects, self.subtree.claims, self.peers
+        numbers = claims[identity.NOUN]
         known: list[Source] = [
-            objects.nodes, objects.egress, objects.services, claims, self.subtree.config,
+            objects.nodes, objects.egress, objects.services,
+            claims[allocation.POD_CIDR], claims[allocation.LOCATOR], self.subtree.config,
         ]  # fmt: skip
         covered: list[Source] = [
             objects.egress, objects.pods, objects.namespaces, objects.nodes,
         ]  # fmt: skip
-        wired: list[Source] = [self.local_pod, objects.namespaces, claims, self.planned]
+        wired: list[Source] = [self.local_pod, objects.namespaces, numbers, self.planned]
         served: list[Source] = [
             objects.services, objects.slices, objects.pods, self.subtree.pods, peers.complete,
         ]  # fmt: skip
-        loop.derive([claims], self._identities)
+        loop.derive([numbers], self._identities)
         loop.derive([], self._labels, [peers.identities])
         loop.derive(known, self._nodes, [peers.nodes])
         loop.derive([self.node, self.next_hops], self._endpoints, [peers.complete])
@@ -211,7 +214,10 @@ class AgentTables:
         loop.derive([self.planned], self._egress)
         loop.derive([self.planned], self._covered)
         loop.derive(wired, self._pods, [self.devices])
-        loop.derive([claims, self.subtree.resting, objects.nodes], self._blocks)
+        blocks: list[Source] = [
+            claims[allocation.BLOCK], self.subtree.resting[allocation.BLOCK], objects.nodes,
+        ]  # fmt: skip
+        loop.derive(blocks, self._blocks)
         loop.derive([self.node, self.planned], self._discard)
         loop.derive(served, self.derive_services, [peers.services])
         loop.derive([peers.complete, self.subtree.pods, self.node], self.address.mark_synced)
@@ -224,7 +230,8 @@ class AgentTables:
 
     def _identities(self) -> None:
         cluster = self.config.cluster
-        rows = identity_rows(self.subtree.claims.rows.values(), cluster.name, cluster.id)
+        claims = self.subtree.claims[identity.NOUN].rows.values()
+        rows = identity_rows(claims, cluster.name, cluster.id)
         self.identities = numbers_by_labels(rows.values())
         self._own_pods.identities(self.identities)
         self._labels()
@@ -238,9 +245,9 @@ class AgentTables:
         stored = self.subtree.config.rows.get(self.config.cluster.name)
         if stored is None:
             return
-        claims = list(self.subtree.claims.rows.values())
-        cidrs = allocation.pod_cidrs(claims, stored.pod_cidrs)
-        locators = allocation.locators(claims, stored.locators)
+        claims = self.subtree.claims
+        cidrs = allocation.pod_cidrs(claims[allocation.POD_CIDR].rows.values(), stored.pod_cidrs)
+        locators = allocation.locators(claims[allocation.LOCATOR].rows.values(), stored.locators)
         own = self.objects.nodes.rows
         rows = node_rows.merged(own, cidrs, locators, self.peers.nodes.rows)
         self.node.replace(rows)
@@ -349,8 +356,10 @@ class AgentTables:
     def _blocks(self) -> None:
         """A block that rests serves the connections that are left, and takes no new ones."""
         size, cluster = self.config.egress.block_size, self.config.cluster.name
-        rows = egress.block_rows(self.subtree.claims.rows.values(), cluster, size)
-        resting = egress.block_rows(self.subtree.resting.rows.values(), cluster, size)
+        claims = self.subtree.claims[allocation.BLOCK].rows.values()
+        rows = egress.block_rows(claims, cluster, size)
+        released = self.subtree.resting[allocation.BLOCK].rows.values()
+        resting = egress.block_rows(released, cluster, size)
         owners = egress.block_owners(resting | rows, self.objects.nodes.rows)
         self.block_row.replace(rows)
         keys = np.zeros(len(owners), BLOCK_KEY)

@@ -39,6 +39,8 @@ from mesh.nodes.pools import pool_name, pool_size, subnet
 POD_CIDR = "podcidr"
 LOCATOR = "locator"
 BLOCK = gateway_rows.NOUN
+#: Nouns of claims, until each feature declares its own.
+CLAIMED = (identity.NOUN, POD_CIDR, LOCATOR, BLOCK)
 #: Nouns whose claims are given back when nobody wants them any more.
 RELEASED = frozenset({BLOCK})
 

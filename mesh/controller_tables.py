@@ -17,7 +17,7 @@ from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import Peers
 from clustermesh.store.follow import Batch, Entry
-from clustermesh.store.own import Subtree
+from clustermesh.store.own import Own
 from gateway import rows as egress
 from gateway.plan import Plan, plan
 from mesh import allocation
@@ -37,6 +37,7 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
+from mesh.identity import labels as identity
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.identity.labels import identity_rows, numbers_by_labels
 from mesh.nodes import rows as node_rows
@@ -55,7 +56,7 @@ class ControllerTables:
         self.objects = objects
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
         self._pod_addresses = publish.PodAddresses(self.published[wire.ADDRESSES], self.cluster)
-        self.subtree = Subtree(self.cluster, self._take_pods)
+        self.subtree = Own(self.cluster, allocation.CLAIMED, self._take_pods)
         self.peers = Peers(OwnFacts(self.cluster, self.cluster_id), _ignore)
         self.foreign: Table[str, Published] = Table("foreign node")
         self.created: Table[str, int] = Table("published node")
@@ -89,15 +90,20 @@ class ControllerTables:
         ]
         loop.derive(needed, self._wanted)
         loop.derive([foreign], self._pools)
-        loop.derive([claims], self._identities)
-        loop.derive([objects.nodes, claims, foreign], self._nodes, [self.created])
+        loop.derive([claims[identity.NOUN]], self._identities)
+        placed: list[Source] = [
+            objects.nodes, claims[allocation.POD_CIDR], claims[allocation.LOCATOR], foreign,
+        ]  # fmt: skip
+        loop.derive(placed, self._nodes, [self.created])
         loop.derive([self.node, self.planned, objects.services], self._own_facts)
-        loop.derive([claims], self._blocks)
+        loop.derive([claims[allocation.BLOCK]], self._blocks)
         pods: list[Source] = [objects.services, objects.slices, objects.pods, self.subtree.pods]
         loop.derive(pods, self._services)
         addresses: list[Source] = [self.subtree.pods, self.node, self.identity]
         loop.derive(addresses, self.published[wire.ADDRESSES].mark_synced)
-        complete: list[Source] = [*self.published.values(), self.wanted, claims, foreign]
+        complete: list[Source] = [
+            *self.published.values(), self.wanted, *claims.values(), foreign,
+        ]  # fmt: skip
         loop.derive(complete, self._canaries, [self.refused])
 
     # --- Sources ------------------------------------------------------------------------------
@@ -163,16 +169,16 @@ class ControllerTables:
         self._overlaps["pools"] = allocation.pool_findings(self.config.pools, key, foreign)
 
     def _identities(self) -> None:
-        claims = self.subtree.claims.rows.values()
+        claims = self.subtree.claims[identity.NOUN].rows.values()
         rows = identity_rows(claims, self.cluster, self.cluster_id)
         self.identity.replace(rows)
         self.published[wire.IDENTITIES].replace(publish.identities(rows.values()))
         self._pod_addresses.identities(numbers_by_labels(rows.values()))
 
     def _nodes(self) -> None:
-        claims, pools = list(self.subtree.claims.rows.values()), self._stored
-        cidrs = allocation.pod_cidrs(claims, pools.pod_cidrs)
-        locators = allocation.locators(claims, pools.locators)
+        claims, pools = self.subtree.claims, self._stored
+        cidrs = allocation.pod_cidrs(claims[allocation.POD_CIDR].rows.values(), pools.pod_cidrs)
+        locators = allocation.locators(claims[allocation.LOCATOR].rows.values(), pools.locators)
         own = self.objects.nodes.rows
         rows = node_rows.merged(own, cidrs, locators, {})
         self.node.replace(rows)
@@ -199,7 +205,8 @@ class ControllerTables:
         self.peers.update_own(allocation.own_facts(self._stored, nodes, policies, services))
 
     def _blocks(self) -> None:
-        claims, size = self.subtree.claims.rows.values(), self.config.egress.block_size
+        size = self.config.egress.block_size
+        claims = self.subtree.claims[allocation.BLOCK].rows.values()
         self.block.replace(egress.block_rows(claims, self.cluster, size))
 
     @property
@@ -211,7 +218,8 @@ class ControllerTables:
         """Complete is what was once seen with every claim made that can be made."""
         if self.canaries.synced:
             return
-        claims = self.subtree.claims.rows.values()
+        tables = self.subtree.claims.values()
+        claims = (claim for table in tables for claim in table.rows.values())
         made = {Want(claim.noun, claim.pool, claim.owner) for claim in claims}
         if not self.wanted.rows.keys() <= made | self.refused.rows.keys():
             return

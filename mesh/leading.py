@@ -22,6 +22,7 @@ from clustermesh.etcd.client import Client, EtcdError
 from clustermesh.etcd.requests import found, get_op, if_created, put_op
 from clustermesh.remote import wire
 from clustermesh.store.allocator import Allocator, Ask
+from clustermesh.store.claims import former
 from clustermesh.store.keys import LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
 from clustermesh.store.own import pod_key, pod_value
@@ -50,9 +51,9 @@ NOT_RESTORED = "M150"
 NOT_LEADING = "M152"
 NOT_SAVED = "M153"
 
-#: Snapshots in the state directory, and what they were called when they were written as a whole.
+#: Snapshots in the state directory, and one's name when it was written as a whole.
 CLAIMS_FILE, PODS_FILE = "claims.journal", "pods.journal"
-FORMER_CLAIMS_FILE, FORMER_PODS_FILE = "claims.json", "pods.json"
+FORMER_PODS_FILE = "pods.json"
 
 
 class Claims:
@@ -289,15 +290,14 @@ class Leading:
 def _allocator(client: Client, config: ControllerConfig, leader: Leader) -> Allocator:
     """The allocator with its snapshot; an unreadable one is put aside."""
     name, path = config.cluster.name, config.state_dir / CLAIMS_FILE
-    former = config.state_dir / FORMER_CLAIMS_FILE
     try:
-        return Allocator(client, name, leader, path, former)
+        return Allocator(client, name, allocation.CLAIMED, leader, path)
     except ValueError as error:
         log.warning("event=snapshot_unreadable reason=%s", error)
-        for file in (path, former):
+        for file in (path, former(path)):
             with suppress(FileNotFoundError):
                 file.replace(file.with_suffix(f"{file.suffix}.broken"))
-        return Allocator(client, name, leader, path)
+        return Allocator(client, name, allocation.CLAIMED, leader, path)
 
 
 def _pod_keys(cluster: str, pods: Mapping[PodRef, PodEntry]) -> dict[str, bytes]:

@@ -143,7 +143,7 @@ class Speaker:
 
     def take(self, batch: Batch) -> None:
         """Take in what a ``Follow`` of claims saw."""
-        rows = records.rows(self.node.cluster, batch.puts, batch.deletes)
+        rows = records.rows(self.node.cluster, CLAIMED, batch.puts, batch.deletes)
         self.claims.upsert(rows.held)
         self.claims.delete(rows.gone)
         for entry in batch.puts:

@@ -153,7 +153,7 @@ def scattered(numbers: range) -> Sequence[int]:
 
 
 class Allocator:
-    """Claims of one cluster. Keep one for the life of a controller.
+    """Claims of one cluster, of the nouns that are given. Keep one for the life of a controller.
 
     ``recover`` loads it at the start of each leadership; ``observe`` keeps it current on a standby.
     ``fenced`` is a Fence or the Leader. All writes are one at a time (a lock) and fenced.
@@ -163,17 +163,18 @@ class Allocator:
         self,
         client: Client,
         cluster: str,
+        nouns: Collection[str],
         fenced: Fenced,
         snapshot: Path | None = None,
-        former: Path | None = None,
     ) -> None:
-        """``former`` is the snapshot of a version that wrote JSON: read once, then removed."""
+        """A snapshot in JSON, of a former version, is read once and removed (``claims.former``)."""
         self.synced_key = f"meshgate/v1/{cluster}/synced"
         self.clock: Callable[[], float] = time.time
         self._client = client
         self._cluster = cluster
+        self._nouns = frozenset(nouns)
         self._fenced = fenced
-        self._snapshot = Journal(snapshot, former) if snapshot else None
+        self._snapshot = Journal(snapshot, records.former(snapshot)) if snapshot else None
         self._pools: defaultdict[tuple[str, str], _Pool] = defaultdict(_Pool)
         self._revision = 0  # of the store, as far as we have seen
         self._epoch = 0  # greatest ever given
@@ -186,7 +187,7 @@ class Allocator:
         self._unsaved: dict[ClaimKey, None] | None = None
         self._lock = asyncio.Lock()
         self._flights = asyncio.Semaphore(IN_FLIGHT)
-        for record in records.load(snapshot, former) if snapshot else ():
+        for record in records.load(snapshot) if snapshot else ():
             self._learn(replace(record, modified=0))
 
     @property
@@ -275,7 +276,7 @@ class Allocator:
             return
         self._revision = batch.revision
         for text in batch.deletes:
-            key = records.claim_key(self._cluster, text)
+            key = records.claim_key(self._cluster, self._nouns, text)
             if key:
                 self._forget(key)
         for entry in batch.puts:
@@ -348,10 +349,15 @@ class Allocator:
                     async for page in pages:
                         synced |= any(kv.key == self.synced_key.encode() for kv in page.kvs)
                         rows = map(entry_of, page.kvs)
-                        entries += (row for row in rows if claim_key(self._cluster, row.key))
+                        entries += (
+                            row for row in rows if claim_key(self._cluster, self._nouns, row.key)
+                        )
             except Compacted:
                 continue  # a list of one revision, or none
             return entries, page.revision, synced
+
+    def _is_claim(self, entry: Entry) -> bool:
+        return claim_key(self._cluster, self._nouns, entry.key) is not None
 
     async def _put_synced(self) -> None:
         value = msgspec.json.encode({"store": str(uuid.uuid4())})
@@ -469,10 +475,10 @@ class Allocator:
 
     def _learn_entry(self, entry: Entry) -> None:
         try:
-            record = records.record_of(self._cluster, entry)
+            record = records.record_of(self._cluster, self._nouns, entry)
         except ValueError as error:
             self.unreadable[entry.key] = str(error)
-            key = records.claim_key(self._cluster, entry.key)
+            key = records.claim_key(self._cluster, self._nouns, entry.key)
             if key:
                 self._pools[key.noun, key.pool].unreadable.add(key.number)
             return

@@ -56,7 +56,7 @@ async def main(endpoint: str, instance: str, ttl_s: int, count: int, state: str)
 
     async def lead(fence: Fence) -> None:
         say(event="leads", revision=fence.create_revision)
-        allocator = Allocator(client, "east", fence, snapshot)
+        allocator = Allocator(client, "east", ("identity",), fence, snapshot)
         await allocator.recover()
         order = random.sample(range(count), count)
         numbers = scattered(identity_numbers(1))

@@ -33,6 +33,7 @@ from clustermesh.store.claims import Record
 from clustermesh.store.follow import Batch, Entry, canary_of
 from clustermesh.store.keys import TXN_BYTES, TXN_OPS, _chunks
 from clustermesh.store.leader import Deposed, Fence
+from mesh.allocation import CLAIMED
 from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
 
@@ -170,6 +171,7 @@ def test_claims_are_rows_of_their_number_keys() -> None:
     """Held, released, deleted and unreadable ones; owners' keys and pods are none."""
     rows = records.rows(
         "east",
+        CLAIMED,
         [
             number("identity/labels/number/65537", b'{"owner":"k8s:a=b;","released":0}'),
             number("block/198.51.100.10/number/3", b'{"owner":"n/0","released":0,"epoch":99}'),
@@ -225,10 +227,10 @@ def test_the_snapshot_of_an_earlier_version_is_read_once_and_converted(tmp_path:
     former, file = tmp_path / "claims.json", tmp_path / "claims.journal"
     former.write_bytes(msgspec.json.encode(kept))
     client = Client(Endpoint(["127.0.0.1:1"]))
-    allocator = Allocator(client, "east", StandsBy(), file, former)
+    allocator = Allocator(client, "east", CLAIMED, StandsBy(), file)
     asyncio.run(allocator.save())
     assert not former.exists()
-    again = Allocator(client, "east", StandsBy(), file, former)
+    again = Allocator(client, "east", CLAIMED, StandsBy(), file)
     assert again.claims == allocator.claims == {kept[0].key: kept[0].claim}
 
 
@@ -236,12 +238,12 @@ def test_a_standby_appends_what_changed_and_nothing_else(tmp_path: Path) -> None
     """Claims, a release and an owner that went arrive in the file; an equal list writes nothing."""
     file = tmp_path / "claims.journal"
     client = Client(Endpoint(["127.0.0.1:1"]))
-    allocator = Allocator(client, "east", StandsBy(), file)
+    allocator = Allocator(client, "east", CLAIMED, StandsBy(), file)
     held = [number(f"block/::10/number/{n}", b'{"owner":"n/%d"}' % n) for n in range(100)]
 
     def size() -> int:
         asyncio.run(allocator.save())
-        again = Allocator(client, "east", StandsBy(), file)
+        again = Allocator(client, "east", CLAIMED, StandsBy(), file)
         assert (again.claims, len(again.records)) == (allocator.claims, len(allocator.records))
         return file.stat().st_size
 
@@ -261,7 +263,7 @@ def test_identities_carry_the_cluster_id_on_top() -> None:
 
 def test_a_standby_follows_claims_through_claim_release_and_a_new_store() -> None:
     """Batches of Follow: the last word counts, revisions of another store may be smaller."""
-    allocator = Allocator(Client(Endpoint(["127.0.0.1:1"])), "east", StandsBy())
+    allocator = Allocator(Client(Endpoint(["127.0.0.1:1"])), "east", CLAIMED, StandsBy())
     one = number("block/::10/number/3", b'{"owner":"n/0","released":0}', 500)
     allocator.observe(Batch(500, [one], listed=True))
     assert [claim.owner for claim in allocator.claims.values()] == ["n/0"]

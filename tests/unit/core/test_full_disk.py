@@ -21,6 +21,7 @@ from mesh import agent as agents
 from mesh import leading
 from mesh.agent import Agent
 from mesh.agent_tables import AgentTables, Facts
+from mesh.allocation import CLAIMED
 from mesh.config import Cluster, ControllerConfig, Etcd, Pools, load_agent
 from mesh.controller_tables import ControllerTables
 from mesh.core.model import PodEntry, PodRef
@@ -63,7 +64,7 @@ async def soon(fact: Callable[[], object]) -> None:
 
 
 def allocator(path: Path) -> Allocator:
-    return Allocator(Client(Endpoint(("127.0.0.1:1",))), "east", Standby(), path)
+    return Allocator(Client(Endpoint(("127.0.0.1:1",))), "east", CLAIMED, Standby(), path)
 
 
 def test_claims_that_cannot_be_written_down_stop_no_controller(tmp_path: Path) -> None:
