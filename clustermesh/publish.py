@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from clustermesh.remote import wire
+from clustermesh.remote.shared import CONFIG, SHARED
 from mesh.core.model import IP, Address, Identity, Node, PodKey, Service
 from mesh.core.table import Table
 from mesh.identity.addresses import Joined, PodJoin
 
 #: Prefixes that are published, each with a canary.
-PREFIXES = (wire.NODES, wire.SERVICES, wire.IDENTITIES, wire.ADDRESSES)
+PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
 
 
 def config(cluster: str, cluster_id: int) -> dict[str, bytes]:

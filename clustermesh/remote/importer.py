@@ -440,6 +440,10 @@ class Imports:
         self._settle_refused(draft, seen)
         return draft.changes()
 
+    def learn_own(self, own: OwnFacts) -> None:
+        """Take in facts of ours before anything has been judged."""
+        self.ledger.update_own(own)
+
     def update_own(self, own: OwnFacts) -> ImportChanges:
         """Judge everything against changed facts of ours, which win over accepted ones."""
         draft, seen = Draft(), self.ledger.revision

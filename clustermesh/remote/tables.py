@@ -7,12 +7,22 @@ stand in this one, so an agent that starts beside an empty new store deletes not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from clustermesh.etcd.client import Client
 from clustermesh.remote.changes import ImportChanges
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.importer import Imports
+from clustermesh.remote.shared import (
+    ADDRESS,
+    CONFIG,
+    IDENTITY,
+    NODE,
+    SERVICE,
+    SHARED,
+    Shared,
+)
 from clustermesh.remote.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
 from clustermesh.store.follow import Batch
 from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
@@ -29,11 +39,16 @@ class Peers:
         own: OwnFacts,
         addresses_changed: Callable[[ColumnChanges], None],
         expected: Collection[str] = (),
+        nouns: Sequence[Shared[Any, Any, Any]] = SHARED,
     ) -> None:
-        self.nodes: Table[NodeKey, Node] = Table("peer node")
-        self.services: Table[ServiceKey, Service] = Table("peer service")
-        self.identities: Table[int, Identity] = Table("peer identity")
-        self.imports = Imports(own)
+        #: Accepted rows of each noun that has rows.
+        self.tables: Mapping[Shared[Any, Any, Any], Table[Any, Any]] = {
+            noun: Table(f"remote {noun}") for noun in nouns if noun not in (CONFIG, ADDRESS)
+        }
+        self.nodes: Table[NodeKey, Node] = self.tables[NODE]
+        self.services: Table[ServiceKey, Service] = self.tables[SERVICE]
+        self.identities: Table[int, Identity] = self.tables[IDENTITY]
+        self.imports = Imports(own, nouns=nouns)
         #: Marked synced when everything that peers have is in.
         self.complete = Source("peers")
         self._expected = set(expected) - {own.cluster}
@@ -54,7 +69,7 @@ class Peers:
 
     def take(self, batch: Batch) -> None:
         """Take in what ``store.Follow`` saw; judged once our own facts are known."""
-        if self._unjudged is not None:
+        if self._unjudged or (self._unjudged is not None and not batch.page):
             self._unjudged.append(batch)
             return
         puts = {entry.key: entry.value for entry in batch.puts}
@@ -79,18 +94,18 @@ class Peers:
         Nothing is judged before the first call: a peer could otherwise claim what is ours until
         we have learned it.
         """
-        self._write(self.imports.update_own(own))
-        waiting, self._unjudged = self._unjudged or [], None
+        if self._unjudged is None:
+            self._write(self.imports.update_own(own))
+            return
+        self.imports.learn_own(own)
+        waiting, self._unjudged = self._unjudged, None
         for batch in waiting:
             self.take(batch)
 
     def _write(self, changes: ImportChanges) -> None:
-        self.nodes.upsert(changes.nodes.upsert)
-        self.nodes.delete(changes.nodes.delete)
-        self.services.upsert(changes.services.upsert)
-        self.services.delete(changes.services.delete)
-        self.identities.upsert(changes.identities.upsert)
-        self.identities.delete(changes.identities.delete)
+        for noun, table in self.tables.items():
+            table.upsert(changes.of(noun).upsert)
+            table.delete(changes.of(noun).delete)
         if len(changes.addresses.keys) or len(changes.addresses.deleted):
             self._addresses_changed(changes.addresses)
 
@@ -102,7 +117,7 @@ class Peers:
             if name not in peers or ADDRESSES not in peers[name].canaries
         }
         if self._listed and not waiting and not self.complete.synced:
-            for table in (self.nodes, self.services, self.identities, self.complete):
+            for table in (*self.tables.values(), self.complete):
                 table.mark_synced()
 
 

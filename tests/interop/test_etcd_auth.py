@@ -11,7 +11,9 @@ import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 
 from clustermesh.certs import Authority, KeyPair, Pki, write_pki
-from clustermesh.etcd.client import Client, Denied, Endpoint, Unavailable, bootstrap_auth
+from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.client import Client, Denied, Endpoint, Unavailable
+from clustermesh.publish import PREFIXES
 
 CLUSTERS = ("east", "east2", "west")
 USERS = [f"{cluster}-{role}" for cluster in CLUSTERS for role in ("controller", "agent", "speaker")]
@@ -50,8 +52,10 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 def guarded(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Etcd]:
     async def prepare(server: Etcd) -> None:
         async with client_of(server.endpoint) as client:
-            await bootstrap_auth(client, CLUSTERS)
-            await bootstrap_auth(client, CLUSTERS)  # a second time, as root, changes nothing
+            await bootstrap_auth(client, CLUSTERS, PREFIXES)
+            await bootstrap_auth(
+                client, CLUSTERS, PREFIXES
+            )  # a second time, as root, changes nothing
 
     with running(tmp_path_factory.mktemp("etcd"), pki) as server:
         asyncio.run(prepare(server))
@@ -135,7 +139,7 @@ def test_role_changes_while_connected_cost_nothing(guarded: Etcd) -> None:
     async def run() -> None:
         async def churn(root: Client) -> None:
             for _ in range(3):
-                await bootstrap_auth(root, ["west"])
+                await bootstrap_auth(root, ["west"], PREFIXES)
 
         async with (
             client_of(guarded.endpoint_of("root")) as root,

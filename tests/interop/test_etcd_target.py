@@ -15,8 +15,10 @@ import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
 from clustermesh.certs import write_pki
-from clustermesh.etcd.client import Client, bootstrap_auth
+from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.client import Client
 from clustermesh.etcd.errors import Unavailable
+from clustermesh.publish import PREFIXES
 from clustermesh.store.follow import Follow
 from clustermesh.store.keys import KEYS_PER_LEASE, LeasedTarget, PersistentTarget
 from clustermesh.store.leader import Deposed, Fence
@@ -272,7 +274,7 @@ def test_a_denied_prefix_costs_one_more_try_not_one_per_key(tmp_path: Path) -> N
 
     async def run(server: Etcd) -> None:
         async with client_of(server.endpoint) as root:
-            await bootstrap_auth(root, ["east"])
+            await bootstrap_auth(root, ["east"], PREFIXES)
         async with client_of(server.endpoint_of("east-agent")) as client:
             mine, other = "meshgate/v1/east/pod/n1/", "meshgate/v1/west/pod/n1/"
             target = PersistentTarget(client, [mine, other])

@@ -14,8 +14,9 @@ from cryptography import x509
 
 from clustermesh.certs import Authority, KeyPair, diagnose, write_pki
 from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.auth import user_grants
 from clustermesh.etcd.channel import Endpoint, Secrets, host, problem, target
-from clustermesh.etcd.client import Client, Watched, _next, user_grants
+from clustermesh.etcd.client import Client, Watched, _next
 from clustermesh.etcd.errors import (
     Compacted,
     Denied,
@@ -27,6 +28,7 @@ from clustermesh.etcd.errors import (
     classify,
 )
 from clustermesh.etcd.requests import prefix_end, put_op
+from clustermesh.publish import PREFIXES
 from clustermesh.store import claims as records
 from clustermesh.store.allocator import Allocator, identity_numbers
 from clustermesh.store.claims import Record
@@ -126,12 +128,12 @@ def test_a_watch_resumes_after_the_last_event_not_after_the_header() -> None:
 
 def test_grants_of_a_cluster_never_reach_a_longer_name() -> None:
     """Every writable key of east ends in a slash or is the exact cluster-config."""
-    for user, grants in user_grants("east").items():
+    for user, grants in user_grants("east", PREFIXES).items():
         writable = {grant.key for grant in grants if grant.write}
         assert user.startswith("east-")
         assert {key for key in writable if not key.endswith("/")} <= {"cilium/cluster-config/east"}
         assert all("/east/" in key or key.endswith("/east") for key in writable)
-    assert not [grant for grant in user_grants("east")["east-speaker"] if grant.write]
+    assert not [grant for grant in user_grants("east", PREFIXES)["east-speaker"] if grant.write]
 
 
 @pytest.mark.parametrize(
