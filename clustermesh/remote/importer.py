@@ -194,14 +194,23 @@ class Importer:
         """The peer has left: it has no key any more."""
         return not any(self._keys.values()) and not self.canaries
 
-    def settle_again(self, draft: Draft, *, everything: bool) -> None:
-        """Judge refused nodes again, after others gave something up; or all, after we took it."""
+    def settle_again(self, draft: Draft, nodes: Collection[str] | None = None) -> None:
+        """Judge refused nodes again after others gave something up, the first refused first.
+
+        With ``nodes``, after our own facts changed: those as well, all in the order of their keys.
+        """
         has_config = self._config in self._keys[CONFIG]
         if has_config and (not self.peer.id or self._config in self._refused):
             self._settle_config(draft)
         if self.peer.id:
-            again = self._keys[NODE] if everything else self._refused_nodes()
-            self._settle_rows(draft, {NODE: list(again)})
+            self._settle_rows(draft, {NODE: self._nodes_again(nodes)})
+
+    def _nodes_again(self, nodes: Collection[str] | None) -> list[str]:
+        refused = self._refused_nodes()
+        if nodes is None:
+            return refused
+        again = {*refused, *(wire.node_key(self.peer.name, node) for node in nodes)}
+        return [key for key in self._keys[NODE] if key in again]
 
     def _noun(self, key: str) -> AnyShared | None:
         return self._by_prefix.get(wire.split_key(key)[0])
@@ -447,11 +456,13 @@ class Imports:
     def update_own(self, own: OwnFacts) -> ImportChanges:
         """Judge everything against changed facts of ours, which win over accepted ones."""
         draft, seen = Draft(), self.ledger.revision
-        self.ledger.update_own(own)
+        meeting: dict[str, set[str]] = {}
+        for holder in self.ledger.update_own(own):
+            meeting.setdefault(holder.cluster, set()).add(holder.node)
         if self.ledger.revision != seen:
             seen = self.ledger.revision
-            for importer in self.peers.values():
-                importer.settle_again(draft, everything=True)
+            for name, importer in self.peers.items():
+                importer.settle_again(draft, meeting.get(name, ()))
             self._settle_refused(draft, seen)
         return draft.changes()
 
@@ -468,7 +479,7 @@ class Imports:
         while self.ledger.revision != seen:
             seen = self.ledger.revision
             for importer in self.peers.values():
-                importer.settle_again(draft, everything=False)
+                importer.settle_again(draft)
 
     def _settle(
         self, cluster: str, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]
