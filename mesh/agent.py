@@ -22,8 +22,8 @@ from typing import Any
 from bpf.maps import MapTarget, RowTarget
 from bpf.object import mount_bpffs
 from bpf.ring import Ring
-from clustermesh.etcd.client import Client, Endpoint, EtcdError
-from clustermesh.remote.known import KnownPeers
+from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
+from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX as PEERS_PREFIX
 from clustermesh.remote.tables import all_stand
 from clustermesh.store.follow import Batch, Follow
@@ -73,8 +73,8 @@ class Agent:
         self.datapath = Datapath(config.bpffs)
         self.manifests = Manifests(config.manifests, config.cluster.name, config.state_dir)
         etcd = config.etcd
-        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.known = KnownPeers(config.state_dir / "peers.json")
+        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.known = KnownClusters(config.state_dir / "peers.json")
         self._contradicted = asyncio.Event()
         self._no_namespaces = ""
         self.started = time.monotonic()

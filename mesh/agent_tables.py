@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clustermesh.remote.holdings import OwnFacts
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch
 from clustermesh.store.own import PODS_SYNCED, Own, pod_key, pod_value, pods_synced_key
 from gateway import rows as egress
@@ -100,7 +100,7 @@ class AgentTables:
         self._node_addresses = NodeAddresses(self.address, self.own)
         self.subtree = Own(config.cluster.name, allocation.CLAIMED, self._own_pods.pods)
         own_facts = OwnFacts(config.cluster.name, config.cluster.id)
-        self.peers = Peers(own_facts, self._take_addresses)
+        self.peers = RemoteTables(own_facts, self._take_addresses)
         self.namespaces: Table[str, int] = Table("netns")
         self.next_hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
         self.devices: Table[PodKey, Device] = Table("device")

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.remote.tables import PREFIX as MESH
 from clustermesh.store.follow import Batch, Follow
 from mesh import process
@@ -34,7 +34,7 @@ class Controller:
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
         etcd, cluster = config.etcd, config.cluster.name
-        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.manifests = Manifests(config.manifests, cluster, config.state_dir)
         self.tables = ControllerTables(config, self.manifests.objects)
         self.leading = Leading(config, self.client, self.tables)

@@ -48,19 +48,19 @@ def cluster_rows(tables: ControllerTables) -> list[Row]:
         "state": "own",
         "synced": tables.canaries.synced,
     }
-    peers = sorted(tables.peers.imports.peers.items())
+    peers = sorted(tables.peers.imports.importers.items())
     return [own, *(_peer_row(name, importer) for name, importer in peers)]
 
 
 def _peer_row(name: str, importer: Importer) -> Row:
     return {
         "cluster": wire.plain(name),
-        "id": importer.peer.id or None,
+        "id": importer.cluster.id or None,
         "nodes": len(importer.nodes),
         "identities": len(importer.identities),
         "addresses": len(importer.addresses.keys),
         "services": len(importer.services),
-        "state": "accepted" if importer.peer.id else "refused",
+        "state": "accepted" if importer.cluster.id else "refused",
         "synced": _complete(importer.canaries),
     }
 

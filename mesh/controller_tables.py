@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from clustermesh import publish
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import Own
 from gateway import rows as egress
@@ -57,7 +57,7 @@ class ControllerTables:
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
         self._pod_addresses = publish.PodAddresses(self.published[wire.ADDRESSES], self.cluster)
         self.subtree = Own(self.cluster, allocation.CLAIMED, self._take_pods)
-        self.peers = Peers(OwnFacts(self.cluster, self.cluster_id), _ignore)
+        self.peers = RemoteTables(OwnFacts(self.cluster, self.cluster_id), _ignore)
         self.foreign: Table[str, Published] = Table("foreign node")
         self.created: Table[str, int] = Table("published node")
         # Derived

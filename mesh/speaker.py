@@ -23,7 +23,7 @@ from bgp.desired import Peering, RouteKey
 from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
-from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch, Follow
 from gateway import plan as egress
@@ -114,7 +114,7 @@ class Speaker:
         self.peerings: Table[IP, Peering] = Table("peering")
         self.routes: Table[RouteKey, Route] = Table("route")
         etcd = config.etcd
-        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.follows = [self._follow(noun) for noun in CLAIMED]
         self.engine = Engine(config.run_dir)
         self.session = Session(self.engine, config.router_id)

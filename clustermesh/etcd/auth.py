@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client
-from clustermesh.etcd.errors import Refused
+from clustermesh.etcd.errors import BadRequest
 from clustermesh.etcd.requests import prefix_end
 
 
@@ -73,6 +73,6 @@ async def _user(client: Client, name: str, role: str) -> None:
 async def _create(client: Client, method: str, request: Message, reply: type[Message]) -> None:
     try:
         await client.auth(method, request, reply)
-    except Refused as error:
+    except BadRequest as error:
         if "already exists" not in str(error):
             raise

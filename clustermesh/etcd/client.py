@@ -25,15 +25,15 @@ from google.protobuf.message import Message
 
 from clustermesh.etcd import channel
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.channel import Endpoint
+from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.errors import (
+    BadRequest,
     Compacted,
     Denied,
     EtcdError,
     FutureRevision,
     LeaseNotFound,
     OutcomeUnknown,
-    Refused,
     Replaced,
     StoreFull,
     Unavailable,
@@ -43,16 +43,16 @@ from clustermesh.etcd.errors import (
 from clustermesh.etcd.requests import prefix_end
 
 __all__ = [
+    "BadRequest",
     "Client",
     "Compacted",
     "Denied",
-    "Endpoint",
+    "EtcdAddress",
     "EtcdError",
     "FutureRevision",
     "LeaseNotFound",
     "Listing",
     "OutcomeUnknown",
-    "Refused",
     "Replaced",
     "StoreFull",
     "Unavailable",
@@ -128,7 +128,7 @@ class Watched:
 class Client:
     """One etcd, several endpoints; connects on the first call."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EtcdAddress) -> None:
         channel.check(endpoint)  # wrong endpoints are wrong now, not at each call
         self.endpoint = endpoint
         #: Why the last attempt failed, in words; empty when it did not.
@@ -273,7 +273,7 @@ class Client:
         """Follow a prefix (or one key) from revision ``start`` for ever, over reconnects.
 
         Each new connection yields ``created`` first, before any event. Close it with ``aclosing``.
-        Raises Compacted, Denied, Refused, and Replaced when the store's revision went backwards.
+        Raises Compacted, Denied, BadRequest, and Replaced when the store's revision went backwards.
         """
         key = prefix.encode()
         end = b"" if exact else prefix_end(key)

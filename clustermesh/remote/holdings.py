@@ -24,7 +24,7 @@ NEVER: tuple[Network, ...] = (
 )
 
 
-class Refused(Exception):  # a judgement, not a failure of this program
+class NotAccepted(Exception):  # a judgement, not a failure of this program
     """A claim that is not accepted: a stable code, the field at fault and a sentence."""
 
     def __init__(self, code: str, field: str, text: str) -> None:
@@ -73,7 +73,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class Holdings:
     """Prefixes and addresses by the field that names them."""
 
     networks: tuple[tuple[str, Network], ...] = ()
@@ -153,7 +153,7 @@ class Ledger:
     def __init__(self, own: OwnFacts) -> None:
         self.revision = 0
         self.ids: dict[int, str] = {}
-        self._claims: dict[Holder, Claimed] = {}
+        self._claims: dict[Holder, Holdings] = {}
         self._networks = Spans()
         self._addresses: dict[int, Holder] = {}
         self._order: list[int] = []  # the numbers of _addresses, sorted
@@ -198,10 +198,10 @@ class Ledger:
             yield self._addresses[self._order[at]]
 
     def take_id(self, cluster: str, cluster_id: int) -> None:
-        """Enter a cluster's id. Raises Refused when another cluster has it."""
+        """Enter a cluster's id. Raises NotAccepted when another cluster has it."""
         holder = self.ids.setdefault(cluster_id, cluster)
         if holder != cluster:
-            raise Refused(
+            raise NotAccepted(
                 ID_TAKEN, "id", f"cluster id {cluster_id} of {cluster} is used by cluster {holder}"
             )
 
@@ -211,13 +211,13 @@ class Ledger:
             del self.ids[cluster_id]
             self.revision += 1
 
-    def take(self, holder: Holder, claimed: Claimed) -> None:
-        """Make ``claimed`` all that the holder has. Raises Refused and changes nothing."""
+    def take(self, holder: Holder, claimed: Holdings) -> None:
+        """Make ``claimed`` all that the holder has. Raises NotAccepted and changes nothing."""
         for at, (name, network) in enumerate(claimed.networks):
             self._check_network(holder, name, network)
             for _, other in claimed.networks[:at]:
                 if span(other)[0] <= span(network)[1] and span(network)[0] <= span(other)[1]:
-                    raise Refused(OVERLAP, name, f"{network} overlaps {other} of the same node")
+                    raise NotAccepted(OVERLAP, name, f"{network} overlaps {other} of the same node")
         for name, address in claimed.addresses:
             self._check_address(holder, name, address)
         if self._claims.get(holder) == claimed:
@@ -250,42 +250,46 @@ class Ledger:
         first, last = span(network)
         for never in NEVER:
             if never.version == network.version and never.overlaps(network):
-                raise Refused(OVERLAP, name, f"{network} is no prefix for pods: it meets {never}")
+                raise NotAccepted(
+                    OVERLAP, name, f"{network} is no prefix for pods: it meets {never}"
+                )
         ours = self._own_networks.meeting(first, last)
         if ours is not None:
             text = f"{network} overlaps {ours} of our cluster {self.own.cluster}"
-            raise Refused(OVERLAP, name, text)
+            raise NotAccepted(OVERLAP, name, text)
         for other, whose in self._networks.meeting(first, last):
             if whose != holder:
-                raise Refused(OVERLAP, name, f"{network} overlaps {other} of {whose}")
+                raise NotAccepted(OVERLAP, name, f"{network} overlaps {other} of {whose}")
         self._check_nodes_inside(holder, name, network)
 
     def _check_nodes_inside(self, holder: Holder, name: str, network: Network) -> None:
         first, last = span(network)
         if self.holds_own_node(first, last):
             text = f"{network} holds an address of a node of our cluster {self.own.cluster}"
-            raise Refused(OVERLAP, name, text)
+            raise NotAccepted(OVERLAP, name, text)
         for at in range(bisect_left(self._order, first), bisect_right(self._order, last)):
             whose = self._addresses[self._order[at]]
             if whose.cluster != holder.cluster:
-                raise Refused(OVERLAP, name, f"{network} holds an address of {whose}")
+                raise NotAccepted(OVERLAP, name, f"{network} holds an address of {whose}")
 
     def _check_address(self, holder: Holder, name: str, address: IP) -> None:
         here = number(address)
         if address in self.own.addresses:
             text = f"{address} is an address of a node of our cluster {self.own.cluster}"
-            raise Refused(ADDRESS_TAKEN, name, text)
+            raise NotAccepted(ADDRESS_TAKEN, name, text)
         whose = self._addresses.get(here, holder)
         if whose != holder:
-            raise Refused(ADDRESS_TAKEN, name, f"{address} is an address of {whose}")
+            raise NotAccepted(ADDRESS_TAKEN, name, f"{address} is an address of {whose}")
         if any(never.version == address.version and address in never for never in NEVER):
-            raise Refused(ADDRESS_TAKEN, name, f"{address} is no address for a node")
+            raise NotAccepted(ADDRESS_TAKEN, name, f"{address} is no address for a node")
         ours = self._own_networks.meeting(here, here)
         if ours is not None:
-            raise Refused(ADDRESS_TAKEN, name, f"{address} lies in {ours} of {self.own.cluster}")
+            raise NotAccepted(
+                ADDRESS_TAKEN, name, f"{address} lies in {ours} of {self.own.cluster}"
+            )
         for network, whose in self._networks.meeting(here, here):
             if whose.cluster != holder.cluster:
-                raise Refused(ADDRESS_TAKEN, name, f"{address} lies in {network} of {whose}")
+                raise NotAccepted(ADDRESS_TAKEN, name, f"{address} lies in {network} of {whose}")
 
 
 def number(address: IP) -> int:

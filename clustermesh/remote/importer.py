@@ -1,13 +1,13 @@
-"""The import firewall: what a peer publishes is checked before it reaches a map.
+"""The import firewall: what another cluster publishes is checked before it reaches a map.
 
-``Importer`` keeps the keys of one peer, ``Imports`` those of all peers in one store. The nouns are
-in ``shared.py``, the checks in ``checks.py``, the keys of one noun in ``keys.py``. A refused key is
-quarantined alone: a finding names it, its last accepted row stays while that row itself may stay,
-and the other keys go on. Addresses and services depend on the peer's nodes (pod CIDRs, tunnel
-endpoints) and are judged again when those change.
+``Importer`` keeps the keys of one cluster, ``Imports`` those of all clusters in one store. The
+nouns are in ``shared.py``, the checks in ``checks.py``, the keys of one noun in ``keys.py``. A
+refused key is quarantined alone: a finding names it, its last accepted row stays while that row
+itself may stay, and the other keys go on. Addresses and services depend on the cluster's nodes (pod
+CIDRs, tunnel endpoints) and are judged again when those change.
 
-The cluster id that was accepted first is held until the peer's ``cluster-config`` key has gone;
-another id after that drains the peer and takes it in anew. Agents and controllers run the same
+The cluster id that was accepted first is held until the ``cluster-config`` key has gone;
+another id after that drains the cluster and takes it in anew. Agents and controllers run the same
 code; it does no I/O.
 """
 
@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 from clustermesh.remote import checks, wire
 from clustermesh.remote.changes import Draft, ImportChanges, address_row, columns
-from clustermesh.remote.checks import AcceptedAddress, Peer, PeerNode
-from clustermesh.remote.holdings import ADDRESS_TAKEN, Holder, Ledger, OwnFacts, Refused
+from clustermesh.remote.checks import AcceptedAddress, RemoteCluster, RemoteNode
+from clustermesh.remote.holdings import ADDRESS_TAKEN, Holder, Ledger, NotAccepted, OwnFacts
 from clustermesh.remote.keys import AddressKeys, Keys, KeyStore
 from clustermesh.remote.shared import ADDRESS, CONFIG, IDENTITY, NODE, SERVICE, SHARED, Shared
 from clustermesh.remote.wire import CANARIES, WireError
@@ -40,7 +40,7 @@ TOO_MANY = "M134"
 NO_CONFIG = "M137"
 MORE = "M139"
 
-#: Refusals that a change of the peer's nodes may lift.
+#: Refusals that a change of the cluster's nodes may lift.
 _DEPENDENT = frozenset(
     {checks.OUTSIDE, checks.BACKEND_OUTSIDE, checks.NO_ENDPOINT, checks.RESERVED}
 )
@@ -48,7 +48,7 @@ _DEPENDENT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of one peer is read and shown; ``keys`` by noun where it is not the noun's own."""
+    """How much of a cluster is read and shown; ``keys`` by noun where it is not the noun's own."""
 
     keys: Mapping[AnyShared, int] = field(default_factory=dict)
     findings: int = 100  # shown one by one; the rest is a number
@@ -59,23 +59,23 @@ class Limits:
 
 
 class Importer:
-    """The accepted rows of one peer, kept up to date with its keys."""
+    """The accepted rows of one cluster, kept up to date with its keys."""
 
     def __init__(
         self,
-        peer: str,
+        cluster: str,
         ledger: Ledger,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
         nouns: Sequence[AnyShared] = SHARED,
     ) -> None:
-        self.peer = Peer(peer, ledger)
-        self.canaries: set[str] = set()  # prefixes that the peer has written completely
+        self.cluster = RemoteCluster(cluster, ledger)
+        self.canaries: set[str] = set()  # prefixes that the cluster has written completely
         self._limits, self._clock = limits or Limits(), clock
-        self._config = wire.config_key(peer)
-        self._addresses = AddressKeys(ADDRESS, peer)
+        self._config = wire.config_key(cluster)
+        self._addresses = AddressKeys(ADDRESS, cluster)
         self._keys: dict[AnyShared, KeyStore] = {
-            noun: self._addresses if noun is ADDRESS else Keys(noun, peer) for noun in nouns
+            noun: self._addresses if noun is ADDRESS else Keys(noun, cluster) for noun in nouns
         }
         self._by_prefix = {noun.prefix: noun for noun in nouns}
         self._refused: dict[str, Finding] = {}
@@ -111,7 +111,7 @@ class Importer:
     def addresses(self) -> ColumnChanges:
         """Accepted addresses, all of them."""
         rows = {
-            key: address_row(identity, endpoint, self.peer.id)
+            key: address_row(identity, endpoint, self.cluster.id)
             for key, identity, endpoint in self._addresses.rows()
         }
         keys, values = columns(rows)
@@ -120,7 +120,7 @@ class Importer:
     @property
     def findings(self) -> dict[str, Finding]:
         """What is refused, by etcd key; the first ones, then their number."""
-        name = wire.plain(self.peer.name)
+        name = wire.plain(self.cluster.name)
         shown = dict(islice(self._refused.items(), self._limits.findings))
         for noun, unread in self._unread.items():
             if unread:
@@ -131,7 +131,7 @@ class Importer:
         if hidden > 0:
             place = f"cilium/cache/*/v1/{name}/"
             shown[place] = Finding(MORE, place, "keys", f"{hidden} further keys are refused")
-        if not self.peer.id and any(self._keys.values()) and self._config not in shown:
+        if not self.cluster.id and any(self._keys.values()) and self._config not in shown:
             text = f"cluster {name} has keys but no cluster config: none is used"
             shown[self._config] = Finding(NO_CONFIG, wire.plain(self._config), "", text)
         return shown
@@ -157,7 +157,7 @@ class Importer:
                 self._noted.setdefault(noun, {})[key] = None
 
     def settle(self, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]) -> None:
-        """``apply`` into a draft that several peers share; also of what was noted."""
+        """``apply`` into a draft that several clusters share; also of what was noted."""
         touched, self._noted = self._noted, {}
         for key in deletes:
             noun = self._noun(key)
@@ -169,7 +169,7 @@ class Importer:
             self._take(rows, touched)
         if CONFIG in touched and self._settle_config(draft):
             return  # another id: everything has been judged
-        if self.peer.id:
+        if self.cluster.id:
             self._settle_rows(draft, touched)
 
     def _left_over(self) -> Sequence[Mapping[str, bytes]]:
@@ -191,7 +191,7 @@ class Importer:
 
     @property
     def is_gone(self) -> bool:
-        """The peer has left: it has no key any more."""
+        """The cluster has left: it has no key any more."""
         return not any(self._keys.values()) and not self.canaries
 
     def settle_again(self, draft: Draft, nodes: Collection[str] | None = None) -> None:
@@ -200,16 +200,16 @@ class Importer:
         With ``nodes``, after our own facts changed: those as well, all in the order of their keys.
         """
         has_config = self._config in self._keys[CONFIG]
-        if has_config and (not self.peer.id or self._config in self._refused):
+        if has_config and (not self.cluster.id or self._config in self._refused):
             self._settle_config(draft)
-        if self.peer.id:
+        if self.cluster.id:
             self._settle_rows(draft, {NODE: self._nodes_again(nodes)})
 
     def _nodes_again(self, nodes: Collection[str] | None) -> list[str]:
         refused = self._refused_nodes()
         if nodes is None:
             return refused
-        again = {*refused, *(wire.node_key(self.peer.name, node) for node in nodes)}
+        again = {*refused, *(wire.node_key(self.cluster.name, node) for node in nodes)}
         return [key for key in self._keys[NODE] if key in again]
 
     def _noun(self, key: str) -> AnyShared | None:
@@ -219,7 +219,7 @@ class Importer:
         """The prefix that a canary's key speaks of; empty for another key."""
         if not key.startswith(CANARIES):
             return ""
-        return key[len(CANARIES) + len(self.peer.name) + 1 :] + "/"
+        return key[len(CANARIES) + len(self.cluster.name) + 1 :] + "/"
 
     def _note_canary(self, key: str) -> None:
         canary = self._canary(key)
@@ -245,7 +245,7 @@ class Importer:
         keys = self._keys[noun]
         if not keys.differs(key, value):
             return False
-        if key in keys and self.peer.id and key not in self._refused:
+        if key in keys and self.cluster.id and key not in self._refused:
             keys.keep(key)
         keys.put(key, value)
         return True
@@ -264,26 +264,26 @@ class Importer:
         """Judge the cluster config; whether the id is another one now."""
         key = self._config
         if key not in self._keys[CONFIG]:
-            self.peer.config_gone = True
+            self.cluster.config_gone = True
             self._clear(key)
             return False
         accepted, _ = self._judged(CONFIG, key)
         if accepted is None:
             return False
-        self.peer.config_gone = False
-        if accepted == self.peer.id:
+        self.cluster.config_gone = False
+        if accepted == self.cluster.id:
             return False
         self._change_id(draft, accepted)
         return True
 
     def _change_id(self, draft: Draft, accepted: int) -> None:
         everything = {noun: list(keys) for noun, keys in self._keys.items()}
-        if self.peer.id:
+        if self.cluster.id:
             self._draining = True  # every key counts as gone, and forgets what it was
             self._settle_rows(draft, everything)
             self._draining = False
-            self.peer.ledger.drop_id(self.peer.name, self.peer.id)
-        self.peer.id = accepted
+            self.cluster.ledger.drop_id(self.cluster.name, self.cluster.id)
+        self.cluster.id = accepted
         self._settle_rows(draft, everything)
 
     def _settle_rows(self, draft: Draft, touched: Touched) -> None:
@@ -297,7 +297,7 @@ class Importer:
                 self._settle_row(draft, noun, key)
             for key in keys:
                 self._settle_row(draft, noun, key)
-        self._addresses.forget_nodes([name for name in moved if name not in self.peer.nodes])
+        self._addresses.forget_nodes([name for name in moved if name not in self.cluster.nodes])
 
     def _again(self, moved: Collection[str]) -> Mapping[AnyShared, set[str]]:
         """Keys that rest on nodes that moved, and those that a node may bring in."""
@@ -316,7 +316,7 @@ class Importer:
     def _settle_nodes(self, draft: Draft, keys: Collection[str]) -> set[str]:
         """Judge nodes, and refused ones again while others give way; the nodes that moved."""
         moved: set[str] = set()
-        ledger = self.peer.ledger
+        ledger = self.cluster.ledger
         present = self._keys[NODE].__contains__
         todo: Iterable[str] = sorted(keys, key=present)  # the gone ones first
         while todo:
@@ -331,19 +331,19 @@ class Importer:
     def _settle_node(self, draft: Draft, key: str, moved: set[str]) -> bool:
         name = self._name(NODE, key)
         node, _ = self._judged(NODE, key)
-        before = self.peer.nodes.get(name)
+        before = self.cluster.nodes.get(name)
         if node == before:
             return False
         if before is not None:
-            self.peer.leave(name)
+            self.cluster.leave(name)
         if node is None:
-            self.peer.ledger.drop(Holder(self.peer.name, name))
+            self.cluster.ledger.drop(Holder(self.cluster.name, name))
         else:
-            self.peer.enter(node)
+            self.cluster.enter(node)
         if _reach(node) != _reach(before):
             moved.add(name)
         self._keys[NODE].accept(key, node)
-        draft.put(NODE, NodeKey(self.peer.name, name), node.row if node else None)
+        draft.put(NODE, NodeKey(self.cluster.name, name), node.row if node else None)
         return True
 
     def _settle_row(self, draft: Draft, noun: AnyShared, key: str) -> None:
@@ -364,7 +364,7 @@ class Importer:
         if before is not None:
             draft.addresses[before[0]] = None
         if row is not None:
-            draft.addresses[row[0]] = address_row(row[1], row[2], self.peer.id)
+            draft.addresses[row[0]] = address_row(row[1], row[2], self.cluster.id)
 
     def _judged(self, noun: AnyShared, key: str) -> tuple[Any, Sequence[str]]:
         """The row of the latest value, else of the one before it while that may stay.
@@ -377,8 +377,8 @@ class Importer:
             keys.drop_kept(key)
             return None, ()
         try:
-            judged = noun.judge(self.peer, self._name(noun, key), keys.latest(key))
-        except (Refused, WireError) as refusal:
+            judged = noun.judge(self.cluster, self._name(noun, key), keys.latest(key))
+        except (NotAccepted, WireError) as refusal:
             self._refuse(noun, key, refusal)
             return self._judged_before(noun, key)
         self._clear(key)
@@ -390,13 +390,13 @@ class Importer:
         try:
             kept = keys.kept(key)
             if kept is not None:
-                return noun.judge(self.peer, self._name(noun, key), kept)
-        except (Refused, WireError):
+                return noun.judge(self.cluster, self._name(noun, key), kept)
+        except (NotAccepted, WireError):
             keys.drop_kept(key)
         return None, ()
 
-    def _refuse(self, noun: AnyShared, key: str, refusal: Refused | WireError) -> None:
-        code = refusal.code if isinstance(refusal, Refused) else UNREADABLE
+    def _refuse(self, noun: AnyShared, key: str, refusal: NotAccepted | WireError) -> None:
+        code = refusal.code if isinstance(refusal, NotAccepted) else UNREADABLE
         before = self._refused.get(key)
         since = before.since if before and before.code == code else self._clock()
         text = wire.plain(refusal.text)
@@ -410,11 +410,11 @@ class Importer:
 
     def _name(self, noun: AnyShared, key: str) -> str:
         """What follows the cluster in a key."""
-        return key[len(noun.prefix) + len(self.peer.name) + 1 :]
+        return key[len(noun.prefix) + len(self.cluster.name) + 1 :]
 
 
 class Imports:
-    """All peers of one store; our own cluster's keys are not looked at."""
+    """All other clusters of one store; our own cluster's keys are not looked at."""
 
     def __init__(
         self,
@@ -423,7 +423,7 @@ class Imports:
         nouns: Sequence[AnyShared] = SHARED,
     ) -> None:
         self.ledger = Ledger(own)
-        self.peers: dict[str, Importer] = {}
+        self.importers: dict[str, Importer] = {}
         self._limits = limits
         self._nouns = nouns
         self._prefixes = {CANARIES, *(noun.prefix for noun in nouns)}
@@ -439,7 +439,7 @@ class Imports:
             self._importer(cluster).note(put)
 
     def apply(self, puts: Mapping[str, bytes], deletes: Collection[str] = ()) -> ImportChanges:
-        """Take in keys of any cluster; return what that changes, over all peers."""
+        """Take in keys of any cluster; return what that changes, over all clusters."""
         draft, seen = Draft(), self.ledger.revision
         noted, self._noted = self._noted, {}
         given = self._by_cluster(puts, deletes)
@@ -461,24 +461,24 @@ class Imports:
             meeting.setdefault(holder.cluster, set()).add(holder.node)
         if self.ledger.revision != seen:
             seen = self.ledger.revision
-            for name, importer in self.peers.items():
+            for name, importer in self.importers.items():
                 importer.settle_again(draft, meeting.get(name, ()))
             self._settle_refused(draft, seen)
         return draft.changes()
 
     @property
     def findings(self) -> Mapping[str, Finding]:
-        """The findings of all peers by etcd key."""
+        """The findings of all clusters by etcd key."""
         found: dict[str, Finding] = {}
-        for importer in self.peers.values():
+        for importer in self.importers.values():
             found.update(importer.findings)
         return MappingProxyType(found)
 
     def _settle_refused(self, draft: Draft, seen: int) -> None:
-        """What one peer gave up may be what another was refused."""
+        """Judge refused nodes again while a cluster releases prefixes that others may have."""
         while self.ledger.revision != seen:
             seen = self.ledger.revision
-            for importer in self.peers.values():
+            for importer in self.importers.values():
                 importer.settle_again(draft)
 
     def _settle(
@@ -487,14 +487,14 @@ class Imports:
         importer = self._importer(cluster)
         importer.settle(draft, puts, deletes)
         if importer.is_gone:
-            self.ledger.drop_id(cluster, importer.peer.id)
-            del self.peers[cluster]
+            self.ledger.drop_id(cluster, importer.cluster.id)
+            del self.importers[cluster]
 
     def _importer(self, cluster: str) -> Importer:
-        importer = self.peers.get(cluster)
+        importer = self.importers.get(cluster)
         if importer is None:
             importer = Importer(cluster, self.ledger, self._limits, nouns=self._nouns)
-            self.peers[cluster] = importer
+            self.importers[cluster] = importer
         return importer
 
     def _by_cluster(
@@ -515,6 +515,6 @@ class Imports:
         return cluster if prefix in self._prefixes and cluster != self.ledger.own.cluster else ""
 
 
-def _reach(node: PeerNode | None) -> object:
+def _reach(node: RemoteNode | None) -> object:
     """What addresses and services of a node rest on."""
     return (node.row.pod_cidrs, node.row.addresses, node.routers) if node else None

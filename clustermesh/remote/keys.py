@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from clustermesh.remote.checks import AcceptedAddress, AddressValue, pack
-from clustermesh.remote.holdings import Refused
+from clustermesh.remote.holdings import NotAccepted
 from clustermesh.remote.shared import Shared
 from clustermesh.remote.wire import WireError
 
@@ -49,7 +49,7 @@ class KeyStore(Protocol):
         """The key is gone; its accepted row goes when ``accept`` says so."""
 
     def latest(self, key: str) -> Any:
-        """What the latest value says. Raises Refused, WireError."""
+        """What the latest value says. Raises NotAccepted, WireError."""
 
     def kept(self, key: str) -> Any:
         """What the kept value says; None if there is none."""
@@ -163,7 +163,7 @@ class AddressKeys:
         self._hosts: dict[str, str] = {}
         self._node_numbers: dict[str, int] = {}
         self._free_numbers: list[int] = []
-        self._refusals: dict[str, Refused | WireError] = {}  # latest values that cannot be read
+        self._refusals: dict[str, NotAccepted | WireError] = {}  # latest values that cannot be read
         self._odd: dict[str, AddressValue] = {}  # those whose identity is no 32-bit number
         self._kept: dict[str, AddressValue] = {}
 
@@ -187,7 +187,7 @@ class AddressKeys:
         self._odd.pop(key, None)
         try:
             said = _read(self.shared, key[self._skip :], value)
-        except (Refused, WireError) as refusal:
+        except (NotAccepted, WireError) as refusal:
             self._refusals[key] = _again(refusal)
             return
         if said.identity not in _UINT32:
@@ -300,18 +300,18 @@ class AddressKeys:
 
 
 def _read(shared: Shared[Any, D, Any], name: str, value: bytes) -> D:
-    """What a value says. Raises Refused, WireError."""
+    """What a value says. Raises NotAccepted, WireError."""
     if len(value) > shared.largest:
         raise _too_large(len(value))
     return shared.decode(name, value)
 
 
-def _too_large(size: int) -> Refused:
-    return Refused(TOO_LARGE, "", f"value of {size} bytes is too large")
+def _too_large(size: int) -> NotAccepted:
+    return NotAccepted(TOO_LARGE, "", f"value of {size} bytes is too large")
 
 
-def _again(refusal: Refused | WireError) -> Refused | WireError:
+def _again(refusal: NotAccepted | WireError) -> NotAccepted | WireError:
     """The same refusal without a traceback, which would keep its frames in memory."""
-    if isinstance(refusal, Refused):
-        return Refused(refusal.code, refusal.field, refusal.text)
+    if isinstance(refusal, NotAccepted):
+        return NotAccepted(refusal.code, refusal.field, refusal.text)
     return WireError(refusal.field, refusal.text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from clustermesh.remote import checks, wire
-from clustermesh.remote.checks import AcceptedAddress, AddressValue, Peer, PeerNode
+from clustermesh.remote.checks import AcceptedAddress, AddressValue, RemoteCluster, RemoteNode
 from mesh.core.model import Identity, NodeKey, Service, ServiceKey
 
 K = TypeVar("K", bound=Hashable)
@@ -28,14 +28,14 @@ class Shared(Generic[K, D, R]):
     ``decode`` gets a name, which is what follows the cluster in a key, and a value, and looks at
     nothing else. ``judge`` sees the cluster and returns the row with the nodes on which the
     judgement rests; ``rests_on_nodes``: it is judged again when those change. Both raise
-    ``Refused`` or ``WireError``. ``limit`` is the number of keys that are read of one cluster,
+    ``NotAccepted`` or ``WireError``. ``limit`` is the number of keys that are read of one cluster,
     ``largest`` the size of a value in bytes.
     """
 
     noun: str
     prefix: str
     decode: Callable[[str, bytes], D]
-    judge: Callable[[Peer, str, D], tuple[R, Sequence[str]]]
+    judge: Callable[[RemoteCluster, str, D], tuple[R, Sequence[str]]]
     key: Callable[[R], K]
     limit: int
     largest: int = 64 * KIB
@@ -45,7 +45,7 @@ class Shared(Generic[K, D, R]):
         return self.noun
 
 
-def _node_key(node: PeerNode) -> NodeKey:
+def _node_key(node: RemoteNode) -> NodeKey:
     return NodeKey(node.row.cluster, node.row.name)
 
 
@@ -69,7 +69,7 @@ def _no_key(_: int) -> None:
 CONFIG: Shared[None, bytes, int] = Shared(
     "config", wire.CONFIGS, checks.read_config, checks.cluster_id, _no_key, 1
 )
-NODE: Shared[NodeKey, wire.WireNode, PeerNode] = Shared(
+NODE: Shared[NodeKey, wire.WireNode, RemoteNode] = Shared(
     "node", wire.NODES, checks.read_node, checks.node, _node_key, 8192
 )
 SERVICE: Shared[ServiceKey, wire.WireService, Service] = Shared(

@@ -1,8 +1,8 @@
-"""What peers publish and the import firewall accepts, as tables.
+"""What other clusters publish and the import firewall accepts, as tables.
 
-Agents and the controller follow ``cilium/`` and give every batch to ``Peers.take``. ``expected``
-are clusters that were known in another store: nothing counts as complete until their canaries
-stand in this one, so an agent that starts beside an empty new store deletes nothing (D8).
+Agents and the controller follow ``cilium/`` and give every batch to ``RemoteTables.take``.
+``expected`` are clusters that were known in another store: nothing counts as complete until their
+canaries stand in this one, so an agent that starts beside an empty new store deletes nothing (D8).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mesh.core.table import ColumnChanges, Source, Table
 PREFIX = "cilium/"
 
 
-class Peers:
+class RemoteTables:
     """Accepted nodes, services and identities as tables; addresses go to a callback."""
 
     def __init__(
@@ -49,8 +49,8 @@ class Peers:
         self.services: Table[ServiceKey, Service] = self.tables[SERVICE]
         self.identities: Table[int, Identity] = self.tables[IDENTITY]
         self.imports = Imports(own, nouns=nouns)
-        #: Marked synced when everything that peers have is in.
-        self.complete = Source("peers")
+        #: Marked synced when everything that other clusters have is in.
+        self.complete = Source("remote clusters")
         self._expected = set(expected) - {own.cluster}
         self._addresses_changed = addresses_changed
         self._listed = False
@@ -58,9 +58,9 @@ class Peers:
 
     @property
     def clusters(self) -> Mapping[str, int]:
-        """Cluster id by name of every peer that has an accepted one."""
-        peers = self.imports.peers.items()
-        return {name: importer.peer.id for name, importer in peers if importer.peer.id}
+        """Id by name of every other cluster that has an accepted one."""
+        ids = {name: one.cluster.id for name, one in self.imports.importers.items()}
+        return {name: number for name, number in ids.items() if number}
 
     @property
     def findings(self) -> Mapping[str, Finding]:
@@ -91,7 +91,7 @@ class Peers:
     def update_own(self, own: OwnFacts) -> None:
         """Judge everything anew against changed facts of ours.
 
-        Nothing is judged before the first call: a peer could otherwise claim what is ours until
+        Nothing is judged before the first call: a cluster could otherwise claim what is ours until
         we have learned it.
         """
         if self._unjudged is None:
@@ -110,11 +110,11 @@ class Peers:
             self._addresses_changed(changes.addresses)
 
     def _settle(self) -> None:
-        peers = self.imports.peers
+        importers = self.imports.importers
         waiting = {
             name
             for name in self._expected
-            if name not in peers or ADDRESSES not in peers[name].canaries
+            if name not in importers or ADDRESSES not in importers[name].canaries
         }
         if self._listed and not waiting and not self.complete.synced:
             for table in (*self.tables.values(), self.complete):

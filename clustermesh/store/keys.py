@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import islice
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, Denied, EtcdError, LeaseNotFound, Refused
+from clustermesh.etcd.client import BadRequest, Client, Denied, EtcdError, LeaseNotFound
 from clustermesh.etcd.requests import delete_op, found, get_op, if_modified, put_op
 from clustermesh.store.leader import Fenced, fenced_txn
 
@@ -128,7 +128,7 @@ class KeysTarget:
         """One Txn; if it is refused, smaller ones, so that one bad key does not stop the rest."""
         try:
             await self._txn(ops)
-        except (Refused, Denied) as error:
+        except (BadRequest, Denied) as error:
             parts = self._parts(ops, error)
             errors: dict[str, Exception] = dict.fromkeys(ops, error)
             for part in parts if len(parts) > 1 else ():
@@ -146,7 +146,7 @@ class KeysTarget:
         return [{key: op} for key, op in ops.items()]
 
     async def _txn(self, ops: Mapping[str, pb.RequestOp]) -> None:
-        """All operations, while their keys are as we know them. Raises Refused, EtcdError."""
+        """All operations, while their keys are as we know them. Raises BadRequest, EtcdError."""
         for _ in range(ATTEMPTS):
             compare = [if_modified(key, self._modified.get(key, 0)) for key in ops]
             reply, there = await self._send(compare, tuple(ops.values()), [*map(get_op, ops)])
@@ -156,7 +156,7 @@ class KeysTarget:
                 return
             kvs = zip(ops, map(found, there), strict=True)
             self._see({key: kv.mod_revision if kv else 0 for key, kv in kvs})
-        raise Refused("somebody else writes these keys again and again")
+        raise BadRequest("somebody else writes these keys again and again")
 
     async def _send(
         self,

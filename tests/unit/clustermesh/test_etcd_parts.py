@@ -15,14 +15,14 @@ from cryptography import x509
 from clustermesh.certs import Authority, KeyPair, diagnose, write_pki
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.auth import user_grants
-from clustermesh.etcd.channel import Endpoint, Secrets, host, problem, target
+from clustermesh.etcd.channel import EtcdAddress, Secrets, host, problem, target
 from clustermesh.etcd.client import Client, Watched, _next
 from clustermesh.etcd.errors import (
+    BadRequest,
     Compacted,
     Denied,
     FutureRevision,
     LeaseNotFound,
-    Refused,
     StoreFull,
     Unavailable,
     classify,
@@ -63,14 +63,14 @@ def test_endpoints_become_one_target(endpoints: list[str], expected: set[str]) -
 )
 def test_endpoints_of_several_kinds_are_refused_at_once(endpoints: list[str]) -> None:
     with pytest.raises(ValueError, match="etcd endpoint"):
-        Client(Endpoint(endpoints))
+        Client(EtcdAddress(endpoints))
 
 
 def test_credentials_that_cannot_work_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match="https needs a CA"):
-        Client(Endpoint(["https://10.0.0.1:2379"]))
+        Client(EtcdAddress(["https://10.0.0.1:2379"]))
     with pytest.raises(ValueError, match="a certificate needs its key"):
-        Client(Endpoint(["10.0.0.1:2379"], "/ca", "/cert"))
+        Client(EtcdAddress(["10.0.0.1:2379"], "/ca", "/cert"))
 
 
 def test_the_host_of_an_endpoint_has_no_brackets() -> None:
@@ -94,7 +94,7 @@ def test_the_host_of_an_endpoint_has_no_brackets() -> None:
         (CODE.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision",
          FutureRevision, None),
         (CODE.NOT_FOUND, "etcdserver: requested lease not found", LeaseNotFound, None),
-        (CODE.INVALID_ARGUMENT, "etcdserver: request is too large", Refused, None),
+        (CODE.INVALID_ARGUMENT, "etcdserver: request is too large", BadRequest, None),
         (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", StoreFull, None),
     ],
 )  # fmt: skip
@@ -228,7 +228,7 @@ def test_the_snapshot_of_an_earlier_version_is_read_once_and_converted(tmp_path:
     kept = [Record(ClaimKey("block", "::10", 3), "n/0", 17, 0, 17)]
     former, file = tmp_path / "claims.json", tmp_path / "claims.journal"
     former.write_bytes(msgspec.json.encode(kept))
-    client = Client(Endpoint(["127.0.0.1:1"]))
+    client = Client(EtcdAddress(["127.0.0.1:1"]))
     allocator = Allocator(client, "east", CLAIMED, StandsBy(), file)
     asyncio.run(allocator.save())
     assert not former.exists()
@@ -239,7 +239,7 @@ def test_the_snapshot_of_an_earlier_version_is_read_once_and_converted(tmp_path:
 def test_a_standby_appends_what_changed_and_nothing_else(tmp_path: Path) -> None:
     """Claims, a release and an owner that went arrive in the file; an equal list writes nothing."""
     file = tmp_path / "claims.journal"
-    client = Client(Endpoint(["127.0.0.1:1"]))
+    client = Client(EtcdAddress(["127.0.0.1:1"]))
     allocator = Allocator(client, "east", CLAIMED, StandsBy(), file)
     held = [number(f"block/::10/number/{n}", b'{"owner":"n/%d"}' % n) for n in range(100)]
 
@@ -265,7 +265,7 @@ def test_identities_carry_the_cluster_id_on_top() -> None:
 
 def test_a_standby_follows_claims_through_claim_release_and_a_new_store() -> None:
     """Batches of Follow: the last word counts, revisions of another store may be smaller."""
-    allocator = Allocator(Client(Endpoint(["127.0.0.1:1"])), "east", CLAIMED, StandsBy())
+    allocator = Allocator(Client(EtcdAddress(["127.0.0.1:1"])), "east", CLAIMED, StandsBy())
     one = number("block/::10/number/3", b'{"owner":"n/0","released":0}', 500)
     allocator.observe(Batch(500, [one], listed=True))
     assert [claim.owner for claim in allocator.claims.values()] == ["n/0"]
@@ -320,7 +320,7 @@ def test_a_faulty_certificate_is_described() -> None:
 def test_a_lost_connection_is_described(details: str, expected: str) -> None:
     authority = Authority.create()
     pair: KeyPair = authority.issue("agent")
-    endpoint = Endpoint(["10.0.0.1:2379"], "/ca", "/cert", "/key")
+    endpoint = EtcdAddress(["10.0.0.1:2379"], "/ca", "/cert", "/key")
     said = problem(endpoint, Secrets(authority.pair.cert, pair.cert, pair.key), details)
     assert said.startswith("etcd at 10.0.0.1:2379")
     assert expected in said

@@ -168,10 +168,10 @@ def test_pages_give_what_a_whole_list_gives(seed: int) -> None:
         page, rest = rest[:size], rest[size:]
         cut.note(dict(page))
     cut.apply({})
-    assert list(cut.peers) == list(whole.peers)
-    for name, it in whole.peers.items():
-        assert rows(cut.peers[name]) == rows(it)
-        assert findings(cut.peers[name]) == findings(it)
+    assert list(cut.importers) == list(whole.importers)
+    for name, it in whole.importers.items():
+        assert rows(cut.importers[name]) == rows(it)
+        assert findings(cut.importers[name]) == findings(it)
 
 
 def test_a_key_without_room_comes_in_when_the_list_says_that_others_have_gone() -> None:

@@ -8,12 +8,12 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from clustermesh.remote.holdings import (
-    Claimed,
     Holder,
+    Holdings,
     Ledger,
+    NotAccepted,
     OwnFacts,
     OwnNetworks,
-    Refused,
     span,
 )
 
@@ -27,11 +27,11 @@ def test_features_say_what_is_ours_and_each_network_counts_once() -> None:
 
 def test_a_network_inside_another_stays_when_the_other_goes() -> None:
     ledger = Ledger(OwnFacts("east", 1, (POOL, INSIDE)))
-    west, claimed = Holder("west", "n1"), Claimed((("IPv4AllocCIDR", INSIDE),))
-    with pytest.raises(Refused, match=r"overlaps 10\.1\.0\.0/16 of our cluster east"):
+    west, claimed = Holder("west", "n1"), Holdings((("IPv4AllocCIDR", INSIDE),))
+    with pytest.raises(NotAccepted, match=r"overlaps 10\.1\.0\.0/16 of our cluster east"):
         ledger.take(west, claimed)
     ledger.update_own(OwnFacts("east", 1, (INSIDE,)))
-    with pytest.raises(Refused, match=r"overlaps 10\.1\.3\.0/24 of our cluster east"):
+    with pytest.raises(NotAccepted, match=r"overlaps 10\.1\.3\.0/24 of our cluster east"):
         ledger.take(west, claimed)
     ledger.update_own(OwnFacts("east", 1))
     ledger.take(west, claimed)
@@ -43,7 +43,7 @@ def test_only_those_are_named_whose_claims_meet_what_is_new() -> None:
     for number, holder in enumerate(holders):
         networks = (("IPv4AllocCIDR", ip_network(f"10.2.{number}.0/24")),)
         addresses = (("IPAddresses", ip_address(f"10.99.0.{number}")),)
-        ledger.take(holder, Claimed(networks, addresses))
+        ledger.take(holder, Holdings(networks, addresses))
     ours = OwnFacts("east", 1, (ip_network("10.2.1.128/25"), SERVICE))
     assert ledger.update_own(ours) == {holders[1]}
     more = OwnFacts("east", 1, ours.networks, frozenset({ip_address("10.99.0.2")}))

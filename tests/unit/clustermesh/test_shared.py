@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from clustermesh.remote import wire
-from clustermesh.remote.checks import OUTSIDE, Peer
-from clustermesh.remote.holdings import OwnFacts, Refused
+from clustermesh.remote.checks import OUTSIDE, RemoteCluster
+from clustermesh.remote.holdings import NotAccepted, OwnFacts
 from clustermesh.remote.importer import Imports
 from clustermesh.remote.shared import SHARED, Shared
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch, Entry
 from mesh.core.model import Node
 from mesh.core.table import ColumnChanges
@@ -25,10 +25,10 @@ class Export:
     address: str
 
 
-def judge(peer: Peer, name: str, said: str) -> tuple[Export, tuple[str, ...]]:
+def judge(peer: RemoteCluster, name: str, said: str) -> tuple[Export, tuple[str, ...]]:
     node = peer.node_of(int(ip_address(said)) | 0xFFFF << 32)
     if node is None:
-        raise Refused(OUTSIDE, "address", f"{said} is nowhere")
+        raise NotAccepted(OUTSIDE, "address", f"{said} is nowhere")
     return Export(peer.name, name, said), (node,)
 
 
@@ -48,8 +48,8 @@ def ignore(_: ColumnChanges) -> None:
     """There is no map here."""
 
 
-def tables() -> Peers:
-    it = Peers(OwnFacts("east", 1), ignore, nouns=(*SHARED, EXPORT))
+def tables() -> RemoteTables:
+    it = RemoteTables(OwnFacts("east", 1), ignore, nouns=(*SHARED, EXPORT))
     it.update_own(OwnFacts("east", 1))
     return it
 
@@ -91,12 +91,12 @@ def test_its_limit_is_its_own() -> None:
 def test_keys_of_a_noun_that_is_not_in_the_list_are_nobodys() -> None:
     it = Imports(OwnFacts("east", 1))
     it.apply({f"{EXPORTS}north/shop/web": b"10.2.1.5"})
-    assert it.peers == {}
+    assert it.importers == {}
 
 
 def test_pages_before_our_own_facts_are_kept_as_keys_and_judged_after_them() -> None:
     """What an agent hears from peers before it knows what is its own."""
-    it = Peers(OwnFacts("east", 1), ignore)
+    it = RemoteTables(OwnFacts("east", 1), ignore)
     it.take(batch(keys(), page=True))
     it.take(batch({}, listed=True))
     assert (it.nodes.rows, it.complete.synced) == ({}, False)
