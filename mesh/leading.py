@@ -19,7 +19,7 @@ import msgspec
 
 from clustermesh import publish
 from clustermesh.etcd.client import Client, EtcdError
-from clustermesh.etcd.requests import found, get_op, if_created, put_op
+from clustermesh.etcd.requests import get_op, if_created, put_op, read_kv
 from clustermesh.remote import wire
 from clustermesh.store.allocator import Allocator, Ask
 from clustermesh.store.claims import former
@@ -216,14 +216,14 @@ class Leading:
     async def _agree(self, fence: Fence) -> bool:
         """Write the ``config`` key if there is none; whether it says what we say."""
         ours = allocation.stored_config(self._config)
-        reply, there = await fenced_txn(
+        reply, reads = await fenced_txn(
             self._client,
             fence,
             [if_created(self._config_key, 0)],
             [put_op(self._config_key, msgspec.json.encode(ours))],
             [get_op(self._config_key)],
         )
-        stored = None if reply.succeeded else found(there[0])
+        stored = None if reply.succeeded else read_kv(reads[0])
         if stored is not None:
             self._unfit = allocation.config_findings(self._config_key, stored.value, ours)
         return not self._unfit

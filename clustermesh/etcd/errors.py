@@ -1,6 +1,6 @@
 """What can go wrong with etcd, as types; and which type an answer of gRPC is.
 
-All are OSError, so that the reconcile loop reports them and tries again. Called by ``etcd.py``;
+All are OSError, so that the reconcile loop reports them and tries again. Called by ``client.py``;
 others import the names from there.
 """
 

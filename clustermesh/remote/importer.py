@@ -469,10 +469,10 @@ class Imports:
     @property
     def findings(self) -> Mapping[str, Finding]:
         """The findings of all clusters by etcd key."""
-        found: dict[str, Finding] = {}
+        findings: dict[str, Finding] = {}
         for importer in self.importers.values():
-            found.update(importer.findings)
-        return MappingProxyType(found)
+            findings.update(importer.findings)
+        return MappingProxyType(findings)
 
     def _settle_refused(self, draft: Draft, seen: int) -> None:
         """Judge refused nodes again while a cluster releases prefixes that others may have."""

@@ -186,17 +186,17 @@ class AddressKeys:
         self._refusals.pop(key, None)
         self._odd.pop(key, None)
         try:
-            said = _read(self.shared, key[self._skip :], value)
+            decoded = _read(self.shared, key[self._skip :], value)
         except (NotAccepted, WireError) as refusal:
             self._refusals[key] = _again(refusal)
             return
-        if said.identity not in _UINT32:
-            self._odd[key] = said
+        if decoded.identity not in _UINT32:
+            self._odd[key] = decoded
             return
-        self._identity[slot] = said.identity
+        self._identity[slot] = decoded.identity
         if len(self._hosts) >= _HOSTS:
             self._hosts.clear()
-        self._host[slot] = self._hosts.setdefault(said.host, said.host)
+        self._host[slot] = self._hosts.setdefault(decoded.host, decoded.host)
 
     def keep(self, key: str) -> None:
         if key not in self._refusals:

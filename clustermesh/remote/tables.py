@@ -68,7 +68,7 @@ class RemoteTables:
         return self.imports.findings
 
     def take(self, batch: Batch) -> None:
-        """Take in what ``store.Follow`` saw; judged once our own facts are known."""
+        """Take in what ``Follow`` saw; judged once our own facts are known."""
         if self._unjudged or (self._unjudged is not None and not batch.page):
             self._unjudged.append(batch)
             return

@@ -1,7 +1,7 @@
 """The wire form of a published cluster: Cilium's JSON values and the keys of the cached layout.
 
 Values are decoded into structs that hold every field of the format, so that what is read can be
-written again; unknown fields are ignored. What a value *means* is checked in ``imports.py``, here
+written again; unknown fields are ignored. What a value *means* is checked in ``checks.py``, here
 only whether it can be read. Source: ``reference/clustermesh-wire.md`` 2, 3, 4, 6, 13.
 """
 
@@ -313,8 +313,8 @@ def node_row(wire: WireNode) -> Node:
 
 def router_addresses(wire: WireNode) -> list[IP]:
     """Addresses of the node itself inside its pod CIDRs (Cilium's own interface)."""
-    found = wire.ip_addresses or []
-    return [parse_ip(a.ip, "IPAddresses") for a in found if a.type == "CiliumInternalIP"]
+    addresses = wire.ip_addresses or []
+    return [parse_ip(a.ip, "IPAddresses") for a in addresses if a.type == "CiliumInternalIP"]
 
 
 def service_value(service: Service, cluster_id: int) -> bytes:
@@ -423,8 +423,8 @@ def parse_network(text: str, field: str) -> Network:
 
 def _node_addresses(wire: WireNode) -> Iterable[IP]:
     order = {"InternalIP": 0, "ExternalIP": 1}
-    known = [a for a in wire.ip_addresses or [] if a.type in order]
-    for address in sorted(known, key=lambda a: order[a.type]):
+    addresses = [a for a in wire.ip_addresses or [] if a.type in order]
+    for address in sorted(addresses, key=lambda a: order[a.type]):
         yield parse_ip(address.ip, "IPAddresses")
 
 

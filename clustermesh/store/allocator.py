@@ -1,6 +1,6 @@
 """The allocator of claims: numbers that belong to an owner for good.
 
-Two persistent keys per claim (``records.py``) are made by one create-only Txn of the leader, so
+Two persistent keys per claim (``claims.py``) are made by one create-only Txn of the leader, so
 there is no number twice and no owner with two numbers, whoever races. A released number rests;
 its next owner has a greater epoch. Everything claimed is also kept in memory and in a file: a store
 that was replaced by an empty one gets the same numbers back, even from a restarted controller.
@@ -24,7 +24,7 @@ import msgspec
 
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client, Compacted, EtcdError
-from clustermesh.etcd.requests import delete_op, found, get_op, if_created, if_modified, put_op
+from clustermesh.etcd.requests import delete_op, get_op, if_created, if_modified, put_op, read_kv
 from clustermesh.store import claims as records
 from clustermesh.store.claims import Record, claim_key, number_key, owner_key
 from clustermesh.store.follow import Batch, Entry, entry_of
@@ -200,15 +200,15 @@ class Allocator:
         """Everything that is held or rests."""
         return [r for pool in self._pools.values() for r in pool.numbers.values()]
 
-    async def recover(self, known: Iterable[Record] = ()) -> Sequence[str]:
+    async def recover(self, more: Iterable[Record] = ()) -> Sequence[str]:
         """Load the store, or give a new one what we know; then put ``synced``.
 
         A store without ``synced`` never had, or has lost, its claims: those in memory, in the
-        snapshot and ``known`` are created in it with the same numbers. Returns what could not be,
+        snapshot and ``more`` are created in it with the same numbers. Returns what could not be,
         because others hold it: at most one sentence per record.
         """
         async with self._lock:
-            self._unrestored |= {record.key: record for record in (*known, *self.records)}
+            self._unrestored |= {record.key: record for record in (*more, *self.records)}
             lost: Sequence[str] = ()
             if not await self._load():
                 lost = await self._restore(self._unrestored.values())
@@ -257,7 +257,7 @@ class Allocator:
                 epoch=record.epoch if record.epoch > self._revision else 0,
             )
             number = number_key(self._cluster, record.key)
-            reply, there = await fenced_txn(
+            reply, reads = await fenced_txn(
                 self._client,
                 self._fenced,
                 [if_modified(number, record.modified)],
@@ -267,7 +267,7 @@ class Allocator:
             if reply.succeeded:
                 self._learn(replace(resting, modified=reply.header.revision))
             else:
-                self._learn_kv(found(there[0]), record.key)
+                self._learn_kv(read_kv(reads[0]), record.key)
             await self.save()
 
     def observe(self, batch: Batch) -> None:
@@ -398,18 +398,18 @@ class Allocator:
             epoch = self._next_epoch()
             txn = _Txn(self._cluster)
             for key, owner in pairs:
-                known = self._pools[key.noun, key.pool].numbers.get(key.number)
-                txn.take(Record(key, owner, epoch), known.modified if known else 0)
-            reply, there = await txn.commit(self._client, self._fenced)
+                before = self._record(key)
+                txn.take(Record(key, owner, epoch), before.modified if before else 0)
+            reply, reads = await txn.commit(self._client, self._fenced)
             revision = reply.header.revision
             self._revision = max(self._revision, revision)
             if reply.succeeded:
                 for key, owner in pairs:
                     self._learn(Record(key, owner, epoch or revision, 0, revision))
                 return
-            for (key, owner), number, own in zip(pairs, there[::2], there[1::2], strict=True):
-                self._learn_kv(found(number), key)
-                await self._learn_owner(found(own), key, owner)
+            for (key, owner), number, own in zip(pairs, reads[::2], reads[1::2], strict=True):
+                self._learn_kv(read_kv(number), key)
+                await self._learn_owner(read_kv(own), key, owner)
 
     async def _restore(self, wanted: Iterable[Record]) -> Sequence[str]:
         missing = [record for record in wanted if not self._has(record)]
@@ -429,17 +429,17 @@ class Allocator:
             txn = _Txn(self._cluster)
             for record in chunk:
                 txn.take(record, 0)
-            reply, there = await txn.commit(self._client, self._fenced)
+            reply, reads = await txn.commit(self._client, self._fenced)
             self._revision = max(self._revision, reply.header.revision)
             for at, record in enumerate(chunk):
                 if reply.succeeded:
                     self._learn(replace(record, modified=reply.header.revision))
                 else:
-                    self._learn_kv(found(there[2 * at]), record.key)
+                    self._learn_kv(read_kv(reads[2 * at]), record.key)
 
     def _has(self, record: Record) -> bool:
-        there = self._pools[record.key.noun, record.key.pool].numbers.get(record.key.number)
-        return there is not None and (there.owner, bool(there.released)) == (
+        stored = self._record(record.key)
+        return stored is not None and (stored.owner, bool(stored.released)) == (
             record.owner,
             bool(record.released),
         )

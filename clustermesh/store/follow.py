@@ -261,16 +261,16 @@ class Follow:
     async def _verify(self, state: _State) -> None:
         """Raise Replaced unless the store's history at our revision is what we saw."""
         end = prefix_end(self.prefix.encode())
-        there = await self._client.range(self.prefix, end, revision=state.revision, count_only=True)
-        if there.count != len(state.keys):
+        reply = await self._client.range(self.prefix, end, revision=state.revision, count_only=True)
+        if reply.count != len(state.keys):
             raise Replaced(
                 f"{self.prefix} had {len(state.keys)} keys at revision {state.revision}, "
-                f"this store says {there.count}"
+                f"this store says {reply.count}"
             )
-        for known in state.witnesses():
-            kv = await self._client.get(known.key, state.revision)
-            if kv is None or kv.mod_revision != known.modified or kv.value != known.value:
-                raise Replaced(f"{known.key} is not what it was at revision {state.revision}")
+        for witness in state.witnesses():
+            kv = await self._client.get(witness.key, state.revision)
+            if kv is None or kv.mod_revision != witness.modified or kv.value != witness.value:
+                raise Replaced(f"{witness.key} is not what it was at revision {state.revision}")
 
     async def _accept(self, fresh: _State) -> None:
         await self._verify(fresh)

@@ -1,4 +1,4 @@
-"""Peers as tables: nothing is judged before our own facts are known."""
+"""Other clusters as tables: nothing is judged before our own facts are known."""
 
 from __future__ import annotations
 
