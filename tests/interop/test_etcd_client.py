@@ -21,7 +21,7 @@ from clustermesh.etcd.client import (
     OutcomeUnknown,
     Unavailable,
 )
-from clustermesh.etcd.requests import delete_op, found, get_op, if_created, put_op
+from clustermesh.etcd.requests import delete_op, get_op, if_created, put_op, read_kv
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_32_workers_race_for_one_number(shared: Etcd) -> None:
         reply = await client.txn(
             [if_created("race", 0)], [put_op("race", name)], [get_op("race")], repeat=True
         )
-        kv = None if reply.succeeded else found(reply.responses[0])
+        kv = None if reply.succeeded else read_kv(reply.responses[0])
         return kv.value if kv else name
 
     async def run() -> None:
