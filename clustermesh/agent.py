@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from clustermesh.remote.ours import Ours
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
@@ -15,7 +15,7 @@ class RemoteAgent(AgentFeature):
     """``features`` are all others of the process: what is ours is what they declare."""
 
     def __init__(
-        self, cluster: str, id_: int, remote: Peers, features: Iterable[AgentFeature]
+        self, cluster: str, id_: int, remote: RemoteTables, features: Iterable[AgentFeature]
     ) -> None:
         others = list(features)
         networks = [table for one in others for table in one.ours]

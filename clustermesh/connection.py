@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from clustermesh.etcd.client import Client, Endpoint, EtcdError
+from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.remote.holdings import OwnFacts
-from clustermesh.remote.known import KnownPeers
-from clustermesh.remote.tables import PREFIX, Peers, all_stand
-from clustermesh.store.follow import Batch, Follow
+from clustermesh.remote.known import KnownClusters
+from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
+from clustermesh.store.claims import numbers_prefix
+from clustermesh.store.follow import Batch
 from clustermesh.store.keys import PersistentTarget
 from clustermesh.store.own import Own, PodKeys
+from clustermesh.store.view import StoreView
 from mesh.core.model import Finding
 from mesh.core.reconcile import Applied
 from mesh.core.table import ColumnChanges
+from mesh.identity import labels
 
 STORE_AWAY, NOT_REMEMBERED = "M151", "D605"
 #: Seconds between corrections of our pods' keys at least.
@@ -37,7 +40,7 @@ class AgentStore:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: EtcdAddress,
         facts: OwnFacts,
         node: str,
         nouns: Iterable[str],
@@ -45,19 +48,28 @@ class AgentStore:
         addresses_changed: Callable[[ColumnChanges], None],
     ) -> None:
         self.client = Client(endpoint)
+        self._node, self._cluster = node, facts.cluster
         self.own = Own(facts.cluster, nouns)
-        self.remote = Peers(facts, addresses_changed)
+        self.remote = RemoteTables(facts, addresses_changed)
         self.keys = PodKeys(facts.cluster, node)
-        self.known = KnownPeers(known)
+        self.known = KnownClusters(known)
         self.remote.expect(self.known.clusters)
-        self._node = node
-        self._follow_own = Follow(
-            self.client, self.own.prefix, self._take_own, on_synced=self._own_synced
+        self._view = StoreView(
+            self.client,
+            f"{self.own.prefix}synced",
+            {PREFIX: self.remote.take, **dict.fromkeys(self._needed(nouns), self._take_own)},
+            on_synced=self._own_synced,
         )
-        self._follow_remote = Follow(self.client, PREFIX, self.remote.take)
         self._contradicted = asyncio.Event()
-        self._follow_own.on_replaced = self._contradicted.set  # another store has none of our keys
+        self._view.on_replaced = self._contradicted.set  # another store has none of our keys
         self._contradicts: Contradicted = lambda _: False
+
+    def _needed(self, nouns: Iterable[str]) -> list[str]:
+        """What a node needs of its own cluster; of identities not the owners' keys."""
+        whole = [f"{self.own.prefix}{noun}/" for noun in nouns if noun != labels.NOUN]
+        identities = numbers_prefix(self._cluster, labels.NOUN, labels.POOL)
+        own = self.own.prefix
+        return [f"{own}config", f"{own}synced", f"{own}pod/", identities, *whole]
 
     def entries(self) -> PersistentTarget:
         """The keys of our pods, as a target."""
@@ -70,8 +82,7 @@ class AgentStore:
     async def run(self, entries: Applied) -> None:
         """Follow the store until cancelled; ``entries`` are our pods' keys on their way."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_own.run(), name="follow own")
-            group.create_task(self._follow_remote.run(), name="follow remote")
+            group.create_task(self._view.run(), name="follow the store")
             group.create_task(self._remember_for_ever(), name="remember clusters")
             group.create_task(self.rewrite(entries), name="rewrite entries")
 
@@ -110,10 +121,15 @@ class AgentStore:
         if known and store == self.own.store:
             self.known.write(store, clusters)
 
+    @property
+    def held(self) -> frozenset[str]:
+        """Keys that the store lacks and that are kept until it is known that they were deleted."""
+        return self._view.held
+
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the store and with our own keys in it."""
         yield from self.own.findings.values()
-        problem = self.client.problem or self._follow_own.problem or self._follow_remote.problem
+        problem = self.client.problem or self._view.problem
         if problem:
             place = f"etcd {self.client.endpoint.text}"
             yield Finding(STORE_AWAY, place, "", f"{problem}; what is programmed stays as it is")

@@ -17,7 +17,7 @@ from clustermesh import publish
 from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.groups import By, Followed
@@ -186,7 +186,7 @@ class RemoteController(ControllerFeature):
         self,
         cluster: str,
         id_: int,
-        remote: Peers,
+        remote: RemoteTables,
         publishing: PublishController,
         features: Iterable[ControllerFeature],
     ) -> None:
@@ -206,7 +206,7 @@ class RemoteController(ControllerFeature):
     def _rows(self) -> list[dict[str, object]]:
         publishing = self._publishing
         own = own_row(self._cluster, self._id, publishing.counts, synced=publishing.canaries.synced)
-        others = sorted(self._remote.imports.peers.items())
+        others = sorted(self._remote.imports.importers.items())
         rows = [cluster_row(wire.plain(name), one, publish.PREFIXES) for name, one in others]
         return [own, *rows]
 

@@ -27,11 +27,11 @@ def cluster_row(name: str, importer: Importer, canaries: Collection[str]) -> Row
     """Another cluster, as ours sees it; it is synced when all ``canaries`` stand."""
     return {
         "cluster": name,
-        "id": importer.peer.id or None,
+        "id": importer.cluster.id or None,
         "nodes": len(importer.nodes),
         "identities": len(importer.identities),
         "addresses": len(importer.addresses.keys),
         "services": len(importer.services),
-        "state": "accepted" if importer.peer.id else "refused",
+        "state": "accepted" if importer.cluster.id else "refused",
         "synced": set(canaries) <= set(importer.canaries),
     }

@@ -11,12 +11,13 @@ from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
 
 from clustermesh.remote import wire
+from clustermesh.remote.shared import CONFIG, SHARED
 from mesh.core.model import IP, Address, Identity, Node, NodeKey, PodKey, Service, ServiceKey
 from mesh.core.table import Table
 from mesh.identity.addresses import Joined, PodJoin, tunnel_endpoint
 
 #: Prefixes that are published, each with a canary.
-PREFIXES = (wire.NODES, wire.SERVICES, wire.IDENTITIES, wire.ADDRESSES)
+PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
 
 
 def config(cluster: str, cluster_id: int) -> dict[str, bytes]:

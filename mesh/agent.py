@@ -18,7 +18,7 @@ from typing import Any
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
-from clustermesh.etcd.client import Endpoint
+from clustermesh.etcd.client import EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway import blocks
@@ -74,7 +74,7 @@ class Features:
         address = address_table()
         etcd = config.etcd
         self.store = AgentStore(
-            Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key),
+            EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key),
             OwnFacts(me.cluster, id_),
             me.name,
             NOUNS,

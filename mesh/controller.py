@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clustermesh.controller import Foreign, PublishController, RemoteController
-from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
-from clustermesh.remote.tables import PREFIX, Peers
+from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch, Follow
 from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
@@ -54,7 +54,7 @@ class Features:
         cluster, id_ = config.cluster.name, config.cluster.id
         self.cluster, self.objects = cluster, objects
         self.own = Own(cluster, NOUNS)
-        self.remote = Peers(OwnFacts(cluster, id_), _ignore)
+        self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore)
         cidrs = [pool.cidr for pool in (*config.pools.pod_cidrs, *config.pools.locators)]
         self.foreign = Foreign(cluster, cidrs, meet)
         own, remote, foreign = self.own, self.remote, self.foreign.table
@@ -108,7 +108,7 @@ class Controller:
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
         etcd, cluster = config.etcd, config.cluster
-        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=KINDS)
         features = self.features = Features(config, self.manifests.objects)
         self.loop = Loop()

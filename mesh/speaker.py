@@ -22,7 +22,7 @@ from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
-from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch, Follow
 from gateway.speaker import EgressSpeaker
@@ -82,7 +82,7 @@ class Speaker:
         self.peerings: Table[IP, Peering] = Table("peering")
         self.routes: Table[RouteKey, Route] = Table("route")
         etcd = config.etcd
-        self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.follows = [self._follow(noun) for noun in NOUNS]
         self.engine = Engine(config.run_dir)
         self.session = Session(self.engine, config.router_id)
@@ -116,7 +116,7 @@ class Speaker:
 
     def take(self, batch: Batch) -> None:
         """Take in what a ``Follow`` of claims saw."""
-        rows = records.rows(self.node.cluster, batch.puts, batch.deletes)
+        rows = records.rows(self.node.cluster, NOUNS, batch.puts, batch.deletes)
         for noun, table in self.claims.items():
             table.upsert({key: row for key, row in rows.held.items() if key.noun == noun})
             table.delete([key for key in rows.gone if key.noun == noun])

@@ -68,7 +68,7 @@ class Session:
         self.engine = engine
         self.router_id = router_id
         self.memory = Memory(engine.applied)
-        self.peers = Peers(self)
+        self.peers = RemoteTables(self)
         self.routes = Routes(self)
         self.problem = ""  # why ExaBGP cannot be reached, in words
         self.lost: Callable[[], None] = lambda: None
@@ -273,7 +273,7 @@ async def announced(channel: Channel) -> dict[RouteKey, Route]:
         raise ConnectionError(f"ExaBGP's routes cannot be read: {error}") from error
 
 
-class Peers:
+class RemoteTables:
     """Target: sessions by router address, in ExaBGP's configuration."""
 
     def __init__(self, session: Session) -> None:

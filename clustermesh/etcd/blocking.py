@@ -13,7 +13,7 @@ import grpc
 
 from clustermesh.etcd import channel
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.channel import Endpoint
+from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.errors import EtcdError, Unavailable, classify
 
 A = TypeVar("A")
@@ -25,7 +25,7 @@ _HAS_LEADER = (("hasleader", "true"),)
 class BlockingClient:
     """One etcd. All calls are made from one thread; ``close`` may come from another."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EtcdAddress) -> None:
         self._endpoint = endpoint
         self._channel: grpc.Channel | None = None
 

@@ -41,7 +41,7 @@ WRONG_NAME = ("Hostname Verification", "is not in peer certificate")
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class EtcdAddress:
     """Where etcd is, and who we are there; no files mean plaintext.
 
     ``endpoints`` are ``host:port`` with or without a scheme, all of one kind: IPv4, IPv6
@@ -68,14 +68,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What the files of an ``Endpoint`` held when the channel was made."""
+    """What the files of an ``EtcdAddress`` held when the channel was made."""
 
     ca: bytes
     cert: bytes | None
     key: bytes | None
 
 
-def check(endpoint: Endpoint) -> None:
+def check(endpoint: EtcdAddress) -> None:
     """Raise ValueError for endpoints that can never work."""
     target(endpoint.endpoints)
     if not endpoint.ca and any(text.startswith("https:") for text in endpoint.endpoints):
@@ -122,7 +122,7 @@ def _kind(text: str) -> str:
         return "dns"
 
 
-def read_secrets(endpoint: Endpoint) -> Secrets | None:
+def read_secrets(endpoint: EtcdAddress) -> Secrets | None:
     """The files' content; None for plaintext. Raises OSError with the file's name."""
     if not endpoint.ca:
         return None
@@ -133,13 +133,13 @@ def read_secrets(endpoint: Endpoint) -> Secrets | None:
     )
 
 
-def stamp(endpoint: Endpoint) -> tuple[int, ...]:
+def stamp(endpoint: EtcdAddress) -> tuple[int, ...]:
     """Changes when one of the files is replaced; 0 for a file that is not there."""
     stats = [file.stat() if file.exists() else None for file in endpoint.files]
     return tuple(stat.st_mtime_ns if stat else 0 for stat in stats)
 
 
-def open_channel(endpoint: Endpoint, secrets: Secrets | None) -> grpc.aio.Channel:
+def open_channel(endpoint: EtcdAddress, secrets: Secrets | None) -> grpc.aio.Channel:
     """A channel for an event loop; it connects on its first call."""
     address, options = target(endpoint.endpoints), _options(endpoint, secrets)
     if secrets is None:
@@ -147,7 +147,7 @@ def open_channel(endpoint: Endpoint, secrets: Secrets | None) -> grpc.aio.Channe
     return grpc.aio.secure_channel(address, _credentials(secrets), options=options)
 
 
-def open_blocking_channel(endpoint: Endpoint, secrets: Secrets | None) -> grpc.Channel:
+def open_blocking_channel(endpoint: EtcdAddress, secrets: Secrets | None) -> grpc.Channel:
     """A channel for a thread without an event loop; it connects on its first call."""
     address, options = target(endpoint.endpoints), _options(endpoint, secrets)
     if secrets is None:
@@ -159,7 +159,7 @@ def _credentials(secrets: Secrets) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(secrets.ca, secrets.key, secrets.cert)
 
 
-def _options(endpoint: Endpoint, secrets: Secrets | None) -> list[tuple[str, str | int]]:
+def _options(endpoint: EtcdAddress, secrets: Secrets | None) -> list[tuple[str, str | int]]:
     options = dict(OPTIONS)
     if secrets and (endpoint.server_name or len(endpoint.endpoints) > 1):
         # With several addresses in one target the host check fails although the SAN is right.
@@ -168,7 +168,7 @@ def _options(endpoint: Endpoint, secrets: Secrets | None) -> list[tuple[str, str
     return list(options.items())
 
 
-def problem(endpoint: Endpoint, secrets: Secrets | None, details: str) -> str:
+def problem(endpoint: EtcdAddress, secrets: Secrets | None, details: str) -> str:
     """One sentence on why etcd does not answer, from gRPC's words and our own certificate."""
     where = f"etcd at {endpoint.text}"
     if "CERTIFICATE_VERIFY_FAILED" in details:

@@ -15,7 +15,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
@@ -25,15 +25,15 @@ from google.protobuf.message import Message
 
 from clustermesh.etcd import channel
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.channel import Endpoint
+from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.errors import (
+    BadRequest,
     Compacted,
     Denied,
     EtcdError,
     FutureRevision,
     LeaseNotFound,
     OutcomeUnknown,
-    Refused,
     Replaced,
     StoreFull,
     Unavailable,
@@ -43,27 +43,28 @@ from clustermesh.etcd.errors import (
 from clustermesh.etcd.requests import prefix_end
 
 __all__ = [
+    "BadRequest",
     "Client",
     "Compacted",
     "Denied",
-    "Endpoint",
+    "EtcdAddress",
     "EtcdError",
     "FutureRevision",
     "LeaseNotFound",
     "Listing",
     "OutcomeUnknown",
-    "Refused",
     "Replaced",
     "StoreFull",
     "Unavailable",
     "Watched",
-    "bootstrap_auth",
 ]
 
 #: Most operations of one Txn that etcd takes (``--max-txn-ops``).
 MAX_TXN_OPS = 128
 #: Keys per page of a list: with fewer, etcd 3.4 scans the rest of the range again and again.
 PAGE_KEYS = 5000
+#: Times that a list is started anew when its revision is compacted before its last page.
+LISTS = 4
 #: Seconds between two tries of a watch at most.
 WATCH_PAUSE_S = 2.0
 
@@ -73,8 +74,6 @@ SHORTEST_S = 0.05
 HAS_LEADER = (("hasleader", "true"),)
 #: What grpcio raises besides CancelledError; unreadable certificate files are OSError too.
 GRPC_ERRORS = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, OSError)
-#: Types of the cached layout that a cluster publishes.
-PUBLISHED = ("nodes", "services", "ip", "identities")
 
 M = TypeVar("M", bound=Message)
 
@@ -111,7 +110,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All keys of a prefix at one revision."""
+    """Keys of a prefix at one revision: all of them, or a page."""
 
     revision: int
     kvs: Sequence[pb.KeyValue]
@@ -129,7 +128,7 @@ class Watched:
 class Client:
     """One etcd, several endpoints; connects on the first call."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EtcdAddress) -> None:
         channel.check(endpoint)  # wrong endpoints are wrong now, not at each call
         self.endpoint = endpoint
         #: Why the last attempt failed, in words; empty when it did not.
@@ -162,18 +161,36 @@ class Client:
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    async def list(self, prefix: str) -> Listing:
-        """All keys of a prefix, in pages of one and the same revision."""
+    async def pages(self, prefix: str) -> AsyncGenerator[Listing, None]:
+        """All keys of a prefix in the order of their bytes, page by page, at one revision.
+
+        The revision is that of the first page; at least one page comes. Raises Compacted when that
+        revision is gone before the last page: what came so far is then no complete list, and the
+        caller starts anew. Close it with ``aclosing``.
+        """
         key, end, revision = prefix.encode(), prefix_end(prefix.encode()), 0
-        kvs: list[pb.KeyValue] = []
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
             revision = revision or page.header.revision
-            kvs += page.kvs
+            yield Listing(revision, page.kvs)
             if not page.more:
-                return Listing(revision, kvs)
+                return
             key = page.kvs[-1].key + b"\0"
+
+    async def list(self, prefix: str) -> Listing:
+        """All keys of a prefix at one revision, at once; for prefixes with few keys."""
+        for _ in range(LISTS):
+            with suppress(Compacted):
+                return await self._list(prefix)
+        return await self._list(prefix)
+
+    async def _list(self, prefix: str) -> Listing:
+        kvs: list[pb.KeyValue] = []
+        async with aclosing(self.pages(prefix)) as pages:
+            async for page in pages:
+                kvs += page.kvs
+        return Listing(page.revision, kvs)
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""
@@ -256,7 +273,7 @@ class Client:
         """Follow a prefix (or one key) from revision ``start`` for ever, over reconnects.
 
         Each new connection yields ``created`` first, before any event. Close it with ``aclosing``.
-        Raises Compacted, Denied, Refused, and Replaced when the store's revision went backwards.
+        Raises Compacted, Denied, BadRequest, and Replaced when the store's revision went backwards.
         """
         key = prefix.encode()
         end = b"" if exact else prefix_end(key)
@@ -415,67 +432,3 @@ def _next(following: int, seen: Watched) -> int:
     if seen.events:
         return seen.events[-1].kv.mod_revision + 1
     return max(following, seen.revision + 1)
-
-
-async def bootstrap_auth(client: Client, clusters: Sequence[str]) -> None:
-    """Create the clusters' users, roles and grants, and switch authentication on.
-
-    Users are certificate CNs without password. May be repeated, then as ``root``.
-    """
-    await _role(client, "root", ())
-    await _user(client, "root", "root")
-    for cluster in clusters:
-        for user, grants in user_grants(cluster).items():
-            await _role(client, user, grants)
-            await _user(client, user, user)
-    await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A key, or with a trailing slash a prefix, that a role may read, or also write."""
-
-    key: str
-    write: bool = False
-
-
-def user_grants(cluster: str) -> Mapping[str, Sequence[Grant]]:
-    """What each user of a cluster may do, by certificate CN."""
-    reads = (Grant("cilium/"), Grant("meshgate/v1/"))
-    published = [f"cilium/cache/{kind}/v1/{cluster}/" for kind in PUBLISHED]
-    own = [f"meshgate/v1/{cluster}/", f"cilium/synced/{cluster}/", *published]
-    # Exact: as a prefix it would let cluster `east` write `east2`.
-    own.append(f"cilium/cluster-config/{cluster}")
-    return {
-        f"{cluster}-controller": (*reads, *(Grant(key, write=True) for key in own)),
-        f"{cluster}-agent": (*reads, Grant(f"meshgate/v1/{cluster}/pod/", write=True)),
-        f"{cluster}-speaker": reads,
-    }
-
-
-async def _role(client: Client, name: str, grants: Sequence[Grant]) -> None:
-    await _create(client, "RoleAdd", pb.AuthRoleAddRequest(name=name), pb.AuthRoleAddResponse)
-    for grant in grants:
-        key = grant.key.encode()
-        permission = pb.Permission(
-            permType=pb.Permission.READWRITE if grant.write else pb.Permission.READ,
-            key=key,
-            range_end=prefix_end(key) if grant.key.endswith("/") else b"",
-        )
-        request = pb.AuthRoleGrantPermissionRequest(name=name, perm=permission)
-        await client.auth("RoleGrantPermission", request, pb.AuthRoleGrantPermissionResponse)
-
-
-async def _user(client: Client, name: str, role: str) -> None:
-    request = pb.AuthUserAddRequest(name=name, options=pb.UserAddOptions(no_password=True))
-    await _create(client, "UserAdd", request, pb.AuthUserAddResponse)
-    grant = pb.AuthUserGrantRoleRequest(user=name, role=role)
-    await client.auth("UserGrantRole", grant, pb.AuthUserGrantRoleResponse)
-
-
-async def _create(client: Client, method: str, request: Message, reply: type[Message]) -> None:
-    try:
-        await client.auth(method, request, reply)
-    except Refused as error:
-        if "already exists" not in str(error):
-            raise

@@ -1,6 +1,6 @@
 """What can go wrong with etcd, as types; and which type an answer of gRPC is.
 
-All are OSError, so that the reconcile loop reports them and tries again. Called by ``etcd.py``;
+All are OSError, so that the reconcile loop reports them and tries again. Called by ``client.py``;
 others import the names from there.
 """
 
@@ -32,7 +32,7 @@ class Denied(EtcdError):
     """Our user may not do that."""
 
 
-class Refused(EtcdError):
+class BadRequest(EtcdError):
     """The request itself is wrong: too big, too many operations, a key twice."""
 
 
@@ -95,12 +95,12 @@ def classify(code: grpc.StatusCode, details: str, request: Message | None) -> Et
             return kind(f"{_name(request)}: {_plain(details)}")
     if code in LOST:
         return Unavailable(details, sent=True)
-    return Refused(f"{_name(request)}: {_plain(details)}")
+    return BadRequest(f"{_name(request)}: {_plain(details)}")
 
 
 def canceled(prefix: bytes, reason: str) -> EtcdError:
     """A watch that the server has ended."""
-    kind = Denied if "permission denied" in reason else Refused
+    kind = Denied if "permission denied" in reason else BadRequest
     return kind(f"watch of {prefix.decode(errors='replace')}: {reason.rpartition('desc = ')[2]}")
 
 

@@ -43,7 +43,7 @@ def if_leased(key: str, lease: int) -> pb.Compare:
     return pb.Compare(key=key.encode(), target=pb.Compare.CompareTarget.LEASE, lease=lease)
 
 
-def found(response: pb.ResponseOp) -> pb.KeyValue | None:
+def read_kv(response: pb.ResponseOp) -> pb.KeyValue | None:
     """What a ``get_op`` of a Txn has read."""
     kvs = response.response_range.kvs
     return kvs[0] if kvs else None

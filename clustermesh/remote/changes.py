@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from clustermesh.remote.shared import IDENTITY, NODE, SERVICE, Shared
 from mesh.core.address import ADDRESS
 from mesh.core.model import Identity, Node, NodeKey, Service, ServiceKey
 from mesh.core.table import Changes, ColumnChanges
@@ -28,22 +29,41 @@ def address_row(identity: int, endpoint: int, cluster_id: int) -> AddressRow:
 
 @dataclass(frozen=True, slots=True)
 class ImportChanges:
-    """Accepted rows that came, changed or went."""
+    """Accepted rows that came, changed or went: by noun, addresses as columns."""
 
-    nodes: Changes[NodeKey, Node]
-    services: Changes[ServiceKey, Service]
-    identities: Changes[int, Identity]
+    rows: Mapping[Shared[Any, Any, Any], Changes[Any, Any]]
     addresses: ColumnChanges  # of dtypes ADDRESS and VALUE
 
+    def of(self, noun: Shared[Any, Any, Any]) -> Changes[Any, Any]:
+        """The changes of one noun."""
+        return self.rows.get(noun) or Changes({}, frozenset())
 
-@dataclass(slots=True)
+    @property
+    def nodes(self) -> Changes[NodeKey, Node]:
+        """Changed nodes."""
+        return self.of(NODE)
+
+    @property
+    def services(self) -> Changes[ServiceKey, Service]:
+        """Changed services."""
+        return self.of(SERVICE)
+
+    @property
+    def identities(self) -> Changes[int, Identity]:
+        """Changed identities."""
+        return self.of(IDENTITY)
+
+
 class Draft:
     """Changes being collected; None means gone."""
 
-    nodes: dict[NodeKey, Node | None] = field(default_factory=dict)
-    services: dict[ServiceKey, Service | None] = field(default_factory=dict)
-    identities: dict[int, Identity | None] = field(default_factory=dict)
-    addresses: dict[bytes, AddressRow | None] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.addresses: dict[bytes, AddressRow | None] = {}
+        self._rows: dict[Shared[Any, Any, Any], dict[Any, Any]] = {}
+
+    def put(self, noun: Shared[Any, Any, Any], key: object, row: object | None) -> None:
+        """Note the new row of a key."""
+        self._rows.setdefault(noun, {})[key] = row
 
     def changes(self) -> ImportChanges:
         """The changes as they are handed out."""
@@ -51,9 +71,7 @@ class Draft:
         gone = [key for key, row in self.addresses.items() if row is None]
         keys, values = columns(rows)
         return ImportChanges(
-            _changes(self.nodes),
-            _changes(self.services),
-            _changes(self.identities),
+            {noun: _changes(rows) for noun, rows in self._rows.items()},
             ColumnChanges(keys, values, np.frombuffer(b"".join(gone), ADDRESS)),
         )
 

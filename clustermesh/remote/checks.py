@@ -1,7 +1,9 @@
-"""What a peer may claim: one function per noun, from a value to a row or a ``Refused``.
+"""What another cluster may claim: one function per noun, from a decoded value to a row.
 
-Everything is judged against ``Peer``: the peer's name and accepted id, its accepted nodes, and
-the ledger of what others hold. Codes are stable; ``reference/clustermesh-wire.md`` 16 and 22.4.
+A function raises ``NotAccepted``, or returns a row that was judged against ``RemoteCluster``: the
+cluster's name and accepted id, its accepted nodes, and the ledger of what others hold.
+``read_address`` alone is what the value says by itself. Codes are stable;
+``reference/clustermesh-wire.md`` 16 and 22.4.
 """
 
 from __future__ import annotations
@@ -10,15 +12,16 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import NamedTuple
 
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import (
     ADDRESS_TAKEN,
     MAPPED,
-    Claimed,
     Holder,
+    Holdings,
     Ledger,
-    Refused,
+    NotAccepted,
     number,
     shift_of,
     span,
@@ -50,7 +53,7 @@ _CANONICAL_MAPPED = MAPPED.to_bytes(16, "big")[:12]
 
 
 @dataclass(frozen=True, slots=True)
-class PeerNode:
+class RemoteNode:
     """An accepted node, and its own addresses inside its pod CIDRs."""
 
     row: Node
@@ -63,18 +66,19 @@ class PeerNode:
 
 
 @dataclass(slots=True)
-class Peer:
-    """What is accepted of a peer so far; ``id`` is 0 until its config is."""
+class RemoteCluster:
+    """What is accepted of another cluster so far; ``id`` is 0 until its config is."""
 
     name: str
     ledger: Ledger
     id: int = 0
-    nodes: dict[str, PeerNode] = field(default_factory=dict)
+    config_gone: bool = False  # since the id was accepted, so another one may come
+    nodes: dict[str, RemoteNode] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)  # address of a node -> node
     routers: dict[str, str] = field(default_factory=dict)
     cidrs: dict[int, dict[int, str]] = field(default_factory=dict)  # host bits -> prefix -> node
 
-    def enter(self, node: PeerNode) -> None:
+    def enter(self, node: RemoteNode) -> None:
         """Make a node's prefixes and addresses count."""
         name = node.row.name
         self.nodes[name] = node
@@ -104,125 +108,176 @@ class Peer:
         return None
 
 
-def cluster_id(peer: Peer, value: bytes, *, replaces: bool) -> int:
-    """The id of a peer, taken in the ledger; ``replaces`` allows another one than before."""
-    if not wire.is_cluster_name(peer.name):
-        text = f"{peer.name!r} is no cluster name: 1 to 32 of a-z, 0-9 and dash, not 'default'"
-        raise Refused(CLUSTER_NAME, "name", text)
+def read_config(_: str, value: bytes) -> bytes:
+    """The value of a config's key: the cluster's name is judged before it."""
+    return value
+
+
+def cluster_id(remote: RemoteCluster, _: str, value: bytes) -> tuple[int, tuple[str, ...]]:
+    """The id of a cluster, taken in the ledger; the same as before while its config stands."""
+    if not wire.is_cluster_name(remote.name):
+        text = f"{remote.name!r} is no cluster name: 1 to 32 of a-z, 0-9 and dash, not 'default'"
+        raise NotAccepted(CLUSTER_NAME, "name", text)
     config = wire.decode(wire.ClusterConfig, value)
     if not 1 <= config.id <= wire.MAX_CLUSTERS:
-        raise Refused(CLUSTER_ID, "id", f"cluster id {config.id} is not in 1..{wire.MAX_CLUSTERS}")
+        raise NotAccepted(
+            CLUSTER_ID, "id", f"cluster id {config.id} is not in 1..{wire.MAX_CLUSTERS}"
+        )
     _check_capabilities(config.capabilities)
-    if peer.id and config.id != peer.id and not replaces:
-        text = f"cluster id {config.id}, but {peer.name} was accepted with {peer.id}"
-        raise Refused(CLUSTER_ID, "id", text)
-    peer.ledger.take_id(peer.name, config.id)
-    return config.id
+    if remote.id and config.id != remote.id and not remote.config_gone:
+        text = f"cluster id {config.id}, but {remote.name} was accepted with {remote.id}"
+        raise NotAccepted(CLUSTER_ID, "id", text)
+    remote.ledger.take_id(remote.name, config.id)
+    return config.id, ()
 
 
-def node(peer: Peer, name: str, value: bytes) -> PeerNode:
+def read_node(_: str, value: bytes) -> wire.WireNode:
+    """The value of a node's key. Raises WireError."""
+    return wire.decode(wire.WireNode, value)
+
+
+def node(
+    remote: RemoteCluster, name: str, wired: wire.WireNode
+) -> tuple[RemoteNode, tuple[str, ...]]:
     """A node whose prefixes and addresses are its own, taken in the ledger."""
-    wired = wire.decode(wire.WireNode, value)
-    _check_cluster(peer, "Cluster", wired.cluster, "ClusterID", wired.cluster_id)
+    _check_cluster(remote, "Cluster", wired.cluster, "ClusterID", wired.cluster_id)
     if wired.name != name or not wire.is_object_name(name):
-        raise Refused(MISMATCH, "Name", f"node {wired.name!r} under key {name!r}")
+        raise NotAccepted(MISMATCH, "Name", f"node {wired.name!r} under key {name!r}")
     row, routers = wire.node_row(wired), tuple(wire.router_addresses(wired))
-    claimed = Claimed(tuple(_networks(row)), tuple(("IPAddresses", a) for a in row.addresses))
-    peer.ledger.take(Holder(peer.name, name), claimed)
-    return PeerNode(row, routers)
+    claimed = Holdings(tuple(_networks(row)), tuple(("IPAddresses", a) for a in row.addresses))
+    remote.ledger.take(Holder(remote.name, name), claimed)
+    return RemoteNode(row, routers), ()
 
 
-def identity(peer: Peer, name: str, value: bytes) -> Identity:
-    """An identity in the peer's range that says whose it is."""
+def read_identity(_: str, value: bytes) -> bytes:
+    """The value of an identity's key: its number stands in the key and is judged first."""
+    return value
+
+
+def identity(remote: RemoteCluster, name: str, value: bytes) -> tuple[Identity, tuple[str, ...]]:
+    """An identity in the cluster's range that says whose it is."""
     kind, _, text = name.partition("/")
     if kind != "id" or _NUMBER.fullmatch(text) is None:
-        raise Refused(MISMATCH, "id", f"{name!r} is no identity key")
-    _check_identity(peer, "id", int(text))
+        raise NotAccepted(MISMATCH, "id", f"{name!r} is no identity key")
+    _check_identity(remote, "id", int(text))
     try:
         labels = value.decode()
     except UnicodeDecodeError as error:
         raise wire.WireError("labels", f"not readable as UTF-8: {error}") from None
     if not labels.endswith(";") or not labels.isprintable():
-        raise Refused(LABELS, "labels", "labels are not of the form source:key=value;")
-    if (wire.CLUSTER_LABEL, peer.name) not in wire.split_labels(labels):
-        raise Refused(LABELS, "labels", f"label {wire.CLUSTER_LABEL}={peer.name} is missing")
-    return Identity(peer.name, int(text), labels)
+        raise NotAccepted(LABELS, "labels", "labels are not of the form source:key=value;")
+    if (wire.CLUSTER_LABEL, remote.name) not in wire.split_labels(labels):
+        raise NotAccepted(LABELS, "labels", f"label {wire.CLUSTER_LABEL}={remote.name} is missing")
+    return Identity(remote.name, int(text), labels), ()
 
 
-def service(peer: Peer, name: str, value: bytes) -> tuple[Service, set[str]]:
-    """A service with backends in the peer's pod CIDRs, and the nodes of those."""
-    wired = wire.decode(wire.WireService, value)
-    _check_cluster(peer, "cluster", wired.cluster, "clusterID", wired.cluster_id)
+def read_service(_: str, value: bytes) -> wire.WireService:
+    """The value of a service's key. Raises WireError."""
+    return wire.decode(wire.WireService, value)
+
+
+def service(
+    remote: RemoteCluster, name: str, wired: wire.WireService
+) -> tuple[Service, tuple[str, ...]]:
+    """A service with backends in the cluster's pod CIDRs, and the nodes of those."""
+    _check_cluster(remote, "cluster", wired.cluster, "clusterID", wired.cluster_id)
     own_name = f"{wired.namespace}/{wired.name}"
     if own_name != name or not all(map(wire.is_object_name, name.split("/"))):
-        raise Refused(MISMATCH, "name", f"service {own_name!r} under key {name!r}")
+        raise NotAccepted(MISMATCH, "name", f"service {own_name!r} under key {name!r}")
     row = wire.service_row(wired)
     if not all(map(_is_port_name, (part.name for part in row.ports))):
-        raise Refused(MISMATCH, "frontends", "a port's name is no name")
+        raise NotAccepted(MISMATCH, "frontends", "a port's name is no name")
     if not all(map(_is_port_name, (part.port_name for part in row.backends))):
-        raise Refused(MISMATCH, "backends", "a port's name is no name")
-    nodes = {backend.address: peer.node_of(number(backend.address)) for backend in row.backends}
+        raise NotAccepted(MISMATCH, "backends", "a port's name is no name")
+    nodes = {backend.address: remote.node_of(number(backend.address)) for backend in row.backends}
     for address, of_node in nodes.items():
         if of_node is None:
-            text = f"backend {address} is in no pod CIDR of cluster {peer.name}"
-            raise Refused(BACKEND_OUTSIDE, "backends", text)
-    return row, {of_node for of_node in nodes.values() if of_node}
+            text = f"backend {address} is in no pod CIDR of cluster {remote.name}"
+            raise NotAccepted(BACKEND_OUTSIDE, "backends", text)
+    return row, tuple({of_node for of_node in nodes.values() if of_node})
+
+
+class AddressValue(NamedTuple):
+    """What the value of an address says: all of it that decides. The address is in the key."""
+
+    identity: int
+    host: str  # tunnel endpoint as text
+
+
+#: 16 bytes of the address, its identity, its tunnel endpoint as a number.
+AcceptedAddress = tuple[bytes, int, int]
+
+
+def read_address(name: str, value: bytes) -> AddressValue:
+    """The value of an address's key, which fits to the key. Raises WireError, NotAccepted."""
+    head = wire.decode(wire.PairHead, value)
+    if "/" in name or head.ip != name:
+        return _read_prefix(name, value)
+    _packed(name)
+    return AddressValue(head.id, head.host_ip)
 
 
 def address(
-    peer: Peer, name: str, value: bytes
-) -> tuple[tuple[bytes, int, int] | None, tuple[str, ...]]:
-    """(16 bytes, identity, endpoint) of an address, or None for one that node rows carry already.
+    remote: RemoteCluster, name: str, value: AddressValue
+) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
+    """The row of an address, or None for one that node rows carry already.
 
-    The second part names the nodes on which the judgement rests.
+    The second part names the nodes on which the judgement rests: whose pod CIDR holds it, and
+    whose tunnel endpoint it has.
     """
-    head = wire.decode(wire.PairHead, value)
-    if "/" in name or head.ip != name:
-        return _prefix(peer, name, value)
-    packed = _packed(name)
+    if "/" in name:
+        return _prefix(remote, name, value)
+    packed = pack(name)
     here = int.from_bytes(packed, "big")
-    of_node = peer.node_of(here)
-    if head.id == IDENTITY_HOST:
-        return _node_address(peer, name, packed)
+    of_node = remote.node_of(here)
+    if value.identity == IDENTITY_HOST:
+        return _node_address(remote, name, packed)
     if of_node is None:
-        raise _outside(peer, name, here, here)
-    _check_identity(peer, "ID", head.id)
-    host = peer.hosts.get(head.host_ip)
-    endpoint = peer.nodes[host].endpoint if host else None
+        raise _outside(remote, name, here, here)
+    _check_identity(remote, "ID", value.identity)
+    host = remote.hosts.get(value.host)
+    endpoint = remote.nodes[host].endpoint if host else None
     if host is None or endpoint is None:
-        text = f"tunnel endpoint {head.host_ip!r} is no node of cluster {peer.name} with IPv4"
-        raise Refused(NO_ENDPOINT, "HostIP", text)
-    return (packed, head.id, endpoint), (of_node, host)
+        text = f"tunnel endpoint {value.host!r} is no node of cluster {remote.name} with IPv4"
+        raise NotAccepted(NO_ENDPOINT, "HostIP", text)
+    return (packed, value.identity, endpoint), (of_node, host)
 
 
 def _node_address(
-    peer: Peer, name: str, packed: bytes
-) -> tuple[tuple[bytes, int, int] | None, tuple[str, ...]]:
+    remote: RemoteCluster, name: str, packed: bytes
+) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
     """Identity 1 (host) is that of another node here: 6, and only for addresses of its nodes."""
-    if name in peer.hosts:
-        return None, (peer.hosts[name],)
-    of_node = peer.routers.get(name)
-    endpoint = peer.nodes[of_node].endpoint if of_node else None
+    if name in remote.hosts:
+        return None, (remote.hosts[name],)
+    of_node = remote.routers.get(name)
+    endpoint = remote.nodes[of_node].endpoint if of_node else None
     if of_node is None or endpoint is None:
-        raise Refused(RESERVED, "ID", f"identity {IDENTITY_HOST} (host) for {name}, no node's own")
+        raise NotAccepted(
+            RESERVED, "ID", f"identity {IDENTITY_HOST} (host) for {name}, no node's own"
+        )
     return (packed, IDENTITY_REMOTE_NODE, endpoint), (of_node,)
 
 
-def _prefix(peer: Peer, name: str, value: bytes) -> tuple[None, tuple[str, ...]]:
-    """An entry for a whole prefix, as older clusters write it: checked, and not used."""
+def _read_prefix(name: str, value: bytes) -> AddressValue:
+    """An entry for a whole prefix, as older clusters write it."""
     pair = wire.decode(wire.WirePair, value)
     text = f"{pair.ip}/{_prefix_length(pair)}" if pair.mask else pair.ip
     if text != name:
-        raise Refused(MISMATCH, "IP", f"IP address {text} does not match key {name}")
+        raise NotAccepted(MISMATCH, "IP", f"IP address {text} does not match key {name}")
     try:
-        network = ip_network(name)
+        ip_network(name)
     except ValueError as error:
         raise wire.WireError("IP", str(error)) from None
-    first, last = span(network)
-    of_node = peer.node_of(first)
-    if of_node is None or of_node != peer.node_of(last):
-        raise _outside(peer, name, first, last)
-    _check_identity(peer, "ID", pair.id)
+    return AddressValue(pair.id, pair.host_ip)
+
+
+def _prefix(remote: RemoteCluster, name: str, value: AddressValue) -> tuple[None, tuple[str, ...]]:
+    """An entry for a whole prefix is checked, and not used."""
+    first, last = span(ip_network(name))
+    of_node = remote.node_of(first)
+    if of_node is None or of_node != remote.node_of(last):
+        raise _outside(remote, name, first, last)
+    _check_identity(remote, "ID", value.identity)
     return None, (of_node,)
 
 
@@ -234,6 +289,13 @@ def _prefix_length(pair: wire.WirePair) -> int:
 _BITS = {ord(f"{digit:x}"): f"{digit:b}" for digit in range(16)}
 
 
+def pack(name: str) -> bytes:
+    """16 bytes of an address that has been read."""
+    if ":" not in name:
+        return _CANONICAL_MAPPED + inet_pton(AF_INET, name)
+    return inet_pton(AF_INET6, name)
+
+
 def _packed(text: str) -> bytes:
     """16 bytes of an address in its one spelling, so that two keys never mean the same."""
     try:
@@ -243,7 +305,7 @@ def _packed(text: str) -> bytes:
     except (OSError, ValueError):
         raise wire.WireError("IP", f"{text!r} is not an IP address") from None
     if packed.startswith(_CANONICAL_MAPPED) or inet_ntop(AF_INET6, packed) != text:
-        raise Refused(MISMATCH, "IP", f"{text} is not the one spelling of its address")
+        raise NotAccepted(MISMATCH, "IP", f"{text} is not the one spelling of its address")
     return packed
 
 
@@ -251,39 +313,45 @@ def _is_port_name(name: str) -> bool:
     return not name or wire.is_object_name(name.lower())
 
 
-def _outside(peer: Peer, name: str, first: int, last: int) -> Refused:
-    if peer.ledger.holds_own_node(first, last):
-        text = f"{name}: a node of our cluster {peer.ledger.own.cluster} has this address"
-        return Refused(ADDRESS_TAKEN, "IP", text)
-    return Refused(OUTSIDE, "IP", f"{name} is in no pod CIDR of cluster {peer.name}")
+def _outside(remote: RemoteCluster, name: str, first: int, last: int) -> NotAccepted:
+    if remote.ledger.holds_own_node(first, last):
+        text = f"{name}: a node of our cluster {remote.ledger.own.cluster} has this address"
+        return NotAccepted(ADDRESS_TAKEN, "IP", text)
+    return NotAccepted(OUTSIDE, "IP", f"{name} is in no pod CIDR of cluster {remote.name}")
 
 
-def _check_identity(peer: Peer, name: str, identity_id: int) -> None:
+def _check_identity(remote: RemoteCluster, name: str, identity_id: int) -> None:
     if identity_id < wire.FIRST_IDENTITY:
-        raise Refused(RESERVED, name, f"identity {identity_id} is reserved")
-    if identity_id >> wire.CLUSTER_SHIFT != peer.id:
-        known = wire.identity_range(peer.id)
-        text = f"identity {identity_id} is not in {known[0]}..{known[-1]} of cluster {peer.name}"
-        raise Refused(IDENTITY_RANGE, name, text)
+        raise NotAccepted(RESERVED, name, f"identity {identity_id} is reserved")
+    if identity_id >> wire.CLUSTER_SHIFT != remote.id:
+        numbers = wire.identity_range(remote.id)
+        text = (
+            f"identity {identity_id} is not in {numbers[0]}..{numbers[-1]} of cluster {remote.name}"
+        )
+        raise NotAccepted(IDENTITY_RANGE, name, text)
 
 
-def _check_cluster(peer: Peer, name: str, cluster: str, id_name: str, claimed_id: int) -> None:
-    if cluster != peer.name:
-        raise Refused(CLUSTER_NAME, name, f"cluster {cluster!r} under the keys of {peer.name}")
-    if claimed_id != peer.id:
-        text = f"cluster id {claimed_id}, but that of {peer.name} is {peer.id}"
-        raise Refused(CLUSTER_ID, id_name, text)
+def _check_cluster(
+    remote: RemoteCluster, name: str, cluster: str, id_name: str, claimed_id: int
+) -> None:
+    if cluster != remote.name:
+        raise NotAccepted(
+            CLUSTER_NAME, name, f"cluster {cluster!r} under the keys of {remote.name}"
+        )
+    if claimed_id != remote.id:
+        text = f"cluster id {claimed_id}, but that of {remote.name} is {remote.id}"
+        raise NotAccepted(CLUSTER_ID, id_name, text)
 
 
 def _check_capabilities(capabilities: wire.Capabilities) -> None:
     mode = capabilities.endpoint_slices_export_mode or ""
     if mode not in _EXPORT_MODES:
         text = f"{mode!r} is no known mode"
-        raise Refused(CONFIG, "capabilities.endpointSlicesExportMode", text)
+        raise NotAccepted(CONFIG, "capabilities.endpointSlicesExportMode", text)
     clusters = capabilities.max_connected_clusters or wire.MAX_CLUSTERS
     if clusters != wire.MAX_CLUSTERS:
         text = f"{clusters} clusters in its mesh, {wire.MAX_CLUSTERS} in ours"
-        raise Refused(CONFIG, "capabilities.maxConnectedClusters", text)
+        raise NotAccepted(CONFIG, "capabilities.maxConnectedClusters", text)
 
 
 def _networks(row: Node) -> list[tuple[str, Network]]:

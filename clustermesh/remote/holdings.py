@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, ip_network
+from ipaddress import IPv4Address, ip_network
 
 from mesh.core.model import IP, Network
 
@@ -24,7 +24,7 @@ NEVER: tuple[Network, ...] = (
 )
 
 
-class Refused(Exception):  # a judgement, not a failure of this program
+class NotAccepted(Exception):  # a judgement, not a failure of this program
     """A claim that is not accepted: a stable code, the field at fault and a sentence."""
 
     def __init__(self, code: str, field: str, text: str) -> None:
@@ -45,8 +45,20 @@ class OwnFacts:
 
     cluster: str
     id: int
-    networks: tuple[Network, ...] = ()  # pod CIDRs and their pools, locator pools, egress addresses
+    networks: tuple[Network, ...] = ()  # pools, service addresses, whatever a feature says
     addresses: frozenset[IP] = frozenset()  # of its nodes
+
+    @classmethod
+    def union(
+        cls,
+        cluster: str,
+        cluster_id: int,
+        networks: Iterable[Iterable[Network]],
+        addresses: Iterable[Iterable[IP]] = (),
+    ) -> OwnFacts:
+        """Everything that the features say is ours, each network once, in the order given."""
+        ours = tuple(dict.fromkeys(network for part in networks for network in part))
+        return cls(cluster, cluster_id, ours, frozenset(a for part in addresses for a in part))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -61,7 +73,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class Holdings:
     """Prefixes and addresses by the field that names them."""
 
     networks: tuple[tuple[str, Network], ...] = ()
@@ -98,31 +110,98 @@ class Spans:
             yield network, holder
 
 
+class OwnNetworks:
+    """Networks of this cluster, which may lie in each other."""
+
+    def __init__(self) -> None:
+        self.all: set[Network] = set()
+        self._firsts: list[int] = []  # of each network, sorted
+        self._by_first: dict[int, list[Network]] = {}
+        self._by_shift: dict[int, dict[int, Network]] = {}  # host bits -> prefix -> network
+
+    def add(self, network: Network) -> None:
+        """Enter a network that is not in here."""
+        first, shift = span(network)[0], shift_of(network)
+        self.all.add(network)
+        insort(self._firsts, first)
+        self._by_first.setdefault(first, []).append(network)
+        self._by_shift.setdefault(shift, {})[first >> shift] = network
+
+    def remove(self, network: Network) -> None:
+        """Take out a network that was added."""
+        first, shift = span(network)[0], shift_of(network)
+        self.all.discard(network)
+        del self._firsts[bisect_left(self._firsts, first)]
+        self._by_first[first].remove(network)
+        del self._by_shift[shift][first >> shift]
+
+    def meeting(self, first: int, last: int) -> Network | None:
+        """A network that shares an address with ``first``..``last``: the largest around, or one."""
+        for shift in sorted(self._by_shift, reverse=True):
+            network = self._by_shift[shift].get(first >> shift)
+            if network is not None:
+                return network
+        at = bisect_right(self._firsts, last) - 1
+        if at < 0 or self._firsts[at] < first:
+            return None
+        return self._by_first[self._firsts[at]][0]
+
+
 class Ledger:
     """The claims of all clusters; ``revision`` grows when something is given up or ours changes."""
 
     def __init__(self, own: OwnFacts) -> None:
         self.revision = 0
         self.ids: dict[int, str] = {}
-        self._claims: dict[Holder, Claimed] = {}
+        self._claims: dict[Holder, Holdings] = {}
         self._networks = Spans()
         self._addresses: dict[int, Holder] = {}
         self._order: list[int] = []  # the numbers of _addresses, sorted
-        self.own = own
-        self._enter_own(own)
+        self.own = OwnFacts(own.cluster, own.id)
+        self._own_networks = OwnNetworks()
+        self._own_order: list[int] = []  # numbers of the addresses of own nodes, sorted
+        self.ids[own.id] = own.cluster
+        self.update_own(own)
+        self.revision = 0
 
-    def update_own(self, own: OwnFacts) -> None:
-        """Replace what this cluster has; claims of peers are judged again by their importers."""
-        if own != self.own:
+    def update_own(self, own: OwnFacts) -> set[Holder]:
+        """Replace what this cluster has. Return whose claims meet what is new.
+
+        Those are judged again by their importers, and all that are refused. Takes time for what
+        changed, and one pass over ``own.networks``.
+        """
+        if own == self.own:
+            return set()
+        self.revision += 1
+        if own.id != self.own.id:
             self.ids.pop(self.own.id, None)
-            self._enter_own(own)
-            self.revision += 1
+            self.ids[own.id] = own.cluster
+        networks, before = set(own.networks), self.own
+        for network in self._own_networks.all - networks:
+            self._own_networks.remove(network)
+        added = networks - self._own_networks.all
+        for network in added:
+            self._own_networks.add(network)
+        for address in before.addresses - own.addresses:
+            del self._own_order[bisect_left(self._own_order, number(address))]
+        arrived = own.addresses - before.addresses
+        for address in arrived:
+            insort(self._own_order, number(address))
+        self.own = own
+        spans = [*map(span, added), *((number(a), number(a)) for a in arrived)]
+        return {holder for ends in spans for holder in self._holders(*ends)}
+
+    def _holders(self, first: int, last: int) -> Iterable[Holder]:
+        """Who has a prefix or an address that meets the range."""
+        yield from (holder for _, holder in self._networks.meeting(first, last))
+        for at in range(bisect_left(self._order, first), bisect_right(self._order, last)):
+            yield self._addresses[self._order[at]]
 
     def take_id(self, cluster: str, cluster_id: int) -> None:
-        """Enter a cluster's id. Raises Refused when another cluster has it."""
+        """Enter a cluster's id. Raises NotAccepted when another cluster has it."""
         holder = self.ids.setdefault(cluster_id, cluster)
         if holder != cluster:
-            raise Refused(
+            raise NotAccepted(
                 ID_TAKEN, "id", f"cluster id {cluster_id} of {cluster} is used by cluster {holder}"
             )
 
@@ -132,13 +211,13 @@ class Ledger:
             del self.ids[cluster_id]
             self.revision += 1
 
-    def take(self, holder: Holder, claimed: Claimed) -> None:
-        """Make ``claimed`` all that the holder has. Raises Refused and changes nothing."""
+    def take(self, holder: Holder, claimed: Holdings) -> None:
+        """Make ``claimed`` all that the holder has. Raises NotAccepted and changes nothing."""
         for at, (name, network) in enumerate(claimed.networks):
             self._check_network(holder, name, network)
             for _, other in claimed.networks[:at]:
                 if span(other)[0] <= span(network)[1] and span(network)[0] <= span(other)[1]:
-                    raise Refused(OVERLAP, name, f"{network} overlaps {other} of the same node")
+                    raise NotAccepted(OVERLAP, name, f"{network} overlaps {other} of the same node")
         for name, address in claimed.addresses:
             self._check_address(holder, name, address)
         if self._claims.get(holder) == claimed:
@@ -167,56 +246,50 @@ class Ledger:
         """Whether a node of this cluster has an address in the range."""
         return bisect_left(self._own_order, first) != bisect_right(self._own_order, last)
 
-    def _enter_own(self, own: OwnFacts) -> None:
-        self.own = own
-        self.ids[own.id] = own.cluster
-        self._own_order = sorted(number(address) for address in own.addresses)
-        self._own_networks, holder = Spans(), Holder(own.cluster)
-        for network in _collapsed(own.networks):
-            self._own_networks.add(network, holder)
-
     def _check_network(self, holder: Holder, name: str, network: Network) -> None:
         first, last = span(network)
         for never in NEVER:
             if never.version == network.version and never.overlaps(network):
-                raise Refused(OVERLAP, name, f"{network} is no prefix for pods: it meets {never}")
-        for other, whose in self._own_networks.meeting(first, last):
-            raise Refused(OVERLAP, name, f"{network} overlaps {other} of our cluster {whose}")
+                raise NotAccepted(
+                    OVERLAP, name, f"{network} is no prefix for pods: it meets {never}"
+                )
+        ours = self._own_networks.meeting(first, last)
+        if ours is not None:
+            text = f"{network} overlaps {ours} of our cluster {self.own.cluster}"
+            raise NotAccepted(OVERLAP, name, text)
         for other, whose in self._networks.meeting(first, last):
             if whose != holder:
-                raise Refused(OVERLAP, name, f"{network} overlaps {other} of {whose}")
+                raise NotAccepted(OVERLAP, name, f"{network} overlaps {other} of {whose}")
         self._check_nodes_inside(holder, name, network)
 
     def _check_nodes_inside(self, holder: Holder, name: str, network: Network) -> None:
         first, last = span(network)
         if self.holds_own_node(first, last):
             text = f"{network} holds an address of a node of our cluster {self.own.cluster}"
-            raise Refused(OVERLAP, name, text)
+            raise NotAccepted(OVERLAP, name, text)
         for at in range(bisect_left(self._order, first), bisect_right(self._order, last)):
             whose = self._addresses[self._order[at]]
             if whose.cluster != holder.cluster:
-                raise Refused(OVERLAP, name, f"{network} holds an address of {whose}")
+                raise NotAccepted(OVERLAP, name, f"{network} holds an address of {whose}")
 
     def _check_address(self, holder: Holder, name: str, address: IP) -> None:
         here = number(address)
         if address in self.own.addresses:
             text = f"{address} is an address of a node of our cluster {self.own.cluster}"
-            raise Refused(ADDRESS_TAKEN, name, text)
+            raise NotAccepted(ADDRESS_TAKEN, name, text)
         whose = self._addresses.get(here, holder)
         if whose != holder:
-            raise Refused(ADDRESS_TAKEN, name, f"{address} is an address of {whose}")
+            raise NotAccepted(ADDRESS_TAKEN, name, f"{address} is an address of {whose}")
         if any(never.version == address.version and address in never for never in NEVER):
-            raise Refused(ADDRESS_TAKEN, name, f"{address} is no address for a node")
-        foreign = [
-            *self._own_networks.meeting(here, here),
-            *(
-                hit
-                for hit in self._networks.meeting(here, here)
-                if hit[1].cluster != holder.cluster
-            ),
-        ]
-        for network, whose in foreign:
-            raise Refused(ADDRESS_TAKEN, name, f"{address} lies in {network} of {whose}")
+            raise NotAccepted(ADDRESS_TAKEN, name, f"{address} is no address for a node")
+        ours = self._own_networks.meeting(here, here)
+        if ours is not None:
+            raise NotAccepted(
+                ADDRESS_TAKEN, name, f"{address} lies in {ours} of {self.own.cluster}"
+            )
+        for network, whose in self._networks.meeting(here, here):
+            if whose.cluster != holder.cluster:
+                raise NotAccepted(ADDRESS_TAKEN, name, f"{address} lies in {network} of {whose}")
 
 
 def number(address: IP) -> int:
@@ -233,9 +306,3 @@ def span(network: Network) -> tuple[int, int]:
 def shift_of(network: Network) -> int:
     """Host bits of the prefix: ``number(address) >> shift`` is the same all over it."""
     return network.max_prefixlen - network.prefixlen
-
-
-def _collapsed(networks: Iterable[Network]) -> Iterable[Network]:
-    known = list(networks)
-    yield from collapse_addresses(n for n in known if isinstance(n, IPv4Network))
-    yield from collapse_addresses(n for n in known if not isinstance(n, IPv4Network))

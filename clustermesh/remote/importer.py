@@ -1,127 +1,118 @@
-"""The import firewall: what a peer publishes is checked before it reaches a map.
+"""The import firewall: what another cluster publishes is checked before it reaches a map.
 
-``Importer`` keeps the keys of one peer, ``Imports`` those of all peers in one store; the checks
-are in ``judge.py``. A refused key is quarantined alone: a finding names it, its last accepted row
-stays while that row itself may stay, and the other keys go on. Addresses and services depend on
-the peer's nodes (pod CIDRs, tunnel endpoints) and are judged again when those change.
+``Importer`` keeps the keys of one cluster, ``Imports`` those of all clusters in one store. The
+nouns are in ``shared.py``, the checks in ``checks.py``, the keys of one noun in ``keys.py``. A
+refused key is quarantined alone: a finding names it, its last accepted row stays while that row
+itself may stay, and the other keys go on. Addresses and services depend on the cluster's nodes (pod
+CIDRs, tunnel endpoints) and are judged again when those change.
 
-The cluster id that was accepted first is held until the peer's ``cluster-config`` key has gone;
-another id after that drains the peer and takes it in anew. Agents and controllers run the same
+The cluster id that was accepted first is held until the ``cluster-config`` key has gone;
+another id after that drains the cluster and takes it in anew. Agents and controllers run the same
 code; it does no I/O.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from clustermesh.remote import checks as judge
-from clustermesh.remote import wire
+from clustermesh.remote import checks, wire
 from clustermesh.remote.changes import Draft, ImportChanges, address_row, columns
-from clustermesh.remote.checks import Peer, PeerNode
-from clustermesh.remote.holdings import ADDRESS_TAKEN, Holder, Ledger, OwnFacts, Refused
-from clustermesh.remote.wire import (
-    ADDRESSES,
-    CANARIES,
-    CONFIGS,
-    IDENTITIES,
-    NODES,
-    SERVICES,
-    WireError,
-)
+from clustermesh.remote.checks import AcceptedAddress, RemoteCluster, RemoteNode
+from clustermesh.remote.holdings import ADDRESS_TAKEN, Holder, Ledger, NotAccepted, OwnFacts
+from clustermesh.remote.keys import AddressKeys, Keys, KeyStore
+from clustermesh.remote.shared import ADDRESS, CONFIG, IDENTITY, NODE, SERVICE, SHARED, Shared
+from clustermesh.remote.wire import CANARIES, WireError
 from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
 from mesh.core.table import ColumnChanges
 
 R = TypeVar("R")
+AnyShared = Shared[Any, Any, Any]
+#: Keys of one cluster by noun.
+Touched = Mapping[AnyShared, Collection[str]]
 
-TOO_LARGE = "M132"
 UNREADABLE = "M133"
 TOO_MANY = "M134"
 NO_CONFIG = "M137"
 MORE = "M139"
 
-#: Refusals that a change of the peer's nodes may lift.
-_DEPENDENT = frozenset({judge.OUTSIDE, judge.BACKEND_OUTSIDE, judge.NO_ENDPOINT, judge.RESERVED})
-_DEPENDENT_PREFIXES = (ADDRESSES, SERVICES)
+#: Refusals that a change of the cluster's nodes may lift.
+_DEPENDENT = frozenset(
+    {checks.OUTSIDE, checks.BACKEND_OUTSIDE, checks.NO_ENDPOINT, checks.RESERVED}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one peer may publish; what is beyond is not read."""
+    """How much of a cluster is read and shown; ``keys`` by noun where it is not the noun's own."""
 
-    nodes: int = 8192
-    services: int = 16_384
-    identities: int = 65_536
-    addresses: int = 131_072
-    value: int = 64 << 10  # bytes
-    service: int = 1 << 20  # bytes of one service
+    keys: Mapping[AnyShared, int] = field(default_factory=dict)
     findings: int = 100  # shown one by one; the rest is a number
 
-    def keys(self, prefix: str) -> int:
-        """How many keys there may be under a prefix."""
-        return {
-            NODES: self.nodes,
-            SERVICES: self.services,
-            IDENTITIES: self.identities,
-            ADDRESSES: self.addresses,
-        }.get(prefix, 1)
+    def of(self, noun: AnyShared) -> int:
+        """How many keys of a noun there may be."""
+        return self.keys.get(noun, noun.limit)
 
 
 class Importer:
-    """The accepted rows of one peer, kept up to date with its keys."""
+    """The accepted rows of one cluster, kept up to date with its keys."""
 
     def __init__(
         self,
-        peer: str,
+        cluster: str,
         ledger: Ledger,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
+        nouns: Sequence[AnyShared] = SHARED,
     ) -> None:
-        self.peer = Peer(peer, ledger)
-        self.canaries: set[str] = set()  # prefixes that the peer has written completely
+        self.cluster = RemoteCluster(cluster, ledger)
+        self.canaries: set[str] = set()  # prefixes that the cluster has written completely
         self._limits, self._clock = limits or Limits(), clock
-        self._config_gone = False
-        self._latest: dict[str, bytes | int] = {}  # a number is the size of a value not kept
-        self._kept: dict[str, bytes] = {}  # accepted before the latest, which is refused
+        self._config = wire.config_key(cluster)
+        self._addresses = AddressKeys(ADDRESS, cluster)
+        self._keys: dict[AnyShared, KeyStore] = {
+            noun: self._addresses if noun is ADDRESS else Keys(noun, cluster) for noun in nouns
+        }
+        self._by_prefix = {noun.prefix: noun for noun in nouns}
         self._refused: dict[str, Finding] = {}
-        self._waiting: set[str] = set()  # refused keys that another node may bring in
-        self._dependents: defaultdict[str, set[str]] = defaultdict(set)  # node -> keys
-        self._rests_on: dict[str, tuple[str, ...]] = {}
-        self._counts: defaultdict[str, int] = defaultdict(int)
-        self._unread: defaultdict[str, int] = defaultdict(int)
-        self._nodes: dict[str, Node] = {}
-        self._services: dict[str, Service] = {}
-        self._identities: dict[str, Identity] = {}
-        self._addresses: dict[str, tuple[bytes, int, int]] = {}
+        self._waiting: dict[str, AnyShared] = {}  # refused keys that another node may bring in
+        self._unread: dict[AnyShared, int] = dict.fromkeys(nouns, 0)
+        self._noted: dict[AnyShared, dict[str, None]] = {}  # keys of pages, not judged yet
+        self._beyond: dict[AnyShared, dict[str, bytes]] = {}  # of pages, and of no room as yet
+        self._is_listing = False
+        self._draining = False
 
     # --- What is accepted ---------------------------------------------------------------------
+
+    def rows(self, noun: Shared[Any, Any, R]) -> list[R]:
+        """Accepted rows of a noun."""
+        return list(self._keys[noun].rows())
 
     @property
     def nodes(self) -> dict[NodeKey, Node]:
         """Accepted nodes."""
-        return {NodeKey(row.cluster, row.name): row for row in self._nodes.values()}
+        return {NODE.key(node): node.row for node in self.rows(NODE)}
 
     @property
     def services(self) -> dict[ServiceKey, Service]:
         """Accepted services."""
-        return {_service_key(row): row for row in self._services.values()}
+        return {SERVICE.key(row): row for row in self.rows(SERVICE)}
 
     @property
     def identities(self) -> dict[int, Identity]:
         """Accepted identities."""
-        return {row.id: row for row in self._identities.values()}
+        return {IDENTITY.key(row): row for row in self.rows(IDENTITY)}
 
     @property
     def addresses(self) -> ColumnChanges:
         """Accepted addresses, all of them."""
         rows = {
-            key: address_row(identity, endpoint, self.peer.id)
-            for key, identity, endpoint in self._addresses.values()
+            key: address_row(identity, endpoint, self.cluster.id)
+            for key, identity, endpoint in self._addresses.rows()
         }
         keys, values = columns(rows)
         return ColumnChanges(keys, values, keys[:0])
@@ -129,21 +120,20 @@ class Importer:
     @property
     def findings(self) -> dict[str, Finding]:
         """What is refused, by etcd key; the first ones, then their number."""
-        name = wire.plain(self.peer.name)
+        name = wire.plain(self.cluster.name)
         shown = dict(islice(self._refused.items(), self._limits.findings))
-        for prefix, unread in self._unread.items():
+        for noun, unread in self._unread.items():
             if unread:
-                limit, place = self._limits.keys(prefix), f"{prefix}{name}/"
+                limit, place = self._limits.of(noun), f"{noun.prefix}{name}/"
                 text = f"more than {limit} keys: {unread} further ones are not read"
                 shown[place] = Finding(TOO_MANY, place, "keys", text, self._clock())
         hidden = len(self._refused) - self._limits.findings
         if hidden > 0:
             place = f"cilium/cache/*/v1/{name}/"
             shown[place] = Finding(MORE, place, "keys", f"{hidden} further keys are refused")
-        config = wire.config_key(self.peer.name)
-        if not self.peer.id and self._latest and config not in shown:
+        if not self.cluster.id and any(self._keys.values()) and self._config not in shown:
             text = f"cluster {name} has keys but no cluster config: none is used"
-            shown[config] = Finding(NO_CONFIG, wire.plain(config), "", text)
+            shown[self._config] = Finding(NO_CONFIG, wire.plain(self._config), "", text)
         return shown
 
     # --- Keys in ------------------------------------------------------------------------------
@@ -154,317 +144,377 @@ class Importer:
         self.settle(draft, puts, deletes)
         return draft.changes()
 
-    def settle(self, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]) -> None:
-        """``apply`` into a draft that several peers share."""
-        touched: defaultdict[str, list[str]] = defaultdict(list)
-        for key in deletes:
-            if self._forget(key):
-                touched[wire.prefix_of(key)].append(key)
+    def note(self, puts: Mapping[str, bytes]) -> None:
+        """Take in keys of a page without judging: ``settle`` does when the list is complete."""
+        self._is_listing = True
         for key, value in puts.items():
-            if self._remember(key, value):
-                touched[wire.prefix_of(key)].append(key)
-        if CONFIGS in touched and self._settle_config(draft):
+            noun = self._noun(key)
+            if noun is None:
+                self._note_canary(key)
+            elif self._is_beyond(noun, key):
+                self._put_beyond(noun, key, value)
+            elif self._remember(noun, key, value):
+                self._noted.setdefault(noun, {})[key] = None
+
+    def settle(self, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]) -> None:
+        """``apply`` into a draft that several clusters share; also of what was noted."""
+        touched, self._noted = self._noted, {}
+        for key in deletes:
+            noun = self._noun(key)
+            if noun is None:
+                self.canaries.discard(self._canary(key))
+            elif self._forget(noun, key):
+                touched.setdefault(noun, {})[key] = None
+        for rows in (*self._left_over(), puts):
+            self._take(rows, touched)
+        if CONFIG in touched and self._settle_config(draft):
             return  # another id: everything has been judged
-        if self.peer.id:
+        if self.cluster.id:
             self._settle_rows(draft, touched)
+
+    def _left_over(self) -> Sequence[Mapping[str, bytes]]:
+        """Keys of a list for which there was no room; those without any are counted anew."""
+        if self._is_listing:
+            self._unread, self._is_listing = dict.fromkeys(self._unread, 0), False
+        beyond, self._beyond = self._beyond, {}
+        return list(beyond.values())
+
+    def _take(self, puts: Mapping[str, bytes], touched: dict[AnyShared, dict[str, None]]) -> None:
+        for key, value in puts.items():
+            noun = self._noun(key)
+            if noun is None:
+                self._note_canary(key)
+            elif self._is_beyond(noun, key):
+                self._unread[noun] += 1
+            elif self._remember(noun, key, value):
+                touched.setdefault(noun, {})[key] = None
 
     @property
     def is_gone(self) -> bool:
-        """The peer has left: it has no key any more."""
-        return not self._latest and not self.canaries
+        """The cluster has left: it has no key any more."""
+        return not any(self._keys.values()) and not self.canaries
 
-    def settle_again(self, draft: Draft, *, everything: bool) -> None:
-        """Judge refused nodes again, after others gave something up; or all, after we took it."""
-        config = wire.config_key(self.peer.name)
-        if config in self._latest and (not self.peer.id or config in self._refused):
+    def settle_again(self, draft: Draft, nodes: Collection[str] | None = None) -> None:
+        """Judge refused nodes again after others gave something up, the first refused first.
+
+        With ``nodes``, after our own facts changed: those as well, all in the order of their keys.
+        """
+        has_config = self._config in self._keys[CONFIG]
+        if has_config and (not self.cluster.id or self._config in self._refused):
             self._settle_config(draft)
-        if self.peer.id:
-            again = list(self._latest) if everything else list(self._refused)
-            self._settle_rows(draft, {NODES: [key for key in again if key.startswith(NODES)]})
+        if self.cluster.id:
+            self._settle_rows(draft, {NODE: self._nodes_again(nodes)})
 
-    def _remember(self, key: str, value: bytes) -> bool:
+    def _nodes_again(self, nodes: Collection[str] | None) -> list[str]:
+        refused = self._refused_nodes()
+        if nodes is None:
+            return refused
+        again = {*refused, *(wire.node_key(self.cluster.name, node) for node in nodes)}
+        return [key for key in self._keys[NODE] if key in again]
+
+    def _noun(self, key: str) -> AnyShared | None:
+        return self._by_prefix.get(wire.split_key(key)[0])
+
+    def _canary(self, key: str) -> str:
+        """The prefix that a canary's key speaks of; empty for another key."""
+        if not key.startswith(CANARIES):
+            return ""
+        return key[len(CANARIES) + len(self.cluster.name) + 1 :] + "/"
+
+    def _note_canary(self, key: str) -> None:
+        canary = self._canary(key)
+        if canary:
+            self.canaries.add(canary)
+
+    def _is_beyond(self, noun: AnyShared, key: str) -> bool:
+        """Whether there is no room for the key."""
+        keys = self._keys[noun]
+        return len(keys) >= self._limits.of(noun) and key not in keys
+
+    def _put_beyond(self, noun: AnyShared, key: str, value: bytes) -> None:
+        """Keep what may find room at the end of the list, when gone keys have left.
+
+        At most as many can leave as there may be, so no more are kept.
+        """
+        beyond = self._beyond.setdefault(noun, {})
+        room = key in beyond or len(beyond) < self._limits.of(noun)
+        beyond[key] = value if room else b""
+
+    def _remember(self, noun: AnyShared, key: str, value: bytes) -> bool:
         """Keep a value; whether it has to be judged."""
-        prefix = wire.prefix_of(key)
-        if prefix == CANARIES:
-            self.canaries.add(self._name(key) + "/")
+        keys = self._keys[noun]
+        if not keys.differs(key, value):
             return False
-        before = self._latest.get(key)
-        if before == value:
-            return False
-        if before is None:
-            if self._counts[prefix] >= self._limits.keys(prefix):
-                self._unread[prefix] += 1
-                return False
-            self._counts[prefix] += 1
-        elif isinstance(before, bytes) and self.peer.id and key not in self._refused:
-            self._kept[key] = before
-        limit = self._limits.service if prefix == SERVICES else self._limits.value
-        self._latest[key] = value if len(value) <= limit else len(value)
+        if key in keys and self.cluster.id and key not in self._refused:
+            keys.keep(key)
+        keys.put(key, value)
         return True
 
-    def _forget(self, key: str) -> bool:
+    def _forget(self, noun: AnyShared, key: str) -> bool:
         """Drop a value; whether that may change rows."""
-        prefix = wire.prefix_of(key)
-        self.canaries.discard(self._name(key) + "/" if prefix == CANARIES else "")
-        if self._latest.pop(key, None) is None:
-            self._unread[prefix] = max(0, self._unread[prefix] - 1)
+        if key not in self._keys[noun]:
+            self._unread[noun] = max(0, self._unread[noun] - 1)
             return False
-        self._counts[prefix] -= 1
+        self._keys[noun].drop(key)
         return True
 
     # --- Judging ------------------------------------------------------------------------------
 
     def _settle_config(self, draft: Draft) -> bool:
         """Judge the cluster config; whether the id is another one now."""
-        key = wire.config_key(self.peer.name)
-        if key not in self._latest:
-            self._config_gone = True
+        key = self._config
+        if key not in self._keys[CONFIG]:
+            self.cluster.config_gone = True
             self._clear(key)
             return False
-        found = self._judged(
-            key, lambda _, value: judge.cluster_id(self.peer, value, replaces=self._config_gone)
-        )
-        if found is None:
+        accepted, _ = self._judged(CONFIG, key)
+        if accepted is None:
             return False
-        self._config_gone = False
-        if found == self.peer.id:
+        self.cluster.config_gone = False
+        if accepted == self.cluster.id:
             return False
-        self._change_id(draft, found)
+        self._change_id(draft, accepted)
         return True
 
-    def _change_id(self, draft: Draft, found: int) -> None:
-        latest = self._latest
-        if self.peer.id:
-            self._latest = {}  # drains: every key counts as gone, and forgets what it was
-            self._settle_rows(draft, _by_prefix(latest))
-            self.peer.ledger.drop_id(self.peer.name, self.peer.id)
-            self._latest = latest
-        self.peer.id = found
-        self._settle_rows(draft, _by_prefix(latest))
+    def _change_id(self, draft: Draft, accepted: int) -> None:
+        everything = {noun: list(keys) for noun, keys in self._keys.items()}
+        if self.cluster.id:
+            self._draining = True  # every key counts as gone, and forgets what it was
+            self._settle_rows(draft, everything)
+            self._draining = False
+            self.cluster.ledger.drop_id(self.cluster.name, self.cluster.id)
+        self.cluster.id = accepted
+        self._settle_rows(draft, everything)
 
-    def _settle_rows(self, draft: Draft, touched: Mapping[str, Collection[str]]) -> None:
-        moved = self._settle_nodes(draft, touched.get(NODES, ()))
-        for key in touched.get(IDENTITIES, ()):
-            self._settle_identity(draft, key)
-        again = set(self._waiting) if moved else set[str]()
-        again.update(*(self._dependents[node] for node in moved))
-        for key in again.difference(touched.get(ADDRESSES, ()), touched.get(SERVICES, ())):
-            self._settle_dependent(draft, key)
-        for prefix in _DEPENDENT_PREFIXES:
-            for key in touched.get(prefix, ()):
-                self._settle_dependent(draft, key)
+    def _settle_rows(self, draft: Draft, touched: Touched) -> None:
+        moved = self._settle_nodes(draft, touched.get(NODE, ()))
+        again = self._again(moved)
+        for noun in self._keys:
+            if noun in (CONFIG, NODE):
+                continue
+            keys = touched.get(noun, ())
+            for key in again.get(noun, set()).difference(keys):
+                self._settle_row(draft, noun, key)
+            for key in keys:
+                self._settle_row(draft, noun, key)
+        self._addresses.forget_nodes([name for name in moved if name not in self.cluster.nodes])
+
+    def _again(self, moved: Collection[str]) -> Mapping[AnyShared, set[str]]:
+        """Keys that rest on nodes that moved, and those that a node may bring in."""
+        if not moved:
+            return {}
+        again = {
+            noun: keys.resting_on(moved) for noun, keys in self._keys.items() if noun.rests_on_nodes
+        }
+        for key, noun in self._waiting.items():
+            again.setdefault(noun, set()).add(key)
+        return again
+
+    def _refused_nodes(self) -> list[str]:
+        return [key for key in self._refused if key.startswith(NODE.prefix)]
 
     def _settle_nodes(self, draft: Draft, keys: Collection[str]) -> set[str]:
         """Judge nodes, and refused ones again while others give way; the nodes that moved."""
         moved: set[str] = set()
-        ledger = self.peer.ledger
-        todo: Iterable[str] = sorted(keys, key=self._latest.__contains__)  # the gone ones first
+        ledger = self.cluster.ledger
+        present = self._keys[NODE].__contains__
+        todo: Iterable[str] = sorted(keys, key=present)  # the gone ones first
         while todo:
             seen, progress = ledger.revision, False
             for key in todo:
                 progress |= self._settle_node(draft, key, moved)
             if not progress and ledger.revision == seen:
                 break
-            todo = [key for key in self._refused if key.startswith(NODES)]
+            todo = self._refused_nodes()
         return moved
 
     def _settle_node(self, draft: Draft, key: str, moved: set[str]) -> bool:
-        name = self._name(key)
-        found = self._judged(key, lambda at, value: judge.node(self.peer, at, value))
-        before = self.peer.nodes.get(name)
-        if found == before:
+        name = self._name(NODE, key)
+        node, _ = self._judged(NODE, key)
+        before = self.cluster.nodes.get(name)
+        if node == before:
             return False
         if before is not None:
-            self.peer.leave(name)
-        if found is None:
-            self.peer.ledger.drop(Holder(self.peer.name, name))
+            self.cluster.leave(name)
+        if node is None:
+            self.cluster.ledger.drop(Holder(self.cluster.name, name))
         else:
-            self.peer.enter(found)
-        if _reach(found) != _reach(before):
+            self.cluster.enter(node)
+        if _reach(node) != _reach(before):
             moved.add(name)
-        row = found.row if found else None
-        draft.nodes[NodeKey(self.peer.name, name)] = _store(self._nodes, key, row)
+        self._keys[NODE].accept(key, node)
+        draft.put(NODE, NodeKey(self.cluster.name, name), node.row if node else None)
         return True
 
-    def _settle_identity(self, draft: Draft, key: str) -> None:
-        row = self._judged(key, lambda at, value: judge.identity(self.peer, at, value))
-        before = self._identities.get(key)
-        if row != before:
-            _store(self._identities, key, row)
-            draft.identities[_either(row, before).id] = row
-
-    def _settle_dependent(self, draft: Draft, key: str) -> None:
-        for node in self._rests_on.pop(key, ()):
-            self._dependents[node].discard(key)
-        if key.startswith(ADDRESSES):
-            self._settle_address(draft, key)
-        else:
-            self._settle_service(draft, key)
-
-    def _settle_service(self, draft: Draft, key: str) -> None:
-        found = self._judged(key, lambda at, value: judge.service(self.peer, at, value))
-        row = self._rest_on(key, found[1], found[0]) if found else None
-        before = self._services.get(key)
-        if row != before:
-            _store(self._services, key, row)
-            draft.services[_service_key(_either(row, before))] = row
-
-    def _settle_address(self, draft: Draft, key: str) -> None:
-        found = self._judged(key, lambda at, value: judge.address(self.peer, at, value))
-        row = self._rest_on(key, found[1], found[0]) if found else None
-        before = self._addresses.get(key)
+    def _settle_row(self, draft: Draft, noun: AnyShared, key: str) -> None:
+        keys = self._keys[noun]
+        row, nodes = self._judged(noun, key)
+        before = keys.accepted(key)
+        keys.accept(key, row, nodes)
         if row == before:
             return
-        _store(self._addresses, key, row)
+        if noun is ADDRESS:
+            self._draft_address(draft, row, before)
+        else:
+            draft.put(noun, noun.key(row if row is not None else before), row)
+
+    def _draft_address(
+        self, draft: Draft, row: AcceptedAddress | None, before: AcceptedAddress | None
+    ) -> None:
         if before is not None:
             draft.addresses[before[0]] = None
         if row is not None:
-            draft.addresses[row[0]] = address_row(row[1], row[2], self.peer.id)
+            draft.addresses[row[0]] = address_row(row[1], row[2], self.cluster.id)
 
-    def _rest_on(self, key: str, nodes: Collection[str], row: R) -> R:
-        self._rests_on[key] = tuple(nodes)
-        for node in nodes:
-            self._dependents[node].add(key)
-        return row
+    def _judged(self, noun: AnyShared, key: str) -> tuple[Any, Sequence[str]]:
+        """The row of the latest value, else of the one before it while that may stay.
 
-    def _judged(self, key: str, check: Callable[[str, bytes], R]) -> R | None:
-        """The row of the latest value, else of the one before it while that may stay."""
-        latest = self._latest.get(key)
-        if latest is None:
+        Also the nodes on which the judgement rests.
+        """
+        keys = self._keys[noun]
+        if self._draining or key not in keys:
             self._clear(key)
-            self._kept.pop(key, None)
-            return None
-        name = self._name(key)
+            keys.drop_kept(key)
+            return None, ()
         try:
-            if isinstance(latest, int):
-                raise Refused(TOO_LARGE, "", f"value of {latest} bytes is too large")  # noqa: TRY301  # judged like the rest
-            row = check(name, latest)
-        except (Refused, WireError) as refusal:
-            self._refuse(key, refusal)
-            return self._judged_before(key, check)
+            judged = noun.judge(self.cluster, self._name(noun, key), keys.latest(key))
+        except (NotAccepted, WireError) as refusal:
+            self._refuse(noun, key, refusal)
+            return self._judged_before(noun, key)
         self._clear(key)
-        self._kept.pop(key, None)
-        return row
+        keys.drop_kept(key)
+        return judged
 
-    def _judged_before(self, key: str, check: Callable[[str, bytes], R]) -> R | None:
-        kept = self._kept.get(key)
-        if kept is None:
-            return None
+    def _judged_before(self, noun: Shared[Any, Any, R], key: str) -> tuple[R | None, Sequence[str]]:
+        keys = self._keys[noun]
         try:
-            return check(self._name(key), kept)
-        except (Refused, WireError):
-            del self._kept[key]
-            return None
+            kept = keys.kept(key)
+            if kept is not None:
+                return noun.judge(self.cluster, self._name(noun, key), kept)
+        except (NotAccepted, WireError):
+            keys.drop_kept(key)
+        return None, ()
 
-    def _refuse(self, key: str, refusal: Refused | WireError) -> None:
-        code = refusal.code if isinstance(refusal, Refused) else UNREADABLE
+    def _refuse(self, noun: AnyShared, key: str, refusal: NotAccepted | WireError) -> None:
+        code = refusal.code if isinstance(refusal, NotAccepted) else UNREADABLE
         before = self._refused.get(key)
         since = before.since if before and before.code == code else self._clock()
         text = wire.plain(refusal.text)
         self._refused[key] = Finding(code, wire.plain(key), wire.plain(refusal.field), text, since)
-        if code in _DEPENDENT or code == ADDRESS_TAKEN:
-            self._waiting.add(key)
+        if noun is not NODE and (code in _DEPENDENT or code == ADDRESS_TAKEN):
+            self._waiting[key] = noun
 
     def _clear(self, key: str) -> None:
         self._refused.pop(key, None)
-        self._waiting.discard(key)
+        self._waiting.pop(key, None)
 
-    def _name(self, key: str) -> str:
+    def _name(self, noun: AnyShared, key: str) -> str:
         """What follows the cluster in a key."""
-        return key[len(wire.prefix_of(key)) + len(self.peer.name) + 1 :]
+        return key[len(noun.prefix) + len(self.cluster.name) + 1 :]
 
 
 class Imports:
-    """All peers of one store; our own cluster's keys are not looked at."""
+    """All other clusters of one store; our own cluster's keys are not looked at."""
 
-    def __init__(self, own: OwnFacts, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        own: OwnFacts,
+        limits: Limits | None = None,
+        nouns: Sequence[AnyShared] = SHARED,
+    ) -> None:
         self.ledger = Ledger(own)
-        self.peers: dict[str, Importer] = {}
+        self.importers: dict[str, Importer] = {}
         self._limits = limits
+        self._nouns = nouns
+        self._prefixes = {CANARIES, *(noun.prefix for noun in nouns)}
+        self._noted: dict[str, None] = {}  # clusters of the pages of a list, as they came
+
+    def note(self, puts: Mapping[str, bytes]) -> None:
+        """Take in a page of a list. It is judged by the next ``apply``, as if it came with it.
+
+        So the order in which clusters come first is that of the list, however it is cut.
+        """
+        for cluster, (put, _) in self._by_cluster(puts, ()).items():
+            self._noted[cluster] = None
+            self._importer(cluster).note(put)
 
     def apply(self, puts: Mapping[str, bytes], deletes: Collection[str] = ()) -> ImportChanges:
-        """Take in keys of any cluster; return what that changes, over all peers."""
+        """Take in keys of any cluster; return what that changes, over all clusters."""
         draft, seen = Draft(), self.ledger.revision
-        for cluster, (put, gone) in _by_cluster(puts, deletes).items():
-            if cluster not in ("", self.ledger.own.cluster):
-                self._settle(cluster, draft, put, gone)
+        noted, self._noted = self._noted, {}
+        given = self._by_cluster(puts, deletes)
+        for cluster in {**noted, **dict.fromkeys(given)}:
+            put, gone = given.get(cluster, ({}, []))
+            self._settle(cluster, draft, put, gone)
         self._settle_refused(draft, seen)
         return draft.changes()
+
+    def learn_own(self, own: OwnFacts) -> None:
+        """Take in facts of ours before anything has been judged."""
+        self.ledger.update_own(own)
 
     def update_own(self, own: OwnFacts) -> ImportChanges:
         """Judge everything against changed facts of ours, which win over accepted ones."""
         draft, seen = Draft(), self.ledger.revision
-        self.ledger.update_own(own)
+        meeting: dict[str, set[str]] = {}
+        for holder in self.ledger.update_own(own):
+            meeting.setdefault(holder.cluster, set()).add(holder.node)
         if self.ledger.revision != seen:
             seen = self.ledger.revision
-            for importer in self.peers.values():
-                importer.settle_again(draft, everything=True)
+            for name, importer in self.importers.items():
+                importer.settle_again(draft, meeting.get(name, ()))
             self._settle_refused(draft, seen)
         return draft.changes()
 
     @property
     def findings(self) -> Mapping[str, Finding]:
-        """The findings of all peers by etcd key."""
-        found: dict[str, Finding] = {}
-        for importer in self.peers.values():
-            found.update(importer.findings)
-        return MappingProxyType(found)
+        """The findings of all clusters by etcd key."""
+        findings: dict[str, Finding] = {}
+        for importer in self.importers.values():
+            findings.update(importer.findings)
+        return MappingProxyType(findings)
 
     def _settle_refused(self, draft: Draft, seen: int) -> None:
-        """What one peer gave up may be what another was refused."""
+        """Judge refused nodes again while a cluster releases prefixes that others may have."""
         while self.ledger.revision != seen:
             seen = self.ledger.revision
-            for importer in self.peers.values():
-                importer.settle_again(draft, everything=False)
+            for importer in self.importers.values():
+                importer.settle_again(draft)
 
     def _settle(
         self, cluster: str, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]
     ) -> None:
-        importer = self.peers.get(cluster)
-        if importer is None:
-            importer = self.peers[cluster] = Importer(cluster, self.ledger, self._limits)
+        importer = self._importer(cluster)
         importer.settle(draft, puts, deletes)
         if importer.is_gone:
-            self.ledger.drop_id(cluster, importer.peer.id)
-            del self.peers[cluster]
+            self.ledger.drop_id(cluster, importer.cluster.id)
+            del self.importers[cluster]
+
+    def _importer(self, cluster: str) -> Importer:
+        importer = self.importers.get(cluster)
+        if importer is None:
+            importer = Importer(cluster, self.ledger, self._limits, nouns=self._nouns)
+            self.importers[cluster] = importer
+        return importer
+
+    def _by_cluster(
+        self, puts: Mapping[str, bytes], deletes: Collection[str]
+    ) -> Mapping[str, tuple[dict[str, bytes], list[str]]]:
+        """Keys of the nouns that are read, by cluster; without our own."""
+        rows: dict[str, tuple[dict[str, bytes], list[str]]] = {}
+        for key, value in puts.items():
+            if cluster := self._cluster(key):
+                rows.setdefault(cluster, ({}, []))[0][key] = value
+        for key in deletes:
+            if cluster := self._cluster(key):
+                rows.setdefault(cluster, ({}, []))[1].append(key)
+        return rows
+
+    def _cluster(self, key: str) -> str:
+        prefix, cluster = wire.split_key(key)
+        return cluster if prefix in self._prefixes and cluster != self.ledger.own.cluster else ""
 
 
-def _by_cluster(
-    puts: Mapping[str, bytes], deletes: Collection[str]
-) -> Mapping[str, tuple[dict[str, bytes], list[str]]]:
-    found: dict[str, tuple[dict[str, bytes], list[str]]] = {}
-    for key, value in puts.items():
-        found.setdefault(wire.cluster_of(key), ({}, []))[0][key] = value
-    for key in deletes:
-        found.setdefault(wire.cluster_of(key), ({}, []))[1].append(key)
-    return found
-
-
-def _by_prefix(keys: Iterable[str]) -> Mapping[str, list[str]]:
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        found[wire.prefix_of(key)].append(key)
-    return found
-
-
-def _reach(node: PeerNode | None) -> object:
+def _reach(node: RemoteNode | None) -> object:
     """What addresses and services of a node rest on."""
     return (node.row.pod_cidrs, node.row.addresses, node.routers) if node else None
-
-
-def _service_key(row: Service) -> ServiceKey:
-    return ServiceKey(row.cluster, row.namespace, row.name)
-
-
-def _either(row: R | None, before: R | None) -> R:
-    found = row if row is not None else before
-    assert found is not None  # noqa: S101  # the caller saw that they differ
-    return found
-
-
-def _store(rows: dict[str, R], key: str, row: R | None) -> R | None:
-    if row is None:
-        rows.pop(key, None)
-    else:
-        rows[key] = row
-    return row

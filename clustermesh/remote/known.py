@@ -1,4 +1,4 @@
-"""Which peers a store is known to have, on disk (ARCHITECTURE.md D8)."""
+"""Which clusters a store is known to have, on disk (ARCHITECTURE.md D8)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Known(msgspec.Struct, frozen=True):
     clusters: tuple[str, ...] = ()
 
 
-class KnownPeers:
+class KnownClusters:
     """The last store that was seen complete, and the clusters that it had."""
 
     def __init__(self, path: Path) -> None:

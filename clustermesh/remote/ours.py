@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clustermesh.remote.holdings import OwnFacts
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from mesh.core.model import IP, Network
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
@@ -22,7 +22,7 @@ class Ours:
         self,
         cluster: str,
         id_: int,
-        remote: Peers,
+        remote: RemoteTables,
         networks: Sequence[Table[Network, None]],
         addresses: Sequence[Table[IP, None]],
     ) -> None:

@@ -1,18 +1,28 @@
-"""What peers publish and the import firewall accepts, as tables.
+"""What other clusters publish and the import firewall accepts, as tables.
 
-Agents and the controller follow ``cilium/`` and give every batch to ``Peers.take``. ``expected``
-are clusters that were known in another store: nothing counts as complete until their canaries
-stand in this one, so an agent that starts beside an empty new store deletes nothing (D8).
+Agents and the controller follow ``cilium/`` and give every batch to ``RemoteTables.take``.
+``expected`` are clusters that were known in another store: nothing counts as complete until their
+canaries stand in this one, so an agent that starts beside an empty new store deletes nothing (D8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from clustermesh.etcd.client import Client
 from clustermesh.remote.changes import ImportChanges
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.importer import Imports
+from clustermesh.remote.shared import (
+    ADDRESS,
+    CONFIG,
+    IDENTITY,
+    NODE,
+    SERVICE,
+    SHARED,
+    Shared,
+)
 from clustermesh.remote.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
 from clustermesh.store.follow import Batch
 from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
@@ -21,7 +31,7 @@ from mesh.core.table import ColumnChanges, Source, Table
 PREFIX = "cilium/"
 
 
-class Peers:
+class RemoteTables:
     """Accepted nodes, services and identities as tables; addresses go to a callback."""
 
     def __init__(
@@ -29,17 +39,22 @@ class Peers:
         own: OwnFacts,
         addresses_changed: Callable[[ColumnChanges], None],
         expected: Collection[str] = (),
+        nouns: Sequence[Shared[Any, Any, Any]] = SHARED,
     ) -> None:
-        self.nodes: Table[NodeKey, Node] = Table("peer node")
-        self.services: Table[ServiceKey, Service] = Table("peer service")
-        self.identities: Table[int, Identity] = Table("peer identity")
+        #: Accepted rows of each noun that has rows.
+        self.tables: Mapping[Shared[Any, Any, Any], Table[Any, Any]] = {
+            noun: Table(f"remote {noun}") for noun in nouns if noun not in (CONFIG, ADDRESS)
+        }
+        self.nodes: Table[NodeKey, Node] = self.tables[NODE]
+        self.services: Table[ServiceKey, Service] = self.tables[SERVICE]
+        self.identities: Table[int, Identity] = self.tables[IDENTITY]
         #: Cluster id by name, of the own cluster and of every accepted one.
         self.ids: Table[str, int] = Table("cluster id")
         self.ids.replace({own.cluster: own.id})
-        self.imports = Imports(own)
         self._own = own.cluster
-        #: Marked synced when everything that peers have is in.
-        self.complete = Source("peers")
+        self.imports = Imports(own, nouns=nouns)
+        #: Marked synced when everything that other clusters have is in.
+        self.complete = Source("remote clusters")
         self._expected = set(expected) - {own.cluster}
         self._addresses_changed = addresses_changed
         self._listed = False
@@ -47,9 +62,9 @@ class Peers:
 
     @property
     def clusters(self) -> Mapping[str, int]:
-        """Cluster id by name of every peer that has an accepted one."""
-        peers = self.imports.peers.items()
-        return {name: importer.peer.id for name, importer in peers if importer.peer.id}
+        """Id by name of every other cluster that has an accepted one."""
+        ids = {name: one.cluster.id for name, one in self.imports.importers.items()}
+        return {name: number for name, number in ids.items() if number}
 
     @property
     def findings(self) -> Mapping[str, Finding]:
@@ -57,11 +72,15 @@ class Peers:
         return self.imports.findings
 
     def take(self, batch: Batch) -> None:
-        """Take in what ``store.Follow`` saw; judged once our own facts are known."""
-        if self._unjudged is not None:
+        """Take in what ``Follow`` saw; judged once our own facts are known."""
+        if self._unjudged or (self._unjudged is not None and not batch.page):
             self._unjudged.append(batch)
             return
-        changes = self.imports.apply({e.key: e.value for e in batch.puts}, batch.deletes)
+        puts = {entry.key: entry.value for entry in batch.puts}
+        if batch.page:
+            self.imports.note(puts)
+            return
+        changes = self.imports.apply(puts, batch.deletes)
         self._write(changes)
         self._listed = self._listed or batch.listed
         config_changed = any(e.key.startswith((CONFIGS, CANARIES)) for e in batch.puts)
@@ -76,34 +95,34 @@ class Peers:
     def update_own(self, own: OwnFacts) -> None:
         """Judge everything anew against changed facts of ours.
 
-        Nothing is judged before the first call: a peer could otherwise claim what is ours until
+        Nothing is judged before the first call: a cluster could otherwise claim what is ours until
         we have learned it.
         """
-        self._write(self.imports.update_own(own))
-        waiting, self._unjudged = self._unjudged or [], None
+        if self._unjudged is None:
+            self._write(self.imports.update_own(own))
+            return
+        self.imports.learn_own(own)
+        waiting, self._unjudged = self._unjudged, None
         for batch in waiting:
             self.take(batch)
 
     def _write(self, changes: ImportChanges) -> None:
         self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
-        self.nodes.upsert(changes.nodes.upsert)
-        self.nodes.delete(changes.nodes.delete)
-        self.services.upsert(changes.services.upsert)
-        self.services.delete(changes.services.delete)
-        self.identities.upsert(changes.identities.upsert)
-        self.identities.delete(changes.identities.delete)
+        for noun, table in self.tables.items():
+            table.upsert(changes.of(noun).upsert)
+            table.delete(changes.of(noun).delete)
         if len(changes.addresses.keys) or len(changes.addresses.deleted):
             self._addresses_changed(changes.addresses)
 
     def _settle(self) -> None:
-        peers = self.imports.peers
+        importers = self.imports.importers
         waiting = {
             name
             for name in self._expected
-            if name not in peers or ADDRESSES not in peers[name].canaries
+            if name not in importers or ADDRESSES not in importers[name].canaries
         }
         if self._listed and not waiting and not self.complete.synced:
-            for table in (self.nodes, self.services, self.identities, self.complete):
+            for table in (*self.tables.values(), self.complete):
                 table.mark_synced()
 
 

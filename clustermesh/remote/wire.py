@@ -1,7 +1,7 @@
 """The wire form of a published cluster: Cilium's JSON values and the keys of the cached layout.
 
 Values are decoded into structs that hold every field of the format, so that what is read can be
-written again; unknown fields are ignored. What a value *means* is checked in ``imports.py``, here
+written again; unknown fields are ignored. What a value *means* is checked in ``checks.py``, here
 only whether it can be read. Source: ``reference/clustermesh-wire.md`` 2, 3, 4, 6, 13.
 """
 
@@ -25,6 +25,7 @@ NODES = "cilium/cache/nodes/v1/"
 SERVICES = "cilium/cache/services/v1/"
 IDENTITIES = "cilium/cache/identities/v1/"
 ADDRESSES = "cilium/cache/ip/v1/"
+_PREFIXES = frozenset({CONFIGS, CANARIES, NODES, SERVICES, IDENTITIES, ADDRESSES})
 
 LOCATOR = "meshgate.io/locator"
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster"
@@ -88,18 +89,23 @@ def canary_key(cluster: str, prefix: str) -> str:
     return f"{CANARIES}{cluster}/{prefix.removesuffix('/')}"
 
 
-def prefix_of(key: str) -> str:
-    """The prefix above that the key belongs to; empty for a key of another kind."""
-    if key.startswith("cilium/cache/"):
-        prefix = "/".join(key.split("/", 4)[:4]) + "/"
-        return prefix if prefix in (ADDRESSES, IDENTITIES, SERVICES, NODES) else ""
-    return next((p for p in (CONFIGS, CANARIES) if key.startswith(p)), "")
+def split_key(key: str) -> tuple[str, str]:
+    """What stands before the cluster in a key, and the cluster; empty for a key of another kind.
+
+    Any ``cilium/cache/<type>/v1/`` counts: which types are read is said in ``shared.py``.
+    """
+    match key.split("/", 5):
+        case ["cilium", "cache", kind, "v1", cluster, *_]:
+            return f"cilium/cache/{kind}/v1/", cluster
+        case ["cilium", "cluster-config" | "synced" as kind, cluster, *_]:
+            return f"cilium/{kind}/", cluster
+    return "", ""
 
 
 def cluster_of(key: str) -> str:
     """The cluster whose key this is; empty for a key of no cluster."""
-    prefix = prefix_of(key)
-    return key[len(prefix) :].split("/", 1)[0] if prefix else ""
+    prefix, cluster = split_key(key)
+    return cluster if prefix in _PREFIXES else ""
 
 
 def is_cluster_name(name: str) -> bool:
@@ -307,8 +313,8 @@ def node_row(wire: WireNode) -> Node:
 
 def router_addresses(wire: WireNode) -> list[IP]:
     """Addresses of the node itself inside its pod CIDRs (Cilium's own interface)."""
-    found = wire.ip_addresses or []
-    return [parse_ip(a.ip, "IPAddresses") for a in found if a.type == "CiliumInternalIP"]
+    addresses = wire.ip_addresses or []
+    return [parse_ip(a.ip, "IPAddresses") for a in addresses if a.type == "CiliumInternalIP"]
 
 
 def service_value(service: Service, cluster_id: int) -> bytes:
@@ -417,8 +423,8 @@ def parse_network(text: str, field: str) -> Network:
 
 def _node_addresses(wire: WireNode) -> Iterable[IP]:
     order = {"InternalIP": 0, "ExternalIP": 1}
-    known = [a for a in wire.ip_addresses or [] if a.type in order]
-    for address in sorted(known, key=lambda a: order[a.type]):
+    addresses = [a for a in wire.ip_addresses or [] if a.type in order]
+    for address in sorted(addresses, key=lambda a: order[a.type]):
         yield parse_ip(address.ip, "IPAddresses")
 
 

@@ -1,6 +1,6 @@
 """The allocator of claims: numbers that belong to an owner for good.
 
-Two persistent keys per claim (``records.py``) are made by one create-only Txn of the leader, so
+Two persistent keys per claim (``claims.py``) are made by one create-only Txn of the leader, so
 there is no number twice and no owner with two numbers, whoever races. A released number rests;
 its next owner has a greater epoch. Everything claimed is also kept in memory and in a file: a store
 that was replaced by an empty one gets the same numbers back, even from a restarted controller.
@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -22,10 +23,10 @@ from typing import Any
 import msgspec
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, EtcdError
-from clustermesh.etcd.requests import delete_op, found, get_op, if_created, if_modified, put_op
+from clustermesh.etcd.client import Client, Compacted, EtcdError
+from clustermesh.etcd.requests import delete_op, get_op, if_created, if_modified, put_op, read_kv
 from clustermesh.store import claims as records
-from clustermesh.store.claims import Record, number_key, owner_key
+from clustermesh.store.claims import Record, claim_key, number_key, owner_key
 from clustermesh.store.follow import Batch, Entry, entry_of
 from clustermesh.store.leader import Deposed, Fenced, fenced_txn
 from mesh.core.journal import Journal
@@ -152,7 +153,7 @@ def scattered(numbers: range) -> Sequence[int]:
 
 
 class Allocator:
-    """Claims of one cluster. Keep one for the life of a controller.
+    """Claims of one cluster, of the nouns that are given. Keep one for the life of a controller.
 
     ``recover`` loads it at the start of each leadership; ``observe`` keeps it current on a standby.
     ``fenced`` is a Fence or the Leader. All writes are one at a time (a lock) and fenced.
@@ -162,17 +163,18 @@ class Allocator:
         self,
         client: Client,
         cluster: str,
+        nouns: Collection[str],
         fenced: Fenced,
         snapshot: Path | None = None,
-        former: Path | None = None,
     ) -> None:
-        """``former`` is the snapshot of a version that wrote JSON: read once, then removed."""
+        """A snapshot in JSON, of a former version, is read once and removed (``claims.former``)."""
         self.synced_key = f"meshgate/v1/{cluster}/synced"
         self.clock: Callable[[], float] = time.time
         self._client = client
         self._cluster = cluster
+        self._nouns = frozenset(nouns)
         self._fenced = fenced
-        self._snapshot = Journal(snapshot, former) if snapshot else None
+        self._snapshot = Journal(snapshot, records.former(snapshot)) if snapshot else None
         self._pools: defaultdict[tuple[str, str], _Pool] = defaultdict(_Pool)
         self._revision = 0  # of the store, as far as we have seen
         self._epoch = 0  # greatest ever given
@@ -185,7 +187,7 @@ class Allocator:
         self._unsaved: dict[ClaimKey, None] | None = None
         self._lock = asyncio.Lock()
         self._flights = asyncio.Semaphore(IN_FLIGHT)
-        for record in records.load(snapshot, former) if snapshot else ():
+        for record in records.load(snapshot) if snapshot else ():
             self._learn(replace(record, modified=0))
 
     @property
@@ -198,15 +200,15 @@ class Allocator:
         """Everything that is held or rests."""
         return [r for pool in self._pools.values() for r in pool.numbers.values()]
 
-    async def recover(self, known: Iterable[Record] = ()) -> Sequence[str]:
+    async def recover(self, more: Iterable[Record] = ()) -> Sequence[str]:
         """Load the store, or give a new one what we know; then put ``synced``.
 
         A store without ``synced`` never had, or has lost, its claims: those in memory, in the
-        snapshot and ``known`` are created in it with the same numbers. Returns what could not be,
+        snapshot and ``more`` are created in it with the same numbers. Returns what could not be,
         because others hold it: at most one sentence per record.
         """
         async with self._lock:
-            self._unrestored |= {record.key: record for record in (*known, *self.records)}
+            self._unrestored |= {record.key: record for record in (*more, *self.records)}
             lost: Sequence[str] = ()
             if not await self._load():
                 lost = await self._restore(self._unrestored.values())
@@ -255,7 +257,7 @@ class Allocator:
                 epoch=record.epoch if record.epoch > self._revision else 0,
             )
             number = number_key(self._cluster, record.key)
-            reply, there = await fenced_txn(
+            reply, reads = await fenced_txn(
                 self._client,
                 self._fenced,
                 [if_modified(number, record.modified)],
@@ -265,7 +267,7 @@ class Allocator:
             if reply.succeeded:
                 self._learn(replace(resting, modified=reply.header.revision))
             else:
-                self._learn_kv(found(there[0]), record.key)
+                self._learn_kv(read_kv(reads[0]), record.key)
             await self.save()
 
     def observe(self, batch: Batch) -> None:
@@ -274,7 +276,7 @@ class Allocator:
             return
         self._revision = batch.revision
         for text in batch.deletes:
-            key = records.claim_key(self._cluster, text)
+            key = records.claim_key(self._cluster, self._nouns, text)
             if key:
                 self._forget(key)
         for entry in batch.puts:
@@ -329,14 +331,33 @@ class Allocator:
 
     async def _load(self) -> bool:
         """Make memory what the store says. Return whether the store has been ``synced``."""
-        listing = await self._client.list(f"meshgate/v1/{self._cluster}/")
+        entries, revision, synced = await self._read()
         self._pools.clear()
         self._unsaved = None
         self.unreadable.clear()
-        self._revision = listing.revision
-        for kv in listing.kvs:
-            self._learn_kv(kv, None)
-        return any(kv.key == self.synced_key.encode() for kv in listing.kvs)
+        self._revision = revision
+        for entry in entries:
+            self._learn_entry(entry)
+        return synced
+
+    async def _read(self) -> tuple[Sequence[Entry], int, bool]:
+        """The numbers' keys, their revision, and whether ``synced`` stands."""
+        while True:
+            entries, synced = list[Entry](), False
+            try:
+                async with aclosing(self._client.pages(f"meshgate/v1/{self._cluster}/")) as pages:
+                    async for page in pages:
+                        synced |= any(kv.key == self.synced_key.encode() for kv in page.kvs)
+                        rows = map(entry_of, page.kvs)
+                        entries += (
+                            row for row in rows if claim_key(self._cluster, self._nouns, row.key)
+                        )
+            except Compacted:
+                continue  # a list of one revision, or none
+            return entries, page.revision, synced
+
+    def _is_claim(self, entry: Entry) -> bool:
+        return claim_key(self._cluster, self._nouns, entry.key) is not None
 
     async def _put_synced(self) -> None:
         value = msgspec.json.encode({"store": str(uuid.uuid4())})
@@ -377,18 +398,18 @@ class Allocator:
             epoch = self._next_epoch()
             txn = _Txn(self._cluster)
             for key, owner in pairs:
-                known = self._pools[key.noun, key.pool].numbers.get(key.number)
-                txn.take(Record(key, owner, epoch), known.modified if known else 0)
-            reply, there = await txn.commit(self._client, self._fenced)
+                before = self._record(key)
+                txn.take(Record(key, owner, epoch), before.modified if before else 0)
+            reply, reads = await txn.commit(self._client, self._fenced)
             revision = reply.header.revision
             self._revision = max(self._revision, revision)
             if reply.succeeded:
                 for key, owner in pairs:
                     self._learn(Record(key, owner, epoch or revision, 0, revision))
                 return
-            for (key, owner), number, own in zip(pairs, there[::2], there[1::2], strict=True):
-                self._learn_kv(found(number), key)
-                await self._learn_owner(found(own), key, owner)
+            for (key, owner), number, own in zip(pairs, reads[::2], reads[1::2], strict=True):
+                self._learn_kv(read_kv(number), key)
+                await self._learn_owner(read_kv(own), key, owner)
 
     async def _restore(self, wanted: Iterable[Record]) -> Sequence[str]:
         missing = [record for record in wanted if not self._has(record)]
@@ -408,17 +429,17 @@ class Allocator:
             txn = _Txn(self._cluster)
             for record in chunk:
                 txn.take(record, 0)
-            reply, there = await txn.commit(self._client, self._fenced)
+            reply, reads = await txn.commit(self._client, self._fenced)
             self._revision = max(self._revision, reply.header.revision)
             for at, record in enumerate(chunk):
                 if reply.succeeded:
                     self._learn(replace(record, modified=reply.header.revision))
                 else:
-                    self._learn_kv(found(there[2 * at]), record.key)
+                    self._learn_kv(read_kv(reads[2 * at]), record.key)
 
     def _has(self, record: Record) -> bool:
-        there = self._pools[record.key.noun, record.key.pool].numbers.get(record.key.number)
-        return there is not None and (there.owner, bool(there.released)) == (
+        stored = self._record(record.key)
+        return stored is not None and (stored.owner, bool(stored.released)) == (
             record.owner,
             bool(record.released),
         )
@@ -454,10 +475,10 @@ class Allocator:
 
     def _learn_entry(self, entry: Entry) -> None:
         try:
-            record = records.record_of(self._cluster, entry)
+            record = records.record_of(self._cluster, self._nouns, entry)
         except ValueError as error:
             self.unreadable[entry.key] = str(error)
-            key = records.claim_key(self._cluster, entry.key)
+            key = records.claim_key(self._cluster, self._nouns, entry.key)
             if key:
                 self._pools[key.noun, key.pool].unreadable.add(key.number)
             return

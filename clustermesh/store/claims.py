@@ -3,7 +3,8 @@
 ``meshgate/v1/<cluster>/<noun>/<pool>/number/<number>`` = {"owner": …, "released": 0} and
 ``…/owner/<owner>`` = {"number": …}. ``released`` is the Unix time from which the number rests.
 ``epoch`` stands in a value only when the store's own revision would not be greater than every
-epoch before it: after a wiped store. Called by ``claims.py``, and by all who read claims.
+epoch before it: after a wiped store. Which nouns are claims is said by the features that have
+them: the others' keys are none of ours. Called by the allocator, and by all who read claims.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ import msgspec
 from clustermesh.store.follow import Entry
 from mesh.core import journal
 from mesh.core.model import Claim, ClaimKey
-
-NOUNS = frozenset({"identity", "podcidr", "locator", "block"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +68,28 @@ def number_key(cluster: str, key: ClaimKey) -> str:
     return f"meshgate/v1/{cluster}/{key.noun}/{key.pool}/number/{key.number}"
 
 
+def numbers_prefix(cluster: str, noun: str, pool: str) -> str:
+    """The prefix of a pool's numbers, without the owners: what a node watches of it."""
+    return f"meshgate/v1/{cluster}/{noun}/{pool}/number/"
+
+
 def owner_key(cluster: str, noun: str, pool: str, owner: str) -> str:
     """The key that says which number the owner has."""
     return f"meshgate/v1/{cluster}/{noun}/{pool}/owner/{owner}"
 
 
-def claim_key(cluster: str, key: str) -> ClaimKey | None:
-    """Which claim a number's key is about; None for any other key of the subtree."""
+def claim_key(cluster: str, nouns: Collection[str], key: str) -> ClaimKey | None:
+    """Which claim of these nouns a number's key is about; None for any other key of the subtree."""
     noun, _, rest = key.removeprefix(f"meshgate/v1/{cluster}/").partition("/")
     pool, _, number = rest.partition("/number/")
-    if noun not in NOUNS or "/" in pool or not (number.isascii() and number.isdecimal()):
+    if noun not in nouns or "/" in pool or not (number.isascii() and number.isdecimal()):
         return None
     return ClaimKey(noun, pool, int(number))
 
 
-def record_of(cluster: str, entry: Entry) -> Record | None:
+def record_of(cluster: str, nouns: Collection[str], entry: Entry) -> Record | None:
     """One key of the store; None when it is no number's key. Raises ValueError naming the key."""
-    key = claim_key(cluster, entry.key)
+    key = claim_key(cluster, nouns, entry.key)
     if key is None:
         return None
     try:
@@ -96,15 +100,20 @@ def record_of(cluster: str, entry: Entry) -> Record | None:
     return Record(key, value.owner, epoch, value.released, entry.modified)
 
 
-def rows(cluster: str, puts: Iterable[Entry], deletes: Iterable[str] = ()) -> Rows:
-    """Claims in a batch of ``store.Follow``."""
+def rows(
+    cluster: str,
+    nouns: Collection[str],
+    puts: Iterable[Entry],
+    deletes: Iterable[str] = (),
+) -> Rows:
+    """Claims of these nouns in a batch of ``Follow``."""
     held: dict[ClaimKey, Claim] = {}
     resting: dict[ClaimKey, Claim] = {}
     unreadable: dict[str, str] = {}
-    gone = {key for text in deletes if (key := claim_key(cluster, text))}
+    gone = {key for text in deletes if (key := claim_key(cluster, nouns, text))}
     for entry in puts:
         try:
-            record = record_of(cluster, entry)
+            record = record_of(cluster, nouns, entry)
         except ValueError as error:
             unreadable[entry.key] = str(error)
             continue
@@ -144,12 +153,17 @@ def snapshot_key(key: ClaimKey) -> str:
     return f"{key.noun}/{key.pool}/{key.number}"
 
 
-def load(path: Path, former: Path | None = None) -> list[Record]:
-    """A snapshot's records; without one those of ``former``, the JSON file of earlier versions.
+def former(path: Path) -> Path:
+    """Where earlier versions wrote the snapshot, in JSON."""
+    return path.with_suffix(".json")
+
+
+def load(path: Path) -> list[Record]:
+    """A snapshot's records; without one those of its ``former`` file.
 
     None when neither is there. Raises ValueError when the file is unreadable.
     """
-    place = path if path.exists() or former is None else former
+    place = path if path.exists() else former(path)
     try:
         if journal.is_journal(place):
             return [_snapshot_record(*row) for row in journal.read(place).items()]

@@ -1,8 +1,11 @@
 """Follow a prefix of etcd for ever: one list, one watch, and batches of what changed.
 
+A list comes page by page, at one revision: pages only put, and the absence of a key in a page says
+nothing. Several prefixes of one store are followed together by ``StoreView`` (``view.py``).
+
 Rule 1: nothing is deleted before a complete list was seen, and a key that a list lacks is deleted
-        only if the list is of the same store as before (its marker is unchanged), or if the key's
-        *canary* stands in it: what its writer puts after all others. Until then the key is held.
+        only if the same store had it (the store's marker is unchanged), or if the key's *canary*
+        stands in it: what its writer puts after all others. Until then the key is held.
 Rule 2: explicit DELETE events of a watch are passed on, those of expired leases too.
 Rule 3: a store that was wiped and started again keeps its address and cluster id, and may even
         have overtaken our revision. So every connection checks history before events count: at the
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -25,7 +28,6 @@ from clustermesh.etcd.client import (
     Compacted,
     EtcdError,
     FutureRevision,
-    Listing,
     Pause,
     Replaced,
     Watched,
@@ -50,32 +52,40 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What changed up to ``revision``; ``listed``: ``puts`` is everything there is."""
+    """What changed up to ``revision``.
+
+    ``page``: the puts are a part of a list, more follows. ``listed``: with this batch the list is
+    complete, and ``deletes`` holds what it lacks.
+    """
 
     revision: int
     puts: Sequence[Entry] = ()
     deletes: Sequence[str] = ()
     listed: bool = False
+    page: bool = False
 
 
 @dataclass(slots=True)
 class _State:
-    """The prefix as one store has it: keys with their modification, and what proves the store."""
+    """The prefix as one store has it: its keys, and what proves the store.
+
+    No more than that is held: there may be a million keys.
+    """
 
     revision: int = 0
-    keys: dict[str, int] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
     newest: Entry | None = None
     markers: dict[str, Entry] = field(default_factory=dict)  # their values are unique to a store
 
     def put(self, entry: Entry) -> None:
-        self.keys[entry.key] = entry.modified
+        self.keys.add(entry.key)
         if self.newest is None or entry.modified >= self.newest.modified:
             self.newest = entry
         if is_marker(entry.key):
             self.markers[entry.key] = entry
 
     def drop(self, key: str) -> None:
-        self.keys.pop(key, None)
+        self.keys.discard(key)
         self.markers.pop(key, None)
         if self.newest and self.newest.key == key:
             self.newest = None  # until the next put the count and the markers prove the store
@@ -144,6 +154,9 @@ class Follow:
         self._on_synced = on_synced
         self._canary = canary
         self._state = _State()
+        self._listing: _State | None = None  # pages were told, the list is not accepted yet
+        self._timer: asyncio.Timeout | None = None  # while waiting for events
+        self._again = False  # somebody asks for a new list
         self._held: set[str] = set()  # told to the caller, not in this store, no canary yet
         self._awaited: set[str] = set()  # canaries outside the prefix that are not there yet
 
@@ -181,70 +194,108 @@ class Follow:
         if self.on_replaced:
             self.on_replaced()
 
+    def list_anew(self) -> None:
+        """End the session, also one that waits for events, and list."""
+        self._again = True
+        if self._timer is not None:
+            self._timer.reschedule(asyncio.get_running_loop().time())
+
     async def _session(self) -> None:
-        """List if nothing can be resumed, then watch; ends by an EtcdError or for a canary."""
-        listing = None if self._state.revision else await self._client.list(self.prefix)
-        start = listing.revision if listing else self._state.revision
+        """List if nothing can be resumed, then watch; ends by an EtcdError or to list anew."""
+        if self._again:
+            self._state.revision, self._again = 0, False
+        fresh = None if self._state.revision else await self._list()
+        start = fresh.revision if fresh else self._state.revision
         try:
-            await self._watch(listing, start)
+            await self._watch(fresh, start)
         except TimeoutError:
-            if await self._present(self._awaited, 0):
+            if not self._again and await self._present(self._awaited, 0):
                 self._state.revision = 0
 
-    async def _watch(self, listing: Listing | None, start: int) -> None:
+    async def _list(self) -> _State:
+        """Hand on all keys page by page. A list that is not accepted leaves its keys held."""
+        if self._listing is not None:
+            self._held |= self._listing.keys - self._state.keys
+        fresh = self._listing = _State()
+        async with aclosing(self._client.pages(self.prefix)) as pages:
+            async for page in pages:
+                entries = [entry_of(kv) for kv in page.kvs]
+                fresh.revision = page.revision
+                for entry in entries:
+                    fresh.put(entry)
+                if entries:
+                    self._on_batch(Batch(page.revision, entries, page=True))
+        return fresh
+
+    async def _watch(self, fresh: _State | None, start: int) -> None:
         """Take in events; raises TimeoutError when it is time to look for an awaited canary.
 
         Time counts from when the store is proven, however slow that is.
         """
         look: float | None = None
         async with aclosing(self._client.watch(self.prefix, start + 1)) as watch:
-            while True:
-                async with asyncio.timeout_at(look):
-                    seen = await anext(watch)
+            while not self._again:
+                seen = await self._next(watch, look)
                 self._problem = ""
                 if not seen.created:
                     self._take(seen)
                     continue
-                if listing is None:
+                if fresh is None:
                     await self._verify(self._state)
                 else:
-                    await self._accept(listing)
-                    listing = None
+                    await self._accept(fresh)
+                    fresh = None
                     if self._awaited:
                         return
                 now = asyncio.get_running_loop().time()
                 look = now + CANARY_S if self._awaited else None
 
+    async def _next(self, watch: AsyncGenerator[Watched, None], look: float | None) -> Watched:
+        async with asyncio.timeout_at(look) as timer:
+            self._timer = timer
+            try:
+                return await anext(watch)
+            finally:
+                self._timer = None
+
     async def _verify(self, state: _State) -> None:
         """Raise Replaced unless the store's history at our revision is what we saw."""
         end = prefix_end(self.prefix.encode())
-        there = await self._client.range(self.prefix, end, revision=state.revision, count_only=True)
-        if there.count != len(state.keys):
+        reply = await self._client.range(self.prefix, end, revision=state.revision, count_only=True)
+        if reply.count != len(state.keys):
             raise Replaced(
                 f"{self.prefix} had {len(state.keys)} keys at revision {state.revision}, "
-                f"this store says {there.count}"
+                f"this store says {reply.count}"
             )
-        for known in state.witnesses():
-            kv = await self._client.get(known.key, state.revision)
-            if kv is None or kv.mod_revision != known.modified or kv.value != known.value:
-                raise Replaced(f"{known.key} is not what it was at revision {state.revision}")
+        for witness in state.witnesses():
+            kv = await self._client.get(witness.key, state.revision)
+            if kv is None or kv.mod_revision != witness.modified or kv.value != witness.value:
+                raise Replaced(f"{witness.key} is not what it was at revision {state.revision}")
 
-    async def _accept(self, listing: Listing) -> None:
-        entries = [entry_of(kv) for kv in listing.kvs]
-        fresh, own = _State(listing.revision), self._canary(self.prefix)
-        for entry in entries:
-            fresh.put(entry)
+    async def _accept(self, fresh: _State) -> None:
         await self._verify(fresh)
-        missing = (self._state.keys.keys() | self._held) - fresh.keys.keys()
+        own = self._canary(self.prefix)
+        missing = (self._state.keys | self._held) - fresh.keys
         wanted = {self._canary(key) for key in missing} | {own}
         outside = {key for key in wanted if not key.startswith(self.prefix)}
-        complete = (wanted & fresh.keys.keys()) | await self._present(outside, listing.revision)
-        same = self._state.is_store_of(fresh)
-        gone = [key for key in missing if same or self._canary(key) in complete]
-        self._state, self._held = fresh, missing.difference(gone)
+        complete = (wanted & fresh.keys) | await self._present(outside, fresh.revision)
+        same = await self._is_same(fresh)
+        deleted = self._state.keys if same else frozenset[str]()
+        gone = [key for key in missing if key in deleted or self._canary(key) in complete]
+        self._state, self._listing, self._held = fresh, None, missing
         self._awaited = outside - complete
-        self._on_batch(Batch(listing.revision, entries, gone, listed=True))
+        self._on_batch(Batch(fresh.revision, (), self._released(gone), listed=True))
         self._sync(complete | {self.prefix})
+
+    async def _is_same(self, fresh: _State) -> bool:
+        """Whether ``fresh`` is of the store that we knew, so that what it lacks was deleted."""
+        return self._state.is_store_of(fresh)
+
+    def _released(self, gone: Iterable[str]) -> Sequence[str]:
+        """Held keys that may be deleted now."""
+        deletes = [key for key in gone if key in self._held]
+        self._held.difference_update(deletes)
+        return deletes
 
     async def _present(self, keys: Iterable[str], revision: int) -> set[str]:
         return {key for key in keys if await self._client.get(key, revision) is not None}
@@ -264,16 +315,18 @@ class Follow:
         state.revision = seen.events[-1].kv.mod_revision if seen.events else seen.revision
         if not seen.events:
             return
+        self._note_puts(puts)
         self._held.difference_update(puts)
         deletes.update(dict.fromkeys(self._release(puts)))
         self._on_batch(Batch(state.revision, tuple(puts.values()), tuple(deletes)))
         self._sync(puts.keys())
 
+    def _note_puts(self, puts: Mapping[str, Entry]) -> None:
+        """Look at what was put, before it is handed on."""
+
     def _release(self, puts: Mapping[str, Entry]) -> Sequence[str]:
         """Held keys whose canary has just been put: their writer says that they are gone."""
-        gone = [key for key in self._held if self._canary(key) in puts]
-        self._held.difference_update(gone)
-        return gone
+        return self._released([key for key in self._held if self._canary(key) in puts])
 
     def _sync(self, present: Iterable[str]) -> None:
         if not self.synced and self._canary(self.prefix) in present:

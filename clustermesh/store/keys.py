@@ -19,8 +19,8 @@ from contextlib import suppress
 from itertools import islice
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, Denied, EtcdError, LeaseNotFound, Refused
-from clustermesh.etcd.requests import delete_op, found, get_op, if_modified, put_op
+from clustermesh.etcd.client import BadRequest, Client, Denied, EtcdError, LeaseNotFound
+from clustermesh.etcd.requests import delete_op, get_op, if_modified, put_op, read_kv
 from clustermesh.store.leader import Fenced, fenced_txn
 
 #: Limits of one Txn of ours; etcd takes 128 operations and 1.5 MiB.
@@ -56,15 +56,15 @@ class KeysTarget:
     async def read(self) -> Mapping[str, bytes]:
         rows: dict[str, bytes] = {}
         modified: dict[str, int] = {}
-        where: list[tuple[str, int]] = []
+        leases: list[tuple[str, int]] = []
         for owned in self._owned:
             for kv in await self._under(owned):
                 key = kv.key.decode(errors="surrogateescape")
-                where.append((key, kv.lease))
+                leases.append((key, kv.lease))
                 modified[key] = kv.mod_revision
                 rows[key] = kv.value if self._is_ours(kv.lease) else ELSEWHERE
         self._modified = modified
-        await self._note_read(where)
+        await self._note_read(leases)
         return rows
 
     async def upsert(self, rows: Mapping[str, bytes]) -> Mapping[str, Exception]:
@@ -82,7 +82,7 @@ class KeysTarget:
     def _is_ours(self, lease: int) -> bool:
         return lease == 0
 
-    async def _note_read(self, found: Sequence[tuple[str, int]]) -> None:
+    async def _note_read(self, leases: Sequence[tuple[str, int]]) -> None:
         """Remember which lease each key hangs on."""
 
     async def _leases_for(self, keys: Collection[str]) -> Mapping[str, int]:
@@ -128,7 +128,7 @@ class KeysTarget:
         """One Txn; if it is refused, smaller ones, so that one bad key does not stop the rest."""
         try:
             await self._txn(ops)
-        except (Refused, Denied) as error:
+        except (BadRequest, Denied) as error:
             parts = self._parts(ops, error)
             errors: dict[str, Exception] = dict.fromkeys(ops, error)
             for part in parts if len(parts) > 1 else ():
@@ -146,17 +146,17 @@ class KeysTarget:
         return [{key: op} for key, op in ops.items()]
 
     async def _txn(self, ops: Mapping[str, pb.RequestOp]) -> None:
-        """All operations, while their keys are as we know them. Raises Refused, EtcdError."""
+        """All operations, while their keys are as we know them. Raises BadRequest, EtcdError."""
         for _ in range(ATTEMPTS):
             compare = [if_modified(key, self._modified.get(key, 0)) for key in ops]
-            reply, there = await self._send(compare, tuple(ops.values()), [*map(get_op, ops)])
+            reply, reads = await self._send(compare, tuple(ops.values()), [*map(get_op, ops)])
             if reply.succeeded:
                 at = reply.header.revision
                 self._see({key: at * op.HasField("request_put") for key, op in ops.items()})
                 return
-            kvs = zip(ops, map(found, there), strict=True)
+            kvs = zip(ops, map(read_kv, reads), strict=True)
             self._see({key: kv.mod_revision if kv else 0 for key, kv in kvs})
-        raise Refused("somebody else writes these keys again and again")
+        raise BadRequest("somebody else writes these keys again and again")
 
     async def _send(
         self,
@@ -229,16 +229,16 @@ class LeasedTarget(KeysTarget):
     def _is_ours(self, lease: int) -> bool:
         return lease in self._leases
 
-    async def _note_read(self, found: Sequence[tuple[str, int]]) -> None:
-        self._keep_where(found)
+    async def _note_read(self, leases: Sequence[tuple[str, int]]) -> None:
+        self._keep_where(leases)
         ours = {0, *self._leases}
-        self._theirs = {key: lease for key, lease in found if lease not in ours}
+        self._theirs = {key: lease for key, lease in leases if lease not in ours}
         others = set(self._theirs.values())
         if others:  # these keys must not expire before they are on our leases or deleted
             await self._client.renew(tuple(others), ANSWER_S)
 
-    def _keep_where(self, found: Iterable[tuple[str, int]]) -> None:
-        self._where = {key: lease for key, lease in found if lease in self._leases}
+    def _keep_where(self, leases: Iterable[tuple[str, int]]) -> None:
+        self._where = {key: lease for key, lease in leases if lease in self._leases}
         self._load = Counter(self._where.values())
 
     async def _leases_for(self, keys: Collection[str]) -> Mapping[str, int]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client, EtcdError, Pause
-from clustermesh.etcd.requests import found, get_op, if_created, if_leased, put_op
+from clustermesh.etcd.requests import get_op, if_created, if_leased, put_op, read_kv
 from clustermesh.store.renewal import HUNG_S, Renewal
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ async def fenced_txn(
         [*fence.comparisons(), *compare], success, [get_op(fence.key), *failure], repeat=True
     )
     if not reply.succeeded:
-        fence.check(found(reply.responses[0]))
+        fence.check(read_kv(reply.responses[0]))
     return reply, reply.responses[1:] if not reply.succeeded else ()
 
 
@@ -209,7 +209,7 @@ class Leader:
         )
         revision = reply.header.revision
         if not reply.succeeded:
-            kv = found(reply.responses[0])
+            kv = read_kv(reply.responses[0])
             if kv is None or kv.lease != lease.ID:
                 await self._give_up(lease.ID)
                 return None

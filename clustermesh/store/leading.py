@@ -21,11 +21,11 @@ import msgspec
 from clustermesh import publish
 from clustermesh.controller import PublishController
 from clustermesh.etcd.client import Client, EtcdError
-from clustermesh.etcd.requests import found, get_op, if_created, put_op
+from clustermesh.etcd.requests import get_op, if_created, put_op, read_kv
 from clustermesh.remote import wire
 from clustermesh.store.agreed import config_findings, encode, id_findings
 from clustermesh.store.allocator import Allocator, Ask
-from clustermesh.store.claims import owner_key
+from clustermesh.store.claims import former, owner_key
 from clustermesh.store.keys import LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
 from clustermesh.store.own import Own, pod_key, pod_value
@@ -54,9 +54,9 @@ NOT_RESTORED = "M150"
 NOT_LEADING = "M152"
 NOT_SAVED = "M153"
 
-#: Snapshots in the state directory, and what they were called when they were written as a whole.
+#: Snapshots in the state directory, and one's name when it was written as a whole.
 CLAIMS_FILE, PODS_FILE = "claims.journal", "pods.journal"
-FORMER_CLAIMS_FILE, FORMER_PODS_FILE = "claims.json", "pods.json"
+FORMER_PODS_FILE = "pods.json"
 
 
 class Wants:
@@ -67,6 +67,11 @@ class Wants:
         self.refused: Table[Want, str] = Table("claim refused")
         self._features = tuple(features)
         self._claimable = {one.noun: one for feature in self._features for one in feature.claims}
+
+    @property
+    def nouns(self) -> Collection[str]:
+        """Nouns whose numbers are claimed."""
+        return self._claimable
 
     def derive(self, loop: Loop) -> None:
         """Add the derivations of ``wanted``."""
@@ -220,7 +225,7 @@ class Leading:
         # A standby must take over before what is published ends.
         ttl_s = min(LEADER_S, max(2, who.lease_s // 3))
         self.leader = Leader(client, who.cluster, who.instance, ttl_s)
-        self.allocator = _allocator(client, who, self.leader)
+        self.allocator = _allocator(client, who, wants.nouns, self.leader)
         place = who.state_dir
         self.pods = PodSnapshot(place / PODS_FILE, who.cluster, own, place / FORMER_PODS_FILE)
         self.applied: list[Applied] = []
@@ -277,14 +282,14 @@ class Leading:
 
     async def _agree(self, fence: Fence) -> bool:
         """Write the ``config`` key if there is none; whether it says what we say."""
-        reply, there = await fenced_txn(
+        reply, reads = await fenced_txn(
             self._client,
             fence,
             [if_created(self._config_key, 0)],
             [put_op(self._config_key, encode(self._agreed))],
             [get_op(self._config_key)],
         )
-        stored = None if reply.succeeded else found(there[0])
+        stored = None if reply.succeeded else read_kv(reads[0])
         if stored is not None:
             self._unfit = config_findings(self._config_key, stored.value, self._agreed)
         return not self._unfit
@@ -344,18 +349,17 @@ class Leading:
         return reply.succeeded
 
 
-def _allocator(client: Client, who: Candidate, leader: Leader) -> Allocator:
+def _allocator(client: Client, who: Candidate, nouns: Collection[str], leader: Leader) -> Allocator:
     """The allocator with its snapshot; an unreadable one is put aside."""
     name, path = who.cluster, who.state_dir / CLAIMS_FILE
-    former = who.state_dir / FORMER_CLAIMS_FILE
     try:
-        return Allocator(client, name, leader, path, former)
+        return Allocator(client, name, nouns, leader, path)
     except ValueError as error:
         log.warning("event=snapshot_unreadable reason=%s", error)
-        for file in (path, former):
+        for file in (path, former(path)):
             with suppress(FileNotFoundError):
                 file.replace(file.with_suffix(f"{file.suffix}.broken"))
-        return Allocator(client, name, leader, path)
+        return Allocator(client, name, nouns, leader, path)
 
 
 def _pod_keys(cluster: str, pods: Mapping[PodRef, PodEntry]) -> dict[str, bytes]:

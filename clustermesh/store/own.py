@@ -1,7 +1,8 @@
 """What the own cluster's subtree of the store says, as tables: claims, pods, its configuration.
 
 Agents, the controller and the speaker follow ``meshgate/v1/<cluster>/`` and give every batch to
-``Own.take``. Parsing stops here; one unreadable key is a finding and changes nothing else.
+``Own.take``. Which nouns are claims is given by the caller: each has a table of its own. Parsing
+stops here; one unreadable key is a finding and changes nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 
 from clustermesh.remote.wire import is_object_name, parse_ip, plain
-from clustermesh.store.claims import rows
+from clustermesh.store.claims import rows as claim_rows
 from clustermesh.store.follow import Batch, Entry, canary_of
 from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
 from mesh.core.table import Source, Table
@@ -33,18 +34,19 @@ class _SyncedValue(msgspec.Struct, frozen=True):
 
 
 class Own:
-    """Tables of the own cluster, synced once the canary stands and was listed.
+    """All tables are synced once the canary stands and was listed.
 
-    ``claims`` and ``resting`` have a table for each of ``nouns``.
+    ``claims[noun]`` holds the claims of a noun, ``resting[noun]`` the released ones of which nobody
+    else has the number yet.
     """
 
     def __init__(self, cluster: str, nouns: Iterable[str]) -> None:
         self.prefix = f"meshgate/v1/{cluster}/"
         self.claims: Mapping[str, Table[ClaimKey, Claim]] = {
-            noun: Table(f"claim {noun}") for noun in nouns
+            noun: Table(f"{noun} claim") for noun in nouns
         }
         self.resting: Mapping[str, Table[ClaimKey, Claim]] = {
-            noun: Table(f"resting {noun}") for noun in self.claims
+            noun: Table(f"resting {noun} claim") for noun in self.claims
         }
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
         #: What all controllers of the cluster agree on, by field.
@@ -54,19 +56,16 @@ class Own:
         self.store = ""
         self._cluster = cluster
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether the first complete list is in."""
+        return self.pods.synced
+
     def take(self, batch: Batch) -> None:
-        """Take in what ``store.Follow`` saw."""
+        """Take in what ``Follow`` saw."""
         for key in (*batch.deletes, *(entry.key for entry in batch.puts)):
             self.findings.pop(key, None)
-        claims = rows(self._cluster, batch.puts, batch.deletes)
-        for key, text in claims.unreadable.items():
-            self._refuse(key, text)
-        for noun, table in self.claims.items():
-            table.upsert({key: row for key, row in claims.held.items() if key.noun == noun})
-            table.delete([key for key in claims.gone if key.noun == noun])
-        for noun, table in self.resting.items():
-            table.delete([k for k in (*claims.gone, *claims.held) if k.noun == noun])
-            table.upsert({key: row for key, row in claims.resting.items() if key.noun == noun})
+        self._take_claims(batch)
         puts: dict[PodRef, PodEntry] = {}
         for entry in batch.puts:
             self._take_entry(entry, puts)
@@ -79,6 +78,17 @@ class Own:
         tables: list[Source] = [self.config, *self.claims.values(), *self.resting.values()]
         for table in (*tables, self.pods):
             table.mark_synced()
+
+    def _take_claims(self, batch: Batch) -> None:
+        rows = claim_rows(self._cluster, self.claims, batch.puts, batch.deletes)
+        for key, text in rows.unreadable.items():
+            self._refuse(key, text)
+        held, resting, gone = _by_noun(rows.held), _by_noun(rows.resting), _by_noun(rows.gone)
+        for noun in {*held, *resting, *gone}:
+            self.claims[noun].upsert({key: rows.held[key] for key in held.get(noun, ())})
+            self.claims[noun].delete(gone.get(noun, ()))
+            self.resting[noun].delete([*gone.get(noun, ()), *held.get(noun, ())])
+            self.resting[noun].upsert({key: rows.resting[key] for key in resting.get(noun, ())})
 
     def _take_entry(self, entry: Entry, puts: dict[PodRef, PodEntry]) -> None:
         ref = self._pod_ref(entry.key)
@@ -104,6 +114,13 @@ class Own:
 
     def _refuse(self, key: str, text: str) -> None:
         self.findings[key] = Finding(UNREADABLE, plain(key), "value", plain(text))
+
+
+def _by_noun(keys: Iterable[ClaimKey]) -> Mapping[str, list[ClaimKey]]:
+    nouns: dict[str, list[ClaimKey]] = {}
+    for key in keys:
+        nouns.setdefault(key.noun, []).append(key)
+    return nouns
 
 
 def pod_key(cluster: str, ref: PodRef) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.blocking import BlockingClient
-from clustermesh.etcd.channel import Endpoint
+from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.client import EtcdError
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,18 @@ class Renewal:
     """The renewals of one leadership. ``watch`` runs on the event loop, the rest in a thread."""
 
     def __init__(
-        self, endpoint: Endpoint, fence: Held, ttl_s: int, deadline: float, hung_s: float = HUNG_S
+        self,
+        etcd: EtcdAddress,
+        fence: Held,
+        ttl_s: int,
+        deadline: float,
+        hung_s: float = HUNG_S,
     ) -> None:
         #: When the leadership ends, by ``time.monotonic``.
         self.deadline = deadline
         #: Why the leadership is lost; empty while it is not.
         self.lost = ""
-        self._etcd = BlockingClient(endpoint)
+        self._etcd = BlockingClient(etcd)
         self._fence = fence
         self._ttl_s = ttl_s
         self._hung_s = hung_s

@@ -10,15 +10,17 @@ import asyncio
 import sys
 from pathlib import Path
 
-from clustermesh.etcd.channel import Endpoint
-from clustermesh.etcd.client import Client, bootstrap_auth
+from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.channel import EtcdAddress
+from clustermesh.etcd.client import Client
+from clustermesh.publish import PREFIXES
 
 
 async def run(endpoint: str, pki: Path, clusters: list[str]) -> None:
     """Bring the users of all clusters into the store, as ``root``."""
-    client = Client(Endpoint([endpoint], pki / "ca.crt", pki / "root.crt", pki / "root.key"))
+    client = Client(EtcdAddress([endpoint], pki / "ca.crt", pki / "root.crt", pki / "root.key"))
     try:
-        await bootstrap_auth(client, clusters)
+        await bootstrap_auth(client, clusters, PREFIXES)
     finally:
         await client.aclose()
 

@@ -23,8 +23,6 @@ from itertools import cycle, islice
 from mesh.services.backends import BackendAddress, ServiceAddress
 from mesh.services.gaps import Gaps
 
-
-
 Content = tuple[BackendAddress, ...]
 
 #: Service addresses that one ``retry`` tries to place.

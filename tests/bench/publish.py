@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from bpf.maps import Map
-from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.remote import wire
 from mesh.core.address import packed
 from mesh.core.model import IP, Address, PodKey
@@ -42,7 +42,7 @@ class Job:
 
 async def publish(job: Job) -> list[float]:
     """Seconds from the put to the entry; every key is removed again."""
-    client = Client(Endpoint([job.endpoint], job.ca, job.cert, job.key))
+    client = Client(EtcdAddress([job.endpoint], job.ca, job.cert, job.key))
     first = ip_address(job.first)
     try:
         await client.get(wire.address_key(job.cluster, first))  # connected before the first put

@@ -17,7 +17,9 @@ import yaml
 
 from clustermesh.certs import Pki, write_pki
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, bootstrap_auth
+from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.client import Client
+from clustermesh.publish import PREFIXES
 from mesh.nodes.pools import subnet
 from mesh.observe.tables import Process, ask
 from tests.interop.etcd_server import Etcd
@@ -238,7 +240,7 @@ async def root(it: Mesh) -> AsyncIterator[Client]:
 async def start_etcd(it: Mesh) -> None:
     it.etcd.start()
     async with root(it) as client:
-        await bootstrap_auth(client, CLUSTERS)
+        await bootstrap_auth(client, CLUSTERS, PREFIXES)
 
 
 async def keys(client: Client, prefix: str) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clustermesh.certs import Pki
-from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.store.leader import Deposed, Fence
 
 T = TypeVar("T")
@@ -50,15 +50,15 @@ class Etcd:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> EtcdAddress:
         if self.pki is None:
-            return Endpoint((self.address,))
+            return EtcdAddress((self.address,))
         return self.endpoint_of("root")
 
-    def endpoint_of(self, user: str) -> Endpoint:
+    def endpoint_of(self, user: str) -> EtcdAddress:
         assert self.pki is not None
         files = self.pki.users[user]
-        return Endpoint((self.address,), self.pki.ca, files.cert, files.key)
+        return EtcdAddress((self.address,), self.pki.ca, files.cert, files.key)
 
     def start(self, *more: str) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ class Leadership:
 
 
 @contextlib.asynccontextmanager
-async def client_of(endpoint: Endpoint) -> Any:
+async def client_of(endpoint: EtcdAddress) -> Any:
     client = Client(endpoint)
     try:
         yield client

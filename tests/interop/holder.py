@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from clustermesh.etcd.client import Client, Endpoint
+from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.etcd.requests import put_op
 from clustermesh.store.leader import Deposed, Fence, Leader, fenced_txn
 
@@ -19,7 +19,7 @@ def say(*words: object) -> None:
 
 
 async def main(endpoint: str, instance: str, ttl_s: int) -> None:
-    client = Client(Endpoint((endpoint,)))
+    client = Client(EtcdAddress((endpoint,)))
     leader = Leader(client, "east", instance, ttl_s)
 
     async def lead(fence: Fence) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, Endpoint, EtcdError
+from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.etcd.requests import put_op
 from clustermesh.store.allocator import Allocator, identity_numbers, scattered
 from clustermesh.store.leader import Deposed, Fence, Leader
@@ -49,14 +49,14 @@ def say(**words: object) -> None:
 
 
 async def main(endpoint: str, instance: str, ttl_s: int, count: int, state: str) -> None:
-    client = AuditedClient(Endpoint((endpoint,)))
+    client = AuditedClient(EtcdAddress((endpoint,)))
     client.instance = instance
     leader = Leader(client, "east", instance, ttl_s)
     snapshot = Path(state) / f"{instance}.json"
 
     async def lead(fence: Fence) -> None:
         say(event="leads", revision=fence.create_revision)
-        allocator = Allocator(client, "east", fence, snapshot)
+        allocator = Allocator(client, "east", ("identity",), fence, snapshot)
         await allocator.recover()
         order = random.sample(range(count), count)
         numbers = scattered(identity_numbers(1))

@@ -13,10 +13,7 @@ from etcd_server import Etcd, client_of, running, task_of, until, until_async
 from clustermesh.etcd.client import Client
 from clustermesh.remote import wire
 from clustermesh.store.claims import encode_number
-from clustermesh.store.keys import PersistentTarget
-from clustermesh.store.own import StoredConfig
-from mesh.agent import Agent
-from mesh.agent_tables import AgentTables
+from mesh.agent import Agent, Features
 from mesh.config import load_agent
 from mesh.core.model import Node, NodeKey, Pod, PodKey
 from mesh.kernel import Kernel
@@ -53,18 +50,18 @@ def agent_of(server: Etcd, place: Path) -> Agent:
     objects[NODES].replace({NodeKey("east", "east-1"): OWN})
     key = PodKey("east", "shop", "web-1")
     objects[PODS].replace({key: Pod("east", "shop", "web-1", "east-1")})
-    tables = agent.tables = AgentTables(agent.config, Facts(7, 1500, OWN.addresses[0]), objects)  # type: ignore[arg-type]
-    agent.follow_store()
-    tables.wire(agent.loop)
-    target = PersistentTarget(agent.client, [f"{PREFIX}pod/east-1/"])
-    agent.entries = agent.loop.apply(tables.pod_entry, target)
-    tables.devices.replace({key: Device(7, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02")})
+    facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
+    agent.features = Features(agent.config, facts, objects, agent.kernel)
+    agent.features.derive(agent.loop)
+    pods = agent.features.pods
+    agent.entries = agent.loop.apply(pods.entry, agent.features.store.entries())
+    pods.devices.replace({key: Device(7, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02")})
     return agent
 
 
 async def east(client: Client, store: str) -> None:
     """What the controller of east puts into a new store."""
-    config = StoredConfig("east", 1, ("10.1.0.0_16_24",), (), 256, 4)
+    config = {"name": "east", "id": 1, "podCIDRs": ["10.1.0.0_16_24"], "locators": []}
     await client.put(f"{PREFIX}config", msgspec.json.encode(config))
     await client.put(f"{PREFIX}podcidr/10.1.0.0_16_24/number/0", encode_number("east-1"))
     await client.put(f"{PREFIX}synced", msgspec.json.encode({"store": store}))
@@ -80,12 +77,11 @@ async def west(client: Client) -> None:
 def test_a_pod_that_a_leader_restores_after_it_has_gone_goes_again_at_once(tmp_path: Path) -> None:
     async def run(server: Etcd) -> None:
         agent = agent_of(server, tmp_path)
+        store = agent.features.store
         async with (
             client_of(server.endpoint) as writer,
-            task_of(agent.own.run()),
-            task_of(agent.peers.run()),
+            task_of(store.run(agent.entries)),
             task_of(agent.loop.run()),
-            task_of(agent.rewrite_entries()),
         ):
             await east(writer, "one")
             await until_async(lambda: writer.get(ENTRY), "the pod's key")
@@ -98,7 +94,7 @@ def test_a_pod_that_a_leader_restores_after_it_has_gone_goes_again_at_once(tmp_p
                 return bool(await writer.get(ENTRY)) and await writer.get(gone) is None
 
             await until_async(right, "both are put right", 10)
-        await agent.client.aclose()
+        await store.client.aclose()
 
     with running(tmp_path / "etcd") as server:
         asyncio.run(run(server))
@@ -109,31 +105,31 @@ def test_a_store_counts_as_known_once_each_of_its_clusters_is_complete(tmp_path:
 
     async def run(server: Etcd) -> None:
         agent = agent_of(server, tmp_path)
+        store = agent.features.store
         async with (
             client_of(server.endpoint) as writer,
-            task_of(agent.own.run()),
-            task_of(agent.peers.run()),
+            task_of(store.run(agent.entries)),
             task_of(agent.loop.run()),
         ):
             await west(writer)
             await east(writer, "one")
-            await until(lambda: agent.tables.peers.complete.synced, "complete")
-            await agent.remember_peers()
-            assert (agent.known.store, agent.known.clusters) == ("one", ("west",))
+            await until(lambda: store.remote.complete.synced, "complete")
+            await store.remember()
+            assert (store.known.store, store.known.clusters) == ("one", ("west",))
             server.kill()
-            await until(lambda: agent.client.problem, "the outage is noticed")
+            await until(lambda: store.client.problem, "the outage is noticed")
             server.wipe()
             server.start()
             await east(writer, "two")
-            await until(lambda: agent.tables.subtree.store == "two", "another store")
-            await until(lambda: agent.peers.held, "west is held")
-            await agent.remember_peers()
-            assert agent.known.store == "one"
+            await until(lambda: store.own.store == "two", "another store")
+            await until(lambda: store.held, "west is held")
+            await store.remember()
+            assert store.known.store == "one"
             await west(writer)
-            await until(lambda: not agent.peers.held, "west is back")
-            await agent.remember_peers()
-            assert (agent.known.store, agent.known.clusters) == ("two", ("west",))
-        await agent.client.aclose()
+            await until(lambda: not store.held, "west is back")
+            await store.remember()
+            assert (store.known.store, store.known.clusters) == ("two", ("west",))
+        await store.client.aclose()
 
     with running(tmp_path / "etcd") as server:
         asyncio.run(run(server))

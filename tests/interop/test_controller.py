@@ -92,7 +92,7 @@ def test_a_cluster_is_published_in_the_cached_layout(mesh: Mesh) -> None:
         assert all(row.locator for row in changes.nodes.upsert.values())
         assert len(changes.identities.upsert) == 2
         assert len(changes.addresses.keys) == 8
-        assert peer.peers["east"].canaries == set(publish.PREFIXES)
+        assert peer.importers["east"].canaries == set(publish.PREFIXES)
         created = {kv.key.decode(): kv.create_revision for kv in listing.kvs}
         canary = min(created[wire.canary_key("east", prefix)] for prefix in publish.PREFIXES)
         assert max(created[key] for key in created if key.startswith(wire.NODES)) < canary

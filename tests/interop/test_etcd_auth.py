@@ -11,7 +11,9 @@ import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 
 from clustermesh.certs import Authority, KeyPair, Pki, write_pki
-from clustermesh.etcd.client import Client, Denied, Endpoint, Unavailable, bootstrap_auth
+from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.client import Client, Denied, EtcdAddress, Unavailable
+from clustermesh.publish import PREFIXES
 
 CLUSTERS = ("east", "east2", "west")
 USERS = [f"{cluster}-{role}" for cluster in CLUSTERS for role in ("controller", "agent", "speaker")]
@@ -50,8 +52,10 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 def guarded(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Etcd]:
     async def prepare(server: Etcd) -> None:
         async with client_of(server.endpoint) as client:
-            await bootstrap_auth(client, CLUSTERS)
-            await bootstrap_auth(client, CLUSTERS)  # a second time, as root, changes nothing
+            await bootstrap_auth(client, CLUSTERS, PREFIXES)
+            await bootstrap_auth(
+                client, CLUSTERS, PREFIXES
+            )  # a second time, as root, changes nothing
 
     with running(tmp_path_factory.mktemp("etcd"), pki) as server:
         asyncio.run(prepare(server))
@@ -135,7 +139,7 @@ def test_role_changes_while_connected_cost_nothing(guarded: Etcd) -> None:
     async def run() -> None:
         async def churn(root: Client) -> None:
             for _ in range(3):
-                await bootstrap_auth(root, ["west"])
+                await bootstrap_auth(root, ["west"], PREFIXES)
 
         async with (
             client_of(guarded.endpoint_of("root")) as root,
@@ -152,12 +156,12 @@ def test_role_changes_while_connected_cost_nothing(guarded: Etcd) -> None:
 
 def endpoint_with(
     guarded: Etcd, pair: KeyPair, directory: Path, ca: Path | None = None
-) -> Endpoint:
+) -> EtcdAddress:
     assert guarded.pki is not None
     cert, key = directory / "own.crt", directory / "own.key"
     cert.write_bytes(pair.cert)
     key.write_bytes(pair.key)
-    return Endpoint((guarded.address,), ca or guarded.pki.ca, cert, key)
+    return EtcdAddress((guarded.address,), ca or guarded.pki.ca, cert, key)
 
 
 def authority(guarded: Etcd) -> Authority:
@@ -166,7 +170,7 @@ def authority(guarded: Etcd) -> Authority:
     return Authority(KeyPair(ca.read_bytes(), ca.with_suffix(".key").read_bytes()))
 
 
-async def words(endpoint: Endpoint) -> str:
+async def words(endpoint: EtcdAddress) -> str:
     async with client_of(endpoint) as client:
         with pytest.raises(Unavailable):
             await client.put("meshgate/v1/east/pod/a/b/c", b"")
@@ -195,13 +199,15 @@ def test_rejected_certificates_in_words(guarded: Etcd, tmp_path: Path) -> None:
             endpoint_with(guarded, good, new(tmp_path, "d"), other_ca),
             f"its certificate is not signed by the CA in {other_ca}",
         ),
-        "none": (Endpoint((guarded.address,), guarded.pki and guarded.pki.ca), "no certificate"),
+        "none": (EtcdAddress((guarded.address,), guarded.pki and guarded.pki.ca), "no certificate"),
         "missing": (
-            Endpoint((guarded.address,), tmp_path / "x.crt", tmp_path / "x.crt", tmp_path / "k"),
+            EtcdAddress((guarded.address,), tmp_path / "x.crt", tmp_path / "x.crt", tmp_path / "k"),
             "x.crt",
         ),
         "name": (
-            Endpoint((guarded.address,), guarded.pki and guarded.pki.ca, server_name="etcd.test"),
+            EtcdAddress(
+                (guarded.address,), guarded.pki and guarded.pki.ca, server_name="etcd.test"
+            ),
             "its certificate does not hold the name etcd.test",
         ),
     }
@@ -248,7 +254,7 @@ def test_two_addresses_share_one_certificate(guarded: Etcd) -> None:
 
     async def run() -> None:
         one = guarded.endpoint_of("west-agent")
-        two = Endpoint((f"https://{guarded.address}", "127.0.0.2:1"), one.ca, one.cert, one.key)
+        two = EtcdAddress((f"https://{guarded.address}", "127.0.0.2:1"), one.ca, one.cert, one.key)
         for _ in range(3):
             async with client_of(two) as client:
                 assert await client.put("meshgate/v1/west/pod/w/x/y", b"") > 0

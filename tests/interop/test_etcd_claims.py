@@ -25,6 +25,7 @@ from clustermesh.store import claims as records
 from clustermesh.store.allocator import Allocator, PoolFull, identity_numbers, scattered
 from clustermesh.store.follow import Follow, entry_of
 from clustermesh.store.leader import Deposed, Fence
+from mesh.controller import NOUNS as CLAIMED
 from mesh.core.model import Claim, ClaimKey
 
 OWN = "meshgate/v1/east/"
@@ -42,7 +43,7 @@ async def fence_of(client: Client) -> Fence:
 
 
 async def allocator(client: Client, snapshot: Path | None = None) -> Allocator:
-    made = Allocator(client, "east", await fence_of(client), snapshot)
+    made = Allocator(client, "east", CLAIMED, await fence_of(client), snapshot)
     assert not await made.recover()
     return made
 
@@ -54,7 +55,7 @@ def labels(count: int) -> list[str]:
 async def held(client: Client) -> dict[ClaimKey, Claim]:
     """What the store says, checked for pairs that do not fit."""
     listing: Listing = await client.list(OWN)
-    found = dict(records.rows("east", map(entry_of, listing.kvs)).held)
+    found = dict(records.rows("east", CLAIMED, map(entry_of, listing.kvs)).held)
     owners = {
         kv.key.decode(): records.decode_owner(kv.value)
         for kv in listing.kvs
@@ -103,7 +104,7 @@ def test_racing_allocators_of_one_leadership_share_no_number(etcd: Etcd) -> None
     async def run() -> None:
         async with client_of(etcd.endpoint) as client:
             fence = await fence_of(client)
-            several = [Allocator(client, "east", fence) for _ in range(8)]
+            several = [Allocator(client, "east", CLAIMED, fence) for _ in range(8)]
             for one in several:
                 await one.recover()
             results = await asyncio.gather(
@@ -219,7 +220,7 @@ def test_a_wiped_store_gets_the_same_numbers(
         async with client_of(etcd.endpoint) as client:
             leadership = Leadership()
             await leadership.take(client)
-            claims = Allocator(client, "east", leadership, snapshot)
+            claims = Allocator(client, "east", CLAIMED, leadership, snapshot)
             assert not await claims.recover()
             await claims.claim_all("identity", "labels", labels(300), scattered(EAST))
             await claims.claim_all("podcidr", "10.1.0.0_16_24", ["east-1", "east-2"], range(256))
@@ -229,7 +230,7 @@ def test_a_wiped_store_gets_the_same_numbers(
             replace(etcd)
             await leadership.take(client)
             if restarted:
-                claims = Allocator(client, "east", leadership, snapshot)
+                claims = Allocator(client, "east", CLAIMED, leadership, snapshot)
             assert not await claims.recover()
             assert claims.claims == before
             assert await held(client) == before
@@ -256,7 +257,7 @@ def test_a_standby_that_watched_restores_what_its_leader_had(etcd: Etcd) -> None
     async def run() -> None:
         async with client_of(etcd.endpoint) as client, client_of(etcd.endpoint) as other:
             leadership = Leadership()
-            standby = Allocator(other, "east", leadership)
+            standby = Allocator(other, "east", CLAIMED, leadership)
             async with task_of(Follow(other, OWN, standby.observe).run()):
                 leader = await allocator(client)
                 await leader.claim_all("identity", "labels", labels(130), scattered(EAST))
@@ -281,7 +282,7 @@ def test_a_restore_that_was_cut_short_is_finished(etcd: Etcd) -> None:
         async with client_of(etcd.endpoint) as client:
             leadership = Leadership()
             await leadership.take(client)
-            claims = Allocator(client, "east", leadership)
+            claims = Allocator(client, "east", CLAIMED, leadership)
             await claims.recover()
             await claims.claim_all("identity", "labels", labels(200), EAST)
             before = claims.claims

@@ -14,14 +14,14 @@ import pytest
 from etcd_server import Etcd, client_of, free_port, running, task_of, until
 
 from clustermesh.etcd.client import (
+    BadRequest,
     Client,
     Compacted,
-    Endpoint,
+    EtcdAddress,
     OutcomeUnknown,
-    Refused,
     Unavailable,
 )
-from clustermesh.etcd.requests import delete_op, found, get_op, if_created, put_op
+from clustermesh.etcd.requests import delete_op, get_op, if_created, put_op, read_kv
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_cuts_in_a_catch_up_lose_nothing(tmp_path: Path) -> None:
         seen: list[tuple[str, int]] = []
         async with (
             Cutter(server.address, 500_000) as cutter,
-            client_of(Endpoint((cutter.address,))) as client,
+            client_of(EtcdAddress((cutter.address,))) as client,
             task_of(collect(client, "k/", seen, 2)),
         ):
             await until(lambda: len(seen) >= 20_000, "20,000 events", 60)
@@ -168,7 +168,7 @@ def test_32_workers_race_for_one_number(shared: Etcd) -> None:
         reply = await client.txn(
             [if_created("race", 0)], [put_op("race", name)], [get_op("race")], repeat=True
         )
-        kv = None if reply.succeeded else found(reply.responses[0])
+        kv = None if reply.succeeded else read_kv(reply.responses[0])
         return kv.value if kv else name
 
     async def run() -> None:
@@ -187,15 +187,15 @@ def test_refused_requests_name_what_is_wrong_and_write_nothing(shared: Etcd) -> 
     async def run() -> None:
         async with client_of(shared.endpoint) as client:
             many = [put_op(f"r/{number}", b"") for number in range(129)]
-            with pytest.raises(Refused, match=r"Txn of 129 operations \(first key r/0"):
+            with pytest.raises(BadRequest, match=r"Txn of 129 operations \(first key r/0"):
                 await client.txn((), many, repeat=True)
-            with pytest.raises(Refused, match=r"Txn of 2 operations \(first key r/1"):
+            with pytest.raises(BadRequest, match=r"Txn of 2 operations \(first key r/1"):
                 await client.txn((), [put_op("r/1", b"a"), put_op("r/1", b"b")], repeat=True)
-            with pytest.raises(Refused, match=r"Txn of 2 operations \(first key r/1"):
+            with pytest.raises(BadRequest, match=r"Txn of 2 operations \(first key r/1"):
                 await client.txn((), [put_op("r/1", b"a"), delete_op("r/1")], repeat=True)
-            with pytest.raises(Refused, match=r"put r/big \(1600\d+ bytes\): "):
+            with pytest.raises(BadRequest, match=r"put r/big \(1600\d+ bytes\): "):
                 await client.put("r/big", b"x" * 1_600_000)
-            with pytest.raises(Refused, match=r"put r/huge \(4000\d+ bytes\): "):
+            with pytest.raises(BadRequest, match=r"put r/huge \(4000\d+ bytes\): "):
                 await client.put("r/huge", b"x" * 4_000_000)
             assert not (await client.list("r/")).kvs
             assert client.problem == ""
@@ -206,7 +206,7 @@ def test_refused_requests_name_what_is_wrong_and_write_nothing(shared: Etcd) -> 
 def test_one_dead_endpoint_of_two_is_not_noticed(shared: Etcd) -> None:
     async def run() -> None:
         for _ in range(4):  # the client shuffles them
-            endpoint = Endpoint((f"127.0.0.1:{free_port()}", shared.address))
+            endpoint = EtcdAddress((f"127.0.0.1:{free_port()}", shared.address))
             async with client_of(endpoint) as client:
                 async with asyncio.timeout(3):
                     assert await client.put("two", b"") > 0
@@ -216,7 +216,7 @@ def test_one_dead_endpoint_of_two_is_not_noticed(shared: Etcd) -> None:
 
 def test_an_ipv6_endpoint(tmp_path: Path) -> None:
     async def run() -> None:
-        async with client_of(Endpoint((f"http://[::1]:{port}",))) as client:
+        async with client_of(EtcdAddress((f"http://[::1]:{port}",))) as client:
             assert (await client.status()).version.startswith("3.")
 
     port = free_port()

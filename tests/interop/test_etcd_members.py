@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from etcd_server import Etcd, client_of, task_of, three_members, until, until_async
 
-from clustermesh.etcd.client import Client, Endpoint, Unavailable
+from clustermesh.etcd.client import Client, EtcdAddress, Unavailable
 
 
 async def leader_of(members: Sequence[Etcd]) -> Etcd:
@@ -34,7 +34,7 @@ def test_the_leaders_death_under_load_loses_and_doubles_nothing(tmp_path: Path) 
     """Puts one after the other, the leader killed after the 30th: each event once, a short gap."""
 
     async def run(members: Sequence[Etcd]) -> None:
-        endpoint = Endpoint([member.address for member in members])
+        endpoint = EtcdAddress([member.address for member in members])
         seen: list[str] = []
         gaps = [0.0]
         async with client_of(endpoint) as client, client_of(endpoint) as other:

@@ -15,8 +15,10 @@ import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
 from clustermesh.certs import write_pki
-from clustermesh.etcd.client import Client, bootstrap_auth
-from clustermesh.etcd.errors import Denied, Refused, Unavailable
+from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.client import Client
+from clustermesh.etcd.errors import BadRequest, Denied, Unavailable
+from clustermesh.publish import PREFIXES
 from clustermesh.store.follow import Follow
 from clustermesh.store.keys import KEYS_PER_LEASE, LeasedTarget, PersistentTarget
 from clustermesh.store.leader import Deposed, Fence
@@ -233,7 +235,7 @@ def test_one_refused_row_stops_no_other(etcd: Etcd) -> None:
             big = f"{IPS}big"
             errors = await target.upsert({CANARY: b"", **rows(150), big: b"x" * 1_600_000})
             assert set(errors) == {big, CANARY}
-            assert isinstance(errors[big], Refused)
+            assert isinstance(errors[big], BadRequest)
             assert "waits for 1 keys" in str(errors[CANARY])
             assert set(await stored(client)) == set(rows(150))
 
@@ -272,7 +274,7 @@ def test_a_denied_prefix_costs_one_more_try_not_one_per_key(tmp_path: Path) -> N
 
     async def run(server: Etcd) -> None:
         async with client_of(server.endpoint) as root:
-            await bootstrap_auth(root, ["east"])
+            await bootstrap_auth(root, ["east"], PREFIXES)
         async with client_of(server.endpoint_of("east-agent")) as client:
             mine, other = "meshgate/v1/east/pod/n1/", "meshgate/v1/west/pod/n1/"
             target = PersistentTarget(client, [mine, other])

@@ -11,7 +11,7 @@ from clustermesh import foreign as prefixes
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.ours import Ours
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.agreed import config_findings, id_findings
 from clustermesh.store.own import Own
 from gateway.controller import EgressController
@@ -79,7 +79,7 @@ class Cluster:
     """The features of a controller over some objects."""
 
     def __init__(self, tables: Objects) -> None:
-        own, remote = Own("east", NOUNS), Peers(OwnFacts("east", 1), lambda _: None)
+        own, remote = Own("east", NOUNS), RemoteTables(OwnFacts("east", 1), lambda _: None)
         own.synced()
         nobody: Table[str, ForeignNode] = Table("foreign node")
         nobody.mark_synced()

@@ -14,25 +14,28 @@ from cryptography import x509
 
 from clustermesh.certs import Authority, KeyPair, diagnose, write_pki
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.channel import Endpoint, Secrets, host, problem, target
-from clustermesh.etcd.client import Client, Watched, _next, user_grants
+from clustermesh.etcd.auth import user_grants
+from clustermesh.etcd.channel import EtcdAddress, Secrets, host, problem, target
+from clustermesh.etcd.client import Client, Watched, _next
 from clustermesh.etcd.errors import (
+    BadRequest,
     Compacted,
     Denied,
     FutureRevision,
     LeaseNotFound,
-    Refused,
     StoreFull,
     Unavailable,
     classify,
 )
 from clustermesh.etcd.requests import prefix_end, put_op
+from clustermesh.publish import PREFIXES
 from clustermesh.store import claims as records
 from clustermesh.store.allocator import Allocator, identity_numbers
 from clustermesh.store.claims import Record
 from clustermesh.store.follow import Batch, Entry, canary_of
 from clustermesh.store.keys import TXN_BYTES, TXN_OPS, _chunks
 from clustermesh.store.leader import Deposed, Fence
+from mesh.controller import NOUNS as CLAIMED
 from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
 
@@ -60,14 +63,14 @@ def test_endpoints_become_one_target(endpoints: list[str], expected: set[str]) -
 )
 def test_endpoints_of_several_kinds_are_refused_at_once(endpoints: list[str]) -> None:
     with pytest.raises(ValueError, match="etcd endpoint"):
-        Client(Endpoint(endpoints))
+        Client(EtcdAddress(endpoints))
 
 
 def test_credentials_that_cannot_work_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match="https needs a CA"):
-        Client(Endpoint(["https://10.0.0.1:2379"]))
+        Client(EtcdAddress(["https://10.0.0.1:2379"]))
     with pytest.raises(ValueError, match="a certificate needs its key"):
-        Client(Endpoint(["10.0.0.1:2379"], "/ca", "/cert"))
+        Client(EtcdAddress(["10.0.0.1:2379"], "/ca", "/cert"))
 
 
 def test_the_host_of_an_endpoint_has_no_brackets() -> None:
@@ -91,7 +94,7 @@ def test_the_host_of_an_endpoint_has_no_brackets() -> None:
         (CODE.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision",
          FutureRevision, None),
         (CODE.NOT_FOUND, "etcdserver: requested lease not found", LeaseNotFound, None),
-        (CODE.INVALID_ARGUMENT, "etcdserver: request is too large", Refused, None),
+        (CODE.INVALID_ARGUMENT, "etcdserver: request is too large", BadRequest, None),
         (CODE.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", StoreFull, None),
     ],
 )  # fmt: skip
@@ -125,12 +128,12 @@ def test_a_watch_resumes_after_the_last_event_not_after_the_header() -> None:
 
 def test_grants_of_a_cluster_never_reach_a_longer_name() -> None:
     """Every writable key of east ends in a slash or is the exact cluster-config."""
-    for user, grants in user_grants("east").items():
+    for user, grants in user_grants("east", PREFIXES).items():
         writable = {grant.key for grant in grants if grant.write}
         assert user.startswith("east-")
         assert {key for key in writable if not key.endswith("/")} <= {"cilium/cluster-config/east"}
         assert all("/east/" in key or key.endswith("/east") for key in writable)
-    assert not [grant for grant in user_grants("east")["east-speaker"] if grant.write]
+    assert not [grant for grant in user_grants("east", PREFIXES)["east-speaker"] if grant.write]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,7 @@ def test_claims_are_rows_of_their_number_keys() -> None:
     """Held, released, deleted and unreadable ones; owners' keys and pods are none."""
     rows = records.rows(
         "east",
+        CLAIMED,
         [
             number("identity/labels/number/65537", b'{"owner":"k8s:a=b;","released":0}'),
             number("block/198.51.100.10/number/3", b'{"owner":"n/0","released":0,"epoch":99}'),
@@ -224,24 +228,24 @@ def test_the_snapshot_of_an_earlier_version_is_read_once_and_converted(tmp_path:
     kept = [Record(ClaimKey("block", "::10", 3), "n/0", 17, 0, 17)]
     former, file = tmp_path / "claims.json", tmp_path / "claims.journal"
     former.write_bytes(msgspec.json.encode(kept))
-    client = Client(Endpoint(["127.0.0.1:1"]))
-    allocator = Allocator(client, "east", StandsBy(), file, former)
+    client = Client(EtcdAddress(["127.0.0.1:1"]))
+    allocator = Allocator(client, "east", CLAIMED, StandsBy(), file)
     asyncio.run(allocator.save())
     assert not former.exists()
-    again = Allocator(client, "east", StandsBy(), file, former)
+    again = Allocator(client, "east", CLAIMED, StandsBy(), file)
     assert again.claims == allocator.claims == {kept[0].key: kept[0].claim}
 
 
 def test_a_standby_appends_what_changed_and_nothing_else(tmp_path: Path) -> None:
     """Claims, a release and an owner that went arrive in the file; an equal list writes nothing."""
     file = tmp_path / "claims.journal"
-    client = Client(Endpoint(["127.0.0.1:1"]))
-    allocator = Allocator(client, "east", StandsBy(), file)
+    client = Client(EtcdAddress(["127.0.0.1:1"]))
+    allocator = Allocator(client, "east", CLAIMED, StandsBy(), file)
     held = [number(f"block/::10/number/{n}", b'{"owner":"n/%d"}' % n) for n in range(100)]
 
     def size() -> int:
         asyncio.run(allocator.save())
-        again = Allocator(client, "east", StandsBy(), file)
+        again = Allocator(client, "east", CLAIMED, StandsBy(), file)
         assert (again.claims, len(again.records)) == (allocator.claims, len(allocator.records))
         return file.stat().st_size
 
@@ -261,7 +265,7 @@ def test_identities_carry_the_cluster_id_on_top() -> None:
 
 def test_a_standby_follows_claims_through_claim_release_and_a_new_store() -> None:
     """Batches of Follow: the last word counts, revisions of another store may be smaller."""
-    allocator = Allocator(Client(Endpoint(["127.0.0.1:1"])), "east", StandsBy())
+    allocator = Allocator(Client(EtcdAddress(["127.0.0.1:1"])), "east", CLAIMED, StandsBy())
     one = number("block/::10/number/3", b'{"owner":"n/0","released":0}', 500)
     allocator.observe(Batch(500, [one], listed=True))
     assert [claim.owner for claim in allocator.claims.values()] == ["n/0"]
@@ -316,7 +320,7 @@ def test_a_faulty_certificate_is_described() -> None:
 def test_a_lost_connection_is_described(details: str, expected: str) -> None:
     authority = Authority.create()
     pair: KeyPair = authority.issue("agent")
-    endpoint = Endpoint(["10.0.0.1:2379"], "/ca", "/cert", "/key")
+    endpoint = EtcdAddress(["10.0.0.1:2379"], "/ca", "/cert", "/key")
     said = problem(endpoint, Secrets(authority.pair.cert, pair.cert, pair.key), details)
     assert said.startswith("etcd at 10.0.0.1:2379")
     assert expected in said

@@ -20,6 +20,7 @@ from clustermesh.remote import wire
 from clustermesh.remote.changes import ImportChanges
 from clustermesh.remote.holdings import Ledger, OwnFacts
 from clustermesh.remote.importer import Importer, Imports, Limits
+from clustermesh.remote.shared import ADDRESS as ADDRESSES
 from mesh.core import address
 from mesh.core.model import Address, Backend, Node, NodeKey, PodKey, Service, ServiceKey
 from mesh.identity.addresses import VALUE
@@ -115,7 +116,7 @@ def test_a_good_peer_is_accepted_whole() -> None:
     assert changes.addresses.keys.dtype == address.ADDRESS
     assert changes.addresses.values.dtype == VALUE
     assert it.findings == {}
-    assert addresses(ImportChanges(*[changes.nodes] * 3, it.addresses)) == addresses(changes)  # type: ignore[arg-type]
+    assert addresses(ImportChanges({}, it.addresses)) == addresses(changes)
 
 
 def test_the_same_keys_again_change_nothing() -> None:
@@ -380,7 +381,7 @@ def test_wrong_cluster_name_is_refused_whole(cluster: str) -> None:
     config = wire.config_key(cluster)
     it.apply({config: wire.cluster_config(2), wire.node_key(cluster, "west-1"): node})
     assert refused(it) == {config: ("M122", "name")}
-    assert it.peers[cluster].nodes == {}
+    assert it.importers[cluster].nodes == {}
 
 
 def test_kept_row_goes_when_its_node_goes() -> None:
@@ -394,7 +395,7 @@ def test_kept_row_goes_when_its_node_goes() -> None:
 
 def test_too_many_keys_are_not_read() -> None:
     """A peer beyond its limit keeps what it has; one finding counts the rest."""
-    it = Importer("west", Ledger(OWN), Limits(addresses=3))
+    it = Importer("west", Ledger(OWN), Limits({ADDRESSES: 3}))
     it.apply(west())
     it.apply(dict(pair(f"10.2.1.{n}") for n in range(10, 20)))
     assert len(it.addresses.keys) == 3
@@ -459,7 +460,7 @@ def test_second_peer_with_an_id_in_use_is_refused_until_it_is_free() -> None:
     assert "west" in finding.text
     changes = it.apply({}, list(west()))
     assert list(changes.nodes.upsert) == [NodeKey("north", "north-1")]
-    assert list(it.peers) == ["north"]
+    assert list(it.importers) == ["north"]
     assert it.findings == {}
 
 
@@ -480,7 +481,7 @@ def test_our_own_keys_are_not_judged() -> None:
     """The store holds our cluster too."""
     it = Imports(OWN)
     it.apply({wire.config_key("east"): b"{", "cilium/.heartbeat": b"now"})
-    assert it.peers == {}
+    assert it.importers == {}
 
 
 def test_our_facts_win_over_accepted_ones() -> None:
@@ -506,7 +507,7 @@ def test_peer_that_returns_with_another_id_is_drained_first() -> None:
     assert changes.services.delete
     assert len(changes.addresses.deleted) == 2
     assert it.nodes == {NodeKey("west", "west-1"): west_node()}
-    assert it.peer.id == 9
+    assert it.cluster.id == 9
 
 
 # --- Whatever happens -------------------------------------------------------------------------
@@ -584,7 +585,7 @@ def test_the_rules_hold_whatever_is_written(seed: int) -> None:
         if step % 50 == 49:
             known = tuple(networks[: chance.choice((3, 4))])
             mirror.take(it.update_own(replace(OWN, networks=known)))
-        importers = list(it.peers.values())
+        importers = list(it.importers.values())
         assert mirror.nodes == {k: row for one in importers for k, row in one.nodes.items()}
         assert mirror.services == {k: row for one in importers for k, row in one.services.items()}
         assert mirror.identities == {k: r for one in importers for k, r in one.identities.items()}
@@ -607,7 +608,7 @@ def check_rules(it: Imports, mirror: Mirror) -> None:
     where = [address for node in nodes for address in node.addresses]
     assert len(where) == len(set(where))
     assert not OWN.addresses.intersection(where)
-    ids = {name: one.peer.id for name, one in it.peers.items() if one.peer.id}
+    ids = {name: one.cluster.id for name, one in it.importers.items() if one.cluster.id}
     assert len(set(ids.values())) == len(ids)
     endpoints = {(int(address), ids[node.cluster]) for node in nodes for address in node.addresses}
     for key, (identity, endpoint, _, cluster, _) in mirror.addresses.items():

@@ -67,7 +67,7 @@ def test_the_other_side_accepts_all_of_it() -> None:
     assert set(changes.identities.upsert) == {65543}
     assert set(changes.services.upsert) == {ServiceKey("east", "shop", "web")}
     assert len(changes.addresses.keys) == 1
-    assert peer.peers["east"].canaries == set(publish.PREFIXES)
+    assert peer.importers["east"].canaries == set(publish.PREFIXES)
 
 
 def test_nodes_without_pod_cidrs_wait() -> None:

@@ -12,8 +12,8 @@ from typing import cast
 
 import pytest
 
-from clustermesh.etcd.client import Client, Endpoint
-from clustermesh.remote.known import KnownPeers
+from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.remote.known import KnownClusters
 from clustermesh.store import allocator as claims
 from clustermesh.store import leading
 from clustermesh.store.allocator import Allocator
@@ -64,7 +64,7 @@ async def soon(fact: Callable[[], object]) -> None:
 
 
 def allocator(path: Path) -> Allocator:
-    return Allocator(Client(Endpoint(("127.0.0.1:1",))), "east", Standby(), path)
+    return Allocator(Client(EtcdAddress(("127.0.0.1:1",))), "east", ("identity",), Standby(), path)
 
 
 def test_claims_that_cannot_be_written_down_stop_no_controller(tmp_path: Path) -> None:
@@ -114,13 +114,13 @@ def test_pods_that_cannot_be_written_down_stop_no_controller(
 
 
 def test_peers_that_cannot_be_written_down_stop_no_agent(nowhere: Path) -> None:
-    known = KnownPeers(nowhere / "peers.json")
+    known = KnownClusters(nowhere / "peers.json")
     known.write("one", ["west"])
     assert os.strerror(errno.ENOTDIR) in known.problem
     nowhere.parent.unlink()
     known.write("one", ["west"])
     assert known.problem == ""
-    assert KnownPeers(nowhere / "peers.json").clusters == ("west",)
+    assert KnownClusters(nowhere / "peers.json").clusters == ("west",)
 
 
 def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Peers as tables: nothing is judged before our own facts are known."""
+"""Other clusters as tables: nothing is judged before our own facts are known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
-from clustermesh.remote.tables import Peers
+from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch, Entry
 from mesh.core.model import Node, NodeKey
 from mesh.core.table import ColumnChanges
@@ -25,11 +25,11 @@ def batch() -> Batch:
     return Batch(5, [Entry(key, value, 5, 5, 0) for key, value in keys.items()], (), listed=True)
 
 
-def peers() -> Peers:
+def peers() -> RemoteTables:
     def ignore(_: ColumnChanges) -> None:
         """There is no map here."""
 
-    return Peers(OwnFacts("east", 1), ignore)
+    return RemoteTables(OwnFacts("east", 1), ignore)
 
 
 def test_a_peer_cannot_take_what_we_have_not_learned_to_be_ours() -> None:

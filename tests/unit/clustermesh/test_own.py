@@ -1,0 +1,56 @@
+"""The own cluster's subtree as tables: one for each noun of claims that is asked for."""
+
+from __future__ import annotations
+
+from clustermesh.store.claims import encode_number, number_key, numbers_prefix
+from clustermesh.store.follow import Batch, Entry
+from clustermesh.store.own import Own
+from mesh.core.model import Claim, ClaimKey
+
+VRF, BLOCK = ClaimKey("vrf", "tenants", 7), ClaimKey("block", "192.0.2.1", 3)
+
+
+def entry(key: ClaimKey, value: bytes, revision: int = 7) -> Entry:
+    return Entry(number_key("east", key), value, revision, revision, 0)
+
+
+def test_each_noun_has_its_tables_and_no_other_noun_is_a_claim() -> None:
+    """A claim of one noun wakes nobody who reads another one."""
+    own = Own("east", ["vrf", "block"])
+    woken: list[str] = []
+    for noun, table in own.claims.items():
+        table.listen(lambda noun=noun: woken.append(noun))
+    foreign = entry(ClaimKey("locator", "p", 1), b"{")
+    own.take(Batch(7, [entry(VRF, encode_number("blue")), foreign], page=True))
+    assert own.claims["vrf"].rows == {VRF: Claim("vrf", "tenants", 7, "blue", 7)}
+    assert (woken, own.findings) == (["vrf"], {})
+    assert not own.is_synced
+    own.synced()
+    assert own.is_synced
+    assert all(table.synced for table in (*own.claims.values(), *own.resting.values()))
+
+
+def test_a_released_claim_rests_until_its_number_is_claimed_or_gone() -> None:
+    own = Own("east", ["block"])
+    claims, resting = own.claims["block"], own.resting["block"]
+    own.take(Batch(7, [entry(BLOCK, encode_number("n1/0"))]))
+    own.take(Batch(8, [entry(BLOCK, encode_number("n1/0", released=100), 8)]))
+    assert (claims.rows, resting.rows[BLOCK].owner) == ({}, "n1/0")
+    own.take(Batch(9, [entry(BLOCK, encode_number("n2/0"), 9)]))
+    assert (claims.rows[BLOCK].owner, resting.rows) == ("n2/0", {})
+    own.take(Batch(10, [entry(BLOCK, encode_number("n2/0", released=9), 10)]))
+    own.take(Batch(11, [], [number_key("east", BLOCK)]))
+    assert (claims.rows, resting.rows) == ({}, {})
+
+
+def test_a_number_that_cannot_be_read_is_a_finding_and_changes_nothing_else() -> None:
+    own = Own("east", ["block"])
+    own.take(Batch(7, [entry(BLOCK, encode_number("n1/0"))]))
+    own.take(Batch(8, [entry(BLOCK, b"{", 8)]))
+    assert [finding.code for finding in own.findings.values()] == ["M141"]
+    assert own.claims["block"].rows[BLOCK].owner == "n1/0"
+
+
+def test_the_numbers_of_a_pool_have_a_prefix_without_its_owners() -> None:
+    prefix = numbers_prefix("east", "block", "192.0.2.1")
+    assert number_key("east", BLOCK) == f"{prefix}3"
