@@ -5,8 +5,9 @@
 ``By`` says to which groups each row of an input belongs. Without ``groups`` a row belongs to one
 group, its own key. ``To`` is an input that a group refers to: ``key`` computes the key from the
 group's rows of the inputs before it. ``make`` gets a group and the group's rows of every input,
-and returns the rows of ``out`` that follow. When rows change, the groups that they were in, are in
-now or are referred to by are made anew, and the difference goes into ``out``.
+and returns the rows of ``out`` that follow; it is not asked for groups without a row of any
+``By``. When rows change, the groups that they were in, are in now or are referred to by are made
+anew, and the difference goes into ``out``.
 
 Rule 1: ``make`` looks at nothing but its arguments and at what stands in ``whole``, whose changes
         make every group anew. So the result never depends on the order of events: it equals what
@@ -120,6 +121,18 @@ class _Input:
             return ()
         return self.declared.table.rows if self.declared.groups is None else self.index.keys
 
+    def has(self, group: Any) -> bool:
+        """Whether the group exists because of rows of this input."""
+        if isinstance(self.declared, To):
+            return False
+        there = self.declared.table.rows if self.declared.groups is None else self.index.keys
+        return group in there
+
+    def leave(self, group: Any) -> None:
+        """The group is no more: it refers to nothing."""
+        if isinstance(self.declared, To):
+            self.index.move(group, ())
+
     def rows(self, group: Any, before: Sequence[Any]) -> Any:
         """What ``make`` gets; ``before`` are the rows of the inputs above."""
         rows = self.declared.table.rows
@@ -175,14 +188,21 @@ class Grouped(Sliced, Generic[K, V]):
         while self._waiting:
             group = self._waiting.popleft()
             del self._touched[group]
-            rows: list[Any] = []
-            for one in self._inputs:
-                rows.append(one.rows(group, rows))
-            self._fresh[group] = self._make(group, *rows)
+            self._fresh[group] = self._make_group(group)
             self.groups += 1
             if self._waiting:
                 yield
         self._write()
+
+    def _make_group(self, group: Any) -> Mapping[K, V]:
+        if not any(one.has(group) for one in self._inputs):
+            for one in self._inputs:
+                one.leave(group)
+            return {}
+        rows: list[Any] = []
+        for one in self._inputs:
+            rows.append(one.rows(group, rows))
+        return self._make(group, *rows)
 
     def again(self) -> None:
         """Groups whose inputs changed meanwhile wait once more."""

@@ -46,6 +46,8 @@ FULL_INTERVAL_S = 60.0
 BACKOFF_S = (0.1, 5.0)
 #: Waits for ``after`` before a round writes rows that changed during the wait, too.
 _WAITS = 2
+#: How much too early a timer of an event loop may end.
+_TIMER_S = 0.001
 #: Rows between two looks at the clock.
 _ROWS_PER_LOOK = 256
 #: How the kernel says that a map is full.
@@ -162,7 +164,7 @@ class Limit:
     meaning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refers(Generic[K, V]):
     """Rows refer to rows of the target ``to`` by the tokens that ``tokens(key, row)`` gives."""
 
@@ -241,6 +243,7 @@ class Applied:
         self._recheck = False
         self._changed = asyncio.Event()
         self._done = asyncio.Event()
+        self._told = (-1, -1, False)
         self._pause = self._retry_at = self._read_by = 0.0
         table.listen(self._changed.set)
 
@@ -302,7 +305,7 @@ class Applied:
         if self.full:
             await self._read()
             self._deleting = False
-            self._read_by = time.monotonic() + FULL_INTERVAL_S
+            self._read_by = _now() + FULL_INTERVAL_S
         plan = await self._planned()
         report = Report(self.table.name, plan.revision, plan.rows, since=self.report.since)
         self.report = report
@@ -319,14 +322,15 @@ class Applied:
         self._changed.set()
         while True:
             self.full = not await self._due() or self.full
-            self.full |= bool(self._failed) and time.monotonic() > self._read_by
+            self.full |= bool(self._failed) and _now() > self._read_by
             self._recheck = False
             self._changed.clear()
             await self._paced_round()
 
     async def _due(self) -> bool:
         """Wait for the next round; False: nothing has changed for long."""
-        now = time.monotonic()
+        await asyncio.sleep(0)  # a round that has nothing to wait for would let nobody else run
+        now = _now()
         if self._pause and not self._failed:  # a change does not shorten a back-off
             await asyncio.sleep(self._pause)
             return True
@@ -337,7 +341,7 @@ class Applied:
         return bool(self._failed) or self._changed.is_set()
 
     async def _paced_round(self) -> None:
-        started, retries = self.report.since, time.monotonic() >= self._retry_at
+        started, retries = self.report.since, self._retries()
         try:
             await self.round()
         except OSError as error:
@@ -352,7 +356,7 @@ class Applied:
             return
         if retries or not self._pause:
             self._pause = min(max(2 * self._pause, BACKOFF_S[0]), BACKOFF_S[1])
-            self._retry_at = time.monotonic() + self._pause
+            self._retry_at = _now() + self._pause
         self.report.since = started or self.report.at
         if not started:
             log.warning("table=%s errors=%s", self.table.name, self.report.errors)
@@ -397,7 +401,10 @@ class Applied:
             self.revision = -1
         elif not self._blocked:
             self.revision = revision
-        self._tell()
+        self._done.set()
+        told, self._told = self._told, (revision, self.revision, self.table.synced)
+        if self.report.written or told != self._told:  # else two that wait wake each other for ever
+            self._tell()
 
     def _tell(self) -> None:
         self._done.set()
@@ -428,7 +435,7 @@ class Applied:
             return False
         if not names.has(token):
             return True
-        return self.wants(token) and not names.stale(token)
+        return self.wants(token) and self.stands(token) and not names.stale(token)
 
     def _merge_all(self) -> None:
         """Take in the changes of the table and of those that refer to it, at one moment."""
@@ -436,18 +443,22 @@ class Applied:
         for names in self.referrers:
             names.by.merge()
 
-    def _freed(self) -> None:
-        """Deletes may let rows of this target and deletes of others go."""
+    def _freed(self, *, undesired: bool) -> None:
+        """Deletes let rows of this target and deletes of others go.
+
+        A target that was full before its capacity may have room again, but not because of rows
+        that were only deleted for lack of room.
+        """
         if self._blocked:
             self._changed.set()
-        if self._room != self.limit.capacity:
+        if undesired and self._room != self.limit.capacity:
             self._room_appeared()
             self._choose_due = True
             self._changed.set()
         self._tell()
 
     def _retries(self) -> bool:
-        return time.monotonic() >= self._retry_at
+        return _now() + _TIMER_S >= self._retry_at
 
     def _learn(self, rows: int) -> None:
         """The target says that it is full: rows that nobody counted take room."""
@@ -456,6 +467,10 @@ class Applied:
 
     def _room_appeared(self) -> None:
         self._room = self.limit.capacity
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 A = TypeVar("A", bound=Applied)
@@ -494,8 +509,11 @@ class AppliedRows(Applied, Generic[K, V]):
         super().__init__(table, after, limit)
         self.rows = table
         self.target = target
-        #: Tokens of rows for which the target has no room.
-        self.left_out: Table[Any, None] = Table(f"{table.name} without room")
+        #: Tokens of rows for which the target has no room, or has none until rows go that others
+        #: still refer to: who waits for such a row and keeps one of those would wait for ever.
+        self.left_out: Table[Any, bool] = Table(f"{table.name} without room")
+        if limit.capacity is None:
+            self.left_out.mark_synced()
         self._token = token
         self._names = [_Names(self, one) for one in refers]
         self._seen = -1
@@ -505,6 +523,9 @@ class AppliedRows(Applied, Generic[K, V]):
         self._flying: dict[K, V] = {}  # rows that are being written
         self._members: dict[Hashable, dict[K, None]] = {}  # rows of a token, where it is no key
         self._choice: Choice[Any] | None = None
+        self._short: set[Any] = set()  # tokens of rows that wait until deletes make room
+        self._told_short: set[Any] = set()
+        self._publish_due = False
         for names in self._names:
             names.refers.to.referrers.append(names)
             names.refers.to.waiting.append(self._references_stand)
@@ -615,6 +636,7 @@ class AppliedRows(Applied, Generic[K, V]):
         if len(self.rows.rows) <= self._room:
             left, self._choice = self._choice.out if self._choice else set(), None
             self._put_in(left)
+            self._publish_due |= bool(left)
         elif self._choice is None or self._choice.capacity != self._room or changes is None:
             self._choose_anew(self._room)
         else:
@@ -632,6 +654,7 @@ class AppliedRows(Applied, Generic[K, V]):
             self._put(choice, name)
         self._put_in(name for name in before if name not in choice.out)
         self._leave_out(choice.out)
+        self._publish_due = True
 
     def _rechoose(self, choice: Choice[Any], changed: Iterable[K]) -> None:
         for name in dict.fromkeys(self._name(key) for key in changed):
@@ -639,7 +662,9 @@ class AppliedRows(Applied, Generic[K, V]):
                 self._put(choice, name)
             else:
                 choice.remove(name)
+                self._publish_due = True
         moved = list(choice.moved())
+        self._publish_due |= bool(moved)
         self._put_in(name for name in moved if name not in choice.out)
         self._leave_out(name for name in moved if name in choice.out)
 
@@ -665,11 +690,14 @@ class AppliedRows(Applied, Generic[K, V]):
                 self._exclude(key)
 
     def _publish(self) -> None:
-        out = self._choice.out if self._choice else set()
-        self.left_out.upsert(dict.fromkeys(out))
-        self.left_out.delete([name for name in self.left_out.rows if name not in out])
         if self.rows.synced:
             self.left_out.mark_synced()
+        if not self._publish_due and self._short == self._told_short:
+            return
+        self._publish_due, self._told_short = False, set(self._short)
+        out = {*(self._choice.out if self._choice else ()), *self._short}
+        self.left_out.upsert(dict.fromkeys(out, True))
+        self.left_out.delete([name for name in self.left_out.rows if name not in out])
 
     def overflow(self) -> Full | None:
         if not self._choice or not self._choice.out:
@@ -726,6 +754,7 @@ class AppliedRows(Applied, Generic[K, V]):
         rows, chosen, retries = self.rows.rows, dict[K, V](), self._retries()
         room = self._free()
         self._blocked = self._waited = 0
+        self._short = set()
         end = time.thread_time() + SLICE_S
         for number, key in enumerate(self._owed):
             if number % _ROWS_PER_LOOK == _ROWS_PER_LOOK - 1 and time.thread_time() > end:
@@ -736,15 +765,20 @@ class AppliedRows(Applied, Generic[K, V]):
                 self._blocked += key in rows
             elif not self._refers_to_standing(key, rows[key]):
                 self._blocked, self._waited = self._blocked + 1, self._waited + 1
-            elif key not in self._have and room <= 0:
+            elif (new := key not in self._have and key not in self._unsure) and room <= 0:
                 self._blocked += 1
+                self._short.add(self._name(key))
             else:
-                room -= key not in self._have
+                room -= new
                 chosen[key] = rows[key]
         return chosen
 
     def _free(self) -> float:
-        return float("inf") if self._room is None else self._room - len(self._have)
+        return float("inf") if self._room is None else self._room - self._count()
+
+    def _count(self) -> int:
+        """Rows that are or may be in the target."""
+        return len(self._have) + len(self._unsure - self._have.keys())
 
     def _refers_to_standing(self, key: K, row: V) -> bool:
         return all(
@@ -788,7 +822,7 @@ class AppliedRows(Applied, Generic[K, V]):
                 for names in self._names:
                     names.drop(key)
         if refused:
-            self._learn(len(self._have))
+            self._learn(self._count())
             self._choose_due = True
             self._blocked += 1
             self._changed.set()
@@ -797,8 +831,14 @@ class AppliedRows(Applied, Generic[K, V]):
                 self._failed[key] = str(error)
 
     async def _delete(self) -> None:
-        if not self._doomed or not self.rows.synced:
-            return
+        if self._doomed and self.rows.synced:
+            await self._delete_due()
+        if not self._doomed:  # room is there by now
+            self._short = set()
+        if self._room is not None:
+            self._publish()
+
+    async def _delete_due(self) -> None:
         due = [key for key, marks in self._doomed.items() if self._goes(key, marks)]
         if not due:
             return
@@ -810,13 +850,16 @@ class AppliedRows(Applied, Generic[K, V]):
         failed = await self.target.delete(due)
         self._deleting = False
         for key in due:
-            if key in failed:
+            if key in failed and key not in self._owed:
                 self._doomed.setdefault(key, held[key])
                 self._failed[key] = str(failed[key])
+            elif key in failed:
+                continue  # desired again by now, and not there for certain
             else:
                 self._gone(key)
         self.report.deleted = len(due) - len(failed)
-        self._freed()
+        if self.report.deleted:
+            self._freed(undesired=any(key not in self.rows.rows for key in due))
 
     def _gone(self, key: K) -> None:
         self._unsure.discard(key)
@@ -1067,7 +1110,7 @@ class AppliedColumns(Applied):
         await self.target.delete(np.frombuffer(b"".join(due), self.columns.key))
         self._deleting = False
         self.report.deleted = len(due)
-        self._freed()
+        self._freed(undesired=any(self.columns.slot(name) is None for name in due))
 
     def _goes(self, name: bytes, marks: tuple[int, ...]) -> bool:
         return not self.wants(name) and self._may_go(name, marks)
@@ -1077,12 +1120,15 @@ class Loop:
     """All derivations and all targets of one process.
 
     ``gate`` is that of another loop whose derivations make the tables that go into targets here.
+    ``clock`` says how much CPU time has been used; it decides when long work rests.
     """
 
-    def __init__(self, gate: Gate | None = None) -> None:
+    def __init__(
+        self, gate: Gate | None = None, clock: Callable[[], float] = time.thread_time
+    ) -> None:
         self.applied: list[Applied] = []
         self.gate = gate or Gate()
-        self._passes = Passes(Gate() if gate else self.gate)
+        self._passes = Passes(Gate() if gate else self.gate, clock)
 
     def derive(
         self,
