@@ -75,43 +75,45 @@ class _Index(Generic[G, K]):
 
 
 class _Input:
-    """One input as it was last seen. ``moved`` gives None when everything may have changed."""
+    """One input as it was last seen."""
 
     def __init__(self, declared: By[Any, Any, Any] | To[Any, Any]) -> None:
         self.declared = declared
         self.index: _Index[Any, Any] = _Index()
+        self.backlog: list[Any] = []  # changed keys whose groups are to be found
         self._revision = -1
 
-    def moved(self) -> Iterable[Any] | None:
-        """Groups that changed rows concern since the last call."""
+    def look(self) -> bool:
+        """Note what has changed since the last look; True when that is no longer known."""
         table = self.declared.table
         if self._revision == table.revision:
-            return ()
+            return False
         changes = table.changes(self._revision) if self._revision >= 0 else None
         self._revision = table.revision
-        if isinstance(self.declared, To):
-            return None if changes is None else self._referring(changes)
-        if self.declared.groups is None:
-            return None if changes is None else [*changes.upsert, *changes.delete]
-        if changes is None:
-            gone = self.index.groups.keys() - table.rows.keys()
-            self._regroup(Changes(table.rows, frozenset(gone)), self.declared.groups)
-            return None
-        return self._regroup(changes, self.declared.groups)
+        if changes is not None:
+            self.backlog += (*changes.upsert, *changes.delete)
+        elif isinstance(self.declared, By) and self.declared.groups:
+            self.backlog = list({**self.index.groups, **table.rows})
+        return changes is None
 
-    def _referring(self, changes: Changes[Any, Any]) -> Iterable[Any]:
-        groups = self.index.keys
-        changed = (*changes.upsert, *changes.delete)
-        return [group for key in changed for group in groups.get(key, ())]
+    def piece(self) -> Iterable[Any]:
+        """Groups that some keys of the backlog concern."""
+        keys, self.backlog = self.backlog[:_PIECE], self.backlog[_PIECE:]
+        if isinstance(self.declared, To):
+            return [group for key in keys for group in self.index.keys.get(key, ())]
+        if self.declared.groups is None:
+            return keys
+        return self._regroup(keys, self.declared.table.rows, self.declared.groups)
 
     def _regroup(
-        self, changes: Changes[Any, Any], groups: Callable[[Any, Any], Iterable[Any]]
+        self,
+        keys: Iterable[Any],
+        rows: Mapping[Any, Any],
+        groups: Callable[[Any, Any], Iterable[Any]],
     ) -> dict[Any, None]:
         touched: dict[Any, None] = {}
-        for key in changes.delete:
-            touched.update(dict.fromkeys(self.index.move(key, ())))
-        for key, row in changes.upsert.items():
-            now = tuple(dict.fromkeys(groups(key, row)))
+        for key in keys:
+            now = tuple(dict.fromkeys(groups(key, rows[key]))) if key in rows else ()
             touched.update(dict.fromkeys((*self.index.move(key, now), *now)))
         return touched
 
@@ -145,6 +147,8 @@ class _Input:
         return {key: rows[key] for key in self.index.keys.get(group, ())}
 
 
+#: Keys whose groups are found in one piece.
+_PIECE = 256
 #: Groups made again before a run of few groups gets longer slices.
 _PATIENCE = 64
 
@@ -166,10 +170,14 @@ class Grouped(Sliced, Generic[K, V]):
         self._inputs = [_Input(one) for one in inputs]
         self._made: dict[Any, tuple[K, ...]] = {}
         self._seen: list[int] = []
+        self._everything = False  # every group is to be made
         self._waiting: deque[Any] = deque()
         self._touched: dict[Any, None] = {}  # the groups in ``_waiting``
         self._fresh: dict[Any, Mapping[K, V]] = {}  # the groups made in this run
+        self._rows: dict[K, V] = {}  # the rows of ``_fresh``
+        self._lost: list[K] = []  # keys that groups made before, and not this time
         self._overtaken = 0
+        self._again = False  # a group was made twice in this run
 
     @property
     def doublings(self) -> int:
@@ -182,17 +190,33 @@ class Grouped(Sliced, Generic[K, V]):
             pass
 
     def steps(self) -> Iterator[None]:
-        """``run`` group by group; the last step writes."""
+        """``run`` in pieces; the last one writes."""
         self.groups = self.rows = self._overtaken = 0
-        self._collect()
-        while self._waiting:
-            group = self._waiting.popleft()
-            del self._touched[group]
-            self._fresh[group] = self._make_group(group)
-            self.groups += 1
-            if self._waiting:
+        self._again = False
+        self._look()
+        while self._unfinished():
+            self._piece()
+            if self._unfinished():
                 yield
         self._write()
+
+    def _unfinished(self) -> bool:
+        return bool(self._waiting or self._everything or any(i.backlog for i in self._inputs))
+
+    def _piece(self) -> None:
+        """Find the groups of some changed keys, or make a group."""
+        for one in self._inputs:
+            if one.backlog:
+                self._touch(one.piece())
+                return
+        if self._everything:
+            self._everything = False
+            self._touch([*self._made, *(group for one in self._inputs for group in one.all())])
+            return
+        group = self._waiting.popleft()
+        del self._touched[group]
+        self._note(group, self._make_group(group))
+        self.groups += 1
 
     def _make_group(self, group: Any) -> Mapping[K, V]:
         if not any(one.has(group) for one in self._inputs):
@@ -206,42 +230,43 @@ class Grouped(Sliced, Generic[K, V]):
 
     def again(self) -> None:
         """Groups whose inputs changed meanwhile wait once more."""
-        self._collect()
+        before = sum(len(one.backlog) for one in self._inputs)
+        self._look()
+        self._overtaken += sum(len(one.backlog) for one in self._inputs) - before
+        self._overtaken += self._everything * (_PATIENCE + len(self._fresh))
 
-    def _collect(self) -> None:
-        moved = [one.moved() for one in self._inputs]
+    def _look(self) -> None:
+        gaps = [one.look() for one in self._inputs]
         seen = [source.revision for source in self.whole]
-        if seen == self._seen and None not in moved:
-            groups: Iterable[Any] = (group for touched in moved for group in touched or ())
-        else:
-            self._seen = seen
-            self._overtaken += bool(self._fresh) * (_PATIENCE + len(self._fresh))
-            groups = [*self._made, *self._fresh, *(g for one in self._inputs for g in one.all())]
+        if seen != self._seen or any(gaps):
+            self._seen, self._everything = seen, True
+
+    def _touch(self, groups: Iterable[Any]) -> None:
         for group in groups:
             if group not in self._touched:
-                self._overtaken += self._fresh.pop(group, None) is not None
+                self._again |= self._fresh.pop(group, None) is not None
                 self._touched[group] = None
                 self._waiting.append(group)
 
-    def _write(self) -> None:
-        fresh: dict[K, V] = {}
-        gone: list[K] = []
-        for group, made in self._fresh.items():
-            before = self._made.get(group, ())
-            if made.keys() != set(before):
-                gone += [key for key in before if key not in made]
-                self._remember(group, made)
-            fresh.update(made)
-        self._fresh = {}
-        self.rows = self.out.upsert(fresh)
-        self.rows += self.out.delete([key for key in gone if key not in fresh])
-        self.out.mark_synced()
-
-    def _remember(self, group: Any, made: Mapping[K, V]) -> None:
+    def _note(self, group: Any, made: Mapping[K, V]) -> None:
+        """Prepare what ``_write`` does in one step."""
+        before = self._made.get(group, ())
+        self._lost += [key for key in before if key not in made]
         if made:
             self._made[group] = tuple(made)
-        else:
-            self._made.pop(group, None)
+        elif before:
+            del self._made[group]
+        self._fresh[group] = made
+        self._rows.update(made)
+
+    def _write(self) -> None:
+        rows, lost = self._rows, self._lost
+        if self._again:  # rows of groups that were made again may be among them
+            rows = {key: row for made in self._fresh.values() for key, row in made.items()}
+        self._fresh, self._rows, self._lost = {}, {}, []
+        self.rows = self.out.upsert(rows)
+        self.rows += self.out.delete([key for key in lost if key not in rows])
+        self.out.mark_synced()
 
 
 class Followed(Sliced, Generic[K, V]):

@@ -778,7 +778,7 @@ class AppliedRows(Applied, Generic[K, V]):
 
     def _count(self) -> int:
         """Rows that are or may be in the target."""
-        return len(self._have) + len(self._unsure - self._have.keys())
+        return len(self._have) + sum(key not in self._have for key in self._unsure)
 
     def _refers_to_standing(self, key: K, row: V) -> bool:
         return all(
@@ -818,9 +818,9 @@ class AppliedRows(Applied, Generic[K, V]):
         refused = [k for k, e in errors.items() if full and getattr(e, "errno", 0) in _FULL]
         for key in refused:  # the map has nothing of a row that it refused
             self._unsure.discard(key)
-            if key not in self._have:
-                for names in self._names:
-                    names.drop(key)
+            self._have.pop(key, None)
+            for names in self._names:
+                names.drop(key)
         if refused:
             self._learn(self._count())
             self._choose_due = True
@@ -911,6 +911,8 @@ class AppliedColumns(Applied):
             np.zeros(0, bool) for _ in range(5)
         )
         self._new: Slots = np.zeros(0, np.int64)  # being written, and not in the target before
+        self._aloft: Slots = self._new  # being written
+        self._look: list[Slots] = []  # where rows may be owed: a change costs no pass over all
         self._grow()
 
     # What other targets ask
@@ -930,7 +932,8 @@ class AppliedColumns(Applied):
             for flags in self._flags():
                 flags[slot] = False
         self._come_back(moved.slots)
-        self._owed[moved.slots], self._broken[moved.slots] = True, False
+        self._owe(moved.slots)
+        self._broken[moved.slots] = False
         self._seen = self.columns.revision
         self._choose()
 
@@ -952,6 +955,10 @@ class AppliedColumns(Applied):
 
     def _flags(self) -> tuple[Flags, ...]:
         return self._inside, self._owed, self._flying, self._broken, self._out
+
+    def _owe(self, slots: Slots) -> None:
+        self._owed[slots] = True
+        self._look.append(slots)
 
     def _grow(self) -> None:
         more = np.zeros(self.columns.size - len(self._owed), bool)
@@ -981,7 +988,8 @@ class AppliedColumns(Applied):
         came = slots[fits & self._out[slots]]
         self._out[:] = False
         self._out[slots[~fits]] = True
-        self._owed[came] = True
+        self._broken &= ~self._out
+        self._owe(came)
         self._come_back(came)
         losers = np.flatnonzero(self._out & self._inside)
         for name in column_names(self.columns.at(losers)[0]):
@@ -1015,6 +1023,7 @@ class AppliedColumns(Applied):
         have = np.ascontiguousarray(values[ours]).view(width)
         self._inside[found] = True
         self._owed[found] = want.ravel() != have.ravel()
+        self._look = [np.flatnonzero(self._owed)]
         gone = [name for name, place in zip(names, places, strict=True) if place is None]
         self._doomed = {name: marks[name] for name in gone if name in marks}
         for name in gone:
@@ -1031,6 +1040,7 @@ class AppliedColumns(Applied):
         slots = self._writable()
         self._new = slots[~self._inside[slots]]
         self._inside[slots], self._owed[slots], self._flying[slots] = True, False, True
+        self._aloft = slots
         keys, values = self.columns.at(slots)
         revision = self.columns.revision
         after = tuple(one.table.revision for one in self.after)
@@ -1038,22 +1048,29 @@ class AppliedColumns(Applied):
 
     def _land(self) -> None:
         """Rows of a plan that was given up were not written."""
-        flying = np.flatnonzero(self._flying)
-        self._owed[flying] = True
+        flying = self._aloft[self._flying[self._aloft]]
+        self._owe(flying)
         self._inside[self._new[self._flying[self._new]]] = False
         self._flying[flying] = False
 
     def _writable(self) -> Slots:
         """Slots of the owed rows that may be written now."""
-        wanted = self._owed & ~self._out
-        if not self._retries():
-            wanted &= ~self._broken
-        slots = np.flatnonzero(wanted)
-        self._blocked = int(not self.known) + int((self._owed & self._broken & ~wanted).sum())
-        if self._room is None:
-            return slots
-        new = ~self._inside[slots]
-        late = new & (np.cumsum(new) > self._room - self._count())
+        slots = np.unique(np.concatenate([self._new[:0], *self._look]))
+        slots = slots[self._owed[slots] & ~self._out[slots]]
+        self._look = []
+        self._blocked = int(not self.known)
+        if not self._broken.any():  # rows that failed may have gone
+            self._failed.clear()
+        if self._failed and not self._retries():
+            slots = self._put_off(slots, self._broken[slots])
+        if self._room is not None and len(self.columns) + len(self._doomed) > self._room:
+            new = ~self._inside[slots]
+            slots = self._put_off(slots, new & (np.cumsum(new) > self._room - self._count()))
+        return slots
+
+    def _put_off(self, slots: Slots, late: Flags) -> Slots:
+        """The slots that are not late; the others are looked at in the next round."""
+        self._look.append(slots[late])
         self._blocked += int(late.sum())
         return slots[~late]
 
@@ -1073,7 +1090,7 @@ class AppliedColumns(Applied):
         self.report.written += len(plan.slots)
         self._broken[plan.slots] &= self._owed[plan.slots]
         self._flying[plan.slots] = False
-        if self._failed and not self._broken.any():
+        if not self._broken.any():
             self._failed.clear()
         return None
 
@@ -1082,8 +1099,10 @@ class AppliedColumns(Applied):
         full = [at for at, number in error.failed.items() if counted and number in _FULL]
         rest = [at for at in error.failed if at not in set(full)]
         refused, broken = (self._still(plan, which) for which in (full, rest))
-        self._owed[refused] = self._owed[broken] = self._broken[broken] = True
-        self._inside[np.intersect1d(refused, self._new)] = False
+        self._owe(refused)
+        self._owe(broken)
+        self._broken[broken] = True
+        self._inside[refused] = False
         if full:  # the map has nothing of a row that it refused
             self._learn(self._count())
             self._choose_due = True
