@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from bpf.btf import Btf, Dtype
 from bpf.sys import Command, MapType, attr, bpf, btf_text, info, open_pinned
-from mesh.core.reconcile import RowsFailed
+from mesh.core.target import RowsFailed
 
 log = logging.getLogger(__name__)
 

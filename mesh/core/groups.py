@@ -4,10 +4,10 @@
 
 ``By`` says to which groups each row of an input belongs. Without ``groups`` a row belongs to one
 group, its own key. ``To`` is an input that a group refers to: ``key`` computes the key from the
-group's rows of the inputs before it. ``Each`` is a ``To`` with several keys. ``make`` gets a group
-and the group's rows of every input, and returns the rows of ``out`` that follow. When rows change,
-the groups that they were in, are in now or are referred to by are made anew, and the difference
-goes into ``out``.
+group's rows of the inputs before it. ``make`` gets a group and the group's rows of every input,
+and returns the rows of ``out`` that follow; it is not asked for groups without a row of any
+``By``. When rows change, the groups that they were in, are in now or are referred to by are made
+anew, and the difference goes into ``out``.
 
 Rule 1: ``make`` looks at nothing but its arguments and at what stands in ``whole``, whose changes
         make every group anew. So the result never depends on the order of events: it equals what
@@ -90,44 +90,46 @@ class _Index(Generic[G, K]):
 
 
 class _Input:
-    """One input as it was last seen. ``moved`` gives None when everything may have changed."""
+    """One input as it was last seen."""
 
     def __init__(self, declared: Input) -> None:
         self.declared = declared
         self.needed = isinstance(declared, By) and declared.needed
         self.index: _Index[Any, Any] = _Index()
+        self.backlog: list[Any] = []  # changed keys whose groups are to be found
         self._revision = -1
 
-    def moved(self) -> Iterable[Any] | None:
-        """Groups that changed rows concern since the last call."""
+    def look(self) -> bool:
+        """Note what has changed since the last look; True when that is no longer known."""
         table = self.declared.table
         if self._revision == table.revision:
-            return ()
+            return False
         changes = table.changes(self._revision) if self._revision >= 0 else None
         self._revision = table.revision
-        if isinstance(self.declared, To | Each):
-            return None if changes is None else self._referring(changes)
-        if self.declared.groups is None:
-            return None if changes is None else [*changes.upsert, *changes.delete]
-        if changes is None:
-            gone = self.index.groups.keys() - table.rows.keys()
-            self._regroup(Changes(table.rows, frozenset(gone)), self.declared.groups)
-            return None
-        return self._regroup(changes, self.declared.groups)
+        if changes is not None:
+            self.backlog += (*changes.upsert, *changes.delete)
+        elif isinstance(self.declared, By) and self.declared.groups:
+            self.backlog = list({**self.index.groups, **table.rows})
+        return changes is None
 
-    def _referring(self, changes: Changes[Any, Any]) -> Iterable[Any]:
-        groups = self.index.keys
-        changed = (*changes.upsert, *changes.delete)
-        return [group for key in changed for group in groups.get(key, ())]
+    def piece(self) -> Iterable[Any]:
+        """Groups that some keys of the backlog concern."""
+        keys, self.backlog = self.backlog[:_PIECE], self.backlog[_PIECE:]
+        if isinstance(self.declared, To | Each):
+            return [group for key in keys for group in self.index.keys.get(key, ())]
+        if self.declared.groups is None:
+            return keys
+        return self._regroup(keys, self.declared.table.rows, self.declared.groups)
 
     def _regroup(
-        self, changes: Changes[Any, Any], groups: Callable[[Any, Any], Iterable[Any]]
+        self,
+        keys: Iterable[Any],
+        rows: Mapping[Any, Any],
+        groups: Callable[[Any, Any], Iterable[Any]],
     ) -> dict[Any, None]:
         touched: dict[Any, None] = {}
-        for key in changes.delete:
-            touched.update(dict.fromkeys(self.index.move(key, ())))
-        for key, row in changes.upsert.items():
-            now = tuple(dict.fromkeys(groups(key, row)))
+        for key in keys:
+            now = tuple(dict.fromkeys(groups(key, rows[key]))) if key in rows else ()
             touched.update(dict.fromkeys((*self.index.move(key, now), *now)))
         return touched
 
@@ -136,6 +138,18 @@ class _Input:
         if isinstance(self.declared, To | Each):
             return ()
         return self.declared.table.rows if self.declared.groups is None else self.index.keys
+
+    def has(self, group: Any) -> bool:
+        """Whether the group exists because of rows of this input."""
+        if isinstance(self.declared, To | Each):
+            return False
+        there = self.declared.table.rows if self.declared.groups is None else self.index.keys
+        return group in there
+
+    def leave(self, group: Any) -> None:
+        """The group is no more: it refers to nothing."""
+        if isinstance(self.declared, To | Each):
+            self.index.move(group, ())
 
     def rows(self, group: Any, before: Sequence[Any]) -> Any:
         """What ``make`` gets; ``before`` are the rows of the inputs above."""
@@ -153,6 +167,8 @@ class _Input:
         return {key: rows[key] for key in self.index.keys.get(group, ())}
 
 
+#: Keys whose groups are found in one piece.
+_PIECE = 256
 #: Groups made again before a run of few groups gets longer slices.
 _PATIENCE = 64
 
@@ -178,10 +194,14 @@ class Grouped(Sliced, Generic[K, V]):
         self._inputs = [_Input(one) for one in inputs]
         self._made: dict[Any, tuple[K, ...]] = {}
         self._seen: list[int] | None = None
+        self._everything = False  # every group is to be made
         self._waiting: deque[Any] = deque()
         self._touched: dict[Any, None] = {}  # the groups in ``_waiting``
         self._fresh: dict[Any, Mapping[K, V]] = {}  # the groups made in this run
+        self._rows: dict[K, V] = {}  # the rows of ``_fresh``
+        self._lost: list[tuple[K, Any]] = []  # keys that groups made before, and not this time
         self._overtaken = 0
+        self._again = False  # a group was made twice in this run
 
     @property
     def doublings(self) -> int:
@@ -194,21 +214,42 @@ class Grouped(Sliced, Generic[K, V]):
             pass
 
     def steps(self) -> Iterator[None]:
-        """``run`` group by group; the last step writes."""
+        """``run`` in pieces; the last one writes."""
         self.groups = self.rows = self._overtaken = 0
+        self._again = False
         if self._before is None:
             self._before = tuple(self.out.rows)
-        self._collect()
-        while self._waiting:
-            group = self._waiting.popleft()
-            del self._touched[group]
-            self._fresh[group] = self._made_of(group)
-            self.groups += 1
-            if self._waiting:
+        self._look()
+        while self._unfinished():
+            self._piece()
+            if self._unfinished():
                 yield
         self._write()
 
-    def _made_of(self, group: Any) -> Mapping[K, V]:
+    def _unfinished(self) -> bool:
+        return bool(self._waiting or self._everything or any(i.backlog for i in self._inputs))
+
+    def _piece(self) -> None:
+        """Find the groups of some changed keys, or make a group."""
+        for one in self._inputs:
+            if one.backlog:
+                self._touch(one.piece())
+                return
+        if self._everything:
+            self._everything = False
+            needed = [one for one in self._inputs if one.needed][:1] or self._inputs
+            self._touch([*self._made, *(group for one in needed for group in one.all())])
+            return
+        group = self._waiting.popleft()
+        del self._touched[group]
+        self._note(group, self._make_group(group))
+        self.groups += 1
+
+    def _make_group(self, group: Any) -> Mapping[K, V]:
+        if not any(one.has(group) for one in self._inputs):
+            for one in self._inputs:
+                one.leave(group)
+            return {}
         rows: list[Any] = []
         for one in self._inputs:
             rows.append(one.rows(group, rows))
@@ -218,38 +259,45 @@ class Grouped(Sliced, Generic[K, V]):
 
     def again(self) -> None:
         """Groups whose inputs changed meanwhile wait once more."""
-        self._collect()
+        before = sum(len(one.backlog) for one in self._inputs)
+        self._look()
+        self._overtaken += sum(len(one.backlog) for one in self._inputs) - before
+        self._overtaken += self._everything * (_PATIENCE + len(self._fresh))
 
-    def _collect(self) -> None:
-        moved = [one.moved() for one in self._inputs]
+    def _look(self) -> None:
+        gaps = [one.look() for one in self._inputs]
         seen = [source.revision for source in self.whole]
-        if seen == self._seen and None not in moved:
-            groups: Iterable[Any] = (group for touched in moved for group in touched or ())
-        else:
-            self._seen = seen
-            self._overtaken += bool(self._fresh) * (_PATIENCE + len(self._fresh))
-            needed = [one for one in self._inputs if one.needed][:1] or self._inputs
-            groups = [*self._made, *self._fresh, *(g for one in needed for g in one.all())]
+        if seen != self._seen or any(gaps):
+            self._seen, self._everything = seen, True
+
+    def _touch(self, groups: Iterable[Any]) -> None:
         for group in groups:
             if group not in self._touched:
-                self._overtaken += self._fresh.pop(group, None) is not None
+                self._again |= self._fresh.pop(group, None) is not None
                 self._touched[group] = None
                 self._waiting.append(group)
 
+    def _note(self, group: Any, made: Mapping[K, V]) -> None:
+        """Prepare what ``_write`` does in one step."""
+        before = self._made.get(group, ())
+        self._lost += [(key, group) for key in before if key not in made]
+        self._makers.update(dict.fromkeys(made, group))
+        if made:
+            self._made[group] = tuple(made)
+        elif before:
+            del self._made[group]
+        self._fresh[group] = made
+        self._rows.update(made)
+
     def _write(self) -> None:
+        rows, lost = self._rows, self._lost
+        if self._again:  # rows of groups that were made again may be among them
+            rows = {key: row for made in self._fresh.values() for key, row in made.items()}
+        self._fresh, self._rows, self._lost = {}, {}, []
+        self.rows = self.out.upsert(rows)
+        gone = [key for key, group in lost if self._gave_up(key, group) and key not in rows]
         complete = all(source.synced for source in self.late)
-        fresh: dict[K, V] = {}
-        gone: list[K] = self._not_made() if complete else []
-        for group, made in self._fresh.items():
-            before = self._made.get(group, ())
-            if made.keys() != set(before):
-                gone += [key for key in before if key not in made and self._gave_up(key, group)]
-                self._remember(group, made)
-            self._makers.update(dict.fromkeys(made, group))
-            fresh.update(made)
-        self._fresh = {}
-        self.rows = self.out.upsert(fresh)
-        self.rows += self.out.delete([key for key in gone if key not in fresh])
+        self.rows += self.out.delete([*gone, *(self._not_made() if complete else ())])
         if complete:
             self.out.mark_synced()
 
@@ -264,12 +312,6 @@ class Grouped(Sliced, Generic[K, V]):
             return False
         self._makers.pop(key, None)
         return True
-
-    def _remember(self, group: Any, made: Mapping[K, V]) -> None:
-        if made:
-            self._made[group] = tuple(made)
-        else:
-            self._made.pop(group, None)
 
 
 class Followed(Sliced, Generic[K, V]):

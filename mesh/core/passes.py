@@ -69,7 +69,7 @@ class Gate:
 class Turn:
     """The CPU time since the event loop was last served."""
 
-    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self._end = 0.0
 
@@ -195,10 +195,10 @@ class Derivation:
 class Passes:
     """All derivations of a process, in order."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, clock: Callable[[], float]) -> None:
         self.gate = gate
         self.all: list[Derivation] = []
-        self.turn = Turn()
+        self.turn = Turn(clock)
         self._changed = asyncio.Event()
 
     def add(
