@@ -136,8 +136,11 @@ class Map:
         return values if self.per_cpu else values.reshape(())
 
     def update_one(self, key: object, value: object, flags: int = 0) -> None:
-        """Write one entry; flags 1: only if absent (FileExistsError), 2: only if there."""
-        name, content = cell(self.key, key), cell(self.value, value)
+        """Write one entry; flags 1: only if absent (FileExistsError), 2: only if there.
+
+        Per-CPU maps: the same value on every CPU.
+        """
+        name, content = cell(self.key, key), self._everywhere(cell(self.value, value))
         bpf(Command.MAP_UPDATE, self._element(name, content, flags))
 
     def delete_one(self, key: object) -> bool:
@@ -266,6 +269,13 @@ class Map:
         return np.dtype(
             {"names": ["value"], "formats": [self.value], "offsets": [0], "itemsize": step}
         )
+
+    def _everywhere(self, value: Array) -> Array:
+        if not self.per_cpu:
+            return value
+        raw = np.zeros((possible_cpus(), self._stored().itemsize), np.uint8)
+        raw[:, : value.nbytes] = np.frombuffer(value.tobytes(), np.uint8)
+        return raw
 
     def _values(self, stored: Array) -> Array:
         values: Array = stored["value"] if self.per_cpu else stored

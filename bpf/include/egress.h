@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "gateway.h"
+#include "overlay.h"
 #include "port.h"
 
 /* look up: the row that covers this packet, if any */
@@ -109,50 +110,35 @@ static __framed int address_unusable(const struct addr *address)
 	return 0;
 }
 
-/* act: on the pod's node, translated, to the gateway of the address */
-__global int egress_send(struct __sk_buff *ctx, struct packet *packet, const struct translation *as)
+/* decide: on the pod's node, translated, to the gateway of the address. Returns 0 or a drop reason.
+ */
+static __framed int egress_way(struct __sk_buff *ctx, struct packet *packet, struct way *way)
 {
-	if (!packet || !as)
-		return TC_ACT_SHOT;
-	if (!as->gateway)
-		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
-	if (as->gateway == cfg.node)
-		return gateway_send(ctx, packet, as);
-	if (!overlay_fits(packet) && is_unfragmentable(packet))
-		return drop_too_big(ctx, packet);
-	int reason = rewrite(ctx, packet, END_SOURCE, &as->address, as->port);
-	if (reason)
-		return drop(ctx, packet, reason);
-	return overlay_send(ctx, packet, as->gateway, packet->identity);
+	if (!way->as.gateway)
+		return DROP_NO_EGRESS_GATEWAY;
+	if (way->as.gateway == cfg.node)
+		return gateway_way(ctx, packet, way);
+	way->end = END_SOURCE;
+	return overlay_way(packet, way, way->as.gateway, packet->identity);
 }
 
-/* act: a packet of a connection that is translated already */
-static __always_inline int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
-					struct connection *connection, const struct translation *as)
-{
-	int reason = nat_see(connection, packet);
-
-	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, as);
-}
-
-/* act: the first packet of a connection that must be translated */
-static __framed int egress_open(struct __sk_buff *ctx, struct packet *packet,
-				const struct egress *egress, const struct connection *previous,
-				struct translation *as)
+/* act: the first packet of a connection that must be translated gets its port; what is used up the
+ * sender is told. Returns 0 or a drop reason.
+ */
+static __framed int egress_open(struct __sk_buff *ctx, struct packet *packet, struct way *way,
+				const struct egress *egress, const struct connection *previous)
 {
 	int reason = egress_refuse(packet, egress);
 	if (!reason)
 		reason = address_unusable(&egress->address);
 	if (reason)
-		return drop(ctx, packet, reason);
-	*as = (struct translation){.address = egress->address};
-	reason = port_take(&packet->flow, previous, as);
+		return reason;
+	way->as.address = egress->address;
+	reason = port_take(&packet->flow, previous, &way->as);
 	if (!reason)
-		reason = nat_open(ctx, packet, previous, as);
-	if (reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED)
-		return drop_exhausted(ctx, packet, reason);
-	if (reason)
-		return drop(ctx, packet, reason);
-	translation_find(as);
-	return egress_send(ctx, packet, as);
+		reason = nat_open(ctx, packet, previous, &way->as);
+	way->tell = reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED;
+	if (!reason)
+		translation_find(&way->as);
+	return reason;
 }

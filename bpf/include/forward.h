@@ -2,22 +2,27 @@
 /* The last step: into a pod of this node, or out by the kernel's routes. */
 #pragma once
 #include "config.h"
-#include "packet.h"
+#include "way.h"
 
-struct hop { /* where a route leads */
-	__u32 ifindex;
-	struct bpf_redir_neigh next;
-};
+/* decide: into a pod of this node */
+static __always_inline int pod_way(struct way *way, const struct pod *pod)
+{
+	way->act = ACT_POD;
+	way->ifindex = pod->ifindex;
+	__builtin_memcpy(way->mac, pod->mac, ETH_ALEN);
+	__builtin_memcpy(way->host_mac, pod->host_mac, ETH_ALEN);
+	return 0;
+}
 
 /* act: into a pod, as if its peer had sent it */
-static __framed int forward_pod(struct __sk_buff *ctx, const struct pod *pod)
+static __always_inline int forward_pod(struct __sk_buff *ctx, const struct way *way)
 {
 	struct ethhdr eth = {.h_proto = ctx->protocol};
 
-	__builtin_memcpy(eth.h_dest, pod->mac, ETH_ALEN);
-	__builtin_memcpy(eth.h_source, pod->host_mac, ETH_ALEN);
+	__builtin_memcpy(eth.h_dest, way->mac, ETH_ALEN);
+	__builtin_memcpy(eth.h_source, way->host_mac, ETH_ALEN);
 	packet_store(ctx, 0, &eth, sizeof(eth));
-	return bpf_redirect_peer(pod->ifindex, 0);
+	return bpf_redirect_peer(way->ifindex, 0);
 }
 
 /* look up: the kernel's route from `source`, policy rules included. Returns 0 or a drop reason;

@@ -5,7 +5,7 @@
 #pragma once
 #include "addresses.h"
 #include "fragment.h"
-#include "icmp.h"
+#include "forward.h"
 #include "nat.h"
 
 /* look up: who may use the port; NULL: nobody */
@@ -19,29 +19,27 @@ static __always_inline struct block *block_find(const struct addr *address, __be
 	return bpf_map_lookup_elem(&mg_block, &key);
 }
 
-/* act: at the gateway, after the checks, by the routes of the egress address */
-__global int gateway_send(struct __sk_buff *ctx, struct packet *packet,
-			  const struct translation *as)
+/* decide: at the gateway, after the checks, by the routes of the egress address. What is too big
+ * for them and may be fragmented is left to the stack. Returns 0 or a drop reason.
+ */
+static __framed int gateway_way(struct __sk_buff *ctx, struct packet *packet, struct way *way)
 {
-	struct hop hop = {};
+	const struct translation *as = &way->as;
 
-	if (!packet || !as)
-		return TC_ACT_SHOT;
 	if (as->owner != (packet->sender ? packet->sender : cfg.node))
-		return drop(ctx, packet, DROP_BLOCK_NOT_OWNED);
+		return DROP_BLOCK_NOT_OWNED;
 	if (packet->sender)
 		fragment_record(packet);
-	int reason = hop_find(ctx, packet, &as->address, &packet->destination, &hop);
-	bool cut = reason == DROP_FRAGMENTATION_NEEDED && !is_unfragmentable(packet);
-	if (reason == DROP_FRAGMENTATION_NEEDED && !cut)
-		return drop_too_big(ctx, packet);
-	if (reason && !cut)
-		return drop(ctx, packet, reason);
-	reason = packet->sender ? 0 : rewrite(ctx, packet, END_SOURCE, &as->address, as->port);
+	else
+		way->end = END_SOURCE;
+	int reason = hop_find(ctx, packet, &as->address, &packet->destination, &way->hop);
+	if (reason == DROP_FRAGMENTATION_NEEDED && !is_unfragmentable(packet))
+		return 0;
 	if (reason)
-		return drop(ctx, packet, reason);
-	if (cut)
-		return TC_ACT_OK; /* the stack routes it and fragments */
-	reason = rewrite_ttl(ctx, packet);
-	return reason ? drop(ctx, packet, reason) : forward_hop(&hop);
+		return reason;
+	if (packet->ttl <= 1)
+		return DROP_TTL_EXCEEDED;
+	way->act = ACT_HOP;
+	way->ttl = packet->ttl - 1;
+	return 0;
 }

@@ -160,14 +160,14 @@ static __framed long icmp_push_v6(struct __sk_buff *ctx, const struct packet *pa
 }
 
 /* act: leave a copy of the finished frame to the agent */
-static __framed void icmp_repeat(struct __sk_buff *ctx, const struct pod *pod)
+static __framed void icmp_repeat(struct __sk_buff *ctx, const struct way *way)
 {
 	struct icmp_late *late = bpf_ringbuf_reserve(&mg_icmp, sizeof(*late), 0);
 	__u32 length = ctx->len;
 
 	if (!late)
 		return;
-	late->ifindex = pod->ifindex;
+	late->ifindex = way->ifindex;
 	late->length = length;
 	if (!length || length > ICMP_FRAME_MAX || bpf_skb_load_bytes(ctx, 0, late->frame, length))
 		bpf_ringbuf_discard(late, 0);
@@ -175,61 +175,60 @@ static __framed void icmp_repeat(struct __sk_buff *ctx, const struct pod *pod)
 		bpf_ringbuf_submit(late, 0);
 }
 
-/* act: the error, into the pod that sent the packet */
-static __framed int icmp_to_pod(struct __sk_buff *ctx, const struct packet *packet)
+/* act: into a pod; an error about its SYN goes there twice */
+static __always_inline int icmp_enter(struct __sk_buff *ctx, const struct way *way)
 {
-	struct pod *pod = pod_find(&packet->source);
+	int verdict = forward_pod(ctx, way);
 
-	if (!pod)
-		return TC_ACT_SHOT;
-	int verdict = forward_pod(ctx, pod);
-	if (is_syn(packet))
-		icmp_repeat(ctx, pod);
+	if (way->late)
+		icmp_repeat(ctx, way);
 	return verdict;
 }
 
-/* act: the error, back to a pod, to the node that tunnelled the packet, or by the routes */
-static __framed int icmp_return(struct __sk_buff *ctx, struct packet *packet)
+/* decide: the error goes back to a pod, to the node that tunnelled the packet, or by the routes.
+ * Returns 0 or a drop reason.
+ */
+static __framed int icmp_way(struct __sk_buff *ctx, struct packet *packet, struct way *way)
 {
-	struct hop hop = {};
-
-	if (packet->point == POINT_FROM_POD)
-		return icmp_to_pod(ctx, packet);
-	if (packet->sender)
-		return overlay_kernel(ctx, packet->sender, IDENTITY_WORLD);
-	packet->length = 0;
-	if (hop_find(ctx, packet, &packet->destination, &packet->source, &hop))
-		return TC_ACT_SHOT;
-	return forward_hop(&hop);
+	*way = (struct way){.act = ACT_HOP};
+	if (packet->point == POINT_FROM_POD) {
+		struct pod *pod = pod_find(&packet->source);
+		way->late = is_syn(packet);
+		return pod ? pod_way(way, pod) : DROP_UNKNOWN_L3_TARGET;
+	}
+	if (packet->sender) {
+		way->act = ACT_DEVICE;
+		way->node = packet->sender;
+		way->vni = IDENTITY_WORLD;
+		return 0;
+	}
+	packet->length = 0; /* the route's MTU was for the packet, not for the error */
+	return hop_find(ctx, packet, &packet->destination, &packet->source, &way->hop);
 }
 
-/* act: drop, and tell the sender why */
-__global int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, __u32 reason,
-			    const struct icmp_cause *cause)
+/* decide: drops that the sender is told of */
+static __always_inline bool icmp_tells(const struct way *way, int reason)
 {
-	if (!packet || !cause)
-		return TC_ACT_SHOT;
-	__u32 size = packet->end - L3_OFFSET;
-	int verdict = drop(ctx, packet, reason);
-	if (!icmp_may_answer(packet))
-		return verdict;
-	size = (size < ICMP_EMBEDDED_MAX ? size : ICMP_EMBEDDED_MAX) & ~3U;
-	long failed = packet->family == 4 ? icmp_push_v4(ctx, packet, cause, size)
-					  : icmp_push_v6(ctx, packet, cause, size);
-	return failed ? verdict : icmp_return(ctx, packet);
+	return way->tell || reason == DROP_FRAGMENTATION_NEEDED;
 }
 
-static __always_inline int drop_too_big(struct __sk_buff *ctx, struct packet *packet)
+/* act: count the drop; true when the packet has become the error that tells its sender why, and
+ * `way` leads there
+ */
+__global int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, struct way *way,
+			    __u32 reason)
 {
-	struct icmp_cause cause = {.type4 = 3, .code4 = 4, .type6 = 2, .mtu = packet->mtu};
-
-	return drop_with_icmp(ctx, packet, DROP_FRAGMENTATION_NEEDED, &cause);
-}
-
-static __always_inline int drop_exhausted(struct __sk_buff *ctx, struct packet *packet,
-					  __u32 reason)
-{
+	if (!packet || !way)
+		return false;
 	struct icmp_cause cause = {.type4 = 3, .code4 = 1, .type6 = 1, .code6 = 3};
-
-	return drop_with_icmp(ctx, packet, reason, &cause);
+	if (reason == DROP_FRAGMENTATION_NEEDED)
+		cause = (struct icmp_cause){.type4 = 3, .code4 = 4, .type6 = 2, .mtu = packet->mtu};
+	__u32 size = packet->end - L3_OFFSET;
+	drop(ctx, packet, reason);
+	if (!icmp_may_answer(packet))
+		return false;
+	size = (size < ICMP_EMBEDDED_MAX ? size : ICMP_EMBEDDED_MAX) & ~3U;
+	long failed = packet->family == 4 ? icmp_push_v4(ctx, packet, &cause, size)
+					  : icmp_push_v6(ctx, packet, &cause, size);
+	return !failed && !icmp_way(ctx, packet, way);
 }

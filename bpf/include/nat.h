@@ -7,7 +7,7 @@
 #include "addresses.h"
 #include "config.h"
 #include "conntrack.h"
-#include "rewrite.h"
+#include "way.h"
 
 #define DYING (~0ULL)
 /* A reset from outside may be forged: nobody here knows which sequence number the pod expects. So
@@ -22,14 +22,6 @@ struct mapping {
 	__u16 orphan;	 /* the sweep has met it without a connection */
 	__u16 pad[2];
 	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
-};
-
-struct translation {
-	struct addr address;
-	__be16 port;
-	__u16 pad;
-	__be32 owner;	/* node of the port's block; 0: nobody */
-	__be32 gateway; /* of the address; 0: none */
 };
 
 /* {remote, egress address, remote port, egress port} -> pod. BPF only. */
@@ -128,7 +120,7 @@ static __framed void mapping_close(const struct tuple *original,
 }
 
 /* act: take a closed mapping back into use; false when its port has gone to another connection */
-static __framed bool mapping_revive(const struct tuple *reply, const struct tuple *original)
+static __always_inline bool mapping_revive(const struct tuple *reply, const struct tuple *original)
 {
 	struct mapping *mapping = mapping_get(reply);
 
@@ -139,7 +131,7 @@ static __framed bool mapping_revive(const struct tuple *reply, const struct tupl
 }
 
 /* act: give up the mapping of a tuple that is used without it from now on */
-static __framed void mapping_forget(const struct tuple *reply, const struct tuple *original)
+static __always_inline void mapping_forget(const struct tuple *reply, const struct tuple *original)
 {
 	if (mapping_revive(reply, original))
 		mapping_delete(reply);

@@ -7,7 +7,7 @@
 #include "config.h"
 #include "event.h"
 #include "maps.h"
-#include "packet.h"
+#include "way.h"
 
 enum {
 	VXLAN_PORT = 8472,
@@ -56,14 +56,33 @@ static __always_inline bool overlay_fits(struct packet *packet)
 	return packet->length <= packet->mtu;
 }
 
-/* act: through the kernel's device, which may fragment the outer packet; TC_ACT_SHOT: it failed */
-static __framed int overlay_kernel(struct __sk_buff *ctx, __be32 endpoint, __u32 vni)
+/* decide: to another node. What does not fit may be fragmented by the kernel's device only, and not
+ * at all when the packet forbids it. Returns 0 or a drop reason.
+ */
+static __framed int overlay_way(struct packet *packet, struct way *way, __be32 endpoint, __u32 vni)
+{
+	bool fits = overlay_fits(packet);
+
+	if (!fits && is_unfragmentable(packet))
+		return DROP_FRAGMENTATION_NEEDED;
+	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
+	if (!node)
+		return DROP_NO_TUNNEL_ENDPOINT;
+	way->act = fits ? ACT_NODE : ACT_DEVICE;
+	way->node = endpoint;
+	way->next_hop = node->next_hop;
+	way->vni = vni;
+	return 0;
+}
+
+/* act: through the kernel's device, which may fragment the outer packet */
+static __framed int overlay_kernel(struct __sk_buff *ctx, const struct way *way)
 {
 	struct bpf_tunnel_key key = {
-	    .tunnel_id = vni, .remote_ipv4 = bpf_ntohl(endpoint), .tunnel_ttl = OVERLAY_TTL};
+	    .tunnel_id = way->vni, .remote_ipv4 = bpf_ntohl(way->node), .tunnel_ttl = OVERLAY_TTL};
 
 	if (bpf_skb_set_tunnel_key(ctx, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
-		return TC_ACT_SHOT;
+		return DROP_WRITE_ERROR;
 	return bpf_redirect(cfg.vxlan, 0);
 }
 
@@ -106,22 +125,12 @@ static __framed int overlay_push(struct __sk_buff *ctx, const struct packet *pac
 	return 0;
 }
 
-/* act: to another node. The caller has answered what is too big and may not be fragmented. */
-__global int overlay_send(struct __sk_buff *ctx, struct packet *packet, __be32 endpoint, __u32 vni)
+/* act: to another node. Returns a tc verdict or a drop reason. */
+static __always_inline int overlay_send(struct __sk_buff *ctx, const struct packet *packet,
+					const struct way *way)
 {
-	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
+	struct bpf_redir_neigh next = {.nh_family = AF_INET, .ipv4_nh = way->next_hop};
+	int reason = overlay_push(ctx, packet, way->node, way->vni);
 
-	if (!packet)
-		return TC_ACT_SHOT;
-	if (!node)
-		return drop(ctx, packet, DROP_NO_TUNNEL_ENDPOINT);
-	struct bpf_redir_neigh next = {.nh_family = AF_INET, .ipv4_nh = node->next_hop};
-	if (!overlay_fits(packet)) {
-		int verdict = overlay_kernel(ctx, endpoint, vni);
-		return verdict == TC_ACT_SHOT ? drop(ctx, packet, DROP_WRITE_ERROR) : verdict;
-	}
-	int reason = overlay_push(ctx, packet, endpoint, vni);
-	if (reason)
-		return drop(ctx, packet, reason);
-	return bpf_redirect_neigh(cfg.uplink, &next, sizeof(next), 0);
+	return reason ? reason : bpf_redirect_neigh(cfg.uplink, &next, sizeof(next), 0);
 }

@@ -91,6 +91,7 @@ struct packet {
 	__u8 ttl;
 	__u8 dont_fragment;
 	__u8 point; /* enum event_point */
+	__u8 pad[4];
 };
 
 /* Bytes in place; NULL when they are not linear, or far behind. */
@@ -170,11 +171,12 @@ static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
 
 static __always_inline void tuple_reverse(struct tuple *reversed, const struct tuple *tuple)
 {
-	*reversed = (struct tuple){.source = tuple->destination,
-				   .destination = tuple->source,
-				   .source_port = tuple->destination_port,
-				   .destination_port = tuple->source_port,
-				   .protocol = tuple->protocol};
+	reversed->source = tuple->destination;
+	reversed->destination = tuple->source;
+	reversed->source_port = tuple->destination_port;
+	reversed->destination_port = tuple->source_port;
+	reversed->protocol = tuple->protocol;
+	__builtin_memset(reversed->pad, 0, sizeof(reversed->pad));
 }
 
 static __always_inline bool is_icmp_error(const struct packet *packet)

@@ -105,7 +105,7 @@ static __always_inline void search_order(struct search *search, const struct tup
 /* act: the first free port, or the oldest closed one. What is found may go to another CPU, which
  * chose alike: then once more.
  */
-static __framed void search_run(struct search *search)
+static __always_inline void search_run(struct search *search)
 {
 	for (int i = 0; i < SEARCHES_MAX; i++) {
 		search->oldest = 0;

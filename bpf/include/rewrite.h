@@ -3,15 +3,10 @@
  * because only the kernel's checksum helpers touch those of transport headers.
  */
 #pragma once
-#include "packet.h"
+#include "way.h"
 
 /* Newer than Debian's headers; kernels before 6.16 refuse it and need none. */
 #define L4_CSUM_IPV6 (1ULL << 7)
-
-enum end {
-	END_SOURCE,
-	END_DESTINATION,
-};
 
 enum {
 	ICMP_CHECK = 2,
@@ -181,12 +176,9 @@ __global int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
 	return failed ? DROP_WRITE_ERROR : 0;
 }
 
-/* act: one hop less to live. Returns 0 or a drop reason. */
-static __always_inline int rewrite_ttl(struct __sk_buff *ctx, struct packet *packet)
+/* act: as many hops to live. Returns 0 or a drop reason. */
+static __always_inline int rewrite_ttl(struct __sk_buff *ctx, struct packet *packet, __u8 ttl)
 {
-	if (packet->ttl <= 1)
-		return DROP_TTL_EXCEEDED;
-	__u8 ttl = packet->ttl - 1;
 	if (packet->family == 4) {
 		struct ipv4_header *ip = ip_header(ctx, sizeof(*ip));
 		if (!ip)

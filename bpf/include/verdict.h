@@ -4,6 +4,10 @@
  */
 #pragma once
 
+enum {
+	DROP_FIRST = 128, /* every reason is greater than every verdict, so one number tells both */
+};
+
 enum drop_reason {
 	DROP_INVALID_SOURCE_IP = 132,
 	DROP_INVALID_PACKET = 134,

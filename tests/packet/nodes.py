@@ -35,6 +35,8 @@ BLOCK_SIZE = 256
 LIMITS = (
     "opening", "established", "closed", "datagram", "echo", "plain_closed", "plain_datagram",
 )  # fmt: skip
+#: Per-CPU memory of one program's run; what an earlier one left there must not matter.
+SLOT = "mg_slot"
 TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 
@@ -134,6 +136,7 @@ class Node:
         self.plan, self.space, self.directory = plan, space, directory
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, int] = {}
+        self.slots: list[Map] = []
         self.devices: dict[str, int] = {}
         for device in ("dpw0", "dpw1", "dpwup"):
             self.devices[device] = self._ifindex(device)
@@ -166,6 +169,8 @@ class Node:
         opened.pin(self.directory)
         opened.load()
         self.maps.update(opened.maps)
+        if SLOT in opened.maps:
+            self.slots.append(opened.maps[SLOT])
         self.programs.update(opened.programs)
         return opened
 
@@ -284,12 +289,19 @@ class Node:
     def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         wire = packet if isinstance(packet, bytes) else packet.wire()
         before = self.counts
+        self.spoil_slots()
         result = run(self.programs[program], wire, ctx=ctx)
         after = self.counts = self.drop_counts()
         dropped = {
             self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
         }
         return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()))
+
+    def spoil_slots(self) -> None:
+        """Ones in every bit of every slot on every CPU."""
+        for slot in self.slots:
+            for number in range(slot.max_entries):
+                slot.update_one(number, b"\xff" * slot.value.itemsize)
 
     def forget(self, address: str) -> int:
         """Entries of an address, deleted."""
