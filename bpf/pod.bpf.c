@@ -2,6 +2,7 @@
 /* The host side of every pod's veth: mg_from_pod takes what the pod sends, mg_to_pod sees what the
  * host itself sends to it. Packets of others enter a pod by redirect, not through here.
  */
+#include "hook_tc.h"
 #include "parse.h"
 #include "egress.h"
 #include "leave.h"
@@ -21,7 +22,7 @@ static __always_inline int plain_way(struct packet *packet, struct way *way,
 }
 
 /* look up: an IPv4 source route; RFC 791: a router on the way would send the packet elsewhere */
-static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet *packet)
+static __framed bool has_source_route(hook_t *ctx, const struct packet *packet)
 {
 	__u32 at = L3_OFFSET + sizeof(struct ipv4_header);
 	struct {
@@ -30,7 +31,7 @@ static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet
 	} option;
 
 	for (int i = 0; i < IPV4_OPTIONS_MAX && at + 1 < packet->l4; i++) {
-		if (bpf_skb_load_bytes(ctx, at, &option, sizeof(option)) || !option.type)
+		if (hook_load(ctx, at, &option, sizeof(option)) || !option.type)
 			return false;
 		if (option.type == IPV4_LOOSE_ROUTE || option.type == IPV4_STRICT_ROUTE)
 			return true;
@@ -40,9 +41,9 @@ static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet
 }
 
 /* decide: what the pod behind this device may say. Returns 0 or a drop reason. */
-static __always_inline int pod_check(struct __sk_buff *ctx, struct packet *packet, struct pod **pod)
+static __always_inline int pod_check(hook_t *ctx, struct packet *packet, struct pod **pod)
 {
-	int reason = pod_source(packet, ctx->ifindex, pod);
+	int reason = pod_source(packet, hook_device(ctx), pod);
 
 	if (reason)
 		return reason;
@@ -59,14 +60,14 @@ static __always_inline int pod_check(struct __sk_buff *ctx, struct packet *packe
 }
 
 /* Returns 0 or a drop reason. */
-static __always_inline int from_pod(struct __sk_buff *ctx, struct packet *packet, struct way *way)
+static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct connection *connection;
 	struct address to;
 	struct pod *pod;
 
 	/* 1. parse */
-	if (ctx->protocol == bpf_htons(ETH_P_ARP))
+	if (hook_protocol(ctx) == bpf_htons(ETH_P_ARP))
 		return 0;
 	int reason = parse(ctx, packet);
 	if (reason)
@@ -124,15 +125,15 @@ static __always_inline int from_pod(struct __sk_buff *ctx, struct packet *packet
 }
 
 SEC("tc")
-int mg_from_pod(struct __sk_buff *ctx)
+int mg_from_pod(hook_t *ctx)
 {
 	struct slot *slot = slot_new(SLOT_FROM_POD, POINT_FROM_POD);
 
-	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : TC_ACT_SHOT;
+	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
 
 /* Returns 0 or a drop reason. */
-static __always_inline int to_pod(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
 {
 	struct connection *connection;
 	struct address from;
@@ -151,12 +152,12 @@ static __always_inline int to_pod(struct __sk_buff *ctx, struct packet *packet)
 }
 
 SEC("tc")
-int mg_to_pod(struct __sk_buff *ctx)
+int mg_to_pod(hook_t *ctx)
 {
 	struct slot *slot = slot_new(SLOT_TO_POD, POINT_TO_POD);
 	int reason = slot ? to_pod(ctx, &slot->packet) : 0;
 
 	if (!slot)
-		return TC_ACT_SHOT;
-	return reason ? drop(ctx, &slot->packet, reason) : TC_ACT_OK;
+		return HOOK_DROP;
+	return reason ? drop(ctx, &slot->packet, reason) : HOOK_PASS;
 }

@@ -4,6 +4,7 @@
  * compare-and-swap on `mapping.closed` keeps an entry that comes back to life, or whose port
  * changes hands, while it is being deleted.
  */
+#include "hook_tc.h"
 #include "nat.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -3,6 +3,7 @@
  * pods, and leaves the rest to the host. mg_from_vxlan sees what the kernel's VXLAN device had to
  * decapsulate, and decides the same.
  */
+#include "hook_tc.h"
 #include "parse.h"
 #include "tunnel.h"
 #include "deliver.h"
@@ -12,35 +13,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define PACKET_HOST 0
 
-/* decide: the way back of egress, which only the gateway of the address may send */
-static __always_inline int tunnel_reply(struct packet *packet, struct way *way)
-{
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
-
-	if (!egress || egress->gateway != packet->sender)
-		return DROP_NOT_FROM_GATEWAY;
-	fragment_record(packet);
-	return egress_reply(packet, way);
-}
-
-/* decide: the way out, when the source is an egress address of ours; else the drop as it was */
-static __framed int tunnel_egress(struct __sk_buff *ctx, struct packet *packet, struct way *way,
-				  int reason)
-{
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
-
-	if (!egress)
-		return reason;
-	if (egress->gateway != cfg.node)
-		return DROP_NO_EGRESS_GATEWAY;
-	struct block *block = block_find(&packet->source, packet->flow.source_port);
-	way->as.address = packet->source;
-	way->as.owner = block ? block->node : 0;
-	return gateway_way(ctx, packet, way);
-}
-
 /* decide: a decapsulated packet of a known sender. Returns 0 or a drop reason. */
-static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet, struct way *way)
+static __framed int tunnel_deliver(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	/* 1. parse */
 	int reason = parse(ctx, packet);
@@ -63,7 +37,7 @@ static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet,
 }
 
 /* decide: a native packet to a pod of this node. Returns 0 or a drop reason. */
-static __framed int from_outside(struct __sk_buff *ctx, struct packet *packet, struct way *way,
+static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way *way,
 				 const struct pod *pod)
 {
 	struct address from;
@@ -77,8 +51,7 @@ static __framed int from_outside(struct __sk_buff *ctx, struct packet *packet, s
 }
 
 /* Returns 0 or a drop reason. */
-static __always_inline int from_uplink(struct __sk_buff *ctx, struct packet *packet,
-				       struct way *way)
+static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	enum tunnel tunnel;
 	__be16 inner = 0;
@@ -102,8 +75,7 @@ static __always_inline int from_uplink(struct __sk_buff *ctx, struct packet *pac
 		return tunnel_deliver(ctx, packet, way);
 
 	/* 3. an egress address that is ours */
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
-	if (egress && egress->gateway == cfg.node) {
+	if (is_gateway(packet)) {
 		reason = parse_transport(ctx, packet);
 		return reason ? reason : gateway_return(packet, way);
 	}
@@ -114,15 +86,15 @@ static __always_inline int from_uplink(struct __sk_buff *ctx, struct packet *pac
 }
 
 SEC("tc")
-int mg_from_uplink(struct __sk_buff *ctx)
+int mg_from_uplink(hook_t *ctx)
 {
 	struct slot *slot = slot_new(SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
 
-	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : TC_ACT_SHOT;
+	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
 
 /* Returns 0 or a drop reason. */
-static __always_inline int from_vxlan(struct __sk_buff *ctx, struct packet *packet, struct way *way)
+static __always_inline int from_vxlan(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct bpf_tunnel_key key = {};
 
@@ -139,9 +111,9 @@ static __always_inline int from_vxlan(struct __sk_buff *ctx, struct packet *pack
 }
 
 SEC("tc")
-int mg_from_vxlan(struct __sk_buff *ctx)
+int mg_from_vxlan(hook_t *ctx)
 {
 	struct slot *slot = slot_new(SLOT_FROM_VXLAN, POINT_FROM_OVERLAY);
 
-	return slot ? leave(ctx, slot, from_vxlan(ctx, &slot->packet, &slot->way)) : TC_ACT_SHOT;
+	return slot ? leave(ctx, slot, from_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }

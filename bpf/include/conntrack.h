@@ -190,7 +190,7 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 }
 
 /* act: open a connection that is not translated. An ICMP error opens none. */
-static __framed int connection_open(struct __sk_buff *ctx, const struct packet *packet,
+static __framed int connection_open(hook_t *ctx, const struct packet *packet,
 				    __u32 destination_identity)
 {
 	struct connection connection;

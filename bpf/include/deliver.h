@@ -7,7 +7,7 @@
 #include "overlay.h"
 
 /* decide: from elsewhere into a pod, checks of the sender done. Returns 0 or a drop reason. */
-static __framed int deliver(struct __sk_buff *ctx, struct packet *packet, struct way *way,
+static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
 			    const struct pod *pod)
 {
 	struct connection *connection;
@@ -63,4 +63,15 @@ static __framed int gateway_return(struct packet *packet, struct way *way)
 	if (block->node == cfg.node)
 		return egress_reply(packet, way);
 	return overlay_way(packet, way, block->node, IDENTITY_WORLD);
+}
+
+/* decide: the way back of egress, which only the gateway of the address may send */
+static __always_inline int tunnel_reply(struct packet *packet, struct way *way)
+{
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
+
+	if (!egress || egress->gateway != packet->sender)
+		return DROP_NOT_FROM_GATEWAY;
+	fragment_record(packet);
+	return egress_reply(packet, way);
 }

@@ -112,7 +112,7 @@ static __framed int address_unusable(const struct addr *address)
 
 /* decide: on the pod's node, translated, to the gateway of the address. Returns 0 or a drop reason.
  */
-static __framed int egress_way(struct __sk_buff *ctx, struct packet *packet, struct way *way)
+static __framed int egress_way(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	if (!way->as.gateway)
 		return DROP_NO_EGRESS_GATEWAY;
@@ -125,7 +125,7 @@ static __framed int egress_way(struct __sk_buff *ctx, struct packet *packet, str
 /* act: the first packet of a connection that must be translated gets its port; what is used up the
  * sender is told. Returns 0 or a drop reason.
  */
-static __framed int egress_open(struct __sk_buff *ctx, struct packet *packet, struct way *way,
+static __framed int egress_open(hook_t *ctx, struct packet *packet, struct way *way,
 				const struct egress *egress, const struct connection *previous)
 {
 	int reason = egress_refuse(packet, egress);

@@ -30,7 +30,7 @@ static __always_inline __u32 now_s(void)
 	return bpf_ktime_get_coarse_ns() >> 30;
 }
 
-static __always_inline struct event *event_open(struct __sk_buff *ctx, const struct packet *packet)
+static __always_inline struct event *event_open(hook_t *ctx, const struct packet *packet)
 {
 	struct event *event = bpf_ringbuf_reserve(&mg_event, sizeof(*event), 0);
 
@@ -45,8 +45,8 @@ static __always_inline struct event *event_open(struct __sk_buff *ctx, const str
 				.point = packet->point,
 				.tcp_flags = packet->tcp_flags,
 				.source_identity = packet->identity,
-				.ifindex = ctx->ifindex,
-				.length = ctx->len};
+				.ifindex = hook_device(ctx),
+				.length = hook_length(ctx)};
 	if (packet->icmp) {
 		event->source_port = bpf_htons(packet->icmp_type << 8 | packet->icmp_code);
 		event->destination_port = packet->flow.source_port | packet->flow.destination_port;
@@ -55,7 +55,7 @@ static __always_inline struct event *event_open(struct __sk_buff *ctx, const str
 }
 
 /* `translated` is NULL when the source stays as it is. */
-static __framed void event_connection(struct __sk_buff *ctx, const struct packet *packet,
+static __framed void event_connection(hook_t *ctx, const struct packet *packet,
 				      __u32 destination_identity, const struct addr *translated,
 				      __be16 translated_port)
 {
@@ -72,7 +72,7 @@ static __framed void event_connection(struct __sk_buff *ctx, const struct packet
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __framed void event_drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop_rate *rate = bpf_map_lookup_elem(&mg_drop_rate, &reason);
 	__u32 now = now_s();
@@ -98,16 +98,16 @@ static __framed void event_drop(struct __sk_buff *ctx, const struct packet *pack
 	bpf_ringbuf_submit(event, 0);
 }
 
-__global int drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+__global int drop(hook_t *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop *count = bpf_map_lookup_elem(&mg_drop, &reason);
 
 	if (!packet)
-		return TC_ACT_SHOT;
+		return HOOK_DROP;
 	if (count) {
 		count->packets++;
-		count->bytes += ctx->len;
+		count->bytes += hook_length(ctx);
 	}
 	event_drop(ctx, packet, reason);
-	return TC_ACT_SHOT;
+	return HOOK_DROP;
 }

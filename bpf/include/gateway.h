@@ -19,10 +19,18 @@ static __always_inline struct block *block_find(const struct addr *address, __be
 	return bpf_map_lookup_elem(&mg_block, &key);
 }
 
+/* decide: whether the packet is for an egress address whose gateway this node is */
+static __always_inline bool is_gateway(const struct packet *packet)
+{
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
+
+	return egress && egress->gateway == cfg.node;
+}
+
 /* decide: at the gateway, after the checks, by the routes of the egress address. What is too big
  * for them and may be fragmented is left to the stack. Returns 0 or a drop reason.
  */
-static __framed int gateway_way(struct __sk_buff *ctx, struct packet *packet, struct way *way)
+static __framed int gateway_way(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	const struct translation *as = &way->as;
 
@@ -32,14 +40,29 @@ static __framed int gateway_way(struct __sk_buff *ctx, struct packet *packet, st
 		fragment_record(packet);
 	else
 		way->end = END_SOURCE;
-	int reason = hop_find(ctx, packet, &as->address, &packet->destination, &way->hop);
+	int reason = hop_way(ctx, packet, way, &as->address, &packet->destination);
 	if (reason == DROP_FRAGMENTATION_NEEDED && !is_unfragmentable(packet))
 		return 0;
 	if (reason)
 		return reason;
 	if (packet->ttl <= 1)
 		return DROP_TTL_EXCEEDED;
-	way->act = ACT_HOP;
-	way->ttl = packet->ttl - 1;
+	if (way->act == ACT_HOP) /* or the stack does it */
+		way->ttl = packet->ttl - 1;
 	return 0;
+}
+
+/* decide: the way out, when the source is an egress address of ours; else the drop as it was */
+static __framed int tunnel_egress(hook_t *ctx, struct packet *packet, struct way *way, int reason)
+{
+	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
+
+	if (!egress)
+		return reason;
+	if (egress->gateway != cfg.node)
+		return DROP_NO_EGRESS_GATEWAY;
+	struct block *block = block_find(&packet->source, packet->flow.source_port);
+	way->as.address = packet->source;
+	way->as.owner = block ? block->node : 0;
+	return gateway_way(ctx, packet, way);
 }

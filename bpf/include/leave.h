@@ -6,14 +6,16 @@
 #include "overlay.h"
 #include "rewrite.h"
 
-/* act: what the way says. Returns a tc verdict or a drop reason. */
-__global int go(struct __sk_buff *ctx, struct packet *packet, struct way *way)
+/* act: what the way says. Returns a verdict or a drop reason. */
+__global int go(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	int reason = 0;
 
 	if (!packet || !way)
-		return TC_ACT_SHOT;
-	if (way->end)
+		return HOOK_DROP;
+	if (way->end && is_icmp_error(packet))
+		reason = rewrite_embedded(ctx, packet, way->end, &way->as.address, way->as.port);
+	if (!reason && way->end)
 		reason = rewrite(ctx, packet, way->end, &way->as.address, way->as.port);
 	if (!reason && way->ttl)
 		reason = rewrite_ttl(ctx, packet, way->ttl);
@@ -24,14 +26,14 @@ __global int go(struct __sk_buff *ctx, struct packet *packet, struct way *way)
 	if (way->act == ACT_POD)
 		return icmp_enter(ctx, way);
 	if (way->act == ACT_HOP)
-		return forward_hop(&way->hop);
-	return way->act == ACT_DEVICE ? overlay_kernel(ctx, way) : TC_ACT_OK;
+		return forward_hop(ctx, way);
+	return way->act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
 }
 
 /* act: the end of every packet's way through a program. A drop that its sender is told of leaves,
- * too, as the ICMP error. Returns the tc verdict.
+ * too, as the ICMP error. Returns the verdict.
  */
-static __always_inline int leave(struct __sk_buff *ctx, struct slot *slot, int reason)
+static __always_inline int leave(hook_t *ctx, struct slot *slot, int reason)
 {
 	struct packet *packet = &slot->packet;
 	struct way *way = &slot->way;
@@ -39,7 +41,7 @@ static __always_inline int leave(struct __sk_buff *ctx, struct slot *slot, int r
 	if (reason && !icmp_tells(way, reason))
 		return drop(ctx, packet, reason);
 	if (reason && !drop_with_icmp(ctx, packet, way, reason))
-		return TC_ACT_SHOT;
+		return HOOK_DROP;
 	int outcome = go(ctx, packet, way);
 	return outcome < DROP_FIRST ? outcome : drop(ctx, packet, outcome);
 }

@@ -151,7 +151,7 @@ static __framed void connection_untranslate(const struct tuple *original,
  * at the egress address; the mesh knows no translation, so its packet opens one of its own. Returns
  * 0 or a drop reason.
  */
-static __always_inline int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
+static __always_inline int connection_plain(hook_t *ctx, const struct packet *packet,
 					    struct connection *connection, enum direction direction,
 					    __u32 destination_identity)
 {

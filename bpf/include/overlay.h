@@ -76,27 +76,26 @@ static __framed int overlay_way(struct packet *packet, struct way *way, __be32 e
 }
 
 /* act: through the kernel's device, which may fragment the outer packet */
-static __framed int overlay_kernel(struct __sk_buff *ctx, const struct way *way)
+static __framed int overlay_kernel(hook_t *ctx, const struct way *way)
 {
 	struct bpf_tunnel_key key = {
 	    .tunnel_id = way->vni, .remote_ipv4 = bpf_ntohl(way->node), .tunnel_ttl = OVERLAY_TTL};
 
-	if (bpf_skb_set_tunnel_key(ctx, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
-		return DROP_WRITE_ERROR;
-	return bpf_redirect(cfg.vxlan, 0);
+	int verdict = hook_to_device(ctx, cfg.vxlan, &key);
+	return verdict == HOOK_DROP ? DROP_WRITE_ERROR : verdict;
 }
 
 /* act: the outer headers in front. Returns 0 or a drop reason. */
-static __framed int overlay_push(struct __sk_buff *ctx, const struct packet *packet,
-				 __be32 endpoint, __u32 vni)
+static __framed int overlay_push(hook_t *ctx, const struct packet *packet, __be32 endpoint,
+				 __u32 vni)
 {
-	__u32 length = ctx->len - L3_OFFSET + OVERLAY_SIZE; /* of a GSO packet: cut later */
-	__be16 inner = ctx->protocol;
+	__u32 length = hook_length(ctx) - L3_OFFSET + OVERLAY_SIZE; /* of a GSO packet: cut later */
+	__be16 inner = hook_protocol(ctx);
 
-	if (bpf_skb_adjust_room(ctx, OVERLAY_SIZE, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
-				    BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) |
-				    BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_FIXED_GSO))
+	if (hook_room(ctx, OVERLAY_SIZE,
+		      BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+			  BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
+			  BPF_F_ADJ_ROOM_FIXED_GSO))
 		return DROP_WRITE_ERROR;
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
@@ -125,12 +124,11 @@ static __framed int overlay_push(struct __sk_buff *ctx, const struct packet *pac
 	return 0;
 }
 
-/* act: to another node. Returns a tc verdict or a drop reason. */
-static __always_inline int overlay_send(struct __sk_buff *ctx, const struct packet *packet,
+/* act: to another node. Returns a verdict or a drop reason. */
+static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet,
 					const struct way *way)
 {
-	struct bpf_redir_neigh next = {.nh_family = AF_INET, .ipv4_nh = way->next_hop};
 	int reason = overlay_push(ctx, packet, way->node, way->vni);
 
-	return reason ? reason : bpf_redirect_neigh(cfg.uplink, &next, sizeof(next), 0);
+	return reason ? reason : hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
 }

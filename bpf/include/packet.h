@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* What parsing finds out about a packet; every feature reads it, rewrite.h keeps it true. */
 #pragma once
-#include <stdbool.h>
-#include <stddef.h>
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/in6.h>
-#include <linux/pkt_cls.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 #include "types.h"
 #include "verdict.h"
 
@@ -95,7 +88,7 @@ struct packet {
 };
 
 /* Bytes in place; NULL when they are not linear, or far behind. */
-static __always_inline void *packet_at(struct __sk_buff *ctx, __u32 offset, __u32 size)
+static __always_inline void *packet_at(hook_t *ctx, __u32 offset, __u32 size)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
@@ -107,36 +100,35 @@ static __always_inline void *packet_at(struct __sk_buff *ctx, __u32 offset, __u3
 }
 
 /* Copies bytes out of the packet, wherever they are; a helper's call costs several copies. */
-static __always_inline long packet_load(struct __sk_buff *ctx, __u32 offset, void *to, __u32 size)
+static __always_inline long packet_load(hook_t *ctx, __u32 offset, void *to, __u32 size)
 {
 	void *from = packet_at(ctx, offset, size);
 
 	if (!from)
-		return bpf_skb_load_bytes(ctx, offset, to, size);
+		return hook_load(ctx, offset, to, size);
 	__builtin_memcpy(to, from, size);
 	return 0;
 }
 
 /* Copies bytes into the packet; the caller keeps checksums true. */
-static __always_inline long packet_store(struct __sk_buff *ctx, __u32 offset, const void *from,
-					 __u32 size)
+static __always_inline long packet_store(hook_t *ctx, __u32 offset, const void *from, __u32 size)
 {
 	void *to = packet_at(ctx, offset, size);
 
 	if (!to)
-		return bpf_skb_store_bytes(ctx, offset, from, size, 0);
+		return hook_store(ctx, offset, from, size, 0);
 	__builtin_memcpy(to, from, size);
 	return 0;
 }
 
 /* The IP header in place; NULL when there is none. */
-static __always_inline void *ip_header(struct __sk_buff *ctx, __u32 size)
+static __always_inline void *ip_header(hook_t *ctx, __u32 size)
 {
 	void *header = packet_at(ctx, L3_OFFSET, size);
 
 	if (header)
 		return header;
-	return bpf_skb_pull_data(ctx, L3_OFFSET + size) ? NULL : packet_at(ctx, L3_OFFSET, size);
+	return hook_pull(ctx, L3_OFFSET + size) ? NULL : packet_at(ctx, L3_OFFSET, size);
 }
 
 /* A checksum out of the sum of what it covers. */

@@ -168,7 +168,7 @@ static __always_inline int port_take(const struct tuple *flow, const struct conn
  * its port counts. The port it had before goes last: what is refused until then keeps it, or the
  * connection would go on with a port that is somebody else's. Returns 0 or a drop reason.
  */
-static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
+static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 			     const struct connection *previous, struct translation *translation)
 {
 	struct connection connection;

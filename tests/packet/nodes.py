@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -27,7 +27,7 @@ from bpf import netns
 from bpf.maps import Map
 from bpf.object import Object
 from bpf.ring import Ring
-from bpf.testrun import call, run
+from bpf.testrun import Result, call, run
 from tests.packet.packets import Overlay, Packet
 
 OK, SHOT, REDIRECT = 0, 2, 7
@@ -149,7 +149,23 @@ class Node:
 
     def _load(self, name: str, config: Mapping[str, object]) -> Object:
         opened = Object.open(OBJECTS / f"{name}.o")
-        values: dict[str, object] = {
+        if name != "sweep":
+            opened.set_config("cfg", self.settings | config)
+        for map_, entries in self.entries.items():
+            if map_ in opened.specs:
+                opened.set_max_entries(map_, entries)
+        opened.pin(self.directory)
+        opened.load()
+        self.maps.update(opened.maps)
+        if SLOT in opened.maps:
+            self.slots.append(opened.maps[SLOT])
+        self.programs.update(opened.programs)
+        return opened
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Fields of ``struct config``."""
+        return {
             "node": int(IPv4Address(self.plan.endpoint)),
             "uplink": self.devices["dpwup"],
             "vxlan": self.devices["dpwup"],
@@ -161,18 +177,6 @@ class Node:
             "icmp_errors": 1000,
             "permutation_key": 0x1234567890ABCDEF,
         }
-        if name != "sweep":
-            opened.set_config("cfg", values | config)
-        for map_, entries in self.entries.items():
-            if map_ in opened.specs:
-                opened.set_max_entries(map_, entries)
-        opened.pin(self.directory)
-        opened.load()
-        self.maps.update(opened.maps)
-        if SLOT in opened.maps:
-            self.slots.append(opened.maps[SLOT])
-        self.programs.update(opened.programs)
-        return opened
 
     def _ifindex(self, device: str) -> int:
         with netns.enter(self.space):
@@ -288,9 +292,13 @@ class Node:
 
     def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         wire = packet if isinstance(packet, bytes) else packet.wire()
+        return self.watch(lambda: run(self.programs[program], wire, ctx=ctx))
+
+    def watch(self, once: Callable[[], Result]) -> Got:
+        """What one run of a program made of its packet."""
         before = self.counts
         self.spoil_slots()
-        result = run(self.programs[program], wire, ctx=ctx)
+        result = once()
         after = self.counts = self.drop_counts()
         dropped = {
             self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
