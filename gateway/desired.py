@@ -1,7 +1,7 @@
 """Rows of egress for the maps of a node, and for the command line.
 
 Pure. The plan (``gateway/egress.py``) and the claims of blocks go in; every function returns the
-whole wanted state of one map. Who writes what: the agent encodes, see ``bpf/include/maps.h``.
+whole wanted state of one map. The agent encodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mesh.core.model import (
 
 #: The noun of block claims; their pool is the egress address.
 NOUN = "block"
-#: ``OWN_BLOCKS`` of ``bpf/include/types.h``.
+#: ``OWN_BLOCKS`` of ``bpf/include/port.h``.
 OWN_BLOCKS = 16
 
 

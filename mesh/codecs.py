@@ -1,4 +1,4 @@
-"""Rows to and from the map entries of ``bpf/include/types.h``, by field name.
+"""Rows to and from the entries of the maps in ``bpf/include``, by field name.
 
 One pair of pure functions per map, ``encode_<map>`` and ``decode_<map>``; the layouts themselves
 come from BTF. Byte orders are in the dtypes, so numbers here are plain integers.

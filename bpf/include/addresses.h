@@ -2,8 +2,47 @@
 /* Who an address is, and whether a packet may carry it as its source. */
 #pragma once
 #include "config.h"
-#include "maps.h"
 #include "packet.h"
+#include "way.h"
+
+enum address_kind {
+	ADDRESS_POD = 1,  /* reached through the tunnel to .node */
+	ADDRESS_NODE = 2, /* reached natively, or this host itself when .node is our own */
+};
+SCHEMA(enum address_kind, address_kind);
+
+struct address { /* who an address is */
+	__u32 identity;
+	__be32 node; /* tunnel endpoint */
+	__u8 kind;   /* enum address_kind */
+	__u8 cluster;
+	__u16 pad;
+};
+
+struct cidr_key { /* LPM; prefix counts bits of the 128-bit form */
+	__u32 prefix;
+	struct addr addr;
+};
+
+struct cidr { /* pod CIDR of a node, for addresses that are not known yet */
+	__be32 node;
+	__u32 cluster;
+};
+
+struct pod {	       /* a pod of this node */
+	__u32 ifindex; /* host side of its veth */
+	__u32 identity;
+	__u32 egress; /* egress class, 0: no policy covers it */
+	__u8 mac[6];
+	__u8 host_mac[6];
+};
+
+/* address -> identity, node: pods and nodes of every cluster. Agent, from table address. */
+MAP_HASH(mg_address, struct addr, struct address, 131072, BPF_F_NO_PREALLOC);
+/* pod CIDR -> node, for pods whose address has not arrived yet. Agent, from table node. */
+MAP_LPM(mg_addr_cidr, struct cidr_key, struct cidr, 16384);
+/* address -> pod of this node. Agent, from tables pod and egress. */
+MAP_HASH(mg_pod_addr, struct addr, struct pod, 4096, BPF_F_NO_PREALLOC);
 
 enum {
 	IDENTITY_UNKNOWN = 0,

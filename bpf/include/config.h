@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Read-only configuration, patched by Python before load (`Object.open(..., config=...)`). */
+/* Read-only configuration, patched by Python before load (`Object.set_config`). */
 #pragma once
 #include "types.h"
 

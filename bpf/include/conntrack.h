@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Connection tracking: one entry per connection, keyed by the tuple of the packet that opened it.
- * Preallocated, never evicting: a full map refuses new connections. Entries go by sweep.h only, or
- * when a translation takes a closed one's port (nat.h).
+ * Preallocated, never evicting: a full map refuses new connections. Entries go by sweep.bpf.c only,
+ * or when a translation takes a closed one's port (nat.h).
  */
 #pragma once
 #include "event.h"
-#include "maps.h"
 #include "packet.h"
 
 struct tuple_v4 { /* struct tuple in native width */

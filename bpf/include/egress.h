@@ -7,6 +7,29 @@
 #include "overlay.h"
 #include "port.h"
 
+struct egress_key { /* LPM; prefix = 32 + bits of addr */
+	__u32 prefix;
+	__u32 egress; /* class */
+	struct addr addr;
+};
+
+enum egress_action {
+	EGRESS_TRANSLATE = 1,
+	EGRESS_EXCLUDED = 2,   /* falls through to plain forwarding */
+	EGRESS_NO_GATEWAY = 3, /* drop 194 */
+	EGRESS_NO_ADDRESS = 4, /* drop 204 */
+};
+SCHEMA(enum egress_action, egress_action);
+
+struct egress { /* what happens to a covered pod's packet to a covered destination */
+	struct addr address;
+	__u32 action; /* enum egress_action */
+	__u32 family; /* 4 or 6: of the row's CIDR, so that ::/0 catches no IPv4; 0: any */
+};
+
+/* (egress class, destination) -> what to do. Agent, from table egress. */
+MAP_LPM(mg_egress, struct egress_key, struct egress, 16384);
+
 /* look up: the row that covers this packet, if any */
 static __framed struct egress *egress_find(__u32 class, const struct packet *packet)
 {

@@ -3,10 +3,57 @@
  * each drop. Every drop of the datapath leaves through `drop`.
  */
 #pragma once
+#include "addresses.h"
 #include "config.h"
-#include "maps.h"
 #include "packet.h"
-#include "schema.h"
+
+enum event_verdict {
+	EVENT_FORWARDED = 1, /* Hubble's numbers */
+	EVENT_DROPPED = 2,
+};
+SCHEMA(enum event_verdict, event_verdict);
+SCHEMA(enum drop_reason, drop_reason);
+
+struct event {	    /* one new connection, or one drop */
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	struct addr source;
+	struct addr destination;
+	struct addr translated; /* source after egress translation; zero: none */
+	__be16 source_port;
+	__be16 destination_port; /* ICMP: source_port = type and code, destination_port = id */
+	__be16 translated_port;
+	__u8 protocol;
+	__u8 verdict; /* enum event_verdict */
+	__u8 reason;  /* enum drop_reason, 0 when forwarded */
+	__u8 point;   /* enum event_point */
+	__u8 tcp_flags;
+	__u8 pad;
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 ifindex;
+	__u32 length;
+	__u32 lost; /* drop events suppressed by the rate limit since the last one of this reason */
+};
+SCHEMA(struct event, event);
+
+struct drop { /* mg_drop, per CPU, index = enum drop_reason */
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* drop reason -> packets, bytes. Written by BPF. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct drop);
+} mg_drop SEC(".maps");
+
+/* new connections and drops, one record type. Written by BPF, drained by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} mg_event SEC(".maps");
 
 #define NSEC_PER_SEC 1000000000ULL
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Ports of later fragments: a first fragment leaves them here for those that follow it. */
 #pragma once
-#include "maps.h"
 #include "packet.h"
 
 struct fragment_key {

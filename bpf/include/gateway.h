@@ -8,6 +8,25 @@
 #include "forward.h"
 #include "nat.h"
 
+struct egress_addr {	/* an egress address of our cluster, by address */
+	__be32 gateway; /* tunnel endpoint of its gateway; our own: this node is the gateway */
+};
+
+struct block_key {
+	struct addr address;
+	__u32 number;
+};
+
+struct block { /* who may translate into a port block */
+	__be32 node;
+	__u32 epoch;
+};
+
+/* egress address -> gateway. Agent, from table egress. */
+MAP_HASH(mg_egress_addr, struct addr, struct egress_addr, 4096, BPF_F_NO_PREALLOC);
+/* (egress address, block number) -> owner. Agent, from table block. */
+MAP_HASH(mg_block, struct block_key, struct block, 262144, BPF_F_NO_PREALLOC);
+
 /* look up: who may use the port; NULL: nobody */
 static __always_inline struct block *block_find(const struct addr *address, __be16 port)
 {

@@ -15,6 +15,17 @@ enum {
 	ICMP_BURST = 512,	 /* errors at once, before the configured rate holds */
 };
 
+enum {
+	ICMP_FRAME_MAX = 192, /* Ethernet, IPv6 and ICMPv6 headers, 128 bytes of the packet */
+};
+
+struct icmp_late { /* an error to be sent once more, later, out of a device */
+	__u32 ifindex;
+	__u32 length;
+	__u8 frame[ICMP_FRAME_MAX];
+};
+SCHEMA(struct icmp_late, icmp_late);
+
 struct icmp_tokens {
 	__u64 at; /* ns */
 	__u64 left;

@@ -6,8 +6,15 @@
 #pragma once
 #include "config.h"
 #include "event.h"
-#include "maps.h"
 #include "way.h"
+
+struct node {		 /* another node, by its tunnel endpoint */
+	__be32 next_hop; /* IPv4 next hop of the outer packet */
+	__u32 cluster;
+};
+
+/* tunnel endpoint -> next hop, cluster: who may send to our overlay. Agent, from table node. */
+MAP_HASH(mg_node, __be32, struct node, 16384, BPF_F_NO_PREALLOC);
 
 enum {
 	VXLAN_PORT = 8472,

@@ -40,6 +40,15 @@ struct ipv6_header {
 	__be32 destination[4];
 };
 
+enum event_point { /* where it was seen; Hubble's TraceObservationPoint numbers */
+		   POINT_FROM_POD = 5,
+		   POINT_TO_POD = 101,
+		   POINT_FROM_OVERLAY = 9,
+		   POINT_FROM_UPLINK = 10,
+		   POINT_TO_UPLINK = 11,
+};
+SCHEMA(enum event_point, event_point);
+
 enum fragment {
 	FRAGMENT_NONE,
 	FRAGMENT_FIRST,

@@ -7,6 +7,15 @@
 #include "addresses.h"
 #include "nat.h"
 
+#define OWN_BLOCKS 16
+struct own_blocks { /* blocks of this node, by egress address */
+	__u32 count;
+	__u32 number[OWN_BLOCKS];
+};
+
+/* egress address -> our own blocks of it. Agent, from table block. */
+MAP_HASH(mg_own_block, struct addr, struct own_blocks, 4096, BPF_F_NO_PREALLOC);
+
 #define EEXIST	     17
 #define SEARCHES_MAX 8 /* for one port, when other CPUs take over what was found */
 

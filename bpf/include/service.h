@@ -4,8 +4,25 @@
  */
 #pragma once
 #include <bpf/bpf_helpers.h>
-#include "maps.h"
 #include "types.h"
+
+struct service_key {
+	struct addr address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct service { /* backends are mg_backend_addr[first .. first + count) */
+	__u32 first;
+	__u32 count;
+};
+
+struct backend {
+	struct addr address;
+	__be16 port;
+	__u16 pad;
+};
 
 /* (service address, port, protocol) -> slice of mg_backend_addr. Agent, from table service. */
 MAP_HASH(mg_service_addr, struct service_key, struct service, 16384, BPF_F_NO_PREALLOC);
