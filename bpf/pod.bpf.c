@@ -17,7 +17,7 @@ static __always_inline int plain_way(struct packet *packet, struct way *way,
 		return 0; /* hosts, the world: the stack */
 	if (to->node != cfg.node)
 		return overlay_way(packet, way, to->node, packet->identity);
-	struct pod *pod = pod_find(&packet->destination);
+	struct pod *pod = pod_find(destination_key(packet));
 	return pod ? pod_way(way, pod) : 0;
 }
 
@@ -105,7 +105,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	/* 8. VRF: a network of its own (to come) */
 
 	/* 9. egress policy: never for the mesh itself, nor for replies of what others opened */
-	address_find(&packet->destination, &to);
+	address_find(destination_key(packet), &to);
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
 		struct egress *egress = egress_find(pod->egress, packet);
 		if (egress) {
@@ -118,7 +118,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 
 	/* 10. plain; RFC 4861 knows a neighbour by its hop limit, which a redirect keeps */
 	if (packet->icmp == ICMP_NEIGHBOUR &&
-	    (to.kind == ADDRESS_POD || pod_find(&packet->destination)))
+	    (to.kind == ADDRESS_POD || pod_find(destination_key(packet))))
 		return DROP_INVALID_PACKET;
 	reason = connection_plain(ctx, packet, connection, direction, to.identity);
 	return reason ? reason : plain_way(packet, way, &to);
@@ -127,7 +127,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 SEC("tc")
 int mg_from_pod(hook_t *ctx)
 {
-	struct slot *slot = slot_new(SLOT_FROM_POD, POINT_FROM_POD);
+	struct slot *slot = enter(ctx, SLOT_FROM_POD, POINT_FROM_POD);
 
 	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
@@ -143,9 +143,9 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
 		return 0;
 
 	/* 2. connection */
-	address_find(&packet->source, &from);
+	address_find(source_key(packet), &from);
 	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_HOST : from.identity;
-	struct pod *pod = pod_find(&packet->destination);
+	struct pod *pod = pod_find(destination_key(packet));
 	enum direction direction = connection_find(packet, &connection);
 	return connection_plain(ctx, packet, connection, direction,
 				pod ? pod->identity : IDENTITY_UNKNOWN);
@@ -154,7 +154,7 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
 SEC("tc")
 int mg_to_pod(hook_t *ctx)
 {
-	struct slot *slot = slot_new(SLOT_TO_POD, POINT_TO_POD);
+	struct slot *slot = enter(ctx, SLOT_TO_POD, POINT_TO_POD);
 	int reason = slot ? to_pod(ctx, &slot->packet) : 0;
 
 	if (!slot)

@@ -32,7 +32,7 @@ static __framed int tunnel_deliver(hook_t *ctx, struct packet *packet, struct wa
 	fragment_record(packet);
 
 	/* 4. to a pod */
-	struct pod *pod = pod_find(&packet->destination);
+	struct pod *pod = pod_find(destination_key(packet));
 	return pod ? deliver(ctx, packet, way, pod) : DROP_UNKNOWN_L3_TARGET;
 }
 
@@ -42,7 +42,7 @@ static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way 
 {
 	struct address from;
 
-	address_find(&packet->source, &from);
+	address_find(source_key(packet), &from);
 	if (from.kind == ADDRESS_POD)
 		return DROP_INVALID_SOURCE_IP;
 	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_REMOTE_NODE : IDENTITY_WORLD;
@@ -81,14 +81,14 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 	}
 
 	/* 4. a pod of this node; the rest is the host's */
-	struct pod *pod = pod_find(&packet->destination);
+	struct pod *pod = pod_find(destination_key(packet));
 	return pod ? from_outside(ctx, packet, way, pod) : 0;
 }
 
 SEC("tc")
 int mg_from_uplink(hook_t *ctx)
 {
-	struct slot *slot = slot_new(SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
+	struct slot *slot = enter(ctx, SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
 
 	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
@@ -103,6 +103,7 @@ static __always_inline int from_vxlan(hook_t *ctx, struct packet *packet, struct
 		return DROP_UNKNOWN_SENDER;
 	packet->sender = bpf_htonl(key.remote_ipv4);
 	packet->identity = key.tunnel_id;
+	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
 	bpf_skb_change_type(ctx, PACKET_HOST); /* the inner MAC addresses mean nothing */
 
 	/* 2. as if it came from the uplink */
@@ -113,7 +114,7 @@ static __always_inline int from_vxlan(hook_t *ctx, struct packet *packet, struct
 SEC("tc")
 int mg_from_vxlan(hook_t *ctx)
 {
-	struct slot *slot = slot_new(SLOT_FROM_VXLAN, POINT_FROM_OVERLAY);
+	struct slot *slot = enter(ctx, SLOT_FROM_VXLAN, POINT_FROM_OVERLAY);
 
 	return slot ? leave(ctx, slot, from_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }

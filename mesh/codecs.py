@@ -23,6 +23,8 @@ _PROTOCOLS = {"TCP": 6, "UDP": 17}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 #: The class stands before the address in the key of ``mg_egress``.
 EGRESS_BITS = 32
+#: The zone, always 0, stands before the address in the key of ``mg_addr_cidr``.
+ZONE_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def decode_prefix(bits: int, cell: Any) -> Network:
 
 def encode_pod(address: IP, row: LocalPod) -> Encoded:
     """Entry of ``mg_pod_addr``."""
-    return packed(address), {
+    return encode_address(address), {
         "ifindex": row.ifindex,
         "identity": row.identity,
         "egress": row.egress,
@@ -74,7 +76,7 @@ def encode_pod(address: IP, row: LocalPod) -> Encoded:
 
 def decode_pod(key: Any, value: Any) -> tuple[IP, LocalPod]:
     """Inverse of ``encode_pod``."""
-    return decode_address(key), LocalPod(
+    return decode_address(key["w"]), LocalPod(
         ifindex=int(value["ifindex"]),
         identity=int(value["identity"]),
         egress=int(value["egress"]),
@@ -97,13 +99,14 @@ def decode_node(key: Any, value: Any) -> tuple[IPv4Address, Endpoint]:
 def encode_cidr(prefix: Network, row: PodCIDR) -> Encoded:
     """Entry of ``mg_addr_cidr``."""
     bits, address = encode_prefix(prefix)
-    return {"prefix": bits, "addr": address}, {"node": int(row.node), "cluster": row.cluster}
+    name = {"bits": ZONE_BITS + bits, "addr": address}
+    return name, {"node": int(row.node), "cluster": row.cluster}
 
 
 def decode_cidr(key: Any, value: Any) -> tuple[Network, PodCIDR]:
     """Inverse of ``encode_cidr``."""
     row = PodCIDR(IPv4Address(int(value["node"])), int(value["cluster"]))
-    return decode_prefix(int(key["prefix"]), key["addr"]), row
+    return decode_prefix(int(key["bits"]) - ZONE_BITS, key["addr"]), row
 
 
 def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int]) -> Encoded:

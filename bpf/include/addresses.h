@@ -19,8 +19,10 @@ struct address { /* who an address is */
 	__u16 pad;
 };
 
-struct cidr_key { /* LPM; prefix counts bits of the 128-bit form */
-	__u32 prefix;
+struct cidr_key { /* LPM; bits = 32 + those of the prefix in the 128-bit form */
+	__u32 bits;
+	__u16 pad;
+	__u16 zone;
 	struct addr addr;
 };
 
@@ -38,11 +40,11 @@ struct pod {	       /* a pod of this node */
 };
 
 /* address -> identity, node: pods and nodes of every cluster. Agent, from table address. */
-MAP_HASH(mg_address, struct addr, struct address, 131072, BPF_F_NO_PREALLOC);
+MAP_HASH(mg_address, struct zoned_addr, struct address, 131072, BPF_F_NO_PREALLOC);
 /* pod CIDR -> node, for pods whose address has not arrived yet. Agent, from table node. */
 MAP_LPM(mg_addr_cidr, struct cidr_key, struct cidr, 16384);
 /* address -> pod of this node. Agent, from tables pod and egress. */
-MAP_HASH(mg_pod_addr, struct addr, struct pod, 4096, BPF_F_NO_PREALLOC);
+MAP_HASH(mg_pod_addr, struct zoned_addr, struct pod, 4096, BPF_F_NO_PREALLOC);
 
 enum {
 	IDENTITY_UNKNOWN = 0,
@@ -53,7 +55,7 @@ enum {
 };
 
 /* look up: an address of the mesh, by its own row or by its node's pod CIDR; kind 0: world */
-static __framed void address_find(const struct addr *addr, struct address *found)
+static __framed void address_find(const struct zoned_addr *addr, struct address *found)
 {
 	struct address *address = bpf_map_lookup_elem(&mg_address, addr);
 
@@ -61,14 +63,15 @@ static __framed void address_find(const struct addr *addr, struct address *found
 		*found = *address;
 		return;
 	}
-	struct cidr_key key = {.prefix = 128, .addr = *addr};
+	struct cidr_key key = {.bits = 32 + 128, .zone = addr->zone};
+	__builtin_memcpy(&key.addr, addr->w, sizeof(key.addr));
 	struct cidr *cidr = bpf_map_lookup_elem(&mg_addr_cidr, &key);
 	*found = (struct address){.identity = IDENTITY_WORLD};
 	if (cidr)
 		*found = (struct address){.node = cidr->node, .kind = ADDRESS_POD};
 }
 
-static __always_inline struct pod *pod_find(const struct addr *addr)
+static __always_inline struct pod *pod_find(const struct zoned_addr *addr)
 {
 	return bpf_map_lookup_elem(&mg_pod_addr, addr);
 }
@@ -94,11 +97,11 @@ static __always_inline bool is_neighbour_talk(const struct packet *packet)
 /* decide: the pod behind this device, which may only use its own addresses */
 static __always_inline int pod_source(const struct packet *packet, __u32 ifindex, struct pod **pod)
 {
-	*pod = pod_find(&packet->source);
+	*pod = pod_find(source_key(packet));
 	if (!*pod) {
 		struct address owner;
 
-		address_find(&packet->source, &owner);
+		address_find(source_key(packet), &owner);
 		return owner.kind == ADDRESS_POD && owner.node == cfg.node ? DROP_ENDPOINT_NOT_READY
 									   : DROP_INVALID_SOURCE_IP;
 	}
@@ -120,7 +123,7 @@ static __always_inline int tunnel_source(const struct packet *packet)
 {
 	struct address owner;
 
-	address_find(&packet->source, &owner);
+	address_find(source_key(packet), &owner);
 	__u8 kind = packet->identity == IDENTITY_REMOTE_NODE ? ADDRESS_NODE : ADDRESS_POD;
 	return owner.kind == kind && owner.node == packet->sender ? 0 : DROP_INVALID_SOURCE_IP;
 }

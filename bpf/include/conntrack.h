@@ -13,7 +13,8 @@ struct tuple_v4 { /* struct tuple in native width */
 	__be16 source_port;
 	__be16 destination_port;
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 zone;
 };
 
 enum connection_flag {
@@ -51,7 +52,8 @@ static __always_inline struct tuple_v4 tuple_narrow(const struct tuple *tuple)
 				 .destination = tuple->destination.w[3],
 				 .source_port = tuple->source_port,
 				 .destination_port = tuple->destination_port,
-				 .protocol = tuple->protocol};
+				 .protocol = tuple->protocol,
+				 .zone = tuple->zone};
 }
 
 /* look up */

@@ -20,7 +20,8 @@ static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
 }
 
 /* look up: the pod behind a reply, its connection noted. Returns 0 or a drop reason. */
-static __always_inline int nat_reply(const struct packet *packet, struct translation *pod)
+static __always_inline int nat_reply(const struct packet *packet, struct translation *to,
+				     struct zoned_addr *pod)
 {
 	struct tuple original;
 	struct mapping *mapping = mapping_get(&packet->flow);
@@ -33,19 +34,23 @@ static __always_inline int nat_reply(const struct packet *packet, struct transla
 		return DROP_NO_NAT_MAPPING;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
 		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);
-	pod->address = original.source;
-	pod->port = original.source_port;
+	to->address = original.source;
+	to->port = original.source_port;
+	__builtin_memcpy(pod->w, &original.source, sizeof(pod->w));
+	pod->zone = original.zone;
+	pod->pad = 0;
 	return 0;
 }
 
 /* decide: on the pod's node, a reply to the egress address. Returns 0 or a drop reason. */
 static __framed int egress_reply(const struct packet *packet, struct way *way)
 {
-	int reason = nat_reply(packet, &way->as);
+	struct zoned_addr name;
+	int reason = nat_reply(packet, &way->as, &name);
 
 	if (reason)
 		return reason;
-	struct pod *pod = pod_find(&way->as.address);
+	struct pod *pod = pod_find(&name);
 	if (!pod)
 		return DROP_UNKNOWN_L3_TARGET;
 	way->end = END_DESTINATION;

@@ -86,7 +86,7 @@ static __framed bool translation_holds(const struct packet *packet,
 		return false;
 	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
 		return true;
-	address_find(&packet->destination, &to);
+	address_find(destination_key(packet), &to);
 	return !to.kind;
 }
 

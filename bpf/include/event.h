@@ -135,7 +135,7 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 		rate->lost++;
 		return;
 	}
-	struct address *to = bpf_map_lookup_elem(&mg_address, &packet->destination);
+	struct address *to = bpf_map_lookup_elem(&mg_address, destination_key(packet));
 	event->destination_identity = to ? to->identity : 0;
 	event->verdict = EVENT_DROPPED;
 	event->reason = reason;

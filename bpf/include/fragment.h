@@ -7,7 +7,9 @@ struct fragment_key {
 	struct addr source;
 	struct addr destination;
 	__u32 id;
-	__u32 protocol;
+	__u8 protocol;
+	__u8 pad;
+	__u16 zone;
 };
 
 struct fragment_ports {
@@ -30,7 +32,8 @@ static __always_inline struct fragment_key fragment_key(const struct packet *pac
 	return (struct fragment_key){.source = packet->source,
 				     .destination = packet->destination,
 				     .id = packet->fragment_id,
-				     .protocol = packet->protocol};
+				     .protocol = packet->protocol,
+				     .zone = packet->zone};
 }
 
 static __framed void fragment_put(const struct packet *packet)

@@ -201,7 +201,7 @@ static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way
 {
 	*way = (struct way){};
 	if (packet->point == POINT_FROM_POD) {
-		struct pod *pod = pod_find(&packet->source);
+		struct pod *pod = pod_find(source_key(packet));
 		way->late = is_syn(packet);
 		return pod ? pod_way(way, pod) : DROP_UNKNOWN_L3_TARGET;
 	}

@@ -1,10 +1,51 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* How every packet leaves a program: the only place that acts on a decision. */
+/* How every packet enters and leaves a program: the only place that acts on a decision. */
 #pragma once
 #include "forward.h"
 #include "icmp.h"
 #include "overlay.h"
 #include "rewrite.h"
+#include "zone.h"
+
+struct slot { /* the packet in hand */
+	struct packet packet;
+	struct way way;
+} __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
+
+enum slot_of { /* one for each program: mg_to_pod may run between two steps of another one */
+	       SLOT_FROM_POD,
+	       SLOT_TO_POD,
+	       SLOT_FROM_UPLINK,
+	       SLOT_FROM_VXLAN,
+	       SLOTS,
+};
+
+/* Of the object alone, so not pinned: nothing in it outlives a packet. A program is not interrupted
+ * by itself: it runs in a softirq, or with softirqs switched off. Written by BPF.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SLOTS);
+	__uint(pinning, LIBBPF_PIN_NONE);
+	__type(key, __u32);
+	__type(value, struct slot);
+} mg_slot SEC(".maps");
+
+/* act: the packet comes in. The slot is written whole: what the last packet left in it is never
+ * read. After a helper that may run other programs (bpf_clone_redirect) it is another packet's.
+ */
+static __always_inline struct slot *enter(hook_t *ctx, enum slot_of number, enum event_point point)
+{
+	__u32 key = number;
+	struct slot *slot = bpf_map_lookup_elem(&mg_slot, &key);
+
+	if (!slot)
+		return NULL;
+	__builtin_memset(slot, 0, sizeof(*slot));
+	slot->packet.point = point;
+	packet_in_zone(&slot->packet, zone_find(ZONE_OF_DEVICE, hook_device(ctx)));
+	return slot;
+}
 
 /* act: what the way says. Returns a verdict or a drop reason. */
 __global int go(hook_t *ctx, struct packet *packet, struct way *way)

@@ -20,11 +20,12 @@ struct mapping {
 	struct addr pod;
 	__be16 pod_port; /* or ICMP id */
 	__u16 orphan;	 /* the sweep has met it without a connection */
-	__u16 pad[2];
+	__u16 zone;	 /* of the pod */
+	__u16 pad;
 	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
 };
 
-/* {remote, egress address, remote port, egress port} -> pod. BPF only. */
+/* {remote, egress address, remote port, egress port} -> pod, in the zone of the world. BPF only. */
 MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, 65536, 0);
 MAP_HASH(mg_nat_v6, struct tuple, struct mapping, 65536, 0);
 
@@ -63,6 +64,7 @@ static __always_inline void reply_tuple(struct tuple *reply, const struct tuple 
 	tuple_reverse(reply, original);
 	reply->destination = *address;
 	reply->destination_port = port;
+	reply->zone = 0; /* whatever the pod's is: the egress address is the world's */
 }
 
 /* The reply's tuple of a connection that is translated already. */
@@ -79,13 +81,14 @@ static __always_inline void original_tuple(struct tuple *original, const struct 
 	tuple_reverse(original, reply);
 	original->source = mapping->pod;
 	original->source_port = mapping->pod_port;
+	original->zone = mapping->zone;
 }
 
 static __always_inline bool mapping_is_of(const struct mapping *mapping,
 					  const struct tuple *original)
 {
 	return addr_equal(&mapping->pod, &original->source) &&
-	       mapping->pod_port == original->source_port;
+	       mapping->pod_port == original->source_port && mapping->zone == original->zone;
 }
 
 static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __u64 to)

@@ -71,8 +71,12 @@ enum icmp_kind {
 };
 
 struct packet {
-	struct addr source; /* of the IP header */
+	struct addr source; /* of the IP header; with the zone behind it a struct zoned_addr */
+	__u16 zone;	    /* of both addresses */
+	__u16 pad;
 	struct addr destination;
+	__u16 zone_again;
+	__u16 pad_again;
 	struct tuple flow; /* the connection, in the direction of this packet */
 	__u32 length;	   /* L3 length; of a GSO packet: of its largest segment */
 	__u32 end;	   /* offset of the first byte after the L3 packet */
@@ -93,8 +97,30 @@ struct packet {
 	__u8 ttl;
 	__u8 dont_fragment;
 	__u8 point; /* enum event_point */
-	__u8 pad[4];
 };
+
+/* Keys in place: made anew before each look-up they would cost more than the look-up itself. */
+static __always_inline const struct zoned_addr *source_key(const struct packet *packet)
+{
+	return (const struct zoned_addr *)&packet->source;
+}
+
+static __always_inline const struct zoned_addr *destination_key(const struct packet *packet)
+{
+	return (const struct zoned_addr *)&packet->destination;
+}
+
+_Static_assert(offsetof(struct packet, zone) == offsetof(struct zoned_addr, zone),
+	       "a key in place");
+_Static_assert(offsetof(struct packet, zone_again) - offsetof(struct packet, destination) ==
+		   offsetof(struct zoned_addr, zone),
+	       "a key in place");
+
+static __always_inline void packet_in_zone(struct packet *packet, __u16 zone)
+{
+	packet->zone = zone;
+	packet->zone_again = zone;
+}
 
 /* Bytes in place; NULL when they are not linear, or far behind. */
 static __always_inline void *packet_at(hook_t *ctx, __u32 offset, __u32 size)
@@ -177,7 +203,8 @@ static __always_inline void tuple_reverse(struct tuple *reversed, const struct t
 	reversed->source_port = tuple->destination_port;
 	reversed->destination_port = tuple->source_port;
 	reversed->protocol = tuple->protocol;
-	__builtin_memset(reversed->pad, 0, sizeof(reversed->pad));
+	reversed->pad = 0;
+	reversed->zone = tuple->zone;
 }
 
 static __always_inline bool is_icmp_error(const struct packet *packet)

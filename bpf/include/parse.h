@@ -235,7 +235,7 @@ static __always_inline int parse_embedded_ipv6(hook_t *ctx, struct packet *packe
 /* An ICMP error belongs to the connection of the packet embedded in it, turned round. */
 static __framed int parse_icmp_error(hook_t *ctx, struct packet *packet)
 {
-	struct tuple embedded = {};
+	struct tuple embedded = {.zone = packet->zone};
 
 	packet->inner_l3 = packet->l4 + ICMP_HEADER;
 	int reason = packet->family == 4 ? parse_embedded_ipv4(ctx, packet, &embedded)
@@ -319,6 +319,7 @@ __global int parse_transport(hook_t *ctx, struct packet *packet)
 	packet->flow.source = packet->source;
 	packet->flow.destination = packet->destination;
 	packet->flow.protocol = packet->protocol;
+	packet->flow.zone = packet->zone;
 	bool icmp = packet->protocol == (packet->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
 	if (!icmp && packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
 		return 0;

@@ -139,7 +139,8 @@ __global int port_open(const struct tuple *flow, struct translation *translation
 	if (!blocks || !blocks->count)
 		return DROP_NO_BLOCK;
 	search.blocks = blocks;
-	search.mapping = (struct mapping){.pod = flow->source, .pod_port = flow->source_port};
+	search.mapping = (struct mapping){
+	    .pod = flow->source, .pod_port = flow->source_port, .zone = flow->zone};
 	__u32 count = blocks->count < OWN_BLOCKS ? blocks->count : OWN_BLOCKS;
 	search.ports = count * cfg.block_size;
 	search_order(&search, flow);

@@ -11,6 +11,8 @@ struct service_key {
 	__be16 port;
 	__u8 protocol;
 	__u8 pad;
+	__u16 zone; /* of the socket: 0 */
+	__u16 pad2;
 };
 
 struct service { /* backends are mg_backend_addr[first .. first + count) */

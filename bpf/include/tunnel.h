@@ -3,6 +3,7 @@
 #pragma once
 #include "addresses.h"
 #include "overlay.h"
+#include "zone.h"
 
 /* Newer than Debian's headers (6.3). */
 #define DECAP_L3_IPV4 (1ULL << 7)
@@ -79,6 +80,7 @@ static __always_inline int overlay_pop(hook_t *ctx, __be16 inner, struct packet 
 	packet_store(ctx, offsetof(struct ethhdr, h_proto), &inner, sizeof(inner));
 	*packet = (struct packet){
 	    .sender = packet->sender, .identity = packet->identity, .point = POINT_FROM_OVERLAY};
+	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
 	return 0;
 }
 

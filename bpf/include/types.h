@@ -13,13 +13,20 @@ struct addr {
 	__be32 w[4];
 };
 
+struct zoned_addr { /* an address in its zone (zone.h): a key of what may overlap */
+	__be32 w[4];
+	__u16 zone;
+	__u16 pad;
+};
+
 struct tuple { /* a flow, in one direction; ICMP echo: the asker's port is the id, the other's 0 */
 	struct addr source;
 	struct addr destination;
 	__be16 source_port;
 	__be16 destination_port;
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 zone;
 };
 
 #define MAP_HASH(name, ktype, vtype, entries, flags)                                               \

@@ -13,7 +13,6 @@ from bpf.ring import Ring
 from gateway.desired import Action, EgressKey, EgressRow
 from mesh import codecs
 from mesh.addresses import KIND_NODE, KIND_POD
-from mesh.core.address import packed
 from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
 from mesh.nodes import Endpoint
 from tests.bench.network import EGRESS, FAR_POD, MACS, NODE_A, NODE_B, POD, WORLD, Network
@@ -110,7 +109,7 @@ class Node:
             for addresses, kind, number in ((node, KIND_NODE, 6), (pod, KIND_POD, identity)):
                 row = {"identity": number, "node": int(endpoint), "kind": kind, "cluster": 1}
                 for text in addresses.values():
-                    self._put("mg_address", (packed(ip_address(text)), row))
+                    self._put("mg_address", (codecs.encode_address(ip_address(text)), row))
 
     def _put(self, name: str, entry: codecs.Encoded) -> None:
         self.datapath.map(name).update_one(*entry)

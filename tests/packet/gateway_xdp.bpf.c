@@ -52,7 +52,7 @@ static __always_inline int gateway(hook_t *ctx, struct packet *packet, struct wa
 SEC("xdp")
 int mg_gateway_xdp(struct xdp_md *ctx)
 {
-	struct slot *slot = slot_new(SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
+	struct slot *slot = enter(ctx, SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
 
 	return slot ? leave(ctx, slot, gateway(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }

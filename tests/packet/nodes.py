@@ -51,6 +51,11 @@ def addr_value(text: str) -> dict[str, Any]:
     return {"w": np.frombuffer(addr(text), ">u4")}
 
 
+def zoned(text: str, zone: int = 0) -> dict[str, Any]:
+    """``struct zoned_addr``."""
+    return addr_value(text) | {"zone": zone}
+
+
 def text_of(value: Any) -> str:
     """The address in a ``struct addr`` value."""
     raw = np.asarray(value["w"]).tobytes()
@@ -211,11 +216,12 @@ class Node:
             endpoint = int(IPv4Address(other.endpoint))
             for text in (other.endpoint, f"fd99::{other.endpoint.rpartition('.')[2]}"):
                 row = {"identity": 6, "node": endpoint, "kind": 2, "cluster": other.cluster}
-                self.maps["mg_address"].update_one(addr(text), row)
+                self.maps["mg_address"].update_one(zoned(text), row)
             for pod in other.pods.values():
                 row = {"identity": pod.identity, "node": endpoint, "kind": 1}
                 for text in pod.addresses.values():
-                    self.maps["mg_address"].update_one(addr(text), row | {"cluster": other.cluster})
+                    row |= {"cluster": other.cluster}
+                    self.maps["mg_address"].update_one(zoned(text), row)
             for cidr in (
                 f"10.{other.cluster}.{other.number}.0/24",
                 f"fd0{other.cluster}:0:0:{other.number}::/64",
@@ -229,11 +235,11 @@ class Node:
         for pod in self.plan.pods.values():
             self.pod(pod)
 
-    def pod(self, pod: Pod) -> None:
+    def pod(self, pod: Pod, zone: int = 0) -> None:
         row = {"ifindex": self.devices[pod.device], "identity": pod.identity, "egress": pod.egress}
         row |= {"mac": np.frombuffer(pod.mac, "u1")}
         for text in pod.addresses.values():
-            self.maps["mg_pod_addr"].update_one(addr(text), row)
+            self.maps["mg_pod_addr"].update_one(zoned(text, zone), row)
 
     def rows_of_egress(self) -> None:
         for family in (4, 6):
@@ -260,9 +266,11 @@ class Node:
         network = ip_network(cidr)
         prefix = network.prefixlen + (96 if network.version == 4 else 0)
         key: dict[str, object] = {"addr": addr_value(str(network.network_address))}
-        if pod_class is not None:
-            key["egress"], prefix = pod_class, prefix + 32
-        self.maps[name].update_one(key | {"prefix": prefix}, value)
+        if pod_class is None:
+            key["bits"] = 32 + prefix
+        else:
+            key |= {"egress": pod_class, "prefix": 32 + prefix}
+        self.maps[name].update_one(key, value)
 
     def gateway(self, name: str, family: int) -> None:
         row = {"gateway": int(IPv4Address(PLANS[name].endpoint))}
@@ -311,10 +319,11 @@ class Node:
             for number in range(slot.max_entries):
                 slot.update_one(number, b"\xff" * slot.value.itemsize)
 
-    def forget(self, address: str) -> int:
-        """Entries of an address, deleted."""
+    def forget(self, address: str, zone: int = 0) -> int:
+        """Entries of an address in its zone, deleted."""
         argument = np.zeros((), self.objects[2].btf.struct("forget"))
         argument["address"]["w"] = np.frombuffer(addr(address), ">u4")
+        argument["zone"] = zone
         return int(call(self.programs["mg_forget"], argument)["forgotten"])
 
     def sweep(self, **limits: int) -> tuple[int, int]:
