@@ -95,15 +95,15 @@ def _destination(plan: Plan, policy: EgressPolicy, network: Network) -> EgressRo
     return EgressRow(Action.TRANSLATE, address)
 
 
-def gateway_rows(plan: Plan) -> dict[IP, IPv4Address]:
-    """``mg_egress_addr``: egress address -> tunnel endpoint of its gateway."""
-    rows: dict[IP, IPv4Address] = {}
+def gateway_rows(plan: Plan) -> dict[IP, tuple[IPv4Address, ...]]:
+    """``mg_egress_addr``: egress address -> tunnel endpoints of its gateways, today one."""
+    rows: dict[IP, tuple[IPv4Address, ...]] = {}
     for name, policy in plan.policies.items():
         node = plan.gateways[name]
         endpoint = tunnel_endpoint(node) if node else None
         if endpoint:
             for address in policy.addresses:
-                rows.setdefault(address, endpoint)
+                rows.setdefault(address, (endpoint,))
     return rows
 
 

@@ -179,8 +179,11 @@ class Agent:
         encode = partial(codecs.encode_egress, actions=actions)
         decode = partial(codecs.decode_egress, actions=actions)
         egress = loop.apply(tables.egress, entry(maps("mg_egress"), encode, decode))
-        gateways = entry(maps("mg_egress_addr"), codecs.encode_gateway, codecs.decode_gateway)
-        gateway = loop.apply(tables.egress_addr, gateways)
+        members = entry(maps("mg_gateway"), codecs.encode_member, codecs.decode_member)
+        member = loop.apply(tables.gateway, members)
+        gateways = entry(maps("mg_egress_addr"), codecs.encode_gateways, codecs.decode_gateways)
+        gateway = loop.apply(tables.egress_addr, gateways, after=[member])
+        member.delete_after(gateway)  # whoever may be picked is known as one
         own = entry(maps("mg_own_block"), codecs.encode_own_block, codecs.decode_own_block)
         loop.apply(tables.own_block, own)
         backends = loop.apply(tables.backend, self.backends)

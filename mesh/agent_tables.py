@@ -19,6 +19,7 @@ from clustermesh.store import Batch
 from clustermesh.subtree import PODS_SYNCED, Subtree, pod_key, pod_value, pods_synced_key
 from gateway import desired as egress
 from gateway.egress import Plan, egress_classes, plan
+from gateway.members import GatewayKey, GatewayRow, gateway_members
 from mesh import allocation
 from mesh import nodes as node_rows
 from mesh.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
@@ -115,7 +116,8 @@ class AgentTables:
         self.classes: dict[tuple[str, ...], int] = {}
         self.planned = Source("egress plan")
         self.egress: Table[egress.EgressKey, egress.EgressRow] = Table("egress")
-        self.egress_addr: Table[IP, IPv4Address] = Table("egress address")
+        self.egress_addr: Table[IP, tuple[IPv4Address, ...]] = Table("egress address")
+        self.gateway: Table[GatewayKey, GatewayRow] = Table("gateway")
         self.pod: Table[IP, LocalPod] = Table("pod")
         self.block_row: Table[BlockKey, Block] = Table("block row")
         self.block = ColumnTable("block", BLOCK_KEY, BLOCK_VALUE)
@@ -305,7 +307,9 @@ class AgentTables:
 
     def _egress(self) -> None:
         self.egress.replace(egress.egress_rows(self.plan, self.classes))
-        self.egress_addr.replace(egress.gateway_rows(self.plan))
+        gateways = egress.gateway_rows(self.plan)
+        self.egress_addr.replace(gateways)
+        self.gateway.replace(gateway_members(gateways, {}, 0))
 
     def _pods(self) -> None:
         classes = egress.pod_classes(self.plan, self.classes, self.local_pod.rows)
@@ -383,8 +387,8 @@ class AgentTables:
     def _discard(self) -> None:
         mine = [
             ip_network(address)
-            for address, endpoint in egress.gateway_rows(self.plan).items()
-            if endpoint == self.facts.endpoint
+            for address, nodes in egress.gateway_rows(self.plan).items()
+            if self.facts.endpoint in nodes
         ]
         routes = node_rows.discard_routes(self.node.rows.get(self.own), mine)
         self.discard.replace(dict.fromkeys(routes))

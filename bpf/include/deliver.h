@@ -70,12 +70,10 @@ static __framed int gateway_return(struct packet *packet, struct way *way)
 	return overlay_way(packet, way, block->node, IDENTITY_WORLD);
 }
 
-/* decide: the way back of egress, which only the gateway of the address may send */
+/* decide: the way back of egress, which only a gateway of the address may send */
 static __always_inline int tunnel_reply(struct packet *packet, struct way *way)
 {
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
-
-	if (!egress || egress->gateway != packet->sender)
+	if (!gateway_accepts(&packet->destination, packet->sender))
 		return DROP_NOT_FROM_GATEWAY;
 	fragment_record(packet);
 	return egress_reply(packet, way);

@@ -53,25 +53,25 @@ static __always_inline bool egress_exempt(const struct connection *connection,
 }
 
 /* look up: by whom, and through whom */
-static __framed void translation_find(struct translation *as)
+static __framed void translation_find(const struct packet *packet, struct translation *as)
 {
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &as->address);
 	struct block *block = block_find(&as->address, as->port);
 
-	as->gateway = egress ? egress->gateway : 0;
+	as->via = gateway_pick(packet, &as->address);
 	as->owner = block ? block->node : 0;
 }
 
 /* decide: the address has no gateway, or the port is another node's by now: what goes on with them
  * reaches nobody, and a sender that never pauses would keep its connection for ever.
  */
-static __always_inline bool translation_ended(const struct connection *connection,
+static __always_inline bool translation_ended(const struct packet *packet,
+					      const struct connection *connection,
 					      struct translation *as)
 {
 	as->address = connection->translated;
 	as->port = connection->translated_port;
-	translation_find(as);
-	return !as->gateway || (as->owner && as->owner != cfg.node);
+	translation_find(packet, as);
+	return !as->via || (as->owner && as->owner != cfg.node);
 }
 
 /* decide: a translated connection goes on as it is. What nobody has answered may be for an address
@@ -82,7 +82,7 @@ static __framed bool translation_holds(const struct packet *packet,
 {
 	struct address to;
 
-	if (translation_ended(connection, as))
+	if (translation_ended(packet, connection, as))
 		return false;
 	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
 		return true;
@@ -118,17 +118,16 @@ static __always_inline int egress_refuse(const struct packet *packet, const stru
 /* decide: an address that cannot be used yet, or not now: attempts would only use up its ports.
  * Returns 0 or a drop reason.
  */
-static __framed int address_unusable(const struct addr *address)
+static __framed int address_unusable(const struct packet *packet, const struct addr *address)
 {
 	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, address);
-	struct egress_addr *owner = bpf_map_lookup_elem(&mg_egress_addr, address);
 
 	if (!blocks || !blocks->count)
 		return DROP_NO_BLOCK;
-	if (!owner)
+	__be32 via = gateway_pick(packet, address);
+	if (!via)
 		return DROP_NO_EGRESS_GATEWAY;
-	__be32 gateway = owner->gateway;
-	if (gateway != cfg.node && !bpf_map_lookup_elem(&mg_node, &gateway))
+	if (via != cfg.node && !bpf_map_lookup_elem(&mg_node, &via))
 		return DROP_NO_TUNNEL_ENDPOINT;
 	return 0;
 }
@@ -137,12 +136,12 @@ static __framed int address_unusable(const struct addr *address)
  */
 static __framed int egress_way(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	if (!way->as.gateway)
+	if (!way->as.via)
 		return DROP_NO_EGRESS_GATEWAY;
-	if (way->as.gateway == cfg.node)
+	if (way->as.via == cfg.node)
 		return gateway_way(ctx, packet, way);
 	way->end = END_SOURCE;
-	return overlay_way(packet, way, way->as.gateway, packet->identity);
+	return overlay_way(packet, way, way->as.via, packet->identity);
 }
 
 /* act: the first packet of a connection that must be translated gets its port; what is used up the
@@ -153,7 +152,7 @@ static __framed int egress_open(hook_t *ctx, struct packet *packet, struct way *
 {
 	int reason = egress_refuse(packet, egress);
 	if (!reason)
-		reason = address_unusable(&egress->address);
+		reason = address_unusable(packet, &egress->address);
 	if (reason)
 		return reason;
 	way->as.address = egress->address;
@@ -162,6 +161,6 @@ static __framed int egress_open(hook_t *ctx, struct packet *packet, struct way *
 		reason = nat_open(ctx, packet, previous, &way->as);
 	way->tell = reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED;
 	if (!reason)
-		translation_find(&way->as);
+		translation_find(packet, &way->as);
 	return reason;
 }

@@ -8,8 +8,26 @@
 #include "forward.h"
 #include "nat.h"
 
-struct egress_addr {	/* an egress address of our cluster, by address */
-	__be32 gateway; /* tunnel endpoint of its gateway; our own: this node is the gateway */
+enum {
+	GATEWAYS = 16, /* of one egress address, at most */
+};
+
+struct egress_addr { /* the gateways of an egress address: a pod's node picks one for each
+			connection */
+	__u32 count;
+	__be32 node[GATEWAYS]; /* tunnel endpoints */
+};
+
+struct gateway_key {
+	struct addr address; /* egress address */
+	__be32 node;	     /* tunnel endpoint */
+};
+
+struct gateway {      /* what a node is to an egress address */
+	__u8 sends;   /* in the set: what its own pods send leaves here, without a tunnel */
+	__u8 accepts; /* takes and gives packets of the address, also for a while after it has left
+		       */
+	__u8 pad[2];
 };
 
 struct block_key {
@@ -22,8 +40,10 @@ struct block { /* who may translate into a port block */
 	__u32 epoch;
 };
 
-/* egress address -> gateway. Agent, from table egress. */
+/* egress address -> gateways. Agent, from table egress. */
 MAP_HASH(mg_egress_addr, struct addr, struct egress_addr, 4096, BPF_F_NO_PREALLOC);
+/* (egress address, node) -> what it is to it. Agent, from table egress: before the set has it. */
+MAP_HASH(mg_gateway, struct gateway_key, struct gateway, 65536, BPF_F_NO_PREALLOC);
 /* (egress address, block number) -> owner. Agent, from table block. */
 MAP_HASH(mg_block, struct block_key, struct block, 262144, BPF_F_NO_PREALLOC);
 
@@ -38,12 +58,51 @@ static __always_inline struct block *block_find(const struct addr *address, __be
 	return bpf_map_lookup_elem(&mg_block, &key);
 }
 
-/* decide: whether the packet is for an egress address whose gateway this node is */
+/* look up: what a node is to an egress address; NULL: nothing */
+static __always_inline struct gateway *gateway_find(const struct addr *address, __be32 node)
+{
+	struct gateway_key key = {.address = *address, .node = node};
+
+	return bpf_map_lookup_elem(&mg_gateway, &key);
+}
+
+static __always_inline bool gateway_accepts(const struct addr *address, __be32 node)
+{
+	struct gateway *gateway = gateway_find(address, node);
+
+	return gateway && gateway->accepts;
+}
+
+/* decide: whether the packet is for an egress address of which this node is a gateway */
 static __always_inline bool is_gateway(const struct packet *packet)
 {
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
+	return gateway_accepts(&packet->destination, cfg.node);
+}
 
-	return egress && egress->gateway == cfg.node;
+/* Pieces of a datagram meet at one gateway, where the first one leaves the ports to the others. */
+static __always_inline __u32 gateway_hash(const struct packet *packet)
+{
+	if (packet->fragment != FRAGMENT_NONE)
+		return flow_hash(&packet->flow, packet->fragment_id);
+	return flow_hash(&packet->flow, flow_ports(&packet->flow));
+}
+
+/* decide: the gateway that a packet of this node's pods leaves by; 0: none. Nobody remembers it:
+ * the same connection finds the same one as long as the set stays. A node that is one itself needs
+ * no tunnel.
+ */
+static __framed __be32 gateway_pick(const struct packet *packet, const struct addr *address)
+{
+	struct egress_addr *set = bpf_map_lookup_elem(&mg_egress_addr, address);
+	if (!set || !set->count)
+		return 0;
+	if (set->count == 1)
+		return set->node[0];
+	struct gateway *own = gateway_find(address, cfg.node);
+	if (own && own->sends)
+		return cfg.node;
+	__u32 at = gateway_hash(packet) % set->count;
+	return at < GATEWAYS ? set->node[at] : 0;
 }
 
 /* decide: at the gateway, after the checks, by the routes of the egress address. What is too big
@@ -71,15 +130,13 @@ static __framed int gateway_way(hook_t *ctx, struct packet *packet, struct way *
 	return 0;
 }
 
-/* decide: the way out, when the source is an egress address of ours; else the drop as it was */
+/* decide: the way out, when this node is a gateway of the source; else the drop as it was */
 static __framed int tunnel_egress(hook_t *ctx, struct packet *packet, struct way *way, int reason)
 {
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
-
-	if (!egress)
-		return reason;
-	if (egress->gateway != cfg.node)
-		return DROP_NO_EGRESS_GATEWAY;
+	if (!gateway_accepts(&packet->source, cfg.node)) {
+		bool egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
+		return egress ? DROP_NO_EGRESS_GATEWAY : reason;
+	}
 	struct block *block = block_find(&packet->source, packet->flow.source_port);
 	way->as.address = packet->source;
 	way->as.owner = block ? block->node : 0;

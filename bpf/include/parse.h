@@ -214,15 +214,21 @@ static __always_inline int parse_embedded_ipv4(hook_t *ctx, struct packet *packe
 static __always_inline int parse_embedded_ipv6(hook_t *ctx, struct packet *packet,
 					       struct tuple *tuple)
 {
-	struct ipv6_header ip;
+	struct { /* without the addresses, which go to where they belong at once */
+		__be32 version_class_label;
+		__be16 payload;
+		__u8 next;
+		__u8 hop_limit;
+	} ip;
 
-	if (packet_load(ctx, packet->inner_l3, &ip, sizeof(ip)))
+	if (packet_load(ctx, packet->inner_l3, &ip, sizeof(ip)) ||
+	    packet_load(ctx, packet->inner_l3 + sizeof(ip), &tuple->source,
+			2 * sizeof(struct addr)))
 		return DROP_INVALID_PACKET;
 	if (bpf_ntohl(ip.version_class_label) >> 28 != 6)
 		return DROP_INVALID_PACKET;
-	__builtin_memcpy(&tuple->source, ip.source, sizeof(tuple->source));
-	__builtin_memcpy(&tuple->destination, ip.destination, sizeof(tuple->destination));
-	struct extensions chain = {.offset = packet->inner_l3 + sizeof(ip), .next = ip.next};
+	struct extensions chain = {.offset = packet->inner_l3 + sizeof(struct ipv6_header),
+				   .next = ip.next};
 	int reason = parse_extensions(ctx, &chain);
 	if (reason)
 		return reason;

@@ -37,7 +37,7 @@ enum drop_reason {
 	DROP_NO_BLOCK = 222,	    /* this node holds no block of the egress address yet */
 	DROP_MID_STREAM = 223,	    /* covered TCP packet without a mapping and without SYN */
 	DROP_NOT_FROM_GATEWAY =
-	    224, /* return packet from a host that is not the address's gateway */
+	    224, /* return packet from a host that is no gateway of the address */
 	DROP_IP_OPTIONS =
 	    225, /* a pod's IPv4 source route; any IPv4 options on the overlay's packet */
 };

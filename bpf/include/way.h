@@ -22,9 +22,9 @@ enum end { /* of a connection */
 struct translation {
 	struct addr address;
 	__be16 port;
-	__u16 zone;	/* of the pod behind a reply */
-	__be32 owner;	/* node of the port's block; 0: nobody */
-	__be32 gateway; /* of the address; 0: none */
+	__u16 zone;   /* of the pod behind a reply */
+	__be32 owner; /* node of the port's block; 0: nobody */
+	__be32 via;   /* gateway of the address; 0: none */
 };
 
 struct hop { /* where a route leads */

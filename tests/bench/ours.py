@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from bpf import netns
 from bpf.ring import Ring
 from gateway.desired import Action, EgressKey, EgressRow
+from gateway.members import GatewayKey, GatewayRow
 from mesh import codecs
 from mesh.addresses import KIND_NODE, KIND_POD
 from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
@@ -75,7 +76,10 @@ class Node:
             key = EgressKey(_CLASS, covered)
             row = EgressRow(Action.TRANSLATE, address)
             self._put("mg_egress", codecs.encode_egress(key, row, self.datapath.actions))
-            self._put("mg_egress_addr", codecs.encode_gateway(address, IPv4Address(gateway[4])))
+            node = IPv4Address(gateway[4])
+            self._put("mg_egress_addr", codecs.encode_gateways(address, (node,)))
+            is_one = GatewayRow(sends=True, accepts=True)
+            self._put("mg_gateway", codecs.encode_member(GatewayKey(address, node), is_one))
             for number in BLOCKS:
                 name = {"address": codecs.encode_address(address), "number": number}
                 self._put("mg_block", (name, {"node": int(owner), "epoch": 1}))

@@ -197,7 +197,7 @@ class Node:
         """Rows as in the picture, no connection, no event pending."""
         for name in (*TABLES, "mg_address", "mg_node", "mg_pod_addr", "mg_egress_addr", "mg_block"):
             self.clear(name)
-        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr"):
+        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr", "mg_gateway"):
             self.clear(name)
         self.rows_of_nodes()
         self._rows_of_pods()
@@ -245,7 +245,7 @@ class Node:
         for family in (4, 6):
             self.egress(COVERED[family], 1, EGRESS[family])
             self.egress(EXCLUDED[family], 2)
-            self.gateway("g", family)
+            self.gateways(family, "g")
             for owner, numbers in BLOCKS.items():
                 for number in numbers:
                     self.block(family, number, owner)
@@ -272,9 +272,18 @@ class Node:
             key |= {"egress": pod_class, "prefix": 32 + prefix}
         self.maps[name].update_one(key, value)
 
-    def gateway(self, name: str, family: int) -> None:
-        row = {"gateway": int(IPv4Address(PLANS[name].endpoint))}
+    def gateways(self, family: int, *names: str) -> None:
+        """The gateways of the egress address, and nobody else ever was one."""
+        nodes = [int(IPv4Address(PLANS[name].endpoint)) for name in names]
+        row = {"count": len(nodes), "node": [*nodes, *[0] * (16 - len(nodes))]}
         self.maps["mg_egress_addr"].update_one(addr(EGRESS[family]), row)
+        for name in PLANS:
+            self.gateway(family, name, sends=name in names, accepts=name in names)
+
+    def gateway(self, family: int, name: str, *, sends: bool, accepts: bool) -> None:
+        node = int(IPv4Address(PLANS[name].endpoint))
+        key = {"address": addr_value(EGRESS[family]), "node": node}
+        self.maps["mg_gateway"].update_one(key, {"sends": sends, "accepts": accepts})
 
     def block(self, family: int, number: int, owner: str) -> None:
         key = {"address": addr_value(EGRESS[family]), "number": number}
