@@ -39,6 +39,7 @@ class Action(StrEnum):
     EXCLUDED = "EGRESS_EXCLUDED"
     NO_GATEWAY = "EGRESS_NO_GATEWAY"
     NO_ADDRESS = "EGRESS_NO_ADDRESS"
+    NO_ROOM = "EGRESS_NO_ROOM"
 
 
 @dataclass(frozen=True, slots=True)

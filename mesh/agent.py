@@ -228,6 +228,7 @@ class Agent:
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
             self.watch_namespaces(), self._watch_next_hops(), self._watch_uplink(),
             self._remember_peers(), self._free_slices(), self.rewrite_entries(),
+            self._rest_gateways(),
             sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
         try:
@@ -312,6 +313,13 @@ class Agent:
         known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
         if known and store == subtree.store:
             self.known.write(store, clusters)
+
+    async def _rest_gateways(self) -> None:
+        """A gateway that has left is believed no longer than it should be."""
+        while True:
+            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+            if self.tables.gateway.synced:
+                self.tables.rest_gateways(self.tables.egress_addr.rows, time.monotonic())
 
     async def _free_slices(self) -> None:
         """Slots of replaced backends are free once the services' rows have arrived."""

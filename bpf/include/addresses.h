@@ -40,19 +40,22 @@ struct pod {	       /* a pod of this node */
 };
 
 /* address -> identity, node: pods and nodes of every cluster. Agent, from table address. */
-MAP_HASH(mg_address, struct zoned_addr, struct address, 131072, BPF_F_NO_PREALLOC);
+MAP_HASH(mg_address, struct zoned_addr, struct address, 524288, BPF_F_NO_PREALLOC);
 /* pod CIDR -> node, for pods whose address has not arrived yet. Agent, from table node. */
 MAP_LPM(mg_addr_cidr, struct cidr_key, struct cidr, 16384);
 /* address -> pod of this node. Agent, from tables pod and egress. */
 MAP_HASH(mg_pod_addr, struct zoned_addr, struct pod, 4096, BPF_F_NO_PREALLOC);
 
-enum {
+enum identity {
 	IDENTITY_UNKNOWN = 0,
 	IDENTITY_HOST = 1,
 	IDENTITY_WORLD = 2,
 	IDENTITY_REMOTE_NODE = 6,
 	IDENTITY_RESERVED_END = 256,
+	IDENTITY_CLUSTER_SHIFT =
+	    16, /* of 24 bits, the upper ones are the cluster's id; 15 in 511 mode */
 };
+SCHEMA(enum identity, identity);
 
 /* look up: an address of the mesh, by its own row or by its node's pod CIDR; kind 0: world */
 static __framed void address_find(const struct zoned_addr *addr, struct address *found)

@@ -36,6 +36,14 @@ struct connection {
 	__u32 destination_identity;
 };
 
+enum connection_limit { /* entries, unless the configuration says otherwise */
+			CONNECTIONS = 65536,
+			CONNECTIONS_PRESSURE =
+			    CONNECTIONS /
+			    2, /* beyond it new connections matter more than old ones */
+};
+SCHEMA(enum connection_limit, connection_limit);
+
 enum direction {
 	DIRECTION_NEW,
 	DIRECTION_ORIGINAL,
@@ -43,8 +51,8 @@ enum direction {
 };
 
 /* opener's tuple -> connection. BPF only. */
-MAP_HASH(mg_ct_v4, struct tuple_v4, struct connection, 65536, 0);
-MAP_HASH(mg_ct_v6, struct tuple, struct connection, 65536, 0);
+MAP_HASH(mg_ct_v4, struct tuple_v4, struct connection, CONNECTIONS, 0);
+MAP_HASH(mg_ct_v6, struct tuple, struct connection, CONNECTIONS, 0);
 
 static __always_inline struct tuple_v4 tuple_narrow(const struct tuple *tuple)
 {

@@ -18,8 +18,16 @@ enum egress_action {
 	EGRESS_EXCLUDED = 2,   /* falls through to plain forwarding */
 	EGRESS_NO_GATEWAY = 3, /* drop 194 */
 	EGRESS_NO_ADDRESS = 4, /* drop 204 */
+	EGRESS_NO_ROOM = 5,    /* drop 226 */
 };
 SCHEMA(enum egress_action, egress_action);
+
+enum egress_class {
+	EGRESS_UNCOVERED = 0,
+	EGRESS_CLASS_NO_ROOM =
+	    0x7fffffff, /* all but the mesh: what its rows cover nobody knows here */
+};
+SCHEMA(enum egress_class, egress_class);
 
 struct egress { /* what happens to a covered pod's packet to a covered destination */
 	struct addr address;
@@ -28,15 +36,19 @@ struct egress { /* what happens to a covered pod's packet to a covered destinati
 };
 
 /* (egress class, destination) -> what to do. Agent, from table egress. */
-MAP_LPM(mg_egress, struct egress_key, struct egress, 16384);
+MAP_LPM(mg_egress, struct egress_key, struct egress, 65536);
+
+const volatile struct egress egress_no_room = {.action = EGRESS_NO_ROOM};
 
 /* look up: the row that covers this packet, if any */
-static __framed struct egress *egress_find(__u32 class, const struct packet *packet)
+static __framed const struct egress *egress_find(__u32 class, const struct packet *packet)
 {
 	struct egress_key key = {.prefix = 32 + 128, .egress = class, .addr = packet->destination};
 
-	if (!class)
+	if (class == EGRESS_UNCOVERED)
 		return NULL;
+	if (class == EGRESS_CLASS_NO_ROOM)
+		return (const struct egress *)&egress_no_room;
 	struct egress *egress = bpf_map_lookup_elem(&mg_egress, &key);
 	if (!egress || egress->action == EGRESS_EXCLUDED)
 		return NULL;
@@ -103,6 +115,8 @@ static __always_inline int egress_refuse(const struct packet *packet, const stru
 {
 	bool tcp = packet->protocol == IPPROTO_TCP;
 
+	if (egress->action == EGRESS_NO_ROOM)
+		return DROP_EGRESS_NO_ROOM;
 	if (egress->action == EGRESS_NO_GATEWAY)
 		return DROP_NO_EGRESS_GATEWAY;
 	if (egress->action != EGRESS_TRANSLATE ||

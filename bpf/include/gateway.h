@@ -8,9 +8,10 @@
 #include "forward.h"
 #include "nat.h"
 
-enum {
+enum gateway_limit {
 	GATEWAYS = 16, /* of one egress address, at most */
 };
+SCHEMA(enum gateway_limit, gateway_limit);
 
 struct egress_addr { /* the gateways of an egress address: a pod's node picks one for each
 			connection */

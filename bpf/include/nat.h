@@ -26,8 +26,8 @@ struct mapping {
 };
 
 /* {remote, egress address, remote port, egress port} -> pod, in the zone of the world. BPF only. */
-MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, 65536, 0);
-MAP_HASH(mg_nat_v6, struct tuple, struct mapping, 65536, 0);
+MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, CONNECTIONS, 0);
+MAP_HASH(mg_nat_v6, struct tuple, struct mapping, CONNECTIONS, 0);
 
 /* look up */
 static __framed struct mapping *mapping_get(const struct tuple *reply)

@@ -16,12 +16,13 @@ struct node {		 /* another node, by its tunnel endpoint */
 /* tunnel endpoint -> next hop, cluster: who may send to our overlay. Agent, from table node. */
 MAP_HASH(mg_node, __be32, struct node, 16384, BPF_F_NO_PREALLOC);
 
-enum {
+enum overlay_number {
 	VXLAN_PORT = 8472,
 	VXLAN_VALID_VNI = 0x08000000,
 	OVERLAY_SIZE = 50,
 	OVERLAY_TTL = 64,
 };
+SCHEMA(enum overlay_number, overlay_number);
 
 struct overlay { /* what stands between the outer Ethernet header and the inner packet */
 	struct ipv4_header ip;

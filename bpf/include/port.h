@@ -7,7 +7,11 @@
 #include "addresses.h"
 #include "nat.h"
 
-#define OWN_BLOCKS 16
+enum port_limit {
+	OWN_BLOCKS = 16, /* of one egress address, at most */
+};
+SCHEMA(enum port_limit, port_limit);
+
 struct own_blocks { /* blocks of this node, by egress address */
 	__u32 count;
 	__u32 number[OWN_BLOCKS];
