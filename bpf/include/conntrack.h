@@ -54,14 +54,18 @@ enum direction {
 MAP_HASH(mg_ct_v4, struct tuple_v4, struct connection, CONNECTIONS, 0);
 MAP_HASH(mg_ct_v6, struct tuple, struct connection, CONNECTIONS, 0);
 
+/* In two stores of eight bytes: the look-up reads it so, and would wait for smaller ones. */
 static __always_inline struct tuple_v4 tuple_narrow(const struct tuple *tuple)
 {
-	return (struct tuple_v4){.source = tuple->source.w[3],
-				 .destination = tuple->destination.w[3],
-				 .source_port = tuple->source_port,
-				 .destination_port = tuple->destination_port,
-				 .protocol = tuple->protocol,
-				 .zone = tuple->zone};
+	union {
+		struct tuple_v4 tuple;
+		__u64 words[2];
+	} narrow;
+
+	narrow.words[0] = (__u64)tuple->destination.w[3] << 32 | tuple->source.w[3];
+	narrow.words[1] = (__u64)tuple->zone << 48 | (__u64)tuple->protocol << 32 |
+			  (__u32)tuple->destination_port << 16 | tuple->source_port;
+	return narrow.tuple;
 }
 
 /* look up */

@@ -88,8 +88,8 @@ static __framed int overlay_kernel(hook_t *ctx, const struct way *way)
 }
 
 /* act: the outer headers in front. Returns 0 or a drop reason. */
-static __framed int overlay_push(hook_t *ctx, const struct packet *packet, __be32 endpoint,
-				 __u32 vni)
+static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet, __be32 endpoint,
+					__u32 vni)
 {
 	__u32 length = hook_length(ctx) - L3_OFFSET + OVERLAY_SIZE; /* of a GSO packet: cut later */
 	__be16 inner = hook_protocol(ctx);
