@@ -101,12 +101,16 @@ class Object:
             libbpf.set_autoload(handle, load=name in programs)
 
     def pin(self, directory: Path) -> None:
-        """Keep every map by its name in ``directory``: reused when there, else created."""
+        """Keep maps by their names in ``directory``: reused when there, else created.
+
+        A map that says ``LIBBPF_PIN_NONE`` stays the object's own.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         handles = libbpf.maps(self._handle)
-        for name in self._specs:
-            libbpf.set_pin_path(handles[name], directory / name)
+        for name, spec in self._specs.items():
+            if not spec.private:
+                libbpf.set_pin_path(handles[name], directory / name)
 
     def digest(self) -> bytes:
         """32 bytes that are equal when file, configuration and map sizes are equal."""
@@ -120,7 +124,7 @@ class Object:
         found: list[str] = []
         for name, spec in self._specs.items():
             path = directory / name
-            if path.exists():
+            if path.exists() and not spec.private:
                 reasons = _map_drift(spec, self._sizes[name], path)
                 found += [f"map {name}: {reason}" for reason in reasons]
         return found

@@ -10,17 +10,21 @@ and those are deleted after it (``mark``). Packets wait for a block (drop 222).
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 from gateway import blocks, nouns, rows
 from gateway import maps as entries
 from gateway.claimed import Blocks
 from gateway.coverage import Coverage
+from gateway.members import GatewayKey, GatewayRow, Gateways, departures, gateway_members
 from gateway.networks import egress_network
 from gateway.plan import egress_classes
 from gateway.policy import POLICIES
@@ -37,6 +41,8 @@ from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
 PERMUTATION_KEY = "permutation-key"
+#: Seconds between looks at gateways that have left.
+REST_INTERVAL_S = 5.0
 
 
 class EgressAgent(AgentFeature):
@@ -58,7 +64,8 @@ class EgressAgent(AgentFeature):
         self.coverage = Coverage(objects, pods)
         self.classes: Table[tuple[str, ...], int] = Table("egress class")
         self.egress: Table[rows.EgressKey, rows.EgressRow] = Table("egress")
-        self.gateway: Table[IP, IPv4Address] = Table("egress address")
+        self.gateway: Table[IP, tuple[IPv4Address, ...]] = Table("egress address")
+        self.member: Table[GatewayKey, GatewayRow] = Table("gateway")
         self.owner = entries.block_table()
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
         self.mark = Mark("egress", Table("egress class of pod"))
@@ -69,6 +76,8 @@ class EgressAgent(AgentFeature):
         self._blocks = Blocks("block row", own.cluster, settings.block_size, held)
         self._resting = Blocks("resting block", own.cluster, settings.block_size, resting)
         self.block = self._blocks.table
+        self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
+        self._left: dict[GatewayKey, float] = {}
         self._owners: Table[blocks.BlockKey, blocks.BlockOwner] = Table("block owner")
 
     def settings(self) -> Mapping[str, object]:
@@ -87,8 +96,9 @@ class EgressAgent(AgentFeature):
             Each(policies, lambda names, _: names),
             Each(gateways.of_policy, lambda names, _, __: names),
         )
-        loop.group(self.gateway, rows.endpoint_of_address, By(gateways.of_address))
-        loop.group(self.announced[0], self._announced, By(self.gateway))
+        loop.group(self._now, rows.endpoints_of_address, By(gateways.of_address))
+        loop.derive([self._now], self._rest_now)
+        loop.group(self.announced[0], self._announced, By(self._now))
         self._derive_blocks(loop)
 
     def _derive_blocks(self, loop: Loop) -> None:
@@ -112,8 +122,29 @@ class EgressAgent(AgentFeature):
         self.classes.replace(classes)
         self.mark.numbers.replace({key: classes[names] for key, names in covered.items()})
 
-    def _announced(self, address: IP, endpoint: IPv4Address | None) -> dict[Network, None]:
-        return {ip_network(address): None} if endpoint == self._endpoint else {}
+    def _rest_now(self) -> None:
+        self.rest_gateways(self._now.rows, monotonic())
+
+    def rest_gateways(self, gateways: Gateways, time_s: float) -> None:
+        """Take in the gateways of now, all at once; those that have left are accepted a while."""
+        self._left = departures(self.gateway.rows, gateways, self._left, time_s)
+        self.member.replace(gateway_members(gateways, self._left, time_s))
+        self.gateway.replace(gateways)
+
+    async def _rest_for_ever(self) -> None:
+        """A gateway that has left is accepted no longer than it should be."""
+        while True:
+            await asyncio.sleep(REST_INTERVAL_S)
+            if self.member.synced:
+                self._rest_now()
+
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self._rest_for_ever,)
+
+    def _announced(
+        self, address: IP, endpoints: tuple[IPv4Address, ...] | None
+    ) -> dict[Network, None]:
+        return {ip_network(address): None} if self._endpoint in (endpoints or ()) else {}
 
     def _node_of_block(
         self, _: blocks.BlockKey, block: blocks.Block | None, resting: blocks.Block | None
@@ -130,8 +161,12 @@ class EgressAgent(AgentFeature):
         encode = partial(entries.encode_egress, actions=actions)
         decode = partial(entries.decode_egress, actions=actions)
         egress = loop.apply(self.egress, maps.rows("mg_egress", encode, decode))
-        gateways = maps.rows("mg_egress_addr", entries.encode_gateway, entries.decode_gateway)
-        self.mark.refers += [egress, loop.apply(self.gateway, gateways)]
+        members = maps.rows("mg_gateway", entries.encode_member, entries.decode_member)
+        member = loop.apply(self.member, members)
+        gateways = maps.rows("mg_egress_addr", entries.encode_gateways, entries.decode_gateways)
+        gateway = loop.apply(self.gateway, gateways, after=[member])
+        member.delete_after(gateway)  # a node that may be picked is known as a gateway
+        self.mark.refers += [egress, gateway]
         own = maps.rows("mg_own_block", entries.encode_own_block, entries.decode_own_block)
         loop.apply(self.own_block, own)
 

@@ -63,7 +63,7 @@ def block_of(port: int, block_size: int) -> int | None:
 #: The noun of block claims; their pool is the egress address.
 NOUN = "block"
 
-#: ``OWN_BLOCKS`` of ``bpf/include/types.h``.
+#: ``OWN_BLOCKS`` of ``bpf/include/egress.h``.
 OWN_BLOCKS = 16
 
 

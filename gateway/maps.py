@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gateway.blocks import OWN_BLOCKS, BlockKey, BlockOwner
+from gateway.members import GatewayKey, GatewayRow
 from gateway.rows import Action, EgressKey, EgressRow
 from mesh.core.address import (
     ADDRESS,
@@ -27,6 +28,8 @@ from mesh.core.table import Changes, ColumnTable
 
 BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
 BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])
+#: ``GATEWAYS`` of ``bpf/include/gateway.h``.
+GATEWAYS = 16
 #: The class stands before the address in the key of ``mg_egress``.
 EGRESS_BITS = 32
 
@@ -53,14 +56,30 @@ def decode_egress(key: Any, value: Any, actions: Mapping[str, int]) -> tuple[Egr
     return EgressKey(int(key["egress"]), network), EgressRow(action, address)
 
 
-def encode_gateway(address: IP, gateway: IPv4Address) -> Entry:
-    """Entry of ``mg_egress_addr``."""
-    return packed(address), {"gateway": int(gateway)}
+def encode_gateways(address: IP, nodes: tuple[IPv4Address, ...]) -> Entry:
+    """Entry of ``mg_egress_addr``; ValueError for more nodes than the set has room for."""
+    if len(nodes) > GATEWAYS:
+        raise ValueError(f"{address}: {len(nodes)} gateways, an address has at most {GATEWAYS}")
+    padded = [*(int(node) for node in nodes), *[0] * (GATEWAYS - len(nodes))]
+    return packed(address), {"count": len(nodes), "node": padded}
 
 
-def decode_gateway(key: Any, value: Any) -> tuple[IP, IPv4Address]:
-    """Inverse of ``encode_gateway``."""
-    return decode_address(key), IPv4Address(int(value["gateway"]))
+def decode_gateways(key: Any, value: Any) -> tuple[IP, tuple[IPv4Address, ...]]:
+    """Inverse of ``encode_gateways``."""
+    nodes = value["node"][: int(value["count"])]
+    return decode_address(key), tuple(IPv4Address(int(node)) for node in nodes)
+
+
+def encode_member(key: GatewayKey, row: GatewayRow) -> Entry:
+    """Entry of ``mg_gateway``."""
+    name = {"address": encode_address(key.address), "node": int(key.node)}
+    return name, {"sends": row.sends, "accepts": row.accepts}
+
+
+def decode_member(key: Any, value: Any) -> tuple[GatewayKey, GatewayRow]:
+    """Inverse of ``encode_member``."""
+    name = GatewayKey(decode_address(key["address"]), IPv4Address(int(key["node"])))
+    return name, GatewayRow(bool(value["sends"]), bool(value["accepts"]))
 
 
 def encode_own_block(address: IP, numbers: tuple[int, ...]) -> Entry:

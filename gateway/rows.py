@@ -20,6 +20,7 @@ class Action(StrEnum):
     EXCLUDED = "EGRESS_EXCLUDED"
     NO_GATEWAY = "EGRESS_NO_GATEWAY"
     NO_ADDRESS = "EGRESS_NO_ADDRESS"
+    NO_ROOM = "EGRESS_NO_ROOM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def gateway_of_address(
     return {}
 
 
-def endpoint_of_address(address: IP, gateway: Node | None) -> dict[IP, IPv4Address]:
-    """Row of ``mg_egress_addr``: egress address -> tunnel endpoint of its gateway."""
+def endpoints_of_address(address: IP, gateway: Node | None) -> dict[IP, tuple[IPv4Address, ...]]:
+    """Row of ``mg_egress_addr``: egress address -> tunnel endpoints of its gateways, today one."""
     endpoint = tunnel_endpoint(gateway) if gateway else None
-    return {address: endpoint} if endpoint else {}
+    return {address: (endpoint,)} if endpoint else {}

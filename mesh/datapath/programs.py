@@ -22,6 +22,7 @@ from bpf import build, links
 from bpf.btf import Btf
 from bpf.maps import Map
 from bpf.object import DriftError, Generation, Object
+from bpf.realtime import refuse_realtime
 from bpf.sys import AttachType, open_pinned
 
 T = TypeVar("T")
@@ -61,7 +62,12 @@ class Datapath:
         self.adopted = False
 
     def start(self, config: Mapping[str, object]) -> None:
-        """Load or adopt. Raises ``bpf.object.DriftError`` or ``bpf.libbpf.LoadError``."""
+        """Load or adopt.
+
+        Raises ``bpf.object.DriftError``, ``bpf.libbpf.LoadError`` or
+        ``bpf.realtime.RealtimeKernelError``.
+        """
+        refuse_realtime()
         for path in (self._links, self._programs_dir):
             path.mkdir(parents=True, exist_ok=True)
         opened = [Object.open(self._objects / f"{name}.o") for name in OBJECTS]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from mesh.core.address import decode_address, packed
+from mesh.core.address import decode_address, encode_address
 from mesh.core.feature import Entry, Maps
 from mesh.core.model import IP
 from mesh.core.reconcile import Target
@@ -18,7 +18,7 @@ from mesh.pods.rows import LocalPod
 
 def encode_pod(address: IP, row: LocalPod) -> Entry:
     """Entry of ``mg_pod_addr``."""
-    return packed(address), {
+    return encode_address(address), {
         "ifindex": row.ifindex,
         "identity": row.identity,
         "mac": list(bytes.fromhex(row.mac.replace(":", ""))),
@@ -29,7 +29,7 @@ def encode_pod(address: IP, row: LocalPod) -> Entry:
 
 def decode_pod(key: Any, value: Any, marks: Sequence[str]) -> tuple[IP, LocalPod]:
     """Inverse of ``encode_pod``; ``marks`` are the fields that features write."""
-    return decode_address(key), LocalPod(
+    return decode_address(key["w"]), LocalPod(
         ifindex=int(value["ifindex"]),
         identity=int(value["identity"]),
         mac=value["mac"].tobytes().hex(":"),

@@ -10,12 +10,16 @@ from ipaddress import IPv4Address, ip_address, ip_network
 
 from bpf import netns
 from bpf.ring import Ring
+from gateway import maps as egress_maps
+from gateway.members import GatewayKey, GatewayRow
 from gateway.rows import Action, EgressKey, EgressRow
-from mesh import codecs
-from mesh.core.address import packed
+from mesh.core.address import encode_address
+from mesh.core.feature import Entry
 from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
 from mesh.identity.addresses import KIND_NODE, KIND_POD
-from mesh.nodes.rows import Endpoint
+from mesh.nodes.maps import encode_node
+from mesh.nodes.rows import NodeHop
+from mesh.pods.maps import encode_pod
 from mesh.pods.rows import LocalPod
 from tests.bench.network import EGRESS, FAR_POD, MACS, NODE_A, NODE_B, POD, WORLD, Network
 
@@ -45,7 +49,7 @@ class Node:
         with netns.enter(net.space(self._letter)):
             self.datapath.start(self._settings(uplink))
             self.datapath.attach(uplink, self.cgroup)
-        self.ring = Ring(self.datapath.map("mg_event"), self.datapath.event)
+        self.ring = Ring(self.datapath.map("mg_event"), self.datapath.struct("event"))
         self._mesh()
 
     def stop(self) -> None:
@@ -61,12 +65,12 @@ class Node:
         row = LocalPod(
             self.ifindex(f"{self._letter}0"),
             IDENTITY_A if near else IDENTITY_B,
-            _CLASS if covered else 0,
             MACS["p0" if near else "x0"],
             MACS["a0" if near else "b0"],
+            (("egress", _CLASS if covered else 0),),
         )
         for text in (POD if near else FAR_POD).values():
-            self._put("mg_pod_addr", codecs.encode_pod(ip_address(text), row))
+            self._put("mg_pod_addr", encode_pod(ip_address(text), row))
 
     def egress(self, gateway: Mapping[int, str]) -> None:
         """The world is covered; node ``a`` owns port blocks of the gateway's addresses."""
@@ -76,13 +80,19 @@ class Node:
             covered = ip_network((WORLD[version], 24 if version == 4 else 64), strict=False)
             key = EgressKey(_CLASS, covered)
             row = EgressRow(Action.TRANSLATE, address)
-            self._put("mg_egress", codecs.encode_egress(key, row, self.datapath.actions))
-            self._put("mg_egress_addr", codecs.encode_gateway(address, IPv4Address(gateway[4])))
+            self._put(
+                "mg_egress",
+                egress_maps.encode_egress(key, row, self.datapath.enum("egress_action")),
+            )
+            node = IPv4Address(gateway[4])
+            self._put("mg_egress_addr", egress_maps.encode_gateways(address, (node,)))
+            is_one = GatewayRow(sends=True, accepts=True)
+            self._put("mg_gateway", egress_maps.encode_member(GatewayKey(address, node), is_one))
             for number in BLOCKS:
-                name = {"address": codecs.encode_address(address), "number": number}
+                name = {"address": encode_address(address), "number": number}
                 self._put("mg_block", (name, {"node": int(owner), "epoch": 1}))
             if self._letter == "a":
-                self._put("mg_own_block", codecs.encode_own_block(address, BLOCKS))
+                self._put("mg_own_block", egress_maps.encode_own_block(address, BLOCKS))
 
     def ifindex(self, device: str) -> int:
         """Number of a device of this node."""
@@ -107,13 +117,13 @@ class Node:
         for node, pod, identity in ((NODE_A, POD, IDENTITY_A), (NODE_B, FAR_POD, IDENTITY_B)):
             endpoint = IPv4Address(node[4])
             if node is not self._own:
-                self._put("mg_node", codecs.encode_node(endpoint, Endpoint(endpoint, 1)))
+                self._put("mg_node", encode_node(endpoint, NodeHop(endpoint, 1)))
             for addresses, kind, number in ((node, KIND_NODE, 6), (pod, KIND_POD, identity)):
                 row = {"identity": number, "node": int(endpoint), "kind": kind, "cluster": 1}
                 for text in addresses.values():
-                    self._put("mg_address", (packed(ip_address(text)), row))
+                    self._put("mg_address", (encode_address(ip_address(text)), row))
 
-    def _put(self, name: str, entry: codecs.Encoded) -> None:
+    def _put(self, name: str, entry: Entry) -> None:
         self.datapath.map(name).update_one(*entry)
 
 

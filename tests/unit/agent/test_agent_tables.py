@@ -9,6 +9,7 @@ import msgspec
 from clustermesh.remote.wire import CONFIGS, cluster_config, node_key, node_value
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_value
+from gateway.members import ACCEPTS_S, GatewayKey, GatewayRow
 from gateway.policy import POLICIES, EgressPolicy
 from mesh.agent import Features
 from mesh.config import load_agent
@@ -305,3 +306,17 @@ def test_a_claim_that_cannot_be_read_unwires_no_pod_of_a_restarted_agent(tmp_pat
     settle(loop)
     assert tables.pods.local_pod.synced
     assert tables.pods.local_pod.rows[WEB].addresses == (ADDRESS,)
+
+
+def test_a_gateway_that_has_left_is_believed_for_two_minutes(tmp_path: Path) -> None:
+    tables, _ = started(tmp_path)
+    egress = tables.egress
+    address, first, second = (IPv4Address(f"192.0.2.{number}") for number in (1, 2, 3))
+    egress.rest_gateways({address: (first,)}, 1000)
+    egress.rest_gateways({address: (second,)}, 1010)
+    sending, left = GatewayRow(sends=True, accepts=True), GatewayRow(sends=False, accepts=True)
+    members = {GatewayKey(address, first): left, GatewayKey(address, second): sending}
+    assert egress.member.rows == members
+    assert egress.gateway.rows == {address: (second,)}
+    egress.rest_gateways(egress.gateway.rows, 1010 + ACCEPTS_S)
+    assert egress.member.rows == {GatewayKey(address, second): sending}
