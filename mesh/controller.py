@@ -16,9 +16,10 @@ from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
-from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.follow import Batch
 from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
+from clustermesh.store.view import StoreView
 from gateway import blocks
 from gateway.controller import EgressController
 from mesh import process
@@ -121,8 +122,12 @@ class Controller:
             self.loop.gate,
         )  # fmt: skip
         own = features.own
-        self.own = Follow(self.client, own.prefix, self._take, on_synced=own.synced)
-        self.mesh = Follow(self.client, PREFIX, features.take)
+        self.view = StoreView(
+            self.client,
+            f"{own.prefix}synced",
+            {own.prefix: self._take, PREFIX: features.take},
+            on_synced=own.synced,
+        )
         self._settled = False
         self._since = Since()
 
@@ -139,8 +144,7 @@ class Controller:
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.manifests.run(), name="manifests")
-                group.create_task(self.own.run(), name="follow own")
-                group.create_task(self.mesh.run(), name="follow mesh")
+                group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.loop.run(), name="derive")
                 group.create_task(self.leading.run(), name="lead")
                 group.create_task(self.leading.pods.run(), name="snapshot of pods")
@@ -184,9 +188,9 @@ class Controller:
             place = f"etcd {self.client.endpoint.text}"
             yield Finding(NO_ETCD, place, "", f"{self.client.problem}; {stays}")
             return
-        for follow in (self.own, self.mesh):
-            if follow.problem:
-                yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
+        if self.view.problem:
+            place = f"etcd {self.client.endpoint.text}"
+            yield Finding(NO_ETCD, place, "", f"{self.view.problem}; {stays}")
 
 
 def _ignore(_: ColumnChanges) -> None:

@@ -24,7 +24,8 @@ from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.store import claims as records
-from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.follow import Batch
+from clustermesh.store.view import StoreView
 from gateway.speaker import EgressSpeaker
 from mesh import process
 from mesh.config import SpeakerConfig, load_speaker
@@ -83,7 +84,13 @@ class Speaker:
         self.routes: Table[RouteKey, Route] = Table("route")
         etcd = config.etcd
         self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.follows = [self._follow(noun) for noun in NOUNS]
+        own = f"meshgate/v1/{self.node.cluster}/"
+        self.view = StoreView(
+            self.client,
+            f"{own}synced",
+            {f"{own}{noun}/": self.take for noun in NOUNS},
+            on_synced=self._on_synced,
+        )
         self.engine = Engine(config.run_dir)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()
@@ -110,12 +117,8 @@ class Speaker:
 
     # Sources
 
-    def _follow(self, noun: str) -> Follow:
-        prefix = f"meshgate/v1/{self.node.cluster}/{noun}/"
-        return Follow(self.client, prefix, self.take, on_synced=self._on_synced)
-
     def take(self, batch: Batch) -> None:
-        """Take in what a ``Follow`` of claims saw."""
+        """Take in what the store says about claims."""
         rows = records.rows(self.node.cluster, NOUNS, batch.puts, batch.deletes)
         for noun, table in self.claims.items():
             table.upsert({key: row for key, row in rows.held.items() if key.noun == noun})
@@ -125,9 +128,8 @@ class Speaker:
         self._unreadable |= rows.unreadable
 
     def _on_synced(self) -> None:
-        if all(follow.synced for follow in self.follows):
-            for table in self.claims.values():
-                table.mark_synced()
+        for table in self.claims.values():
+            table.mark_synced()
 
     # Derivations
 
@@ -231,10 +233,9 @@ class Speaker:
             yield Finding("B205", f"node/{self.node.name}", "", text)
         for key, text in self._unreadable.items():
             yield Finding("B211", key, "", text)
-        for follow in self.follows[:1]:
-            if follow.problem:
-                text = f"{follow.problem}; announcements stay as they are"
-                yield Finding("B209", f"etcd {follow.prefix}", "", text)
+        if self.view.problem:
+            text = f"{self.view.problem}; announcements stay as they are"
+            yield Finding("B209", f"etcd {self.client.endpoint.text}", "", text)
         yield from self._session_findings()
 
     def _session_findings(self) -> Iterator[Finding]:
@@ -289,8 +290,7 @@ class Speaker:
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.manifests.run(), name="manifests")
-                for follow in self.follows:
-                    group.create_task(follow.run(), name=f"follow {follow.prefix}")
+                group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.session.run(), name="session")
                 group.create_task(self.release(), name="end-of-rib")
                 group.create_task(self.loop.run(), name="loop")
