@@ -4,6 +4,7 @@
  */
 #include "parse.h"
 #include "egress.h"
+#include "handover.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -89,6 +90,8 @@ int mg_from_pod(struct __sk_buff *ctx)
 
 	/* 3. connection: a translated one keeps its translation, whatever the policy says by now */
 	enum direction direction = connection_find(&packet, &connection);
+	if (is_handed(&packet, connection))
+		return hand_over(ctx, &packet, HANDOVER_FROM_POD);
 	bool translated =
 	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
 	if (translated && translation_holds(&packet, connection, &as))
@@ -130,6 +133,8 @@ int mg_to_pod(struct __sk_buff *ctx)
 	packet.identity = from.kind == ADDRESS_NODE ? IDENTITY_HOST : from.identity;
 	struct pod *pod = pod_find(&packet.destination);
 	enum direction direction = connection_find(&packet, &connection);
+	if (is_handed(&packet, connection))
+		return hand_over(ctx, &packet, HANDOVER_TO_POD);
 	int reason = connection_plain(ctx, &packet, connection, direction,
 				      pod ? pod->identity : IDENTITY_UNKNOWN);
 	return reason ? drop(ctx, &packet, reason) : TC_ACT_OK;

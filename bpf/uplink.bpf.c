@@ -76,12 +76,18 @@ static __framed int from_outside(struct __sk_buff *ctx, struct packet *packet,
 	return reason ? drop(ctx, packet, reason) : deliver(ctx, packet, pod);
 }
 
+static __always_inline int leave(struct __sk_buff *ctx, const struct packet *packet, int verdict)
+{
+	return verdict == HANDOVER ? hand_over(ctx, packet, HANDOVER_FROM_UPLINK) : verdict;
+}
+
 SEC("tc")
 int mg_from_uplink(struct __sk_buff *ctx)
 {
 	struct packet packet = {.point = POINT_FROM_UPLINK};
 	enum tunnel tunnel;
 	__be16 inner = 0;
+	int verdict = TC_ACT_OK;
 
 	/* 1. parse what says whose packet it is */
 	int reason = parse_network(ctx, &packet);
@@ -99,18 +105,21 @@ int mg_from_uplink(struct __sk_buff *ctx)
 	if (reason)
 		return drop(ctx, &packet, reason);
 	if (tunnel == TUNNEL_OURS)
-		return tunnel_deliver(ctx, &packet);
+		return leave(ctx, &packet, tunnel_deliver(ctx, &packet));
 
 	/* 3. an egress address that is ours */
 	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet.destination);
 	if (egress && egress->gateway == cfg.node) {
 		reason = parse_transport(ctx, &packet);
-		return reason ? drop(ctx, &packet, reason) : gateway_return(ctx, &packet);
+		verdict = reason ? drop(ctx, &packet, reason) : gateway_return(ctx, &packet);
+		return leave(ctx, &packet, verdict);
 	}
 
 	/* 4. a pod of this node; the rest is the host's */
 	struct pod *pod = pod_find(&packet.destination);
-	return pod ? from_outside(ctx, &packet, pod) : TC_ACT_OK;
+	if (pod)
+		verdict = from_outside(ctx, &packet, pod);
+	return leave(ctx, &packet, verdict);
 }
 
 SEC("tc")
@@ -128,5 +137,7 @@ int mg_from_vxlan(struct __sk_buff *ctx)
 
 	/* 2. as if it came from the uplink */
 	int reason = tunnel_sender(&packet);
-	return reason ? drop(ctx, &packet, reason) : tunnel_deliver(ctx, &packet);
+	if (reason)
+		return drop(ctx, &packet, reason);
+	return leave(ctx, &packet, tunnel_deliver(ctx, &packet));
 }

@@ -36,7 +36,8 @@ from mesh.core.address import ADDRESS
 from mesh.core.files import replace_file
 from mesh.core.model import Finding, Network
 from mesh.core.reconcile import Applied, Errors, Loop
-from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.programs import Datapath
 from mesh.icmp import LateErrors
 from mesh.kernel import Kernel, set_sysctl
 from mesh.known import KnownPeers

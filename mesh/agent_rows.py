@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from mesh.agent_tables import AgentTables
 from mesh.core.address import packed, unpacked
 from mesh.core.model import Identity
-from mesh.datapath import Datapath
+from mesh.datapath.programs import Datapath
 from mesh.observe.drops import drop_rows
 from mesh.observe.flows import Flows
 from mesh.rows import Row, block_row, identity_row, node_row, service_row

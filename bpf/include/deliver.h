@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "gateway.h"
+#include "handover.h"
 
 /* act: from elsewhere into a pod, checks of the sender done */
 static __framed int deliver(struct __sk_buff *ctx, struct packet *packet, const struct pod *pod)
@@ -13,22 +14,26 @@ static __framed int deliver(struct __sk_buff *ctx, struct packet *packet, const 
 	if (packet->icmp == ICMP_NEIGHBOUR) /* the hop limit would still say that it is one */
 		return drop(ctx, packet, DROP_INVALID_PACKET);
 	enum direction direction = connection_find(packet, &connection);
+	if (is_handed(packet, connection))
+		return HANDOVER;
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
 	return reason ? drop(ctx, packet, reason) : forward_pod(ctx, pod);
 }
 
-/* look up: the pod behind a reply, its connection noted. Returns 0 or a drop reason. */
+/* look up: the pod behind a reply, its connection noted. Returns 0, a drop reason or HANDOVER. */
 static __framed int nat_reply(const struct packet *packet, struct translation *pod)
 {
 	struct tuple original;
 	struct mapping *mapping = mapping_get(&packet->flow);
 
 	if (!mapping)
-		return DROP_NO_NAT_MAPPING;
+		return handover_phase() ? HANDOVER : DROP_NO_NAT_MAPPING;
 	original_tuple(&original, &packet->flow, mapping);
 	struct connection *connection = connection_get(&original);
 	if (!connection || !connection_holds(connection, &packet->flow))
-		return DROP_NO_NAT_MAPPING;
+		return handover_phase() ? HANDOVER : DROP_NO_NAT_MAPPING;
+	if (is_handed(packet, connection))
+		return HANDOVER;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
 		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);
 	pod->address = original.source;
@@ -42,6 +47,8 @@ static __framed int egress_reply(struct __sk_buff *ctx, struct packet *packet)
 	struct translation to = {};
 
 	int reason = nat_reply(packet, &to);
+	if (reason == HANDOVER)
+		return HANDOVER;
 	if (reason)
 		return drop(ctx, packet, reason);
 	struct pod *pod = pod_find(&to.address);

@@ -14,7 +14,8 @@ from gateway.desired import Action, EgressKey, EgressRow
 from mesh import codecs
 from mesh.addresses import KIND_NODE, KIND_POD
 from mesh.core.address import packed
-from mesh.datapath import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.programs import Datapath
 from mesh.nodes import Endpoint
 from tests.bench.network import EGRESS, FAR_POD, MACS, NODE_A, NODE_B, POD, WORLD, Network
 

@@ -3,7 +3,8 @@
 Everything is pinned below one directory of the host: maps by name, programs in ``programs/``,
 links in ``links/``. When the pinned generation is exactly what would be loaded (same objects, same
 configuration), a new agent adopts it and loads nothing: every map and link id stays. Otherwise
-programs are loaded onto the pinned maps and the links are updated in place; no packet is lost.
+programs are loaded onto the pinned maps and the links are updated in place; no packet is lost. When
+a layout, size or flag of a map differs, ``migrate`` makes that change under traffic.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +21,40 @@ import numpy as np
 
 from bpf import build, links
 from bpf.maps import Map
-from bpf.object import DriftError, Generation, Object
-from bpf.sys import AttachType, open_pinned
+from bpf.migrate import Declared
+from bpf.object import Generation, Object
+from bpf.sys import open_pinned
+from mesh.datapath import migrate
+from mesh.datapath.changes import DECLARED
+from mesh.datapath.hooks import (
+    POD_PROGRAMS,
+    SOCKET_PROGRAMS,
+    UPLINK_PROGRAM,
+    VXLAN_DEVICE,
+    VXLAN_PROGRAM,
+)
 
 OBJECTS = ("pod", "uplink", "sock", "sweep")
 #: Types that Python reads or writes, from the objects' BTF.
 EVENT, LATE, REASONS, ACTIONS = "event", "icmp_late", "drop_reason", "egress_action"
 SWEEP, FORGET = "sweep", "forget"
 CONFIG = "cfg"
-UPLINK_PROGRAM = "mg_from_uplink"
-VXLAN_PROGRAM = "mg_from_vxlan"
-VXLAN_DEVICE = "mg_vxlan"
-VXLAN_PORT = 8472
-#: Programs on the host end of a pod's veth: link suffix, program, ingress.
-POD_PROGRAMS = (("in", "mg_from_pod", True), ("out", "mg_to_pod", False))
-SOCKET_PROGRAMS = {
-    "mg_connect4": AttachType.CONNECT4,
-    "mg_connect6": AttachType.CONNECT6,
-    "mg_sendmsg4": AttachType.SENDMSG4,
-    "mg_sendmsg6": AttachType.SENDMSG6,
-    "mg_recvmsg4": AttachType.RECVMSG4,
-    "mg_recvmsg6": AttachType.RECVMSG6,
-    "mg_getpeername4": AttachType.GETPEERNAME4,
-    "mg_getpeername6": AttachType.GETPEERNAME6,
-}
 
 
 class Datapath:
     """Maps and programs of this node below ``directory``, a directory of a bpffs."""
 
-    def __init__(self, directory: Path, objects: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, objects: Path | None = None, declared: Declared = DECLARED
+    ) -> None:
         self._directory = directory
+        self._declared = declared
         self._objects = objects or build.HERE / "obj"
         self._links = directory / "links"
         self._programs_dir = directory / "programs"
         self._programs: dict[str, int] = {}
         self._maps: dict[str, Map] = {}
-        self._digest = b""
+        self.digest = b""
         self.event: np.dtype[Any] = np.dtype([])
         self.late: np.dtype[Any] = np.dtype([])
         self.sweep: np.dtype[Any] = np.dtype([])
@@ -65,9 +64,17 @@ class Datapath:
         self.adopted = False
 
     def start(self, config: Mapping[str, object]) -> None:
-        """Load or adopt. Raises ``bpf.object.DriftError`` or ``bpf.libbpf.LoadError``."""
+        """Load, adopt or migrate.
+
+        Raises:
+            bpf.migrate.RefusedError: a map cannot be migrated; nothing has changed.
+            bpf.libbpf.LoadError: the kernel refuses a program.
+
+        """
         for path in (self._links, self._programs_dir):
             path.mkdir(parents=True, exist_ok=True)
+        place = migrate.Place(self._directory, _block_size(config), self._declared)
+        migrate.settle(place)
         opened = [Object.open(self._objects / f"{name}.o") for name in OBJECTS]
         try:
             for one in opened:
@@ -83,17 +90,18 @@ class Datapath:
             digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
             self.adopted = Generation.read(self._directory) == digest
             if not self.adopted:
-                self._load(opened)
+                self._load(place, opened, digest)
         finally:
             for one in opened:
                 one.close()
-        self._digest = digest
+        self.digest = digest
         self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
 
-    def _load(self, opened: Collection[Object]) -> None:
-        drift = [reason for one in opened for reason in one.drift(self._directory)]
-        if drift:
-            raise DriftError(drift)
+    def _load(self, place: migrate.Place, opened: Collection[Object], digest: bytes) -> None:
+        if migration := migrate.begin(place, opened, digest):
+            with closing(migration):
+                migration.run()
+            return
         for one in opened:
             one.load()
         for one in opened:
@@ -113,7 +121,7 @@ class Datapath:
                 self.forget(device)
             else:
                 self.pod(device)
-        Generation.write(self._directory, self._digest)
+        Generation.write(self._directory, self.digest)
 
     def pod(self, device: str) -> None:
         """Attach the pod programs to a host end, or update them."""
@@ -145,3 +153,10 @@ class Datapath:
 
     def _tcx(self, device: str, name: str, program: str, *, ingress: bool) -> None:
         links.tcx(self._programs[program], device, self._links / name, ingress=ingress)
+
+
+def _block_size(config: Mapping[str, object]) -> int:
+    size = config["block_size"]
+    if not isinstance(size, int):
+        raise TypeError(f"block_size is a number, not {size!r}")
+    return size
