@@ -2,9 +2,9 @@
 
 A field is named by its path: ``key.addr.w``, ``value.flags``; a key or value that is no struct is
 ``key`` or ``value``. Fields whose names begin with ``pad`` hold nothing. A field that is new is
-zero. A feature declares what a name cannot tell: ``Renamed``, ``Converter`` and ``Made``. Each
-declaration holds in the direction whose layouts have its fields and is passed over in the other, so
-one list serves an update and the way back.
+zero. A feature declares what a name cannot tell: ``Renamed``, ``Added``, ``Converter``, ``Made``,
+``Scratch``. A declaration holds in the direction whose layouts have its fields, and is passed over
+in the other: one list serves an update and the way back.
 """
 
 from __future__ import annotations
@@ -92,7 +92,14 @@ class Made:
     make: Callable[[Entries, Dtype, Dtype], Entries]
 
 
-Declared = Sequence[Renamed | Added | Converter | Made]
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """A map whose content is not kept: it starts empty, and may go."""
+
+    map: str
+
+
+Declared = Sequence[Renamed | Added | Converter | Made | Scratch]
 
 
 class RefusedError(Exception):
@@ -290,6 +297,13 @@ def renamed_map(name: str, declared: Declared, known: Mapping[str, object]) -> s
                 if name == old and new in known:
                     return new
     return None
+
+
+def is_kept(name: str, type_: int, declared: Declared) -> bool:
+    """Whether a map's entries go over to the next generation's map."""
+    return type_ not in FRESH and not any(
+        isinstance(each, Scratch) and each.map == name for each in declared
+    )
 
 
 def has_successor(name: str, declared: Declared, known: Mapping[str, object]) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from bpf import links
 from bpf.btf import MapSpec
 from bpf.maps import Map, MapInfo
-from bpf.migrate import Declared, Transfer, dump
+from bpf.migrate import Declared, Transfer, dump, renamed_map
 from bpf.object import Generation, Object, read_pinned, write_pinned
 from bpf.sys import info, open_pinned, pin, wait_for_programs
 from mesh.datapath import connections
@@ -253,6 +253,11 @@ class Migration:
         found = transfers(self._old, own, self._place.declared)
         return {each.new.name: each for each in found}
 
+    def _transfer(self, name: str) -> Transfer:
+        """By today's name; the target of a way back may have an older one."""
+        found = renamed_map(name, self._place.declared, self._transfers)
+        return self._transfers[found or name]
+
     def _is_shared(self, name: str) -> bool:
         if name not in self._old:
             return False
@@ -280,7 +285,7 @@ class Migration:
         if self.marker.way is Way.PLAIN:
             return []
         return [
-            Pair(self._transfers[connection], self._transfers[mapping], self._merge)
+            Pair(self._transfer(connection), self._transfer(mapping), self._merge)
             for connection, mapping in FAMILIES
         ]
 
@@ -288,7 +293,7 @@ class Migration:
 
     def _blocks(self) -> tuple[Blocks, dict[bytes, bytes]]:
         """All blocks by the new map's keys, and the old map's key of each."""
-        transfer = self._transfers[OWN_BLOCK]
+        transfer = self._transfer(OWN_BLOCK)
         old = dump(transfer.old)
         converted = transfer.entries()
         names = connections.names(converted.keys)
@@ -296,7 +301,7 @@ class Migration:
         return connections.blocks_of(converted, dump(transfer.new)), old_names
 
     def _write_blocks(self, old: Blocks, new: Blocks, old_names: Mapping[bytes, bytes]) -> None:
-        transfer = self._transfers[OWN_BLOCK]
+        transfer = self._transfer(OWN_BLOCK)
         ours = {old_names[name]: numbers for name, numbers in old.items() if name in old_names}
         connections.write_blocks(transfer.old, ours)
         connections.write_blocks(transfer.new, new)
@@ -309,7 +314,7 @@ class Migration:
 
     def join_old_blocks(self) -> None:
         """Give every block back to the old programs."""
-        if OWN_BLOCK in self._transfers:
+        if self.marker.way is not Way.PLAIN:
             blocks, old_names = self._blocks()
             self._write_blocks(blocks, {}, old_names)
 
@@ -370,7 +375,7 @@ class Migration:
             self._take(pair)
 
     def _take(self, pair: Pair) -> None:
-        ports = Ports(dump(self._transfers[OWN_BLOCK].new), self._place.block_size)
+        ports = Ports(dump(self._transfer(OWN_BLOCK).new), self._place.block_size)
         before, done = pair.take(ports)
         for _ in range(_ROUNDS):
             if done:

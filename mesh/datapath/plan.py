@@ -21,6 +21,7 @@ from bpf.migrate import (
     copy,
     dump,
     has_successor,
+    is_kept,
     merged_keys,
     missing_room,
     renamed_map,
@@ -55,7 +56,7 @@ def plan(old: Mapping[str, Map], specs: Mapping[str, MapSpec], declared: Declare
     reasons = [*_lost_maps(old, specs, declared)]
     for name in sorted(moved):
         reasons += _reasons(name, old, specs, declared)
-    way = _way(old, specs, moved)
+    way = _way(old, specs, moved, declared)
     if way is None:
         reasons.append("connections would move, and neither generation can hand over")
     if reasons or way is None:
@@ -86,9 +87,12 @@ def _moved(old: Mapping[str, Map], specs: Mapping[str, MapSpec]) -> frozenset[st
 
 
 def _way(
-    old: Mapping[str, Map], specs: Mapping[str, MapSpec], moved: Collection[str]
+    old: Mapping[str, Map],
+    specs: Mapping[str, MapSpec],
+    moved: Collection[str],
+    declared: Declared,
 ) -> Way | None:
-    if not set(moved) & set(TOGETHER) & old.keys():
+    if not any(renamed_map(name, declared, old) for name in set(moved) & set(TOGETHER)):
         return Way.PLAIN
     if HANDOVER in specs:
         return Way.TO_NEW
@@ -99,16 +103,16 @@ def _lost_maps(
     old: Mapping[str, Map], specs: Mapping[str, MapSpec], declared: Declared
 ) -> Iterator[str]:
     for name, map_ in old.items():
-        if name in MACHINERY or map_.type in FRESH or has_successor(name, declared, specs):
-            continue
-        yield f"map {name}: no map of the new programs has its entries"
+        kept = name not in MACHINERY and is_kept(name, map_.type, declared)
+        if kept and not has_successor(name, declared, specs):
+            yield f"map {name}: no map of the new programs has its entries"
 
 
 def _reasons(
     name: str, old: Mapping[str, Map], specs: Mapping[str, MapSpec], declared: Declared
 ) -> list[str]:
     source = renamed_map(name, declared, old)
-    if source is None or name in MACHINERY or specs[name].type in FRESH:
+    if source is None or name in MACHINERY or not is_kept(name, specs[name].type, declared):
         return []
     shape = shape_of(specs[name])
     try:
@@ -151,7 +155,7 @@ def transfers(
     made = {each.map: each for each in declared if isinstance(each, Made) and each.source in old}
     for name, map_ in new.items():
         source = renamed_map(name, declared, old)
-        if name in MACHINERY or map_.type in FRESH:
+        if name in MACHINERY or not is_kept(name, map_.type, declared):
             continue
         if source is not None:
             how = copy(name, shape_of_map(old[source]), shape_of_map(map_), declared)
