@@ -4,13 +4,14 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench soak lab clean-lab build install unit
+.PHONY: help demo test check bench soak upgrade lab clean-lab build install unit
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
 	@echo "make test       all tests (root)         make unit    those without root"
 	@echo "make check      linters, types, imports, formats, warnings"
 	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
+	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
 install:
@@ -29,7 +30,10 @@ unit: install
 	@$(PYTHON) -m pytest -q tests/unit
 
 soak: build
-	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab
+	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade
+
+upgrade: build
+	@$(PYTHON) tests/run.py tests/upgrade
 
 bench: build
 	@$(PYTHON) -m tests.bench

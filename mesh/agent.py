@@ -101,6 +101,12 @@ class Agent:
         self._targets()
         self._observe()
 
+    async def become(self, objects: Path) -> None:
+        """Make the pinned datapath that of another version, whose agent is to follow."""
+        _, settings = await self._facts()
+        Datapath(self.config.bpffs, objects).become(settings)
+        await self.client.aclose()
+
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
         """What the kernel has, and the datapath's configuration from it."""
         for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
@@ -417,6 +423,16 @@ async def _live(config: AgentConfig) -> None:
         await agent.run()
 
 
-def main(path: Path) -> int:
-    """Be the agent until SIGTERM or SIGINT; the datapath stays."""
-    return process.main(path, load_agent, _live)
+async def _become(config: AgentConfig, objects: Path) -> None:
+    async with Kernel.open() as kernel:
+        await Agent(config, kernel).become(objects)
+    log.info("event=became node=%s objects=%s", config.node, objects)
+
+
+def main(path: Path, objects: Path | None = None) -> int:
+    """Be the agent until SIGTERM or SIGINT; the datapath stays.
+
+    With ``objects``: only make the datapath that is pinned fit those object files, and end.
+    """
+    life = _live if objects is None else partial(_become, objects=objects)
+    return process.main(path, load_agent, life)

@@ -81,7 +81,7 @@ def settle(place: Place) -> None:
 
 def _undo(place: Place) -> None:
     log.warning("event=migration_undone step=%s", _read_marker(place))
-    _relink(place, place.directory / PROGRAMS)
+    relink(place.directory, place.directory / PROGRAMS)
     wait_for_programs()
     with closing(Migration(place)) as migration:
         migration.join_old_blocks()
@@ -121,9 +121,9 @@ def _id(path: Path) -> int:
     return number
 
 
-def _relink(place: Place, programs: Path) -> None:
+def relink(directory: Path, programs: Path) -> None:
     """Let every link run its program of ``programs``; forget those whose device has gone."""
-    for path in _pins(place.directory / LINKS):
+    for path in _pins(directory / LINKS):
         name = program_of(path.name)
         if name is None or not (programs / name).exists():
             continue
@@ -402,7 +402,7 @@ class Migration:
     # Pins
 
     def _swap(self) -> None:
-        _relink(self._place, self._place.next / PROGRAMS)
+        relink(self._place.directory, self._place.next / PROGRAMS)
         wait_for_programs()
 
     def _clear(self) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Collection, Mapping
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,31 +71,54 @@ class Datapath:
             bpf.libbpf.LoadError: the kernel refuses a program.
 
         """
+        with self._opened(config) as opened:
+            self._read_types(opened)
+            self._become(opened, config)
+        self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
+
+    def become(self, config: Mapping[str, object]) -> None:
+        """Make what is pinned, links included, fit the objects, which may be another version's.
+
+        Settings that those do not know are left out. Raises as ``start``.
+        """
+        with self._opened(config, every=False) as opened:
+            self._become(opened, config)
+        migrate.relink(self._directory, self._programs_dir)
+        Generation.write(self._directory, self.digest)
+
+    @contextmanager
+    def _opened(
+        self, config: Mapping[str, object], *, every: bool = True
+    ) -> Iterator[list[Object]]:
+        paths = [self._objects / f"{name}.o" for name in OBJECTS]
+        with ExitStack() as stack:
+            opened = [stack.enter_context(Object.open(p)) for p in paths if every or p.exists()]
+            for one in opened:
+                section = one.btf.section(".rodata")
+                if CONFIG in section:
+                    names = section[CONFIG][1].names or ()
+                    known = {name: config[name] for name in config if every or name in names}
+                    one.set_config(CONFIG, known)
+                one.pin(self._directory)
+            yield opened
+
+    def _read_types(self, opened: Sequence[Object]) -> None:
+        btf = opened[0].btf
+        self.event, self.reasons = btf.struct(EVENT), btf.enum(REASONS)
+        self.actions = btf.enum(ACTIONS)
+        self.late = btf.struct(LATE)
+        self.sweep = opened[-1].btf.struct(SWEEP)
+        self.forgetting = opened[-1].btf.struct(FORGET)
+
+    def _become(self, opened: Collection[Object], config: Mapping[str, object]) -> None:
         for path in (self._links, self._programs_dir):
             path.mkdir(parents=True, exist_ok=True)
         place = migrate.Place(self._directory, _block_size(config), self._declared)
         migrate.settle(place)
-        opened = [Object.open(self._objects / f"{name}.o") for name in OBJECTS]
-        try:
-            for one in opened:
-                if CONFIG in one.btf.section(".rodata"):
-                    one.set_config(CONFIG, config)
-                one.pin(self._directory)
-            btf = opened[0].btf
-            self.event, self.reasons = btf.struct(EVENT), btf.enum(REASONS)
-            self.actions = btf.enum(ACTIONS)
-            self.late = btf.struct(LATE)
-            self.sweep = opened[-1].btf.struct(SWEEP)
-            self.forgetting = opened[-1].btf.struct(FORGET)
-            digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
-            self.adopted = Generation.read(self._directory) == digest
-            if not self.adopted:
-                self._load(place, opened, digest)
-        finally:
-            for one in opened:
-                one.close()
-        self.digest = digest
-        self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
+        self.digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
+        self.adopted = Generation.read(self._directory) == self.digest
+        if not self.adopted:
+            self._load(place, opened, self.digest)
 
     def _load(self, place: migrate.Place, opened: Collection[Object], digest: bytes) -> None:
         if migration := migrate.begin(place, opened, digest):
