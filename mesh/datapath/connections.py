@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bpf.btf import Btf
 from bpf.maps import Map, program_btf
 from bpf.migrate import Entries, Transfer, dump, field, fields
-from bpf.testrun import call
+from bpf.testrun import call_each
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ class Flags:
 
 
 class Merge:
-    """``mg_merge``: one entry of the generation that hands over."""
+    """``mg_merge``: entries of the generation that hands over."""
 
     def __init__(self, program: int) -> None:
         self.btf = btf = program_btf(program)
@@ -55,23 +55,24 @@ class Merge:
         self._actions = btf.enum("merge_action")
         self.flags = Flags(btf)
 
-    def __call__(self, action: str, key: Array, value: Array | None = None) -> bool:
-        """Whether the entry of ``key`` was one for the action."""
-        one: Array = np.zeros((), self._argument)
-        _widen(one["original"], key)
-        if value is not None:
-            one["connection"] = value
-        one["action"] = self._actions[action]
-        return bool(call(self._program, one)["merged"])
+    def __call__(self, action: str, keys: Array, values: Array | None = None) -> bool:
+        """Whether every entry was one for the action."""
+        rows: Array = np.zeros(len(keys), self._argument)
+        _widen(rows["original"], keys)
+        if values is not None:
+            rows["connection"] = values
+        rows["action"] = self._actions[action]
+        call_each(self._program, rows)
+        return bool(rows["merged"].all())
 
 
-def _widen(target: Array, key: Array) -> None:
-    """A connection's key as ``struct tuple``, whose addresses hold both families."""
-    for name in key.dtype.names or ():
-        if key.dtype[name] == target.dtype[name]:
-            target[name] = key[name]
+def _widen(target: Array, keys: Array) -> None:
+    """Connections' keys as ``struct tuple``, whose addresses hold both families."""
+    for name in keys.dtype.names or ():
+        if keys.dtype[name] == target.dtype[name]:
+            target[name] = keys[name]
         else:
-            target[name]["w"] = (0, 0, 0xFFFF, int(key[name]))
+            target[name]["w"] = _wide(keys[name])
 
 
 class Table:
@@ -108,6 +109,14 @@ def write_changes(target: Map, wanted: Table) -> None:
     target.update(wanted.keys[rows], wanted.values[rows])
     gone = [row for name, row in found.rows.items() if name not in wanted.rows]
     target.delete(found.keys[gone])
+
+
+def _write_rows(target: Map, wanted: Table, found: Table, chosen: npt.NDArray[np.bool_]) -> None:
+    """Write the chosen rows that differ from what was found in the map."""
+    there = dict(zip(found.names, names(found.values), strict=True))
+    texts = names(wanted.values)
+    rows = [row for row in np.flatnonzero(chosen) if there.get(wanted.names[row]) != texts[row]]
+    target.update(wanted.keys[rows], wanted.values[rows])
 
 
 def add_missing(target: Map, wanted: Entries) -> None:
@@ -177,30 +186,33 @@ class Pair:
         """
         old = self._connections()
         new = Table(dump(self._to))
+        self._add_closed_marked(
+            old, [row for name, row in old.rows.items() if name not in new.rows]
+        )
+        gone = [row for name, row in new.rows.items() if name not in old.rows]
+        ours, theirs = _common(new, old)
+        turned = ours[self._turned(old.values[theirs], new.values[ours])]
         marked = self._marked(new)
-        for name, row in old.rows.items():
-            there = new.rows.get(name)
-            if there is None:
-                value = old.values[row : row + 1].copy()
-                if self._flags.closed(value["flags"])[0] and _translated(value)[0]:
-                    value["flags"] |= np.uint32(self._flags.handed)
-                insert(self._to, old.keys[row], value)
-            elif not marked[there] and self._turned(old.values[row], new.values[there]):
-                self._merge("MERGE_MARK", old.keys[row])
-        for name, row in new.rows.items():
-            if name not in old.rows and not marked[row]:
-                self._merge("MERGE_MARK", new.keys[row])
+        rows = [row for row in (*gone, *turned.tolist()) if not marked[row]]
+        self._merge("MERGE_MARK", new.keys[rows])
         write_changes(self._to_mappings, self._mappings())
 
-    def _turned(self, old: Array, new: Array) -> bool:
-        """Whether more differs than what the next packet puts right."""
-        ends = self._flags.reset | self._flags.ended
-        return bool(
-            old["translated"] != new["translated"]
-            or old["translated_port"] != new["translated_port"]
-            or old["opened"] != new["opened"]
-            or (old["flags"] ^ new["flags"]) & ends
-        )
+    def _add_closed_marked(self, old: Table, rows: list[int]) -> None:
+        values = old.values[rows]
+        closed = self._flags.closed(values["flags"]) & _translated(values)
+        values["flags"][closed] |= np.uint32(self._flags.handed)
+        for row, value in zip(rows, values, strict=True):
+            insert(self._to, old.keys[row], value)
+
+    def _turned(self, old: Array, new: Array) -> npt.NDArray[np.bool_]:
+        """Of two states of connections, whether more differs than what the next packet corrects."""
+        differ: npt.NDArray[np.bool_] = (
+            old["translated"]["w"] != new["translated"]["w"]
+        ).any(axis=-1)  # fmt: skip
+        differ |= old["translated_port"] != new["translated_port"]
+        differ |= old["opened"] != new["opened"]
+        differ |= (old["flags"] ^ new["flags"]) & (self._flags.reset | self._flags.ended) != 0
+        return differ
 
     def take(self, ours: Ports) -> tuple[Table, bool]:
         """Give every marked connection to the new programs; return the old ones as they were.
@@ -212,70 +224,51 @@ class Pair:
         new = Table(dump(self._to))
         marked = {new.names[row] for row in np.flatnonzero(self._marked(new))}
         lost = self._take_mappings(mappings, marked, ours)
-        done = True
-        for name in marked:
-            key, value = new.keys[new.rows[name]], old.value(name)
-            if value is None or name in lost:
-                done &= self._merge("MERGE_GIVE_UP", key)
-            else:
-                done &= self._merge("MERGE_TAKE", key, value)
+        kept = [name for name in marked if name in old.rows and name not in lost]
+        rows = [old.rows[name] for name in kept]
+        done = self._merge("MERGE_TAKE", old.keys[rows], old.values[rows])
+        gone = [new.rows[name] for name in marked.difference(kept)]
+        done &= self._merge("MERGE_GIVE_UP", new.keys[gone])
         self._add_unseen(old, new, lost)
         return old, done
 
-    def _take_mappings(
-        self,
-        old: Table,
-        marked: set[bytes],
-        ours: Ports,
-    ) -> set[bytes]:
+    def _take_mappings(self, old: Table, marked: set[bytes], ours: Ports) -> set[bytes]:
         """Mappings of marked connections; returns the connections whose port is another's by now.
 
-        A mapping here that the old side does not have any more goes with its marked connection.
+        A mapping here that the old side does not have any more is left to the sweep.
         """
-        lost: set[bytes] = set()
         new = Table(dump(self._to_mappings))
         owners = names(_originals(old.keys, old.values))
-        here = ours.holds(old.keys)
-        for name, row in old.rows.items():
-            there = new.value(name)
-            key, value = old.keys[row], old.values[row]
-            if owners[row] not in marked:
-                continue
-            if there is None:
-                insert(self._to_mappings, key, value)
-            elif not _same_pod(there, value):
-                if not here[row]:
-                    insert(self._to_mappings, key, value, _EXIST)
-                else:
-                    lost.add(owners[row])
-        whose = names(_originals(new.keys, new.values))
-        gone = [
-            row for name, row in new.rows.items() if whose[row] in marked and name not in old.rows
-        ]
-        self._to_mappings.delete(new.keys[gone])
-        return lost
+        mine = np.array([owner in marked for owner in owners], bool)
+        absent = np.array([name not in new.rows for name in old.names], bool)
+        for row in np.flatnonzero(mine & absent):
+            insert(self._to_mappings, old.keys[row], old.values[row])
+        rows, there = _common(old, new)
+        other = mine[rows] & ~_same_pod(old.values[rows], new.values[there])
+        here = ours.holds(old.keys[rows[other]])
+        for row in rows[other][~here]:
+            insert(self._to_mappings, old.keys[row], old.values[row], _EXIST)
+        return {owners[row] for row in rows[other][here]}
 
     def _add_unseen(self, old: Table, new: Table, lost: set[bytes]) -> None:
         """Copy the connections that the old programs opened by a packet in the other direction."""
+        rows = [row for name, row in old.rows.items() if name not in new.rows and name not in lost]
+        keys, values = old.keys[rows], old.values[rows]
+        translated = _translated(values)
         mappings = Table(dump(self._to_mappings))
-        for name, row in old.rows.items():
-            if name in new.rows or name in lost:
-                continue
-            key, value = old.keys[row : row + 1], old.values[row : row + 1]
-            if not _translated(value)[0]:
-                insert(self._to, key, value)
-                continue
-            mapping = mappings.value(names(_replies(key, value))[0])
-            if mapping is not None and _is_of(mapping, key):
-                insert(self._to, key, value)
+        for row, reply in enumerate(names(_replies(keys, values))):
+            mapping = mappings.value(reply)
+            if not translated[row] or (
+                mapping is not None and _is_of(mapping, keys[row : row + 1])
+            ):
+                insert(self._to, keys[row], values[row])
 
     def take_flags(self, before: Table) -> None:
         """Flags that packets on their way set on the old side after ``take`` had looked."""
         now = self._connections()
-        for name, row in now.rows.items():
-            known = before.value(name)
-            if known is not None and int(now.values["flags"][row]) & ~int(known["flags"]):
-                self._merge("MERGE_FLAGS", now.keys[row], now.values[row])
+        rows, known = _common(now, before)
+        fresh = now.values["flags"][rows] & ~before.values["flags"][known] != 0
+        self._merge("MERGE_FLAGS", now.keys[rows[fresh]], now.values[rows[fresh]])
 
     # From the old side, whose programs hand over
 
@@ -292,12 +285,8 @@ class Pair:
         chosen = ~marked
         if closed_only:
             chosen &= self._flags.closed(table.values["flags"]) & _translated(table.values)
-        for row in np.flatnonzero(~marked):
-            value = there.value(table.names[row])
-            if value is None or value.tobytes() != table.values[row].tobytes():
-                self._to.update_one(table.keys[row].tobytes(), table.values[row].tobytes())
-            if chosen[row]:
-                self._merge("MERGE_GIVE", source.keys[row])
+        _write_rows(self._to, table, there, ~marked)
+        self._merge("MERGE_GIVE", source.keys[chosen])
         if closed_only:  # the new programs have opened nothing yet
             gone = [row for name, row in there.rows.items() if name not in table.rows]
             self._to.delete(there.keys[gone])
@@ -308,24 +297,23 @@ class Pair:
         wanted = self._mappings()
         there = Table(dump(self._to_mappings))
         whose = names(_originals(wanted.keys, wanted.values))
-        for name, row in wanted.rows.items():
-            value = there.value(name)
-            if whose[row] in owners and (
-                value is None or value.tobytes() != wanted.values[row].tobytes()
-            ):
-                self._to_mappings.update_one(
-                    wanted.keys[row].tobytes(), wanted.values[row].tobytes()
-                )
+        chosen = np.array([owner in owners for owner in whose], bool)
+        _write_rows(self._to_mappings, wanted, there, chosen)
 
     def give_flags(self, before: Table) -> None:
         """What packets on their way changed on the old side after ``give`` had looked."""
         now = self._connections()
-        for name, row in now.rows.items():
-            known = before.value(name)
-            if known is None or not self._turned(now.values[row], known):
-                continue
-            self._give_mappings({name})
-            self._to.update_one(now.keys[row].tobytes(), now.values[row].tobytes())
+        rows, known = _common(now, before)
+        turned = rows[self._turned(now.values[rows], before.values[known])]
+        self._give_mappings({now.names[row] for row in turned})
+        self._to.update(now.keys[turned], now.values[turned])
+
+
+def _common(one: Table, other: Table) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The rows of both tables that have the same key."""
+    pairs = [(row, other.rows[name]) for name, row in one.rows.items() if name in other.rows]
+    found = np.array(pairs, np.intp).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
 def _translated(values: Array) -> npt.NDArray[np.bool_]:
@@ -333,9 +321,10 @@ def _translated(values: Array) -> npt.NDArray[np.bool_]:
     return translated
 
 
-def _same_pod(one: Array, other: Array) -> bool:
-    same_address = (one["pod"]["w"] == other["pod"]["w"]).all()
-    return bool(same_address and one["pod_port"] == other["pod_port"])
+def _same_pod(one: Array, other: Array) -> npt.NDArray[np.bool_]:
+    same: npt.NDArray[np.bool_] = (one["pod"]["w"] == other["pod"]["w"]).all(axis=-1)
+    same &= one["pod_port"] == other["pod_port"]
+    return same
 
 
 def _put_address(target: Array, name: str, address: Array) -> None:

@@ -43,6 +43,12 @@ class Traffic:
     lanes: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     churn: list[dict[str, Any]] = field(default_factory=list)
     stolen: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    begin: float = field(default_factory=time.monotonic)
+
+    def note(self, words: str) -> None:
+        """What is done to the lab, and when."""
+        self.log.append(f"{time.monotonic() - self.begin:.1f} s: {words}")
 
     def problems(self) -> list[str]:
         """In words; empty when nothing was lost."""
@@ -148,7 +154,7 @@ def check(found: Traffic) -> None:
     """Nothing lost; connections went on and came all the time."""
     opened = sum(sum(each["opened"].values()) for each in found.churn)
     assert opened > RATE, found.churn
-    assert found.problems() == []
+    assert not found.problems(), "\n".join([*found.log, *found.problems()])
 
 
 def test_the_lab_runs_the_former_version(agents: Agents, versions: Versions) -> None:
@@ -161,6 +167,7 @@ def test_agents_are_replaced(lab: Lab, agents: Agents, versions: Versions) -> No
     with traffic(lab, agents, 40) as found:
         time.sleep(2)
         for host in HOSTS:
+            found.note(host)
             agents.replace(host, versions.wider)
     check(found)
     for host in HOSTS:
@@ -173,6 +180,7 @@ def test_the_former_version_comes_back(lab: Lab, agents: Agents, versions: Versi
     with traffic(lab, agents, 50) as found:
         time.sleep(2)
         for host in HOSTS:
+            found.note(host)
             agents.back(host, versions.wider, versions.former)
     check(found)
     for host in HOSTS:
@@ -191,6 +199,7 @@ def test_a_new_agent_that_is_killed_at_each_step(
         time.sleep(2)
         agents.stop(host)
         for step in ORDER[Way.TO_NEW]:
+            found.note(step.name)
             agents.kill_at(host, versions.wider, step.name)
         agents.start(host, versions.wider)
     check(found)
@@ -203,6 +212,7 @@ def test_without_etcd(lab: Lab, agents: Agents, versions: Versions) -> None:
         time.sleep(2)
         lab.kill("etcd/etcd")
         for host in hosts:
+            found.note(host)
             agents.replace(host, versions.wider)
         lab.revive("etcd/etcd")
     check(found)
@@ -219,5 +229,6 @@ def test_this_tree_follows_its_own_next_layout(
     with traffic(lab, agents, 30) as found:
         time.sleep(2)
         for host in HOSTS[:2]:
+            found.note(host)
             agents.back(host, versions.wider, version)
     check(found)
