@@ -84,6 +84,7 @@ class MapSpec:
     flags: int
     key: Dtype | None
     value: Dtype | None
+    private: bool = False  #: ``LIBBPF_PIN_NONE`` stands in the source: of one object alone
 
 
 class Btf:
@@ -220,6 +221,7 @@ class Btf:
             numbers.get("map_flags", 0),
             layouts.get("key"),
             layouts.get("value"),
+            private=numbers.get("pinning") == 0,
         )
 
     def _number(self, number: int) -> int:
@@ -232,7 +234,7 @@ def _has_negative(item: Type) -> bool:
     return item.kind == Kind.ENUM and any(value < 0 for _, value in item.items)
 
 
-_NUMBERS = ("type", "max_entries", "map_flags")
+_NUMBERS = ("type", "max_entries", "map_flags", "pinning")
 
 
 def layout(dtype: Dtype, path: str = "", offset: int = 0) -> dict[str, str]:

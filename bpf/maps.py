@@ -67,10 +67,12 @@ def cell(dtype: Dtype, item: object) -> Array:
 
 
 def rows(dtype: Dtype, given: Array) -> Array:
-    """``given`` in ``dtype``, contiguous: same bytes, or fields copied by name, the rest zero."""
+    """``given`` in ``dtype``, contiguous: its bytes, or fields copied by name, the rest zero."""
     if given.dtype == dtype:
         return np.ascontiguousarray(given)
     if given.dtype.names is None or dtype.names is None:
+        if given.dtype.kind == "V" and given.dtype.names is None:
+            given = given.astype(f"V{max(given.dtype.itemsize, dtype.itemsize)}")  # zeros behind
         if given.dtype.kind in "SV" and given.dtype.itemsize == dtype.itemsize:
             return np.ascontiguousarray(given).view(dtype)
         return np.ascontiguousarray(given, dtype)
@@ -136,8 +138,11 @@ class Map:
         return values if self.per_cpu else values.reshape(())
 
     def update_one(self, key: object, value: object, flags: int = 0) -> None:
-        """Write one entry; flags 1: only if absent (FileExistsError), 2: only if there."""
-        name, content = cell(self.key, key), cell(self.value, value)
+        """Write one entry; flags 1: only if absent (FileExistsError), 2: only if there.
+
+        Per-CPU maps: the same value on every CPU.
+        """
+        name, content = cell(self.key, key), self._everywhere(cell(self.value, value))
         bpf(Command.MAP_UPDATE, self._element(name, content, flags))
 
     def delete_one(self, key: object) -> bool:
@@ -276,6 +281,13 @@ class Map:
             {"names": ["value"], "formats": [self.value], "offsets": [0], "itemsize": step}
         )
 
+    def _everywhere(self, value: Array) -> Array:
+        if not self.per_cpu:
+            return value
+        raw = np.zeros((possible_cpus(), self._stored().itemsize), np.uint8)
+        raw[:, : value.nbytes] = np.frombuffer(value.tobytes(), np.uint8)
+        return raw
+
     def _values(self, stored: Array) -> Array:
         values: Array = stored["value"] if self.per_cpu else stored
         return values
@@ -320,7 +332,7 @@ class MapTarget:
     """``mesh.core.reconcile.ColumnTarget`` over a map: table fields go to map fields by name.
 
     ``key`` and ``value`` are the table's dtypes where they differ from the map's: fewer fields
-    (the map's others are zero), or plain bytes of the same size.
+    (the map's others are zero), or plain bytes: the first of the map's, whose others are zero.
     """
 
     def __init__(
@@ -359,6 +371,8 @@ def _chunks(count: int) -> Iterator[slice]:
 
 
 def _narrow(dtype: Dtype, given: Array) -> Array:
+    if dtype.kind == "V" and dtype.names is None and dtype.itemsize < given.dtype.itemsize:
+        return np.ascontiguousarray(given).view(f"V{given.dtype.itemsize}").astype(dtype)
     if dtype.names is None or given.dtype.names is None or dtype == given.dtype:
         return rows(dtype, given)
     result = np.zeros(len(given), dtype)

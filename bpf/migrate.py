@@ -59,10 +59,11 @@ class Added:
     """Fields of ``map`` that the former layout did not have, where zero says the same.
 
     On the way back they go; a key's field must be zero by then, or two keys would become one.
+    Without fields it is the map itself, which must be empty by then.
     """
 
     map: str
-    fields: tuple[str, ...]
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +311,13 @@ def has_successor(name: str, declared: Declared, known: Mapping[str, object]) ->
     """Whether nothing is lost when a map goes: another has its name, or its information."""
     made = {each.map for each in declared if isinstance(each, Made) and each.source in known}
     return renamed_map(name, declared, known) is not None or name in made
+
+
+def may_go_empty(name: str, declared: Declared) -> bool:
+    """Whether the former version did not have the map."""
+    return any(
+        isinstance(each, Added) and each.map == name and not each.fields for each in declared
+    )
 
 
 def same(old: Map, flags: int, type_: int, new: Shape) -> bool:

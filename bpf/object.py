@@ -106,12 +106,15 @@ class Object:
         return self._sizes
 
     def pin(self, directory: Path, elsewhere: Mapping[str, Path] | None = None) -> None:
-        """Keep every map by its name in ``directory``: reused when there, else created.
+        """Keep maps by their names in ``directory``: reused when there, else created.
 
-        ``elsewhere`` names the directory of maps that have another one.
+        ``elsewhere`` names the directory of maps that have another one. A map that says
+        ``LIBBPF_PIN_NONE`` stays the object's own.
         """
         handles = libbpf.maps(self._handle)
-        for name in self._specs:
+        for name, spec in self._specs.items():
+            if spec.private:
+                continue
             place = (elsewhere or {}).get(name, directory)
             place.mkdir(parents=True, exist_ok=True)
             self._pins[name] = place / name
@@ -126,7 +129,9 @@ class Object:
 
     def drift(self, directory: Path) -> list[str]:
         """Sentences on pinned maps that this object cannot share."""
-        return self._drift({name: directory / name for name in self._specs})
+        return self._drift(
+            {n: directory / n for n, spec in self._specs.items() if not spec.private}
+        )
 
     def _drift(self, pins: Mapping[str, Path]) -> list[str]:
         found: list[str] = []

@@ -2,31 +2,27 @@
 /* The host side of every pod's veth: mg_from_pod takes what the pod sends, mg_to_pod sees what the
  * host itself sends to it. Packets of others enter a pod by redirect, not through here.
  */
+#include "hook_tc.h"
 #include "parse.h"
 #include "egress.h"
-#include "handover.h"
+#include "leave.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* act: to a destination that needs no translation */
-static __always_inline int forward(struct __sk_buff *ctx, struct packet *packet,
-				   const struct address *to)
+/* decide: to a destination that needs no translation. Returns 0 or a drop reason. */
+static __always_inline int plain_way(struct packet *packet, struct way *way,
+				     const struct address *to)
 {
-	__be32 node = to->node;
-
 	if (to->kind != ADDRESS_POD)
-		return TC_ACT_OK; /* hosts, the world: the stack */
-	if (node == cfg.node) {
-		struct pod *pod = pod_find(&packet->destination);
-		return pod ? forward_pod(ctx, pod) : TC_ACT_OK;
-	}
-	if (!overlay_fits(packet) && is_unfragmentable(packet))
-		return drop_too_big(ctx, packet);
-	return overlay_send(ctx, packet, node, packet->identity);
+		return 0; /* hosts, the world: the stack */
+	if (to->node != cfg.node)
+		return overlay_way(packet, way, to->node, packet->identity);
+	struct pod *pod = pod_find(destination_key(packet));
+	return pod ? pod_way(way, pod) : 0;
 }
 
 /* look up: an IPv4 source route; RFC 791: a router on the way would send the packet elsewhere */
-static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet *packet)
+static __framed bool has_source_route(hook_t *ctx, const struct packet *packet)
 {
 	__u32 at = L3_OFFSET + sizeof(struct ipv4_header);
 	struct {
@@ -35,7 +31,7 @@ static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet
 	} option;
 
 	for (int i = 0; i < IPV4_OPTIONS_MAX && at + 1 < packet->l4; i++) {
-		if (bpf_skb_load_bytes(ctx, at, &option, sizeof(option)) || !option.type)
+		if (hook_load(ctx, at, &option, sizeof(option)) || !option.type)
 			return false;
 		if (option.type == IPV4_LOOSE_ROUTE || option.type == IPV4_STRICT_ROUTE)
 			return true;
@@ -45,9 +41,9 @@ static __framed bool has_source_route(struct __sk_buff *ctx, const struct packet
 }
 
 /* decide: what the pod behind this device may say. Returns 0 or a drop reason. */
-static __always_inline int pod_check(struct __sk_buff *ctx, struct packet *packet, struct pod **pod)
+static __always_inline int pod_check(hook_t *ctx, struct packet *packet, struct pod **pod)
 {
-	int reason = pod_source(packet, ctx->ifindex, pod);
+	int reason = pod_source(packet, hook_device(ctx), pod);
 
 	if (reason)
 		return reason;
@@ -63,79 +59,111 @@ static __always_inline int pod_check(struct __sk_buff *ctx, struct packet *packe
 	return 0;
 }
 
-SEC("tc")
-int mg_from_pod(struct __sk_buff *ctx)
+/* Returns 0 or a drop reason. */
+static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	struct packet packet = {.point = POINT_FROM_POD};
 	struct connection *connection;
-	struct translation as;
 	struct address to;
 	struct pod *pod;
 
 	/* 1. parse */
-	if (ctx->protocol == bpf_htons(ETH_P_ARP))
-		return TC_ACT_OK;
-	int reason = parse(ctx, &packet);
+	if (hook_protocol(ctx) == bpf_htons(ETH_P_ARP))
+		return 0;
+	int reason = parse(ctx, packet);
 	if (reason)
-		return drop(ctx, &packet, reason);
+		return reason;
 
-	/* 2. the source is the pod's own; what stays on its link is the stack's */
-	if (is_neighbour_talk(&packet))
-		return TC_ACT_OK;
-	reason = pod_check(ctx, &packet, &pod);
+	/* 2. cache: a packet like one before goes its way (to come) */
+
+	/* 3. the source is the pod's own; what stays on its link is the stack's */
+	if (is_neighbour_talk(packet))
+		return 0;
+	reason = pod_check(ctx, packet, &pod);
 	if (reason)
-		return drop(ctx, &packet, reason);
-	if (is_link_scope(&packet.destination))
-		return TC_ACT_OK;
+		return reason;
+	if (is_link_scope(&packet->destination))
+		return 0;
 
-	/* 3. connection: a translated one keeps its translation, whatever the policy says by now */
-	enum direction direction = connection_find(&packet, &connection);
-	if (is_handed(&packet, connection))
-		return hand_over(ctx, &packet, HANDOVER_FROM_POD);
+	/* 4. service: its address becomes a backend's (to come) */
+
+	/* 5. connection */
+	enum direction direction = connection_find(packet, &connection);
+	if (is_handed(packet, connection))
+		return HANDOVER;
 	bool translated =
 	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
-	if (translated && translation_holds(&packet, connection, &as))
-		return egress_go_on(ctx, &packet, connection, &as);
-	if (translated && packet.tcp_flags & TCP_RST)
-		nat_see(connection, &packet); /* it goes nowhere, but is sent only once */
 
-	/* 4. egress policy: never for the mesh itself, nor for replies of what others opened */
-	address_find(&packet.destination, &to);
-	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
-		struct egress *egress = egress_find(pod->egress, &packet);
-		if (egress)
-			return egress_open(ctx, &packet, egress, connection, &as);
+	/* 6. policy, source side (to come) */
+
+	/* 7. a translated connection keeps its translation, whatever the egress policy says by now
+	 */
+	if (translated && translation_holds(packet, connection, &way->as)) {
+		reason = nat_see(connection, packet);
+		return reason ? reason : egress_way(ctx, packet, way);
 	}
-	if (translated && !may_untranslate(&packet, &to))
-		return drop(ctx, &packet, DROP_NO_EGRESS_GATEWAY);
+	if (translated && packet->tcp_flags & TCP_RST)
+		nat_see(connection, packet); /* it goes nowhere, but is sent only once */
 
-	/* 5. plain; RFC 4861 knows a neighbour by its hop limit, which a redirect keeps */
-	if (packet.icmp == ICMP_NEIGHBOUR &&
-	    (to.kind == ADDRESS_POD || pod_find(&packet.destination)))
-		return drop(ctx, &packet, DROP_INVALID_PACKET);
-	reason = connection_plain(ctx, &packet, connection, direction, to.identity);
-	return reason ? drop(ctx, &packet, reason) : forward(ctx, &packet, &to);
+	/* 8. VRF: a network of its own (to come) */
+
+	/* 9. egress policy: never for the mesh itself, nor for replies of what others opened */
+	address_find(destination_key(packet), &to);
+	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
+		const struct egress *egress = egress_find(pod->egress, packet);
+		if (egress) {
+			reason = egress_open(ctx, packet, way, egress, connection);
+			return reason ? reason : egress_way(ctx, packet, way);
+		}
+	}
+	if (translated && !may_untranslate(packet, &to))
+		return DROP_NO_EGRESS_GATEWAY;
+
+	/* 10. plain; RFC 4861 knows a neighbour by its hop limit, which a redirect keeps */
+	if (packet->icmp == ICMP_NEIGHBOUR &&
+	    (to.kind == ADDRESS_POD || pod_find(destination_key(packet))))
+		return DROP_INVALID_PACKET;
+	reason = connection_plain(ctx, packet, connection, direction, to.identity);
+	return reason ? reason : plain_way(packet, way, &to);
 }
 
 SEC("tc")
-int mg_to_pod(struct __sk_buff *ctx)
+int mg_from_pod(hook_t *ctx)
 {
-	struct packet packet = {.point = POINT_TO_POD};
+	struct slot *slot = enter(ctx, SLOT_FROM_POD, POINT_FROM_POD);
+
+	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+}
+
+/* Returns 0 or a drop reason. */
+static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
+{
 	struct connection *connection;
 	struct address from;
 
 	/* 1. parse; what the host sends in other protocols is its own affair */
-	if (parse(ctx, &packet) || packet.icmp == ICMP_NEIGHBOUR)
-		return TC_ACT_OK;
+	if (parse(ctx, packet) || packet->icmp == ICMP_NEIGHBOUR)
+		return 0;
 
 	/* 2. connection */
-	address_find(&packet.source, &from);
-	packet.identity = from.kind == ADDRESS_NODE ? IDENTITY_HOST : from.identity;
-	struct pod *pod = pod_find(&packet.destination);
-	enum direction direction = connection_find(&packet, &connection);
-	if (is_handed(&packet, connection))
-		return hand_over(ctx, &packet, HANDOVER_TO_POD);
-	int reason = connection_plain(ctx, &packet, connection, direction,
-				      pod ? pod->identity : IDENTITY_UNKNOWN);
-	return reason ? drop(ctx, &packet, reason) : TC_ACT_OK;
+	address_find(source_key(packet), &from);
+	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_HOST : from.identity;
+	struct pod *pod = pod_find(destination_key(packet));
+	enum direction direction = connection_find(packet, &connection);
+	if (is_handed(packet, connection))
+		return HANDOVER;
+	return connection_plain(ctx, packet, connection, direction,
+				pod ? pod->identity : IDENTITY_UNKNOWN);
+}
+
+SEC("tc")
+int mg_to_pod(hook_t *ctx)
+{
+	struct slot *slot = enter(ctx, SLOT_TO_POD, POINT_TO_POD);
+	int reason = slot ? to_pod(ctx, &slot->packet) : 0;
+
+	if (!slot)
+		return HOOK_DROP;
+	if (reason == HANDOVER)
+		reason = hand_over(ctx, &slot->packet);
+	return reason ? drop(ctx, &slot->packet, reason) : HOOK_PASS;
 }

@@ -11,7 +11,7 @@
 #include <linux/in.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
-#include "lb.h"
+#include "service.h"
 
 #define ECONNREFUSED 111 /* asm-generic/errno.h */
 #define REFUSE	     0

@@ -4,6 +4,7 @@
  * compare-and-swap on `mapping.closed` keeps an entry that comes back to life, or whose port
  * changes hands, while it is being deleted.
  */
+#include "hook_tc.h"
 #include "handover.h"
 #include "nat.h"
 
@@ -100,7 +101,8 @@ static __always_inline struct tuple tuple_wide(const struct tuple_v4 *key)
 {
 	struct tuple tuple = {.source_port = key->source_port,
 			      .destination_port = key->destination_port,
-			      .protocol = key->protocol};
+			      .protocol = key->protocol,
+			      .zone = key->zone};
 
 	addr_from_v4(&tuple.source, key->source);
 	addr_from_v4(&tuple.destination, key->destination);
@@ -146,6 +148,8 @@ static long sweep_nat_v6(void *map, const struct tuple *key, struct mapping *map
 struct forget { /* the argument of mg_forget */
 	struct addr address;
 	__u32 forgotten; /* result: entries deleted */
+	__u16 zone;
+	__u16 pad;
 };
 
 /* act: both directions, since an answer to what others opened leaves untranslated. The port rests
@@ -154,8 +158,9 @@ struct forget { /* the argument of mg_forget */
 static __framed long forget_one(const struct tuple *original, struct connection *connection,
 				struct forget *forget)
 {
-	if (!addr_equal(&original->source, &forget->address) &&
-	    !addr_equal(&original->destination, &forget->address))
+	if (original->zone != forget->zone ||
+	    (!addr_equal(&original->source, &forget->address) &&
+	     !addr_equal(&original->destination, &forget->address)))
 		return 0;
 	__sync_fetch_and_or(&connection->flags, CONNECTION_RST);
 	if (is_translated(connection))
@@ -203,7 +208,7 @@ int mg_sweep(struct sweep *ctx)
 SEC("syscall")
 int mg_forget(struct forget *ctx)
 {
-	struct forget forget = {.address = ctx->address};
+	struct forget forget = {.address = ctx->address, .zone = ctx->zone};
 
 	if (addr_is_v4(&forget.address))
 		bpf_for_each_map_elem(&mg_ct_v4, forget_v4, &forget, 0);

@@ -83,6 +83,25 @@ def run(
     return Result(verdict, result.raw[:size], after, duration)
 
 
+def run_xdp(prog_fd: int, packet: bytes, ifindex: int) -> Result:
+    """Run an XDP program once on ``packet``, as if it had come in by the device ``ifindex``."""
+    before = np.array([0, len(packet), 0, ifindex, 0, 0], np.uint32)  # struct xdp_md
+    after = np.zeros_like(before)
+    source = ctypes.create_string_buffer(packet, len(packet))
+    result = ctypes.create_string_buffer(len(packet) + _ROOM)
+    request = attr(
+        "IIIIQQIIIIQQ",
+        *(prog_fd, 0, len(packet), len(result)),
+        *(ctypes.addressof(source), ctypes.addressof(result), 1, 0),
+        *(before.nbytes, after.nbytes, before.ctypes.data, after.ctypes.data),
+        size=80,
+    )
+    bpf(Command.PROG_TEST_RUN, request)
+    verdict, _, size = struct.unpack_from("=3I", request, 4)
+    duration = struct.unpack_from("=I", request, 36)[0]
+    return Result(verdict, result.raw[:size], after, duration)
+
+
 def call(prog_fd: int, argument: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Run a syscall program on ``argument``, a 0-d structured array; return it as it left it."""
     after = argument.copy()

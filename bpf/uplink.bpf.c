@@ -3,141 +3,118 @@
  * pods, and leaves the rest to the host. mg_from_vxlan sees what the kernel's VXLAN device had to
  * decapsulate, and decides the same.
  */
+#include "hook_tc.h"
 #include "parse.h"
 #include "tunnel.h"
 #include "deliver.h"
+#include "leave.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define PACKET_HOST 0
 
-/* act: the way back of egress, which only the gateway of the address may send */
-static __always_inline int tunnel_reply(struct __sk_buff *ctx, struct packet *packet)
-{
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
-
-	if (!egress || egress->gateway != packet->sender)
-		return drop(ctx, packet, DROP_NOT_FROM_GATEWAY);
-	fragment_record(packet);
-	return egress_reply(ctx, packet);
-}
-
-/* act: the way out, when the source is an egress address of ours; else the drop as it was */
-static __framed int tunnel_egress(struct __sk_buff *ctx, struct packet *packet, int reason)
-{
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
-	struct translation as = {.address = packet->source, .port = packet->flow.source_port};
-
-	if (!egress)
-		return drop(ctx, packet, reason);
-	if (egress->gateway != cfg.node)
-		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
-	struct block *block = block_find(&as.address, as.port);
-	as.owner = block ? block->node : 0;
-	return gateway_send(ctx, packet, &as);
-}
-
-/* act: a decapsulated packet of a known sender */
-static __framed int tunnel_deliver(struct __sk_buff *ctx, struct packet *packet)
+/* decide: a decapsulated packet of a known sender. Returns 0 or a drop reason. */
+static __framed int tunnel_deliver(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	/* 1. parse */
 	int reason = parse(ctx, packet);
 	if (reason)
-		return drop(ctx, packet, reason);
+		return reason;
 
 	/* 2. replies, from a gateway */
 	if (packet->identity == IDENTITY_WORLD)
-		return tunnel_reply(ctx, packet);
+		return tunnel_reply(packet, way);
 
 	/* 3. from a pod or host behind the sender; or egress, and this is the gateway */
 	reason = tunnel_source(packet);
 	if (reason)
-		return tunnel_egress(ctx, packet, reason);
+		return tunnel_egress(ctx, packet, way, reason);
 	fragment_record(packet);
 
 	/* 4. to a pod */
-	struct pod *pod = pod_find(&packet->destination);
-	if (!pod)
-		return drop(ctx, packet, DROP_UNKNOWN_L3_TARGET);
-	return deliver(ctx, packet, pod);
+	struct pod *pod = pod_find(destination_key(packet));
+	return pod ? deliver(ctx, packet, way, pod) : DROP_UNKNOWN_L3_TARGET;
 }
 
-/* act: a native packet to a pod of this node */
-static __framed int from_outside(struct __sk_buff *ctx, struct packet *packet,
+/* decide: a native packet to a pod of this node. Returns 0 or a drop reason. */
+static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way *way,
 				 const struct pod *pod)
 {
 	struct address from;
 
-	address_find(&packet->source, &from);
+	address_find(source_key(packet), &from);
 	if (from.kind == ADDRESS_POD)
-		return drop(ctx, packet, DROP_INVALID_SOURCE_IP);
+		return DROP_INVALID_SOURCE_IP;
 	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_REMOTE_NODE : IDENTITY_WORLD;
 	int reason = parse_transport(ctx, packet);
-	return reason ? drop(ctx, packet, reason) : deliver(ctx, packet, pod);
+	return reason ? reason : deliver(ctx, packet, way, pod);
 }
 
-static __always_inline int leave(struct __sk_buff *ctx, const struct packet *packet, int verdict)
+/* Returns 0 or a drop reason. */
+static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	return verdict == HANDOVER ? hand_over(ctx, packet, HANDOVER_FROM_UPLINK) : verdict;
-}
-
-SEC("tc")
-int mg_from_uplink(struct __sk_buff *ctx)
-{
-	struct packet packet = {.point = POINT_FROM_UPLINK};
 	enum tunnel tunnel;
 	__be16 inner = 0;
-	int verdict = TC_ACT_OK;
 
 	/* 1. parse what says whose packet it is */
-	int reason = parse_network(ctx, &packet);
+	int reason = parse_network(ctx, packet);
 	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
-		return TC_ACT_OK;
+		return 0;
 	if (reason)
-		return drop(ctx, &packet, reason);
+		return reason;
 
 	/* 2. the overlay */
-	reason = tunnel_find(ctx, &packet, &inner, &tunnel);
+	reason = tunnel_find(ctx, packet, &inner, &tunnel);
 	if (tunnel == TUNNEL_KERNEL)
-		return TC_ACT_OK;
+		return 0;
 	if (!reason && tunnel == TUNNEL_OURS)
-		reason = tunnel_open(ctx, &packet, inner);
+		reason = tunnel_open(ctx, packet, inner);
 	if (reason)
-		return drop(ctx, &packet, reason);
+		return reason;
 	if (tunnel == TUNNEL_OURS)
-		return leave(ctx, &packet, tunnel_deliver(ctx, &packet));
+		return tunnel_deliver(ctx, packet, way);
 
 	/* 3. an egress address that is ours */
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &packet.destination);
-	if (egress && egress->gateway == cfg.node) {
-		reason = parse_transport(ctx, &packet);
-		verdict = reason ? drop(ctx, &packet, reason) : gateway_return(ctx, &packet);
-		return leave(ctx, &packet, verdict);
+	if (is_gateway(packet)) {
+		reason = parse_transport(ctx, packet);
+		return reason ? reason : gateway_return(packet, way);
 	}
 
 	/* 4. a pod of this node; the rest is the host's */
-	struct pod *pod = pod_find(&packet.destination);
-	if (pod)
-		verdict = from_outside(ctx, &packet, pod);
-	return leave(ctx, &packet, verdict);
+	struct pod *pod = pod_find(destination_key(packet));
+	return pod ? from_outside(ctx, packet, way, pod) : 0;
 }
 
 SEC("tc")
-int mg_from_vxlan(struct __sk_buff *ctx)
+int mg_from_uplink(hook_t *ctx)
 {
-	struct packet packet = {.point = POINT_FROM_OVERLAY};
+	struct slot *slot = enter(ctx, SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
+
+	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+}
+
+/* Returns 0 or a drop reason. */
+static __always_inline int from_vxlan(hook_t *ctx, struct packet *packet, struct way *way)
+{
 	struct bpf_tunnel_key key = {};
 
 	/* 1. who sent it */
 	if (bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
-		return drop(ctx, &packet, DROP_UNKNOWN_SENDER);
-	packet.sender = bpf_htonl(key.remote_ipv4);
-	packet.identity = key.tunnel_id;
+		return DROP_UNKNOWN_SENDER;
+	packet->sender = bpf_htonl(key.remote_ipv4);
+	packet->identity = key.tunnel_id;
+	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
 	bpf_skb_change_type(ctx, PACKET_HOST); /* the inner MAC addresses mean nothing */
 
 	/* 2. as if it came from the uplink */
-	int reason = tunnel_sender(&packet);
-	if (reason)
-		return drop(ctx, &packet, reason);
-	return leave(ctx, &packet, tunnel_deliver(ctx, &packet));
+	int reason = tunnel_sender(packet);
+	return reason ? reason : tunnel_deliver(ctx, packet, way);
+}
+
+SEC("tc")
+int mg_from_vxlan(hook_t *ctx)
+{
+	struct slot *slot = enter(ctx, SLOT_FROM_VXLAN, POINT_FROM_OVERLAY);
+
+	return slot ? leave(ctx, slot, from_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }

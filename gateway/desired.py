@@ -1,7 +1,7 @@
 """Rows of egress for the maps of a node, and for the command line.
 
 Pure. The plan (``gateway/egress.py``) and the claims of blocks go in; every function returns the
-whole wanted state of one map. Who writes what: the agent encodes, see ``bpf/include/maps.h``.
+whole wanted state of one map. The agent encodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mesh.core.model import (
 
 #: The noun of block claims; their pool is the egress address.
 NOUN = "block"
-#: ``OWN_BLOCKS`` of ``bpf/include/types.h``.
+#: ``OWN_BLOCKS`` of ``bpf/include/port.h``.
 OWN_BLOCKS = 16
 
 
@@ -39,6 +39,7 @@ class Action(StrEnum):
     EXCLUDED = "EGRESS_EXCLUDED"
     NO_GATEWAY = "EGRESS_NO_GATEWAY"
     NO_ADDRESS = "EGRESS_NO_ADDRESS"
+    NO_ROOM = "EGRESS_NO_ROOM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +96,15 @@ def _destination(plan: Plan, policy: EgressPolicy, network: Network) -> EgressRo
     return EgressRow(Action.TRANSLATE, address)
 
 
-def gateway_rows(plan: Plan) -> dict[IP, IPv4Address]:
-    """``mg_egress_addr``: egress address -> tunnel endpoint of its gateway."""
-    rows: dict[IP, IPv4Address] = {}
+def gateway_rows(plan: Plan) -> dict[IP, tuple[IPv4Address, ...]]:
+    """``mg_egress_addr``: egress address -> tunnel endpoints of its gateways, today one."""
+    rows: dict[IP, tuple[IPv4Address, ...]] = {}
     for name, policy in plan.policies.items():
         node = plan.gateways[name]
         endpoint = tunnel_endpoint(node) if node else None
         if endpoint:
             for address in policy.addresses:
-                rows.setdefault(address, endpoint)
+                rows.setdefault(address, (endpoint,))
     return rows
 
 

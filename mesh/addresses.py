@@ -27,7 +27,7 @@ from mesh.core.table import ColumnTable
 
 KIND_POD = 1
 KIND_NODE = 2
-#: ``struct address`` of bpf/include/types.h, by field name.
+#: ``struct address`` of bpf/include/addresses.h, by field name.
 VALUE = np.dtype(
     [("identity", "u4"), ("node", ">u4"), ("kind", "u1"), ("cluster", "u1"), ("pad", "u2")]
 )

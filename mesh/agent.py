@@ -27,6 +27,7 @@ from clustermesh.peers import PREFIX as PEERS_PREFIX
 from clustermesh.peers import all_stand
 from clustermesh.store import Batch, Follow
 from clustermesh.target import PersistentTarget
+from gateway.layouts import DECLARED as EGRESS_LAYOUTS
 from mesh import codecs, process
 from mesh.addresses import VALUE
 from mesh.agent_rows import nouns
@@ -37,6 +38,7 @@ from mesh.core.files import replace_file
 from mesh.core.model import Finding, Network
 from mesh.core.reconcile import Applied, Errors, Loop
 from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.layouts import DECLARED as DATAPATH_LAYOUTS
 from mesh.datapath.programs import Datapath
 from mesh.icmp import LateErrors
 from mesh.kernel import Kernel, set_sysctl
@@ -53,6 +55,8 @@ from mesh.sweep import forget, sweep
 
 log = logging.getLogger(__name__)
 
+#: What the former layouts' names cannot tell.
+LAYOUTS = (*DATAPATH_LAYOUTS, *EGRESS_LAYOUTS)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
@@ -71,7 +75,7 @@ class Agent:
         self.config = config
         self.kernel = kernel
         self.loop = Loop()
-        self.datapath = Datapath(config.bpffs)
+        self.datapath = Datapath(config.bpffs, declared=LAYOUTS)
         self.manifests = Manifests(config.manifests, config.cluster.name, config.state_dir)
         etcd = config.etcd
         self.client = Client(Endpoint(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
@@ -104,7 +108,7 @@ class Agent:
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
         _, settings = await self._facts()
-        Datapath(self.config.bpffs, objects).become(settings)
+        Datapath(self.config.bpffs, objects, LAYOUTS).become(settings)
         await self.client.aclose()
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
@@ -186,8 +190,11 @@ class Agent:
         encode = partial(codecs.encode_egress, actions=actions)
         decode = partial(codecs.decode_egress, actions=actions)
         egress = loop.apply(tables.egress, entry(maps("mg_egress"), encode, decode))
-        gateways = entry(maps("mg_egress_addr"), codecs.encode_gateway, codecs.decode_gateway)
-        gateway = loop.apply(tables.egress_addr, gateways)
+        members = entry(maps("mg_gateway"), codecs.encode_member, codecs.decode_member)
+        member = loop.apply(tables.gateway, members)
+        gateways = entry(maps("mg_egress_addr"), codecs.encode_gateways, codecs.decode_gateways)
+        gateway = loop.apply(tables.egress_addr, gateways, after=[member])
+        member.delete_after(gateway)  # whoever may be picked is known as one
         own = entry(maps("mg_own_block"), codecs.encode_own_block, codecs.decode_own_block)
         loop.apply(tables.own_block, own)
         backends = loop.apply(tables.backend, self.backends)
@@ -232,6 +239,7 @@ class Agent:
             self.manifests.run(), self.own.run(), self.peers.run(), self.loop.run(),
             self.watch_namespaces(), self._watch_next_hops(), self._watch_uplink(),
             self._remember_peers(), self._free_slices(), self.rewrite_entries(),
+            self._rest_gateways(),
             sweep(self.datapath.program("mg_sweep"), self.datapath.sweep),
         )  # fmt: skip
         try:
@@ -316,6 +324,13 @@ class Agent:
         known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
         if known and store == subtree.store:
             self.known.write(store, clusters)
+
+    async def _rest_gateways(self) -> None:
+        """A gateway that has left is believed no longer than it should be."""
+        while True:
+            await asyncio.sleep(NEXT_HOP_INTERVAL_S)
+            if self.tables.gateway.synced:
+                self.tables.rest_gateways(self.tables.egress_addr.rows, time.monotonic())
 
     async def _free_slices(self) -> None:
         """Slots of replaced backends are free once the services' rows have arrived."""

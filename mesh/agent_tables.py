@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Address, ip_network
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from clustermesh.store import Batch
 from clustermesh.subtree import PODS_SYNCED, Subtree, pod_key, pod_value, pods_synced_key
 from gateway import desired as egress
 from gateway.egress import Plan, egress_classes, plan
+from gateway.members import GatewayKey, GatewayRow, Gateways, departures, gateway_members
 from mesh import allocation
 from mesh import nodes as node_rows
 from mesh.addresses import VALUE, NodeAddresses, OwnPods, tunnel_endpoint
@@ -115,7 +117,9 @@ class AgentTables:
         self.classes: dict[tuple[str, ...], int] = {}
         self.planned = Source("egress plan")
         self.egress: Table[egress.EgressKey, egress.EgressRow] = Table("egress")
-        self.egress_addr: Table[IP, IPv4Address] = Table("egress address")
+        self.egress_addr: Table[IP, tuple[IPv4Address, ...]] = Table("egress address")
+        self.gateway: Table[GatewayKey, GatewayRow] = Table("gateway")
+        self._gateways_left: dict[GatewayKey, float] = {}
         self.pod: Table[IP, LocalPod] = Table("pod")
         self.block_row: Table[BlockKey, Block] = Table("block row")
         self.block = ColumnTable("block", BLOCK_KEY, BLOCK_VALUE)
@@ -305,7 +309,14 @@ class AgentTables:
 
     def _egress(self) -> None:
         self.egress.replace(egress.egress_rows(self.plan, self.classes))
-        self.egress_addr.replace(egress.gateway_rows(self.plan))
+        self.rest_gateways(egress.gateway_rows(self.plan), monotonic())
+
+    def rest_gateways(self, gateways: Gateways, time_s: float) -> None:
+        """Take in the gateways of now; those that have left are accepted for a while."""
+        before = self.egress_addr.rows
+        self._gateways_left = departures(before, gateways, self._gateways_left, time_s)
+        self.gateway.replace(gateway_members(gateways, self._gateways_left, time_s))
+        self.egress_addr.replace(gateways)
 
     def _pods(self) -> None:
         classes = egress.pod_classes(self.plan, self.classes, self.local_pod.rows)
@@ -383,8 +394,8 @@ class AgentTables:
     def _discard(self) -> None:
         mine = [
             ip_network(address)
-            for address, endpoint in egress.gateway_rows(self.plan).items()
-            if endpoint == self.facts.endpoint
+            for address, nodes in egress.gateway_rows(self.plan).items()
+            if self.facts.endpoint in nodes
         ]
         routes = node_rows.discard_routes(self.node.rows.get(self.own), mine)
         self.discard.replace(dict.fromkeys(routes))

@@ -1,4 +1,4 @@
-"""Rows to and from the map entries of ``bpf/include/types.h``, by field name.
+"""Rows to and from the entries of the maps in ``bpf/include``, by field name.
 
 One pair of pure functions per map, ``encode_<map>`` and ``decode_<map>``; the layouts themselves
 come from BTF. Byte orders are in the dtypes, so numbers here are plain integers.
@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from gateway.desired import OWN_BLOCKS, Action, EgressKey, EgressRow
+from gateway.members import GatewayKey, GatewayRow
 from mesh.core.address import MAPPED_BITS, packed, prefix_bits, unpacked
 from mesh.core.model import IP, Network
 from mesh.nodes import Endpoint, PodCIDR
@@ -21,8 +22,12 @@ from mesh.slices import Slice
 Encoded = tuple[object, object]
 _PROTOCOLS = {"TCP": 6, "UDP": 17}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+#: ``GATEWAYS`` of ``bpf/include/gateway.h``.
+GATEWAYS = 16
 #: The class stands before the address in the key of ``mg_egress``.
 EGRESS_BITS = 32
+#: The zone, always 0, stands before the address in the key of ``mg_addr_cidr``.
+ZONE_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ def decode_prefix(bits: int, cell: Any) -> Network:
 
 def encode_pod(address: IP, row: LocalPod) -> Encoded:
     """Entry of ``mg_pod_addr``."""
-    return packed(address), {
+    return encode_address(address), {
         "ifindex": row.ifindex,
         "identity": row.identity,
         "egress": row.egress,
@@ -74,7 +79,7 @@ def encode_pod(address: IP, row: LocalPod) -> Encoded:
 
 def decode_pod(key: Any, value: Any) -> tuple[IP, LocalPod]:
     """Inverse of ``encode_pod``."""
-    return decode_address(key), LocalPod(
+    return decode_address(key["w"]), LocalPod(
         ifindex=int(value["ifindex"]),
         identity=int(value["identity"]),
         egress=int(value["egress"]),
@@ -97,13 +102,14 @@ def decode_node(key: Any, value: Any) -> tuple[IPv4Address, Endpoint]:
 def encode_cidr(prefix: Network, row: PodCIDR) -> Encoded:
     """Entry of ``mg_addr_cidr``."""
     bits, address = encode_prefix(prefix)
-    return {"prefix": bits, "addr": address}, {"node": int(row.node), "cluster": row.cluster}
+    name = {"bits": ZONE_BITS + bits, "addr": address}
+    return name, {"node": int(row.node), "cluster": row.cluster}
 
 
 def decode_cidr(key: Any, value: Any) -> tuple[Network, PodCIDR]:
     """Inverse of ``encode_cidr``."""
     row = PodCIDR(IPv4Address(int(value["node"])), int(value["cluster"]))
-    return decode_prefix(int(key["prefix"]), key["addr"]), row
+    return decode_prefix(int(key["bits"]) - ZONE_BITS, key["addr"]), row
 
 
 def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int]) -> Encoded:
@@ -128,14 +134,30 @@ def decode_egress(key: Any, value: Any, actions: Mapping[str, int]) -> tuple[Egr
     return EgressKey(int(key["egress"]), network), EgressRow(action, address)
 
 
-def encode_gateway(address: IP, gateway: IPv4Address) -> Encoded:
-    """Entry of ``mg_egress_addr``."""
-    return packed(address), {"gateway": int(gateway)}
+def encode_gateways(address: IP, nodes: tuple[IPv4Address, ...]) -> Encoded:
+    """Entry of ``mg_egress_addr``; ValueError for more nodes than the set has room for."""
+    if len(nodes) > GATEWAYS:
+        raise ValueError(f"{address}: {len(nodes)} gateways, an address has at most {GATEWAYS}")
+    padded = [*(int(node) for node in nodes), *[0] * (GATEWAYS - len(nodes))]
+    return packed(address), {"count": len(nodes), "node": padded}
 
 
-def decode_gateway(key: Any, value: Any) -> tuple[IP, IPv4Address]:
-    """Inverse of ``encode_gateway``."""
-    return decode_address(key), IPv4Address(int(value["gateway"]))
+def decode_gateways(key: Any, value: Any) -> tuple[IP, tuple[IPv4Address, ...]]:
+    """Inverse of ``encode_gateways``."""
+    nodes = value["node"][: int(value["count"])]
+    return decode_address(key), tuple(IPv4Address(int(node)) for node in nodes)
+
+
+def encode_member(key: GatewayKey, row: GatewayRow) -> Encoded:
+    """Entry of ``mg_gateway``."""
+    name = {"address": encode_address(key.address), "node": int(key.node)}
+    return name, {"sends": row.sends, "accepts": row.accepts}
+
+
+def decode_member(key: Any, value: Any) -> tuple[GatewayKey, GatewayRow]:
+    """Inverse of ``encode_member``."""
+    name = GatewayKey(decode_address(key["address"]), IPv4Address(int(key["node"])))
+    return name, GatewayRow(bool(value["sends"]), bool(value["accepts"]))
 
 
 def encode_own_block(address: IP, numbers: tuple[int, ...]) -> Encoded:

@@ -20,7 +20,7 @@ C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 
 #: Bits of an egress address's port space that every block size divides: 64512 = 63 * 2**10.
 _BLOCK_SIZES = tuple(1 << bit for bit in range(3, 11))
-#: ``OWN_BLOCKS`` of ``bpf/include/types.h``.
+#: ``OWN_BLOCKS`` of ``bpf/include/port.h``.
 _MAX_BLOCKS = 16
 _POD_NETNS = {"cluster": "c", "namespace": "ns", "name": "pod"}
 

@@ -2,19 +2,63 @@
 /* Who an address is, and whether a packet may carry it as its source. */
 #pragma once
 #include "config.h"
-#include "maps.h"
 #include "packet.h"
+#include "way.h"
 
-enum {
+enum address_kind {
+	ADDRESS_POD = 1,  /* reached through the tunnel to .node */
+	ADDRESS_NODE = 2, /* reached natively, or this host itself when .node is our own */
+};
+SCHEMA(enum address_kind, address_kind);
+
+struct address { /* who an address is */
+	__u32 identity;
+	__be32 node; /* tunnel endpoint */
+	__u8 kind;   /* enum address_kind */
+	__u8 cluster;
+	__u16 pad;
+};
+
+struct cidr_key { /* LPM; bits = 32 + those of the prefix in the 128-bit form */
+	__u32 bits;
+	__u16 pad;
+	__u16 zone;
+	struct addr addr;
+};
+
+struct cidr { /* pod CIDR of a node, for addresses that are not known yet */
+	__be32 node;
+	__u32 cluster;
+};
+
+struct pod {	       /* a pod of this node */
+	__u32 ifindex; /* host side of its veth */
+	__u32 identity;
+	__u32 egress; /* egress class, 0: no policy covers it */
+	__u8 mac[6];
+	__u8 host_mac[6];
+};
+
+/* address -> identity, node: pods and nodes of every cluster. Agent, from table address. */
+MAP_HASH(mg_address, struct zoned_addr, struct address, 524288, BPF_F_NO_PREALLOC);
+/* pod CIDR -> node, for pods whose address has not arrived yet. Agent, from table node. */
+MAP_LPM(mg_addr_cidr, struct cidr_key, struct cidr, 16384);
+/* address -> pod of this node. Agent, from tables pod and egress. */
+MAP_HASH(mg_pod_addr, struct zoned_addr, struct pod, 4096, BPF_F_NO_PREALLOC);
+
+enum identity {
 	IDENTITY_UNKNOWN = 0,
 	IDENTITY_HOST = 1,
 	IDENTITY_WORLD = 2,
 	IDENTITY_REMOTE_NODE = 6,
 	IDENTITY_RESERVED_END = 256,
+	IDENTITY_CLUSTER_SHIFT =
+	    16, /* of 24 bits, the upper ones are the cluster's id; 15 in 511 mode */
 };
+SCHEMA(enum identity, identity);
 
 /* look up: an address of the mesh, by its own row or by its node's pod CIDR; kind 0: world */
-static __framed void address_find(const struct addr *addr, struct address *found)
+static __framed void address_find(const struct zoned_addr *addr, struct address *found)
 {
 	struct address *address = bpf_map_lookup_elem(&mg_address, addr);
 
@@ -22,14 +66,15 @@ static __framed void address_find(const struct addr *addr, struct address *found
 		*found = *address;
 		return;
 	}
-	struct cidr_key key = {.prefix = 128, .addr = *addr};
+	struct cidr_key key = {.bits = 32 + 128, .zone = addr->zone};
+	__builtin_memcpy(&key.addr, addr->w, sizeof(key.addr));
 	struct cidr *cidr = bpf_map_lookup_elem(&mg_addr_cidr, &key);
 	*found = (struct address){.identity = IDENTITY_WORLD};
 	if (cidr)
 		*found = (struct address){.node = cidr->node, .kind = ADDRESS_POD};
 }
 
-static __always_inline struct pod *pod_find(const struct addr *addr)
+static __always_inline struct pod *pod_find(const struct zoned_addr *addr)
 {
 	return bpf_map_lookup_elem(&mg_pod_addr, addr);
 }
@@ -55,11 +100,11 @@ static __always_inline bool is_neighbour_talk(const struct packet *packet)
 /* decide: the pod behind this device, which may only use its own addresses */
 static __always_inline int pod_source(const struct packet *packet, __u32 ifindex, struct pod **pod)
 {
-	*pod = pod_find(&packet->source);
+	*pod = pod_find(source_key(packet));
 	if (!*pod) {
 		struct address owner;
 
-		address_find(&packet->source, &owner);
+		address_find(source_key(packet), &owner);
 		return owner.kind == ADDRESS_POD && owner.node == cfg.node ? DROP_ENDPOINT_NOT_READY
 									   : DROP_INVALID_SOURCE_IP;
 	}
@@ -81,7 +126,7 @@ static __always_inline int tunnel_source(const struct packet *packet)
 {
 	struct address owner;
 
-	address_find(&packet->source, &owner);
+	address_find(source_key(packet), &owner);
 	__u8 kind = packet->identity == IDENTITY_REMOTE_NODE ? ADDRESS_NODE : ADDRESS_POD;
 	return owner.kind == kind && owner.node == packet->sender ? 0 : DROP_INVALID_SOURCE_IP;
 }

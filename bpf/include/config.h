@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Read-only configuration, patched by Python before load (`Object.open(..., config=...)`). */
+/* Read-only configuration, patched by Python before load (`Object.set_config`). */
 #pragma once
 #include "types.h"
 
@@ -13,6 +13,7 @@ struct config {
 	__u32 block_size;    /* ports in a block */
 	__u32 drop_events;   /* drop events per second, reason and CPU; the rest is only counted */
 	__u32 icmp_errors;   /* ICMP errors that we originate per second and CPU */
+	__u32 zones;	     /* whether zone.h looks anything up; 0: all is in zone 0 */
 	__u64 permutation_key; /* orders the ports of a block; unpredictable from outside */
 };
 

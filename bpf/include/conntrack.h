@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Connection tracking: one entry per connection, keyed by the tuple of the packet that opened it.
- * Preallocated, never evicting: a full map refuses new connections. Entries go by sweep.h only, or
- * when a translation takes a closed one's port (nat.h).
+ * Preallocated, never evicting: a full map refuses new connections. Entries go by sweep.bpf.c only,
+ * or when a translation takes a closed one's port (nat.h).
  */
 #pragma once
 #include "event.h"
-#include "maps.h"
 #include "packet.h"
 
 struct tuple_v4 { /* struct tuple in native width */
@@ -14,7 +13,8 @@ struct tuple_v4 { /* struct tuple in native width */
 	__be16 source_port;
 	__be16 destination_port;
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 zone;
 };
 
 enum connection_flag {
@@ -37,6 +37,14 @@ struct connection {
 	__u32 destination_identity;
 };
 
+enum connection_limit { /* entries, unless the configuration says otherwise */
+			CONNECTIONS = 65536,
+			CONNECTIONS_PRESSURE =
+			    CONNECTIONS /
+			    2, /* beyond it new connections matter more than old ones */
+};
+SCHEMA(enum connection_limit, connection_limit);
+
 enum direction {
 	DIRECTION_NEW,
 	DIRECTION_ORIGINAL,
@@ -44,16 +52,21 @@ enum direction {
 };
 
 /* opener's tuple -> connection. BPF only. */
-MAP_HASH(mg_ct_v4, struct tuple_v4, struct connection, 65536, 0);
-MAP_HASH(mg_ct_v6, struct tuple, struct connection, 65536, 0);
+MAP_HASH(mg_ct_v4, struct tuple_v4, struct connection, CONNECTIONS, 0);
+MAP_HASH(mg_ct_v6, struct tuple, struct connection, CONNECTIONS, 0);
 
+/* In two stores of eight bytes: the look-up reads it so, and would wait for smaller ones. */
 static __always_inline struct tuple_v4 tuple_narrow(const struct tuple *tuple)
 {
-	return (struct tuple_v4){.source = tuple->source.w[3],
-				 .destination = tuple->destination.w[3],
-				 .source_port = tuple->source_port,
-				 .destination_port = tuple->destination_port,
-				 .protocol = tuple->protocol};
+	union {
+		struct tuple_v4 tuple;
+		__u64 words[2];
+	} narrow;
+
+	narrow.words[0] = (__u64)tuple->destination.w[3] << 32 | tuple->source.w[3];
+	narrow.words[1] = (__u64)tuple->zone << 48 | (__u64)tuple->protocol << 32 |
+			  (__u32)tuple->destination_port << 16 | tuple->source_port;
+	return narrow.tuple;
 }
 
 /* look up */
@@ -191,7 +204,7 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 }
 
 /* act: open a connection that is not translated. An ICMP error opens none. */
-static __framed int connection_open(struct __sk_buff *ctx, const struct packet *packet,
+static __framed int connection_open(hook_t *ctx, const struct packet *packet,
 				    __u32 destination_identity)
 {
 	struct connection connection;

@@ -5,23 +5,26 @@
 #pragma once
 #include "gateway.h"
 #include "handover.h"
+#include "overlay.h"
 
-/* act: from elsewhere into a pod, checks of the sender done */
-static __framed int deliver(struct __sk_buff *ctx, struct packet *packet, const struct pod *pod)
+/* decide: from elsewhere into a pod, checks of the sender done. Returns 0 or a drop reason. */
+static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
+			    const struct pod *pod)
 {
 	struct connection *connection;
 
 	if (packet->icmp == ICMP_NEIGHBOUR) /* the hop limit would still say that it is one */
-		return drop(ctx, packet, DROP_INVALID_PACKET);
+		return DROP_INVALID_PACKET;
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))
 		return HANDOVER;
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
-	return reason ? drop(ctx, packet, reason) : forward_pod(ctx, pod);
+	return reason ? reason : pod_way(way, pod);
 }
 
-/* look up: the pod behind a reply, its connection noted. Returns 0, a drop reason or HANDOVER. */
-static __framed int nat_reply(const struct packet *packet, struct translation *pod)
+/* look up: the pod behind a reply, its connection noted. Returns 0 or a drop reason. */
+static __always_inline int nat_reply(const struct packet *packet, struct translation *to,
+				     struct zoned_addr *pod)
 {
 	struct tuple original;
 	struct mapping *mapping = mapping_get(&packet->flow);
@@ -36,40 +39,47 @@ static __framed int nat_reply(const struct packet *packet, struct translation *p
 		return HANDOVER;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
 		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);
-	pod->address = original.source;
-	pod->port = original.source_port;
+	to->address = original.source;
+	to->port = original.source_port;
+	__builtin_memcpy(pod->w, &original.source, sizeof(pod->w));
+	pod->zone = original.zone;
+	pod->pad = 0;
 	return 0;
 }
 
-/* act: on the pod's node, a reply to the egress address */
-static __framed int egress_reply(struct __sk_buff *ctx, struct packet *packet)
+/* decide: on the pod's node, a reply to the egress address. Returns 0 or a drop reason. */
+static __framed int egress_reply(const struct packet *packet, struct way *way)
 {
-	struct translation to = {};
+	struct zoned_addr name;
+	int reason = nat_reply(packet, &way->as, &name);
 
-	int reason = nat_reply(packet, &to);
-	if (reason == HANDOVER)
-		return HANDOVER;
 	if (reason)
-		return drop(ctx, packet, reason);
-	struct pod *pod = pod_find(&to.address);
+		return reason;
+	struct pod *pod = pod_find(&name);
 	if (!pod)
-		return drop(ctx, packet, DROP_UNKNOWN_L3_TARGET);
-	reason = rewrite(ctx, packet, END_DESTINATION, &to.address, to.port);
-	return reason ? drop(ctx, packet, reason) : forward_pod(ctx, pod);
+		return DROP_UNKNOWN_L3_TARGET;
+	way->end = END_DESTINATION;
+	return pod_way(way, pod);
 }
 
-/* act: at the gateway, a packet from outside to the egress address */
-static __framed int gateway_return(struct __sk_buff *ctx, struct packet *packet)
+/* decide: at the gateway, a packet from outside to the egress address */
+static __framed int gateway_return(struct packet *packet, struct way *way)
 {
 	struct block *block = block_find(&packet->flow.destination, packet->flow.destination_port);
 
 	packet->identity = IDENTITY_WORLD;
 	if (!block)
-		return drop(ctx, packet, DROP_BLOCK_NO_OWNER);
+		return DROP_BLOCK_NO_OWNER;
 	if (block->node == cfg.node)
-		return egress_reply(ctx, packet);
-	__be32 node = block->node;
-	if (!overlay_fits(packet) && is_unfragmentable(packet))
-		return drop_too_big(ctx, packet);
-	return overlay_send(ctx, packet, node, IDENTITY_WORLD);
+		return egress_reply(packet, way);
+	return overlay_way(packet, way, block->node, IDENTITY_WORLD);
+}
+
+/* decide: the way back of egress, which only a gateway of the address may send */
+static __always_inline int tunnel_reply(struct packet *packet, struct way *way)
+{
+	if (!gateway_accepts(&packet->destination, packet->sender))
+		return DROP_NOT_FROM_GATEWAY;
+	fragment_record(packet);
+	return egress_reply(packet, way);
 }

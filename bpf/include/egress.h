@@ -4,15 +4,51 @@
  */
 #pragma once
 #include "gateway.h"
+#include "overlay.h"
 #include "port.h"
 
+struct egress_key { /* LPM; prefix = 32 + bits of addr */
+	__u32 prefix;
+	__u32 egress; /* class */
+	struct addr addr;
+};
+
+enum egress_action {
+	EGRESS_TRANSLATE = 1,
+	EGRESS_EXCLUDED = 2,   /* falls through to plain forwarding */
+	EGRESS_NO_GATEWAY = 3, /* drop 194 */
+	EGRESS_NO_ADDRESS = 4, /* drop 204 */
+	EGRESS_NO_ROOM = 5,    /* drop 226 */
+};
+SCHEMA(enum egress_action, egress_action);
+
+enum egress_class {
+	EGRESS_UNCOVERED = 0,
+	EGRESS_CLASS_NO_ROOM =
+	    0x7fffffff, /* all but the mesh: what its rows cover nobody knows here */
+};
+SCHEMA(enum egress_class, egress_class);
+
+struct egress { /* what happens to a covered pod's packet to a covered destination */
+	struct addr address;
+	__u32 action; /* enum egress_action */
+	__u32 family; /* 4 or 6: of the row's CIDR, so that ::/0 catches no IPv4; 0: any */
+};
+
+/* (egress class, destination) -> what to do. Agent, from table egress. */
+MAP_LPM(mg_egress, struct egress_key, struct egress, 65536);
+
+const volatile struct egress egress_no_room = {.action = EGRESS_NO_ROOM};
+
 /* look up: the row that covers this packet, if any */
-static __framed struct egress *egress_find(__u32 class, const struct packet *packet)
+static __framed const struct egress *egress_find(__u32 class, const struct packet *packet)
 {
 	struct egress_key key = {.prefix = 32 + 128, .egress = class, .addr = packet->destination};
 
-	if (!class)
+	if (class == EGRESS_UNCOVERED)
 		return NULL;
+	if (class == EGRESS_CLASS_NO_ROOM)
+		return (const struct egress *)&egress_no_room;
 	struct egress *egress = bpf_map_lookup_elem(&mg_egress, &key);
 	if (!egress || egress->action == EGRESS_EXCLUDED)
 		return NULL;
@@ -29,25 +65,25 @@ static __always_inline bool egress_exempt(const struct connection *connection,
 }
 
 /* look up: by whom, and through whom */
-static __framed void translation_find(struct translation *as)
+static __framed void translation_find(const struct packet *packet, struct translation *as)
 {
-	struct egress_addr *egress = bpf_map_lookup_elem(&mg_egress_addr, &as->address);
 	struct block *block = block_find(&as->address, as->port);
 
-	as->gateway = egress ? egress->gateway : 0;
+	as->via = gateway_pick(packet, &as->address);
 	as->owner = block ? block->node : 0;
 }
 
 /* decide: the address has no gateway, or the port is another node's by now: what goes on with them
  * reaches nobody, and a sender that never pauses would keep its connection for ever.
  */
-static __always_inline bool translation_ended(const struct connection *connection,
+static __always_inline bool translation_ended(const struct packet *packet,
+					      const struct connection *connection,
 					      struct translation *as)
 {
 	as->address = connection->translated;
 	as->port = connection->translated_port;
-	translation_find(as);
-	return !as->gateway || (as->owner && as->owner != cfg.node);
+	translation_find(packet, as);
+	return !as->via || (as->owner && as->owner != cfg.node);
 }
 
 /* decide: a translated connection goes on as it is. What nobody has answered may be for an address
@@ -58,11 +94,11 @@ static __framed bool translation_holds(const struct packet *packet,
 {
 	struct address to;
 
-	if (translation_ended(connection, as))
+	if (translation_ended(packet, connection, as))
 		return false;
 	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
 		return true;
-	address_find(&packet->destination, &to);
+	address_find(destination_key(packet), &to);
 	return !to.kind;
 }
 
@@ -79,6 +115,8 @@ static __always_inline int egress_refuse(const struct packet *packet, const stru
 {
 	bool tcp = packet->protocol == IPPROTO_TCP;
 
+	if (egress->action == EGRESS_NO_ROOM)
+		return DROP_EGRESS_NO_ROOM;
 	if (egress->action == EGRESS_NO_GATEWAY)
 		return DROP_NO_EGRESS_GATEWAY;
 	if (egress->action != EGRESS_TRANSLATE ||
@@ -94,65 +132,49 @@ static __always_inline int egress_refuse(const struct packet *packet, const stru
 /* decide: an address that cannot be used yet, or not now: attempts would only use up its ports.
  * Returns 0 or a drop reason.
  */
-static __framed int address_unusable(const struct addr *address)
+static __framed int address_unusable(const struct packet *packet, const struct addr *address)
 {
 	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, address);
-	struct egress_addr *owner = bpf_map_lookup_elem(&mg_egress_addr, address);
 
 	if (!blocks || !blocks->count)
 		return DROP_NO_BLOCK;
-	if (!owner)
+	__be32 via = gateway_pick(packet, address);
+	if (!via)
 		return DROP_NO_EGRESS_GATEWAY;
-	__be32 gateway = owner->gateway;
-	if (gateway != cfg.node && !bpf_map_lookup_elem(&mg_node, &gateway))
+	if (via != cfg.node && !bpf_map_lookup_elem(&mg_node, &via))
 		return DROP_NO_TUNNEL_ENDPOINT;
 	return 0;
 }
 
-/* act: on the pod's node, translated, to the gateway of the address */
-__global int egress_send(struct __sk_buff *ctx, struct packet *packet, const struct translation *as)
+/* decide: on the pod's node, translated, to the gateway of the address. Returns 0 or a drop reason.
+ */
+static __framed int egress_way(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	if (!packet || !as)
-		return TC_ACT_SHOT;
-	if (!as->gateway)
-		return drop(ctx, packet, DROP_NO_EGRESS_GATEWAY);
-	if (as->gateway == cfg.node)
-		return gateway_send(ctx, packet, as);
-	if (!overlay_fits(packet) && is_unfragmentable(packet))
-		return drop_too_big(ctx, packet);
-	int reason = rewrite(ctx, packet, END_SOURCE, &as->address, as->port);
-	if (reason)
-		return drop(ctx, packet, reason);
-	return overlay_send(ctx, packet, as->gateway, packet->identity);
+	if (!way->as.via)
+		return DROP_NO_EGRESS_GATEWAY;
+	if (way->as.via == cfg.node)
+		return gateway_way(ctx, packet, way);
+	way->end = END_SOURCE;
+	return overlay_way(packet, way, way->as.via, packet->identity);
 }
 
-/* act: a packet of a connection that is translated already */
-static __always_inline int egress_go_on(struct __sk_buff *ctx, struct packet *packet,
-					struct connection *connection, const struct translation *as)
-{
-	int reason = nat_see(connection, packet);
-
-	return reason ? drop(ctx, packet, reason) : egress_send(ctx, packet, as);
-}
-
-/* act: the first packet of a connection that must be translated */
-static __framed int egress_open(struct __sk_buff *ctx, struct packet *packet,
-				const struct egress *egress, const struct connection *previous,
-				struct translation *as)
+/* act: the first packet of a connection that must be translated gets its port; what is used up the
+ * sender is told. Returns 0 or a drop reason.
+ */
+static __framed int egress_open(hook_t *ctx, struct packet *packet, struct way *way,
+				const struct egress *egress, const struct connection *previous)
 {
 	int reason = egress_refuse(packet, egress);
 	if (!reason)
-		reason = address_unusable(&egress->address);
+		reason = address_unusable(packet, &egress->address);
 	if (reason)
-		return drop(ctx, packet, reason);
-	*as = (struct translation){.address = egress->address};
-	reason = port_take(&packet->flow, previous, as);
+		return reason;
+	way->as.address = egress->address;
+	reason = port_take(&packet->flow, previous, &way->as);
 	if (!reason)
-		reason = nat_open(ctx, packet, previous, as);
-	if (reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED)
-		return drop_exhausted(ctx, packet, reason);
-	if (reason)
-		return drop(ctx, packet, reason);
-	translation_find(as);
-	return egress_send(ctx, packet, as);
+		reason = nat_open(ctx, packet, previous, &way->as);
+	way->tell = reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED;
+	if (!reason)
+		translation_find(packet, &way->as);
+	return reason;
 }

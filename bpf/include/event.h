@@ -3,10 +3,57 @@
  * each drop. Every drop of the datapath leaves through `drop`.
  */
 #pragma once
+#include "addresses.h"
 #include "config.h"
-#include "maps.h"
 #include "packet.h"
-#include "schema.h"
+
+enum event_verdict {
+	EVENT_FORWARDED = 1, /* Hubble's numbers */
+	EVENT_DROPPED = 2,
+};
+SCHEMA(enum event_verdict, event_verdict);
+SCHEMA(enum drop_reason, drop_reason);
+
+struct event {	    /* one new connection, or one drop */
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	struct addr source;
+	struct addr destination;
+	struct addr translated; /* source after egress translation; zero: none */
+	__be16 source_port;
+	__be16 destination_port; /* ICMP: source_port = type and code, destination_port = id */
+	__be16 translated_port;
+	__u8 protocol;
+	__u8 verdict; /* enum event_verdict */
+	__u8 reason;  /* enum drop_reason, 0 when forwarded */
+	__u8 point;   /* enum event_point */
+	__u8 tcp_flags;
+	__u8 pad;
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 ifindex;
+	__u32 length;
+	__u32 lost; /* drop events suppressed by the rate limit since the last one of this reason */
+};
+SCHEMA(struct event, event);
+
+struct drop { /* mg_drop, per CPU, index = enum drop_reason */
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* drop reason -> packets, bytes. Written by BPF. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct drop);
+} mg_drop SEC(".maps");
+
+/* new connections and drops, one record type. Written by BPF, drained by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} mg_event SEC(".maps");
 
 #define NSEC_PER_SEC 1000000000ULL
 
@@ -30,7 +77,7 @@ static __always_inline __u32 now_s(void)
 	return bpf_ktime_get_coarse_ns() >> 30;
 }
 
-static __always_inline struct event *event_open(struct __sk_buff *ctx, const struct packet *packet)
+static __always_inline struct event *event_open(hook_t *ctx, const struct packet *packet)
 {
 	struct event *event = bpf_ringbuf_reserve(&mg_event, sizeof(*event), 0);
 
@@ -45,8 +92,8 @@ static __always_inline struct event *event_open(struct __sk_buff *ctx, const str
 				.point = packet->point,
 				.tcp_flags = packet->tcp_flags,
 				.source_identity = packet->identity,
-				.ifindex = ctx->ifindex,
-				.length = ctx->len};
+				.ifindex = hook_device(ctx),
+				.length = hook_length(ctx)};
 	if (packet->icmp) {
 		event->source_port = bpf_htons(packet->icmp_type << 8 | packet->icmp_code);
 		event->destination_port = packet->flow.source_port | packet->flow.destination_port;
@@ -55,7 +102,7 @@ static __always_inline struct event *event_open(struct __sk_buff *ctx, const str
 }
 
 /* `translated` is NULL when the source stays as it is. */
-static __framed void event_connection(struct __sk_buff *ctx, const struct packet *packet,
+static __framed void event_connection(hook_t *ctx, const struct packet *packet,
 				      __u32 destination_identity, const struct addr *translated,
 				      __be16 translated_port)
 {
@@ -72,7 +119,7 @@ static __framed void event_connection(struct __sk_buff *ctx, const struct packet
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __framed void event_drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop_rate *rate = bpf_map_lookup_elem(&mg_drop_rate, &reason);
 	__u32 now = now_s();
@@ -88,7 +135,7 @@ static __framed void event_drop(struct __sk_buff *ctx, const struct packet *pack
 		rate->lost++;
 		return;
 	}
-	struct address *to = bpf_map_lookup_elem(&mg_address, &packet->destination);
+	struct address *to = bpf_map_lookup_elem(&mg_address, destination_key(packet));
 	event->destination_identity = to ? to->identity : 0;
 	event->verdict = EVENT_DROPPED;
 	event->reason = reason;
@@ -98,16 +145,16 @@ static __framed void event_drop(struct __sk_buff *ctx, const struct packet *pack
 	bpf_ringbuf_submit(event, 0);
 }
 
-__global int drop(struct __sk_buff *ctx, const struct packet *packet, __u32 reason)
+__global int drop(hook_t *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop *count = bpf_map_lookup_elem(&mg_drop, &reason);
 
 	if (!packet)
-		return TC_ACT_SHOT;
+		return HOOK_DROP;
 	if (count) {
 		count->packets++;
-		count->bytes += ctx->len;
+		count->bytes += hook_length(ctx);
 	}
 	event_drop(ctx, packet, reason);
-	return TC_ACT_SHOT;
+	return HOOK_DROP;
 }

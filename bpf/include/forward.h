@@ -2,35 +2,40 @@
 /* The last step: into a pod of this node, or out by the kernel's routes. */
 #pragma once
 #include "config.h"
-#include "packet.h"
+#include "way.h"
 
-struct hop { /* where a route leads */
-	__u32 ifindex;
-	struct bpf_redir_neigh next;
-};
-
-/* act: into a pod, as if its peer had sent it */
-static __framed int forward_pod(struct __sk_buff *ctx, const struct pod *pod)
+/* decide: into a pod of this node */
+static __always_inline int pod_way(struct way *way, const struct pod *pod)
 {
-	struct ethhdr eth = {.h_proto = ctx->protocol};
-
-	__builtin_memcpy(eth.h_dest, pod->mac, ETH_ALEN);
-	__builtin_memcpy(eth.h_source, pod->host_mac, ETH_ALEN);
-	packet_store(ctx, 0, &eth, sizeof(eth));
-	return bpf_redirect_peer(pod->ifindex, 0);
+	way->act = ACT_POD;
+	way->ifindex = pod->ifindex;
+	__builtin_memcpy(way->mac, pod->mac, ETH_ALEN);
+	__builtin_memcpy(way->host_mac, pod->host_mac, ETH_ALEN);
+	return 0;
 }
 
-/* look up: the kernel's route from `source`, policy rules included. Returns 0 or a drop reason;
+/* act: into a pod, as if its peer had sent it */
+static __always_inline int forward_pod(hook_t *ctx, const struct way *way)
+{
+	struct ethhdr eth = {.h_proto = hook_protocol(ctx)};
+
+	__builtin_memcpy(eth.h_dest, way->mac, ETH_ALEN);
+	__builtin_memcpy(eth.h_source, way->host_mac, ETH_ALEN);
+	packet_store(ctx, 0, &eth, sizeof(eth));
+	return hook_to_pod(way->ifindex);
+}
+
+/* decide: by the kernel's route from `source`, policy rules included; by the stack when the hook
+ * needs a neighbour that the kernel does not know yet. Returns 0 or a drop reason;
  * DROP_FRAGMENTATION_NEEDED sets packet->mtu.
  */
-static __framed int hop_find(struct __sk_buff *ctx, struct packet *packet,
-			     const struct addr *source, const struct addr *destination,
-			     struct hop *hop)
+static __framed int hop_way(hook_t *ctx, struct packet *packet, struct way *way,
+			    const struct addr *source, const struct addr *destination)
 {
 	struct bpf_fib_lookup fib = {.family = packet->family == 4 ? AF_INET : AF_INET6,
 				     .l4_protocol = packet->protocol,
 				     .tot_len = packet->length,
-				     .ifindex = ctx->ifindex};
+				     .ifindex = hook_device(ctx)};
 
 	if (packet->family == 4) {
 		fib.ipv4_src = source->w[3];
@@ -39,19 +44,23 @@ static __framed int hop_find(struct __sk_buff *ctx, struct packet *packet,
 		__builtin_memcpy(fib.ipv6_src, source, 16);
 		__builtin_memcpy(fib.ipv6_dst, destination, 16);
 	}
-	long result = bpf_fib_lookup(ctx, &fib, sizeof(fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
+	long result = hook_route(ctx, &fib, way->mac, way->host_mac);
 	packet->mtu = fib.mtu_result;
 	if (result == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return DROP_FRAGMENTATION_NEEDED;
+	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
 	if (result)
 		return DROP_FIB_LOOKUP_FAILED;
-	hop->ifindex = fib.ifindex;
-	hop->next.nh_family = fib.family;
-	__builtin_memcpy(hop->next.ipv6_nh, fib.ipv6_dst, 16);
+	way->act = ACT_HOP;
+	way->hop.ifindex = fib.ifindex;
+	way->hop.next.nh_family = fib.family;
+	__builtin_memcpy(way->hop.next.ipv6_nh, fib.ipv6_dst, 16);
 	return 0;
 }
 
-static __always_inline int forward_hop(struct hop *hop)
+/* act: out by the route */
+static __always_inline int forward_hop(hook_t *ctx, struct way *way)
 {
-	return bpf_redirect_neigh(hop->ifindex, &hop->next, sizeof(hop->next), 0);
+	return hook_to_hop(ctx, way->hop.ifindex, &way->hop.next, way->mac, way->host_mac);
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Ports of later fragments: a first fragment leaves them here for those that follow it. */
 #pragma once
-#include "maps.h"
 #include "packet.h"
 
 struct fragment_key {
 	struct addr source;
 	struct addr destination;
 	__u32 id;
-	__u32 protocol;
+	__u8 protocol;
+	__u8 pad;
+	__u16 zone;
 };
 
 struct fragment_ports {
@@ -31,7 +32,8 @@ static __always_inline struct fragment_key fragment_key(const struct packet *pac
 	return (struct fragment_key){.source = packet->source,
 				     .destination = packet->destination,
 				     .id = packet->fragment_id,
-				     .protocol = packet->protocol};
+				     .protocol = packet->protocol,
+				     .zone = packet->zone};
 }
 
 static __framed void fragment_put(const struct packet *packet)

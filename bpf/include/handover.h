@@ -16,21 +16,22 @@ enum handover_phase { /* bits of mg_phase: which packets the other generation ge
 		      HANDOVER_ALL = 4, /* all; what it may change by them is marked */
 };
 
-enum handover_slot { /* the other generation's programs in mg_handover */
-		     HANDOVER_FROM_POD,
-		     HANDOVER_TO_POD,
-		     HANDOVER_FROM_UPLINK,
-		     HANDOVER_FROM_VXLAN,
-		     HANDOVER_SLOTS,
+SCHEMA(enum handover_phase, handover_phase);
+SCHEMA(enum connection_flag, connection_flag);
+
+enum {
+	POINTS = 128, /* each enum event_point is smaller */
 };
 
-/* Tells the program to hand the packet over: neither a tc verdict nor a drop reason. */
-#define HANDOVER (-100)
+/* For a decision: the other generation's program gets the packet. No drop reason. */
+#define HANDOVER (-1)
 
-/* slot -> program of the other generation. Agent, while it migrates. */
+/* enum event_point -> the other generation's program for packets seen there. Agent, while it
+ * migrates.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, HANDOVER_SLOTS);
+	__uint(max_entries, POINTS);
 	__type(key, __u32);
 	__type(value, __u32);
 } mg_handover SEC(".maps");
@@ -43,14 +44,6 @@ struct {
 	__type(value, __u32);
 } mg_phase SEC(".maps");
 
-struct handover_schema { /* for Python, see schema.h */
-	enum handover_phase *phase;
-	enum handover_slot *slot;
-	enum connection_flag *flag;
-};
-
-const volatile struct handover_schema handover_schema = {};
-
 static __always_inline __u32 handover_phase(void)
 {
 	__u32 zero = 0;
@@ -60,7 +53,8 @@ static __always_inline __u32 handover_phase(void)
 }
 
 /* act: the other generation decides what becomes of this flow from now on */
-static __framed void handover_mark(const struct packet *packet, struct connection *connection)
+static __always_inline void handover_mark(const struct packet *packet,
+					  struct connection *connection)
 {
 	struct connection marked = {.flags = CONNECTION_HANDED, .seen = now_s()};
 
@@ -104,23 +98,21 @@ static __always_inline bool is_handed(const struct packet *packet, struct connec
 }
 
 /* act: say who sent it, as the kernel's VXLAN device does with the headers that it takes off */
-static __framed void handover_sender(struct __sk_buff *ctx, const struct packet *packet)
+static __framed void handover_sender(hook_t *ctx, const struct packet *packet)
 {
 	struct bpf_tunnel_key key = {.tunnel_id = packet->identity,
 				     .local_ipv4 = bpf_ntohl(packet->sender)};
 
-	bpf_skb_set_tunnel_key(ctx, &key, sizeof(key), 0);
+	hook_from_device(ctx, &key);
 }
 
-/* act: the packet as it arrived, to the other generation; one out of the tunnel by the program that
- * takes what the kernel's VXLAN device has opened.
+/* act: the packet as it arrived, to the other generation; one out of the tunnel, to the program
+ * that takes what the kernel's VXLAN device has opened. Returns a drop reason: no program is there.
  */
-static __always_inline int hand_over(struct __sk_buff *ctx, const struct packet *packet, __u32 slot)
+static __always_inline int hand_over(hook_t *ctx, const struct packet *packet)
 {
-	if (packet->sender) {
+	if (packet->sender)
 		handover_sender(ctx, packet);
-		slot = HANDOVER_FROM_VXLAN;
-	}
-	bpf_tail_call(ctx, &mg_handover, slot);
-	return drop(ctx, packet, DROP_MISSED_TAIL_CALL);
+	hook_hand_over(ctx, &mg_handover, packet->point);
+	return DROP_MISSED_TAIL_CALL;
 }

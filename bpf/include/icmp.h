@@ -15,6 +15,17 @@ enum {
 	ICMP_BURST = 512,	 /* errors at once, before the configured rate holds */
 };
 
+enum {
+	ICMP_FRAME_MAX = 192, /* Ethernet, IPv6 and ICMPv6 headers, 128 bytes of the packet */
+};
+
+struct icmp_late { /* an error to be sent once more, later, out of a device */
+	__u32 ifindex;
+	__u32 length;
+	__u8 frame[ICMP_FRAME_MAX];
+};
+SCHEMA(struct icmp_late, icmp_late);
+
 struct icmp_tokens {
 	__u64 at; /* ns */
 	__u64 left;
@@ -81,13 +92,13 @@ static __always_inline bool icmp_may_answer(const struct packet *packet)
 	return !is_icmp_error(packet) && packet->fragment != FRAGMENT_LATER && icmp_token();
 }
 
-static __framed __u64 sum_bytes(struct __sk_buff *ctx, __u32 size)
+static __framed __u64 sum_bytes(hook_t *ctx, __u32 size)
 {
 	__u64 sum = 0;
 	__u32 word;
 
 	for (__u32 i = 0; i < ICMP_EMBEDDED_MAX / 4; i++) {
-		if (i * 4 >= size || bpf_skb_load_bytes(ctx, L3_OFFSET + i * 4, &word, 4))
+		if (i * 4 >= size || hook_load(ctx, L3_OFFSET + i * 4, &word, 4))
 			break;
 		sum += word;
 	}
@@ -104,7 +115,7 @@ static __always_inline struct icmp_header icmp_header(const struct packet *packe
 				    .low = bpf_htons(cause->mtu)};
 }
 
-static __framed long icmp_push_v4(struct __sk_buff *ctx, const struct packet *packet,
+static __framed long icmp_push_v4(hook_t *ctx, const struct packet *packet,
 				  const struct icmp_cause *cause, __u32 size)
 {
 	struct {
@@ -126,13 +137,12 @@ static __framed long icmp_push_v4(struct __sk_buff *ctx, const struct packet *pa
 	error.icmp.check = fold(sum);
 	sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.ip, sizeof(error.ip), 0);
 	error.ip.check = fold(sum);
-	if (bpf_skb_change_tail(ctx, L3_OFFSET + size, 0) ||
-	    bpf_skb_adjust_room(ctx, sizeof(error), BPF_ADJ_ROOM_MAC, 0))
+	if (hook_cut(ctx, L3_OFFSET + size) || hook_room(ctx, sizeof(error), 0))
 		return -1;
-	return bpf_skb_store_bytes(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
+	return hook_store(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
 }
 
-static __framed long icmp_push_v6(struct __sk_buff *ctx, const struct packet *packet,
+static __framed long icmp_push_v6(hook_t *ctx, const struct packet *packet,
 				  const struct icmp_cause *cause, __u32 size)
 {
 	struct {
@@ -153,83 +163,82 @@ static __framed long icmp_push_v6(struct __sk_buff *ctx, const struct packet *pa
 	sum += (__u32)bpf_csum_diff(NULL, 0, error.ip.source, 32, 0);
 	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.icmp, sizeof(error.icmp), 0);
 	error.icmp.check = fold(sum);
-	if (bpf_skb_change_tail(ctx, L3_OFFSET + size, 0) ||
-	    bpf_skb_adjust_room(ctx, sizeof(error), BPF_ADJ_ROOM_MAC, 0))
+	if (hook_cut(ctx, L3_OFFSET + size) || hook_room(ctx, sizeof(error), 0))
 		return -1;
-	return bpf_skb_store_bytes(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
+	return hook_store(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
 }
 
 /* act: leave a copy of the finished frame to the agent */
-static __framed void icmp_repeat(struct __sk_buff *ctx, const struct pod *pod)
+static __framed void icmp_repeat(hook_t *ctx, const struct way *way)
 {
 	struct icmp_late *late = bpf_ringbuf_reserve(&mg_icmp, sizeof(*late), 0);
-	__u32 length = ctx->len;
+	__u32 length = hook_length(ctx);
 
 	if (!late)
 		return;
-	late->ifindex = pod->ifindex;
+	late->ifindex = way->ifindex;
 	late->length = length;
-	if (!length || length > ICMP_FRAME_MAX || bpf_skb_load_bytes(ctx, 0, late->frame, length))
+	if (!length || length > ICMP_FRAME_MAX || hook_load(ctx, 0, late->frame, length))
 		bpf_ringbuf_discard(late, 0);
 	else
 		bpf_ringbuf_submit(late, 0);
 }
 
-/* act: the error, into the pod that sent the packet */
-static __framed int icmp_to_pod(struct __sk_buff *ctx, const struct packet *packet)
+/* act: into a pod; an error about its SYN goes there twice */
+static __always_inline int icmp_enter(hook_t *ctx, const struct way *way)
 {
-	struct pod *pod = pod_find(&packet->source);
+	int verdict = forward_pod(ctx, way);
 
-	if (!pod)
-		return TC_ACT_SHOT;
-	int verdict = forward_pod(ctx, pod);
-	if (is_syn(packet))
-		icmp_repeat(ctx, pod);
+	if (way->late)
+		icmp_repeat(ctx, way);
 	return verdict;
 }
 
-/* act: the error, back to a pod, to the node that tunnelled the packet, or by the routes */
-static __framed int icmp_return(struct __sk_buff *ctx, struct packet *packet)
+/* decide: the error goes back to a pod, to the node that tunnelled the packet, or by the routes.
+ * Returns 0 or a drop reason.
+ */
+static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	struct hop hop = {};
-
-	if (packet->point == POINT_FROM_POD)
-		return icmp_to_pod(ctx, packet);
-	if (packet->sender)
-		return overlay_kernel(ctx, packet->sender, IDENTITY_WORLD);
-	packet->length = 0;
-	if (hop_find(ctx, packet, &packet->destination, &packet->source, &hop))
-		return TC_ACT_SHOT;
-	return forward_hop(&hop);
+	*way = (struct way){};
+	if (packet->point == POINT_FROM_POD) {
+		struct pod *pod = pod_find(source_key(packet));
+		way->late = is_syn(packet);
+		return pod ? pod_way(way, pod) : DROP_UNKNOWN_L3_TARGET;
+	}
+	packet->length = 0; /* limits were for the packet, not for the error */
+	if (packet->sender && !HOOK_HAS_DEVICE)
+		return overlay_way(packet, way, packet->sender, IDENTITY_WORLD);
+	if (packet->sender) {
+		way->act = ACT_DEVICE;
+		way->node = packet->sender;
+		way->vni = IDENTITY_WORLD;
+		return 0;
+	}
+	return hop_way(ctx, packet, way, &packet->destination, &packet->source);
 }
 
-/* act: drop, and tell the sender why */
-__global int drop_with_icmp(struct __sk_buff *ctx, struct packet *packet, __u32 reason,
-			    const struct icmp_cause *cause)
+/* decide: drops that the sender is told of */
+static __always_inline bool icmp_tells(const struct way *way, int reason)
 {
-	if (!packet || !cause)
-		return TC_ACT_SHOT;
-	__u32 size = packet->end - L3_OFFSET;
-	int verdict = drop(ctx, packet, reason);
-	if (!icmp_may_answer(packet))
-		return verdict;
-	size = (size < ICMP_EMBEDDED_MAX ? size : ICMP_EMBEDDED_MAX) & ~3U;
-	long failed = packet->family == 4 ? icmp_push_v4(ctx, packet, cause, size)
-					  : icmp_push_v6(ctx, packet, cause, size);
-	return failed ? verdict : icmp_return(ctx, packet);
+	return way->tell || reason == DROP_FRAGMENTATION_NEEDED;
 }
 
-static __always_inline int drop_too_big(struct __sk_buff *ctx, struct packet *packet)
+/* act: count the drop; true when the packet has become the error that tells its sender why, and
+ * `way` leads there
+ */
+__global int drop_with_icmp(hook_t *ctx, struct packet *packet, struct way *way, __u32 reason)
 {
-	struct icmp_cause cause = {.type4 = 3, .code4 = 4, .type6 = 2, .mtu = packet->mtu};
-
-	return drop_with_icmp(ctx, packet, DROP_FRAGMENTATION_NEEDED, &cause);
-}
-
-static __always_inline int drop_exhausted(struct __sk_buff *ctx, struct packet *packet,
-					  __u32 reason)
-{
+	if (!packet || !way)
+		return false;
 	struct icmp_cause cause = {.type4 = 3, .code4 = 1, .type6 = 1, .code6 = 3};
-
-	return drop_with_icmp(ctx, packet, reason, &cause);
+	if (reason == DROP_FRAGMENTATION_NEEDED)
+		cause = (struct icmp_cause){.type4 = 3, .code4 = 4, .type6 = 2, .mtu = packet->mtu};
+	__u32 size = packet->end - L3_OFFSET;
+	drop(ctx, packet, reason);
+	if (!icmp_may_answer(packet))
+		return false;
+	size = (size < ICMP_EMBEDDED_MAX ? size : ICMP_EMBEDDED_MAX) & ~3U;
+	long failed = packet->family == 4 ? icmp_push_v4(ctx, packet, &cause, size)
+					  : icmp_push_v6(ctx, packet, &cause, size);
+	return !failed && !icmp_way(ctx, packet, way);
 }

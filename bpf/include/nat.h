@@ -7,7 +7,7 @@
 #include "addresses.h"
 #include "config.h"
 #include "conntrack.h"
-#include "rewrite.h"
+#include "way.h"
 
 #define DYING (~0ULL)
 /* A reset from outside may be forged: nobody here knows which sequence number the pod expects. So
@@ -20,21 +20,14 @@ struct mapping {
 	struct addr pod;
 	__be16 pod_port; /* or ICMP id */
 	__u16 orphan;	 /* the sweep has met it without a connection */
-	__u16 pad[2];
+	__u16 zone;	 /* of the pod */
+	__u16 pad;
 	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
 };
 
-struct translation {
-	struct addr address;
-	__be16 port;
-	__u16 pad;
-	__be32 owner;	/* node of the port's block; 0: nobody */
-	__be32 gateway; /* of the address; 0: none */
-};
-
-/* {remote, egress address, remote port, egress port} -> pod. BPF only. */
-MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, 65536, 0);
-MAP_HASH(mg_nat_v6, struct tuple, struct mapping, 65536, 0);
+/* {remote, egress address, remote port, egress port} -> pod, in the zone of the world. BPF only. */
+MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, CONNECTIONS, 0);
+MAP_HASH(mg_nat_v6, struct tuple, struct mapping, CONNECTIONS, 0);
 
 /* look up */
 static __framed struct mapping *mapping_get(const struct tuple *reply)
@@ -71,6 +64,7 @@ static __always_inline void reply_tuple(struct tuple *reply, const struct tuple 
 	tuple_reverse(reply, original);
 	reply->destination = *address;
 	reply->destination_port = port;
+	reply->zone = 0; /* whatever the pod's is: the egress address is the world's */
 }
 
 /* The reply's tuple of a connection that is translated already. */
@@ -87,13 +81,14 @@ static __always_inline void original_tuple(struct tuple *original, const struct 
 	tuple_reverse(original, reply);
 	original->source = mapping->pod;
 	original->source_port = mapping->pod_port;
+	original->zone = mapping->zone;
 }
 
 static __always_inline bool mapping_is_of(const struct mapping *mapping,
 					  const struct tuple *original)
 {
 	return addr_equal(&mapping->pod, &original->source) &&
-	       mapping->pod_port == original->source_port;
+	       mapping->pod_port == original->source_port && mapping->zone == original->zone;
 }
 
 static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __u64 to)
@@ -128,7 +123,7 @@ static __framed void mapping_close(const struct tuple *original,
 }
 
 /* act: take a closed mapping back into use; false when its port has gone to another connection */
-static __framed bool mapping_revive(const struct tuple *reply, const struct tuple *original)
+static __always_inline bool mapping_revive(const struct tuple *reply, const struct tuple *original)
 {
 	struct mapping *mapping = mapping_get(reply);
 
@@ -139,7 +134,7 @@ static __framed bool mapping_revive(const struct tuple *reply, const struct tupl
 }
 
 /* act: give up the mapping of a tuple that is used without it from now on */
-static __framed void mapping_forget(const struct tuple *reply, const struct tuple *original)
+static __always_inline void mapping_forget(const struct tuple *reply, const struct tuple *original)
 {
 	if (mapping_revive(reply, original))
 		mapping_delete(reply);
@@ -159,7 +154,7 @@ static __framed void connection_untranslate(const struct tuple *original,
  * at the egress address; the mesh knows no translation, so its packet opens one of its own. Returns
  * 0 or a drop reason.
  */
-static __always_inline int connection_plain(struct __sk_buff *ctx, const struct packet *packet,
+static __always_inline int connection_plain(hook_t *ctx, const struct packet *packet,
 					    struct connection *connection, enum direction direction,
 					    __u32 destination_identity)
 {

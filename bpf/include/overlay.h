@@ -6,15 +6,23 @@
 #pragma once
 #include "config.h"
 #include "event.h"
-#include "maps.h"
-#include "packet.h"
+#include "way.h"
 
-enum {
+struct node {		 /* another node, by its tunnel endpoint */
+	__be32 next_hop; /* IPv4 next hop of the outer packet */
+	__u32 cluster;
+};
+
+/* tunnel endpoint -> next hop, cluster: who may send to our overlay. Agent, from table node. */
+MAP_HASH(mg_node, __be32, struct node, 16384, BPF_F_NO_PREALLOC);
+
+enum overlay_number {
 	VXLAN_PORT = 8472,
 	VXLAN_VALID_VNI = 0x08000000,
 	OVERLAY_SIZE = 50,
 	OVERLAY_TTL = 64,
 };
+SCHEMA(enum overlay_number, overlay_number);
 
 struct overlay { /* what stands between the outer Ethernet header and the inner packet */
 	struct ipv4_header ip;
@@ -27,15 +35,9 @@ struct overlay { /* what stands between the outer Ethernet header and the inner 
 	struct ethhdr eth;
 } __attribute__((packed));
 
-/* A hash of the flow for the outer source port; bpf_get_hash_recalc costs 55 ns here. */
 static __always_inline __be16 overlay_port(const struct tuple *flow)
 {
-	__u32 hash = flow->source.w[3] * 2654435761u ^ flow->destination.w[3];
-
-	hash ^= ((__u32)flow->source_port << 16 | flow->destination_port) * 0x9e3779b1u;
-	hash ^= flow->source.w[1] ^ flow->destination.w[1];
-	hash ^= hash >> 15;
-	return bpf_htons(0x8000 | (hash & 0x7fff));
+	return bpf_htons(0x8000 | (flow_hash(flow, flow_ports(flow)) & 0x7fff));
 }
 
 static __always_inline __u16 overlay_check(__u16 length, __be32 source, __be32 destination)
@@ -56,28 +58,46 @@ static __always_inline bool overlay_fits(struct packet *packet)
 	return packet->length <= packet->mtu;
 }
 
-/* act: through the kernel's device, which may fragment the outer packet; TC_ACT_SHOT: it failed */
-static __framed int overlay_kernel(struct __sk_buff *ctx, __be32 endpoint, __u32 vni)
+/* decide: to another node. What does not fit may be fragmented by the kernel's device only, and not
+ * at all when the packet forbids it. Returns 0 or a drop reason.
+ */
+static __framed int overlay_way(struct packet *packet, struct way *way, __be32 endpoint, __u32 vni)
+{
+	bool fits = overlay_fits(packet);
+
+	if (!fits && is_unfragmentable(packet))
+		return DROP_FRAGMENTATION_NEEDED;
+	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
+	if (!node)
+		return DROP_NO_TUNNEL_ENDPOINT;
+	way->act = fits ? ACT_NODE : ACT_DEVICE;
+	way->node = endpoint;
+	way->next_hop = node->next_hop;
+	way->vni = vni;
+	return 0;
+}
+
+/* act: through the kernel's device, which may fragment the outer packet */
+static __framed int overlay_kernel(hook_t *ctx, const struct way *way)
 {
 	struct bpf_tunnel_key key = {
-	    .tunnel_id = vni, .remote_ipv4 = bpf_ntohl(endpoint), .tunnel_ttl = OVERLAY_TTL};
+	    .tunnel_id = way->vni, .remote_ipv4 = bpf_ntohl(way->node), .tunnel_ttl = OVERLAY_TTL};
 
-	if (bpf_skb_set_tunnel_key(ctx, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
-		return TC_ACT_SHOT;
-	return bpf_redirect(cfg.vxlan, 0);
+	int verdict = hook_to_device(ctx, cfg.vxlan, &key);
+	return verdict == HOOK_DROP ? DROP_WRITE_ERROR : verdict;
 }
 
 /* act: the outer headers in front. Returns 0 or a drop reason. */
-static __framed int overlay_push(struct __sk_buff *ctx, const struct packet *packet,
-				 __be32 endpoint, __u32 vni)
+static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet, __be32 endpoint,
+					__u32 vni)
 {
-	__u32 length = ctx->len - L3_OFFSET + OVERLAY_SIZE; /* of a GSO packet: cut later */
-	__be16 inner = ctx->protocol;
+	__u32 length = hook_length(ctx) - L3_OFFSET + OVERLAY_SIZE; /* of a GSO packet: cut later */
+	__be16 inner = hook_protocol(ctx);
 
-	if (bpf_skb_adjust_room(ctx, OVERLAY_SIZE, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
-				    BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) |
-				    BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_FIXED_GSO))
+	if (hook_room(ctx, OVERLAY_SIZE,
+		      BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+			  BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
+			  BPF_F_ADJ_ROOM_FIXED_GSO))
 		return DROP_WRITE_ERROR;
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
@@ -106,22 +126,11 @@ static __framed int overlay_push(struct __sk_buff *ctx, const struct packet *pac
 	return 0;
 }
 
-/* act: to another node. The caller has answered what is too big and may not be fragmented. */
-__global int overlay_send(struct __sk_buff *ctx, struct packet *packet, __be32 endpoint, __u32 vni)
+/* act: to another node. Returns a verdict or a drop reason. */
+static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet,
+					const struct way *way)
 {
-	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
+	int reason = overlay_push(ctx, packet, way->node, way->vni);
 
-	if (!packet)
-		return TC_ACT_SHOT;
-	if (!node)
-		return drop(ctx, packet, DROP_NO_TUNNEL_ENDPOINT);
-	struct bpf_redir_neigh next = {.nh_family = AF_INET, .ipv4_nh = node->next_hop};
-	if (!overlay_fits(packet)) {
-		int verdict = overlay_kernel(ctx, endpoint, vni);
-		return verdict == TC_ACT_SHOT ? drop(ctx, packet, DROP_WRITE_ERROR) : verdict;
-	}
-	int reason = overlay_push(ctx, packet, endpoint, vni);
-	if (reason)
-		return drop(ctx, packet, reason);
-	return bpf_redirect_neigh(cfg.uplink, &next, sizeof(next), 0);
+	return reason ? reason : hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
 }

@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* What parsing finds out about a packet; every feature reads it, rewrite.h keeps it true. */
 #pragma once
-#include <stdbool.h>
-#include <stddef.h>
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/in6.h>
-#include <linux/pkt_cls.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 #include "types.h"
 #include "verdict.h"
 
@@ -47,6 +40,15 @@ struct ipv6_header {
 	__be32 destination[4];
 };
 
+enum event_point { /* where it was seen; Hubble's TraceObservationPoint numbers */
+		   POINT_FROM_POD = 5,
+		   POINT_TO_POD = 101,
+		   POINT_FROM_OVERLAY = 9,
+		   POINT_FROM_UPLINK = 10,
+		   POINT_TO_UPLINK = 11,
+};
+SCHEMA(enum event_point, event_point);
+
 enum fragment {
 	FRAGMENT_NONE,
 	FRAGMENT_FIRST,
@@ -69,8 +71,12 @@ enum icmp_kind {
 };
 
 struct packet {
-	struct addr source; /* of the IP header */
+	struct addr source; /* of the IP header; with the zone behind it a struct zoned_addr */
+	__u16 zone;	    /* of both addresses */
+	__u16 pad;
 	struct addr destination;
+	__u16 zone_again;
+	__u16 pad_again;
 	struct tuple flow; /* the connection, in the direction of this packet */
 	__u32 length;	   /* L3 length; of a GSO packet: of its largest segment */
 	__u32 end;	   /* offset of the first byte after the L3 packet */
@@ -93,8 +99,31 @@ struct packet {
 	__u8 point; /* enum event_point */
 };
 
+/* Keys in place: made anew before each look-up they would cost more than the look-up itself. */
+static __always_inline const struct zoned_addr *source_key(const struct packet *packet)
+{
+	return (const struct zoned_addr *)&packet->source;
+}
+
+static __always_inline const struct zoned_addr *destination_key(const struct packet *packet)
+{
+	return (const struct zoned_addr *)&packet->destination;
+}
+
+_Static_assert(offsetof(struct packet, zone) == offsetof(struct zoned_addr, zone),
+	       "a key in place");
+_Static_assert(offsetof(struct packet, zone_again) - offsetof(struct packet, destination) ==
+		   offsetof(struct zoned_addr, zone),
+	       "a key in place");
+
+static __always_inline void packet_in_zone(struct packet *packet, __u16 zone)
+{
+	packet->zone = zone;
+	packet->zone_again = zone;
+}
+
 /* Bytes in place; NULL when they are not linear, or far behind. */
-static __always_inline void *packet_at(struct __sk_buff *ctx, __u32 offset, __u32 size)
+static __always_inline void *packet_at(hook_t *ctx, __u32 offset, __u32 size)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
@@ -106,36 +135,35 @@ static __always_inline void *packet_at(struct __sk_buff *ctx, __u32 offset, __u3
 }
 
 /* Copies bytes out of the packet, wherever they are; a helper's call costs several copies. */
-static __always_inline long packet_load(struct __sk_buff *ctx, __u32 offset, void *to, __u32 size)
+static __always_inline long packet_load(hook_t *ctx, __u32 offset, void *to, __u32 size)
 {
 	void *from = packet_at(ctx, offset, size);
 
 	if (!from)
-		return bpf_skb_load_bytes(ctx, offset, to, size);
+		return hook_load(ctx, offset, to, size);
 	__builtin_memcpy(to, from, size);
 	return 0;
 }
 
 /* Copies bytes into the packet; the caller keeps checksums true. */
-static __always_inline long packet_store(struct __sk_buff *ctx, __u32 offset, const void *from,
-					 __u32 size)
+static __always_inline long packet_store(hook_t *ctx, __u32 offset, const void *from, __u32 size)
 {
 	void *to = packet_at(ctx, offset, size);
 
 	if (!to)
-		return bpf_skb_store_bytes(ctx, offset, from, size, 0);
+		return hook_store(ctx, offset, from, size, 0);
 	__builtin_memcpy(to, from, size);
 	return 0;
 }
 
 /* The IP header in place; NULL when there is none. */
-static __always_inline void *ip_header(struct __sk_buff *ctx, __u32 size)
+static __always_inline void *ip_header(hook_t *ctx, __u32 size)
 {
 	void *header = packet_at(ctx, L3_OFFSET, size);
 
 	if (header)
 		return header;
-	return bpf_skb_pull_data(ctx, L3_OFFSET + size) ? NULL : packet_at(ctx, L3_OFFSET, size);
+	return hook_pull(ctx, L3_OFFSET + size) ? NULL : packet_at(ctx, L3_OFFSET, size);
 }
 
 /* A checksum out of the sum of what it covers. */
@@ -170,11 +198,28 @@ static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
 
 static __always_inline void tuple_reverse(struct tuple *reversed, const struct tuple *tuple)
 {
-	*reversed = (struct tuple){.source = tuple->destination,
-				   .destination = tuple->source,
-				   .source_port = tuple->destination_port,
-				   .destination_port = tuple->source_port,
-				   .protocol = tuple->protocol};
+	reversed->source = tuple->destination;
+	reversed->destination = tuple->source;
+	reversed->source_port = tuple->destination_port;
+	reversed->destination_port = tuple->source_port;
+	reversed->protocol = tuple->protocol;
+	reversed->pad = 0;
+	reversed->zone = tuple->zone;
+}
+
+static __always_inline __u32 flow_ports(const struct tuple *flow)
+{
+	return (__u32)flow->source_port << 16 | flow->destination_port;
+}
+
+/* A hash of both addresses and a number, ports as a rule; bpf_get_hash_recalc costs 55 ns here. */
+static __always_inline __u32 flow_hash(const struct tuple *flow, __u32 number)
+{
+	__u32 hash = flow->source.w[3] * 2654435761u ^ flow->destination.w[3];
+
+	hash ^= number * 0x9e3779b1u;
+	hash ^= flow->source.w[1] ^ flow->destination.w[1];
+	return hash ^ hash >> 15;
 }
 
 static __always_inline bool is_icmp_error(const struct packet *packet)

@@ -22,7 +22,7 @@ enum {
 	ICMP_HEADER = 8,
 };
 
-static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_ipv4(hook_t *ctx, struct packet *packet)
 {
 	struct ipv4_header *ip = ip_header(ctx, sizeof(*ip));
 
@@ -30,10 +30,10 @@ static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *pack
 		return DROP_INVALID_PACKET;
 	__u32 header = (ip->version_ihl & 0x0f) * 4, length = bpf_ntohs(ip->length);
 	__u16 fragment = bpf_ntohs(ip->fragment);
-	if (ctx->gso_size) /* the field may have wrapped */
-		length = ctx->len - L3_OFFSET;
+	if (hook_segment(ctx)) /* the field may have wrapped */
+		length = hook_length(ctx) - L3_OFFSET;
 	if (ip->version_ihl >> 4 != 4 || header < sizeof(*ip) || length < header ||
-	    L3_OFFSET + length > ctx->len)
+	    L3_OFFSET + length > hook_length(ctx))
 		return DROP_INVALID_PACKET;
 	addr_from_v4(&packet->source, ip->source);
 	addr_from_v4(&packet->destination, ip->destination);
@@ -52,16 +52,16 @@ static __always_inline int parse_ipv4(struct __sk_buff *ctx, struct packet *pack
 	return 0;
 }
 
-static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_ipv6(hook_t *ctx, struct packet *packet)
 {
 	struct ipv6_header *ip = ip_header(ctx, sizeof(*ip));
 
 	if (!ip)
 		return DROP_INVALID_PACKET;
 	__u32 length = sizeof(*ip) + bpf_ntohs(ip->payload);
-	if (ctx->gso_size) /* the field may have wrapped */
-		length = ctx->len - L3_OFFSET;
-	if (bpf_ntohl(ip->version_class_label) >> 28 != 6 || L3_OFFSET + length > ctx->len)
+	if (hook_segment(ctx)) /* the field may have wrapped */
+		length = hook_length(ctx) - L3_OFFSET;
+	if (bpf_ntohl(ip->version_class_label) >> 28 != 6 || L3_OFFSET + length > hook_length(ctx))
 		return DROP_INVALID_PACKET;
 	__builtin_memcpy(&packet->source, ip->source, sizeof(packet->source));
 	__builtin_memcpy(&packet->destination, ip->destination, sizeof(packet->destination));
@@ -77,13 +77,13 @@ static __always_inline int parse_ipv6(struct __sk_buff *ctx, struct packet *pack
 	return 0;
 }
 
-static __always_inline int parse_network(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_network(hook_t *ctx, struct packet *packet)
 {
-	if (ctx->vlan_present)
+	if (hook_tagged(ctx))
 		return DROP_UNSUPPORTED_L3_PROTOCOL;
-	if (ctx->protocol == bpf_htons(ETH_P_IP))
+	if (hook_protocol(ctx) == bpf_htons(ETH_P_IP))
 		return parse_ipv4(ctx, packet);
-	if (ctx->protocol == bpf_htons(ETH_P_IPV6))
+	if (hook_protocol(ctx) == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(ctx, packet);
 	return DROP_UNSUPPORTED_L3_PROTOCOL;
 }
@@ -97,7 +97,7 @@ struct extensions { /* an IPv6 header chain */
 };
 
 /* Walk to the upper-layer header; Source: RFC 8200 4. */
-static __framed int parse_extensions(struct __sk_buff *ctx, struct extensions *chain)
+static __framed int parse_extensions(hook_t *ctx, struct extensions *chain)
 {
 	struct {
 		__u8 next;
@@ -130,7 +130,7 @@ static __framed int parse_extensions(struct __sk_buff *ctx, struct extensions *c
 	return DROP_INVALID_IPV6_EXTENSION;
 }
 
-static __always_inline int parse_ipv6_chain(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_ipv6_chain(hook_t *ctx, struct packet *packet)
 {
 	struct extensions chain = {.offset = packet->l4, .next = packet->protocol};
 
@@ -173,7 +173,7 @@ static __always_inline bool is_icmp(__u8 protocol)
 }
 
 /* Ports, or the id of an ICMP echo, into the tuple. */
-static __always_inline int parse_ports(struct __sk_buff *ctx, __u32 offset, struct tuple *tuple)
+static __always_inline int parse_ports(hook_t *ctx, __u32 offset, struct tuple *tuple)
 {
 	struct {
 		__u8 type;
@@ -193,7 +193,7 @@ static __always_inline int parse_ports(struct __sk_buff *ctx, __u32 offset, stru
 	return 0;
 }
 
-static __always_inline int parse_embedded_ipv4(struct __sk_buff *ctx, struct packet *packet,
+static __always_inline int parse_embedded_ipv4(hook_t *ctx, struct packet *packet,
 					       struct tuple *tuple)
 {
 	struct ipv4_header ip;
@@ -211,18 +211,24 @@ static __always_inline int parse_embedded_ipv4(struct __sk_buff *ctx, struct pac
 	return 0;
 }
 
-static __always_inline int parse_embedded_ipv6(struct __sk_buff *ctx, struct packet *packet,
+static __always_inline int parse_embedded_ipv6(hook_t *ctx, struct packet *packet,
 					       struct tuple *tuple)
 {
-	struct ipv6_header ip;
+	struct { /* without the addresses, which go to where they belong at once */
+		__be32 version_class_label;
+		__be16 payload;
+		__u8 next;
+		__u8 hop_limit;
+	} ip;
 
-	if (packet_load(ctx, packet->inner_l3, &ip, sizeof(ip)))
+	if (packet_load(ctx, packet->inner_l3, &ip, sizeof(ip)) ||
+	    packet_load(ctx, packet->inner_l3 + sizeof(ip), &tuple->source,
+			2 * sizeof(struct addr)))
 		return DROP_INVALID_PACKET;
 	if (bpf_ntohl(ip.version_class_label) >> 28 != 6)
 		return DROP_INVALID_PACKET;
-	__builtin_memcpy(&tuple->source, ip.source, sizeof(tuple->source));
-	__builtin_memcpy(&tuple->destination, ip.destination, sizeof(tuple->destination));
-	struct extensions chain = {.offset = packet->inner_l3 + sizeof(ip), .next = ip.next};
+	struct extensions chain = {.offset = packet->inner_l3 + sizeof(struct ipv6_header),
+				   .next = ip.next};
 	int reason = parse_extensions(ctx, &chain);
 	if (reason)
 		return reason;
@@ -233,9 +239,9 @@ static __always_inline int parse_embedded_ipv6(struct __sk_buff *ctx, struct pac
 }
 
 /* An ICMP error belongs to the connection of the packet embedded in it, turned round. */
-static __framed int parse_icmp_error(struct __sk_buff *ctx, struct packet *packet)
+static __framed int parse_icmp_error(hook_t *ctx, struct packet *packet)
 {
-	struct tuple embedded = {};
+	struct tuple embedded = {.zone = packet->zone};
 
 	packet->inner_l3 = packet->l4 + ICMP_HEADER;
 	int reason = packet->family == 4 ? parse_embedded_ipv4(ctx, packet, &embedded)
@@ -255,7 +261,7 @@ static __framed int parse_icmp_error(struct __sk_buff *ctx, struct packet *packe
 	return 0;
 }
 
-static __always_inline int parse_icmp(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_icmp(hook_t *ctx, struct packet *packet)
 {
 	struct {
 		__u8 type;
@@ -273,7 +279,7 @@ static __always_inline int parse_icmp(struct __sk_buff *ctx, struct packet *pack
 	return parse_ports(ctx, packet->l4, &packet->flow) ? DROP_CT_TRUNCATED : 0;
 }
 
-static __always_inline int parse_tcp(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_tcp(hook_t *ctx, struct packet *packet)
 {
 	struct {
 		__be16 source;
@@ -292,21 +298,21 @@ static __always_inline int parse_tcp(struct __sk_buff *ctx, struct packet *packe
 	packet->flow.source_port = tcp.source;
 	packet->flow.destination_port = tcp.destination;
 	packet->tcp_flags = tcp.flags;
-	if (ctx->gso_size)
-		packet->length = packet->l4 - L3_OFFSET + header + ctx->gso_size;
+	if (hook_segment(ctx))
+		packet->length = packet->l4 - L3_OFFSET + header + hook_segment(ctx);
 	return 0;
 }
 
-static __always_inline int parse_udp(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse_udp(hook_t *ctx, struct packet *packet)
 {
 	if (packet->l4 + 8 > packet->end || parse_ports(ctx, packet->l4, &packet->flow))
 		return DROP_CT_TRUNCATED;
-	if (ctx->gso_size)
-		packet->length = packet->l4 - L3_OFFSET + 8 + ctx->gso_size;
+	if (hook_segment(ctx))
+		packet->length = packet->l4 - L3_OFFSET + 8 + hook_segment(ctx);
 	return 0;
 }
 
-__global int parse_transport(struct __sk_buff *ctx, struct packet *packet)
+__global int parse_transport(hook_t *ctx, struct packet *packet)
 {
 	int reason = 0;
 
@@ -319,6 +325,7 @@ __global int parse_transport(struct __sk_buff *ctx, struct packet *packet)
 	packet->flow.source = packet->source;
 	packet->flow.destination = packet->destination;
 	packet->flow.protocol = packet->protocol;
+	packet->flow.zone = packet->zone;
 	bool icmp = packet->protocol == (packet->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
 	if (!icmp && packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
 		return 0;
@@ -335,7 +342,7 @@ __global int parse_transport(struct __sk_buff *ctx, struct packet *packet)
 	return reason;
 }
 
-static __always_inline int parse(struct __sk_buff *ctx, struct packet *packet)
+static __always_inline int parse(hook_t *ctx, struct packet *packet)
 {
 	int reason = parse_network(ctx, packet);
 

@@ -7,6 +7,19 @@
 #include "addresses.h"
 #include "nat.h"
 
+enum port_limit {
+	OWN_BLOCKS = 16, /* of one egress address, at most */
+};
+SCHEMA(enum port_limit, port_limit);
+
+struct own_blocks { /* blocks of this node, by egress address */
+	__u32 count;
+	__u32 number[OWN_BLOCKS];
+};
+
+/* egress address -> our own blocks of it. Agent, from table block. */
+MAP_HASH(mg_own_block, struct addr, struct own_blocks, 4096, BPF_F_NO_PREALLOC);
+
 #define EEXIST	     17
 #define SEARCHES_MAX 8 /* for one port, when other CPUs take over what was found */
 
@@ -105,7 +118,7 @@ static __always_inline void search_order(struct search *search, const struct tup
 /* act: the first free port, or the oldest closed one. What is found may go to another CPU, which
  * chose alike: then once more.
  */
-static __framed void search_run(struct search *search)
+static __always_inline void search_run(struct search *search)
 {
 	for (int i = 0; i < SEARCHES_MAX; i++) {
 		search->oldest = 0;
@@ -130,7 +143,8 @@ __global int port_open(const struct tuple *flow, struct translation *translation
 	if (!blocks || !blocks->count)
 		return DROP_NO_BLOCK;
 	search.blocks = blocks;
-	search.mapping = (struct mapping){.pod = flow->source, .pod_port = flow->source_port};
+	search.mapping = (struct mapping){
+	    .pod = flow->source, .pod_port = flow->source_port, .zone = flow->zone};
 	__u32 count = blocks->count < OWN_BLOCKS ? blocks->count : OWN_BLOCKS;
 	search.ports = count * cfg.block_size;
 	search_order(&search, flow);
@@ -168,7 +182,7 @@ static __always_inline int port_take(const struct tuple *flow, const struct conn
  * its port counts. The port it had before goes last: what is refused until then keeps it, or the
  * connection would go on with a port that is somebody else's. Returns 0 or a drop reason.
  */
-static __framed int nat_open(struct __sk_buff *ctx, const struct packet *packet,
+static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 			     const struct connection *previous, struct translation *translation)
 {
 	struct connection connection;

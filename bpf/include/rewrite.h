@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Changes to a packet in place, checksums included: right for CHECKSUM_PARTIAL, COMPLETE and GSO,
- * because only the kernel's checksum helpers touch those of transport headers.
+/* Changes to a packet in place, checksums included: those of transport headers by the
+ * hook's functions only, which know GSO and half-made checksums.
  */
 #pragma once
-#include "packet.h"
+#include "way.h"
 
 /* Newer than Debian's headers; kernels before 6.16 refuse it and need none. */
 #define L4_CSUM_IPV6 (1ULL << 7)
-
-enum end {
-	END_SOURCE,
-	END_DESTINATION,
-};
 
 enum {
 	ICMP_CHECK = 2,
@@ -38,20 +33,19 @@ static __always_inline __u64 check_flags(__u8 protocol)
 }
 
 /* The pseudo-header's part of a transport checksum. */
-static __always_inline long replace_pseudo(struct __sk_buff *ctx, const struct packet *packet,
-					   __u32 offset, const struct addr *from,
-					   const struct addr *to)
+static __always_inline long replace_pseudo(hook_t *ctx, const struct packet *packet, __u32 offset,
+					   const struct addr *from, const struct addr *to)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | check_flags(packet->protocol);
 
 	if (packet->protocol == IPPROTO_ICMP)
 		return 0; /* has no pseudo-header */
 	if (packet->family == 4)
-		return bpf_l4_csum_replace(ctx, offset, from->w[3], to->w[3], 4 | flags);
+		return hook_check_l4(ctx, offset, from->w[3], to->w[3], 4 | flags);
 	__s64 diff = bpf_csum_diff((__be32 *)from->w, 16, (__be32 *)to->w, 16, 0);
-	if (!bpf_l4_csum_replace(ctx, offset, 0, diff, flags | L4_CSUM_IPV6))
+	if (!hook_check_l4(ctx, offset, 0, diff, flags | L4_CSUM_IPV6))
 		return 0;
-	return bpf_l4_csum_replace(ctx, offset, 0, diff, flags);
+	return hook_check_l4(ctx, offset, 0, diff, flags);
 }
 
 /* An IPv4 header's checksum after a change of one word; Source: RFC 1624 3. The sum of the whole
@@ -63,7 +57,7 @@ static __always_inline void replace_ipv4(struct ipv4_header *ip, __be32 from, __
 }
 
 /* The address in the IP header. */
-static __always_inline long replace_address(struct __sk_buff *ctx, __u8 family, enum end end,
+static __always_inline long replace_address(hook_t *ctx, __u8 family, enum end end,
 					    const struct addr *to)
 {
 	if (family == 6) {
@@ -83,18 +77,17 @@ static __always_inline long replace_address(struct __sk_buff *ctx, __u8 family, 
 }
 
 /* The address in an IP header embedded at `l3`. */
-static __always_inline long replace_embedded_address(struct __sk_buff *ctx,
-						     const struct packet *packet, enum end end,
-						     const struct addr *from, const struct addr *to)
+static __always_inline long replace_embedded_address(hook_t *ctx, const struct packet *packet,
+						     enum end end, const struct addr *from,
+						     const struct addr *to)
 {
 	__u32 l3 = packet->inner_l3;
 
 	if (packet->family == 6)
-		return bpf_skb_store_bytes(ctx, l3 + (end == END_SOURCE ? 8 : 24), to, 16, 0);
-	long failed = bpf_l3_csum_replace(ctx, l3 + offsetof(struct ipv4_header, check), from->w[3],
-					  to->w[3], 4);
-	return failed |
-	       bpf_skb_store_bytes(ctx, l3 + (end == END_SOURCE ? 12 : 16), &to->w[3], 4, 0);
+		return hook_store(ctx, l3 + (end == END_SOURCE ? 8 : 24), to, 16, 0);
+	long failed =
+	    hook_check_l3(ctx, l3 + offsetof(struct ipv4_header, check), from->w[3], to->w[3]);
+	return failed | hook_store(ctx, l3 + (end == END_SOURCE ? 12 : 16), &to->w[3], 4, 0);
 }
 
 struct embedded_change { /* of one end of the packet inside an ICMP error */
@@ -106,8 +99,8 @@ struct embedded_change { /* of one end of the packet inside an ICMP error */
 /* The embedded transport header: its port, its checksum when it came along. Returns what changed,
  * as a checksum difference.
  */
-static __framed __s64 replace_embedded_port(struct __sk_buff *ctx, const struct packet *packet,
-					    enum end end, const struct embedded_change *change)
+static __framed __s64 replace_embedded_port(hook_t *ctx, const struct packet *packet, enum end end,
+					    const struct embedded_change *change)
 {
 	__u8 protocol = packet->flow.protocol;
 	__u32 check = packet->inner_l4 + transport_check(protocol);
@@ -115,22 +108,22 @@ static __framed __s64 replace_embedded_port(struct __sk_buff *ctx, const struct 
 	__be32 before = 0, after = 0, from = change->from_port, to = change->to_port;
 	__s64 diff = bpf_csum_diff(&from, sizeof(from), &to, sizeof(to), 0);
 
-	if (check + 2 <= packet->end && !bpf_skb_load_bytes(ctx, check, &before, 2)) {
+	if (check + 2 <= packet->end && !hook_load(ctx, check, &before, 2)) {
 		if (protocol != IPPROTO_ICMP)
-			bpf_l4_csum_replace(ctx, check, 0, change->diff, check_flags(protocol));
-		bpf_l4_csum_replace(ctx, check, from, to, 2 | check_flags(protocol));
-		bpf_skb_load_bytes(ctx, check, &after, 2);
+			hook_check_l4(ctx, check, 0, change->diff, check_flags(protocol));
+		hook_check_l4(ctx, check, from, to, 2 | check_flags(protocol));
+		hook_load(ctx, check, &after, 2);
 		diff = bpf_csum_diff(&before, sizeof(before), &after, sizeof(after), diff);
 	}
-	bpf_skb_store_bytes(ctx, port, &change->to_port, 2, 0);
+	hook_store(ctx, port, &change->to_port, 2, 0);
 	return diff;
 }
 
-/* What is embedded in an ICMP error: `end` is the end of the connection in the direction of the
- * error, so the other one in the embedded packet.
+/* act: what is embedded in an ICMP error: `end` is the end of the connection in the direction of
+ * the error, so the other one in the embedded packet.
  */
-static __framed long rewrite_embedded(struct __sk_buff *ctx, const struct packet *packet,
-				      enum end end, const struct addr *address, __be16 port)
+static __framed int rewrite_embedded(hook_t *ctx, const struct packet *packet, enum end end,
+				     const struct addr *address, __be16 port)
 {
 	bool source = end == END_SOURCE;
 	enum end inner = source ? END_DESTINATION : END_SOURCE;
@@ -146,14 +139,15 @@ static __framed long rewrite_embedded(struct __sk_buff *ctx, const struct packet
 	if (packet->inner_l4)
 		diff = bpf_csum_diff(NULL, 0, (__be32 *)&diff, 4,
 				     replace_embedded_port(ctx, packet, inner, &change));
-	return failed | bpf_l4_csum_replace(ctx, packet->l4 + ICMP_CHECK, 0, diff, 0);
+	failed |= hook_check_l4(ctx, packet->l4 + ICMP_CHECK, 0, diff, 0);
+	return failed ? DROP_WRITE_ERROR : 0;
 }
 
-/* act: give one end of the connection another address and port, in every place of the packet.
- * Returns 0 or a drop reason.
+/* act: give one end of the connection another address and port in the packet's own headers; what an
+ * ICMP error has embedded comes before (rewrite_embedded). Returns 0 or a drop reason.
  */
-__global int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
-		     const struct addr *address, __be16 port)
+__global int rewrite(hook_t *ctx, struct packet *packet, enum end end, const struct addr *address,
+		     __be16 port)
 {
 	bool source = end == END_SOURCE;
 
@@ -167,11 +161,9 @@ __global int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
 	long failed = replace_address(ctx, packet->family, end, address);
 	if (packet->fragment != FRAGMENT_LATER)
 		failed |= replace_pseudo(ctx, packet, check, outer, address);
-	if (is_icmp_error(packet)) {
-		failed |= rewrite_embedded(ctx, packet, end, address, port);
-	} else if (packet->fragment != FRAGMENT_LATER) {
-		failed |= bpf_l4_csum_replace(ctx, check, *old_port, port,
-					      2 | check_flags(packet->protocol));
+	if (!is_icmp_error(packet) && packet->fragment != FRAGMENT_LATER) {
+		failed |=
+		    hook_check_l4(ctx, check, *old_port, port, 2 | check_flags(packet->protocol));
 		failed |=
 		    packet_store(ctx, packet->l4 + transport_port(packet->protocol, end), &port, 2);
 	}
@@ -181,12 +173,9 @@ __global int rewrite(struct __sk_buff *ctx, struct packet *packet, enum end end,
 	return failed ? DROP_WRITE_ERROR : 0;
 }
 
-/* act: one hop less to live. Returns 0 or a drop reason. */
-static __always_inline int rewrite_ttl(struct __sk_buff *ctx, struct packet *packet)
+/* act: as many hops to live. Returns 0 or a drop reason. */
+static __always_inline int rewrite_ttl(hook_t *ctx, struct packet *packet, __u8 ttl)
 {
-	if (packet->ttl <= 1)
-		return DROP_TTL_EXCEEDED;
-	__u8 ttl = packet->ttl - 1;
 	if (packet->family == 4) {
 		struct ipv4_header *ip = ip_header(ctx, sizeof(*ip));
 		if (!ip)

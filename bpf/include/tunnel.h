@@ -3,6 +3,7 @@
 #pragma once
 #include "addresses.h"
 #include "overlay.h"
+#include "zone.h"
 
 /* Newer than Debian's headers (6.3). */
 #define DECAP_L3_IPV4 (1ULL << 7)
@@ -23,13 +24,12 @@ struct tunnel_headers {
  * datagram: those whose outer packet came in pieces too are put together by the kernel, so all go
  * its way, or one would overtake the first.
  */
-static __always_inline bool is_for_kernel(struct __sk_buff *ctx,
-					  const struct tunnel_headers *headers)
+static __always_inline bool is_for_kernel(hook_t *ctx, const struct tunnel_headers *headers)
 {
 	bool v4 = headers->overlay.eth.h_proto == bpf_htons(ETH_P_IP);
 	__u8 protocol = headers->inner[v4 ? 9 : 6];
 
-	if (ctx->gso_size && protocol == IPPROTO_UDP)
+	if (hook_segment(ctx) && protocol == IPPROTO_UDP)
 		return true;
 	if (v4)
 		return (headers->inner[6] & 0x3f) | headers->inner[7];
@@ -38,7 +38,7 @@ static __always_inline bool is_for_kernel(struct __sk_buff *ctx,
 
 /* decide: is it an overlay packet; sender and identity of one of ours. Returns 0 or a drop reason.
  */
-static __always_inline int tunnel_find(struct __sk_buff *ctx, struct packet *packet, __be16 *inner,
+static __always_inline int tunnel_find(hook_t *ctx, struct packet *packet, __be16 *inner,
 				       enum tunnel *tunnel)
 {
 	__be16 port = 0;
@@ -52,7 +52,7 @@ static __always_inline int tunnel_find(struct __sk_buff *ctx, struct packet *pac
 	if (headers && !options)
 		port = headers->overlay.destination_port;
 	else
-		bpf_skb_load_bytes(ctx, packet->l4 + 2, &port, sizeof(port));
+		hook_load(ctx, packet->l4 + 2, &port, sizeof(port));
 	if (port != bpf_htons(VXLAN_PORT))
 		return 0;
 	if (options)
@@ -69,18 +69,18 @@ static __always_inline int tunnel_find(struct __sk_buff *ctx, struct packet *pac
 }
 
 /* act: the outer headers away; the packet is to be parsed again. Returns 0 or a drop reason. */
-static __always_inline int overlay_pop(struct __sk_buff *ctx, __be16 inner, struct packet *packet)
+static __always_inline int overlay_pop(hook_t *ctx, __be16 inner, struct packet *packet)
 {
 	__u64 family = inner == bpf_htons(ETH_P_IP) ? DECAP_L3_IPV4 : DECAP_L3_IPV6;
 
 	if (inner != bpf_htons(ETH_P_IP) && inner != bpf_htons(ETH_P_IPV6))
 		return DROP_UNSUPPORTED_L3_PROTOCOL;
-	if (bpf_skb_adjust_room(ctx, -OVERLAY_SIZE, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_FIXED_GSO | family))
+	if (hook_room(ctx, -OVERLAY_SIZE, BPF_F_ADJ_ROOM_FIXED_GSO | family))
 		return DROP_INVALID_PACKET; /* the inner packet is shorter than its header */
 	packet_store(ctx, offsetof(struct ethhdr, h_proto), &inner, sizeof(inner));
 	*packet = (struct packet){
 	    .sender = packet->sender, .identity = packet->identity, .point = POINT_FROM_OVERLAY};
+	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
 	return 0;
 }
 
@@ -97,7 +97,7 @@ static __always_inline int tunnel_sender(const struct packet *packet)
 }
 
 /* act: open an overlay packet of a known sender. Returns 0 or a drop reason. */
-static __always_inline int tunnel_open(struct __sk_buff *ctx, struct packet *packet, __be16 inner)
+static __always_inline int tunnel_open(hook_t *ctx, struct packet *packet, __be16 inner)
 {
 	int reason = tunnel_sender(packet);
 

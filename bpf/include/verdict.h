@@ -4,6 +4,10 @@
  */
 #pragma once
 
+enum {
+	DROP_FIRST = 128, /* every reason is greater than every verdict, so one number tells both */
+};
+
 enum drop_reason {
 	DROP_INVALID_SOURCE_IP = 132,
 	DROP_INVALID_PACKET = 134,
@@ -33,7 +37,8 @@ enum drop_reason {
 	DROP_NO_BLOCK = 222,	    /* this node holds no block of the egress address yet */
 	DROP_MID_STREAM = 223,	    /* covered TCP packet without a mapping and without SYN */
 	DROP_NOT_FROM_GATEWAY =
-	    224, /* return packet from a host that is not the address's gateway */
+	    224, /* return packet from a host that is no gateway of the address */
 	DROP_IP_OPTIONS =
 	    225, /* a pod's IPv4 source route; any IPv4 options on the overlay's packet */
+	DROP_EGRESS_NO_ROOM = 226, /* mg_egress has no room for the rows of the pod's class */
 };

@@ -324,6 +324,8 @@ def _translated(values: Array) -> npt.NDArray[np.bool_]:
 def _same_pod(one: Array, other: Array) -> npt.NDArray[np.bool_]:
     same: npt.NDArray[np.bool_] = (one["pod"]["w"] == other["pod"]["w"]).all(axis=-1)
     same &= one["pod_port"] == other["pod_port"]
+    if _has_zone(one):
+        same &= one["zone"] == other["zone"]
     return same
 
 
@@ -339,24 +341,36 @@ def _originals(keys: Array, mappings: Array) -> Array:
     """The openers' tuples behind mappings, as ``original_tuple`` of ``bpf/include/nat.h``."""
     found = keys.copy()
     found["destination"], found["destination_port"] = keys["source"], keys["source_port"]
-    _put_address(found, "source", mappings["pod"])
-    found["source_port"] = mappings["pod_port"]
+    _put_pod(found, mappings)
     return found
 
 
 def _replies(keys: Array, connections: Array) -> Array:
-    """The tuples of replies to translated connections, as ``connection_reply`` of ``nat.h``."""
+    """The tuples of replies to translated connections, as ``reply_tuple`` of ``nat.h``."""
     found = keys.copy()
     found["source"], found["source_port"] = keys["destination"], keys["destination_port"]
     _put_address(found, "destination", connections["translated"])
     found["destination_port"] = connections["translated_port"]
+    if _has_zone(found):
+        found["zone"] = 0  # the world's
     return found
+
+
+def _put_pod(keys: Array, mappings: Array) -> None:
+    _put_address(keys, "source", mappings["pod"])
+    keys["source_port"] = mappings["pod_port"]
+    if _has_zone(keys):
+        keys["zone"] = mappings["zone"]
+
+
+def _has_zone(rows: Array) -> bool:
+    """Whether the layout has one: a former version's, to which the way back leads, does not."""
+    return "zone" in (rows.dtype.names or ())
 
 
 def _is_of(mapping: Array, key: Array) -> bool:
     owner = key.copy()
-    _put_address(owner, "source", mapping["pod"])
-    owner["source_port"] = mapping["pod_port"]
+    _put_pod(owner, mapping)
     return owner.tobytes() == key.tobytes()
 
 

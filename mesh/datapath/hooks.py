@@ -20,12 +20,12 @@ SOCKET_PROGRAMS = {
     "mg_getpeername4": AttachType.GETPEERNAME4,
     "mg_getpeername6": AttachType.GETPEERNAME6,
 }
-#: Programs that hand over, by the slot that holds the other generation's.
+#: Programs that hand over, by the point at which they see packets (``enum event_point``).
 HANDOVER_PROGRAMS = {
-    "HANDOVER_FROM_POD": "mg_from_pod",
-    "HANDOVER_TO_POD": "mg_to_pod",
-    "HANDOVER_FROM_UPLINK": UPLINK_PROGRAM,
-    "HANDOVER_FROM_VXLAN": VXLAN_PROGRAM,
+    "POINT_FROM_POD": "mg_from_pod",
+    "POINT_TO_POD": "mg_to_pod",
+    "POINT_FROM_UPLINK": UPLINK_PROGRAM,
+    "POINT_FROM_OVERLAY": VXLAN_PROGRAM,
 }
 
 

@@ -178,12 +178,13 @@ def _specs(objects: Collection[Object]) -> dict[str, MapSpec]:
         name: replace(spec, max_entries=one.sizes[name])
         for one in objects
         for name, spec in one.specs.items()
+        if not spec.private
     }
 
 
 def _pin_shared(one: Object, directory: Path) -> None:
     for name, map_ in one.maps.items():
-        if not (directory / name).exists():
+        if not one.specs[name].private and not (directory / name).exists():
             pin(map_.fd, directory / name)
 
 
@@ -354,7 +355,7 @@ class Migration:
 
     def _arm(self) -> None:
         others = self._place.directory if self._to_new else self._place.next
-        slots = self._merge.btf.enum("handover_slot")
+        slots = self._merge.btf.enum("event_point")
         for slot, program in HANDOVER_PROGRAMS.items():
             fd = self._program(others, program)
             self._door[0][HANDOVER].update_one(slots[slot], fd)
@@ -395,7 +396,7 @@ class Migration:
 
     def _end_handover(self) -> None:
         self._set_phase()
-        slots = self._merge.btf.enum("handover_slot")
+        slots = self._merge.btf.enum("event_point")
         for slot in HANDOVER_PROGRAMS:
             self._door[0][HANDOVER].delete_one(slots[slot])
 

@@ -22,6 +22,7 @@ from bpf.migrate import (
     dump,
     has_successor,
     is_kept,
+    may_go_empty,
     merged_keys,
     missing_room,
     renamed_map,
@@ -104,7 +105,9 @@ def _lost_maps(
 ) -> Iterator[str]:
     for name, map_ in old.items():
         kept = name not in MACHINERY and is_kept(name, map_.type, declared)
-        if kept and not has_successor(name, declared, specs):
+        if not kept or has_successor(name, declared, specs):
+            continue
+        if not may_go_empty(name, declared) or len(dump(map_).keys):
             yield f"map {name}: no map of the new programs has its entries"
 
 

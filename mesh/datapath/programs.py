@@ -23,9 +23,9 @@ from bpf import build, links
 from bpf.maps import Map
 from bpf.migrate import Declared
 from bpf.object import Generation, Object
+from bpf.realtime import refuse_realtime
 from bpf.sys import open_pinned
 from mesh.datapath import migrate
-from mesh.datapath.changes import DECLARED
 from mesh.datapath.hooks import (
     POD_PROGRAMS,
     SOCKET_PROGRAMS,
@@ -33,6 +33,7 @@ from mesh.datapath.hooks import (
     VXLAN_DEVICE,
     VXLAN_PROGRAM,
 )
+from mesh.datapath.layouts import DECLARED
 
 OBJECTS = ("pod", "uplink", "sock", "sweep")
 #: Types that Python reads or writes, from the objects' BTF.
@@ -69,8 +70,10 @@ class Datapath:
         Raises:
             bpf.migrate.RefusedError: a map cannot be migrated; nothing has changed.
             bpf.libbpf.LoadError: the kernel refuses a program.
+            bpf.realtime.RealtimeKernelError: a program may be interrupted by itself.
 
         """
+        refuse_realtime()
         with self._opened(config) as opened:
             self._read_types(opened)
             self._become(opened, config)

@@ -107,7 +107,7 @@ async def _change(target: Map) -> Spread:
             table.upsert(keys[at : at + 1], row)
             await applied.reached(table.revision)
             seconds.append(time.perf_counter() - begin)
-            found = target.lookup(keys[at].tobytes())
+            found = target.lookup({"w": np.frombuffer(keys[at].tobytes(), ">u4")})
             if found is None or found["identity"] != row["identity"][0]:
                 raise BenchError("a change has not arrived in mg_address")
     return Spread(seconds)

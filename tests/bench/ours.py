@@ -11,9 +11,9 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from bpf import netns
 from bpf.ring import Ring
 from gateway.desired import Action, EgressKey, EgressRow
+from gateway.members import GatewayKey, GatewayRow
 from mesh import codecs
 from mesh.addresses import KIND_NODE, KIND_POD
-from mesh.core.address import packed
 from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
 from mesh.datapath.programs import Datapath
 from mesh.nodes import Endpoint
@@ -77,7 +77,10 @@ class Node:
             key = EgressKey(_CLASS, covered)
             row = EgressRow(Action.TRANSLATE, address)
             self._put("mg_egress", codecs.encode_egress(key, row, self.datapath.actions))
-            self._put("mg_egress_addr", codecs.encode_gateway(address, IPv4Address(gateway[4])))
+            node = IPv4Address(gateway[4])
+            self._put("mg_egress_addr", codecs.encode_gateways(address, (node,)))
+            is_one = GatewayRow(sends=True, accepts=True)
+            self._put("mg_gateway", codecs.encode_member(GatewayKey(address, node), is_one))
             for number in BLOCKS:
                 name = {"address": codecs.encode_address(address), "number": number}
                 self._put("mg_block", (name, {"node": int(owner), "epoch": 1}))
@@ -111,7 +114,7 @@ class Node:
             for addresses, kind, number in ((node, KIND_NODE, 6), (pod, KIND_POD, identity)):
                 row = {"identity": number, "node": int(endpoint), "kind": kind, "cluster": 1}
                 for text in addresses.values():
-                    self._put("mg_address", (packed(ip_address(text)), row))
+                    self._put("mg_address", (codecs.encode_address(ip_address(text)), row))
 
     def _put(self, name: str, entry: codecs.Encoded) -> None:
         self.datapath.map(name).update_one(*entry)

@@ -16,7 +16,7 @@ from pathlib import Path
 from bpf.maps import Map
 from clustermesh import wire
 from clustermesh.etcd import Client, Endpoint
-from mesh.core.address import packed
+from mesh.codecs import encode_address
 from mesh.core.model import IP, Address, PodKey
 
 #: An address that takes longer is an error.
@@ -53,7 +53,7 @@ async def publish(job: Job) -> list[float]:
 
 
 async def _one(client: Client, job: Job, address: IP, target: Map) -> float:
-    key, name = wire.address_key(job.cluster, address), packed(address)
+    key, name = wire.address_key(job.cluster, address), encode_address(address)
     row = Address(address, job.identity, job.cluster, IPv4Address(job.node))
     value = wire.address_value(row, PodKey(job.cluster, "bench", "bench"), "")
     begin = time.perf_counter()

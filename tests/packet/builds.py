@@ -8,20 +8,26 @@ from pathlib import Path
 
 from bpf.build import HERE, build
 from bpf.migrate import Added
+from gateway.layouts import DECLARED as EGRESS_LAYOUTS
+from mesh.datapath.layouts import DECLARED as DATAPATH_LAYOUTS
 
 ROOT = HERE.parent
 #: The last commit that knew nothing of migrations.
 FORMER = "727237a"
-_PROTOCOL = "\t__u8 protocol;\n\t__u8 pad[3];\n};"
+_PROTOCOL = "\t__u8 protocol;\n\t__u8 pad;\n\t__u16 zone;\n};"
 #: A field in the middle of ``struct connection``, and wider tuples.
 WIDER = (
     ("conntrack.h", "\t__u32 flags;  /* enum", "\t__u32 added;\n\t__u32 flags;  /* enum"),
     ("conntrack.h", _PROTOCOL, _PROTOCOL.replace("};", "\t__u64 wide;\n};")),
+    ("conntrack.h", "\t} narrow;", "\t} narrow = {};"),
+    ("packet.h", "reversed->pad = 0;", "reversed->pad = 0;\n\treversed->wide = 0;"),
     ("types.h", _PROTOCOL, _PROTOCOL.replace("};", "\t__u64 wide;\n};")),
 )
 TUPLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6")
-#: What the build declares of them.
-ADDED = (
+#: What the builds declare.
+DECLARED = (
+    *DATAPATH_LAYOUTS,
+    *EGRESS_LAYOUTS,
     *(Added(name, ("key.wide",)) for name in TUPLES),
     *(Added(name, ("value.added",)) for name in TUPLES[:2]),
 )

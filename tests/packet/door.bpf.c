@@ -3,7 +3,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_endian.h>
-#include "maps.h"
+#include "types.h"
 
 enum colour {
 	COLOUR_RED = 1,
@@ -14,6 +14,16 @@ struct door_key {
 	struct addr address;
 	__be16 port;
 	__u16 zone;
+};
+
+struct door_prefix { /* LPM; bits of the 128-bit form */
+	__u32 prefix;
+	struct addr addr;
+};
+
+struct door_route {
+	__be32 node;
+	__u32 cluster;
 };
 
 struct door_value {
@@ -44,7 +54,7 @@ const volatile struct door_config cfg = {.verdict = 7};
 
 MAP_HASH(mg_door_hash, struct door_key, struct door_value, 131072, BPF_F_NO_PREALLOC);
 MAP_HASH(mg_door_small, __u32, __u32, 4, 0);
-MAP_LPM(mg_door_lpm, struct cidr_key, struct cidr, 4096);
+MAP_LPM(mg_door_lpm, struct door_prefix, struct door_route, 4096);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -126,7 +136,7 @@ SEC("tc")
 int mg_door_touch(struct __sk_buff *ctx __attribute__((unused)))
 {
 	struct door_key key = {};
-	struct cidr_key cidr = {};
+	struct door_prefix cidr = {};
 	__u32 slot = 0;
 
 	return !!bpf_map_lookup_elem(&mg_door_hash, &key) +

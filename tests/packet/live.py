@@ -186,7 +186,7 @@ class Flow:
         """A packet of the pod leaves by the port that the connection has had so far."""
         packet = Packet(POD[self.family], LEGACY[self.family], self._l4(self.port, 443, flags))
         got = self.node.from_pod("client", packet)
-        assert got.dropped == {}, (self, flags)
+        assert got.dropped == {}, (got.dropped, self, flags)
         l4 = got.overlay.inner.l4
         assert isinstance(l4, TCP | UDP)
         assert not self.translated or l4.source == self.translated, (self, l4.source)
@@ -197,7 +197,7 @@ class Flow:
         seen = Packet(EGRESS_OF[self.family], LEGACY[self.family], UDP(self.translated, 443))
         reply = seen.reply(self._l4(443, self.translated, flags))
         got = self.node.from_uplink(Overlay(GATEWAY, NODE, 2, reply))
-        assert got.dropped == {}, (self, flags)
+        assert got.dropped == {}, (got.dropped, self, flags)
         packet = got.packet
         assert packet.destination == POD[self.family]
         assert isinstance(packet.l4, TCP | UDP)
@@ -234,13 +234,13 @@ class Plain:
     def ask(self, flags: str = "A") -> None:
         packet = Packet(FAR[self.family], WEB[self.family], TCP(self.port, 80, flags))
         got = self.node.from_uplink(Overlay("10.99.0.12", NODE, FAR.identity, packet))
-        assert got.dropped == {}, (self, flags)
+        assert got.dropped == {}, (got.dropped, self, flags)
         assert got.packet.l4 == packet.l4
 
     def answer(self, flags: str = "A") -> None:
         packet = Packet(WEB[self.family], FAR[self.family], TCP(80, self.port, flags))
         got = self.node.from_pod("web", packet)
-        assert got.dropped == {}, (self, flags)
+        assert got.dropped == {}, (got.dropped, self, flags)
         assert got.overlay.inner.l4 == packet.l4
 
     def open(self) -> Plain:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -27,7 +27,7 @@ from bpf import netns
 from bpf.maps import Map
 from bpf.object import Object
 from bpf.ring import Ring
-from bpf.testrun import call, run
+from bpf.testrun import Result, call, run
 from tests.packet.packets import Overlay, Packet
 
 OK, SHOT, REDIRECT = 0, 2, 7
@@ -35,6 +35,8 @@ BLOCK_SIZE = 256
 LIMITS = (
     "opening", "established", "closed", "datagram", "echo", "plain_closed", "plain_datagram",
 )  # fmt: skip
+#: Per-CPU memory of one program's run; what an earlier one left there must not matter.
+SLOT = "mg_slot"
 TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 
@@ -47,6 +49,11 @@ def addr(text: str) -> bytes:
 
 def addr_value(text: str) -> dict[str, Any]:
     return {"w": np.frombuffer(addr(text), ">u4")}
+
+
+def zoned(text: str, zone: int = 0) -> dict[str, Any]:
+    """``struct zoned_addr``."""
+    return addr_value(text) | {"zone": zone}
 
 
 def text_of(value: Any) -> str:
@@ -134,6 +141,7 @@ class Node:
         self.plan, self.space, self.directory = plan, space, directory
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, int] = {}
+        self.slots: list[Map] = []
         self.devices: dict[str, int] = {}
         for device in ("dpw0", "dpw1", "dpwup"):
             self.devices[device] = self._ifindex(device)
@@ -146,7 +154,23 @@ class Node:
 
     def _load(self, name: str, config: Mapping[str, object]) -> Object:
         opened = Object.open(OBJECTS / f"{name}.o")
-        values: dict[str, object] = {
+        if name != "sweep":
+            opened.set_config("cfg", self.settings | config)
+        for map_, entries in self.entries.items():
+            if map_ in opened.specs:
+                opened.set_max_entries(map_, entries)
+        opened.pin(self.directory)
+        opened.load()
+        self.maps.update(opened.maps)
+        if SLOT in opened.maps:
+            self.slots.append(opened.maps[SLOT])
+        self.programs.update(opened.programs)
+        return opened
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Fields of ``struct config``."""
+        return {
             "node": int(IPv4Address(self.plan.endpoint)),
             "uplink": self.devices["dpwup"],
             "vxlan": self.devices["dpwup"],
@@ -158,16 +182,6 @@ class Node:
             "icmp_errors": 1000,
             "permutation_key": 0x1234567890ABCDEF,
         }
-        if name != "sweep":
-            opened.set_config("cfg", values | config)
-        for map_, entries in self.entries.items():
-            if map_ in opened.specs:
-                opened.set_max_entries(map_, entries)
-        opened.pin(self.directory)
-        opened.load()
-        self.maps.update(opened.maps)
-        self.programs.update(opened.programs)
-        return opened
 
     def _ifindex(self, device: str) -> int:
         with netns.enter(self.space):
@@ -183,7 +197,7 @@ class Node:
         """Rows as in the picture, no connection, no event pending."""
         for name in (*TABLES, "mg_address", "mg_node", "mg_pod_addr", "mg_egress_addr", "mg_block"):
             self.clear(name)
-        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr"):
+        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr", "mg_gateway"):
             self.clear(name)
         self.rows_of_nodes()
         self._rows_of_pods()
@@ -202,11 +216,12 @@ class Node:
             endpoint = int(IPv4Address(other.endpoint))
             for text in (other.endpoint, f"fd99::{other.endpoint.rpartition('.')[2]}"):
                 row = {"identity": 6, "node": endpoint, "kind": 2, "cluster": other.cluster}
-                self.maps["mg_address"].update_one(addr(text), row)
+                self.maps["mg_address"].update_one(zoned(text), row)
             for pod in other.pods.values():
                 row = {"identity": pod.identity, "node": endpoint, "kind": 1}
                 for text in pod.addresses.values():
-                    self.maps["mg_address"].update_one(addr(text), row | {"cluster": other.cluster})
+                    row |= {"cluster": other.cluster}
+                    self.maps["mg_address"].update_one(zoned(text), row)
             for cidr in (
                 f"10.{other.cluster}.{other.number}.0/24",
                 f"fd0{other.cluster}:0:0:{other.number}::/64",
@@ -220,17 +235,17 @@ class Node:
         for pod in self.plan.pods.values():
             self.pod(pod)
 
-    def pod(self, pod: Pod) -> None:
+    def pod(self, pod: Pod, zone: int = 0) -> None:
         row = {"ifindex": self.devices[pod.device], "identity": pod.identity, "egress": pod.egress}
         row |= {"mac": np.frombuffer(pod.mac, "u1")}
         for text in pod.addresses.values():
-            self.maps["mg_pod_addr"].update_one(addr(text), row)
+            self.maps["mg_pod_addr"].update_one(zoned(text, zone), row)
 
     def rows_of_egress(self) -> None:
         for family in (4, 6):
             self.egress(COVERED[family], 1, EGRESS[family])
             self.egress(EXCLUDED[family], 2)
-            self.gateway("g", family)
+            self.gateways(family, "g")
             for owner, numbers in BLOCKS.items():
                 for number in numbers:
                     self.block(family, number, owner)
@@ -251,13 +266,24 @@ class Node:
         network = ip_network(cidr)
         prefix = network.prefixlen + (96 if network.version == 4 else 0)
         key: dict[str, object] = {"addr": addr_value(str(network.network_address))}
-        if pod_class is not None:
-            key["egress"], prefix = pod_class, prefix + 32
-        self.maps[name].update_one(key | {"prefix": prefix}, value)
+        if pod_class is None:
+            key["bits"] = 32 + prefix
+        else:
+            key |= {"egress": pod_class, "prefix": 32 + prefix}
+        self.maps[name].update_one(key, value)
 
-    def gateway(self, name: str, family: int) -> None:
-        row = {"gateway": int(IPv4Address(PLANS[name].endpoint))}
+    def gateways(self, family: int, *names: str) -> None:
+        """The gateways of the egress address, and nobody else ever was one."""
+        nodes = [int(IPv4Address(PLANS[name].endpoint)) for name in names]
+        row = {"count": len(nodes), "node": [*nodes, *[0] * (16 - len(nodes))]}
         self.maps["mg_egress_addr"].update_one(addr(EGRESS[family]), row)
+        for name in PLANS:
+            self.gateway(family, name, sends=name in names, accepts=name in names)
+
+    def gateway(self, family: int, name: str, *, sends: bool, accepts: bool) -> None:
+        node = int(IPv4Address(PLANS[name].endpoint))
+        key = {"address": addr_value(EGRESS[family]), "node": node}
+        self.maps["mg_gateway"].update_one(key, {"sends": sends, "accepts": accepts})
 
     def block(self, family: int, number: int, owner: str) -> None:
         key = {"address": addr_value(EGRESS[family]), "number": number}
@@ -283,18 +309,30 @@ class Node:
 
     def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         wire = packet if isinstance(packet, bytes) else packet.wire()
+        return self.watch(lambda: run(self.programs[program], wire, ctx=ctx))
+
+    def watch(self, once: Callable[[], Result]) -> Got:
+        """What one run of a program made of its packet."""
         before = self.counts
-        result = run(self.programs[program], wire, ctx=ctx)
+        self.spoil_slots()
+        result = once()
         after = self.counts = self.drop_counts()
         dropped = {
             self.reasons[i].removeprefix("DROP_"): int(n) for i, n in enumerate(after - before) if n
         }
         return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()))
 
-    def forget(self, address: str) -> int:
-        """Entries of an address, deleted."""
+    def spoil_slots(self) -> None:
+        """Ones in every bit of every slot on every CPU."""
+        for slot in self.slots:
+            for number in range(slot.max_entries):
+                slot.update_one(number, b"\xff" * slot.value.itemsize)
+
+    def forget(self, address: str, zone: int = 0) -> int:
+        """Entries of an address in its zone, deleted."""
         argument = np.zeros((), self.objects[2].btf.struct("forget"))
         argument["address"]["w"] = np.frombuffer(addr(address), ">u4")
+        argument["zone"] = zone
         return int(call(self.programs["mg_forget"], argument)["forgotten"])
 
     def sweep(self, **limits: int) -> tuple[int, int]:

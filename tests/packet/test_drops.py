@@ -103,7 +103,9 @@ def test_from_pod(nodes: Nodes, family: int, reason: str, make: Make) -> None:
     assert [e["verdict"] for e in got.events] == [2]
 
 
-@pytest.mark.parametrize(("action", "reason"), [(3, "NO_EGRESS_GATEWAY"), (4, "NO_EGRESS_IP")])
+@pytest.mark.parametrize(
+    ("action", "reason"), [(3, "NO_EGRESS_GATEWAY"), (4, "NO_EGRESS_IP"), (5, "EGRESS_NO_ROOM")]
+)
 def test_a_policy_that_cannot_be_met(nodes: Nodes, family: int, action: int, reason: str) -> None:
     nodes["a"].egress({4: "203.0.113.0/24", 6: "2001:db8:77::/48"}[family], action)
     to = {4: "203.0.113.7", 6: "2001:db8:77::7"}[family]

@@ -6,15 +6,10 @@ from os import getpid
 import pytest
 
 from bpf import netns
+from mesh.datapath.hooks import HANDOVER_PROGRAMS
 from tests.packet.nodes import EGRESS, LEGACY, PLANS, Node, pinned_in
 from tests.packet.packets import TCP, UDP, Overlay, Packet
 
-SLOTS = {
-    "HANDOVER_FROM_POD": "mg_from_pod",
-    "HANDOVER_TO_POD": "mg_to_pod",
-    "HANDOVER_FROM_UPLINK": "mg_from_uplink",
-    "HANDOVER_FROM_VXLAN": "mg_from_vxlan",
-}
 OFF, MARKED, UNKNOWN, ALL = 0, 1, 2, 4
 GATEWAY, NODE = "10.99.0.13", "10.99.0.11"
 
@@ -24,9 +19,9 @@ class Pair:
 
     def __init__(self, old: Node, new: Node) -> None:
         self.old, self.new = old, new
-        slots = new.objects[0].btf.enum("handover_slot")
-        for slot, program in SLOTS.items():
-            new.maps["mg_handover"].update_one(slots[slot], old.programs[program])
+        points = new.objects[0].btf.enum("event_point")
+        for point, program in HANDOVER_PROGRAMS.items():
+            new.maps["mg_handover"].update_one(points[point], old.programs[program])
 
     def phase(self, bits: int) -> None:
         self.new.maps["mg_phase"].update_one(0, bits)
@@ -136,7 +131,7 @@ def test_without_a_program_behind_the_slot_the_packet_is_a_named_drop(
     pair: Pair, family: int
 ) -> None:
     pair.phase(ALL)
-    slot = pair.new.objects[0].btf.enum("handover_slot")["HANDOVER_FROM_POD"]
+    slot = pair.new.objects[0].btf.enum("event_point")["POINT_FROM_POD"]
     pair.new.maps["mg_handover"].delete_one(slot)
     try:
         got = pair.new.from_pod("client", question(pair, family))

@@ -1,11 +1,23 @@
 """What a pod may not do with other pods' connections, addresses and ports."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, Got, Node
-from tests.packet.packets import TCP, UDP, Error, Other, Overlay, Packet, ones_complement, pseudo
+from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Got, Node
+from tests.packet.packets import (
+    TCP,
+    UDP,
+    Echo,
+    Error,
+    Other,
+    Overlay,
+    Packet,
+    Transport,
+    ones_complement,
+    pseudo,
+)
 
 Nodes = dict[str, Node]
 UNREACHABLE = {4: (3, 3), 6: (1, 4)}
@@ -250,3 +262,43 @@ def test_nobody_outside_is_a_pods_neighbour(nodes: Nodes) -> None:
     inner = advertisement(b[6], to)
     got = a.from_uplink(Overlay("10.99.0.12", "10.99.0.11", b.identity, inner))
     assert got.dropped == {"INVALID_PACKET": 1}
+
+
+NO_ROOM = 0x7FFFFFFF  # enum egress_class
+
+
+@pytest.mark.parametrize(
+    "l4", [TCP(40000, 443, "S"), TCP(40000, 443, "A"), UDP(5000, 53), Echo(1), Other(47)], ids=str
+)
+def test_a_pod_whose_class_does_not_fit_sends_the_world_nothing(
+    nodes: dict[str, Node], family: int, l4: Transport
+) -> None:
+    """Nobody here knows what its class covers, so all but the mesh counts as covered."""
+    a = nodes["a"]
+    client = replace(a.plan.pods["client"], egress=NO_ROOM)
+    a.pod(client)
+    for to in (LEGACY[family], {4: "203.0.113.1", 6: "2001:db8:77::1"}[family]):
+        got = a.from_pod("client", Packet(client[family], to, l4))
+        assert (got.verdict, got.dropped) == (SHOT, {"EGRESS_NO_ROOM": 1})
+    far = nodes["b"].plan.pods["web"][family]
+    assert a.from_pod("client", Packet(client[family], far, UDP(1, 2))).dropped == {}
+    assert a.count(f"mg_nat_v{family}") == 0
+
+
+def test_what_was_open_before_the_class_lost_its_room_goes_on(
+    nodes: dict[str, Node], family: int
+) -> None:
+    """Translations, and answers to what others opened; never a plain one of the pod's own."""
+    a = nodes["a"]
+    client = a.plan.pods["client"]
+    translated = Packet(client[family], LEGACY[family], UDP(5000, 53))
+    asked = Packet(LEGACY[family], client[family], TCP(50000, 22, "S"))
+    excluded = {4: "192.0.2.200", 6: "2001:db8:2:8000::1"}[family]
+    plain = Packet(client[family], excluded, UDP(5001, 53))
+    a.from_pod("client", translated)
+    a.from_uplink(asked)
+    assert a.from_pod("client", plain).verdict == OK
+    a.pod(replace(client, egress=NO_ROOM))
+    assert a.from_pod("client", translated).overlay.inner.source == EGRESS[family]
+    assert a.from_pod("client", asked.reply(TCP(22, 50000, "SA"))).verdict == OK
+    assert a.from_pod("client", plain).dropped == {"EGRESS_NO_ROOM": 1}

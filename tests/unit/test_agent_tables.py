@@ -9,6 +9,7 @@ import msgspec
 from clustermesh.store import Batch, Entry
 from clustermesh.subtree import pod_value
 from clustermesh.wire import CONFIGS, cluster_config, node_key, node_value
+from gateway.members import ACCEPTS_S, GatewayKey, GatewayRow
 from mesh.agent_tables import AgentTables, Facts
 from mesh.codecs import LocalPod
 from mesh.config import load_agent
@@ -295,3 +296,16 @@ def test_a_claim_that_cannot_be_read_unwires_no_pod_of_a_restarted_agent(tmp_pat
     settle(loop)
     assert tables.local_pod.synced
     assert tables.local_pod.rows[WEB].addresses == (ADDRESS,)
+
+
+def test_a_gateway_that_has_left_is_believed_for_two_minutes(tmp_path: Path) -> None:
+    tables, _ = started(tmp_path)
+    address, first, second = (IPv4Address(f"192.0.2.{number}") for number in (1, 2, 3))
+    tables.rest_gateways({address: (first,)}, 1000)
+    tables.rest_gateways({address: (second,)}, 1010)
+    sending, left = GatewayRow(sends=True, accepts=True), GatewayRow(sends=False, accepts=True)
+    members = {GatewayKey(address, first): left, GatewayKey(address, second): sending}
+    assert tables.gateway.rows == members
+    assert tables.egress_addr.rows == {address: (second,)}
+    tables.rest_gateways(tables.egress_addr.rows, 1010 + ACCEPTS_S)
+    assert tables.gateway.rows == {GatewayKey(address, second): sending}

@@ -110,7 +110,7 @@ def test_rows_are_classes_times_networks_whatever_the_number_of_pods() -> None:
 
 
 def test_the_gateway_of_an_address_is_a_tunnel_endpoint() -> None:
-    assert gateway_rows(plan(policy("erp", ("10.20.0.0/16",)))) == {V4: ENDPOINT}
+    assert gateway_rows(plan(policy("erp", ("10.20.0.0/16",)))) == {V4: (ENDPOINT,)}
 
 
 def test_covered_pods_have_a_class_at_every_address() -> None:

@@ -56,7 +56,6 @@ class Traffic:
         for each in self.churn:
             found += [f"failed: {words}" for words in each["failed"]]
             found += [f"{each['wrong']} wrong answers"] if each["wrong"] else []
-            found += [f"slow: {words}" for words in each["slow"]]
         return found + self.stolen
 
 
@@ -154,7 +153,8 @@ def check(found: Traffic) -> None:
     """Nothing lost; connections went on and came all the time."""
     opened = sum(sum(each["opened"].values()) for each in found.churn)
     assert opened > RATE, found.churn
-    assert not found.problems(), "\n".join([*found.log, *found.problems()])
+    slow = [f"slow: {words}" for each in found.churn for words in each["slow"]]
+    assert not found.problems(), "\n".join([*found.log, *found.problems(), *slow])
 
 
 def test_the_lab_runs_the_former_version(agents: Agents, versions: Versions) -> None:

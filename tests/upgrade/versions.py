@@ -72,7 +72,7 @@ def wider(directory: Path) -> Version:
         assert text.count(old) == 1, f"{name}: {old}"
         path.write_text(text.replace(old, new))
     rows = ", ".join(f"Added({each.map!r}, {each.fields!r})" for each in ADDED)
-    path = directory / "mesh/datapath/changes.py"
+    path = directory / "mesh/datapath/layouts.py"
     path.write_text(
         f"{path.read_text()}\nfrom bpf.migrate import Added\n\nDECLARED = (*DECLARED, {rows})\n"
     )

@@ -4,15 +4,40 @@
  */
 #pragma once
 #include <bpf/bpf_helpers.h>
-#include "maps.h"
 #include "types.h"
 
+enum service_limit { /* entries, unless the configuration says otherwise */
+		     SERVICES = 65536,
+		     BACKENDS = 1048576,
+};
+SCHEMA(enum service_limit, service_limit);
+
+struct service_key {
+	struct addr address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+	__u16 zone; /* of the socket: 0 */
+	__u16 pad2;
+};
+
+struct service { /* backends are mg_backend_addr[first .. first + count) */
+	__u32 first;
+	__u32 count;
+};
+
+struct backend {
+	struct addr address;
+	__be16 port;
+	__u16 pad;
+};
+
 /* (service address, port, protocol) -> slice of mg_backend_addr. Agent, from table service. */
-MAP_HASH(mg_service_addr, struct service_key, struct service, 16384, BPF_F_NO_PREALLOC);
+MAP_HASH(mg_service_addr, struct service_key, struct service, SERVICES, BPF_F_NO_PREALLOC);
 /* slot -> backend. Agent, from table service: written before the service that points to it, and
  * removed only after no service does.
  */
-MAP_HASH(mg_backend_addr, __u32, struct backend, 65536, BPF_F_NO_PREALLOC);
+MAP_HASH(mg_backend_addr, __u32, struct backend, BACKENDS, BPF_F_NO_PREALLOC);
 
 struct asked_key { /* a socket and the backend that it got */
 	__u64 cookie;

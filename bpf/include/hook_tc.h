@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The tc hook: what features need of it, under names that hook_xdp.h gives them, too. A program
+ * file includes one of the two before any other header.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+typedef struct __sk_buff hook_t;
+
+enum {
+	HOOK_PASS = TC_ACT_OK,
+	HOOK_DROP = TC_ACT_SHOT,
+	HOOK_HAS_DEVICE = 1, /* the kernel's VXLAN device can be given packets (hook_to_device) */
+};
+
+/* Bytes and lengths */
+
+static __always_inline __u32 hook_length(hook_t *ctx) /* with the Ethernet header */
+{
+	return ctx->len;
+}
+
+static __always_inline __u32 hook_segment(hook_t *ctx) /* payload bytes of a GSO segment; 0: none */
+{
+	return ctx->gso_size;
+}
+
+static __always_inline __be16 hook_protocol(hook_t *ctx)
+{
+	return ctx->protocol;
+}
+
+static __always_inline bool hook_tagged(hook_t *ctx) /* a VLAN tag beside the packet's bytes */
+{
+	return ctx->vlan_present;
+}
+
+static __always_inline __u32 hook_device(hook_t *ctx)
+{
+	return ctx->ifindex;
+}
+
+static __always_inline long hook_load(hook_t *ctx, __u32 offset, void *to, __u32 size)
+{
+	return bpf_skb_load_bytes(ctx, offset, to, size);
+}
+
+static __always_inline long hook_store(hook_t *ctx, __u32 offset, const void *from, __u32 size,
+				       __u64 flags)
+{
+	return bpf_skb_store_bytes(ctx, offset, from, size, flags);
+}
+
+static __always_inline long hook_pull(hook_t *ctx, __u32 size) /* make so many bytes linear */
+{
+	return bpf_skb_pull_data(ctx, size);
+}
+
+/* Room: after the Ethernet header, and at the end */
+
+static __always_inline long hook_room(hook_t *ctx, __s32 size, __u64 flags)
+{
+	return bpf_skb_adjust_room(ctx, size, BPF_ADJ_ROOM_MAC, flags);
+}
+
+static __always_inline long hook_cut(hook_t *ctx, __u32 length)
+{
+	return bpf_skb_change_tail(ctx, length, 0);
+}
+
+/* Checksums; right for CHECKSUM_PARTIAL, COMPLETE and GSO */
+
+static __always_inline long hook_check_l3(hook_t *ctx, __u32 offset, __be32 from, __be32 to)
+{
+	return bpf_l3_csum_replace(ctx, offset, from, to, sizeof(to));
+}
+
+static __always_inline long hook_check_l4(hook_t *ctx, __u32 offset, __u64 from, __u64 to,
+					  __u64 flags)
+{
+	return bpf_l4_csum_replace(ctx, offset, from, to, flags);
+}
+
+/* Routes and redirects */
+
+/* The kernel finds the neighbour later: the MAC addresses stay as they are. */
+static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib,
+				       __u8 *mac __attribute__((unused)),
+				       __u8 *host_mac __attribute__((unused)))
+{
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
+}
+
+static __always_inline int hook_to_hop(hook_t *ctx __attribute__((unused)), __u32 ifindex,
+				       struct bpf_redir_neigh *next,
+				       const __u8 *mac __attribute__((unused)),
+				       const __u8 *host_mac __attribute__((unused)))
+{
+	return bpf_redirect_neigh(ifindex, next, sizeof(*next), 0);
+}
+
+/* By a next hop on this device. Returns a verdict or, in other hooks, a drop reason. */
+static __always_inline int hook_to_neighbour(hook_t *ctx __attribute__((unused)), __u32 ifindex,
+					     __be32 next_hop)
+{
+	struct bpf_redir_neigh next = {.nh_family = 2 /* AF_INET */, .ipv4_nh = next_hop};
+
+	return bpf_redirect_neigh(ifindex, &next, sizeof(next), 0);
+}
+
+/* Into the pod behind the host side of a veth. */
+static __always_inline int hook_to_pod(__u32 ifindex)
+{
+	return bpf_redirect_peer(ifindex, 0);
+}
+
+/* As if it came from a collect_md tunnel device, which says who sent it. */
+static __always_inline void hook_from_device(hook_t *ctx, struct bpf_tunnel_key *key)
+{
+	bpf_skb_set_tunnel_key(ctx, key, sizeof(*key), 0);
+}
+
+/* To another program of the same kind; returns when there is none. */
+static __always_inline void hook_hand_over(hook_t *ctx, void *programs, __u32 number)
+{
+	bpf_tail_call(ctx, programs, number);
+}
+
+/* Through a collect_md tunnel device; 0 or a verdict of its own kind: HOOK_DROP when it fails. */
+static __always_inline int hook_to_device(hook_t *ctx, __u32 ifindex, struct bpf_tunnel_key *key)
+{
+	if (bpf_skb_set_tunnel_key(ctx, key, sizeof(*key), BPF_F_ZERO_CSUM_TX))
+		return HOOK_DROP;
+	return bpf_redirect(ifindex, 0);
+}

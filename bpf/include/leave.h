@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* How every packet enters and leaves a program: the only place that acts on a decision. */
+#pragma once
+#include "forward.h"
+#include "handover.h"
+#include "icmp.h"
+#include "overlay.h"
+#include "rewrite.h"
+#include "zone.h"
+
+struct slot { /* the packet in hand */
+	struct packet packet;
+	struct way way;
+} __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
+
+enum slot_of { /* one for each program: mg_to_pod may run between two steps of another one */
+	       SLOT_FROM_POD,
+	       SLOT_TO_POD,
+	       SLOT_FROM_UPLINK,
+	       SLOT_FROM_VXLAN,
+	       SLOTS,
+};
+
+/* Of the object alone, so not pinned: nothing in it outlives a packet. A program is not interrupted
+ * by itself: it runs in a softirq, or with softirqs switched off. Written by BPF.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SLOTS);
+	__uint(pinning, LIBBPF_PIN_NONE);
+	__type(key, __u32);
+	__type(value, struct slot);
+} mg_slot SEC(".maps");
+
+/* act: the packet comes in. The slot is written whole: what the last packet left in it is never
+ * read. After a helper that may run other programs (bpf_clone_redirect) it is another packet's.
+ */
+static __always_inline struct slot *enter(hook_t *ctx, enum slot_of number, enum event_point point)
+{
+	__u32 key = number;
+	struct slot *slot = bpf_map_lookup_elem(&mg_slot, &key);
+
+	if (!slot)
+		return NULL;
+	__builtin_memset(slot, 0, sizeof(*slot));
+	slot->packet.point = point;
+	packet_in_zone(&slot->packet, zone_find(ZONE_OF_DEVICE, hook_device(ctx)));
+	return slot;
+}
+
+/* act: what the way says. Returns a verdict or a drop reason. */
+__global int go(hook_t *ctx, struct packet *packet, struct way *way)
+{
+	int reason = 0;
+
+	if (!packet || !way)
+		return HOOK_DROP;
+	if (way->end && is_icmp_error(packet))
+		reason = rewrite_embedded(ctx, packet, way->end, &way->as.address, way->as.port);
+	if (!reason && way->end)
+		reason = rewrite(ctx, packet, way->end, &way->as.address, way->as.port);
+	if (!reason && way->ttl)
+		reason = rewrite_ttl(ctx, packet, way->ttl);
+	if (reason)
+		return reason;
+	if (way->act == ACT_NODE)
+		return overlay_send(ctx, packet, way);
+	if (way->act == ACT_POD)
+		return icmp_enter(ctx, way);
+	if (way->act == ACT_HOP)
+		return forward_hop(ctx, way);
+	return way->act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
+}
+
+/* act: the end of every packet's way through a program. A drop that its sender is told of leaves,
+ * too, as the ICMP error. Returns the verdict.
+ */
+static __always_inline int leave(hook_t *ctx, struct slot *slot, int reason)
+{
+	struct packet *packet = &slot->packet;
+	struct way *way = &slot->way;
+
+	if (reason == HANDOVER)
+		return drop(ctx, packet, hand_over(ctx, packet));
+	if (reason && !icmp_tells(way, reason))
+		return drop(ctx, packet, reason);
+	if (reason && !drop_with_icmp(ctx, packet, way, reason))
+		return HOOK_DROP;
+	int outcome = go(ctx, packet, way);
+	return outcome < DROP_FIRST ? outcome : drop(ctx, packet, outcome);
+}

@@ -1,0 +1,65 @@
+"""Which nodes are gateways of an egress address, and for how long after they have left. Pure.
+
+A pod's node picks one of the gateways that are there now (``mg_egress_addr``). Checks of a sender,
+and of "am I one", read what a node is to the address (``mg_gateway``): who has left is not picked
+any more, but what it still sends or gets is accepted for ``ACCEPTS_S``, because the nodes, and the
+routers outside, learn of it at different times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from mesh.core.model import IP
+
+#: How long the packets of a gateway that has left are accepted.
+ACCEPTS_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayKey:
+    """A node, by its tunnel endpoint, as an egress address sees it."""
+
+    address: IP
+    node: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayRow:
+    """Value of ``mg_gateway``: ``sends`` while the node is in the set, ``accepts`` also later."""
+
+    sends: bool
+    accepts: bool
+
+
+#: The gateways of each egress address.
+Gateways = Mapping[IP, tuple[IPv4Address, ...]]
+
+
+def keys(gateways: Gateways) -> set[GatewayKey]:
+    """Every pair of address and gateway."""
+    return {GatewayKey(address, node) for address, nodes in gateways.items() for node in nodes}
+
+
+def departures(
+    before: Gateways, now: Gateways, left: Mapping[GatewayKey, float], time_s: float
+) -> dict[GatewayKey, float]:
+    """When each gateway that is none any more has left, without those that came back or rested."""
+    gone = dict.fromkeys(keys(before) - keys(now), time_s)
+    return {
+        key: since
+        for key, since in (gone | dict(left)).items()
+        if key not in keys(now) and time_s - since < ACCEPTS_S
+    }
+
+
+def gateway_members(
+    now: Gateways, left: Mapping[GatewayKey, float], time_s: float
+) -> dict[GatewayKey, GatewayRow]:
+    """``mg_gateway``: the gateways of now, and those that have left less than ``ACCEPTS_S`` ago."""
+    resting = {key for key, since in left.items() if time_s - since < ACCEPTS_S}
+    return dict.fromkeys(resting, GatewayRow(sends=False, accepts=True)) | dict.fromkeys(
+        keys(now), GatewayRow(sends=True, accepts=True)
+    )
