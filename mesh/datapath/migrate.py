@@ -248,16 +248,23 @@ class Migration:
         return self.marker.way is Way.TO_NEW
 
     @cached_property
-    def _transfers(self) -> dict[str, Transfer]:
-        """Every map of which the new generation has its own, by its new name."""
-        own = {name: map_ for name, map_ in self._new.items() if not self._is_shared(name)}
-        found = transfers(self._old, own, self._place.declared)
-        return {each.new.name: each for each in found}
+    def _own(self) -> dict[str, Map]:
+        """Every map of which the new generation has its own."""
+        return {name: map_ for name, map_ in self._new.items() if not self._is_shared(name)}
 
     def _transfer(self, name: str) -> Transfer:
         """By today's name; the target of a way back may have an older one."""
-        found = renamed_map(name, self._place.declared, self._transfers)
-        return self._transfers[found or name]
+        declared = self._place.declared
+        found = renamed_map(name, declared, self._own) or name
+        (transfer,) = transfers(self._old, {found: self._own[found]}, declared)
+        return transfer
+
+    def _loose(self) -> list[Transfer]:
+        """The maps of its own that hold no connections, nor the ports for them."""
+        declared = self._place.declared
+        apart = {renamed_map(name, declared, self._own) for name in TOGETHER}
+        loose = {name: map_ for name, map_ in self._own.items() if name not in apart}
+        return list(transfers(self._old, loose, declared))
 
     def _is_shared(self, name: str) -> bool:
         if name not in self._old:
@@ -327,20 +334,19 @@ class Migration:
     # Entries
 
     def _fill(self) -> None:
-        for name, transfer in self._transfers.items():
-            if name not in TOGETHER:
-                entries = transfer.entries()
-                if transfer.new.per_cpu:
-                    transfer.new.update_percpu(*entries)
-                else:
-                    transfer.new.update(*entries)
+        for transfer in self._loose():
+            entries = transfer.entries()
+            if transfer.new.per_cpu:
+                transfer.new.update_percpu(*entries)
+            else:
+                transfer.new.update(*entries)
         for pair in self._pairs:
             pair.fill(mark_closed=self._to_new)
 
     def _catch_up(self) -> None:
         """The old programs' last writes; array elements are counters, whose last ones are lost."""
-        for name, transfer in self._transfers.items():
-            if name not in TOGETHER and not transfer.is_array:
+        for transfer in self._loose():
+            if not transfer.is_array:
                 connections.add_missing(transfer.new, transfer.entries())
         if self._to_new:
             for pair in self._pairs:

@@ -24,13 +24,12 @@ WIDER = (
     ("types.h", _PROTOCOL, _PROTOCOL.replace("};", "\t__u64 wide;\n};")),
 )
 TUPLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6")
-#: What the builds declare.
-DECLARED = (
-    *DATAPATH_LAYOUTS,
-    *EGRESS_LAYOUTS,
+#: What the wider build declares of them, and all that the builds declare.
+ADDED = (
     *(Added(name, ("key.wide",)) for name in TUPLES),
     *(Added(name, ("value.added",)) for name in TUPLES[:2]),
 )
+DECLARED = (*DATAPATH_LAYOUTS, *EGRESS_LAYOUTS, *ADDED)
 
 
 def edited(directory: Path, edits: Iterable[tuple[str, str, str]]) -> Path:

@@ -18,7 +18,7 @@ from mesh.datapath import migrate
 from mesh.datapath.steps import ORDER, Step, Way
 from tests.packet.builds import DECLARED, FORMER, WIDER, edited, of_commit
 from tests.packet.live import Flow, Live, Plain
-from tests.packet.nodes import BLOCKS, EGRESS, OBJECTS, Node, addr, unpinned
+from tests.packet.nodes import BLOCKS, EGRESS, OBJECTS, PLANS, Node, addr, unpinned
 
 NEWEST = (
     "conntrack.h",
@@ -239,6 +239,35 @@ def test_an_agent_of_the_former_commit_may_take_the_links_back(live: Live, build
     traffic.turn()
     live.start(builds["wider"], DECLARED)
     traffic.turn()
+
+
+AGENT_MAPS = (
+    "mg_address", "mg_addr_cidr", "mg_node", "mg_pod_addr", "mg_egress", "mg_egress_addr",
+    "mg_gateway", "mg_block", "mg_own_block", "mg_service_addr", "mg_backend_addr",
+)  # fmt: skip
+
+
+def agent_rows(live: Live) -> dict[str, set[tuple[bytes, bytes]]]:
+    """What an agent has written, by map."""
+    found = {}
+    for name in AGENT_MAPS:
+        keys, values = live.maps[name].dump()
+        found[name] = {(k.tobytes(), v.tobytes()) for k, v in zip(keys, values, strict=True)}
+    return found
+
+
+def test_the_agents_rows_are_the_same_after_the_former_layout(live: Live, builds: Builds) -> None:
+    live.start(OBJECTS, DECLARED)
+    live.reset()
+    for name in PLANS:
+        for family in (4, 6):
+            live.gateway(family, name, sends=name == "g", accepts=name == "g")
+    before = agent_rows(live)
+    for objects in (builds["former"], OBJECTS):
+        live.start(objects, DECLARED)
+    after = agent_rows(live)
+    members = {"mg_gateway": {row for row in before["mg_gateway"] if any(row[1])}}
+    assert after == before | members
 
 
 def refusals(live: Live, objects: Path, declared: Declared = ()) -> list[str]:

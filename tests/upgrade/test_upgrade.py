@@ -168,10 +168,10 @@ def test_agents_are_replaced(lab: Lab, agents: Agents, versions: Versions) -> No
         time.sleep(2)
         for host in HOSTS:
             found.note(host)
-            agents.replace(host, versions.wider)
+            agents.replace(host, versions.tree)
     check(found)
     for host in HOSTS:
-        assert "wide" in layouts(agents, host)
+        assert "zone" in layouts(agents, host)
         assert not (agents.bpffs(host) / "next").exists()
     wait(lab.healthy, 30, "healthy afterwards")
 
@@ -181,10 +181,10 @@ def test_the_former_version_comes_back(lab: Lab, agents: Agents, versions: Versi
         time.sleep(2)
         for host in HOSTS:
             found.note(host)
-            agents.back(host, versions.wider, versions.former)
+            agents.back(host, versions.tree, versions.former)
     check(found)
     for host in HOSTS:
-        assert "wide" not in layouts(agents, host)
+        assert "zone" not in layouts(agents, host)
         assert "adopted=True" in agents.log(host).splitlines()[-1] or "adopted=True" in agents.log(
             host
         )
@@ -213,11 +213,11 @@ def test_without_etcd(lab: Lab, agents: Agents, versions: Versions) -> None:
         lab.kill("etcd/etcd")
         for host in hosts:
             found.note(host)
-            agents.replace(host, versions.wider)
+            agents.replace(host, versions.tree)
         lab.revive("etcd/etcd")
     check(found)
     for host in hosts:
-        assert "wide" in layouts(agents, host)
+        assert "zone" in layouts(agents, host)
     wait(lab.healthy, 60, "healthy afterwards")
 
 
