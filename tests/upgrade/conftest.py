@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "tests/lab"))
 from running import Lab  # noqa: E402
 from versions import Version, former, wider  # noqa: E402
 
-#: Few enough that all nodes find some, enough for 500 connections a second to one destination.
-BLOCKS = "blocksPerNode: 16"
+#: Ports of a node for one destination, 16,384: a UDP answer holds one for minutes.
+BLOCKS = "blockSize: 1024, blocksPerNode: 16"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def lab(versions: Versions, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     name = f"u{os.getpid() % 10_000_000}"
     shape = tmp_path_factory.mktemp("lab") / "topology.yaml"
     text = (versions.former.root / "mesh/lab/topology.yaml").read_text()
-    shape.write_text(text.replace("blocksPerNode: 4", BLOCKS))
+    shape.write_text(text.replace("blockSize: 256, blocksPerNode: 4", BLOCKS))
     environment = {
         **os.environ,
         "MESHGATE_LAB": name,
