@@ -58,7 +58,7 @@ static __framed int egress_reply(const struct packet *packet, struct way *way)
 	struct pod *pod = pod_find(&name);
 	if (!pod)
 		return DROP_UNKNOWN_L3_TARGET;
-	way->end = END_DESTINATION;
+	way->kind.end = END_DESTINATION;
 	return pod_way(way, pod);
 }
 

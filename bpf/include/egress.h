@@ -154,7 +154,7 @@ static __framed int egress_way(hook_t *ctx, struct packet *packet, struct way *w
 		return DROP_NO_EGRESS_GATEWAY;
 	if (way->as.via == cfg.node)
 		return gateway_way(ctx, packet, way);
-	way->end = END_SOURCE;
+	way->kind.end = END_SOURCE;
 	return overlay_way(packet, way, way->as.via, packet->identity);
 }
 
@@ -173,7 +173,7 @@ static __framed int egress_open(hook_t *ctx, struct packet *packet, struct way *
 	reason = port_take(&packet->flow, previous, &way->as);
 	if (!reason)
 		reason = nat_open(ctx, packet, previous, &way->as);
-	way->tell = reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED;
+	way->kind.tell = reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED;
 	if (!reason)
 		translation_find(packet, &way->as);
 	return reason;

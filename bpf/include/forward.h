@@ -7,7 +7,7 @@
 /* decide: into a pod of this node */
 static __always_inline int pod_way(struct way *way, const struct pod *pod)
 {
-	way->act = ACT_POD;
+	way->kind.act = ACT_POD;
 	way->ifindex = pod->ifindex;
 	__builtin_memcpy(way->mac, pod->mac, ETH_ALEN);
 	__builtin_memcpy(way->host_mac, pod->host_mac, ETH_ALEN);
@@ -52,7 +52,7 @@ static __framed int hop_way(hook_t *ctx, struct packet *packet, struct way *way,
 		return 0;
 	if (result)
 		return DROP_FIB_LOOKUP_FAILED;
-	way->act = ACT_HOP;
+	way->kind.act = ACT_HOP;
 	way->hop.ifindex = fib.ifindex;
 	way->hop.next.nh_family = fib.family;
 	__builtin_memcpy(way->hop.next.ipv6_nh, fib.ipv6_dst, 16);

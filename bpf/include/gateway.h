@@ -118,7 +118,7 @@ static __framed int gateway_way(hook_t *ctx, struct packet *packet, struct way *
 	if (packet->sender)
 		fragment_record(packet);
 	else
-		way->end = END_SOURCE;
+		way->kind.end = END_SOURCE;
 	int reason = hop_way(ctx, packet, way, &as->address, &packet->destination);
 	if (reason == DROP_FRAGMENTATION_NEEDED && !is_unfragmentable(packet))
 		return 0;
@@ -126,8 +126,8 @@ static __framed int gateway_way(hook_t *ctx, struct packet *packet, struct way *
 		return reason;
 	if (packet->ttl <= 1)
 		return DROP_TTL_EXCEEDED;
-	if (way->act == ACT_HOP) /* or the stack does it */
-		way->ttl = packet->ttl - 1;
+	if (way->kind.act == ACT_HOP) /* or the stack does it */
+		way->kind.ttl = packet->ttl - 1;
 	return 0;
 }
 

@@ -189,7 +189,7 @@ static __always_inline int icmp_enter(hook_t *ctx, const struct way *way)
 {
 	int verdict = forward_pod(ctx, way);
 
-	if (way->late)
+	if (way->kind.late)
 		icmp_repeat(ctx, way);
 	return verdict;
 }
@@ -199,17 +199,17 @@ static __always_inline int icmp_enter(hook_t *ctx, const struct way *way)
  */
 static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	*way = (struct way){};
+	way->kind = (struct way_kind){};
 	if (packet->point == POINT_FROM_POD) {
 		struct pod *pod = pod_find(source_key(packet));
-		way->late = is_syn(packet);
+		way->kind.late = is_syn(packet);
 		return pod ? pod_way(way, pod) : DROP_UNKNOWN_L3_TARGET;
 	}
 	packet->length = 0; /* limits were for the packet, not for the error */
 	if (packet->sender && !HOOK_HAS_DEVICE)
 		return overlay_way(packet, way, packet->sender, IDENTITY_WORLD);
 	if (packet->sender) {
-		way->act = ACT_DEVICE;
+		way->kind.act = ACT_DEVICE;
 		way->node = packet->sender;
 		way->vni = IDENTITY_WORLD;
 		return 0;
@@ -220,7 +220,7 @@ static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way
 /* decide: drops that the sender is told of */
 static __always_inline bool icmp_tells(const struct way *way, int reason)
 {
-	return way->tell || reason == DROP_FRAGMENTATION_NEEDED;
+	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED;
 }
 
 /* act: count the drop; true when the packet has become the error that tells its sender why, and

@@ -11,7 +11,7 @@
 struct slot { /* the packet in hand */
 	struct packet packet;
 	struct way way;
-} __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
+};
 
 enum slot_of { /* one for each program: mg_to_pod may run between two steps of another one */
 	       SLOT_FROM_POD,
@@ -32,8 +32,9 @@ struct {
 	__type(value, struct slot);
 } mg_slot SEC(".maps");
 
-/* act: the packet comes in. The slot is written whole: what the last packet left in it is never
- * read. After a helper that may run other programs (bpf_clone_redirect) it is another packet's.
+/* act: the packet comes in. Whatever of the slot is read is written before: the packet whole, of
+ * the way what says which of its fields count. After a helper that may run other programs
+ * (bpf_clone_redirect) it is another packet's.
  */
 static __always_inline struct slot *enter(hook_t *ctx, enum slot_of number, enum event_point point)
 {
@@ -42,7 +43,8 @@ static __always_inline struct slot *enter(hook_t *ctx, enum slot_of number, enum
 
 	if (!slot)
 		return NULL;
-	__builtin_memset(slot, 0, sizeof(*slot));
+	__builtin_memset(&slot->packet, 0, sizeof(slot->packet));
+	__builtin_memset(&slot->way.kind, 0, sizeof(slot->way.kind));
 	slot->packet.point = point;
 	packet_in_zone(&slot->packet, zone_find(ZONE_OF_DEVICE, hook_device(ctx)));
 	return slot;
@@ -55,21 +57,22 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 
 	if (!packet || !way)
 		return HOOK_DROP;
-	if (way->end && is_icmp_error(packet))
-		reason = rewrite_embedded(ctx, packet, way->end, &way->as.address, way->as.port);
-	if (!reason && way->end)
-		reason = rewrite(ctx, packet, way->end, &way->as.address, way->as.port);
-	if (!reason && way->ttl)
-		reason = rewrite_ttl(ctx, packet, way->ttl);
+	if (way->kind.end && is_icmp_error(packet))
+		reason =
+		    rewrite_embedded(ctx, packet, way->kind.end, &way->as.address, way->as.port);
+	if (!reason && way->kind.end)
+		reason = rewrite(ctx, packet, way->kind.end, &way->as.address, way->as.port);
+	if (!reason && way->kind.ttl)
+		reason = rewrite_ttl(ctx, packet, way->kind.ttl);
 	if (reason)
 		return reason;
-	if (way->act == ACT_NODE)
+	if (way->kind.act == ACT_NODE)
 		return overlay_send(ctx, packet, way);
-	if (way->act == ACT_POD)
+	if (way->kind.act == ACT_POD)
 		return icmp_enter(ctx, way);
-	if (way->act == ACT_HOP)
+	if (way->kind.act == ACT_HOP)
 		return forward_hop(ctx, way);
-	return way->act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
+	return way->kind.act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
 }
 
 /* act: the end of every packet's way through a program. A drop that its sender is told of leaves,

@@ -70,7 +70,7 @@ static __framed int overlay_way(struct packet *packet, struct way *way, __be32 e
 	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
 	if (!node)
 		return DROP_NO_TUNNEL_ENDPOINT;
-	way->act = fits ? ACT_NODE : ACT_DEVICE;
+	way->kind.act = fits ? ACT_NODE : ACT_DEVICE;
 	way->node = endpoint;
 	way->next_hop = node->next_hop;
 	way->vni = vni;

@@ -97,7 +97,8 @@ struct packet {
 	__u8 ttl;
 	__u8 dont_fragment;
 	__u8 point; /* enum event_point */
-};
+	__u32 pad_at_end;
+} __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
 
 /* Keys in place: made anew before each look-up they would cost more than the look-up itself. */
 static __always_inline const struct zoned_addr *source_key(const struct packet *packet)

@@ -78,8 +78,12 @@ static __always_inline int overlay_pop(hook_t *ctx, __be16 inner, struct packet 
 	if (hook_room(ctx, -OVERLAY_SIZE, BPF_F_ADJ_ROOM_FIXED_GSO | family))
 		return DROP_INVALID_PACKET; /* the inner packet is shorter than its header */
 	packet_store(ctx, offsetof(struct ethhdr, h_proto), &inner, sizeof(inner));
-	*packet = (struct packet){
-	    .sender = packet->sender, .identity = packet->identity, .point = POINT_FROM_OVERLAY};
+	__be32 sender = packet->sender;
+	__u32 identity = packet->identity;
+	__builtin_memset(packet, 0, sizeof(*packet));
+	packet->sender = sender;
+	packet->identity = identity;
+	packet->point = POINT_FROM_OVERLAY;
 	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
 	return 0;
 }

@@ -32,8 +32,18 @@ struct hop { /* where a route leads */
 	struct bpf_redir_neigh next;
 };
 
-struct way {
-	struct translation as; /* what `end` becomes */
+struct way_kind {  /* what of a way is read in any case, so written in any case */
+	__u8 act;  /* enum act */
+	__u8 end;  /* enum end: which one is rewritten */
+	__u8 ttl;  /* that the packet leaves with; 0: as it came */
+	__u8 tell; /* the sender hears that something is used up */
+	__u8 late; /* an ICMP error that the agent sends once more (icmp.h) */
+	__u8 pad[3];
+};
+
+struct way { /* the other fields are written together with the kind that makes go() read them */
+	struct way_kind kind;
+	struct translation as; /* kind.end: what it becomes */
 	struct hop hop;	       /* ACT_HOP */
 	__be32 node;	       /* ACT_NODE, ACT_DEVICE: tunnel endpoint */
 	__be32 next_hop;       /* that leads to it */
@@ -41,10 +51,4 @@ struct way {
 	__u32 ifindex; /* ACT_POD: host side of its veth */
 	__u8 mac[ETH_ALEN];
 	__u8 host_mac[ETH_ALEN];
-	__u8 act;  /* enum act */
-	__u8 end;  /* enum end: which one is rewritten */
-	__u8 ttl;  /* that the packet leaves with; 0: as it came */
-	__u8 tell; /* the sender hears that something is used up */
-	__u8 late; /* an ICMP error that the agent sends once more (icmp.h) */
-	__u8 pad[7];
-};
+} __attribute__((aligned(8)));
