@@ -23,13 +23,16 @@ from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway import blocks
 from gateway.agent import EgressAgent
+from gateway.layouts import DECLARED as EGRESS_LAYOUTS
 from mesh import process
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
+from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.layouts import DECLARED as DATAPATH_LAYOUTS
 from mesh.datapath.maps import PinnedMaps
-from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
@@ -60,6 +63,8 @@ log = logging.getLogger(__name__)
 
 #: Claims that a node reads.
 NOUNS = (labels.NOUN, pools.NOUN, locators.NOUN, blocks.NOUN)
+#: What the former layouts' names cannot tell.
+LAYOUTS = (*DATAPATH_LAYOUTS, *EGRESS_LAYOUTS)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
@@ -140,7 +145,7 @@ class Agent:
         self.config = config
         self.kernel = kernel
         self.loop = Loop()
-        self.datapath = Datapath(config.bpffs)
+        self.datapath = Datapath(config.bpffs, declared=LAYOUTS)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.state_dir, kinds=KINDS
         )
@@ -151,11 +156,8 @@ class Agent:
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
-        self.facts, settings = await self._facts()
-        self.features = Features(self.config, self.facts, self.manifests.objects, self.kernel)
+        settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
-        for feature in all_:
-            settings.update(feature.settings())
         self.datapath.start(settings)
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
@@ -168,6 +170,20 @@ class Agent:
         for feature in all_:
             feature.apply(self.loop, maps)
         self._observe()
+
+    async def become(self, objects: Path) -> None:
+        """Make the pinned datapath that of another version, whose agent is to follow."""
+        settings = await self._prepare()
+        Datapath(self.config.bpffs, objects, LAYOUTS).become(settings)
+        await self.features.store.client.aclose()
+
+    async def _prepare(self) -> dict[str, object]:
+        """The features, on the facts of the kernel; the configuration of the datapath."""
+        self.facts, settings = await self._facts()
+        self.features = Features(self.config, self.facts, self.manifests.objects, self.kernel)
+        for feature in self.features.all:
+            settings.update(feature.settings())
+        return settings
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
         """What the kernel has, and the datapath's configuration from it."""
@@ -263,6 +279,16 @@ async def _live(config: AgentConfig) -> None:
         await agent.run()
 
 
-def main(path: Path) -> int:
-    """Be the agent until SIGTERM or SIGINT; the datapath stays."""
-    return process.main(path, load_agent, _live)
+async def _become(config: AgentConfig, objects: Path) -> None:
+    async with Kernel.open() as kernel:
+        await Agent(config, kernel).become(objects)
+    log.info("event=became node=%s objects=%s", config.node, objects)
+
+
+def main(path: Path, objects: Path | None = None) -> int:
+    """Be the agent until SIGTERM or SIGINT; the datapath stays.
+
+    With ``objects``: only make the datapath that is pinned fit those object files, and end.
+    """
+    life = _live if objects is None else partial(_become, objects=objects)
+    return process.main(path, load_agent, life)

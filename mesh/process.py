@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bpf.libbpf import LoadError
+from bpf.migrate import RefusedError
 from bpf.object import DriftError
 from bpf.realtime import RealtimeKernelError
 from mesh.config import ConfigError
@@ -28,7 +29,7 @@ Life = Callable[[C], Coroutine[Any, Any, None]]
 #: Objects between collections: with 65,536 addresses a full one stops the process for 0.1 s.
 COLLECT = (100_000, 50, 1000)
 #: What says that a process cannot do its work here.
-_CANNOT = (OSError, LoadError, DriftError, RealtimeKernelError)
+_CANNOT = (OSError, LoadError, DriftError, RefusedError, RealtimeKernelError)
 
 
 def main(path: Path, load: Callable[[Path], C], life: Life[C]) -> int:
