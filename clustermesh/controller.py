@@ -195,7 +195,7 @@ class RemoteController(ControllerFeature):
         addresses = [table for one in others for table in one.own_addresses]
         self._cluster, self._id = cluster, id_
         self._remote, self._publishing = remote, publishing
-        self._ours = Ours(cluster, id_, remote, networks, addresses)
+        self._ours = Ours(remote, networks, addresses)
 
     def derive(self, loop: Loop) -> None:
         self._ours.derive(loop)

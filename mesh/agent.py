@@ -112,7 +112,7 @@ class Features:
         ]  # fmt: skip
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
-        features.append(RemoteAgent(me.cluster, id_, remote, features))
+        features.append(RemoteAgent(remote, features))
         self.all = tuple(features)
         self.store.check(self.contradicts)
 
