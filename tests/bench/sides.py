@@ -226,6 +226,7 @@ class AgentSide(Side):
         super().__init__(size, quiet, objects, Loop())
         self._maps = maps
         self._wired = 100
+        self._back: dict[str, bytes] = {}  # keys that have come back
 
     @property
     def _own(self) -> Own:
@@ -277,14 +278,17 @@ class AgentSide(Side):
     def wire_all(self) -> None:
         """Every pod of this node has its network namespace."""
         pods = self.features.pods
-        keys = pods.local_pod.rows
+        keys = [key for key in pods.local_pod.rows if key not in pods.link.rows]
         paths = [_NETNS.format(cluster=k.cluster, namespace=k.namespace, name=k.name) for k in keys]
-        pods.namespaces.replace(dict.fromkeys(paths, 1))
+        pods.namespaces.upsert(dict.fromkeys(paths, 1))
+        pods.namespaces.mark_synced()
 
     def entries_come_back(self) -> None:
         """What this agent has written into the store comes back by its watch."""
         rows = self.features.pods.entry.rows
-        self.own([world.entry(key, value) for key, value in rows.items()])
+        news = {key: value for key, value in rows.items() if self._back.get(key) != value}
+        self._back.update(news)
+        self.own([world.entry(key, value) for key, value in news.items()])
 
 
 class ControllerSide(Side):
