@@ -28,6 +28,7 @@ from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
+from mesh.core.steps import Steps
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
 from mesh.datapath.sweep import sweep
@@ -136,8 +137,9 @@ class Features:
 class Agent:
     """One node."""
 
-    def __init__(self, config: AgentConfig, kernel: Kernel) -> None:
+    def __init__(self, config: AgentConfig, kernel: Kernel, steps: Steps | None = None) -> None:
         self.config = config
+        self._steps = steps or Steps()
         self.kernel = kernel
         self.loop = Loop()
         self.datapath = Datapath(config.bpffs)
@@ -232,6 +234,7 @@ class Agent:
             "cluster": self.config.cluster.name,
             "ready": self.features.identity.address.synced and self.features.pods.pod.synced,
             "adopted": self.datapath.adopted,
+            "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(self.findings()),
         }
 
@@ -251,9 +254,9 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
         yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
 
 
-async def _live(config: AgentConfig) -> None:
+async def _live(config: AgentConfig, steps: Steps) -> None:
     async with Kernel.open() as kernel:
-        agent = Agent(config, kernel)
+        agent = Agent(config, kernel, steps)
         await agent.start()
         seconds = time.monotonic() - agent.started
         log.info(

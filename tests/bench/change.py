@@ -73,7 +73,7 @@ async def _run(given: argparse.Namespace, side: Side) -> Result:
     if given.what == "events":
         found["events"] = await _events(side, given)
     if given.what == "profile":
-        found["profile"] = await _profile(side, given.only)
+        found["profile"] = await _profile(side, given.only, given.order)
     await side.stop()
     return found
 
@@ -117,7 +117,7 @@ def _costs(side: Side) -> dict[str, float]:
     return found
 
 
-async def _profile(side: Side, only: str) -> str:
+async def _profile(side: Side, only: str, order: str) -> str:
     """The functions in which a change of one kind spends its time."""
     profile = cProfile.Profile()
     make = next(make for name, make in Events(side).rows.items() if only in name)
@@ -127,7 +127,7 @@ async def _profile(side: Side, only: str) -> str:
             await side.timed(act)
             profile.disable()
     text = io.StringIO()
-    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
+    pstats.Stats(profile, stream=text).sort_stats(order).print_stats(40)
     return text.getvalue()
 
 
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=0)
     parser.add_argument("--only", default="", help="changes with this text in their name")
     parser.add_argument("--costs", type=int, default=5)
+    parser.add_argument("--order", default="tottime", help="of a profile")
     given = parser.parse_args()
     gc.set_threshold(*COLLECT)  # as every process of the product does
     quiet = Quiet()
