@@ -29,6 +29,7 @@ from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
+from mesh.core.steps import Steps
 from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
 from mesh.datapath.layouts import DECLARED as DATAPATH_LAYOUTS
 from mesh.datapath.maps import PinnedMaps
@@ -117,7 +118,7 @@ class Features:
         ]  # fmt: skip
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
-        features.append(RemoteAgent(me.cluster, id_, remote, features))
+        features.append(RemoteAgent(remote, features))
         self.all = tuple(features)
         self.store.check(self.contradicts)
 
@@ -141,8 +142,9 @@ class Features:
 class Agent:
     """One node."""
 
-    def __init__(self, config: AgentConfig, kernel: Kernel) -> None:
+    def __init__(self, config: AgentConfig, kernel: Kernel, steps: Steps | None = None) -> None:
         self.config = config
+        self._steps = steps or Steps()
         self.kernel = kernel
         self.loop = Loop()
         self.datapath = Datapath(config.bpffs, declared=LAYOUTS)
@@ -248,6 +250,7 @@ class Agent:
             "cluster": self.config.cluster.name,
             "ready": self.features.identity.address.synced and self.features.pods.pod.synced,
             "adopted": self.datapath.adopted,
+            "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(self.findings()),
         }
 
@@ -267,9 +270,9 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
         yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
 
 
-async def _live(config: AgentConfig) -> None:
+async def _live(config: AgentConfig, steps: Steps) -> None:
     async with Kernel.open() as kernel:
-        agent = Agent(config, kernel)
+        agent = Agent(config, kernel, steps)
         await agent.start()
         seconds = time.monotonic() - agent.started
         log.info(

@@ -28,6 +28,7 @@ from mesh.core.feature import ControllerFeature
 from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
+from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
 from mesh.identity import labels
 from mesh.identity.controller import IdentityController
@@ -106,8 +107,9 @@ class Features:
 class Controller:
     """One instance: sources, features, and its candidacy."""
 
-    def __init__(self, config: ControllerConfig) -> None:
+    def __init__(self, config: ControllerConfig, steps: Steps | None = None) -> None:
         self.config = config
+        self._steps = steps or Steps()
         etcd, cluster = config.etcd, config.cluster
         self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=KINDS)
@@ -164,6 +166,7 @@ class Controller:
             "leads": leader.leads,
             "leader": leader.holder,
             "ready": self._is_ready(),
+            "loop": process.busy(self._steps, self.loop),
             "findings": self.findings(),
         }
 
@@ -199,4 +202,6 @@ def _ignore(_: ColumnChanges) -> None:
 
 def main(path: Path) -> int:
     """Be the controller until SIGTERM or SIGINT; what is published stays for its lease."""
-    return process.main(path, load_controller, lambda config: Controller(config).run())
+    return process.main(
+        path, load_controller, lambda config, steps: Controller(config, steps).run()
+    )

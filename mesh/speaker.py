@@ -33,6 +33,7 @@ from mesh.core.feature import SpeakerFeature
 from mesh.core.model import IP, Claim, ClaimKey, Finding, Node, NodeKey
 from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
+from mesh.core.steps import Steps
 from mesh.core.table import Source, Table
 from mesh.identity.selectors import matches
 from mesh.nodes import pools
@@ -64,8 +65,9 @@ def unmatched(peers: Iterable[BGPPeer], nodes: Iterable[Node]) -> list[Finding]:
 class Speaker:
     """The tables of one node's speaker and what moves them."""
 
-    def __init__(self, config: SpeakerConfig) -> None:
+    def __init__(self, config: SpeakerConfig, steps: Steps | None = None) -> None:
         self.config = config
+        self._steps = steps or Steps()
         self.node = NodeKey(config.cluster.name, config.node)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.run_dir, kinds=KINDS
@@ -275,6 +277,7 @@ class Speaker:
             "exabgp": self.engine.pid(),
             "relay": self.engine.relay_pid(),
             "routes": len(self.routes.rows),
+            "loop": process.busy(self._steps, self.loop),
             "findings": self.findings(),
         }
 
@@ -301,4 +304,4 @@ class Speaker:
 
 def main(path: Path) -> int:
     """Be the speaker until SIGTERM or SIGINT; ExaBGP and its sessions stay."""
-    return process.main(path, load_speaker, lambda config: Speaker(config).run())
+    return process.main(path, load_speaker, lambda config, steps: Speaker(config, steps).run())
