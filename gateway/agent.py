@@ -72,9 +72,9 @@ class EgressAgent(AgentFeature):
         self.marks = (self.mark,)
         self.ours = (Table[Network, None]("egress network"),)
         self.announced = (Table[Network, None]("own egress network"),)
-        held, resting = store.claims[blocks.NOUN], store.resting[blocks.NOUN]
-        self._blocks = Blocks("block row", own.cluster, settings.block_size, held)
-        self._resting = Blocks("resting block", own.cluster, settings.block_size, resting)
+        claims, size = store.claims_of(blocks.NOUN), settings.block_size
+        self._blocks = Blocks("block row", own.cluster, size, claims.held)
+        self._resting = Blocks("resting block", own.cluster, size, claims.resting)
         self.block = self._blocks.table
         self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
         self._left: dict[GatewayKey, float] = {}

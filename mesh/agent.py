@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from clustermesh.connection import AgentStore
 from clustermesh.etcd.client import EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
-from gateway import blocks
 from gateway.agent import EgressAgent
 from mesh import process
 from mesh.config import AgentConfig, load_agent
@@ -34,7 +33,6 @@ from mesh.datapath.sweep import sweep
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
 from mesh.kernel import Kernel, set_sysctl
-from mesh.nodes import pools
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.next_hops import NextHops
@@ -42,6 +40,7 @@ from mesh.nodes.uplink import Facts, Uplink
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.manifests import Manifests
+from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.events import Names
 from mesh.observe.hubble import Observer
@@ -53,22 +52,36 @@ from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
 from mesh.process import Since
 from mesh.services.agent import ServicesAgent
-from srv6 import locators
 from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
 
-#: Claims that a node reads.
-NOUNS = (labels.NOUN, pools.NOUN, locators.NOUN, blocks.NOUN)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
 
+#: Makes further features of a node from the tables of those that are there.
+More = Callable[["Features"], Iterable[AgentFeature]]
+
+
+def _no_more(_: Features) -> Iterable[AgentFeature]:
+    return ()
+
 
 class Features:
-    """The features of a node. Each gets the tables that it reads, and stands below their makers."""
+    """The features of a node. Each gets the tables that it reads, and stands below their makers.
 
-    def __init__(self, config: AgentConfig, facts: Facts, objects: Objects, kernel: Kernel) -> None:
+    ``more`` makes further features from the tables of these.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        facts: Facts,
+        objects: Objects,
+        kernel: Kernel,
+        more: More = _no_more,
+    ) -> None:
         me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
         self.objects = objects
         address = address_table()
@@ -77,7 +90,6 @@ class Features:
             EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key),
             OwnFacts(me.cluster, id_),
             me.name,
-            NOUNS,
             config.state_dir / "peers.json",
             partial(take_remote, address),
         )
@@ -95,7 +107,10 @@ class Features:
         self.egress = EgressAgent(
             me, facts.endpoint, config.egress, config.state_dir, objects, self.local.table, own
         )
-        marks = self.egress.marks
+        features: list[AgentFeature] = [
+            self.locators, self.nodes, self.identity, self.services, self.local, self.egress,
+        ]  # fmt: skip
+        features += more(self)
         self.pods = PodsAgent(
             me,
             Wiring(config.pod_netns, facts.pod_mtu),
@@ -103,13 +118,10 @@ class Features:
             self.local.table,
             node,
             self.identity.number,
-            marks,
+            [mark for one in features for mark in one.marks],
             self.store.keys,
         )
-        features: list[AgentFeature] = [
-            self.locators, self.nodes, self.identity, self.services, self.local, self.egress,
-            self.pods,
-        ]  # fmt: skip
+        features.append(self.pods)
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
         features.append(RemoteAgent(me.cluster, id_, remote, features))
@@ -134,16 +146,28 @@ class Features:
 
 
 class Agent:
-    """One node."""
+    """One node; ``more`` are features beside the product's, ``kinds`` and ``programs`` with them.
 
-    def __init__(self, config: AgentConfig, kernel: Kernel) -> None:
+    ``programs`` is the folder of the BPF objects.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        kernel: Kernel,
+        more: More = _no_more,
+        *,
+        kinds: Kinds = KINDS,
+        programs: Path | None = None,
+    ) -> None:
         self.config = config
         self.kernel = kernel
         self.loop = Loop()
-        self.datapath = Datapath(config.bpffs)
+        self.datapath = Datapath(config.bpffs, programs)
         self.manifests = Manifests(
-            config.manifests, config.cluster.name, config.state_dir, kinds=KINDS
+            config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
+        self._more = more
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.started = time.monotonic()
@@ -152,7 +176,8 @@ class Agent:
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
         self.facts, settings = await self._facts()
-        self.features = Features(self.config, self.facts, self.manifests.objects, self.kernel)
+        objects = self.manifests.objects
+        self.features = Features(self.config, self.facts, objects, self.kernel, self._more)
         pods, all_ = self.features.pods, self.features.all
         for feature in all_:
             settings.update(feature.settings())

@@ -152,8 +152,6 @@ class SpeakerFeature(Feature):
     kind: str
     #: Tables that decide; a route is withdrawn only while all of them are synced.
     inputs: Sequence[Source] = ()
-    #: Claim nouns that the speaker follows for this feature.
-    nouns: Sequence[str] = ()
 
     def prefixes(self, node: Node) -> Iterable[Network]:
         """Prefixes that the node announces now."""
