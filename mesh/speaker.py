@@ -36,19 +36,15 @@ from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import Source, Table
 from mesh.identity.selectors import matches
-from mesh.nodes import pools
 from mesh.nodes.speaker import PodCIDRsSpeaker
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES
 from mesh.objects.manifests import Manifests
 from mesh.observe.tables import Server
-from srv6 import locators
 from srv6.speaker import LocatorsSpeaker
 
 #: Pause after End-of-RIB could not be said.
 RETRY_S = 1.0
-#: Claims that a speaker reads.
-NOUNS = (pools.NOUN, locators.NOUN)
 
 
 def unmatched(peers: Iterable[BGPPeer], nodes: Iterable[Node]) -> list[Finding]:
@@ -73,13 +69,12 @@ class Speaker:
             config.manifests, config.cluster.name, config.run_dir, kinds=KINDS
         )
         self.objects = self.manifests.objects
-        self.claims: dict[str, Table[ClaimKey, Claim]] = {
-            noun: Table(f"claim {noun}") for noun in NOUNS
-        }
+        #: Claims by noun, of the nouns that features have asked for.
+        self.claims: dict[str, Table[ClaimKey, Claim]] = {}
         #: What this node announces, by feature.
         self.features: tuple[SpeakerFeature, ...] = (
-            PodCIDRsSpeaker(self.claims[pools.NOUN]),
-            LocatorsSpeaker(self.claims[locators.NOUN]),
+            PodCIDRsSpeaker(self._claims_of),
+            LocatorsSpeaker(self._claims_of),
             EgressSpeaker(self.objects),
         )
         self.peerings: Table[IP, Peering] = Table("peering")
@@ -90,7 +85,7 @@ class Speaker:
         self.view = StoreView(
             self.client,
             f"{own}synced",
-            {f"{own}{noun}/": self.take for noun in NOUNS},
+            {f"{own}{noun}/": self.take for noun in self.claims},
             on_synced=self._on_synced,
         )
         self.engine = Engine(config.run_dir)
@@ -119,9 +114,12 @@ class Speaker:
 
     # Sources
 
+    def _claims_of(self, noun: str) -> Table[ClaimKey, Claim]:
+        return self.claims.setdefault(noun, Table(f"claim {noun}"))
+
     def take(self, batch: Batch) -> None:
         """Take in what the store says about claims."""
-        rows = records.rows(self.node.cluster, NOUNS, batch.puts, batch.deletes)
+        rows = records.rows(self.node.cluster, self.claims, batch.puts, batch.deletes)
         for noun, table in self.claims.items():
             table.upsert({key: row for key, row in rows.held.items() if key.noun == noun})
             table.delete([key for key in rows.gone if key.noun == noun])
