@@ -156,7 +156,8 @@ class Agent:
         pods, all_ = self.features.pods, self.features.all
         for feature in all_:
             settings.update(feature.settings())
-        self.datapath.start(settings)
+        sizes = {size.map: size.entries for size in self.config.limits}
+        self.datapath.start(settings, sizes)
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         pods.held = await links.held()
@@ -212,7 +213,7 @@ class Agent:
         jobs: list[Coroutine[Any, Any, object]] = [
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
-            sweep(self.datapath.program("mg_sweep"), self.datapath.struct("sweep")),
+            sweep(self.datapath),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
         self.events.start()

@@ -8,6 +8,7 @@ programs are loaded onto the pinned maps and the links are updated in place; no 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -20,10 +21,11 @@ import numpy as np
 
 from bpf import build, links
 from bpf.btf import Btf
+from bpf.libbpf import LoadError
 from bpf.maps import Map
 from bpf.object import DriftError, Generation, Object
 from bpf.realtime import refuse_realtime
-from bpf.sys import AttachType, open_pinned
+from bpf.sys import AttachType, MapType, open_pinned
 
 T = TypeVar("T")
 
@@ -35,6 +37,8 @@ VXLAN_DEVICE = "mg_vxlan"
 VXLAN_PORT = 8472
 #: Programs on the host end of a pod's veth: link suffix, program, ingress.
 POD_PROGRAMS = (("in", "mg_from_pod", True), ("out", "mg_to_pod", False))
+#: Maps of these types may have another size than the source says.
+SIZABLE = (MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE)
 SOCKET_PROGRAMS = {
     "mg_connect4": AttachType.CONNECT4,
     "mg_connect6": AttachType.CONNECT6,
@@ -61,8 +65,8 @@ class Datapath:
         self._types: list[Btf] = []
         self.adopted = False
 
-    def start(self, config: Mapping[str, object]) -> None:
-        """Load or adopt.
+    def start(self, config: Mapping[str, object], sizes: Mapping[str, int]) -> None:
+        """Load or adopt; ``sizes`` are entries of maps that are to have others than in the source.
 
         Raises ``bpf.object.DriftError``, ``bpf.libbpf.LoadError`` or
         ``bpf.realtime.RealtimeKernelError``.
@@ -72,6 +76,7 @@ class Datapath:
             path.mkdir(parents=True, exist_ok=True)
         opened = [Object.open(self._objects / f"{name}.o") for name in OBJECTS]
         try:
+            set_sizes(opened, sizes)
             for one in opened:
                 if CONFIG in one.btf.section(".rodata"):
                     one.set_config(CONFIG, config)
@@ -156,3 +161,15 @@ class Datapath:
 
     def _tcx(self, device: str, name: str, program: str, *, ingress: bool) -> None:
         links.tcx(self._programs[program], device, self._links / name, ingress=ingress)
+
+
+def set_sizes(opened: Collection[Object], sizes: Mapping[str, int]) -> None:
+    """Give maps these sizes, in every object that has them. Raises ``bpf.libbpf.LoadError``."""
+    known = {name for one in opened for name, spec in one.specs.items() if spec.type in SIZABLE}
+    for name, entries in sizes.items():
+        if name not in known:
+            text = f"limits: {name}: expected one of {', '.join(sorted(known))}"
+            raise LoadError(errno.EINVAL, text)
+        for one in opened:
+            if name in one.specs:
+                one.set_max_entries(name, entries)
