@@ -211,18 +211,16 @@ class PodsAgent(AgentFeature):
     def apply(self, loop: Loop, maps: Maps) -> None:
         clear = partial(forget, maps.program("mg_forget"), maps.struct("forget"))
         target = PodRows(pod_target(maps, self._mark_names), clear)
+        self.apply_rows(loop, target, maps.capacity("mg_pod_addr"))
+
+    def apply_rows(self, loop: Loop, target: Target[IP, LocalPod], capacity: int) -> None:
+        """Connect the rows of pods with their map."""
         refers = [
             Refers(applied, partial(tokens_of_mark, mark.name, tokens))
             for mark in self._marked
             for applied, tokens in mark.refers
         ]
-        loop.apply(
-            self.pod,
-            target,
-            refers=refers,
-            capacity=maps.capacity("mg_pod_addr"),
-            meaning=WITHOUT_ROW,
-        )
+        loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
 
     # --- What others see ----------------------------------------------------------------------
 
