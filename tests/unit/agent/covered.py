@@ -8,45 +8,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
-from gateway import blocks
-from gateway.agent import EgressAgent
 from gateway.members import GatewayKey
 from gateway.plan import exclusions
 from gateway.policy import POLICIES, EgressPolicy
 from gateway.rows import EgressKey
-from gateway.settings import Egress
 from mesh.core.feature import Maps
-from mesh.core.model import (
-    Node,
-    NodeKey,
-    Pod,
-    PodEntry,
-    PodKey,
-    PodRef,
-    PodSelector,
-    Requirement,
-    Selector,
-)
-from mesh.core.reconcile import AppliedRows, Loop
-from mesh.core.sources import OwnStore
-from mesh.core.table import ColumnTable, Table
-from mesh.identity.labels import identity_labels, namespace_of
-from mesh.objects.kinds import KINDS
-from mesh.objects.kubernetes import NODES, PODS
-from mesh.objects.tables import Objects
-from mesh.pods.agent import PodsAgent, Wiring
-from mesh.pods.links import Device
+from mesh.core.model import PodKey
+from mesh.core.reconcile import AppliedRows
+from mesh.core.table import ColumnTable
+from tests.fixtures.rooms import Rooms, policy
 from tests.unit.core.kernels import FakeMap
 
 NO_ROOM = 0x7FFFFFFF
 PLENTY = 1_000_000
-OWN = NodeKey("east", "east-1")
-ENDPOINT = IPv4Address("10.99.0.11")
 CIDR = ip_network("10.1.0.0/24")
 APPS = ("web", "api", "cart", "mail")
 
@@ -92,119 +70,54 @@ class FakeMaps(Maps):
         return self.told.get(name, PLENTY)
 
 
-class FakeEntries:
-    """Keys of pods, which nobody writes."""
-
-    synced = ("synced", b"")
-
-    def key(self, ref: PodRef) -> str:
-        return ref.name
-
-    def value(self, entry: PodEntry) -> bytes:
-        return entry.labels.encode()
-
-
-def policy(name: str, apps: tuple[str, ...], networks: int, gateway: str) -> EgressPolicy:
-    """A policy with networks of its own, an address of its own, and the gateways of one label."""
-    number = int(name.removeprefix("p"))
-    return EgressPolicy(
-        name,
-        (PodSelector(None, Selector((Requirement("app", "In", apps),))),),
-        tuple(ip_network(f"192.{number % 250}.{at}.0/24") for at in range(networks)),
-        (),
-        (ip_address(f"198.51.{number % 250}.10"),),
-        Selector((Requirement("role", "In", (gateway,)),)),
-        created=f"2026-01-01T00:00:{number:06}",
-    )
-
-
-class Covered:
+class Covered(Rooms):
     """``told`` are capacities of maps."""
 
     def __init__(self, choose: random.Random, told: Mapping[str, int], state: Path) -> None:
+        super().__init__(state, CIDR)
         self.choose = choose
-        self.loop = Loop()
         self.maps = FakeMaps(choose, told)
-        self.objects = Objects(KINDS.nouns)
         self.names: dict[int, tuple[str, ...]] = {}  # of every class there ever was
         self.policies: dict[str, EgressPolicy] = {}  # every one there ever was
-        self._number: Table[str, int] = Table("number")
-        self._node: Table[NodeKey, Node] = Table("node")
-        claims = {blocks.NOUN: Table[Any, Any]("claim")}
-        store = SimpleNamespace(claims=claims, resting={blocks.NOUN: Table[Any, Any]("resting")})
-        mine = self.objects[PODS]
-        self.egress = EgressAgent(
-            OWN, ENDPOINT, Egress(), state, self.objects, mine, cast(OwnStore, store)
-        )
-        self.pods = PodsAgent(
-            OWN, Wiring("{name}", 1500), self.objects, mine, self._node, self._number,
-            self.egress.marks, FakeEntries(),
-        )  # fmt: skip
-        self._number.mark_synced()
-        self.pods.devices.mark_synced()
-        node = Node("east", "east-1", (ENDPOINT,), pod_cidrs=(CIDR,))
-        self._node.replace({OWN: node})
-        for table in self.objects.tables().values():
-            table.mark_synced()
-        self.add_nodes("a", "b")
+        for role in "ab":
+            self.put_node(f"gw-{role}", f"10.99.1.{ord(role)}", role)
 
-    def add_nodes(self, *roles: str) -> None:
-        """A gateway for each role."""
-        for role in roles:
-            address = IPv4Address(f"10.99.1.{ord(role)}")
-            node = Node("east", f"gw-{role}", (address,), labels=(("role", role),))
-            self.objects[NODES].upsert({NodeKey("east", node.name): node})
-
-    async def connect(self) -> None:
-        """As a process starts."""
-        await self.egress.recover(self.maps)
-        self.egress.derive(self.loop)
-        self.pods.derive(self.loop)
-        self.egress.apply(self.loop, self.maps)
-        target = self.maps.rows("mg_pod_addr")
-        self.pods.apply_rows(self.loop, target, self.maps.capacity("mg_pod_addr"))
+    async def begin(self) -> None:
+        """Connect the rooms with the maps."""
+        await self.connect(self.maps)
         for one in self.maps.of.values():
             one.check = self.check
         self.loop.follow(self.egress.classes, lambda _: self._remember())
 
+    def apply(self, maps: Maps) -> None:
+        self.egress.apply(self.loop, maps)
+        target = self.maps.rows("mg_pod_addr")
+        self.pods.apply_rows(self.loop, target, maps.capacity("mg_pod_addr"))
+
     def _remember(self) -> None:
         self.names.update({number: names for names, number in self.egress.classes.rows.items()})
 
-    # What happens
-
-    def put_pod(self, name: str, app: str) -> None:
-        """A pod of this node, wired and with an identity."""
-        key = PodKey("east", "shop", name)
-        pod = Pod("east", "shop", name, "east-1", (("app", app),))
-        self.objects[PODS].upsert({key: pod})
-        self._number.upsert({identity_labels(pod, namespace_of(pod, {})): 65537})
-        self.pods.devices.upsert({key: Device(int(name.removeprefix("pod")) + 10, "m", "h")})
-
-    def delete_pod(self, name: str) -> None:
-        key = PodKey("east", "shop", name)
-        self.objects[PODS].delete([key])
-        self.pods.devices.delete([key])
-
     def put_policy(self, one: EgressPolicy) -> None:
         self.policies[one.name] = one
-        self.objects[POLICIES].upsert({one.name: one})
-
-    def delete_policy(self, name: str) -> None:
-        self.objects[POLICIES].delete([name])
+        super().put_policy(one)
 
     def event(self, number: int) -> None:
         """Something that the user does."""
         choose, kind = self.choose, self.choose.random()
         if kind < 0.35:
-            self.put_pod(f"pod{choose.randrange(10)}", choose.choice(APPS))
+            self.put(choose.randrange(10), choose.choice(APPS))
         elif kind < 0.45:
             self.delete_pod(f"pod{choose.randrange(10)}")
         elif kind < 0.75:
             apps = tuple(choose.sample(APPS, choose.randint(1, 3)))
-            made = policy(f"p{number}", apps, choose.randint(1, 4), choose.choice("abc"))
+            made = policy(f"p{number}", apps, choose.randint(1, 2), choose.choice("abc"))
             self.put_policy(made)
         elif held := sorted(self.objects[POLICIES].rows):
             self.delete_policy(choose.choice(held))
+
+    def put(self, number: int, app: str) -> None:
+        """Pod ``pod<number>``."""
+        self.put_pod(f"pod{number}", app, number + 10)
 
     # What a packet would find
 
@@ -239,18 +152,15 @@ class Covered:
         return dict(row.marks)["egress"] if row else None
 
     def classes(self) -> dict[PodKey, int]:
-        """The class in the map's row of each covered pod."""
+        """The class in the map's row of each covered pod; -1 without a row."""
         found = {key: self.class_of(key.name) for key in self.egress.coverage.covered.rows}
         return {key: -1 if number is None else number for key, number in found.items()}
 
     @property
     def calm(self) -> bool:
         """Whether nothing is left to do."""
-        return self.loop.gate.open and all(
-            isinstance(one, AppliedRows) and self._is_calm(one)
-            for one in self.loop.applied
-            if one.table is not self.egress.owner
-        )
+        rows = [one for one in self.loop.applied if isinstance(one, AppliedRows)]
+        return self.loop.gate.open and all(map(self._is_calm, rows))
 
     def _is_calm(self, one: AppliedRows[Any, Any]) -> bool:
         wanted = {

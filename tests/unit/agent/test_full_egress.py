@@ -15,7 +15,8 @@ import pytest
 from gateway.policy import POLICIES
 from gateway.rows import Action
 from mesh.objects.kubernetes import PODS
-from tests.unit.agent.covered import NO_ROOM, PLENTY, Covered, policy
+from tests.fixtures.rooms import policy
+from tests.unit.agent.covered import NO_ROOM, PLENTY, Covered
 from tests.unit.core.kernels import simulate
 
 Story = Callable[[Covered], Awaitable[None]]
@@ -23,7 +24,7 @@ Story = Callable[[Covered], Awaitable[None]]
 
 def story(it: Covered, tell: Story) -> None:
     async def run() -> None:
-        await it.connect()
+        await it.begin()
         task = asyncio.create_task(it.loop.run())
         telling = asyncio.create_task(tell(it))
         done, _ = await asyncio.wait([task, telling], return_when=asyncio.FIRST_COMPLETED)
@@ -88,7 +89,7 @@ def like(it: Covered, state: Path) -> Covered:
     for one in it.objects[POLICIES].rows.values():
         twin.put_policy(one)
     for key, pod in it.objects[PODS].rows.items():
-        twin.put_pod(key.name, dict(pod.labels)["app"])
+        twin.put(int(key.name.removeprefix("pod")), dict(pod.labels)["app"])
     return twin
 
 
@@ -107,7 +108,7 @@ SIZES = (
     ({"mg_egress": 6}, 0),
     ({"mg_egress": 9}, 0),
     ({"mg_egress": 9}, 3),
-    ({"mg_egress": 12, "mg_egress_addr": 2}, 0),
+    ({"mg_egress": 12, "mg_egress_addr": 3}, 0),
     ({"mg_egress": 9, "mg_gateway": 2}, 0),
     ({"mg_egress_addr": 2, "mg_gateway": 3}, 0),
 )
@@ -157,20 +158,20 @@ def test_a_restarted_agent_keeps_who_has_room(seed: int, tmp_path: Path) -> None
 
 def test_a_class_keeps_its_place_and_the_next_one_drops(tmp_path: Path) -> None:
     async def tell(it: Covered) -> None:
-        it.put_policy(policy("p1", ("web",), 3, "a"))
-        it.put_pod("pod1", "web")
+        it.put_policy(policy("p1", ("web",), 2, "a"))
+        it.put(1, "web")
         await settle(it)
         first = it.class_of("pod1")
-        it.put_policy(policy("p2", ("api",), 2, "a"))
-        it.put_pod("pod2", "api")
-        it.put_pod("pod3", "mail")
+        it.put_policy(policy("p2", ("api",), 1, "a"))
+        it.put(2, "api")
+        it.put(3, "mail")
         await settle(it)
         assert (it.class_of("pod1"), it.class_of("pod2"), it.class_of("pod3")) == (
             first, NO_ROOM, 0,
         )  # fmt: skip
         full = it.loop.applied[-2].report.full
         assert full is not None
-        assert (full.map, full.demand, full.capacity) == ("egress", 5, 4)
+        assert (full.map, full.demand, full.capacity) == ("egress", 6, 4)
         assert "EGRESS_NO_ROOM" in full.meaning
         it.delete_policy("p1")
         await settle(it)
@@ -183,8 +184,8 @@ def test_a_class_keeps_its_place_and_the_next_one_drops(tmp_path: Path) -> None:
 def test_classes_that_no_pod_has_make_way(tmp_path: Path) -> None:
     async def tell(it: Covered) -> None:
         for number in range(1, 8):
-            it.put_policy(policy(f"p{number}", ("web",), 2, "a"))
-            it.put_pod("pod1", "web")
+            it.put_policy(policy(f"p{number}", ("web",), 1, "a"))
+            it.put(1, "web")
             await settle(it)
             assert it.class_of("pod1") not in (0, NO_ROOM)
             it.delete_policy(f"p{number}")
@@ -194,11 +195,11 @@ def test_classes_that_no_pod_has_make_way(tmp_path: Path) -> None:
 
 def test_a_class_that_outgrows_the_map_drops_until_it_fits_again(tmp_path: Path) -> None:
     async def tell(it: Covered) -> None:
-        it.put_policy(policy("p1", ("web",), 3, "a"))
-        it.put_pod("pod1", "web")
+        it.put_policy(policy("p1", ("web",), 2, "a"))
+        it.put(1, "web")
         await settle(it)
         number = it.class_of("pod1")
-        it.put_policy(policy("p2", ("web",), 2, "a"))
+        it.put_policy(policy("p2", ("web",), 1, "a"))
         await settle(it)
         assert it.class_of("pod1") == NO_ROOM
         assert not it.maps.of["mg_egress"].rows
@@ -213,10 +214,10 @@ def test_a_class_that_outgrows_the_map_drops_until_it_fits_again(tmp_path: Path)
 def test_an_address_without_room_counts_as_one_without_a_gateway(name: str, tmp_path: Path) -> None:
     async def tell(it: Covered) -> None:
         it.put_policy(policy("p1", ("web",), 1, "a"))
-        it.put_pod("pod1", "web")
+        it.put(1, "web")
         await settle(it)
         it.put_policy(policy("p2", ("api",), 1, "a"))
-        it.put_pod("pod2", "api")
+        it.put(2, "api")
         await settle(it)
         egress = it.maps.of["mg_egress"].rows
         actions = {row.action for key, row in egress.items() if key.egress == it.class_of("pod2")}
@@ -227,22 +228,22 @@ def test_an_address_without_room_counts_as_one_without_a_gateway(name: str, tmp_
         actions = {row.action for key, row in egress.items() if key.egress == it.class_of("pod2")}
         assert actions == {Action.TRANSLATE}
 
-    story(Covered(random.Random(1), {name: 1}, tmp_path), tell)
+    story(Covered(random.Random(1), {name: 2}, tmp_path), tell)
 
 
 def test_a_change_in_a_full_map_costs_its_own_rows(tmp_path: Path) -> None:
     async def tell(it: Covered) -> None:
         for number in range(1, 4):
-            it.put_policy(policy(f"p{number}", ("web", "api"), 2, "a"))
+            it.put_policy(policy(f"p{number}", ("web", "api"), 1, "a"))
         it.put_policy(policy("p4", ("mail",), 1, "a"))
-        it.put_pod("pod1", "web")
-        it.put_pod("pod2", "mail")
+        it.put(1, "web")
+        it.put(2, "mail")
         await settle(it)
         assert it.loop.applied[-2].report.full
         reads = {name: one.reads for name, one in it.maps.of.items()}
         tried = it.maps.of["mg_pod_addr"].tried
         for number in range(20):
-            it.put_pod(f"pod{3 + number % 4}", "mail" if number % 2 else "cart")
+            it.put(3 + number % 4, "mail" if number % 2 else "cart")
             await settle(it)
         assert {name: one.reads for name, one in it.maps.of.items()} == reads
         assert it.maps.of["mg_pod_addr"].tried - tried <= 20
