@@ -183,7 +183,7 @@ class Agent:
         """Everything that is done once; then ``run``."""
         settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
-        self.datapath.start(settings, self._layouts())
+        self.datapath.start(settings, self._layouts(), self._sizes())
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         pods.held = await links.held()
@@ -199,7 +199,7 @@ class Agent:
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
         settings = await self._prepare()
-        Datapath(self.config.bpffs, objects).become(settings, self._layouts())
+        Datapath(self.config.bpffs, objects).become(settings, self._layouts(), self._sizes())
         await self.features.store.client.aclose()
 
     async def _prepare(self) -> dict[str, object]:
@@ -210,6 +210,10 @@ class Agent:
         for feature in self.features.all:
             settings.update(feature.settings())
         return settings
+
+    def _sizes(self) -> dict[str, int]:
+        """Entries of maps that are to have others than in the source."""
+        return {size.map: size.entries for size in self.config.limits}
 
     def _layouts(self) -> Declared:
         """What the former layouts' names cannot tell."""
@@ -259,7 +263,7 @@ class Agent:
         jobs: list[Coroutine[Any, Any, object]] = [
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
-            sweep(self.datapath.program("mg_sweep"), self.datapath.struct("sweep")),
+            sweep(self.datapath),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
         self.events.start()

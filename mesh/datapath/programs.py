@@ -9,6 +9,7 @@ a layout, size or flag of a map differs, ``migrate`` makes that change under tra
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -21,11 +22,12 @@ import numpy as np
 
 from bpf import build, links
 from bpf.btf import Btf
+from bpf.libbpf import LoadError
 from bpf.maps import Map
 from bpf.migrate import Declared
 from bpf.object import Generation, Object
 from bpf.realtime import refuse_realtime
-from bpf.sys import open_pinned
+from bpf.sys import MapType, open_pinned
 from mesh.datapath import migrate
 from mesh.datapath.hooks import (
     POD_PROGRAMS,
@@ -40,6 +42,10 @@ T = TypeVar("T")
 
 OBJECTS = ("pod", "uplink", "sock", "sweep")
 CONFIG = "cfg"
+#: Maps of these types may have another size than the source says.
+SIZABLE = (MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE)
+#: No map has another size than in the source.
+AS_BUILT: Mapping[str, int] = {}
 
 
 class Datapath:
@@ -56,38 +62,52 @@ class Datapath:
         self._types: list[Btf] = []
         self.adopted = False
 
-    def start(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
-        """Load, adopt or migrate; ``declared`` is what the layouts' names cannot tell.
+    def start(
+        self,
+        config: Mapping[str, object],
+        declared: Declared = DECLARED,
+        sizes: Mapping[str, int] = AS_BUILT,
+    ) -> None:
+        """Load, adopt or migrate.
+
+        ``declared`` is what the layouts' names cannot tell; ``sizes`` are entries of maps that are
+        to have others than in the source.
 
         Raises:
             bpf.migrate.RefusedError: a map cannot be migrated; nothing has changed.
-            bpf.libbpf.LoadError: the kernel refuses a program.
+            bpf.libbpf.LoadError: the kernel refuses a program, or no such map has a size.
             bpf.realtime.RealtimeKernelError: a program may be interrupted by itself.
 
         """
         refuse_realtime()
-        with self._opened(config) as opened:
+        with self._opened(config, sizes) as opened:
             self._types = [one.btf for one in opened]
             self._become(opened, config, declared)
         self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
 
-    def become(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
+    def become(
+        self,
+        config: Mapping[str, object],
+        declared: Declared = DECLARED,
+        sizes: Mapping[str, int] = AS_BUILT,
+    ) -> None:
         """Make what is pinned, links included, fit the objects, which may be another version's.
 
         Settings that those do not know are left out. Raises as ``start``.
         """
-        with self._opened(config, every=False) as opened:
+        with self._opened(config, sizes, every=False) as opened:
             self._become(opened, config, declared)
         migrate.relink(self._directory, self._programs_dir)
         Generation.write(self._directory, self.digest)
 
     @contextmanager
     def _opened(
-        self, config: Mapping[str, object], *, every: bool = True
+        self, config: Mapping[str, object], sizes: Mapping[str, int], *, every: bool = True
     ) -> Iterator[list[Object]]:
         paths = [self._objects / f"{name}.o" for name in OBJECTS]
         with ExitStack() as stack:
             opened = [stack.enter_context(Object.open(p)) for p in paths if every or p.exists()]
+            set_sizes(opened, sizes)
             for one in opened:
                 section = one.btf.section(".rodata")
                 if CONFIG in section:
@@ -186,3 +206,15 @@ def _block_size(config: Mapping[str, object]) -> int:
     if not isinstance(size, int):
         raise TypeError(f"block_size is a number, not {size!r}")
     return size
+
+
+def set_sizes(opened: Collection[Object], sizes: Mapping[str, int]) -> None:
+    """Give maps these sizes, in every object that has them. Raises ``bpf.libbpf.LoadError``."""
+    known = {name for one in opened for name, spec in one.specs.items() if spec.type in SIZABLE}
+    for name, entries in sizes.items():
+        if name not in known:
+            text = f"limits: {name}: expected one of {', '.join(sorted(known))}"
+            raise LoadError(errno.EINVAL, text)
+        for one in opened:
+            if name in one.specs:
+                one.set_max_entries(name, entries)
