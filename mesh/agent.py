@@ -169,7 +169,8 @@ class Agent:
         self._steps = steps or Steps()
         self.kernel = kernel
         self.loop = Loop()
-        self.datapath = Datapath(config.bpffs, programs)
+        sizes = {size.map: size.entries for size in config.limits}
+        self.datapath = Datapath(config.bpffs, programs, sizes)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
@@ -183,7 +184,7 @@ class Agent:
         """Everything that is done once; then ``run``."""
         settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
-        self.datapath.start(settings, self._layouts(), self._sizes())
+        self.datapath.start(settings, self._layouts())
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         pods.held = await links.held()
@@ -199,7 +200,7 @@ class Agent:
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
         settings = await self._prepare()
-        Datapath(self.config.bpffs, objects).become(settings, self._layouts(), self._sizes())
+        Datapath(self.config.bpffs, objects).become(settings, self._layouts())
         await self.features.store.client.aclose()
 
     async def _prepare(self) -> dict[str, object]:
@@ -210,10 +211,6 @@ class Agent:
         for feature in self.features.all:
             settings.update(feature.settings())
         return settings
-
-    def _sizes(self) -> dict[str, int]:
-        """Entries of maps that are to have others than in the source."""
-        return {size.map: size.entries for size in self.config.limits}
 
     def _layouts(self) -> Declared:
         """What the former layouts' names cannot tell."""

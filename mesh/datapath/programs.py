@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,16 +45,23 @@ OBJECTS = ("pod", "uplink", "sock", "sweep")
 CONFIG = "cfg"
 #: Maps of these types may have another size than the source says.
 SIZABLE = (MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE)
-#: No map has another size than in the source.
-AS_BUILT: Mapping[str, int] = {}
 
 
 class Datapath:
-    """Maps and programs of this node below ``directory``, a directory of a bpffs."""
+    """Maps and programs of this node below ``directory``, a directory of a bpffs.
 
-    def __init__(self, directory: Path, objects: Path | None = None) -> None:
+    ``sizes`` are entries of maps that are to have others than the source says.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        objects: Path | None = None,
+        sizes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._directory = directory
         self._objects = objects or build.HERE / "obj"
+        self._sizes = sizes
         self._links = directory / "links"
         self._programs_dir = directory / "programs"
         self._programs: dict[str, int] = {}
@@ -62,52 +70,39 @@ class Datapath:
         self._types: list[Btf] = []
         self.adopted = False
 
-    def start(
-        self,
-        config: Mapping[str, object],
-        declared: Declared = DECLARED,
-        sizes: Mapping[str, int] = AS_BUILT,
-    ) -> None:
-        """Load, adopt or migrate.
-
-        ``declared`` is what the layouts' names cannot tell; ``sizes`` are entries of maps that are
-        to have others than in the source.
+    def start(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
+        """Load, adopt or migrate; ``declared`` is what the layouts' names cannot tell.
 
         Raises:
             bpf.migrate.RefusedError: a map cannot be migrated; nothing has changed.
-            bpf.libbpf.LoadError: the kernel refuses a program, or no such map has a size.
+            bpf.libbpf.LoadError: the kernel refuses a program.
             bpf.realtime.RealtimeKernelError: a program may be interrupted by itself.
 
         """
         refuse_realtime()
-        with self._opened(config, sizes) as opened:
+        with self._opened(config) as opened:
             self._types = [one.btf for one in opened]
             self._become(opened, config, declared)
         self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
 
-    def become(
-        self,
-        config: Mapping[str, object],
-        declared: Declared = DECLARED,
-        sizes: Mapping[str, int] = AS_BUILT,
-    ) -> None:
+    def become(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
         """Make what is pinned, links included, fit the objects, which may be another version's.
 
         Settings that those do not know are left out. Raises as ``start``.
         """
-        with self._opened(config, sizes, every=False) as opened:
+        with self._opened(config, every=False) as opened:
             self._become(opened, config, declared)
         migrate.relink(self._directory, self._programs_dir)
         Generation.write(self._directory, self.digest)
 
     @contextmanager
     def _opened(
-        self, config: Mapping[str, object], sizes: Mapping[str, int], *, every: bool = True
+        self, config: Mapping[str, object], *, every: bool = True
     ) -> Iterator[list[Object]]:
         paths = [self._objects / f"{name}.o" for name in OBJECTS]
         with ExitStack() as stack:
             opened = [stack.enter_context(Object.open(p)) for p in paths if every or p.exists()]
-            set_sizes(opened, sizes)
+            set_sizes(opened, self._sizes)
             for one in opened:
                 section = one.btf.section(".rodata")
                 if CONFIG in section:
@@ -201,13 +196,6 @@ class Datapath:
         links.tcx(self._programs[program], device, self._links / name, ingress=ingress)
 
 
-def _block_size(config: Mapping[str, object]) -> int:
-    size = config["block_size"]
-    if not isinstance(size, int):
-        raise TypeError(f"block_size is a number, not {size!r}")
-    return size
-
-
 def set_sizes(opened: Collection[Object], sizes: Mapping[str, int]) -> None:
     """Give maps these sizes, in every object that has them. Raises ``bpf.libbpf.LoadError``."""
     known = {name for one in opened for name, spec in one.specs.items() if spec.type in SIZABLE}
@@ -218,3 +206,10 @@ def set_sizes(opened: Collection[Object], sizes: Mapping[str, int]) -> None:
         for one in opened:
             if name in one.specs:
                 one.set_max_entries(name, entries)
+
+
+def _block_size(config: Mapping[str, object]) -> int:
+    size = config["block_size"]
+    if not isinstance(size, int):
+        raise TypeError(f"block_size is a number, not {size!r}")
+    return size

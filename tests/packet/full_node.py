@@ -16,14 +16,12 @@ import numpy as np
 from mesh.core.address import column
 from mesh.core.feature import Maps
 from mesh.core.model import IP, Network
-from mesh.core.sources import OwnStore, Remote
+from mesh.core.sources import Remote
 from mesh.core.table import Source, Table
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
-from mesh.identity import labels
 from mesh.identity.addresses import KIND_NODE, KIND_POD, VALUE
 from mesh.identity.agent import IdentityAgent, address_table
-from mesh.nodes import pools
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.rows import NodeHop, PodCIDR
 from tests.fixtures.rooms import ENDPOINT, OWN, Rooms, policy
@@ -82,15 +80,11 @@ class FullRooms(Rooms):
         ids: Table[str, int] = Table("cluster id")
         ids.replace(CLUSTERS)
         remote = cast(Remote, SimpleNamespace(ids=ids, nodes=Table("n"), complete=Source("all")))
-        claims = {labels.NOUN: Table[Any, Any]("i"), pools.NOUN: Table[Any, Any]("c")}
-        store = cast(
-            OwnStore, SimpleNamespace(claims=claims, pods=Table("p"), config=Table[str, Any]("s"))
-        )
         self.identity = IdentityAgent(
-            OWN, 1, address_table(), self.objects, store, remote, Table("node")
+            OWN, 1, address_table(), self.objects, self.store, remote, Table("node")
         )
         self.nodes = NodesAgent(
-            OWN, "dpwup", ENDPOINT, self.objects, store, remote, Table("locator")
+            OWN, "dpwup", ENDPOINT, self.objects, self.store, remote, Table("locator")
         )
         for source in (self.identity.address, self.nodes.hop, self.nodes.pod_cidr):
             source.mark_synced()

@@ -42,7 +42,14 @@ class FenceAgent(AgentFeature):
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         target = maps.rows("mg_fence", entries.encode, entries.decode)
-        self.mark.refers.append(loop.apply(self.fence, target))
+        applied = loop.apply(
+            self.fence,
+            target,
+            token=lambda key: key.fence,
+            capacity=maps.capacity("mg_fence"),
+            meaning="pods of the fences that do not fit are not connected",
+        )
+        self.mark.refers.append((applied, lambda number: [number] if number else []))
 
     def listings(self) -> Mapping[str, Listing]:
         fences = self._fences.rows
