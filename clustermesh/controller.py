@@ -130,7 +130,7 @@ class PublishController(ControllerFeature):
         services = partial(publish.service_keys, cluster_id=self._id)
         loop.group(self.published[wire.SERVICES], services, By(self._service))
         entries = Followed(self._store.pods, self._take_entries)
-        loop.derive([], entries.run, [self._store.pods])
+        loop.work("published addresses of pods", entries, [], [self._store.pods])
         loop.follow(self._number, self._addresses.identities)
         loop.follow(self._endpoint, self._addresses.endpoints)
         sources: list[Source] = [self._store.pods, self._endpoint, self._number]
@@ -195,7 +195,7 @@ class RemoteController(ControllerFeature):
         addresses = [table for one in others for table in one.own_addresses]
         self._cluster, self._id = cluster, id_
         self._remote, self._publishing = remote, publishing
-        self._ours = Ours(cluster, id_, remote, networks, addresses)
+        self._ours = Ours(remote, networks, addresses)
 
     def derive(self, loop: Loop) -> None:
         self._ours.derive(loop)

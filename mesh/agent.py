@@ -22,13 +22,17 @@ from clustermesh.etcd.client import EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
+from gateway.layouts import DECLARED as EGRESS_LAYOUTS
 from mesh import process
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
+from mesh.core.steps import Steps
+from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.layouts import DECLARED as DATAPATH_LAYOUTS
 from mesh.datapath.maps import PinnedMaps
-from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
@@ -56,6 +60,8 @@ from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
 
+#: What the former layouts' names cannot tell.
+LAYOUTS = (*DATAPATH_LAYOUTS, *EGRESS_LAYOUTS)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
@@ -124,7 +130,7 @@ class Features:
         features.append(self.pods)
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
-        features.append(RemoteAgent(me.cluster, id_, remote, features))
+        features.append(RemoteAgent(remote, features))
         self.all = tuple(features)
         self.store.check(self.contradicts)
 
@@ -155,15 +161,17 @@ class Agent:
         self,
         config: AgentConfig,
         kernel: Kernel,
-        more: More = _no_more,
+        steps: Steps | None = None,
         *,
+        more: More = _no_more,
         kinds: Kinds = KINDS,
         programs: Path | None = None,
     ) -> None:
         self.config = config
+        self._steps = steps or Steps()
         self.kernel = kernel
         self.loop = Loop()
-        self.datapath = Datapath(config.bpffs, programs)
+        self.datapath = Datapath(config.bpffs, programs, declared=LAYOUTS)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
@@ -175,12 +183,8 @@ class Agent:
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
-        self.facts, settings = await self._facts()
-        objects = self.manifests.objects
-        self.features = Features(self.config, self.facts, objects, self.kernel, self._more)
+        settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
-        for feature in all_:
-            settings.update(feature.settings())
         self.datapath.start(settings)
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
@@ -193,6 +197,21 @@ class Agent:
         for feature in all_:
             feature.apply(self.loop, maps)
         self._observe()
+
+    async def become(self, objects: Path) -> None:
+        """Make the pinned datapath that of another version, whose agent is to follow."""
+        settings = await self._prepare()
+        Datapath(self.config.bpffs, objects, LAYOUTS).become(settings)
+        await self.features.store.client.aclose()
+
+    async def _prepare(self) -> dict[str, object]:
+        """The features, on the facts of the kernel; the configuration of the datapath."""
+        self.facts, settings = await self._facts()
+        objects = self.manifests.objects
+        self.features = Features(self.config, self.facts, objects, self.kernel, self._more)
+        for feature in self.features.all:
+            settings.update(feature.settings())
+        return settings
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
         """What the kernel has, and the datapath's configuration from it."""
@@ -257,6 +276,7 @@ class Agent:
             "cluster": self.config.cluster.name,
             "ready": self.features.identity.address.synced and self.features.pods.pod.synced,
             "adopted": self.datapath.adopted,
+            "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(self.findings()),
         }
 
@@ -276,9 +296,9 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
         yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
 
 
-async def _live(config: AgentConfig) -> None:
+async def _live(config: AgentConfig, steps: Steps) -> None:
     async with Kernel.open() as kernel:
-        agent = Agent(config, kernel)
+        agent = Agent(config, kernel, steps)
         await agent.start()
         seconds = time.monotonic() - agent.started
         log.info(
@@ -288,6 +308,16 @@ async def _live(config: AgentConfig) -> None:
         await agent.run()
 
 
-def main(path: Path) -> int:
-    """Be the agent until SIGTERM or SIGINT; the datapath stays."""
-    return process.main(path, load_agent, _live)
+async def _become(config: AgentConfig, objects: Path) -> None:
+    async with Kernel.open() as kernel:
+        await Agent(config, kernel).become(objects)
+    log.info("event=became node=%s objects=%s", config.node, objects)
+
+
+def main(path: Path, objects: Path | None = None) -> int:
+    """Be the agent until SIGTERM or SIGINT; the datapath stays.
+
+    With ``objects``: only make the datapath that is pinned fit those object files, and end.
+    """
+    life = _live if objects is None else partial(_become, objects=objects)
+    return process.main(path, load_agent, life)

@@ -59,6 +59,9 @@ def _parser(
         process = commands.add_parser(role, help=f"run the {role}: {text}")
         process.add_argument("--config", required=True, type=Path, metavar="FILE")
         process.set_defaults(run=_run_process, role=role)
+        if role == "agent":
+            only = "only make the pinned datapath that of these object files, and end"
+            process.add_argument("--datapath", type=Path, metavar="OBJECTS", help=only)
     status = commands.add_parser("status", help="everything on one screen, findings last")
     _add_output(status)
     status.set_defaults(run=_status, nouns=nouns)
@@ -118,7 +121,9 @@ def _add_lab(
 def _run_process(parsed: argparse.Namespace) -> int | None:
     from importlib import import_module
 
-    result: int | None = import_module(f"mesh.{parsed.role}").main(parsed.config)
+    only = getattr(parsed, "datapath", None)
+    arguments = (parsed.config,) if only is None else (parsed.config, only)
+    result: int | None = import_module(f"mesh.{parsed.role}").main(*arguments)
     return result
 
 

@@ -16,9 +16,10 @@ from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
-from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.follow import Batch
 from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
+from clustermesh.store.view import StoreView
 from gateway.controller import EgressController
 from mesh import process
 from mesh.config import ControllerConfig, load_controller
@@ -26,6 +27,7 @@ from mesh.core.feature import ControllerFeature
 from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
+from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
 from mesh.identity.controller import IdentityController
 from mesh.nodes.controller import NodesController
@@ -115,9 +117,15 @@ class Controller:
     """
 
     def __init__(
-        self, config: ControllerConfig, more: More = _no_more, *, kinds: Kinds = KINDS
+        self,
+        config: ControllerConfig,
+        steps: Steps | None = None,
+        *,
+        more: More = _no_more,
+        kinds: Kinds = KINDS,
     ) -> None:
         self.config = config
+        self._steps = steps or Steps()
         etcd, cluster = config.etcd, config.cluster
         self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
         self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=kinds)
@@ -132,8 +140,12 @@ class Controller:
             self.loop.gate,
         )  # fmt: skip
         own = features.own
-        self.own = Follow(self.client, own.prefix, self._take, on_synced=own.synced)
-        self.mesh = Follow(self.client, PREFIX, features.take)
+        self.view = StoreView(
+            self.client,
+            f"{own.prefix}synced",
+            {own.prefix: self._take, PREFIX: features.take},
+            on_synced=own.synced,
+        )
         self._settled = False
         self._since = Since()
 
@@ -150,8 +162,7 @@ class Controller:
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.manifests.run(), name="manifests")
-                group.create_task(self.own.run(), name="follow own")
-                group.create_task(self.mesh.run(), name="follow mesh")
+                group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.loop.run(), name="derive")
                 group.create_task(self.leading.run(), name="lead")
                 group.create_task(self.leading.pods.run(), name="snapshot of pods")
@@ -171,6 +182,7 @@ class Controller:
             "leads": leader.leads,
             "leader": leader.holder,
             "ready": self._is_ready(),
+            "loop": process.busy(self._steps, self.loop),
             "findings": self.findings(),
         }
 
@@ -195,9 +207,9 @@ class Controller:
             place = f"etcd {self.client.endpoint.text}"
             yield Finding(NO_ETCD, place, "", f"{self.client.problem}; {stays}")
             return
-        for follow in (self.own, self.mesh):
-            if follow.problem:
-                yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
+        if self.view.problem:
+            place = f"etcd {self.client.endpoint.text}"
+            yield Finding(NO_ETCD, place, "", f"{self.view.problem}; {stays}")
 
 
 def _ignore(_: ColumnChanges) -> None:
@@ -206,4 +218,6 @@ def _ignore(_: ColumnChanges) -> None:
 
 def main(path: Path) -> int:
     """Be the controller until SIGTERM or SIGINT; what is published stays for its lease."""
-    return process.main(path, load_controller, lambda config: Controller(config).run())
+    return process.main(
+        path, load_controller, lambda config, steps: Controller(config, steps).run()
+    )

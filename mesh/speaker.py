@@ -24,7 +24,8 @@ from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.store import claims as records
-from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.follow import Batch
+from clustermesh.store.view import StoreView
 from gateway.speaker import EgressSpeaker
 from mesh import process
 from mesh.config import SpeakerConfig, load_speaker
@@ -32,6 +33,7 @@ from mesh.core.feature import SpeakerFeature
 from mesh.core.model import IP, Claim, ClaimKey, Finding, Node, NodeKey
 from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
+from mesh.core.steps import Steps
 from mesh.core.table import Source, Table
 from mesh.identity.selectors import matches
 from mesh.nodes.speaker import PodCIDRsSpeaker
@@ -59,8 +61,9 @@ def unmatched(peers: Iterable[BGPPeer], nodes: Iterable[Node]) -> list[Finding]:
 class Speaker:
     """The tables of one node's speaker and what moves them."""
 
-    def __init__(self, config: SpeakerConfig) -> None:
+    def __init__(self, config: SpeakerConfig, steps: Steps | None = None) -> None:
         self.config = config
+        self._steps = steps or Steps()
         self.node = NodeKey(config.cluster.name, config.node)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.run_dir, kinds=KINDS
@@ -78,7 +81,13 @@ class Speaker:
         self.routes: Table[RouteKey, Route] = Table("route")
         etcd = config.etcd
         self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.follows = [self._follow(noun) for noun in self.claims]
+        own = f"meshgate/v1/{self.node.cluster}/"
+        self.view = StoreView(
+            self.client,
+            f"{own}synced",
+            {f"{own}{noun}/": self.take for noun in self.claims},
+            on_synced=self._on_synced,
+        )
         self.engine = Engine(config.run_dir)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()
@@ -108,12 +117,8 @@ class Speaker:
     def _claims_of(self, noun: str) -> Table[ClaimKey, Claim]:
         return self.claims.setdefault(noun, Table(f"claim {noun}"))
 
-    def _follow(self, noun: str) -> Follow:
-        prefix = f"meshgate/v1/{self.node.cluster}/{noun}/"
-        return Follow(self.client, prefix, self.take, on_synced=self._on_synced)
-
     def take(self, batch: Batch) -> None:
-        """Take in what a ``Follow`` of claims saw."""
+        """Take in what the store says about claims."""
         rows = records.rows(self.node.cluster, self.claims, batch.puts, batch.deletes)
         for noun, table in self.claims.items():
             table.upsert({key: row for key, row in rows.held.items() if key.noun == noun})
@@ -123,9 +128,8 @@ class Speaker:
         self._unreadable |= rows.unreadable
 
     def _on_synced(self) -> None:
-        if all(follow.synced for follow in self.follows):
-            for table in self.claims.values():
-                table.mark_synced()
+        for table in self.claims.values():
+            table.mark_synced()
 
     # Derivations
 
@@ -229,10 +233,9 @@ class Speaker:
             yield Finding("B205", f"node/{self.node.name}", "", text)
         for key, text in self._unreadable.items():
             yield Finding("B211", key, "", text)
-        for follow in self.follows[:1]:
-            if follow.problem:
-                text = f"{follow.problem}; announcements stay as they are"
-                yield Finding("B209", f"etcd {follow.prefix}", "", text)
+        if self.view.problem:
+            text = f"{self.view.problem}; announcements stay as they are"
+            yield Finding("B209", f"etcd {self.client.endpoint.text}", "", text)
         yield from self._session_findings()
 
     def _session_findings(self) -> Iterator[Finding]:
@@ -272,6 +275,7 @@ class Speaker:
             "exabgp": self.engine.pid(),
             "relay": self.engine.relay_pid(),
             "routes": len(self.routes.rows),
+            "loop": process.busy(self._steps, self.loop),
             "findings": self.findings(),
         }
 
@@ -287,8 +291,7 @@ class Speaker:
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.manifests.run(), name="manifests")
-                for follow in self.follows:
-                    group.create_task(follow.run(), name=f"follow {follow.prefix}")
+                group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.session.run(), name="session")
                 group.create_task(self.release(), name="end-of-rib")
                 group.create_task(self.loop.run(), name="loop")
@@ -299,4 +302,4 @@ class Speaker:
 
 def main(path: Path) -> int:
     """Be the speaker until SIGTERM or SIGINT; ExaBGP and its sessions stay."""
-    return process.main(path, load_speaker, lambda config: Speaker(config).run())
+    return process.main(path, load_speaker, lambda config, steps: Speaker(config, steps).run())

@@ -7,6 +7,7 @@ stops here; one unreadable key is a finding and changes nothing else.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -111,7 +112,7 @@ class Own:
             if ref:
                 value = msgspec.json.decode(entry.value, type=_PodValue)
                 addresses = tuple(parse_ip(text, "addresses") for text in value.addresses)
-                puts[ref] = PodEntry(addresses, value.labels)
+                puts[ref] = PodEntry(addresses, sys.intern(value.labels))
             elif entry.key.startswith(f"{self.prefix}pod/") and entry.key != canary_of(entry.key):
                 self._refuse(entry.key, "is not pod/<node>/<namespace>/<name>")
             elif entry.key == f"{self.prefix}config":
@@ -125,7 +126,7 @@ class Own:
         head, _, rest = key.partition(f"{self.prefix}pod/")
         parts = rest.split("/")
         valid = not head and len(parts) == len(PodRef.__slots__) and all(map(is_object_name, parts))
-        return PodRef(*parts) if valid else None
+        return PodRef(*map(sys.intern, parts)) if valid else None
 
     def _refuse(self, key: str, text: str) -> None:
         self.findings[key] = Finding(UNREADABLE, plain(key), "value", plain(text))

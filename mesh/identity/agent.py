@@ -72,7 +72,7 @@ class IdentityAgent(AgentFeature):
     def derive(self, loop: Loop) -> None:
         self._numbers.derive(loop)
         entries = Followed(self._entries, self._take_entries)
-        loop.derive([], entries.run, [self._entries])
+        loop.work("addresses of pods", entries, [], [self._entries])
         loop.group(self._endpoint, _endpoint, By(self._objects[NODES]))
         loop.follow(self.number, self._own_pods.identities)
         loop.follow(self._endpoint, self._own_pods.endpoints)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.core.noun import Noun, Row
@@ -44,13 +44,17 @@ UP = "established"
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What ``meshgate status`` prints. ``findings`` has {code, object, field, text, since}."""
+    """What ``meshgate status`` prints. ``findings`` has {code, object, field, text, since}.
+
+    ``processes`` has how long each event loop was busy and with what; only JSON and YAML show it.
+    """
 
     nodes: list[Row]
     clusters: list[Row]
     peers: list[Row]
     egress: list[Row]
     findings: list[Row]
+    processes: list[Row] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -81,7 +85,15 @@ def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) 
         peers=rows["peer"],
         egress=rows["egress"],
         findings=[one | {"since": one["since"] or now} for one in found],
+        processes=list(_busy(answers)),
     )
+
+
+def _busy(answers: Iterable[Answer]) -> Iterator[Row]:
+    for answer in answers:
+        loop = answer.status.get("loop")
+        if isinstance(loop, Mapping):
+            yield {"process": answer.process.name, **loop}
 
 
 def _host(answer: Answer) -> str:

@@ -199,7 +199,7 @@ def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:
     it = Cluster(tables)
     networks = [table for feature in it.features for table in feature.ours]
     addresses = [table for feature in it.features for table in feature.own_addresses]
-    Ours("east", 1, it.remote, networks, addresses).derive(it.loop)
+    Ours(it.remote, networks, addresses).derive(it.loop)
     it.loop.derive_all()
     facts = it.remote.imports.ledger.own
     assert (facts.cluster, facts.id) == ("east", 1)
