@@ -20,7 +20,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from gateway import blocks, nouns, rows
+from gateway import blocks, layouts, nouns, rows
 from gateway import maps as entries
 from gateway.claimed import Blocks
 from gateway.coverage import Coverage
@@ -47,6 +47,8 @@ REST_INTERVAL_S = 5.0
 
 class EgressAgent(AgentFeature):
     """``own`` is this node, ``endpoint`` its tunnel endpoint, ``pods`` the objects of its pods."""
+
+    layouts = layouts.DECLARED
 
     def __init__(
         self,

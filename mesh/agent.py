@@ -22,7 +22,6 @@ from clustermesh.etcd.client import EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
-from gateway.layouts import DECLARED as EGRESS_LAYOUTS
 from mesh import process
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
@@ -60,8 +59,6 @@ from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
 
-#: What the former layouts' names cannot tell.
-LAYOUTS = (*DATAPATH_LAYOUTS, *EGRESS_LAYOUTS)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
@@ -171,11 +168,10 @@ class Agent:
         self._steps = steps or Steps()
         self.kernel = kernel
         self.loop = Loop()
-        self.datapath = Datapath(config.bpffs, programs, declared=LAYOUTS)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
-        self._more = more
+        self._more, self._programs = more, programs
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.started = time.monotonic()
@@ -185,6 +181,7 @@ class Agent:
         """Everything that is done once; then ``run``."""
         settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
+        self.datapath = self._datapath(self._programs)
         self.datapath.start(settings)
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
@@ -201,8 +198,12 @@ class Agent:
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
         settings = await self._prepare()
-        Datapath(self.config.bpffs, objects, LAYOUTS).become(settings)
+        self._datapath(objects).become(settings)
         await self.features.store.client.aclose()
+
+    def _datapath(self, programs: Path | None) -> Datapath:
+        layouts = [one for feature in self.features.all for one in feature.layouts]
+        return Datapath(self.config.bpffs, programs, [*DATAPATH_LAYOUTS, *layouts])
 
     async def _prepare(self) -> dict[str, object]:
         """The features, on the facts of the kernel; the configuration of the datapath."""

@@ -16,7 +16,7 @@ import msgspec
 from gateway.settings import Egress
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
-from mesh.nodes.settings import Pools
+from srv6.settings import Pools
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 

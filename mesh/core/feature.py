@@ -91,6 +91,8 @@ class AgentFeature(Feature):
     own_addresses: Sequence[Table[IP, None]] = ()
     #: Networks that this node attracts: packets that no route takes further are discarded.
     announced: Sequence[Table[Network, None]] = ()
+    #: What names in two layouts of its maps cannot tell (``bpf/migrate.py``).
+    layouts: Sequence[Any] = ()
 
     def settings(self) -> Mapping[str, object]:
         """Fields of the datapath's ``struct config``."""
