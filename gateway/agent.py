@@ -20,10 +20,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from gateway import blocks, layouts, nouns, rows
+from gateway import blocks, nouns, rows
 from gateway import maps as entries
 from gateway.claimed import Blocks
 from gateway.coverage import Coverage
+from gateway.layouts import DECLARED
 from gateway.members import GatewayKey, GatewayRow, Gateways, departures, gateway_members
 from gateway.networks import egress_network
 from gateway.plan import egress_classes
@@ -48,7 +49,7 @@ REST_INTERVAL_S = 5.0
 class EgressAgent(AgentFeature):
     """``own`` is this node, ``endpoint`` its tunnel endpoint, ``pods`` the objects of its pods."""
 
-    layouts = layouts.DECLARED
+    layouts = DECLARED
 
     def __init__(
         self,

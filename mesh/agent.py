@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
@@ -29,7 +30,7 @@ from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
 from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
-from mesh.datapath.layouts import DECLARED as DATAPATH_LAYOUTS
+from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
@@ -158,9 +159,9 @@ class Agent:
         self,
         config: AgentConfig,
         kernel: Kernel,
-        steps: Steps | None = None,
-        *,
         more: More = _no_more,
+        *,
+        steps: Steps | None = None,
         kinds: Kinds = KINDS,
         programs: Path | None = None,
     ) -> None:
@@ -168,10 +169,11 @@ class Agent:
         self._steps = steps or Steps()
         self.kernel = kernel
         self.loop = Loop()
+        self.datapath = Datapath(config.bpffs, programs)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
-        self._more, self._programs = more, programs
+        self._more = more
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.started = time.monotonic()
@@ -181,8 +183,7 @@ class Agent:
         """Everything that is done once; then ``run``."""
         settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
-        self.datapath = self._datapath(self._programs)
-        self.datapath.start(settings)
+        self.datapath.start(settings, self._layouts())
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         pods.held = await links.held()
@@ -198,12 +199,8 @@ class Agent:
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
         settings = await self._prepare()
-        self._datapath(objects).become(settings)
+        Datapath(self.config.bpffs, objects).become(settings, self._layouts())
         await self.features.store.client.aclose()
-
-    def _datapath(self, programs: Path | None) -> Datapath:
-        layouts = [one for feature in self.features.all for one in feature.layouts]
-        return Datapath(self.config.bpffs, programs, [*DATAPATH_LAYOUTS, *layouts])
 
     async def _prepare(self) -> dict[str, object]:
         """The features, on the facts of the kernel; the configuration of the datapath."""
@@ -213,6 +210,11 @@ class Agent:
         for feature in self.features.all:
             settings.update(feature.settings())
         return settings
+
+    def _layouts(self) -> Declared:
+        """What the former layouts' names cannot tell."""
+        rooms = [one for feature in self.features.all for one in feature.layouts]
+        return (*DECLARED, *rooms)
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
         """What the kernel has, and the datapath's configuration from it."""
@@ -299,7 +301,7 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
 
 async def _live(config: AgentConfig, steps: Steps) -> None:
     async with Kernel.open() as kernel:
-        agent = Agent(config, kernel, steps)
+        agent = Agent(config, kernel, steps=steps)
         await agent.start()
         seconds = time.monotonic() - agent.started
         log.info(

@@ -119,9 +119,9 @@ class Controller:
     def __init__(
         self,
         config: ControllerConfig,
-        steps: Steps | None = None,
-        *,
         more: More = _no_more,
+        *,
+        steps: Steps | None = None,
         kinds: Kinds = KINDS,
     ) -> None:
         self.config = config
@@ -219,5 +219,5 @@ def _ignore(_: ColumnChanges) -> None:
 def main(path: Path) -> int:
     """Be the controller until SIGTERM or SIGINT; what is published stays for its lease."""
     return process.main(
-        path, load_controller, lambda config, steps: Controller(config, steps).run()
+        path, load_controller, lambda config, steps: Controller(config, steps=steps).run()
     )

@@ -45,11 +45,8 @@ CONFIG = "cfg"
 class Datapath:
     """Maps and programs of this node below ``directory``, a directory of a bpffs."""
 
-    def __init__(
-        self, directory: Path, objects: Path | None = None, declared: Declared = DECLARED
-    ) -> None:
+    def __init__(self, directory: Path, objects: Path | None = None) -> None:
         self._directory = directory
-        self._declared = declared
         self._objects = objects or build.HERE / "obj"
         self._links = directory / "links"
         self._programs_dir = directory / "programs"
@@ -59,8 +56,8 @@ class Datapath:
         self._types: list[Btf] = []
         self.adopted = False
 
-    def start(self, config: Mapping[str, object]) -> None:
-        """Load, adopt or migrate.
+    def start(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
+        """Load, adopt or migrate; ``declared`` is what the layouts' names cannot tell.
 
         Raises:
             bpf.migrate.RefusedError: a map cannot be migrated; nothing has changed.
@@ -71,16 +68,16 @@ class Datapath:
         refuse_realtime()
         with self._opened(config) as opened:
             self._types = [one.btf for one in opened]
-            self._become(opened, config)
+            self._become(opened, config, declared)
         self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
 
-    def become(self, config: Mapping[str, object]) -> None:
+    def become(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
         """Make what is pinned, links included, fit the objects, which may be another version's.
 
         Settings that those do not know are left out. Raises as ``start``.
         """
         with self._opened(config, every=False) as opened:
-            self._become(opened, config)
+            self._become(opened, config, declared)
         migrate.relink(self._directory, self._programs_dir)
         Generation.write(self._directory, self.digest)
 
@@ -100,10 +97,12 @@ class Datapath:
                 one.pin(self._directory)
             yield opened
 
-    def _become(self, opened: Collection[Object], config: Mapping[str, object]) -> None:
+    def _become(
+        self, opened: Collection[Object], config: Mapping[str, object], declared: Declared
+    ) -> None:
         for path in (self._links, self._programs_dir):
             path.mkdir(parents=True, exist_ok=True)
-        place = migrate.Place(self._directory, _block_size(config), self._declared)
+        place = migrate.Place(self._directory, _block_size(config), declared)
         migrate.settle(place)
         self.digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
         self.adopted = Generation.read(self._directory) == self.digest

@@ -64,13 +64,10 @@ class Live(Node):
             "permutation_key": 0x1234567890ABCDEF,
         }
 
-    def datapath(self, objects: Path, declared: Declared = ()) -> Datapath:
-        return Datapath(self.directory, objects, declared)
-
     def start(self, objects: Path, declared: Declared = ()) -> None:
         """What an agent does with its datapath at its start."""
-        datapath = self.datapath(objects, declared)
-        datapath.start(self.settings)
+        datapath = Datapath(self.directory, objects)
+        datapath.start(self.settings, declared)
         self.adopted = datapath.adopted
         self.reasons = {number: name for name, number in datapath.enum("drop_reason").items()}
         with netns.enter(self.space):
