@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from bgp.peer import BGPPeer, Route
 from mesh.core.model import IP, Finding, Network, Node
 
-#: What a BGPPeer may advertise.
-KINDS = ("podCIDRs", "egressIPs", "srv6Locators")
-
 
 @dataclass(frozen=True, slots=True)
 class Peering:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from bgp.desired import Peering
-from bgp.exabgp.lines import Event
+from bgp.exabgp.lines import SessionEvent
 
 #: A session that has said nothing for so long gets a reason.
 SILENT_S = 5.0
@@ -36,7 +36,7 @@ def silent(peering: Peering) -> str:
     )
 
 
-def reason(peering: Peering, down: str, notification: Event | None) -> str:
+def reason(peering: Peering, down: str, notification: SessionEvent | None) -> str:
     """The sentence for a ``down`` event with the text ``down``."""
     if notification is not None:
         return _notified(peering, notification)
@@ -52,7 +52,7 @@ def reason(peering: Peering, down: str, notification: Event | None) -> str:
     return down
 
 
-def _notified(peering: Peering, said: Event) -> str:
+def _notified(peering: Peering, said: SessionEvent) -> str:
     number = f"({said.code}/{said.subcode})"
     if (said.code, said.subcode) == (2, 2):
         return f"{_as_mismatch(peering, said)} {number}"
@@ -69,7 +69,7 @@ def _notified(peering: Peering, said: Event) -> str:
     return f"{who} the session: {said.text or 'notification'} {number}"
 
 
-def _as_mismatch(peering: Peering, said: Event) -> str:
+def _as_mismatch(peering: Peering, said: SessionEvent) -> str:
     if not said.sent:
         return f"AS mismatch: the router expects another AS than our {peering.local_asn}"
     theirs = re.search(r"\((\d+)\)", said.text)

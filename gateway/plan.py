@@ -26,7 +26,7 @@ RETIRED_CLASSES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EgressPlan:
     """Policies, the pods that they cover and their gateways, as one picture.
 
     ``policies`` come in order of precedence; ``covered`` names each covered pod's policies in that
@@ -103,7 +103,7 @@ def _class_number(names: tuple[str, ...]) -> int:
 # What is wrong
 
 
-def findings_of(plan: Plan) -> list[Finding]:
+def findings_of(plan: EgressPlan) -> list[Finding]:
     """Everything that is wrong with the policies of a plan."""
     return [
         *_gateway_findings(plan.policies, plan.gateways),

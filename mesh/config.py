@@ -17,7 +17,7 @@ from gateway.settings import Egress
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
-from mesh.nodes.settings import Pools
+from srv6.settings import Pools
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 

@@ -62,7 +62,7 @@ class Features:
         self.cluster, self.objects = cluster, objects
         self.own = Own(cluster)
         self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore)
-        cidrs = [pool.cidr for pool in (*config.pools.pod_cidrs, *config.pools.locators)]
+        cidrs = [pool.cidr for _, pool in config.pools.all]
         self.foreign = Foreign(cluster, cidrs, meet)
         own, remote, foreign = self.own, self.remote, self.foreign.table
         self.locators = LocatorsController(cluster, config.pools.locators, objects, own, foreign)

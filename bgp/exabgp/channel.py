@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bgp.exabgp.lines import RESET, VERSION, Event, checked, event, is_event
+from bgp.exabgp.lines import RESET, VERSION, SessionEvent, checked, event, is_event
 
 #: Commands sent ahead of their acknowledgement; more makes ExaBGP slower, not faster.
 WINDOW = 50
@@ -35,7 +35,7 @@ class Channel:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[SessionEvent], None],
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -44,7 +44,7 @@ class Channel:
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path, on_event: Callable[[Event], None]) -> Channel:
+    async def open(cls, path: Path, on_event: Callable[[SessionEvent], None]) -> Channel:
         """Connect; raises OSError."""
         reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST)
         return cls(reader, writer, on_event)

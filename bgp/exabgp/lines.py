@@ -61,7 +61,7 @@ def end_of_rib(peer: IP, family: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SessionEvent:
     """``state`` (connected, up, down), ``notification`` or ``negotiated`` of one session."""
 
     kind: str
@@ -74,7 +74,7 @@ class Event:
     families: tuple[str, ...] = ()
 
 
-def event(line: str) -> Event | None:
+def event(line: str) -> SessionEvent | None:
     """The event in a line; None for events that nobody needs. Raises ValueError for no JSON."""
     said = json.loads(line)
     neighbor = said.get("neighbor")
@@ -82,7 +82,7 @@ def event(line: str) -> Event | None:
     if not neighbor or kind not in ("state", "notification", "negotiated"):
         return None
     notification = neighbor.get("notification") or _notification(neighbor.get("message", {}))
-    return Event(
+    return SessionEvent(
         kind=kind,
         peer=ip_address(neighbor["address"]["peer"]),
         state=neighbor.get("state", ""),

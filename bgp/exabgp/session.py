@@ -31,8 +31,8 @@ from bgp.exabgp.lines import (
     NEIGHBORS,
     RELOAD,
     ROUTES,
-    Event,
     Neighbor,
+    SessionEvent,
     announce,
     dumped_neighbors,
     dumped_route,
@@ -74,7 +74,7 @@ class Session:
         self.lost: Callable[[], None] = lambda: None
         self.owed: set[IP] = set()  # up, and without End-of-RIB
         self._states: dict[IP, State] = {}
-        self._notification: dict[IP, Event] = {}
+        self._notification: dict[IP, SessionEvent] = {}
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
         self._channel: Channel | None = None
@@ -238,7 +238,7 @@ class Session:
         self._states[peer] = State("established", "", time.time(), families)
         self.owed.add(peer)
 
-    def _on_event(self, said: Event) -> None:
+    def _on_event(self, said: SessionEvent) -> None:
         known = self._states.get(said.peer)
         if said.kind == "negotiated":
             why = known.reason if known else ""
@@ -251,7 +251,7 @@ class Session:
         elif said.state == "down":
             self._down(said)
 
-    def _down(self, said: Event) -> None:
+    def _down(self, said: SessionEvent) -> None:
         notification = self._notification.pop(said.peer, None)
         self.owed.discard(said.peer)
         peering = self.memory.peerings.get(said.peer)

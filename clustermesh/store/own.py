@@ -48,7 +48,7 @@ class Own:
         self._pools: dict[str, str] = {}
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
         #: What all controllers of the cluster agree on, by field.
-        self.config: Table[str, Any] = Table("config")
+        self.config: Table[str, Any] = Table("agreed config")
         self.findings: dict[str, Finding] = {}
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""

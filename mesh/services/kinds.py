@@ -92,7 +92,7 @@ class EndpointSlice:
 
 
 SERVICES: ObjectNoun[ServiceKey, ServiceObject] = ObjectNoun("service")
-SLICES: ObjectNoun[EndpointSliceKey, EndpointSlice] = ObjectNoun("slice")
+SLICES: ObjectNoun[EndpointSliceKey, EndpointSlice] = ObjectNoun("endpoint slice")
 
 
 class _ServicePort(Loose, frozen=True):

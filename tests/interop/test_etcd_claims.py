@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until_async
 
-from clustermesh.etcd.client import Client, Listing
+from clustermesh.etcd.client import Client, KeyList
 from clustermesh.etcd.requests import put_op
 from clustermesh.store import claims as records
 from clustermesh.store.allocator import Allocator, PoolFull, identity_numbers, scattered
@@ -54,7 +54,7 @@ def labels(count: int) -> list[str]:
 
 async def held(client: Client) -> dict[ClaimKey, Claim]:
     """What the store says, checked for pairs that do not fit."""
-    listing: Listing = await client.list(OWN)
+    listing: KeyList = await client.list(OWN)
     found = dict(records.rows("east", CLAIMED, map(entry_of, listing.kvs)).held)
     owners = {
         kv.key.decode(): records.decode_owner(kv.value)

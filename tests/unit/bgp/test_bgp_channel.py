@@ -13,7 +13,7 @@ import pytest
 
 import bgp.exabgp.relay
 from bgp.exabgp.channel import WINDOW, Channel, Refused
-from bgp.exabgp.lines import Event
+from bgp.exabgp.lines import SessionEvent
 
 ROUTES = [
     f"neighbor 10.99.0.1 announce route 10.{n // 256}.{n % 256}.0/24 next-hop 10.99.0.11"
@@ -34,7 +34,7 @@ class Player:
         self.waiting = 0
         self.most = 0
         self.heard: list[str] = []
-        self.events: list[Event] = []
+        self.events: list[SessionEvent] = []
         self.before: list[str] = []  # what an earlier client had asked for
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

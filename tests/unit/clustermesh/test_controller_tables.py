@@ -18,11 +18,12 @@ from mesh.core.feature import Want
 from mesh.core.model import Node, NodeKey, Pod, PodEntry, PodKey, PodRef, ServiceKey
 from mesh.core.reconcile import Loop
 from mesh.identity.labels import identity_labels, namespace_of
-from mesh.nodes.settings import Pool, Pools
+from mesh.nodes.settings import Pool
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services.kinds import SERVICES, ServiceObject, ServicePortObject
+from srv6.settings import Pools
 
 CONFIG = ControllerConfig(
     cluster=Cluster(name="east", id=1),
