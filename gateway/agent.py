@@ -30,6 +30,7 @@ from gateway.networks import egress_network
 from gateway.plan import egress_classes
 from gateway.policy import POLICIES
 from gateway.settings import Egress
+from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.files import replace_file
 from mesh.core.groups import By, Each, To
@@ -161,12 +162,14 @@ class EgressAgent(AgentFeature):
     def apply(self, loop: Loop, maps: Maps) -> None:
         loop.apply_columns(self.owner, maps.columns("mg_block", self.owner))
         actions = maps.enum("egress_action")
-        encode = partial(entries.encode_egress, actions=actions)
-        decode = partial(entries.decode_egress, actions=actions)
+        before = bits_before(maps.struct("egress_key"))
+        encode = partial(entries.encode_egress, actions=actions, before=before)
+        decode = partial(entries.decode_egress, actions=actions, before=before)
         egress = loop.apply(self.egress, maps.rows("mg_egress", encode, decode))
         members = maps.rows("mg_gateway", entries.encode_member, entries.decode_member)
         member = loop.apply(self.member, members)
-        gateways = maps.rows("mg_egress_addr", entries.encode_gateways, entries.decode_gateways)
+        encode_set = partial(entries.encode_gateways, most=maps.enum("gateway_limit")["GATEWAYS"])
+        gateways = maps.rows("mg_egress_addr", encode_set, entries.decode_gateways)
         gateway = loop.apply(self.gateway, gateways, after=[member])
         member.delete_after(gateway)  # a node that may be picked is known as a gateway
         self.mark.refers += [egress, gateway]

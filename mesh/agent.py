@@ -256,10 +256,11 @@ class Agent:
         hops = NextHops(
             self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, DEVICE_PREFIX
         )
+        pressure = self.datapath.enum("connection_limit")["CONNECTIONS_PRESSURE"]
         jobs: list[Coroutine[Any, Any, object]] = [
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
-            sweep(self.datapath.program("mg_sweep"), self.datapath.struct("sweep")),
+            sweep(self.datapath.program("mg_sweep"), self.datapath.struct("sweep"), pressure),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
         self.events.start()

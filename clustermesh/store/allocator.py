@@ -9,7 +9,6 @@ that was replaced by an empty one gets the same numbers back, even from a restar
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 import uuid
 from collections import defaultdict
@@ -140,16 +139,6 @@ class Ask:
     pool: str
     owners: Sequence[str]
     candidates: Sequence[int]
-
-
-def identity_numbers(cluster_id: int) -> range:
-    """The identities a cluster may give: 24 bits with the cluster id on top."""
-    return range((cluster_id << 16) + 1, (cluster_id + 1) << 16)
-
-
-def scattered(numbers: range) -> Sequence[int]:
-    """The same numbers in random order."""
-    return random.sample(numbers, len(numbers))
 
 
 class Allocator:

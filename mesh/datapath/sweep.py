@@ -26,8 +26,7 @@ LIMITS = {
     "plain_closed": 10,  # holds no port
     "plain_datagram": 120,
 }
-#: What changes while a table is more than half full: new connections matter more then.
-PRESSURE = 32768
+#: What changes under pressure: new connections matter more then.
 PRESSURE_INTERVAL_S = 2.0
 PRESSURE_LIMITS = {
     "closed": 5,
@@ -37,15 +36,18 @@ PRESSURE_LIMITS = {
 }
 
 
-async def sweep(program: int, argument: np.dtype[Any]) -> None:
-    """Run ``program`` for ever; ``argument`` is the dtype of ``struct sweep``."""
+async def sweep(program: int, argument: np.dtype[Any], pressure: int) -> None:
+    """Run ``program`` for ever; ``argument`` is the dtype of ``struct sweep``.
+
+    ``pressure`` is the number of entries from which on new connections matter more than old ones.
+    """
     usual, pressed = _limits(argument, {}), _limits(argument, PRESSURE_LIMITS)
     limits, pause = usual, INTERVAL_S
     while True:
         await asyncio.sleep(pause)
         # A full table takes tens of milliseconds.
         result = await asyncio.to_thread(call, program, limits)
-        full = int(result["kept"]) > PRESSURE
+        full = int(result["kept"]) > pressure
         limits, pause = (pressed, PRESSURE_INTERVAL_S) if full else (usual, INTERVAL_S)
 
 

@@ -25,9 +25,10 @@ from mesh.core.model import (
 )
 from mesh.core.table import Changes, ColumnTable
 
+#: ``enum address_kind`` and ``struct address``. They stand here, because a controller judges
+#: addresses of other clusters without a datapath; ``tests/unit/datapath/test_numbers.py`` compares.
 KIND_POD = 1
 KIND_NODE = 2
-#: ``struct address`` of bpf/include/addresses.h, by field name.
 VALUE = np.dtype(
     [("identity", "u4"), ("node", ">u4"), ("kind", "u1"), ("cluster", "u1"), ("pad", "u2")]
 )

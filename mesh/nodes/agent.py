@@ -11,8 +11,10 @@ kernel was asked about all of them (D13).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv6Network
 
+from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Claim, ClaimKey, Finding, Network, Node, NodeKey
@@ -113,7 +115,10 @@ class NodesAgent(AgentFeature):
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         loop.apply(self.hop, maps.rows("mg_node", entries.encode_node, entries.decode_node))
-        cidrs = maps.rows("mg_addr_cidr", entries.encode_cidr, entries.decode_cidr)
+        before = bits_before(maps.struct("cidr_key"))
+        encode = partial(entries.encode_cidr, before=before)
+        decode = partial(entries.decode_cidr, before=before)
+        cidrs = maps.rows("mg_addr_cidr", encode, decode)
         loop.apply(self.pod_cidr, cidrs)
 
     def listings(self) -> Mapping[str, Listing]:
