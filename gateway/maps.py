@@ -37,7 +37,7 @@ def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int], be
     ``actions`` is BTF's ``enum egress_action``, ``before`` the bits in front of the address.
     """
     bits, address = encode_prefix(key.network)
-    name = {"prefix": before + bits, "egress": key.egress, "addr": address}
+    name = {"prefix": before + bits, "egress": key.egress_class, "addr": address}
     value: dict[str, object] = {
         "action": actions[row.action],
         "family": key.network.version,

@@ -27,7 +27,7 @@ class Action(StrEnum):
 class EgressKey:
     """A destination network as a class of pods sees it."""
 
-    egress: int
+    egress_class: int
     network: Network
 
 

@@ -173,10 +173,10 @@ def node_addresses(
 
 
 def first_asked(
-    address: bytes, asked: Mapping[tuple[bytes, NodeKey], AddressValue]
+    address: bytes, values: Mapping[tuple[bytes, NodeKey], AddressValue]
 ) -> dict[bytes, AddressValue]:
     """Of two nodes with one address the first by name has it."""
-    return {address: asked[min(asked)]} if asked else {}
+    return {address: values[min(values)]} if values else {}
 
 
 def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> None:

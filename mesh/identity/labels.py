@@ -78,13 +78,13 @@ def label_text(labels: Iterable[tuple[str, str]]) -> str:
 
 def parse_label_text(text: str) -> Labels:
     """The labels of a text; the source in front of each key is dropped."""
-    found = []
+    labels = []
     for label in text.split(";"):
         source, _, rest = label.partition(":")
         if source and rest:
             key, _, value = rest.partition("=")
-            found.append((key, value))
-    return tuple(sorted(found))
+            labels.append((key, value))
+    return tuple(sorted(labels))
 
 
 def identity_rows(claims: Iterable[Claim], cluster: str, cluster_id: int) -> dict[int, Identity]:

@@ -109,9 +109,9 @@ class NodesAgent(AgentFeature):
         target = maps.rows("mg_node", entries.encode_node, entries.decode_node)
         self.take_recovered(await target.read())
 
-    def take_recovered(self, held: Mapping[IPv4Address, rows.NodeHop]) -> None:
+    def take_recovered(self, hops: Mapping[IPv4Address, rows.NodeHop]) -> None:
         """Start from the rows that the map has."""
-        self._recovered.upsert({address: row.next_hop for address, row in held.items()})
+        self._recovered.upsert({address: row.next_hop for address, row in hops.items()})
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         loop.apply(self.hop, maps.rows("mg_node", entries.encode_node, entries.decode_node))
