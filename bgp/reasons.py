@@ -52,26 +52,38 @@ def reason(peering: Peering, down: str, notification: SessionEvent | None) -> st
     return down
 
 
-def _notified(peering: Peering, said: SessionEvent) -> str:
-    number = f"({said.code}/{said.subcode})"
-    if (said.code, said.subcode) == (2, 2):
-        return f"{_as_mismatch(peering, said)} {number}"
-    if said.code == 4:
-        side = f"nothing heard from {peering.address}" if said.sent else "the router heard nothing"
+def _notified(peering: Peering, notification: SessionEvent) -> str:
+    number = f"({notification.code}/{notification.subcode})"
+    if (notification.code, notification.subcode) == (2, 2):
+        return f"{_as_mismatch(peering, notification)} {number}"
+    if notification.code == 4:
+        side = (
+            f"nothing heard from {peering.address}"
+            if notification.sent
+            else "the router heard nothing"
+        )
         return f"hold timer expired: {side} for {peering.hold_s} s {number}"
-    if said.code == 3:
-        who = "we refuse an UPDATE of the router" if said.sent else "the router refuses our route"
-        return f"{who} {number} {said.text}".rstrip()
-    if said.code == 6:
-        words = "we have closed the session" if said.sent else _CEASE.get(said.subcode, "")
+    if notification.code == 3:
+        who = (
+            "we refuse an UPDATE of the router"
+            if notification.sent
+            else "the router refuses our route"
+        )
+        return f"{who} {number} {notification.text}".rstrip()
+    if notification.code == 6:
+        words = (
+            "we have closed the session"
+            if notification.sent
+            else _CEASE.get(notification.subcode, "")
+        )
         return f"{words or 'the router has closed the session'} {number}"
-    who = "we close" if said.sent else "the router closes"
-    return f"{who} the session: {said.text or 'notification'} {number}"
+    who = "we close" if notification.sent else "the router closes"
+    return f"{who} the session: {notification.text or 'notification'} {number}"
 
 
-def _as_mismatch(peering: Peering, said: SessionEvent) -> str:
-    if not said.sent:
+def _as_mismatch(peering: Peering, notification: SessionEvent) -> str:
+    if not notification.sent:
         return f"AS mismatch: the router expects another AS than our {peering.local_asn}"
-    theirs = re.search(r"\((\d+)\)", said.text)
+    theirs = re.search(r"\((\d+)\)", notification.text)
     number = theirs[1] if theirs else "another AS"
     return f"AS mismatch: the router is {number}, the BGPPeer says {peering.asn}"

@@ -110,8 +110,8 @@ class AgentStore:
         if not (self.remote.complete.synced and self.own.pods.synced):
             return
         store, clusters = self.own.store, list(self.remote.clusters)
-        known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
-        if known and store == self.own.store:
+        complete = self.known.has(store, clusters) or await all_stand(self.client, clusters)
+        if complete and store == self.own.store:
             self.known.write(store, clusters)
 
     @property

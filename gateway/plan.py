@@ -125,15 +125,15 @@ def _gateway_findings(
 
 
 def _address_findings(policies: Iterable[EgressPolicy]) -> list[Finding]:
-    found = []
+    findings = []
     for policy in policies:
         families = {d.version for d in policy.destinations if address_for(policy, d) is None}
         for family in sorted(families):
             text = (
                 f"no IPv{family} address: covered packets to IPv{family} destinations are dropped"
             )
-            found.append(Finding(NO_ADDRESS, policy.origin, f"addresses (IPv{family})", text))
-    return found
+            findings.append(Finding(NO_ADDRESS, policy.origin, f"addresses (IPv{family})", text))
+    return findings
 
 
 def _conflicts(
@@ -177,7 +177,7 @@ def _shared_addresses(
 ) -> list[Finding]:
     """Policies that share an address but not its gateway; the oldest one's is used."""
     owners: dict[IP, EgressPolicy] = {}
-    found = []
+    findings = []
     for name, policy in policies.items():
         for address in policy.addresses:
             node = gateways[name]
@@ -188,5 +188,5 @@ def _shared_addresses(
                     f"{address} leaves through {other.name}, the gateway of policy {owner.name}"
                     f" ({owner.origin}), not through {node.name}"
                 )
-                found.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text))
-    return found
+                findings.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text))
+    return findings

@@ -19,7 +19,6 @@ from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
-from clustermesh.etcd.client import EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
@@ -89,9 +88,8 @@ class Features:
         me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
         self.objects = objects
         address = address_table()
-        etcd = config.etcd
         self.store = AgentStore(
-            EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key),
+            config.etcd.address,
             OwnFacts(me.cluster, id_),
             me.name,
             config.state_dir / "peers.json",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from clustermesh.controller import Foreign, PublishController, RemoteController
-from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.etcd.client import Client
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch
@@ -126,8 +126,8 @@ class Controller:
     ) -> None:
         self.config = config
         self._steps = steps or Steps()
-        etcd, cluster = config.etcd, config.cluster
-        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        cluster = config.cluster
+        self.client = Client(config.etcd.address)
         self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=kinds)
         features = self.features = Features(config, self.manifests.objects, more)
         self.loop = Loop()

@@ -79,11 +79,11 @@ class Since:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str, str], float] = {}
 
-    def dated(self, found: Iterable[Finding]) -> list[Finding]:
+    def dated(self, findings: Iterable[Finding]) -> list[Finding]:
         """The same findings, each once, with ``since``."""
         now, seen = time.time(), dict[tuple[str, str, str], float]()
         dated = []
-        for finding in dict.fromkeys(found):
+        for finding in dict.fromkeys(findings):
             key = (finding.code, finding.object, finding.field)
             seen[key] = finding.since or self._seen.get(key, now)
             dated.append(replace(finding, since=seen[key]))

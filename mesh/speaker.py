@@ -22,7 +22,7 @@ from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
-from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.etcd.client import Client
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch
 from clustermesh.store.view import StoreView
@@ -79,8 +79,7 @@ class Speaker:
         )
         self.peerings: Table[IP, Peering] = Table("peering")
         self.routes: Table[RouteKey, Route] = Table("route")
-        etcd = config.etcd
-        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.client = Client(config.etcd.address)
         own = f"meshgate/v1/{self.node.cluster}/"
         self.view = StoreView(
             self.client,
@@ -104,8 +103,8 @@ class Speaker:
         self.loop.derive([], self.derive_peerings, [objects[NODES], objects[PEERS]])
         for feature in self.features:
             feature.derive(self.loop)
-        known: list[Source] = [objects[NODES], *self._inputs(), self.peerings]
-        self.loop.derive([], self.derive_routes, known)
+        sources: list[Source] = [objects[NODES], *self._inputs(), self.peerings]
+        self.loop.derive([], self.derive_routes, sources)
         self.session.lost = self._lost
         self.routes.listen(self._owing.set)
 
@@ -206,14 +205,14 @@ class Speaker:
 
     def route_rows(self) -> list[Row]:
         """``meshgate route list``: what is desired, and whether ExaBGP has it."""
-        said = self.session.memory.routes
+        announced = self.session.memory.routes
         return [
             {
                 "node": self.node.name,
                 "peer": key.peer,
                 "prefix": key.prefix,
                 "nextHop": route.next_hop,
-                "announced": said.get(key) == route,
+                "announced": announced.get(key) == route,
             }
             for key, route in self.routes.rows.items()
         ]

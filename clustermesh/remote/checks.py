@@ -35,6 +35,7 @@ from mesh.core.model import (
     Node,
     Service,
 )
+from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY, identity_range
 
 CONFIG = "M121"
 CLUSTER_NAME = "M122"
@@ -321,10 +322,10 @@ def _outside(remote: RemoteCluster, name: str, first: int, last: int) -> NotAcce
 
 
 def _check_identity(remote: RemoteCluster, name: str, identity_id: int) -> None:
-    if identity_id < wire.FIRST_IDENTITY:
+    if identity_id < FIRST_IDENTITY:
         raise NotAccepted(RESERVED, name, f"identity {identity_id} is reserved")
-    if identity_id >> wire.CLUSTER_SHIFT != remote.id:
-        numbers = wire.identity_range(remote.id)
+    if identity_id >> CLUSTER_SHIFT != remote.id:
+        numbers = identity_range(remote.id)
         text = (
             f"identity {identity_id} is not in {numbers[0]}..{numbers[-1]} of cluster {remote.name}"
         )

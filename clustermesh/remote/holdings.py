@@ -1,8 +1,9 @@
 """Who holds which prefix, node address and cluster id: what two clusters must not share.
 
-Each agent and controller keeps one ledger. Its own facts stand in it first and always win; peers
-enter what their accepted nodes claim, and a claim that meets somebody else's is refused with a
-text that names both. IPv4 is counted in its IPv4-mapped form, so one order covers both families.
+Each agent and controller keeps one ledger. Its own facts stand in it first and always win; the
+accepted nodes of other clusters enter what they claim. A claim that meets somebody else's is
+refused with a text that names both. IPv4 is counted in its IPv4-mapped form, so one order covers
+both families.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ OVERLAP = "M129"
 
 @dataclass(frozen=True, slots=True)
 class OwnFacts:
-    """What this cluster has and no peer may claim."""
+    """What this cluster has and no other may claim."""
 
     cluster: str
     id: int

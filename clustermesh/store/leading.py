@@ -100,7 +100,7 @@ class Wants:
         self.wanted.delete(changes.delete)
 
 
-class Claims:
+class ClaimTarget:
     """Target: wanted claims. Only nouns that say so are ever given back.
 
     A full pool is no error of the target but a row in ``refused``: the next full round tries again.
@@ -318,7 +318,7 @@ class Leading:
             targets.append(LeasedTarget(self._client, list(owned), ttl_s, fence))
             return targets[-1]
 
-        loop.apply(self._wants.wanted, Claims(self.allocator, self._wants))
+        loop.apply(self._wants.wanted, ClaimTarget(self.allocator, self._wants))
         cluster = self._who.cluster
         first = [loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))]
         for prefix, table in publishing.published.items():

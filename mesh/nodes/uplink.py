@@ -15,7 +15,8 @@ from mesh.core.model import Finding
 from mesh.kernel import Kernel
 from mesh.netlink import AddressEvent, Event, Group, LinkEvent
 
-#: Outer Ethernet, IPv4, UDP and VXLAN headers.
+#: Outer Ethernet, IPv4, UDP and VXLAN headers: ``OVERLAY_SIZE``. The agent needs the number before
+#: the datapath is loaded.
 OVERHEAD = 50
 #: Seconds between looks in case an event was missed; and after a question that failed.
 FULL_INTERVAL_S = 600.0

@@ -120,8 +120,8 @@ class PodsAgent(AgentFeature):
         loop.group(
             self._claimed, _claimed, By(self._labels), To(self._number, lambda _, labels: labels)
         )
-        held: list[Source] = [self.local_pod, self._claimed]
-        loop.derive(held, self._hold_identities, [self.devices])
+        sources: list[Source] = [self.local_pod, self._claimed]
+        loop.derive(sources, self._hold_identities, [self.devices])
         self._cover(loop)
         loop.group(
             self.pod,
@@ -220,13 +220,13 @@ class PodsAgent(AgentFeature):
     def take_held(self, rows: Mapping[IP, LocalPod]) -> None:
         """Start from the rows that the map has; ``held`` says whose they are."""
         self.pod.upsert(rows)
-        known = {
+        identities = {
             key: PodIdentity(row.ifindex, row.identity)
             for key, addresses in self.held.items()
             for address in addresses
             if (row := rows.get(address))
         }
-        self._identity.upsert(known)
+        self._identity.upsert(identities)
 
     def apply_links(
         self, loop: Loop, links: PodLinks, entries: Target[str, bytes]

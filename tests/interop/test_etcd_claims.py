@@ -22,14 +22,16 @@ from etcd_server import Etcd, Leadership, client_of, running, task_of, until_asy
 from clustermesh.etcd.client import Client, KeyList
 from clustermesh.etcd.requests import put_op
 from clustermesh.store import claims as records
-from clustermesh.store.allocator import Allocator, PoolFull, identity_numbers, scattered
+from clustermesh.store.allocator import Allocator, PoolFull
 from clustermesh.store.follow import Follow, entry_of
 from clustermesh.store.leader import Deposed, Fence
 from mesh.core.model import Claim, ClaimKey
+from mesh.identity.controller import numbers_of
+from tests.fixtures.numbers import scattered
 
 OWN = "meshgate/v1/east/"
 CLAIMED = ("identity", "podcidr", "locator", "block")
-EAST = identity_numbers(1)
+EAST = numbers_of(1)
 
 
 @pytest.fixture

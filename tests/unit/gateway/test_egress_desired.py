@@ -49,7 +49,7 @@ def plan(*policies: EgressPolicy, gateway: Node | None = GATEWAY) -> EgressPlan:
 def rows(found: EgressPlan) -> dict[str, EgressRow]:
     classes = dict.fromkeys(found.covered.values(), 1)
     made = egress_rows(found, classes)
-    assert {key.egress for key in made} <= {1}
+    assert {key.egress_class for key in made} <= {1}
     return {str(key.network): row for key, row in made.items()}
 
 
