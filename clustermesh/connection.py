@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
+from clustermesh.findings import NOT_REMEMBERED, STORE_AWAY
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
@@ -25,7 +26,6 @@ from mesh.core.reconcile import Applied
 from mesh.core.table import ColumnChanges
 from mesh.identity import labels
 
-STORE_AWAY, NOT_REMEMBERED = "M151", "D605"
 #: Seconds between corrections of our pods' keys at least.
 REWRITE_INTERVAL_S = 1.0
 #: Seconds between looks at which clusters stand.

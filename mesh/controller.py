@@ -14,6 +14,7 @@ from pathlib import Path
 
 from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.findings import STORE_AWAY
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch, Follow
@@ -37,12 +38,11 @@ from mesh.objects.kinds import KINDS
 from mesh.objects.manifests import Manifests
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
-from mesh.process import Since
+from mesh.process import Dated, Since
 from mesh.services.controller import ServicesController
 from srv6 import locators
 from srv6.controller import LocatorsController
 
-NO_ETCD = "M151"
 #: Claims that a controller makes.
 NOUNS = (labels.NOUN, pools.NOUN, locators.NOUN, blocks.NOUN)
 
@@ -124,7 +124,7 @@ class Controller:
         self.own = Follow(self.client, own.prefix, self._take, on_synced=own.synced)
         self.mesh = Follow(self.client, PREFIX, features.take)
         self._settled = False
-        self._since = Since()
+        self._since = Since(self._found)
 
     def _take(self, batch: Batch) -> None:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
@@ -142,6 +142,7 @@ class Controller:
                 group.create_task(self.own.run(), name="follow own")
                 group.create_task(self.mesh.run(), name="follow mesh")
                 group.create_task(self.loop.run(), name="derive")
+                group.create_task(self._since.run(), name="date findings")
                 group.create_task(self.leading.run(), name="lead")
                 group.create_task(self.leading.pods.run(), name="snapshot of pods")
                 group.create_task(self.leading.allocator.keep(), name="snapshot of claims")
@@ -172,9 +173,9 @@ class Controller:
         self._settled |= bool(applied) and all(one.current for one in applied)
         return self._settled
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Dated]:
         """Everything that is wrong now, each since when."""
-        return self._since.dated(self._found())
+        return self._since.dated()
 
     def _found(self) -> Iterable[Finding]:
         yield from self.features.findings()
@@ -182,11 +183,11 @@ class Controller:
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"
-            yield Finding(NO_ETCD, place, "", f"{self.client.problem}; {stays}")
+            yield Finding(STORE_AWAY, place, "", f"{self.client.problem}; {stays}")
             return
         for follow in (self.own, self.mesh):
             if follow.problem:
-                yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
+                yield Finding(STORE_AWAY, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
 
 
 def _ignore(_: ColumnChanges) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 
 import msgspec
 
+from clustermesh.findings import OWN_UNREADABLE
 from clustermesh.remote.wire import is_object_name, parse_ip, plain
 from clustermesh.store.claims import rows as claim_rows
 from clustermesh.store.follow import Batch, Entry, canary_of
 from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
 from mesh.core.table import Source, Table
-
-UNREADABLE = "M141"
 
 #: Value of the key that an agent puts after all of its pods.
 PODS_SYNCED = b"{}"
@@ -113,7 +112,7 @@ class Own:
         return PodRef(*parts) if valid else None
 
     def _refuse(self, key: str, text: str) -> None:
-        self.findings[key] = Finding(UNREADABLE, plain(key), "value", plain(text))
+        self.findings[key] = Finding(OWN_UNREADABLE, plain(key), "value", plain(text))
 
 
 def _by_noun(keys: Iterable[ClaimKey]) -> Mapping[str, list[ClaimKey]]:

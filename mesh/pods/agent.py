@@ -24,12 +24,11 @@ from mesh.core.table import Source, Table
 from mesh.identity.labels import identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
+from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
 from mesh.pods.maps import pod_target
 from mesh.pods.nouns import pod_row
 from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows
-
-NO_ADDRESS = "D604"
 
 
 class Entries(Protocol):
