@@ -14,14 +14,12 @@ from mesh.core.reconcile import Loop
 class RemoteAgent(AgentFeature):
     """``features`` are all others of the process: what is ours is what they declare."""
 
-    def __init__(
-        self, cluster: str, id_: int, remote: RemoteTables, features: Iterable[AgentFeature]
-    ) -> None:
+    def __init__(self, remote: RemoteTables, features: Iterable[AgentFeature]) -> None:
         others = list(features)
         networks = [table for one in others for table in one.ours]
         addresses = [table for one in others for table in one.own_addresses]
         self._remote = remote
-        self._ours = Ours(cluster, id_, remote, networks, addresses)
+        self._ours = Ours(remote, networks, addresses)
 
     def derive(self, loop: Loop) -> None:
         self._ours.derive(loop)

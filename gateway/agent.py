@@ -24,6 +24,7 @@ from gateway import blocks, nouns, rows
 from gateway import maps as entries
 from gateway.claimed import Blocks
 from gateway.coverage import Coverage
+from gateway.layouts import DECLARED
 from gateway.members import GatewayKey, GatewayRow, Gateways, departures, gateway_members
 from gateway.networks import egress_network
 from gateway.plan import egress_classes
@@ -47,6 +48,8 @@ REST_INTERVAL_S = 5.0
 
 class EgressAgent(AgentFeature):
     """``own`` is this node, ``endpoint`` its tunnel endpoint, ``pods`` the objects of its pods."""
+
+    layouts = DECLARED
 
     def __init__(
         self,
@@ -72,9 +75,9 @@ class EgressAgent(AgentFeature):
         self.marks = (self.mark,)
         self.ours = (Table[Network, None]("egress network"),)
         self.announced = (Table[Network, None]("own egress network"),)
-        held, resting = store.claims[blocks.NOUN], store.resting[blocks.NOUN]
-        self._blocks = Blocks("block row", own.cluster, settings.block_size, held)
-        self._resting = Blocks("resting block", own.cluster, settings.block_size, resting)
+        claims, size = store.claims_of(blocks.NOUN), settings.block_size
+        self._blocks = Blocks("block row", own.cluster, size, claims.held)
+        self._resting = Blocks("resting block", own.cluster, size, claims.resting)
         self.block = self._blocks.table
         self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
         self._left: dict[GatewayKey, float] = {}

@@ -7,6 +7,7 @@ Block ``number`` of an address are the ports from 1024 + number * block size. A 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
@@ -23,6 +24,10 @@ class BlockKey:
 
     address: IP
     number: int
+
+    def __hash__(self) -> int:
+        """Half the time of the default: an address's own hash goes by way of its text."""
+        return hash((int(self.address), self.number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def block_of_claim(claim: Claim | None, cluster: str, block_size: int) -> dict[B
         return {}
     first, last = block_ports(claim.number, block_size)
     node, _, _ = claim.owner.rpartition("/")
-    row = Block(address, claim.number, first, last, cluster, node, claim.epoch)
+    row = Block(address, claim.number, first, last, cluster, sys.intern(node), claim.epoch)
     return {BlockKey(address, claim.number): row}
 
 

@@ -1,4 +1,4 @@
-"""What agent, controller and speaker have in common: start, signals, exit status, findings."""
+"""What agent, controller and speaker have in common: start, signals, exit status, health."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bpf.libbpf import LoadError
+from bpf.migrate import RefusedError
 from bpf.object import DriftError
 from bpf.realtime import RealtimeKernelError
 from mesh.config import ConfigError
+from mesh.core import steps
 from mesh.core.model import Finding
+from mesh.core.reconcile import Loop
+from mesh.core.steps import Steps
 
 log = logging.getLogger(__name__)
 
 C = TypeVar("C")
-Life = Callable[[C], Coroutine[Any, Any, None]]
+Life = Callable[[C, Steps], Coroutine[Any, Any, None]]
 
 #: Objects between collections: with 65,536 addresses a full one stops the process for 0.1 s.
 COLLECT = (100_000, 50, 1000)
@@ -33,8 +37,12 @@ LOOK_S, RESTS = 2.0, 100
 #: shows no error during the attempt, and pauses between attempts are at most 5 s.
 KEEP_S = 10.0
 _Same = tuple[str, str, str, tuple[str, ...]]
+#: Seconds until the objects that are there count as there for good: no collection looks at them.
+FREEZE_S = 60.0
+#: Derivations that a process names in its status.
+_SHOWN = 8
 #: What says that a process cannot do its work here.
-_CANNOT = (OSError, LoadError, DriftError, RealtimeKernelError)
+_CANNOT = (OSError, LoadError, DriftError, RefusedError, RealtimeKernelError)
 
 
 def main(path: Path, load: Callable[[Path], C], life: Life[C]) -> int:
@@ -47,8 +55,9 @@ def main(path: Path, load: Callable[[Path], C], life: Life[C]) -> int:
         return 2
     status = 0
     gc.set_threshold(*COLLECT)
+    measured = Steps()
     try:
-        asyncio.run(_until_signal(life(config)))
+        steps.run(_until_signal(life(config, measured)), measured)
     except* _CANNOT:
         log.exception("event=cannot_serve")
         status = 1
@@ -60,8 +69,14 @@ async def _until_signal(life: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(living.cancel, f"signal {number}"))
+    loop.call_later(FREEZE_S, gc.freeze)
     with suppress(asyncio.CancelledError):
         await living
+
+
+def busy(measured: Steps, loop: Loop) -> Mapping[str, object]:
+    """How long the event loop was busy, and with which derivations, for ``status -o json``."""
+    return {**measured.row(), "dearest": loop.costs()[:_SHOWN]}
 
 
 @dataclass(frozen=True, slots=True)

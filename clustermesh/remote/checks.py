@@ -316,7 +316,7 @@ def _is_port_name(name: str) -> bool:
 
 def _outside(remote: RemoteCluster, name: str, first: int, last: int) -> NotAccepted:
     if remote.ledger.holds_own_node(first, last):
-        text = f"{name}: a node of our cluster {remote.ledger.own.cluster} has this address"
+        text = f"{name}: a node of our cluster {remote.ledger.own_cluster} has this address"
         return NotAccepted(ADDRESS_TAKEN, "IP", text)
     return NotAccepted(OUTSIDE, "IP", f"{name} is in no pod CIDR of cluster {remote.name}")
 

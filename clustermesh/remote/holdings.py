@@ -58,6 +58,16 @@ class OwnFacts:
         return cls(cluster, cluster_id, ours, frozenset(a for part in addresses for a in part))
 
 
+@dataclass(frozen=True, slots=True)
+class OwnChange:
+    """What this cluster has now and had not before, and what it has no more."""
+
+    networks: frozenset[Network] = frozenset()
+    gone_networks: frozenset[Network] = frozenset()
+    addresses: frozenset[IP] = frozenset()
+    gone_addresses: frozenset[IP] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Holder:
     """A node of a cluster; the node is empty for what the whole cluster holds."""
@@ -111,7 +121,7 @@ class OwnNetworks:
     """Networks of this cluster, which may lie in each other."""
 
     def __init__(self) -> None:
-        self.all: set[Network] = set()
+        self.all: dict[Network, None] = {}
         self._firsts: list[int] = []  # of each network, sorted
         self._by_first: dict[int, list[Network]] = {}
         self._by_shift: dict[int, dict[int, Network]] = {}  # host bits -> prefix -> network
@@ -119,7 +129,7 @@ class OwnNetworks:
     def add(self, network: Network) -> None:
         """Enter a network that is not in here."""
         first, shift = span(network)[0], shift_of(network)
-        self.all.add(network)
+        self.all[network] = None
         insort(self._firsts, first)
         self._by_first.setdefault(first, []).append(network)
         self._by_shift.setdefault(shift, {})[first >> shift] = network
@@ -127,7 +137,7 @@ class OwnNetworks:
     def remove(self, network: Network) -> None:
         """Take out a network that was added."""
         first, shift = span(network)[0], shift_of(network)
-        self.all.discard(network)
+        self.all.pop(network, None)
         del self._firsts[bisect_left(self._firsts, first)]
         self._by_first[first].remove(network)
         del self._by_shift[shift][first >> shift]
@@ -154,38 +164,61 @@ class Ledger:
         self._networks = Spans()
         self._addresses: dict[int, Holder] = {}
         self._order: list[int] = []  # the numbers of _addresses, sorted
-        self.own = OwnFacts(own.cluster, own.id)
+        self._own_cluster, self._own_id = own.cluster, own.id
         self._own_networks = OwnNetworks()
+        self._own_addresses: set[IP] = set()
         self._own_order: list[int] = []  # numbers of the addresses of own nodes, sorted
         self.ids[own.id] = own.cluster
         self.update_own(own)
         self.revision = 0
 
-    def update_own(self, own: OwnFacts) -> set[Holder]:
-        """Replace what this cluster has. Return whose claims meet what is new.
+    @property
+    def own(self) -> OwnFacts:
+        """All that this cluster has."""
+        networks, addresses = tuple(self._own_networks.all), frozenset(self._own_addresses)
+        return OwnFacts(self._own_cluster, self._own_id, networks, addresses)
 
-        Those are judged again by their importers, and all that are refused. Takes time for what
-        changed, and one pass over ``own.networks``.
+    @property
+    def own_cluster(self) -> str:
+        """Name of this cluster."""
+        return self._own_cluster
+
+    def update_own(self, own: OwnFacts) -> set[Holder]:
+        """``change_own`` to what this cluster has as a whole."""
+        if own.id != self._own_id:
+            self.revision += 1
+            self.ids.pop(self._own_id, None)
+            self.ids[own.id], self._own_id = own.cluster, own.id
+        networks, addresses = frozenset(own.networks), own.addresses
+        before = self._own_networks.all.keys()
+        return self.change_own(
+            OwnChange(
+                networks - before,
+                frozenset(before - networks),
+                addresses - self._own_addresses,
+                frozenset(self._own_addresses - addresses),
+            )
+        )
+
+    def change_own(self, change: OwnChange) -> set[Holder]:
+        """Take in what has changed of ours. Return whose claims meet what is new.
+
+        Those are judged again by their importers, and all that are refused.
         """
-        if own == self.own:
+        if change == OwnChange():
             return set()
         self.revision += 1
-        if own.id != self.own.id:
-            self.ids.pop(self.own.id, None)
-            self.ids[own.id] = own.cluster
-        networks, before = set(own.networks), self.own
-        for network in self._own_networks.all - networks:
+        for network in change.gone_networks:
             self._own_networks.remove(network)
-        added = networks - self._own_networks.all
-        for network in added:
+        for network in change.networks:
             self._own_networks.add(network)
-        for address in before.addresses - own.addresses:
+        for address in change.gone_addresses:
+            self._own_addresses.discard(address)
             del self._own_order[bisect_left(self._own_order, number(address))]
-        arrived = own.addresses - before.addresses
-        for address in arrived:
+        for address in change.addresses:
+            self._own_addresses.add(address)
             insort(self._own_order, number(address))
-        self.own = own
-        spans = [*map(span, added), *((number(a), number(a)) for a in arrived)]
+        spans = [*map(span, change.networks), *((number(a), number(a)) for a in change.addresses)]
         return {holder for ends in spans for holder in self._holders(*ends)}
 
     def _holders(self, first: int, last: int) -> Iterable[Holder]:
@@ -254,7 +287,7 @@ class Ledger:
                 )
         ours = self._own_networks.meeting(first, last)
         if ours is not None:
-            text = f"{network} overlaps {ours} of our cluster {self.own.cluster}"
+            text = f"{network} overlaps {ours} of our cluster {self._own_cluster}"
             raise NotAccepted(PREFIX_TAKEN, name, text)
         for other, whose in self._networks.meeting(first, last):
             if whose != holder:
@@ -264,7 +297,7 @@ class Ledger:
     def _check_nodes_inside(self, holder: Holder, name: str, network: Network) -> None:
         first, last = span(network)
         if self.holds_own_node(first, last):
-            text = f"{network} holds an address of a node of our cluster {self.own.cluster}"
+            text = f"{network} holds an address of a node of our cluster {self._own_cluster}"
             raise NotAccepted(PREFIX_TAKEN, name, text)
         for at in range(bisect_left(self._order, first), bisect_right(self._order, last)):
             whose = self._addresses[self._order[at]]
@@ -273,8 +306,8 @@ class Ledger:
 
     def _check_address(self, holder: Holder, name: str, address: IP) -> None:
         here = number(address)
-        if address in self.own.addresses:
-            text = f"{address} is an address of a node of our cluster {self.own.cluster}"
+        if address in self._own_addresses:
+            text = f"{address} is an address of a node of our cluster {self._own_cluster}"
             raise NotAccepted(ADDRESS_TAKEN, name, text)
         whose = self._addresses.get(here, holder)
         if whose != holder:
@@ -284,7 +317,7 @@ class Ledger:
         ours = self._own_networks.meeting(here, here)
         if ours is not None:
             raise NotAccepted(
-                ADDRESS_TAKEN, name, f"{address} lies in {ours} of {self.own.cluster}"
+                ADDRESS_TAKEN, name, f"{address} lies in {ours} of {self._own_cluster}"
             )
         for network, whose in self._networks.meeting(here, here):
             if whose.cluster != holder.cluster:

@@ -23,7 +23,13 @@ from clustermesh import findings as codes
 from clustermesh.remote import wire
 from clustermesh.remote.changes import Draft, ImportChanges, address_row, columns
 from clustermesh.remote.checks import AcceptedAddress, RemoteCluster, RemoteNode
-from clustermesh.remote.holdings import Holder, Ledger, NotAccepted, OwnFacts
+from clustermesh.remote.holdings import (
+    Holder,
+    Ledger,
+    NotAccepted,
+    OwnChange,
+    OwnFacts,
+)
 from clustermesh.remote.keys import AddressKeys, Keys, KeyStore
 from clustermesh.remote.shared import ADDRESS, CONFIG, IDENTITY, NODE, SERVICE, SHARED, Shared
 from clustermesh.remote.wire import CANARIES, WireError
@@ -201,7 +207,7 @@ class Importer:
 
     def _nodes_again(self, nodes: Collection[str] | None) -> list[str]:
         refused = self._refused_nodes()
-        if nodes is None:
+        if nodes is None or not (nodes or refused):
             return refused
         again = {*refused, *(wire.node_key(self.cluster.name, node) for node in nodes)}
         return [key for key in self._keys[NODE] if key in again]
@@ -441,15 +447,19 @@ class Imports:
         self._settle_refused(draft, seen)
         return draft.changes()
 
-    def learn_own(self, own: OwnFacts) -> None:
-        """Take in facts of ours before anything has been judged."""
-        self.ledger.update_own(own)
-
     def update_own(self, own: OwnFacts) -> ImportChanges:
-        """Judge everything against changed facts of ours, which win over accepted ones."""
-        draft, seen = Draft(), self.ledger.revision
-        meeting: dict[str, set[str]] = {}
-        for holder in self.ledger.update_own(own):
+        """``change_own`` to what this cluster has as a whole."""
+        seen = self.ledger.revision
+        return self._judge_again(self.ledger.update_own(own), seen)
+
+    def change_own(self, change: OwnChange) -> ImportChanges:
+        """Judge what changed facts of ours concern; ours win over accepted ones."""
+        seen = self.ledger.revision
+        return self._judge_again(self.ledger.change_own(change), seen)
+
+    def _judge_again(self, holders: Iterable[Holder], seen: int) -> ImportChanges:
+        draft, meeting = Draft(), dict[str, set[str]]()
+        for holder in holders:
             meeting.setdefault(holder.cluster, set()).add(holder.node)
         if self.ledger.revision != seen:
             seen = self.ledger.revision
@@ -504,7 +514,7 @@ class Imports:
 
     def _cluster(self, key: str) -> str:
         prefix, cluster = wire.split_key(key)
-        return cluster if prefix in self._prefixes and cluster != self.ledger.own.cluster else ""
+        return cluster if prefix in self._prefixes and cluster != self.ledger.own_cluster else ""
 
 
 def _reach(node: RemoteNode | None) -> object:

@@ -7,12 +7,37 @@ union is made from the list of features and from nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
-from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.holdings import OwnChange
 from clustermesh.remote.tables import RemoteTables
 from mesh.core.model import IP, Network
 from mesh.core.reconcile import Loop
-from mesh.core.table import Table
+from mesh.core.table import Changes, Table
+
+F = TypeVar("F")
+
+
+class _Union(Generic[F]):
+    """The keys of several tables, and how they changed since ``take_change``."""
+
+    def __init__(self, tables: Sequence[Table[F, None]]) -> None:
+        self.tables = tuple(tables)
+        self._all: set[F] = set()
+        self._touched: dict[F, None] = {}
+
+    def note(self, changes: Changes[F, None]) -> None:
+        """Keys of one table may have come or gone."""
+        self._touched.update(dict.fromkeys((*changes.upsert, *changes.delete)))
+
+    def take_change(self) -> tuple[frozenset[F], frozenset[F]]:
+        """Keys that came, and keys that went."""
+        touched, self._touched = self._touched, {}
+        present = {one for one in touched if any(one in table.rows for table in self.tables)}
+        came, went = present - self._all, (self._all & touched.keys()) - present
+        self._all |= came
+        self._all -= went
+        return frozenset(came), frozenset(went)
 
 
 class Ours:
@@ -20,24 +45,22 @@ class Ours:
 
     def __init__(
         self,
-        cluster: str,
-        id_: int,
         remote: RemoteTables,
         networks: Sequence[Table[Network, None]],
         addresses: Sequence[Table[IP, None]],
     ) -> None:
-        self._cluster, self._id, self._remote = cluster, id_, remote
-        self._networks, self._addresses = tuple(networks), tuple(addresses)
-        self._last: OwnFacts | None = None
+        self._remote = remote
+        self._networks, self._addresses = _Union(networks), _Union(addresses)
 
     def derive(self, loop: Loop) -> None:
-        """Add the derivation."""
-        loop.derive([*self._networks, *self._addresses], self._update)
+        """Add the derivations."""
+        for networks in self._networks.tables:
+            loop.follow(networks, self._networks.note)
+        for addresses in self._addresses.tables:
+            loop.follow(addresses, self._addresses.note)
+        loop.derive([*self._networks.tables, *self._addresses.tables], self._update)
 
     def _update(self) -> None:
-        networks = dict.fromkeys(one for table in self._networks for one in table.rows)
-        addresses = frozenset(one for table in self._addresses for one in table.rows)
-        facts = OwnFacts(self._cluster, self._id, tuple(networks), addresses)
-        if facts != self._last:
-            self._last = facts
-            self._remote.update_own(facts)
+        self._remote.change_own(
+            OwnChange(*self._networks.take_change(), *self._addresses.take_change())
+        )

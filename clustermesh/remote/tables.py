@@ -12,7 +12,7 @@ from typing import Any
 
 from clustermesh.etcd.client import Client
 from clustermesh.remote.changes import ImportChanges
-from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.holdings import OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports
 from clustermesh.remote.shared import (
     ADDRESS,
@@ -89,20 +89,25 @@ class RemoteTables:
 
     def expect(self, clusters: Collection[str]) -> None:
         """Clusters that must be complete before anything counts as complete."""
-        self._expected = set(clusters) - {self.imports.ledger.own.cluster}
+        self._expected = set(clusters) - {self.imports.ledger.own_cluster}
         self._settle()
 
     def update_own(self, own: OwnFacts) -> None:
-        """Judge everything anew against changed facts of ours.
+        """``change_own`` to what this cluster has as a whole."""
+        self._write(self.imports.update_own(own))
+        self._judge_waiting()
+
+    def change_own(self, change: OwnChange) -> None:
+        """Judge anew what changed facts of ours concern.
 
         Nothing is judged before the first call: a cluster could otherwise claim what is ours until
         we have learned it.
         """
-        if self._unjudged is None:
-            self._write(self.imports.update_own(own))
-            return
-        self.imports.learn_own(own)
-        waiting, self._unjudged = self._unjudged, None
+        self._write(self.imports.change_own(change))
+        self._judge_waiting()
+
+    def _judge_waiting(self) -> None:
+        waiting, self._unjudged = self._unjudged or (), None
         for batch in waiting:
             self.take(batch)
 

@@ -9,6 +9,7 @@ them: the others' keys are none of ours. Called by the allocator, and by all who
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def claim_key(cluster: str, nouns: Collection[str], key: str) -> ClaimKey | None
     pool, _, number = rest.partition("/number/")
     if noun not in nouns or "/" in pool or not (number.isascii() and number.isdecimal()):
         return None
-    return ClaimKey(noun, pool, int(number))
+    return ClaimKey(sys.intern(noun), sys.intern(pool), int(number))
 
 
 def record_of(cluster: str, nouns: Collection[str], entry: Entry) -> Record | None:
@@ -97,7 +98,8 @@ def record_of(cluster: str, nouns: Collection[str], entry: Entry) -> Record | No
     except msgspec.MsgspecError as error:
         raise ValueError(f"{entry.key}: {error}") from error
     epoch = entry.modified if value.epoch is msgspec.UNSET else value.epoch
-    return Record(key, value.owner, epoch, value.released, entry.modified)
+    owner = sys.intern(value.owner)  # a label text is in the pods' entries, too
+    return Record(key, owner, epoch, value.released, entry.modified)
 
 
 def rows(

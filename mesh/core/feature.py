@@ -92,6 +92,9 @@ class AgentFeature(Feature):
     #: Networks that this node attracts: packets that no route takes further are discarded.
     announced: Sequence[Table[Network, None]] = ()
 
+    #: What names in two layouts of a map cannot tell (the rows of ``bpf/migrate.py``).
+    layouts: Sequence[Any] = ()
+
     def settings(self) -> Mapping[str, object]:
         """Fields of the datapath's ``struct config``."""
         return {}
@@ -152,8 +155,6 @@ class SpeakerFeature(Feature):
     kind: str
     #: Tables that decide; a route is withdrawn only while all of them are synced.
     inputs: Sequence[Source] = ()
-    #: Claim nouns that the speaker follows for this feature.
-    nouns: Sequence[str] = ()
 
     def prefixes(self, node: Node) -> Iterable[Network]:
         """Prefixes that the node announces now."""

@@ -63,30 +63,77 @@ class Each(Generic[K, V]):
 Input = By[Any, Any, Any] | To[Any, Any] | Each[Any, Any]
 
 
+class _Many(tuple[Any, ...]):
+    """Several items where one stands for itself: tuples of one would be a third of the memory."""
+
+    __slots__ = ()
+
+
+class _Several(dict[Any, None]):
+    """Several keys of a group, likewise."""
+
+    __slots__ = ()
+
+
+_ABSENT: Any = object()
+
+
+def _packed(items: tuple[Any, ...]) -> Any:
+    return items[0] if len(items) == 1 else _Many(items)
+
+
+def _unpacked(item: Any) -> tuple[Any, ...]:
+    if item is _ABSENT:
+        return ()
+    return item if type(item) is _Many else (item,)
+
+
 class _Index(Generic[G, K]):
     """Which keys belong to which groups, both ways."""
 
     def __init__(self) -> None:
-        self.groups: dict[K, tuple[G, ...]] = {}
-        self.keys: dict[G, dict[K, None]] = {}
+        self.groups: dict[K, Any] = {}
+        self.keys: dict[G, Any] = {}
+
+    def keys_of(self, group: G) -> Iterable[K]:
+        """The keys of a group, in the order in which they came."""
+        found = self.keys.get(group, _ABSENT)
+        if type(found) is _Several:
+            return found
+        return () if found is _ABSENT else (found,)
 
     def move(self, key: K, now: tuple[G, ...]) -> tuple[G, ...]:
         """Put a key into these groups and no others; return the groups where it was."""
-        before = self.groups.get(key, ())
+        before = _unpacked(self.groups.get(key, _ABSENT))
         if before == now:
             return before
         for group in before:
-            keys = self.keys[group]
-            keys.pop(key, None)
-            if not keys:
-                del self.keys[group]
+            self._leave(group, key)
         for group in now:
-            self.keys.setdefault(group, {})[key] = None
+            self._join(group, key)
         if now:
-            self.groups[key] = now
+            self.groups[key] = _packed(now)
         else:
             del self.groups[key]
         return before
+
+    def _join(self, group: G, key: K) -> None:
+        found = self.keys.get(group, _ABSENT)
+        if found is _ABSENT:
+            self.keys[group] = key
+        elif type(found) is _Several:
+            found[key] = None
+        else:
+            self.keys[group] = _Several({found: None, key: None})
+
+    def _leave(self, group: G, key: K) -> None:
+        found = self.keys[group]
+        if type(found) is not _Several:
+            del self.keys[group]
+            return
+        del found[key]
+        if len(found) == 1:
+            self.keys[group] = next(iter(found))
 
 
 class _Input:
@@ -116,7 +163,7 @@ class _Input:
         """Groups that some keys of the backlog concern."""
         keys, self.backlog = self.backlog[:_PIECE], self.backlog[_PIECE:]
         if isinstance(self.declared, To | Each):
-            return [group for key in keys for group in self.index.keys.get(key, ())]
+            return [group for key in keys for group in self.index.keys_of(key)]
         if self.declared.groups is None:
             return keys
         return self._regroup(keys, self.declared.table.rows, self.declared.groups)
@@ -164,11 +211,13 @@ class _Input:
             return {key: rows[key] for key in keys if key in rows}
         if self.declared.groups is None:
             return rows.get(group)
-        return {key: rows[key] for key in self.index.keys.get(group, ())}
+        return {key: rows[key] for key in self.index.keys_of(group)}
 
 
 #: Keys whose groups are found in one piece.
 _PIECE = 256
+#: Keys that are handed over in one piece.
+_HANDED = 64
 #: Groups made again before a run of few groups gets longer slices.
 _PATIENCE = 64
 
@@ -189,10 +238,11 @@ class Grouped(Sliced, Generic[K, V]):
         self.whole = list(whole)
         self.late = list(late)
         self._before: tuple[K, ...] | None = None  # rows of an earlier process
-        self._makers: dict[K, Any] = {}
         self._make = make
         self._inputs = [_Input(one) for one in inputs]
-        self._made: dict[Any, tuple[K, ...]] = {}
+        self._same: set[Any] = set()  # groups that have made one row, whose key is the group
+        self._made: dict[Any, Any] = {}  # keys that the other groups have made
+        self._makers: dict[K, Any] = {}  # the groups that have made them
         self._seen: list[int] | None = None
         self._everything = False  # every group is to be made
         self._waiting: deque[Any] = deque()
@@ -238,7 +288,8 @@ class Grouped(Sliced, Generic[K, V]):
         if self._everything:
             self._everything = False
             needed = [one for one in self._inputs if one.needed][:1] or self._inputs
-            self._touch([*self._made, *(group for one in needed for group in one.all())])
+            there = [group for one in needed for group in one.all()]
+            self._touch([*self._same, *self._made, *there])
             return
         group = self._waiting.popleft()
         del self._touched[group]
@@ -279,15 +330,25 @@ class Grouped(Sliced, Generic[K, V]):
 
     def _note(self, group: Any, made: Mapping[K, V]) -> None:
         """Prepare what ``_write`` does in one step."""
-        before = self._made.get(group, ())
+        before = self._keys_of(group)
         self._lost += [(key, group) for key in before if key not in made]
-        self._makers.update(dict.fromkeys(made, group))
-        if made:
-            self._made[group] = tuple(made)
-        elif before:
-            del self._made[group]
+        if len(made) == 1 and group in made:
+            self._same.add(group)
+            self._makers.pop(group, None)
+            self._made.pop(group, None)
+        else:
+            self._same.discard(group)
+            self._makers.update(dict.fromkeys(made, group))
+            if made:
+                self._made[group] = _packed(tuple(made))
+            elif before:
+                self._made.pop(group, None)
         self._fresh[group] = made
         self._rows.update(made)
+
+    def _keys_of(self, group: Any) -> tuple[Any, ...]:
+        """The keys that the group made last."""
+        return (group,) if group in self._same else _unpacked(self._made.get(group, _ABSENT))
 
     def _write(self) -> None:
         rows, lost = self._rows, self._lost
@@ -304,11 +365,12 @@ class Grouped(Sliced, Generic[K, V]):
     def _not_made(self) -> list[K]:
         """Rows that stood in ``out`` before the first run and that no group has made."""
         before, self._before = self._before or (), ()
-        return [key for key in before if key not in self._makers]
+        return [key for key in before if key not in self._makers and key not in self._same]
 
     def _gave_up(self, key: K, group: Any) -> bool:
         """Whether the key has no maker any more: another group may have taken it over."""
-        if self._makers.get(key, group) != group:
+        itself = key if key in self._same else group
+        if self._makers.get(key, itself) != group:
             return False
         self._makers.pop(key, None)
         return True
@@ -317,8 +379,8 @@ class Grouped(Sliced, Generic[K, V]):
 class Followed(Sliced, Generic[K, V]):
     """Gives ``take`` what has changed in a table: for outputs that are no tables of rows.
 
-    After a gap in the table's change log ``take`` gets every row and the keys that it was given
-    before and that are gone.
+    ``take`` gets some keys at a time, with their rows of that moment. After a gap in the table's
+    change log it gets every row and the keys that it was given before and that are gone.
     """
 
     def __init__(self, table: Table[K, V], take: Callable[[Changes[K, V]], None]) -> None:
@@ -327,18 +389,35 @@ class Followed(Sliced, Generic[K, V]):
         self._revision = -1
         self._known: set[K] = set()
 
-    def steps(self) -> Iterator[None]:
-        """One piece: hand over what changed since the last run."""
-        self.run()
-        return iter(())
-
     def run(self) -> None:
         """Hand over what changed since the last run."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """``run`` in pieces."""
+        self.groups = self.rows = 0
+        keys, at = self._changed(), 0
+        while at < len(keys):
+            if at:
+                yield
+            self._hand_over(keys[at : at + _HANDED])
+            at += _HANDED
+
+    def _changed(self) -> list[K]:
         changes = self.table.changes(self._revision) if self._revision >= 0 else None
-        if changes is None:
-            gone = frozenset(key for key in self._known if key not in self.table.rows)
-            changes = Changes(dict(self.table.rows), gone)
         self._revision = self.table.revision
+        if changes is None:
+            return list({**dict.fromkeys(self._known), **self.table.rows})
+        return [*changes.delete, *changes.upsert]
+
+    def _hand_over(self, keys: list[K]) -> None:
+        rows = self.table.rows
+        changes = Changes(
+            {key: rows[key] for key in keys if key in rows},
+            frozenset(key for key in keys if key not in rows),
+        )
         self._known.update(changes.upsert)
         self._known.difference_update(changes.delete)
+        self.rows += len(keys)
         self._take(changes)

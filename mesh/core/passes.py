@@ -245,6 +245,9 @@ class Passes:
         """Run what is due; after each rest from the top, but no rest before something is new."""
         at = reached = 0
         while at < len(self.all):
+            if not self.all[at].pending:
+                at += 1
+                continue
             done = self.all[at].advance(self.turn)
             at += done
             if not done or (at > reached and self.turn.spent() and self._pending()):

@@ -31,7 +31,7 @@ from mesh.core.applied_columns import AppliedColumns, ColumnRank, equal_ranks
 from mesh.core.applied_rows import AppliedRows
 from mesh.core.groups import Followed, Grouped, Input
 from mesh.core.limits import Full
-from mesh.core.passes import Gate, Passes, Whole
+from mesh.core.passes import Gate, Passes, Sliced, Whole
 from mesh.core.table import Changes, ColumnTable, Source, Table
 from mesh.core.target import ColumnTarget, Errors, RowsFailed, Target
 
@@ -147,6 +147,12 @@ class Loop:
     ) -> None:
         """Give ``take`` what has changed in a table, once the table is synced."""
         self._passes.add(name or f"follow {table.name}", [table], (), Followed(table, take))
+
+    def work(
+        self, name: str, work: Sliced, inputs: Sequence[Source], also: Sequence[Source] = ()
+    ) -> None:
+        """``derive`` for work that rests between its pieces."""
+        self._passes.add(name, inputs, also, work)
 
     def apply(
         self,

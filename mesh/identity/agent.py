@@ -24,7 +24,7 @@ from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Changes, ColumnChanges, ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
-from mesh.identity.labels import NOUN
+from mesh.identity.labels import NOUN, POOL
 from mesh.identity.listing import address_rows
 from mesh.identity.nouns import identity_row
 from mesh.identity.numbers import Numbers
@@ -62,7 +62,7 @@ class IdentityAgent(AgentFeature):
         self._own = own
         self._objects, self._entries, self._node = objects, store.pods, node
         self._remote = remote
-        self._numbers = Numbers(own.cluster, id_, store.claims[NOUN])
+        self._numbers = Numbers(own.cluster, id_, store.claims_of(NOUN, pool=POOL).held)
         self.number = self._numbers.number
         self._own_pods = OwnPods(address, id_)
         self._endpoint: Table[str, IPv4Address] = Table("endpoint of own node")
@@ -72,7 +72,7 @@ class IdentityAgent(AgentFeature):
     def derive(self, loop: Loop) -> None:
         self._numbers.derive(loop)
         entries = Followed(self._entries, self._take_entries)
-        loop.derive([], entries.run, [self._entries])
+        loop.work("addresses of pods", entries, [], [self._entries])
         loop.group(self._endpoint, _endpoint, By(self._objects[NODES]))
         loop.follow(self.number, self._own_pods.identities)
         loop.follow(self._endpoint, self._own_pods.endpoints)

@@ -52,7 +52,7 @@ class NodesAgent(AgentFeature):
         self.ours = (Table[Network, None]("pod CIDR pools"),)
         self.own_addresses = (Table[IP, None]("address of own node"),)
         self._uplink, self._endpoint = uplink, endpoint
-        self._objects, self._claims, self._locator = objects, store.claims[NOUN], locator
+        self._objects, self._claims, self._locator = objects, store.claims_of(NOUN).held, locator
         self._remote = remote
         self._pools = AgreedPools(store.config, POD_CIDR_POOLS)
         self._own_node: Table[NodeKey, Node] = Table("own node")

@@ -8,7 +8,7 @@ codes end in 90 to 99.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clustermesh.findings import STORE_AWAY
@@ -48,6 +48,8 @@ class Status:
     """What ``meshgate status`` prints.
 
     ``findings`` has {code, object, field, text, about, since}.
+
+    ``processes`` has how long each event loop was busy and with what; only JSON and YAML show it.
     """
 
     nodes: list[Row]
@@ -55,6 +57,7 @@ class Status:
     peers: list[Row]
     egress: list[Row]
     findings: list[Row]
+    processes: list[Row] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -86,7 +89,15 @@ def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) 
         peers=rows["peer"],
         egress=rows["egress"],
         findings=[one | {"since": one["since"] or now} for one in found],
+        processes=list(_busy(answers)),
     )
+
+
+def _busy(answers: Iterable[Answer]) -> Iterator[Row]:
+    for answer in answers:
+        loop = answer.status.get("loop")
+        if isinstance(loop, Mapping):
+            yield {"process": answer.process.name, **loop}
 
 
 def _host(answer: Answer) -> str:

@@ -17,7 +17,18 @@ from typing import Protocol
 
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.groups import By, To
-from mesh.core.model import IP, Finding, Namespace, Node, NodeKey, Pod, PodEntry, PodKey, PodRef
+from mesh.core.model import (
+    IP,
+    Finding,
+    Namespace,
+    Network,
+    Node,
+    NodeKey,
+    Pod,
+    PodEntry,
+    PodKey,
+    PodRef,
+)
 from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, Loop, Target
 from mesh.core.table import Source, Table
@@ -78,6 +89,8 @@ class PodsAgent(AgentFeature):
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
         self._wiring, self._mine = wiring, mine
+        self._assigned: tuple[int, tuple[Network, ...]] | None = None  # what was seen last
+        self._objects_placed: dict[PodKey, Pod] = {}  # of which ``local_pod`` was made
         self._objects, self._node, self._number = objects, node, number
         self._marked = tuple(marks)
         self._entries = entries
@@ -122,8 +135,21 @@ class PodsAgent(AgentFeature):
     def _assign(self) -> None:
         """Addresses of all pods of this node at once: which are free depends on the others."""
         me, mine = self._node.rows.get(self.own), self._mine.rows
-        self.held = assign(mine, me.pod_cidrs if me else (), self.held)
-        self.local_pod.replace({k: replace(mine[k], addresses=a) for k, a in self.held.items()})
+        seen = (self._mine.revision, me.pod_cidrs if me else ())
+        if seen == self._assigned:
+            return  # a change of another node
+        self._assigned = seen
+        self.held = assign(mine, seen[1], self.held)
+        rows = {k: self._placed(k, mine[k], a) for k, a in self.held.items()}
+        self._objects_placed = {key: mine[key] for key in rows}
+        self.local_pod.replace(rows)
+
+    def _placed(self, key: PodKey, pod: Pod, addresses: tuple[IP, ...]) -> Pod:
+        """The pod with its addresses; the row that there is when nothing differs."""
+        have = self.local_pod.rows.get(key)
+        if have and self._objects_placed.get(key) is pod and have.addresses == addresses:
+            return have
+        return replace(pod, addresses=addresses)
 
     def _netns_of(self, key: PodKey, _: Pod | None) -> str:
         return netns_path(self._wiring.pattern, key)
@@ -179,8 +205,9 @@ class PodsAgent(AgentFeature):
         rows = {}
         for address, row in self.pod.rows.items():
             if key := owners.get(address):
-                marks = ((mark.name, mark.numbers.rows.get(key, 0)) for mark in self._marked)
-                rows[address] = replace(row, marks=tuple(marks))
+                marks = tuple([(m.name, m.numbers.rows.get(key, 0)) for m in self._marked])
+                if marks != row.marks:
+                    rows[address] = replace(row, marks=marks)
         self.pod.upsert(rows)
 
     # --- The kernel ---------------------------------------------------------------------------

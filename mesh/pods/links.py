@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 
 from mesh.core.model import IP, Network, Pod, PodKey
@@ -64,12 +64,14 @@ def assign(
     bottom at the end, so that a freed address rests. Pods without a free offset are left out: the
     caller finds them missing.
     """
-    kept = {key: held[key] for key in sorted(held.keys() & set(pods)) if _fits(held[key], cidrs)}
+    spans = [_Span(cidr) for cidr in cidrs]
+    mine = sorted(held.keys() & set(pods), key=_name)
+    kept = {key: held[key] for key in mine if _fits(held[key], spans)}
     if not cidrs:
         return kept
     taken: dict[int, PodKey] = {}
     for key, addresses in kept.items():
-        taken.setdefault(_offset(addresses, cidrs), key)
+        taken.setdefault(_offset(addresses, spans), key)
     taken.pop(_NOWHERE, None)
     size = min(*(cidr.num_addresses for cidr in cidrs), 1 << 16) - 1
     last = max(taken, default=_FIRST - 1)
@@ -77,10 +79,7 @@ def assign(
     free = (offset for offset in order if offset not in taken)
     new = sorted(set(pods).difference(taken.values()))
     taken |= tuple(zip(free, new, strict=False))
-    rows = {key: tuple(cidr.network_address + at for cidr in cidrs) for at, key in taken.items()}
-    return {
-        key: row if len(row) >= len(kept.get(key, ())) else kept[key] for key, row in rows.items()
-    }
+    return {key: _addresses(at, kept.get(key, ()), spans) for at, key in taken.items()}
 
 
 def pod_links(
@@ -241,16 +240,52 @@ def _device(link: Link, addresses: tuple[IP, ...]) -> Device:
     return Device(link.ifindex, mac, host_mac)
 
 
-def _offset(addresses: tuple[IP, ...], cidrs: tuple[Network, ...]) -> int:
+class _Span:
+    """A CIDR in numbers: all pods of a node are compared with it whenever one comes."""
+
+    __slots__ = ("first", "size", "version")
+
+    def __init__(self, cidr: Network) -> None:
+        self.version: int = cidr.version
+        self.first, self.size = int(cidr.network_address), cidr.num_addresses
+
+    def offset(self, address: IP) -> int:
+        """Where the address is in the CIDR, if it is."""
+        at = int(address) - self.first
+        return at if address.version == self.version and 0 <= at < self.size else _NOWHERE
+
+    def address(self, offset: int) -> IP:
+        """The address at an offset."""
+        number = self.first + offset
+        return IPv4Address(number) if self.version == 4 else IPv6Address(number)
+
+
+def _name(key: PodKey) -> tuple[str, str, str]:
+    return key.cluster, key.namespace, key.name
+
+
+def _offset(addresses: tuple[IP, ...], spans: Sequence[_Span]) -> int:
     """The offset of the first address that is in a CIDR."""
-    found = (int(a) - int(c.network_address) for a in addresses for c in cidrs if a in c)
-    return next(found, _NOWHERE)
+    for address in addresses:
+        for span in spans:
+            if (at := span.offset(address)) != _NOWHERE:
+                return at
+    return _NOWHERE
 
 
-def _fits(addresses: tuple[IP, ...], cidrs: tuple[Network, ...]) -> bool:
+def _fits(addresses: tuple[IP, ...], spans: Sequence[_Span]) -> bool:
     """Whether each address is in a CIDR of its family, if there is one, with room for it in all."""
     for address in addresses:
-        same = [cidr for cidr in cidrs if cidr.version == address.version]
-        if same and not any(address in cidr for cidr in same):
+        same = [span for span in spans if span.version == address.version]
+        if same and all(span.offset(address) == _NOWHERE for span in same):
             return False
-    return all(_offset(addresses, cidrs) < cidr.num_addresses for cidr in cidrs)
+    at = _offset(addresses, spans)
+    return all(at < span.size for span in spans)
+
+
+def _addresses(at: int, kept: tuple[IP, ...], spans: Sequence[_Span]) -> tuple[IP, ...]:
+    """The addresses at an offset of every CIDR; those kept when they are the same, or more."""
+    same = [span.offset(address) == at for address, span in zip(kept, spans, strict=False)]
+    if len(kept) > len(spans) or (len(kept) == len(spans) and all(same)):
+        return kept
+    return tuple(span.address(at) for span in spans)

@@ -65,33 +65,48 @@ class PodRows:
     def __init__(self, rows: Target[IP, LocalPod], forget: Forget) -> None:
         self._rows = rows
         self._forget = forget
+        self._devices: dict[IP, int] | None = None  # of the rows that are there for certain
 
     async def read(self) -> Mapping[IP, LocalPod]:
-        return await self._rows.read()
+        rows = await self._rows.read()
+        self._devices = {address: row.ifindex for address, row in rows.items()}
+        return rows
 
     async def upsert(self, rows: Mapping[IP, LocalPod]) -> Errors[IP]:
-        there = await self._rows.read()
-        new = [ip for ip, row in rows.items() if ip not in there or _moved(there[ip], row)]
+        if self._devices is None:
+            await self.read()
+        there = self._devices or {}
+        new = [ip for ip, row in rows.items() if there.get(ip) != row.ifindex]
         refused = await self._clear(new)
-        written = await self._rows.upsert({ip: rows[ip] for ip in rows if ip not in refused})
+        asked = {ip: row for ip, row in rows.items() if ip not in refused}
+        written = await self._rows.upsert(asked)
+        self._note({ip: row.ifindex for ip, row in asked.items() if ip not in written})
         return {**refused, **written}
 
     async def delete(self, keys: Collection[IP]) -> Errors[IP]:
         return await self._clear(keys)
 
     async def _clear(self, keys: Collection[IP]) -> Errors[IP]:
+        if not keys:
+            return {}
+        for address in keys:
+            (self._devices or {}).pop(address, None)
         failed = await self._rows.delete(keys)
         await self._forget([ip for ip in keys if ip not in failed])
         return failed
 
-
-def _moved(there: LocalPod, row: LocalPod) -> bool:
-    return there.ifindex != row.ifindex
+    def _note(self, devices: Mapping[IP, int]) -> None:
+        if self._devices is not None:
+            self._devices.update(devices)
 
 
 async def forget(program: int, argument: np.dtype[Any], addresses: Collection[IP]) -> None:
     """Run ``program`` for each address; ``argument`` is the dtype of ``struct forget``."""
+    await asyncio.to_thread(_forget_each, program, argument, addresses)
+
+
+def _forget_each(program: int, argument: np.dtype[Any], addresses: Collection[IP]) -> None:
     for address in addresses:
         one: npt.NDArray[Any] = np.zeros((), argument)
         one["address"]["w"] = np.frombuffer(packed(address), ">u4")
-        await asyncio.to_thread(call, program, one)
+        call(program, one)

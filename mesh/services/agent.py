@@ -76,7 +76,7 @@ class ServicesAgent(AgentFeature):
             late=[remote],
         )
         loop.group(self._translation, backends.translation, By(self.service, self._asks))
-        loop.derive([self._translation, placement.released], placement.run)
+        loop.work("slots of services", placement, [self._translation, placement.released])
 
     def _asks(self, key: ServiceKey, service: Service) -> list[ServiceAddress]:
         """A service that only other clusters have has no address here."""

@@ -69,13 +69,17 @@ class OwnServices:
         )
 
 
-def _addresses(_: ServiceKey, service: ServiceObject) -> tuple[IP, ...]:
-    return service.addresses
+def _addresses(_: ServiceKey, service: ServiceObject) -> list[Network]:
+    return [host_network(address) for address in service.addresses]
 
 
-def network(address: IP, services: object) -> dict[Network, None]:
+def host_network(address: IP) -> Network:
+    """The network of one address."""
+    if isinstance(address, IPv4Address):
+        return IPv4Network((int(address), 32))
+    return IPv6Network((int(address), 128))
+
+
+def network(one: Network, services: object) -> dict[Network, None]:
     """The network of an address that services have."""
-    if not services:
-        return {}
-    version = IPv4Network if isinstance(address, IPv4Address) else IPv6Network
-    return {version(address): None}
+    return {one: None} if services else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from mesh.core.passes import Sliced
 from mesh.core.table import Changes, Table
 from mesh.services.backends import BackendAddress, ServiceAddress, Translation
 from mesh.services.maps import Released
@@ -21,14 +22,11 @@ _UNBOUNDED = 1 << 32
 _BATCH = 256
 
 
-class Placement:
-    """``services`` and ``backends`` are the tables that become the two maps."""
+class Placement(Sliced):
+    """``services`` and ``backends`` are the tables that become the two maps.
 
-    #: Service addresses that the last run has looked at, and rows that it has written.
-    groups = 0
-    rows = 0
-    #: Its own inputs cannot overtake it: a service address that changes is looked at once more.
-    doublings = 0
+    Its own inputs cannot overtake it: a service address that changes is looked at once more.
+    """
 
     def __init__(
         self,

@@ -272,3 +272,10 @@ def test_ages_are_words() -> None:
         "2 d ago",
     ]
     assert (age(0, NOW), age(None, NOW)) == ("never", "-")
+
+
+def test_status_says_how_long_each_loop_was_busy_and_with_what() -> None:
+    loop = {"longest_step_ms": 12.5, "turns": 7, "dearest": [{"name": "own service", "runs": 1}]}
+    answers = east(east_1_agent=answer("east-1", "agent", node=NODES, ready=True, loop=loop))
+    (row,) = summarize(answers, NOW).processes
+    assert row == {"process": answers[0].process.name, **loop}
