@@ -12,6 +12,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from gateway.members import GatewayKey
 from gateway.plan import exclusions
 from gateway.policy import POLICIES, EgressPolicy
@@ -24,6 +26,11 @@ from tests.fixtures.rooms import Rooms, policy
 from tests.unit.core.kernels import FakeMap
 
 NO_ROOM = 0x7FFFFFFF
+ENUMS = {
+    "egress_class": {"EGRESS_UNCOVERED": 0, "EGRESS_CLASS_NO_ROOM": NO_ROOM},
+    "gateway_limit": {"GATEWAYS": 16},
+}
+LPM_KEY = np.dtype([("prefix", "u4"), ("class", "u4"), ("addr", "V16")])
 PLENTY = 1_000_000
 CIDR = ip_network("10.1.0.0/24")
 APPS = ("web", "api", "cart", "mail")
@@ -63,8 +70,10 @@ class FakeMaps(Maps):
         return FakeColumns(table)
 
     def enum(self, name: str) -> Mapping[str, int]:
-        classes = {"EGRESS_UNCOVERED": 0, "EGRESS_CLASS_NO_ROOM": NO_ROOM}
-        return classes if name == "egress_class" else {}
+        return ENUMS.get(name, {})
+
+    def struct(self, _: str) -> np.dtype[Any]:
+        return LPM_KEY
 
     def capacity(self, name: str) -> int:
         return self.told.get(name, PLENTY)
@@ -171,4 +180,4 @@ class Covered(Rooms):
         return bool(one.known) and cast(FakeMap, one.target).rows == wanted
 
     def _token(self, one: AppliedRows[Any, Any], key: Any) -> Any:
-        return key.egress if one.rows is self.egress.egress else key
+        return key.egress_class if one.rows is self.egress.egress else key
