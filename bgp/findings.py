@@ -69,3 +69,8 @@ NOT_REMEMBERED = Code(
     "come back only when manifests and claims were read.",
     "Make room in the speaker's run directory, and make it writable.",
 )
+SESSION_AWAY = Code(
+    "B291",
+    "A BGP session is not established, and its speaker does not say so itself.",
+    "Act on the reason that the text names.",
+)

@@ -25,3 +25,9 @@ SHARED_ADDRESS = Code(
     "policy is used.",
     "Give one of the policies another egress address, or both the same gateway.",
 )
+UNEXPLAINED = Code(
+    "E390",
+    "An egress policy has no gateway, and no controller says why. What the policy covers is "
+    "dropped.",
+    "Look at gateways.nodeSelector of the policy, and at the controller of the cluster.",
+)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mesh.core.noun import Row, Rows, noun
+from gateway.findings import UNEXPLAINED
+from mesh.core.noun import Problem, Row, Rows, Shown, noun
 
 if TYPE_CHECKING:  # the command line starts with the columns and without numpy
     from gateway.blocks import Block
@@ -13,11 +14,32 @@ if TYPE_CHECKING:  # the command line starts with the columns and without numpy
     from gateway.policy import EgressPolicy
     from mesh.core.model import Node
 
+
+def _title(policies: Sequence[Row]) -> str:
+    return f"Egress policies: {len(policies)}"
+
+
+def _problem(policy: Row) -> Problem | None:
+    if policy["gateway"]:
+        return None
+    cluster, name = policy["cluster"], policy["policy"]
+    text = "no node is its gateway: packets that it covers are dropped"
+    about = (f"cluster/{cluster}", f"egress/{name}")
+    return Problem(UNEXPLAINED, f"{cluster}/{name}", "gateway", text, about)
+
+
+def _counted(policy: Row) -> Row:
+    pods = policy["pods"]
+    return policy | {"pods": len(pods) if isinstance(pods, list) else pods}
+
+
+_COLUMNS = ("cluster", "policy", "addresses", "gateway", "pods")
 EGRESS = noun(
     "egress",
     "egress policies, their addresses and gateways",
-    "cluster policy addresses gateway pods",
+    " ".join(_COLUMNS),
     "cluster policy",
+    Shown(_title, _COLUMNS, _problem, _counted),
 )
 BLOCK = noun(
     "block",

@@ -231,7 +231,7 @@ def _status(parsed: argparse.Namespace) -> int:
     from mesh.observe import render, status, tables
 
     now = time.time()
-    answers = tables.ask(tables.processes(tables.run_directory()), status.ASKED)
+    answers = tables.ask(tables.processes(tables.run_directory()), status.asked(parsed.nouns))
     whole = status.summarize(answers, now, parsed.nouns)
     if parsed.output == "table":
         sys.stdout.write(render.screen(whole, now))

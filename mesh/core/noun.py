@@ -12,11 +12,38 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+from mesh.core.findings import Code
+
 Row = dict[str, Any]
 #: Rows of one noun, as one process has them now. Called on its event loop.
 Listing = Callable[[], Sequence[Row]]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What an outsider sees wrong with a row; ``about`` is as in a ``Finding``."""
+
+    code: Code
+    object: str
+    field: str
+    text: str
+    about: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The section of a noun in ``meshgate status``.
+
+    ``title`` is its first line. ``columns`` are those that are shown, ``row`` makes the row that is
+    shown. ``problem`` is what is wrong with a row, where no process says so itself.
+    """
+
+    title: Callable[[Sequence[Row]], str]
+    columns: tuple[str, ...]
+    problem: Callable[[Row], Problem | None]
+    row: Callable[[Row], Row] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +54,16 @@ class Noun:
     text: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
+    shown: Shown | None = None
 
     def unknown(self, rows: Iterable[Row]) -> set[str]:
         """Columns of rows that the noun does not have: misspelt ones, which nobody would see."""
         return set().union(*rows).difference(self.columns)
 
 
-def noun(name: str, text: str, columns: str, key: str) -> Noun:
+def noun(name: str, text: str, columns: str, key: str, shown: Shown | None = None) -> Noun:
     """A noun; ``columns`` and ``key`` are words with spaces in between."""
-    return Noun(name, text, tuple(columns.split()), tuple(key.split()))
+    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown)
 
 
 class Rows(Sequence[Row]):

@@ -38,21 +38,10 @@ SPEAKER_AWAY = Code(
     "A speaker does not answer. ExaBGP keeps its sessions and routes; changes of routes wait.",
     "Start the speaker; its log says why it ended.",
 )
-SESSION_DOWN = Code(
-    "B291",
-    "A BGP session is not established, and its speaker does not say so itself.",
-    "Act on the reason that the text names.",
-)
 SPEAKER_STARTING = Code(
     "B293",
     "A speaker has not said everything to its routers yet.",
     "Wait a few seconds; its other findings say what it waits for.",
-)
-NO_GATEWAY = Code(
-    "E390",
-    "An egress policy has no gateway, and no controller says why. What the policy covers is "
-    "dropped.",
-    "Look at gateways.nodeSelector of the policy, and at the controller of the cluster.",
 )
 AGENT_AWAY = Code(
     "D690",

@@ -94,14 +94,10 @@ def _screen(status: Status, now: float) -> Iterator[str]:
     heads = ("cluster", "id", "seenBy", "synced", "nodes", "identities", "addresses", "services")
     yield from _section(heads, aged)
     yield ""
-    count = sum(str(row["state"]).lower() == "established" for row in status.peers)
-    yield f"BGP sessions: {count} of {len(status.peers)} established"
-    yield from _section(("node", "address", "asn", "state", "reason"), status.peers)
-    yield ""
-    yield f"Egress policies: {len(status.egress)}"
-    counted = [row | {"pods": _count(row["pods"])} for row in status.egress]
-    yield from _section(("cluster", "policy", "addresses", "gateway", "pods"), counted)
-    yield ""
+    for section in status.sections:
+        yield section.title
+        yield from _section(section.columns, section.rows)
+        yield ""
     yield from _findings(status.findings, now)
 
 
@@ -127,10 +123,6 @@ def _cell(value: object) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "-"
     return str(value)
-
-
-def _count(pods: object) -> object:
-    return len(pods) if isinstance(pods, list) else pods
 
 
 def age(at: object, now: float) -> str:

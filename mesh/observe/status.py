@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.core.findings import STORE, Code
-from mesh.core.noun import Noun, Row
+from mesh.core.noun import Noun, Row, Shown
 from mesh.observe import findings as codes
 from mesh.observe.listing import merge
 from mesh.observe.tables import Answer
 
-#: Nouns that ``summarize`` reads; more may be in the answers.
-ASKED = ("node", "peer", "egress", "cluster")
+#: Nouns that ``summarize`` reads beside those that are ``Shown``.
+_READ = ("node", "cluster")
 #: By role of a process that is away: the code of the finding, and the consequence.
 _AWAY = {
     "agent": (
@@ -39,7 +39,15 @@ _STARTING = {
     "controller": codes.CONTROLLER_STARTING,
     "speaker": codes.SPEAKER_STARTING,
 }
-UP = "established"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The rows of a noun; sections stand in the order of their titles."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,7 @@ class Status:
 
     nodes: list[Row]
     clusters: list[Row]
-    peers: list[Row]
-    egress: list[Row]
+    sections: list[Section]
     findings: list[Row]
     processes: list[Row] = field(default_factory=list)
 
@@ -64,12 +71,17 @@ class Status:
         return not self.findings
 
 
+def asked(nouns: Mapping[str, Noun]) -> list[str]:
+    """Nouns that ``summarize`` reads; more may be in the answers."""
+    return [*_READ, *(name for name, _ in _shown(nouns))]
+
+
 def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) -> Status:
     """Merge all answers; ``now`` dates the findings that are made here.
 
     Processes that do not answer come first, because they explain the rest.
     """
-    rows = {noun: merge(nouns[noun], answers) for noun in ASKED}
+    rows = {noun: merge(nouns[noun], answers) for noun in asked(nouns)}
     agents = {_host(answer) for answer in answers if _role(answer) == "agent" and not answer.error}
     missing = list(_missing(answers, rows["node"], agents))
     reported = list(_reported(answers))
@@ -77,16 +89,14 @@ def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) 
     derived = [
         *_starting(answers),
         *_broken(answers),
-        *_down(rows["peer"], known),
-        *_no_gateway(rows["egress"], known),
+        *_unsaid(nouns, rows, known),
     ]
     found = [*_ordered(missing), *_ordered([*reported, *derived])]
     nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
     return Status(
         nodes=nodes,
         clusters=_clusters(nouns["cluster"], _dated(rows["cluster"], answers, now), rows["node"]),
-        peers=rows["peer"],
-        egress=rows["egress"],
+        sections=_sections(nouns, rows),
         findings=[one | {"since": one["since"] or now} for one in found],
         processes=list(_busy(answers)),
     )
@@ -179,23 +189,28 @@ def _known(answers: Iterable[Answer]) -> Callable[..., bool]:
     return lambda *names: any(about.issuperset(names) for about in reported)
 
 
-def _down(peers: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
-    for peer in peers:
-        about = (f"node/{peer['node']}", f"peer/{peer['address']}")
-        if str(peer["state"]).lower() == UP or known(*about):
-            continue
-        why = peer["reason"] or f"session is {peer['state'] or 'unknown'}"
-        place = f"{peer['node']}/{peer['address']}"
-        yield _finding(codes.SESSION_DOWN, place, str(why), "state", about)
+def _unsaid(
+    nouns: Mapping[str, Noun], rows: Mapping[str, list[Row]], known: Callable[..., bool]
+) -> Iterator[Row]:
+    """What is wrong with a row and no process says itself."""
+    for name, shown in _shown(nouns):
+        for problem in filter(None, map(shown.problem, rows[name])):
+            if not known(*problem.about):
+                yield _finding(
+                    problem.code, problem.object, problem.text, problem.field, problem.about
+                )
 
 
-def _no_gateway(egress: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
-    for row in egress:
-        about = (f"cluster/{row['cluster']}", f"egress/{row['policy']}")
-        if not row["gateway"] and not known(*about):
-            text = "no node is its gateway: packets that it covers are dropped"
-            place = f"{row['cluster']}/{row['policy']}"
-            yield _finding(codes.NO_GATEWAY, place, text, "gateway", about)
+def _shown(nouns: Mapping[str, Noun]) -> list[tuple[str, Shown]]:
+    return [(noun.name, noun.shown) for noun in nouns.values() if noun.shown]
+
+
+def _sections(nouns: Mapping[str, Noun], rows: Mapping[str, list[Row]]) -> list[Section]:
+    sections = [
+        Section(shown.title(rows[name]), shown.columns, [shown.row(row) for row in rows[name]])
+        for name, shown in _shown(nouns)
+    ]
+    return sorted(sections, key=lambda section: section.title)
 
 
 def _ordered(findings: Iterable[Row]) -> list[Row]:

@@ -117,14 +117,6 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
         "one change gave all keys a zone; the row goes with the version before it",
     ),
     ("mg_own_block", "mesh/datapath/connections.py"): "two live layouts share out the ports",
-    **dict.fromkeys(
-        [
-            ("egress", "mesh/observe/status.py"), ("egress", "mesh/observe/render.py"),
-            ("gateway", "mesh/observe/status.py"), ("gateway", "mesh/observe/render.py"),
-            ("peer", "mesh/observe/status.py"),
-        ],
-        "the one screen of `meshgate status` prints rows of these nouns",
-    ),
 }  # fmt: skip
 #: Folders that use the product as an operator does: they write its files and read its answers.
 CONSUMERS = ("mesh/lab",)

@@ -71,7 +71,8 @@ def test_all_good() -> None:
         ("east-1", "up"),
         ("east-2", "up"),
     ]
-    assert [row["gateway"] for row in status.egress] == ["east-2"]
+    policies = next(one for one in status.sections if one.title.startswith("Egress"))
+    assert [row["gateway"] for row in policies.rows] == ["east-2"]
     assert [(row["cluster"], row["nodes"]) for row in status.clusters] == [("east", 2)]
 
 
