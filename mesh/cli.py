@@ -227,7 +227,11 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.output == "table":
         sys.stdout.write(render.screen(whole, now))
     else:
-        answer = {"healthy": whole.healthy, "findings": whole.findings}
+        answer = {
+            "healthy": whole.healthy,
+            "findings": whole.findings,
+            "processes": whole.processes,
+        }
         sys.stdout.write(render.document(answer, parsed.output))
     return 0 if whole.healthy else 1
 
