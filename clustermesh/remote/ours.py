@@ -59,6 +59,7 @@ class Ours:
         for addresses in self._addresses.tables:
             loop.follow(addresses, self._addresses.note)
         loop.derive([*self._networks.tables, *self._addresses.tables], self._update)
+        self._remote.rest_between_pieces(loop)
 
     def _update(self) -> None:
         self._remote.change_own(

@@ -216,8 +216,8 @@ class _Input:
 
 #: Keys whose groups are found in one piece.
 _PIECE = 256
-#: Keys that are handed over in one piece.
-_HANDED = 64
+#: Keys that are handed over in one piece, where each costs little.
+HANDED = 64
 #: Groups made again before a run of few groups gets longer slices.
 _PATIENCE = 64
 
@@ -383,9 +383,12 @@ class Followed(Sliced, Generic[K, V]):
     change log it gets every row and the keys that it was given before and that are gone.
     """
 
-    def __init__(self, table: Table[K, V], take: Callable[[Changes[K, V]], None]) -> None:
+    def __init__(
+        self, table: Table[K, V], take: Callable[[Changes[K, V]], None], keys: int = HANDED
+    ) -> None:
         self.table = table
         self._take = take
+        self._piece = keys
         self._revision = -1
         self._known: set[K] = set()
 
@@ -401,8 +404,8 @@ class Followed(Sliced, Generic[K, V]):
         while at < len(keys):
             if at:
                 yield
-            self._hand_over(keys[at : at + _HANDED])
-            at += _HANDED
+            self._hand_over(keys[at : at + self._piece])
+            at += self._piece
 
     def _changed(self) -> list[K]:
         changes = self.table.changes(self._revision) if self._revision >= 0 else None

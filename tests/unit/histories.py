@@ -107,7 +107,7 @@ class World:
             self.no_slice, self.service, self.no_service, self.identity, self.identity, self.cidr,
             self.block, self.release, self.pod_key, self.pod_key, self.no_pod_key, self.peer,
             self.peer_node, self.peer_addresses, self.peer_addresses, self.peer_service,
-            self.peer_leaves, self.cluster_id,
+            self.peer_leaves, self.cluster_id, self.relist,
         ]  # fmt: skip
 
     def step(self) -> None:
@@ -391,6 +391,20 @@ class World:
         name = self.a_peer()
         self.mesh([], self._keys_of(name))
         self.ids[name] = PEERS[name] + 2 * self.chance.randrange(2)
+
+    def relist(self) -> None:
+        """The connection was lost: a list in pages, which lacks some keys and has new values."""
+        if not self._is("mesh"):
+            return
+        keys = sorted(self.mesh_keys)
+        gone = [key for key in keys if wire.ADDRESSES in key and self.chance.random() < 0.1]
+        for key in gone:
+            del self.mesh_keys[key]
+        puts, half = list(self.mesh_keys.values()), len(self.mesh_keys) // 2
+        self.revision += 1
+        for part in (puts[:half], puts[half:]):
+            self.reader.mesh(Batch(self.revision, part, page=True))
+        self.reader.mesh(Batch(self.revision, (), gone, listed=True))
 
     def _keys_of(self, name: str) -> list[str]:
         return [key for key in self.mesh_keys if wire.cluster_of(key) == name]

@@ -137,7 +137,7 @@ async def _in_slices(path: Path, seed: int) -> None:
     try:
         for _ in range(EVENTS // 4):
             for _ in range(world.chance.randrange(1, 8)):
-                world.step()
+                world.chance.choice((world.step, world.step, world.relist))()
                 for _ in range(world.chance.randrange(6)):
                     await asyncio.sleep(0)
             await live.loop.gate.look(lambda: compare(live, world, path))
