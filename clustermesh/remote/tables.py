@@ -149,7 +149,8 @@ class RemoteTables(Sliced):
 
     def _changing(self, change: OwnChange) -> Iterator[None]:
         yield from self._writing(self.imports.change_own(change))
-        self._judge_waiting()
+        if not change.more:
+            self._judge_waiting()
 
     def _judge_waiting(self) -> None:
         waiting, self._unjudged = self._unjudged or (), None

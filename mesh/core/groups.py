@@ -143,7 +143,7 @@ class _Input:
         self.declared = declared
         self.needed = isinstance(declared, By) and declared.needed
         self.index: _Index[Any, Any] = _Index()
-        self.backlog: list[Any] = []  # changed keys whose groups are to be found
+        self.backlog: deque[Any] = deque()  # changed keys whose groups are to be found
         self._revision = -1
 
     def look(self) -> bool:
@@ -156,12 +156,12 @@ class _Input:
         if changes is not None:
             self.backlog += (*changes.upsert, *changes.delete)
         elif isinstance(self.declared, By) and self.declared.groups:
-            self.backlog = list({**self.index.groups, **table.rows})
+            self.backlog = deque({**self.index.groups, **table.rows})
         return changes is None
 
     def piece(self) -> Iterable[Any]:
         """Groups that some keys of the backlog concern."""
-        keys, self.backlog = self.backlog[:_PIECE], self.backlog[_PIECE:]
+        keys = [self.backlog.popleft() for _ in range(min(_PIECE, len(self.backlog)))]
         if isinstance(self.declared, To | Each):
             return [group for key in keys for group in self.index.keys_of(key)]
         if self.declared.groups is None:
