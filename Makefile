@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench bench-large soak lab clean-lab build install unit lock test-newest
+.PHONY: help demo test check bench bench-large soak upgrade lab clean-lab build install unit lock test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
 	@echo "make lock       write requirements.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
+	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
 install:
@@ -42,7 +43,10 @@ test-newest:
 	@$(NEWEST)/bin/python tests/run.py tests/unit tests/interop
 
 soak: build
-	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab
+	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade
+
+upgrade: build
+	@$(PYTHON) tests/run.py tests/upgrade
 
 bench: build
 	@$(PYTHON) -m tests.bench

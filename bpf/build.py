@@ -43,9 +43,15 @@ def build(directory: Path = HERE, objects: Path | None = None) -> None:
             _replace(manifest, json.dumps(known, indent=1) + "\n")
 
 
+def _include(source: Path) -> Path:
+    """Headers beside the source; a source without headers of its own has ours."""
+    own = source.parent / "include"
+    return own if own.is_dir() else INCLUDE
+
+
 def _fingerprint(source: Path) -> str:
     digest = hashlib.sha256(shlex.join(FLAGS).encode())
-    headers = {*INCLUDE.rglob("*.h"), *source.parent.rglob("*.h")}
+    headers = {*_include(source).rglob("*.h"), *source.parent.rglob("*.h")}
     for path in [source, *sorted(headers)]:
         digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
@@ -53,7 +59,7 @@ def _fingerprint(source: Path) -> str:
 
 def _compile(source: Path, target: Path) -> None:
     fresh = target.with_name(f"{target.name}.{os.getpid()}")
-    where = os.path.relpath(INCLUDE, source.parent)
+    where = os.path.relpath(_include(source), source.parent)
     command = ["clang", *FLAGS, "-I", where, "-c", source.name, "-o", str(fresh.resolve())]
     result = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -49,6 +49,20 @@ def detach(pin: Path) -> bool:
     return True
 
 
+def change(prog_fd: int, pin: Path) -> bool:
+    """Let a pinned link run another program; False when its device or cgroup has gone."""
+    link = open_pinned(pin)
+    try:
+        bpf(Command.LINK_UPDATE, attr("IIII", link, prog_fd, 0, 0, size=32))
+    except OSError as error:
+        if error.errno != errno.ENOLINK:
+            raise
+        return False
+    finally:
+        os.close(link)
+    return True
+
+
 def program_id(pin: Path) -> int:
     """The kernel's id of the program that a pinned link runs."""
     link = open_pinned(pin)

@@ -238,6 +238,15 @@ class Map:
                 start += 1
         return failed
 
+    def update_percpu(self, keys: Array, values: Array) -> None:
+        """Write entries of a per-CPU map: ``values[entry, cpu]``."""
+        stored = np.zeros(values.shape, self._stored())
+        stored["value"] = values
+        keys = rows(self.key, keys)
+        done, error = self._batch(Command.MAP_UPDATE_BATCH, (0, 0), keys, stored, len(keys))
+        if error:
+            raise OSError(error, f"{self.name}: {done} of {len(keys)}: {os.strerror(error)}")
+
     def delete(self, keys: Array) -> None:
         """Remove entries; absent ones are no error."""
         keys = rows(self.key, keys)
@@ -370,6 +379,11 @@ class MapInfo:
 def kernel_btf(btf_id: int) -> Btf:
     """A BTF object of the kernel, parsed; ids are never used again while the kernel runs."""
     return Btf(btf_text(btf_id))
+
+
+def program_btf(fd: int) -> Btf:
+    """Types of a loaded program's object file."""
+    return kernel_btf(struct.unpack_from("=I", info(fd, 132), 128)[0])  # struct bpf_prog_info
 
 
 class MapTarget:

@@ -44,7 +44,7 @@ class Object:
         self.programs: dict[str, int] = {}
         self.maps: dict[str, Map] = {}
         self._handle = libbpf.open_object(path)
-        self._directory: Path | None = None
+        self._pins: dict[str, Path] = {}
         self.btf = Btf(libbpf.object_btf(self._handle))
         self._specs = self.btf.maps()
         self._sizes = {name: spec.max_entries for name, spec in self._specs.items()}
@@ -100,17 +100,25 @@ class Object:
         for name, handle in libbpf.programs(self._handle).items():
             libbpf.set_autoload(handle, load=name in programs)
 
-    def pin(self, directory: Path) -> None:
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Entries of each map, as they will be."""
+        return self._sizes
+
+    def pin(self, directory: Path, elsewhere: Mapping[str, Path] | None = None) -> None:
         """Keep maps by their names in ``directory``: reused when there, else created.
 
-        A map that says ``LIBBPF_PIN_NONE`` stays the object's own.
+        ``elsewhere`` names the directory of maps that have another one. A map that says
+        ``LIBBPF_PIN_NONE`` stays the object's own.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
         handles = libbpf.maps(self._handle)
         for name, spec in self._specs.items():
-            if not spec.private:
-                libbpf.set_pin_path(handles[name], directory / name)
+            if spec.private:
+                continue
+            place = (elsewhere or {}).get(name, directory)
+            place.mkdir(parents=True, exist_ok=True)
+            self._pins[name] = place / name
+            libbpf.set_pin_path(handles[name], place / name)
 
     def digest(self) -> bytes:
         """32 bytes that are equal when file, configuration and map sizes are equal."""
@@ -121,11 +129,15 @@ class Object:
 
     def drift(self, directory: Path) -> list[str]:
         """Sentences on pinned maps that this object cannot share."""
+        return self._drift(
+            {n: directory / n for n, spec in self._specs.items() if not spec.private}
+        )
+
+    def _drift(self, pins: Mapping[str, Path]) -> list[str]:
         found: list[str] = []
-        for name, spec in self._specs.items():
-            path = directory / name
-            if path.exists() and not spec.private:
-                reasons = _map_drift(spec, self._sizes[name], path)
+        for name, path in pins.items():
+            if path.exists():
+                reasons = _map_drift(self._specs[name], self._sizes[name], path)
                 found += [f"map {name}: {reason}" for reason in reasons]
         return found
 
@@ -143,7 +155,7 @@ class Object:
         Raises ``DriftError`` before anything has changed, ``libbpf.LoadError`` with the verifier's
         last lines.
         """
-        if self._directory and (reasons := self.drift(self._directory)):
+        if reasons := self._drift(self._pins):
             raise DriftError(reasons)
         libbpf.load_object(self._handle, self.path.name)
         handles = libbpf.maps(self._handle)
@@ -202,28 +214,37 @@ class Generation:
     @classmethod
     def read(cls, directory: Path) -> bytes | None:
         """The digest written last; None when none was."""
-        try:
-            map_ = Map.open_pinned(directory / cls.NAME)
-        except FileNotFoundError:
-            return None
-        with map_:
-            value = map_.lookup(struct.pack("=I", 0))
-        return None if value is None else value.tobytes()
+        return read_pinned(directory / cls.NAME)
 
     @classmethod
     def write(cls, directory: Path, digest: bytes) -> None:
         """Remember ``digest``; write it after everything that it stands for is in place."""
         if len(digest) != cls._BYTES:
             raise ValueError(f"a digest has {cls._BYTES} bytes, not {len(digest)}")
-        path = directory / cls.NAME
-        if not path.exists():
-            fd = _create_array(cls.NAME, len(digest))
-            try:
-                pin(fd, path)
-            finally:
-                os.close(fd)
-        with Map.open_pinned(path) as map_:
-            map_.update_one(struct.pack("=I", 0), digest)
+        write_pinned(directory / cls.NAME, digest)
+
+
+def write_pinned(path: Path, text: bytes) -> None:
+    """Keep a few bytes in bpffs, in a map of one entry; always the same number under one name."""
+    if not path.exists():
+        fd = _create_array(path.name, len(text))
+        try:
+            pin(fd, path)
+        finally:
+            os.close(fd)
+    with Map.open_pinned(path) as map_:
+        map_.update_one(struct.pack("=I", 0), text)
+
+
+def read_pinned(path: Path) -> bytes | None:
+    """What ``write_pinned`` wrote last; None when nothing was."""
+    try:
+        map_ = Map.open_pinned(path)
+    except FileNotFoundError:
+        return None
+    with map_:
+        value = map_.lookup(struct.pack("=I", 0))
+    return None if value is None else value.tobytes()
 
 
 def _create_array(name: str, value_bytes: int) -> int:

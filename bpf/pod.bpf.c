@@ -88,6 +88,8 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 
 	/* 5. connection */
 	enum direction direction = connection_find(packet, &connection);
+	if (is_handed(packet, connection))
+		return HANDOVER;
 	bool translated =
 	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
 
@@ -147,6 +149,8 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
 	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_HOST : from.identity;
 	struct pod *pod = pod_find(destination_key(packet));
 	enum direction direction = connection_find(packet, &connection);
+	if (is_handed(packet, connection))
+		return HANDOVER;
 	return connection_plain(ctx, packet, connection, direction,
 				pod ? pod->identity : IDENTITY_UNKNOWN);
 }
@@ -159,5 +163,7 @@ int mg_to_pod(hook_t *ctx)
 
 	if (!slot)
 		return HOOK_DROP;
+	if (reason == HANDOVER)
+		reason = hand_over(ctx, &slot->packet);
 	return reason ? drop(ctx, &slot->packet, reason) : HOOK_PASS;
 }

@@ -5,6 +5,7 @@
  * changes hands, while it is being deleted.
  */
 #include "hook_tc.h"
+#include "handover.h"
 #include "nat.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -214,5 +215,80 @@ int mg_forget(struct forget *ctx)
 	else
 		bpf_for_each_map_elem(&mg_ct_v6, forget_v6, &forget, 0);
 	ctx->forgotten = forget.forgotten;
+	return 0;
+}
+
+enum merge_action {
+	MERGE_TAKE = 1, /* a marked connection: the other generation's entry takes its place */
+	MERGE_GIVE_UP,	/* a marked connection that the other generation does not have */
+	MERGE_FLAGS,	/* the other generation has seen these flags of an unmarked one */
+	MERGE_MARK,	/* it is the other generation's; what is known of it here is out of date */
+	MERGE_GIVE,	/* likewise, and what is known of it here is true */
+};
+
+struct merge { /* the argument of mg_merge */
+	struct tuple original;
+	struct connection connection; /* as the other generation has it */
+	__u32 action;		      /* enum merge_action */
+	__u32 merged;		      /* result: whether the entry was one for this action */
+};
+
+const volatile struct {
+	enum merge_action *action;
+} merge_schema = {};
+
+static __framed void merge_flags(const struct tuple *original, struct connection *connection,
+				 __u32 flags)
+{
+	bool was_closed = is_closed(connection);
+
+	__sync_fetch_and_or(&connection->flags, flags);
+	if (!was_closed && is_closed(connection) && is_translated(connection))
+		mapping_close(original, connection, 0);
+}
+
+/* act: a translated one only with its mapping, which lives as long as the connection does */
+static __framed bool merge_take(const struct tuple *original, const struct connection *fresh)
+{
+	struct tuple reply;
+
+	if (!is_translated(fresh))
+		return !connection_put(original, fresh, BPF_EXIST);
+	connection_reply(&reply, original, fresh);
+	if (is_closed(fresh))
+		mapping_close(original, fresh, 0);
+	else if (!mapping_revive(&reply, original))
+		return false;
+	return !connection_put(original, fresh, BPF_EXIST);
+}
+
+/* A connection goes from one generation to the other (handover.h). BPF does it and not Python: an
+ * entry that a packet changes meanwhile must not be written over.
+ */
+SEC("syscall")
+int mg_merge(struct merge *ctx)
+{
+	struct tuple original = ctx->original;
+	struct connection fresh = ctx->connection;
+	struct connection *connection = connection_get(&original);
+	__u32 action = ctx->action;
+
+	ctx->merged = 0;
+	if (!connection)
+		return 0;
+	bool marked = connection->flags & CONNECTION_HANDED;
+	ctx->merged = marked == (action == MERGE_TAKE || action == MERGE_GIVE_UP);
+	if (!ctx->merged)
+		return 0;
+	if (action == MERGE_TAKE)
+		ctx->merged = merge_take(&original, &fresh);
+	else if (action == MERGE_GIVE_UP)
+		connection_delete(&original);
+	else if (action == MERGE_FLAGS)
+		merge_flags(&original, connection, fresh.flags);
+	else if (action == MERGE_MARK)
+		connection->flags = CONNECTION_HANDED;
+	else
+		__sync_fetch_and_or(&connection->flags, CONNECTION_HANDED);
 	return 0;
 }

@@ -41,6 +41,7 @@ class MapType(IntEnum):
 
     HASH = 1
     ARRAY = 2
+    PROG_ARRAY = 3
     PERCPU_HASH = 5
     PERCPU_ARRAY = 6
     LRU_HASH = 9
@@ -107,6 +108,18 @@ def info(fd: int, size: int) -> bytes:
     text = ctypes.create_string_buffer(size)
     bpf(Command.OBJ_GET_INFO_BY_FD, attr("IIQ", fd, size, ctypes.addressof(text), size=16))
     return text.raw
+
+
+_NR_MEMBARRIER = {"x86_64": 324, "aarch64": 283}[os.uname().machine]
+_MEMBARRIER_GLOBAL = 1
+
+
+def wait_for_programs() -> None:
+    """Return when every program that runs now on packets has ended: an RCU grace period."""
+    arguments = (_MEMBARRIER_GLOBAL, 0, 0)
+    if _syscall(_NR_MEMBARRIER, *map(ctypes.c_int, arguments)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)} (membarrier)")
 
 
 def btf_text(btf_id: int) -> bytes:

@@ -15,6 +15,8 @@ from bpf.sys import Command, attr, bpf
 
 #: Room for headers that a program adds.
 _ROOM = 4096
+#: Offset of ``ctx_in`` in the test_run attributes of ``union bpf_attr``.
+_CTX_IN = 48
 
 _SKB_FIELDS = (
     ("len", "u4", 0),
@@ -107,3 +109,14 @@ def call(prog_fd: int, argument: npt.NDArray[Any]) -> npt.NDArray[Any]:
     request = attr("IIIIQQIIIIQQ", prog_fd, *[0] * 7, *ctx, size=80)
     bpf(Command.PROG_TEST_RUN, request)
     return after
+
+
+def call_each(prog_fd: int, arguments: npt.NDArray[Any]) -> None:
+    """Run a syscall program on each row of ``arguments``, which it leaves as the program did."""
+    size, start = arguments.itemsize, arguments.ctypes.data
+    if not arguments.flags.c_contiguous:
+        raise ValueError("rows of the arguments must lie one behind another")
+    request = attr("IIIIQQIIIIQQ", prog_fd, *[0] * 7, size, 0, start, 0, size=80)
+    for row in range(len(arguments)):
+        struct.pack_into("=Q", request, _CTX_IN, start + row * size)
+        bpf(Command.PROG_TEST_RUN, request)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
-from clustermesh.store.claims import numbers_prefix
 from clustermesh.store.follow import Batch
 from clustermesh.store.keys import PersistentTarget
 from clustermesh.store.own import Own, PodKeys
@@ -23,7 +23,6 @@ from clustermesh.store.view import StoreView
 from mesh.core.model import Finding
 from mesh.core.reconcile import Applied
 from mesh.core.table import ColumnChanges
-from mesh.identity import labels
 
 STORE_AWAY, NOT_REMEMBERED = "M151", "D605"
 #: Seconds between corrections of our pods' keys at least.
@@ -43,33 +42,27 @@ class AgentStore:
         endpoint: EtcdAddress,
         facts: OwnFacts,
         node: str,
-        nouns: Iterable[str],
         known: Path,
         addresses_changed: Callable[[ColumnChanges], None],
     ) -> None:
         self.client = Client(endpoint)
-        self._node, self._cluster = node, facts.cluster
-        self.own = Own(facts.cluster, nouns)
+        self._node = node
+        self.own = Own(facts.cluster)
         self.remote = RemoteTables(facts, addresses_changed)
         self.keys = PodKeys(facts.cluster, node)
         self.known = KnownClusters(known)
         self.remote.expect(self.known.clusters)
-        self._view = StoreView(
-            self.client,
-            f"{self.own.prefix}synced",
-            {PREFIX: self.remote.take, **dict.fromkeys(self._needed(nouns), self._take_own)},
-            on_synced=self._own_synced,
-        )
         self._contradicted = asyncio.Event()
-        self._view.on_replaced = self._contradicted.set  # another store has none of our keys
         self._contradicts: Contradicted = lambda _: False
 
-    def _needed(self, nouns: Iterable[str]) -> list[str]:
-        """What a node needs of its own cluster; of identities not the owners' keys."""
-        whole = [f"{self.own.prefix}{noun}/" for noun in nouns if noun != labels.NOUN]
-        identities = numbers_prefix(self._cluster, labels.NOUN, labels.POOL)
-        own = self.own.prefix
-        return [f"{own}config", f"{own}synced", f"{own}pod/", identities, *whole]
+    @cached_property
+    def _view(self) -> StoreView:
+        """What the features have asked for until the first use, and what other clusters publish."""
+        prefixes = {PREFIX: self.remote.take, **dict.fromkeys(self.own.needed, self._take_own)}
+        marker = f"{self.own.prefix}synced"
+        view = StoreView(self.client, marker, prefixes, on_synced=self._own_synced)
+        view.on_replaced = self._contradicted.set  # another store has none of our keys
+        return view
 
     def entries(self) -> PersistentTarget:
         """The keys of our pods, as a target."""

@@ -19,6 +19,7 @@ from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
 from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch
+from clustermesh.store.own import Own
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.groups import By, Followed
 from mesh.core.model import (
@@ -35,7 +36,6 @@ from mesh.core.model import (
 )
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
-from mesh.core.sources import OwnStore
 from mesh.core.table import Changes, Source, Table
 
 
@@ -81,7 +81,7 @@ class PublishController(ControllerFeature):
         cluster: str,
         id_: int,
         foreign: Foreign,
-        store: OwnStore,
+        store: Own,
         node: Table[NodeKey, Node],
         identity: Table[int, Identity],
         number: Table[str, int],
@@ -140,8 +140,8 @@ class PublishController(ControllerFeature):
         self, loop: Loop, wanted: Table[Want, bool], refused: Table[Want, str]
     ) -> None:
         """Add the derivation of the canaries, which stand below everything else."""
-        claims = self._store.claims.values()
-        sources: list[Source] = [*self.published.values(), wanted, self._foreign.table, *claims]
+        sources: list[Source] = [*self.published.values(), wanted, self._foreign.table]
+        sources += [claims.held for claims in self._store.claims.values()]
         loop.derive(sources, partial(self._mark_complete, wanted, refused), [refused])
 
     def _mark_complete(self, wanted: Table[Want, bool], refused: Table[Want, str]) -> None:
@@ -153,8 +153,8 @@ class PublishController(ControllerFeature):
             return
         made = {
             Want(claim.noun, claim.pool, claim.owner)
-            for table in self._store.claims.values()
-            for claim in table.rows.values()
+            for claims in self._store.claims.values()
+            for claim in claims.held.rows.values()
         }
         if wanted.rows.keys() <= made | refused.rows.keys():
             self.config_key.replace(publish.config(self._cluster, self._id))

@@ -4,8 +4,13 @@
     policies, nodes             -> gateways           -> mg_egress_addr
     claims of blocks, nodes     -> mg_block (everyone's), mg_own_block (of this node)
 
-A covered pod sends nothing uncovered: its class is written after the rows that the class leads to,
-and those are deleted after it (``mark``). Packets wait for a block (drop 222).
+A covered pod sends nothing uncovered: its class is written after the rows of this class, each of
+these after the gateways of its address, and those are deleted after it (``mark``). Packets wait
+for a block (drop 222).
+
+A class is in ``mg_egress`` whole or not at all. A pod whose class has no room gets a class that
+drops what would leave the mesh (226). An address without room in ``mg_egress_addr`` counts as one
+without a gateway (194).
 """
 
 from __future__ import annotations
@@ -24,9 +29,19 @@ from gateway import blocks, nouns, rows
 from gateway import maps as entries
 from gateway.claimed import Blocks
 from gateway.coverage import Coverage
-from gateway.members import GatewayKey, GatewayRow, Gateways, departures, gateway_members
+from gateway.layouts import DECLARED
+from gateway.members import (
+    GatewayKey,
+    GatewayRow,
+    Gateways,
+    departures,
+    gateway_members,
+    member_rank,
+    members_of,
+    with_room,
+)
 from gateway.networks import egress_network
-from gateway.plan import egress_classes
+from gateway.plan import RETIRED_CLASSES, egress_classes
 from gateway.policy import POLICIES
 from gateway.settings import Egress
 from mesh.core.feature import AgentFeature, Maps, Mark
@@ -34,19 +49,34 @@ from mesh.core.files import replace_file
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Network, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
-from mesh.core.reconcile import Loop
+from mesh.core.reconcile import Loop, Refers
 from mesh.core.sources import OwnStore
-from mesh.core.table import Table
+from mesh.core.table import Source, Table
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
 PERMUTATION_KEY = "permutation-key"
+#: Who lacks what when a map is full, with the reason of the drop.
+WITHOUT_CLASS = "pods of the classes that do not fit send nothing out of the mesh (EGRESS_NO_ROOM)"
+WITHOUT_GATEWAY = (
+    "packets to be translated to the addresses that do not fit, and answers to them, "
+    "are dropped (NO_EGRESS_GATEWAY, NOT_FROM_GATEWAY)"
+)
+WITHOUT_OWNER = (
+    "as a gateway this node drops the packets of the blocks that do not fit "
+    "(BLOCK_NOT_OWNED, BLOCK_NO_OWNER)"
+)
+WITHOUT_BLOCK = (
+    "new connections to be translated to the addresses that do not fit are dropped (NO_BLOCK)"
+)
 #: Seconds between looks at gateways that have left.
 REST_INTERVAL_S = 5.0
 
 
 class EgressAgent(AgentFeature):
     """``own`` is this node, ``endpoint`` its tunnel endpoint, ``pods`` the objects of its pods."""
+
+    layouts = DECLARED
 
     def __init__(
         self,
@@ -69,16 +99,22 @@ class EgressAgent(AgentFeature):
         self.owner = entries.block_table()
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
         self.mark = Mark("egress", Table("egress class of pod"))
+        #: What the maps have no room for.
+        self.no_class: Table[int, bool] = Table("egress class without room")
+        self.no_set: Table[IP, bool] = Table("egress address without room")
+        self.no_member: Table[GatewayKey, bool] = Table("gateway without room")
         self.marks = (self.mark,)
         self.ours = (Table[Network, None]("egress network"),)
         self.announced = (Table[Network, None]("own egress network"),)
-        held, resting = store.claims[blocks.NOUN], store.resting[blocks.NOUN]
-        self._blocks = Blocks("block row", own.cluster, settings.block_size, held)
-        self._resting = Blocks("resting block", own.cluster, settings.block_size, resting)
+        claims, size = store.claims_of(blocks.NOUN), settings.block_size
+        self._blocks = Blocks("block row", own.cluster, size, claims.held)
+        self._resting = Blocks("resting block", own.cluster, size, claims.resting)
         self.block = self._blocks.table
         self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
         self._left: dict[GatewayKey, float] = {}
         self._owners: Table[blocks.BlockKey, blocks.BlockOwner] = Table("block owner")
+        self._count: Table[int, int] = Table("rows of egress class")
+        self._special: Mapping[str, int] = {}  # classes that are no set of policies
 
     def settings(self) -> Mapping[str, object]:
         key = permutation_key(self._state_dir / PERMUTATION_KEY)
@@ -88,18 +124,27 @@ class EgressAgent(AgentFeature):
         policies, gateways = self._objects[POLICIES], self.coverage.gateways
         self.coverage.derive(loop)
         loop.group(self.ours[0], egress_network, By(policies, lambda _, policy: policy.addresses))
-        loop.derive([self.coverage.covered], self._classes)
+        loop.group(self._now, rows.endpoints_of_address, By(gateways.of_address))
+        loop.derive([self._now], self._rest_now, [self.no_member])
+        loop.group(self.announced[0], self._announced, By(self._now))
+        loop.derive([self.coverage.covered], self._classes, [self.no_class])
         loop.group(
             self.egress,
             rows.egress_rows,
             By(self.classes),
-            Each(policies, lambda names, _: names),
-            Each(gateways.of_policy, lambda names, _, __: names),
+            Each(policies, lambda names, *_: names),
+            Each(gateways.of_policy, lambda names, *_: names),
+            Each(self.gateway, rows.addresses_of),
+            Each(self.no_set, rows.addresses_of),
+            also=[self.no_set],
         )
-        loop.group(self._now, rows.endpoints_of_address, By(gateways.of_address))
-        loop.derive([self._now], self._rest_now)
-        loop.group(self.announced[0], self._announced, By(self._now))
+        loop.group(self._count, rows.row_count, By(self.egress, lambda key, _: [key.egress]))
+        inputs: list[Source] = [self.coverage.covered, self.classes, self._count]
+        loop.derive(inputs, self._number_pods, [self.no_class])
         self._derive_blocks(loop)
+
+    async def recover(self, maps: Maps) -> None:
+        self._special = maps.enum("egress_class")
 
     def _derive_blocks(self, loop: Loop) -> None:
         self._blocks.derive(loop)
@@ -116,11 +161,27 @@ class EgressAgent(AgentFeature):
         loop.group(self.own_block, blocks.own_blocks, By(self.block, self._if_own))
 
     def _classes(self) -> None:
-        """Classes of the pods of this node, all at once: they are few."""
-        covered = self.coverage.covered.rows
-        classes = egress_classes(covered.values(), self.classes.rows)
+        """Classes of the pods of this node, all at once: they are few.
+
+        Classes that no pod has any more give way to those that lack room.
+        """
+        classes = egress_classes(
+            self.coverage.covered.rows.values(),
+            self.classes.rows,
+            retired=0 if self.no_class.rows else RETIRED_CLASSES,
+            reserved={0, *self._special.values()},
+        )
         self.classes.replace(classes)
-        self.mark.numbers.replace({key: classes[names] for key, names in covered.items()})
+
+    def _number_pods(self) -> None:
+        """The class in the row of each covered pod of this node, all at once."""
+        no_room = self._special.get("EGRESS_CLASS_NO_ROOM", 0)
+        classes, counts, without = self.classes.rows, self._count.rows, self.no_class.rows
+        numbers = {
+            key: rows.class_of_pod(classes[names], counts, without, no_room)
+            for key, names in self.coverage.covered.rows.items()
+        }
+        self.mark.numbers.replace(numbers)
 
     def _rest_now(self) -> None:
         self.rest_gateways(self._now.rows, monotonic())
@@ -129,7 +190,7 @@ class EgressAgent(AgentFeature):
         """Take in the gateways of now, all at once; those that have left are accepted a while."""
         self._left = departures(self.gateway.rows, gateways, self._left, time_s)
         self.member.replace(gateway_members(gateways, self._left, time_s))
-        self.gateway.replace(gateways)
+        self.gateway.replace(with_room(gateways, self.no_member.rows))
 
     async def _rest_for_ever(self) -> None:
         """A gateway that has left is accepted no longer than it should be."""
@@ -156,19 +217,55 @@ class EgressAgent(AgentFeature):
         return [key.address] if block.node == self._own.name else []
 
     def apply(self, loop: Loop, maps: Maps) -> None:
-        loop.apply_columns(self.owner, maps.columns("mg_block", self.owner))
+        self._apply_blocks(loop, maps)
+        member = loop.apply(
+            self.member,
+            maps.rows("mg_gateway", entries.encode_member, entries.decode_member),
+            capacity=maps.capacity("mg_gateway"),
+            rank=partial(member_rank, self._endpoint),
+            meaning=WITHOUT_GATEWAY,
+            left_out=self.no_member,
+        )
+        gateway = loop.apply(
+            self.gateway,
+            maps.rows("mg_egress_addr", entries.encode_gateways, entries.decode_gateways),
+            refers=[Refers(member, members_of)],
+            capacity=maps.capacity("mg_egress_addr"),
+            meaning=WITHOUT_GATEWAY,
+            left_out=self.no_set,
+        )
         actions = maps.enum("egress_action")
         encode = partial(entries.encode_egress, actions=actions)
         decode = partial(entries.decode_egress, actions=actions)
-        egress = loop.apply(self.egress, maps.rows("mg_egress", encode, decode))
-        members = maps.rows("mg_gateway", entries.encode_member, entries.decode_member)
-        member = loop.apply(self.member, members)
-        gateways = maps.rows("mg_egress_addr", entries.encode_gateways, entries.decode_gateways)
-        gateway = loop.apply(self.gateway, gateways, after=[member])
-        member.delete_after(gateway)  # a node that may be picked is known as a gateway
-        self.mark.refers += [egress, gateway]
-        own = maps.rows("mg_own_block", entries.encode_own_block, entries.decode_own_block)
-        loop.apply(self.own_block, own)
+        egress = loop.apply(
+            self.egress,
+            maps.rows("mg_egress", encode, decode),
+            token=rows.class_of_row,
+            refers=[Refers(gateway, rows.address_of_row)],
+            capacity=maps.capacity("mg_egress"),
+            meaning=WITHOUT_CLASS,
+            left_out=self.no_class,
+        )
+        self.mark.refers.append((egress, self._rows_of_class))
+
+    def _rows_of_class(self, number: int) -> Iterable[int]:
+        """The class by which a pod's row refers to ``mg_egress``; special ones have no rows."""
+        return () if number == 0 or number in self._special.values() else (number,)
+
+    def _apply_blocks(self, loop: Loop, maps: Maps) -> None:
+        loop.apply_columns(
+            self.owner,
+            maps.columns("mg_block", self.owner),
+            capacity=maps.capacity("mg_block"),
+            rank=partial(entries.owner_ranks, self._endpoint),
+            meaning=WITHOUT_OWNER,
+        )
+        loop.apply(
+            self.own_block,
+            maps.rows("mg_own_block", entries.encode_own_block, entries.decode_own_block),
+            capacity=maps.capacity("mg_own_block"),
+            meaning=WITHOUT_BLOCK,
+        )
 
     def listings(self) -> Mapping[str, Listing]:
         return {

@@ -40,7 +40,7 @@ class EgressController(ControllerFeature):
     def __init__(self, cluster: str, settings: Egress, objects: Objects, store: OwnStore) -> None:
         self._cluster, self._settings, self._objects = cluster, settings, objects
         self.coverage = Coverage(objects, objects[PODS])
-        claims = store.claims[blocks.NOUN]
+        claims = store.claims_of(blocks.NOUN).held
         self._blocks = Blocks("block", cluster, settings.block_size, claims)
         self.block = self._blocks.table
         self.wants = (Table[Want, bool]("block wanted"),)

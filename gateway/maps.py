@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.blocks import OWN_BLOCKS, BlockKey, BlockOwner
 from gateway.members import GatewayKey, GatewayRow
@@ -97,6 +98,12 @@ def decode_own_block(key: Any, value: Any) -> tuple[IP, tuple[int, ...]]:
 def block_table() -> ColumnTable:
     """The table of ``mg_block``."""
     return ColumnTable("block", BLOCK_KEY, BLOCK_VALUE)
+
+
+def owner_ranks(own: IPv4Address, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Which blocks have room first: those of this node, then those of others."""
+    ranks: npt.NDArray[np.int64] = (values["node"] != int(own)).astype(np.int64)
+    return ranks
 
 
 def write_owners(table: ColumnTable, changes: Changes[BlockKey, BlockOwner]) -> None:

@@ -8,7 +8,7 @@ routers outside, learn of it at different times.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -41,6 +41,29 @@ Gateways = Mapping[IP, tuple[IPv4Address, ...]]
 def keys(gateways: Gateways) -> set[GatewayKey]:
     """Every pair of address and gateway."""
     return {GatewayKey(address, node) for address, nodes in gateways.items() for node in nodes}
+
+
+def with_room(
+    gateways: Gateways, without: Container[GatewayKey]
+) -> dict[IP, tuple[IPv4Address, ...]]:
+    """The gateways that may be picked: those that ``mg_gateway`` has room for."""
+    sets = {
+        address: tuple(node for node in nodes if GatewayKey(address, node) not in without)
+        for address, nodes in gateways.items()
+    }
+    return {address: nodes for address, nodes in sets.items() if nodes}
+
+
+def members_of(address: IP, nodes: tuple[IPv4Address, ...]) -> list[GatewayKey]:
+    """The rows of ``mg_gateway`` that must stand before a set of gateways."""
+    return [GatewayKey(address, node) for node in nodes]
+
+
+def member_rank(own: IPv4Address, key: GatewayKey, row: GatewayRow) -> int:
+    """Which rows have room first: what this node is, what others are, what others were."""
+    if key.node == own and row.sends:
+        return 0
+    return 1 if row.sends else 2
 
 
 def departures(

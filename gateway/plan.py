@@ -9,7 +9,7 @@ while old entries are still in the maps.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -70,18 +70,22 @@ def _inside(network: Network, other: Network) -> bool:
 
 
 def egress_classes(
-    sets: Iterable[tuple[str, ...]], previous: Mapping[tuple[str, ...], int] | None = None
+    sets: Iterable[tuple[str, ...]],
+    previous: Mapping[tuple[str, ...], int] | None = None,
+    *,
+    retired: int = RETIRED_CLASSES,
+    reserved: Collection[int] = (0,),
 ) -> dict[tuple[str, ...], int]:
-    """The class of each set of policies; 0 stays free for "not covered".
+    """The class of each set of policies; ``reserved`` numbers mean something else.
 
     A set in ``previous`` keeps its number. The latest sets that are no longer wanted stay, too, up
-    to ``RETIRED_CLASSES``: pods' entries may still carry their classes, and must find their rows.
+    to ``retired``: a pod that comes back to one finds its rows.
     """
     last = dict(previous or {})
     wanted = sorted(set(sets))
-    retired = [names for names in last if names not in set(wanted)]
-    numbers = {names: last[names] for names in retired[-RETIRED_CLASSES:]}
-    taken = {0, *last.values()}
+    gone = [names for names in last if names not in set(wanted)]
+    numbers = {names: last[names] for names in gone[max(len(gone) - retired, 0) :]}
+    taken = {*reserved, *last.values()}
     for names in wanted:
         number = last.get(names) or _class_number(names)
         while names not in last and number in taken:

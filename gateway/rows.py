@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -44,33 +44,76 @@ def egress_rows(
     number: int | None,
     policies: Mapping[str, EgressPolicy],
     gateways: Mapping[str, Node],
+    sets: Collection[IP],
+    without: Collection[IP] = (),
 ) -> dict[EgressKey, EgressRow]:
     """Rows of ``mg_egress`` of one class: at most the networks of its policies.
 
     The longest prefix decides (S7); of two policies with the same network the first one (S18).
-    A policy that has gone is left out of a class that still names it.
+    A policy that has gone is left out of a class that still names it. ``sets`` are
+    the addresses that have gateways, ``without`` those for which the map has no room.
     """
     rows: dict[EgressKey, EgressRow] = {}
     if number is None:
         return rows
     for name in names:
         if name in policies:
-            for network, row in _policy_rows(policies[name], gateways.get(name)).items():
+            policy, able = policies[name], name in gateways
+            usable = {a for a in policy.addresses if able and a in sets and a not in without}
+            for network, row in _policy_rows(policy, usable).items():
                 rows.setdefault(EgressKey(number, network), row)
     return rows
 
 
-def _policy_rows(policy: EgressPolicy, gateway: Node | None) -> dict[Network, EgressRow]:
-    """One policy's networks; an exclusion beats a destination of the same length."""
-    rows = {network: _destination(policy, gateway, network) for network in policy.destinations}
+def addresses_of(
+    _: tuple[str, ...], __: int | None, policies: Mapping[str, EgressPolicy], *___: object
+) -> list[IP]:
+    """The egress addresses of the policies of a class."""
+    return [address for policy in policies.values() for address in policy.addresses]
+
+
+def class_of_row(key: EgressKey) -> int:
+    """The class of a row: the name by which a pod's row refers to it."""
+    return key.egress
+
+
+def address_of_row(_: EgressKey, row: EgressRow) -> Iterable[IP]:
+    """The egress address whose gateways a packet needs."""
+    return () if row.address is None else (row.address,)
+
+
+def row_count(number: int, rows: Mapping[EgressKey, EgressRow]) -> dict[int, int]:
+    """How many rows a class has."""
+    return {number: len(rows)} if rows else {}
+
+
+def class_of_pod(
+    number: int, counts: Mapping[int, int], without: Collection[int], no_room: int
+) -> int:
+    """The class in a pod's row: that of its policies, 0 when they cover nothing.
+
+    ``without`` are classes whose rows have no room. Their pods get the class ``no_room``: packets
+    would be dropped that way, not leave untranslated.
+    """
+    if number not in counts:
+        return 0
+    return no_room if number in without else number
+
+
+def _policy_rows(policy: EgressPolicy, usable: Collection[IP]) -> dict[Network, EgressRow]:
+    """One policy's networks; an exclusion beats a destination of the same length.
+
+    ``usable`` are its addresses that have gateways.
+    """
+    rows = {network: _destination(policy, usable, network) for network in policy.destinations}
     return rows | {network: EgressRow(Action.EXCLUDED) for network in exclusions(policy)}
 
 
-def _destination(policy: EgressPolicy, gateway: Node | None, network: Network) -> EgressRow:
+def _destination(policy: EgressPolicy, usable: Collection[IP], network: Network) -> EgressRow:
     address = address_for(policy, network)
     if address is None:
         return EgressRow(Action.NO_ADDRESS)
-    if gateway is None:
+    if address not in usable:
         return EgressRow(Action.NO_GATEWAY)
     return EgressRow(Action.TRANSLATE, address)
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
 from clustermesh.etcd.client import EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
-from gateway import blocks
 from gateway.agent import EgressAgent
 from mesh import process
 from mesh.config import AgentConfig, load_agent
@@ -29,13 +29,14 @@ from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
+from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
-from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
 from mesh.kernel import Kernel, set_sysctl
-from mesh.nodes import pools
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.next_hops import NextHops
@@ -43,6 +44,7 @@ from mesh.nodes.uplink import Facts, Uplink
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.manifests import Manifests
+from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.events import Names
 from mesh.observe.hubble import Observer
@@ -54,22 +56,36 @@ from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
 from mesh.process import Since
 from mesh.services.agent import ServicesAgent
-from srv6 import locators
 from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
 
-#: Claims that a node reads.
-NOUNS = (labels.NOUN, pools.NOUN, locators.NOUN, blocks.NOUN)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
 
+#: Makes further features of a node from the tables of those that are there.
+More = Callable[["Features"], Iterable[AgentFeature]]
+
+
+def _no_more(_: Features) -> Iterable[AgentFeature]:
+    return ()
+
 
 class Features:
-    """The features of a node. Each gets the tables that it reads, and stands below their makers."""
+    """The features of a node. Each gets the tables that it reads, and stands below their makers.
 
-    def __init__(self, config: AgentConfig, facts: Facts, objects: Objects, kernel: Kernel) -> None:
+    ``more`` makes further features from the tables of these.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        facts: Facts,
+        objects: Objects,
+        kernel: Kernel,
+        more: More = _no_more,
+    ) -> None:
         me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
         self.objects = objects
         address = address_table()
@@ -78,7 +94,6 @@ class Features:
             EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key),
             OwnFacts(me.cluster, id_),
             me.name,
-            NOUNS,
             config.state_dir / "peers.json",
             partial(take_remote, address),
         )
@@ -96,7 +111,10 @@ class Features:
         self.egress = EgressAgent(
             me, facts.endpoint, config.egress, config.state_dir, objects, self.local.table, own
         )
-        marks = self.egress.marks
+        features: list[AgentFeature] = [
+            self.locators, self.nodes, self.identity, self.services, self.local, self.egress,
+        ]  # fmt: skip
+        features += more(self)
         self.pods = PodsAgent(
             me,
             Wiring(config.pod_netns, facts.pod_mtu),
@@ -104,13 +122,10 @@ class Features:
             self.local.table,
             node,
             self.identity.number,
-            marks,
+            [mark for one in features for mark in one.marks],
             self.store.keys,
         )
-        features: list[AgentFeature] = [
-            self.locators, self.nodes, self.identity, self.services, self.local, self.egress,
-            self.pods,
-        ]  # fmt: skip
+        features.append(self.pods)
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
         features.append(RemoteAgent(remote, features))
@@ -135,17 +150,31 @@ class Features:
 
 
 class Agent:
-    """One node."""
+    """One node; ``more`` are features beside the product's, ``kinds`` and ``programs`` with them.
 
-    def __init__(self, config: AgentConfig, kernel: Kernel, steps: Steps | None = None) -> None:
+    ``programs`` is the folder of the BPF objects.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        kernel: Kernel,
+        more: More = _no_more,
+        *,
+        steps: Steps | None = None,
+        kinds: Kinds = KINDS,
+        programs: Path | None = None,
+    ) -> None:
         self.config = config
         self._steps = steps or Steps()
         self.kernel = kernel
         self.loop = Loop()
-        self.datapath = Datapath(config.bpffs)
+        sizes = {size.map: size.entries for size in config.limits}
+        self.datapath = Datapath(config.bpffs, programs, sizes)
         self.manifests = Manifests(
-            config.manifests, config.cluster.name, config.state_dir, kinds=KINDS
+            config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
+        self._more = more
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.started = time.monotonic()
@@ -153,12 +182,9 @@ class Agent:
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
-        self.facts, settings = await self._facts()
-        self.features = Features(self.config, self.facts, self.manifests.objects, self.kernel)
+        settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
-        for feature in all_:
-            settings.update(feature.settings())
-        self.datapath.start(settings)
+        self.datapath.start(settings, self._layouts())
         links = PodLinks(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         pods.held = await links.held()
@@ -170,6 +196,26 @@ class Agent:
         for feature in all_:
             feature.apply(self.loop, maps)
         self._observe()
+
+    async def become(self, objects: Path) -> None:
+        """Make the pinned datapath that of another version, whose agent is to follow."""
+        settings = await self._prepare()
+        Datapath(self.config.bpffs, objects).become(settings, self._layouts())
+        await self.features.store.client.aclose()
+
+    async def _prepare(self) -> dict[str, object]:
+        """The features, on the facts of the kernel; the configuration of the datapath."""
+        self.facts, settings = await self._facts()
+        objects = self.manifests.objects
+        self.features = Features(self.config, self.facts, objects, self.kernel, self._more)
+        for feature in self.features.all:
+            settings.update(feature.settings())
+        return settings
+
+    def _layouts(self) -> Declared:
+        """What the former layouts' names cannot tell."""
+        rooms = [one for feature in self.features.all for one in feature.layouts]
+        return (*DECLARED, *rooms)
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
         """What the kernel has, and the datapath's configuration from it."""
@@ -214,7 +260,7 @@ class Agent:
         jobs: list[Coroutine[Any, Any, object]] = [
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
-            sweep(self.datapath.program("mg_sweep"), self.datapath.struct("sweep")),
+            sweep(self.datapath),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
         self.events.start()
@@ -256,7 +302,7 @@ def _failures(node: str, applied: Applied) -> Iterable[Finding]:
 
 async def _live(config: AgentConfig, steps: Steps) -> None:
     async with Kernel.open() as kernel:
-        agent = Agent(config, kernel, steps)
+        agent = Agent(config, kernel, steps=steps)
         await agent.start()
         seconds = time.monotonic() - agent.started
         log.info(
@@ -266,6 +312,16 @@ async def _live(config: AgentConfig, steps: Steps) -> None:
         await agent.run()
 
 
-def main(path: Path) -> int:
-    """Be the agent until SIGTERM or SIGINT; the datapath stays."""
-    return process.main(path, load_agent, _live)
+async def _become(config: AgentConfig, objects: Path) -> None:
+    async with Kernel.open() as kernel:
+        await Agent(config, kernel).become(objects)
+    log.info("event=became node=%s objects=%s", config.node, objects)
+
+
+def main(path: Path, objects: Path | None = None) -> int:
+    """Be the agent until SIGTERM or SIGINT; the datapath stays.
+
+    With ``objects``: only make the datapath that is pinned fit those object files, and end.
+    """
+    life = _live if objects is None else partial(_become, objects=objects)
+    return process.main(path, load_agent, life)

@@ -9,12 +9,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mesh.core.noun import Row
+    from mesh.core.noun import Noun, Row
     from mesh.observe.tables import Answer, Process
     from mesh.observe.watch import Wanted
 
@@ -28,10 +28,10 @@ _LAST = 1000
 _VERDICTS = ("FORWARDED", "DROPPED")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status."""
+def main(arguments: Sequence[str] | None = None, nouns: Mapping[str, Noun] | None = None) -> int:
+    """Run one command and return its exit status; ``nouns`` stand for ``mesh/nouns.py``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser(given).parse_args(given)
+    parsed = _parser(given, nouns).parse_args(given)
     try:
         status = int(parsed.run(parsed) or 0)
         sys.stdout.flush()
@@ -43,17 +43,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+def _nouns() -> Mapping[str, Noun]:
+    from mesh.nouns import NOUNS
+
+    return NOUNS
+
+
+def _parser(
+    given: Sequence[str], nouns: Mapping[str, Noun] | None = None
+) -> argparse.ArgumentParser:
+    nouns = nouns or _nouns()
     parser = argparse.ArgumentParser(prog="meshgate", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for role, text in _PROCESSES.items():
         process = commands.add_parser(role, help=f"run the {role}: {text}")
         process.add_argument("--config", required=True, type=Path, metavar="FILE")
         process.set_defaults(run=_run_process, role=role)
+        if role == "agent":
+            only = "only make the pinned datapath that of these object files, and end"
+            process.add_argument("--datapath", type=Path, metavar="OBJECTS", help=only)
     status = commands.add_parser("status", help="everything on one screen, findings last")
     _add_output(status)
-    status.set_defaults(run=_status)
-    _add_nouns(commands)
+    status.set_defaults(run=_status, nouns=nouns)
+    _add_nouns(commands, nouns)
     _add_lab(commands, given)
     return parser
 
@@ -62,19 +74,19 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", choices=_FORMATS, default="table")
 
 
-def _add_nouns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from mesh.nouns import NOUNS
-
-    for name, noun in NOUNS.items():
+def _add_nouns(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], nouns: Mapping[str, Noun]
+) -> None:
+    for name, noun in nouns.items():
         verbs = commands.add_parser(name, help=noun.text).add_subparsers(
             metavar="VERB", required=True
         )
         listing = verbs.add_parser("list", help=noun.text)
         _add_output(listing)
-        listing.set_defaults(run=_flow_list if name == "flow" else _list, noun=name)
+        listing.set_defaults(run=_flow_list if name == "flow" else _list, noun=noun)
         if name == "flow":
             watching = verbs.add_parser("watch", help="flows as they happen")
-            watching.set_defaults(run=_flow_watch, last=0)
+            watching.set_defaults(run=_flow_watch, last=0, noun=noun)
             _add_output(watching)
             _add_filters(watching)
             _add_filters(listing)
@@ -109,15 +121,16 @@ def _add_lab(
 def _run_process(parsed: argparse.Namespace) -> int | None:
     from importlib import import_module
 
-    result: int | None = import_module(f"mesh.{parsed.role}").main(parsed.config)
+    only = getattr(parsed, "datapath", None)
+    arguments = (parsed.config,) if only is None else (parsed.config, only)
+    result: int | None = import_module(f"mesh.{parsed.role}").main(*arguments)
     return result
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from mesh.nouns import NOUNS
     from mesh.observe import listing, tables
 
-    noun = NOUNS[parsed.noun]
+    noun: Noun = parsed.noun
     found = tables.processes(tables.run_directory())
     answers = tables.ask(found, [noun.name], patient=True)
     lacks = list(_lacks(answers))
@@ -125,7 +138,7 @@ def _list(parsed: argparse.Namespace) -> int:
         _complain([*lacks, f"no process answers under {tables.run_directory()}"])
         return 1
     lacks += listing.unknown_columns(noun, answers)
-    _print_rows(noun.name, listing.merge(noun, answers), parsed.output)
+    _print_rows(noun, listing.merge(noun, answers), parsed.output)
     return _complain(lacks)
 
 
@@ -144,15 +157,13 @@ def _complain(sentences: Sequence[str]) -> int:
     return 1 if sentences else 0
 
 
-def _print_rows(noun: str, rows: list[Row], form: str) -> None:
-    from mesh.nouns import NOUNS
+def _print_rows(noun: Noun, rows: list[Row], form: str) -> None:
     from mesh.observe import listing, render
 
     if form != "table":
         sys.stdout.writelines(render.rows(rows, form))
         return
-    kind = NOUNS[noun]
-    render.table(kind.columns, listing.texts(kind, rows))
+    render.table(noun.columns, listing.texts(noun, rows))
 
 
 def _agents() -> list[Process]:
@@ -185,7 +196,7 @@ def _flow_list(parsed: argparse.Namespace) -> int:
     rows = rows[-parsed.last :] if parsed.last else rows
     if parsed.output != "table":
         rows = [listing.exact_flow(row) for row in rows]
-    _print_rows("flow", rows, parsed.output)
+    _print_rows(parsed.noun, rows, parsed.output)
     return _complain(lacks)
 
 
@@ -197,7 +208,7 @@ def _flow_watch(parsed: argparse.Namespace) -> int:
             if isinstance(item, str):
                 print(f"meshgate: {item}", file=sys.stderr, flush=True)
             else:
-                print(_flow_text(item, parsed.output), flush=True)
+                print(_flow_text(parsed.noun, item, parsed.output), flush=True)
     except watch.FlowsError as error:
         print(f"meshgate: {error}", file=sys.stderr)
         return 2
@@ -205,25 +216,23 @@ def _flow_watch(parsed: argparse.Namespace) -> int:
     return 1
 
 
-def _flow_text(row: Row, form: str) -> str:
+def _flow_text(noun: Noun, row: Row, form: str) -> str:
     """One line; JSON is one object per line, YAML one document per flow."""
-    from mesh.nouns import NOUNS
     from mesh.observe import listing, render, tables
 
     if form == "json":
         return tables.encode(listing.exact_flow(row)).decode()
     if form == "yaml":
         return "---\n" + render.document(listing.exact_flow(row), form).rstrip()
-    return render.flow_line(listing.texts(NOUNS["flow"], [row])[0])
+    return render.flow_line(listing.texts(noun, [row])[0])
 
 
 def _status(parsed: argparse.Namespace) -> int:
-    from mesh.nouns import NOUNS
     from mesh.observe import render, status, tables
 
     now = time.time()
     answers = tables.ask(tables.processes(tables.run_directory()), status.ASKED)
-    whole = status.summarize(answers, now, NOUNS)
+    whole = status.summarize(answers, now, parsed.nouns)
     if parsed.output == "table":
         sys.stdout.write(render.screen(whole, now))
     else:

@@ -16,6 +16,7 @@ import msgspec
 from gateway.settings import Egress
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
+from mesh.datapath.settings import Size, size_problems
 from mesh.nodes.settings import Pools
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
@@ -80,6 +81,8 @@ class AgentConfig(Section, frozen=True):
     """Directory that outlives the process: last good manifests."""
     egress: Egress = Egress()
     """Port blocks."""
+    limits: tuple[Size, ...] = ()
+    """Sizes of maps, where a node needs more or fewer entries than the defaults."""
 
 
 class ControllerConfig(Section, frozen=True):
@@ -172,6 +175,7 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
             yield from section.problems(field.encode_name)
     if isinstance(config, AgentConfig):
         yield from _netns_problems(config.pod_netns)
+        yield from size_problems("limits", config.limits)
 
 
 def _etcd_problems(etcd: Etcd) -> Iterator[Wrong]:

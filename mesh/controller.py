@@ -9,17 +9,17 @@ is published lives on its leases, claims stay for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
-from clustermesh.store.follow import Batch, Follow
+from clustermesh.store.follow import Batch
 from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
-from gateway import blocks
+from clustermesh.store.view import StoreView
 from gateway.controller import EgressController
 from mesh import process
 from mesh.config import ControllerConfig, load_controller
@@ -29,32 +29,38 @@ from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
-from mesh.identity import labels
 from mesh.identity.controller import IdentityController
-from mesh.nodes import pools
 from mesh.nodes.controller import NodesController
 from mesh.nodes.foreign import meet
 from mesh.objects.kinds import KINDS
 from mesh.objects.manifests import Manifests
+from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
 from mesh.process import Since
 from mesh.services.controller import ServicesController
-from srv6 import locators
 from srv6.controller import LocatorsController
 
 NO_ETCD = "M151"
-#: Claims that a controller makes.
-NOUNS = (labels.NOUN, pools.NOUN, locators.NOUN, blocks.NOUN)
+
+#: Makes further features of a controller from the tables of those that are there.
+More = Callable[["Features"], Iterable[ControllerFeature]]
+
+
+def _no_more(_: Features) -> Iterable[ControllerFeature]:
+    return ()
 
 
 class Features:
-    """The features of a controller, with the tables in which they meet."""
+    """The features of a controller, with the tables in which they meet.
 
-    def __init__(self, config: ControllerConfig, objects: Objects) -> None:
+    ``more`` makes further features from the tables of these.
+    """
+
+    def __init__(self, config: ControllerConfig, objects: Objects, more: More = _no_more) -> None:
         cluster, id_ = config.cluster.name, config.cluster.id
         self.cluster, self.objects = cluster, objects
-        self.own = Own(cluster, NOUNS)
+        self.own = Own(cluster)
         self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore)
         cidrs = [pool.cidr for pool in (*config.pools.pod_cidrs, *config.pools.locators)]
         self.foreign = Foreign(cluster, cidrs, meet)
@@ -73,6 +79,7 @@ class Features:
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
         ]  # fmt: skip
+        features += more(self)
         features.append(RemoteController(cluster, id_, remote, self.publish, features))
         self.all = tuple(features)
         self.wants = Wants(features)
@@ -104,15 +111,25 @@ class Features:
 
 
 class Controller:
-    """One instance: sources, features, and its candidacy."""
+    """One instance: sources, features, and its candidacy.
 
-    def __init__(self, config: ControllerConfig, steps: Steps | None = None) -> None:
+    ``more`` are features beside the product's, ``kinds`` with theirs.
+    """
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        more: More = _no_more,
+        *,
+        steps: Steps | None = None,
+        kinds: Kinds = KINDS,
+    ) -> None:
         self.config = config
         self._steps = steps or Steps()
         etcd, cluster = config.etcd, config.cluster
         self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
-        self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=KINDS)
-        features = self.features = Features(config, self.manifests.objects)
+        self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=kinds)
+        features = self.features = Features(config, self.manifests.objects, more)
         self.loop = Loop()
         features.derive(self.loop)
         who = Candidate(
@@ -123,8 +140,12 @@ class Controller:
             self.loop.gate,
         )  # fmt: skip
         own = features.own
-        self.own = Follow(self.client, own.prefix, self._take, on_synced=own.synced)
-        self.mesh = Follow(self.client, PREFIX, features.take)
+        self.view = StoreView(
+            self.client,
+            f"{own.prefix}synced",
+            {own.prefix: self._take, PREFIX: features.take},
+            on_synced=own.synced,
+        )
         self._settled = False
         self._since = Since()
 
@@ -141,8 +162,7 @@ class Controller:
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.manifests.run(), name="manifests")
-                group.create_task(self.own.run(), name="follow own")
-                group.create_task(self.mesh.run(), name="follow mesh")
+                group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.loop.run(), name="derive")
                 group.create_task(self.leading.run(), name="lead")
                 group.create_task(self.leading.pods.run(), name="snapshot of pods")
@@ -187,9 +207,9 @@ class Controller:
             place = f"etcd {self.client.endpoint.text}"
             yield Finding(NO_ETCD, place, "", f"{self.client.problem}; {stays}")
             return
-        for follow in (self.own, self.mesh):
-            if follow.problem:
-                yield Finding(NO_ETCD, f"etcd {follow.prefix}", "", f"{follow.problem}; {stays}")
+        if self.view.problem:
+            place = f"etcd {self.client.endpoint.text}"
+            yield Finding(NO_ETCD, place, "", f"{self.view.problem}; {stays}")
 
 
 def _ignore(_: ColumnChanges) -> None:
@@ -199,5 +219,5 @@ def _ignore(_: ColumnChanges) -> None:
 def main(path: Path) -> int:
     """Be the controller until SIGTERM or SIGINT; what is published stays for its lease."""
     return process.main(
-        path, load_controller, lambda config, steps: Controller(config, steps).run()
+        path, load_controller, lambda config, steps: Controller(config, steps=steps).run()
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bpf.libbpf import LoadError
+from bpf.migrate import RefusedError
 from bpf.object import DriftError
 from bpf.realtime import RealtimeKernelError
 from mesh.config import ConfigError
@@ -35,7 +36,7 @@ FREEZE_S = 60.0
 #: Derivations that a process names in its status.
 _SHOWN = 8
 #: What says that a process cannot do its work here.
-_CANNOT = (OSError, LoadError, DriftError, RealtimeKernelError)
+_CANNOT = (OSError, LoadError, DriftError, RefusedError, RealtimeKernelError)
 
 
 def main(path: Path, load: Callable[[Path], C], life: Life[C]) -> int:

@@ -24,7 +24,7 @@ class LocatorsAgent(AgentFeature):
         self.ours = (Table[Network, None]("locator pools"),)
         self._node = node
         self._pools = AgreedPools(store.config, LOCATOR_POOLS)
-        self._locators = Locators(node.cluster, store.claims[NOUN], self._pools.table)
+        self._locators = Locators(node.cluster, store.claims_of(NOUN).held, self._pools.table)
         self.locator = self._locators.table
 
     def derive(self, loop: Loop) -> None:

@@ -29,7 +29,7 @@ class LocatorsController(ControllerFeature):
     ) -> None:
         self._cluster = cluster
         self._pools = PoolClaims(NOUN, LOCATOR_POOLS, pools, objects, foreign)
-        self._locators = Locators(cluster, store.claims[NOUN], self._pools.table)
+        self._locators = Locators(cluster, store.claims_of(NOUN).held, self._pools.table)
         self.locator = self._locators.table
         self.wants, self.ours = (self._pools.wants,), (self._pools.ours,)
         self.claims = (self._pools.claimable,)

@@ -23,6 +23,7 @@ enum connection_flag {
 	CONNECTION_FIN = 4,	  /* from the opener */
 	CONNECTION_REPLY_FIN = 8, /* from the other side */
 	CONNECTION_RST = 16,
+	CONNECTION_HANDED = 32, /* the other generation has it (handover.h) */
 };
 
 struct connection {

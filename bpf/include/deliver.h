@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "gateway.h"
+#include "handover.h"
 #include "overlay.h"
 
 /* decide: from elsewhere into a pod, checks of the sender done. Returns 0 or a drop reason. */
@@ -15,6 +16,8 @@ static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
 	if (packet->icmp == ICMP_NEIGHBOUR) /* the hop limit would still say that it is one */
 		return DROP_INVALID_PACKET;
 	enum direction direction = connection_find(packet, &connection);
+	if (is_handed(packet, connection))
+		return HANDOVER;
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
 	return reason ? reason : pod_way(way, pod);
 }
@@ -27,11 +30,13 @@ static __always_inline int nat_reply(const struct packet *packet, struct transla
 	struct mapping *mapping = mapping_get(&packet->flow);
 
 	if (!mapping)
-		return DROP_NO_NAT_MAPPING;
+		return handover_phase() ? HANDOVER : DROP_NO_NAT_MAPPING;
 	original_tuple(&original, &packet->flow, mapping);
 	struct connection *connection = connection_get(&original);
 	if (!connection || !connection_holds(connection, &packet->flow))
-		return DROP_NO_NAT_MAPPING;
+		return handover_phase() ? HANDOVER : DROP_NO_NAT_MAPPING;
+	if (is_handed(packet, connection))
+		return HANDOVER;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
 		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);
 	to->address = original.source;

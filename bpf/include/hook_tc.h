@@ -120,6 +120,18 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 	return bpf_redirect_peer(ifindex, 0);
 }
 
+/* As if it came from a collect_md tunnel device, which says who sent it. */
+static __always_inline void hook_from_device(hook_t *ctx, struct bpf_tunnel_key *key)
+{
+	bpf_skb_set_tunnel_key(ctx, key, sizeof(*key), 0);
+}
+
+/* To another program of the same kind; returns when there is none. */
+static __always_inline void hook_hand_over(hook_t *ctx, void *programs, __u32 number)
+{
+	bpf_tail_call(ctx, programs, number);
+}
+
 /* Through a collect_md tunnel device; 0 or a verdict of its own kind: HOOK_DROP when it fails. */
 static __always_inline int hook_to_device(hook_t *ctx, __u32 ifindex, struct bpf_tunnel_key *key)
 {

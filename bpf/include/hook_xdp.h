@@ -165,6 +165,18 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 	return bpf_redirect(ifindex, 0);
 }
 
+static __always_inline void hook_from_device(hook_t *ctx __attribute__((unused)),
+					     struct bpf_tunnel_key *key __attribute__((unused)))
+{
+}
+
+/* Connections are with the tc program behind this one. */
+static __always_inline void hook_hand_over(hook_t *ctx __attribute__((unused)),
+					   void *programs __attribute__((unused)),
+					   __u32 number __attribute__((unused)))
+{
+}
+
 /* The tc program behind this one sees the packet as it came. */
 static __always_inline int hook_to_device(hook_t *ctx __attribute__((unused)),
 					  __u32 ifindex __attribute__((unused)),

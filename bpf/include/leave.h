@@ -2,6 +2,7 @@
 /* How every packet enters and leaves a program: the only place that acts on a decision. */
 #pragma once
 #include "forward.h"
+#include "handover.h"
 #include "icmp.h"
 #include "overlay.h"
 #include "rewrite.h"
@@ -82,6 +83,8 @@ static __always_inline int leave(hook_t *ctx, struct slot *slot, int reason)
 	struct packet *packet = &slot->packet;
 	struct way *way = &slot->way;
 
+	if (reason == HANDOVER)
+		return drop(ctx, packet, hand_over(ctx, packet));
 	if (reason && !icmp_tells(way, reason))
 		return drop(ctx, packet, reason);
 	if (reason && !drop_with_icmp(ctx, packet, way, reason))

@@ -1,22 +1,24 @@
 """What the own cluster's subtree of the store says, as tables: claims, pods, its configuration.
 
-Agents, the controller and the speaker follow ``meshgate/v1/<cluster>/`` and give every batch to
-``Own.take``. Which nouns are claims is given by the caller: each has a table of its own. Parsing
+Agents and the controller follow ``meshgate/v1/<cluster>/`` and give every batch to ``Own.take``.
+A feature asks for the claims of its noun (``claims_of``): keys of other nouns are nobody's. Parsing
 stops here; one unreadable key is a finding and changes nothing else.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from clustermesh.remote.wire import is_object_name, parse_ip, plain
+from clustermesh.store.claims import numbers_prefix
 from clustermesh.store.claims import rows as claim_rows
 from clustermesh.store.follow import Batch, Entry, canary_of
 from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
+from mesh.core.sources import ClaimTables
 from mesh.core.table import Source, Table
 
 UNREADABLE = "M141"
@@ -37,18 +39,13 @@ class _SyncedValue(msgspec.Struct, frozen=True):
 class Own:
     """All tables are synced once the canary stands and was listed.
 
-    ``claims[noun]`` holds the claims of a noun, ``resting[noun]`` the released ones of which nobody
-    else has the number yet.
+    ``claims`` has the claims of each noun that a feature has asked for.
     """
 
-    def __init__(self, cluster: str, nouns: Iterable[str]) -> None:
+    def __init__(self, cluster: str) -> None:
         self.prefix = f"meshgate/v1/{cluster}/"
-        self.claims: Mapping[str, Table[ClaimKey, Claim]] = {
-            noun: Table(f"{noun} claim") for noun in nouns
-        }
-        self.resting: Mapping[str, Table[ClaimKey, Claim]] = {
-            noun: Table(f"resting {noun} claim") for noun in self.claims
-        }
+        self.claims: dict[str, ClaimTables] = {}
+        self._pools: dict[str, str] = {}
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
         #: What all controllers of the cluster agree on, by field.
         self.config: Table[str, Any] = Table("config")
@@ -74,10 +71,27 @@ class Own:
         self.pods.upsert(puts)
         self.pods.delete(gone)
 
+    def claims_of(self, noun: str, *, pool: str = "") -> ClaimTables:
+        """The claims of a noun, followed from now on; see ``mesh/core/sources.py``."""
+        held: Table[ClaimKey, Claim] = Table(f"{noun} claim")
+        resting: Table[ClaimKey, Claim] = Table(f"resting {noun} claim")
+        self._pools[noun] = pool
+        return self.claims.setdefault(noun, ClaimTables(held, resting))
+
+    @property
+    def needed(self) -> Sequence[str]:
+        """Prefixes with what the features of a node have asked for."""
+        claims = [
+            numbers_prefix(self._cluster, noun, pool) if pool else f"{self.prefix}{noun}/"
+            for noun, pool in self._pools.items()
+        ]
+        return [f"{self.prefix}config", f"{self.prefix}synced", f"{self.prefix}pod/", *claims]
+
     def synced(self) -> None:
         """The first complete list is in."""
-        tables: list[Source] = [self.config, *self.claims.values(), *self.resting.values()]
-        for table in (*tables, self.pods):
+        claims = [table for both in self.claims.values() for table in (both.held, both.resting)]
+        tables: list[Source] = [self.config, *claims, self.pods]
+        for table in tables:
             table.mark_synced()
 
     def _take_claims(self, batch: Batch) -> None:
@@ -86,10 +100,11 @@ class Own:
             self._refuse(key, text)
         held, resting, gone = _by_noun(rows.held), _by_noun(rows.resting), _by_noun(rows.gone)
         for noun in {*held, *resting, *gone}:
-            self.claims[noun].upsert({key: rows.held[key] for key in held.get(noun, ())})
-            self.claims[noun].delete(gone.get(noun, ()))
-            self.resting[noun].delete([*gone.get(noun, ()), *held.get(noun, ())])
-            self.resting[noun].upsert({key: rows.resting[key] for key in resting.get(noun, ())})
+            claims = self.claims[noun]
+            claims.held.upsert({key: rows.held[key] for key in held.get(noun, ())})
+            claims.held.delete(gone.get(noun, ()))
+            claims.resting.delete([*gone.get(noun, ()), *held.get(noun, ())])
+            claims.resting.upsert({key: rows.resting[key] for key in resting.get(noun, ())})
 
     def _take_entry(self, entry: Entry, puts: dict[PodRef, PodEntry]) -> None:
         ref = self._pod_ref(entry.key)

@@ -201,6 +201,8 @@ class Applied:
     async def round(self) -> None:
         """Read and diff when ``full``, else only what changed; raises OSError."""
         if self.full:
+            for one in self.after:  # its writes may change what is there
+                await one.reached(one.table.revision)
             await self._read()
             self._deleting = False
             self._read_by = now_s() + FULL_INTERVAL_S

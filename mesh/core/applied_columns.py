@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mesh.core.applied import Applied, Limit, Plan
-from mesh.core.limits import Full, column_choice
-from mesh.core.table import ColumnTable, column_names
+from mesh.core.limits import ColumnChoice, Full, column_choice
+from mesh.core.table import ColumnTable, Moved, column_names
 from mesh.core.target import MAP_FULL, ColumnTarget, RowsFailed
 
 Slots = npt.NDArray[np.int64]
@@ -51,6 +51,7 @@ class AppliedColumns(Applied):
         )
         self._new: Slots = np.zeros(0, np.int64)  # being written, and not in the target before
         self._aloft: Slots = self._new  # being written
+        self._choice: ColumnChoice | None = None  # while not all rows have room
         self._look: list[Slots] = []  # where rows may be owed: a change costs no pass over all
         self._grow()
 
@@ -68,13 +69,15 @@ class AppliedColumns(Applied):
         for name, slot in moved.gone:
             if self._inside[slot]:
                 self._doom(name)
+            if self._choice:
+                self._choice.remove(slot, out=bool(self._out[slot]))
             for flags in self._flags():
                 flags[slot] = False
         self._come_back(moved.slots)
         self._owe(moved.slots)
         self._broken[moved.slots] = False
         self._seen = self.columns.revision
-        self._choose()
+        self._choose(moved)
 
     def stands(self, token: Hashable) -> bool:
         slot = self._slot(token)
@@ -115,22 +118,46 @@ class AppliedColumns(Applied):
             if self._doomed.pop(name, None) is not None:
                 self._inside[slot] = True
 
-    def _choose(self) -> None:
-        """Which rows have no room: one pass over the ranks, none while there is room for all."""
-        self._choose_due = False
-        if self._room is None or (len(self.columns) <= self._room and not self._out.any()):
+    def _choose(self, moved: Moved | None) -> None:
+        """Keep the choice of rows up to date, if there must be one."""
+        due, self._choose_due = self._choose_due, False
+        if self._room is None or (len(self.columns) <= self._room and not self._choice):
             return
+        if due or not (moved and self._choice and self._rechoose(self._choice, moved)):
+            self._choose_anew(self._room)
+        if self._choice and not self._choice.left:
+            self._choice = None
+
+    def _ranked(self, slots: Slots) -> npt.NDArray[np.int64]:
+        ranks: npt.NDArray[np.int64] = (self.limit.rank or equal_ranks)(self.columns.at(slots)[1])
+        return ranks
+
+    def _choose_anew(self, room: int) -> None:
+        """One pass over the ranks."""
         slots = self.columns.slots()
-        rank = self.limit.rank or equal_ranks
-        ranks = rank(self.columns.at(slots)[1])
-        fits = column_choice(ranks, self._inside[slots], self._room)
+        ranks = self._ranked(slots)
+        fits = column_choice(ranks, self._inside[slots], room)
         came = slots[fits & self._out[slots]]
         self._out[:] = False
         self._out[slots[~fits]] = True
+        self._choice = ColumnChoice(slots, ranks, self._out)
+        self._swap(came, np.flatnonzero(self._out & self._inside))
         self._broken &= ~self._out
+
+    def _rechoose(self, choice: ColumnChoice, moved: Moved) -> bool:
+        """Whether the change of a few rows is enough."""
+        swapped = choice.put(moved.slots, self._ranked(moved.slots), self._out)
+        if swapped is None:
+            return False
+        came, went = (np.array(slots, np.int64) for slots in swapped)
+        self._broken[went] = False
+        self._swap(came, went[self._inside[went]])
+        return True
+
+    def _swap(self, came: Slots, losers: Slots) -> None:
+        """Rows that have room now, and rows in the target that have none any more."""
         self._owe(came)
         self._come_back(came)
-        losers = np.flatnonzero(self._out & self._inside)
         for name in column_names(self.columns.at(losers)[0]):
             self._doom(name)
         self._inside[losers] = False
@@ -168,7 +195,8 @@ class AppliedColumns(Applied):
         for name in gone:
             self._doom(name)
         self._seen, self.known = self.columns.revision, True
-        self._choose()
+        self._choice = None
+        self._choose(None)
 
     def _plan(self) -> ColumnPlan:
         self._land()

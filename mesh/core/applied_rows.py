@@ -44,13 +44,16 @@ class AppliedRows(Applied, Generic[K, V]):
         token: Callable[[K], Hashable] | None = None,
         refers: Sequence[Refers[K, V]] = (),
         limit: Limit | None = None,
+        left_out: Table[Any, bool] | None = None,
     ) -> None:
         super().__init__(table, after, limit)
         self.rows = table
         self.target = target
         #: Tokens of rows for which the target has no room, or has none until rows go that others
         #: still refer to: who waits for such a row and keeps one of those would wait for ever.
-        self.left_out: Table[Any, bool] = Table(f"{table.name} without room")
+        if left_out is None:
+            left_out = Table(f"{table.name} without room")
+        self.left_out = left_out
         if self.limit.capacity is None:
             self.left_out.mark_synced()
         self._token = token

@@ -11,7 +11,7 @@ Each method has an answer for "nothing", so a feature names only what it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +26,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 Entry = tuple[object, object]
+#: Tokens of the rows to which a number leads.
+Tokens = Callable[[int], Iterable[Hashable]]
 
 
 class Maps(Protocol):
@@ -46,7 +48,7 @@ class Maps(Protocol):
         """Layout of a C struct."""
 
     def capacity(self, name: str) -> int:
-        """Entries that the map holds."""
+        """Entries that may be written into the map."""
 
     def program(self, name: str) -> int:
         """Descriptor of a program."""
@@ -71,13 +73,14 @@ class Feature:
 class Mark:
     """A number that a feature writes into the row of each pod: a field of ``struct pod``.
 
-    ``refers`` are targets with the rows that the number leads to. They are written before the
-    pod's row and deleted after it.
+    ``refers`` are targets, each with a function that gives the tokens of the rows that a number
+    leads to. These rows are written before the pod's row and deleted after it; no other row of
+    these targets holds it up.
     """
 
     name: str
     numbers: Table[PodKey, int]
-    refers: list[AppliedRows[Any, Any]] = field(default_factory=list)
+    refers: list[tuple[AppliedRows[Any, Any], Tokens]] = field(default_factory=list)
 
 
 class AgentFeature(Feature):
@@ -91,6 +94,9 @@ class AgentFeature(Feature):
     own_addresses: Sequence[Table[IP, None]] = ()
     #: Networks that this node attracts: packets that no route takes further are discarded.
     announced: Sequence[Table[Network, None]] = ()
+
+    #: What names in two layouts of a map cannot tell (the rows of ``bpf/migrate.py``).
+    layouts: Sequence[Any] = ()
 
     def settings(self) -> Mapping[str, object]:
         """Fields of the datapath's ``struct config``."""
@@ -152,8 +158,6 @@ class SpeakerFeature(Feature):
     kind: str
     #: Tables that decide; a route is withdrawn only while all of them are synced.
     inputs: Sequence[Source] = ()
-    #: Claim nouns that the speaker follows for this feature.
-    nouns: Sequence[str] = ()
 
     def prefixes(self, node: Node) -> Iterable[Network]:
         """Prefixes that the node announces now."""

@@ -148,3 +148,114 @@ def column_choice(
     order = (ranks.astype(np.int64) << 33) + (np.where(inside, 0, 1) << 32) + np.arange(count)
     fits: npt.NDArray[np.bool_] = order < np.partition(order, capacity)[capacity]
     return fits
+
+
+#: Rows at the border that a choice knows; when they are used up, it is made anew.
+_BORDER = 1024
+_ABSENT = np.iinfo(np.int64).min
+
+
+class ColumnChoice:
+    """The rows of a column table that fit, kept up to date: a change costs its own rows.
+
+    It knows some rows at the border: the last ones inside and the first ones outside. ``out`` are
+    the flags, by slot, of the rows that do not fit.
+    """
+
+    def __init__(
+        self, slots: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64], out: npt.NDArray[np.bool_]
+    ) -> None:
+        outside = out[slots]
+        self.used = int((~outside).sum())
+        self.capacity = self.used
+        self.left = len(slots) - self.used  # rows outside
+        self._ranks = np.full(len(out), _ABSENT, np.int64)
+        self._ranks[slots] = ranks
+        inside_ranks, outside_ranks = ranks[~outside], ranks[outside]
+        self._worst = int(inside_ranks.max(initial=_ABSENT))
+        self._best = int(outside_ranks.min(initial=np.iinfo(np.int64).max))
+        last = slots[~outside][inside_ranks == self._worst]
+        following = slots[outside][outside_ranks == self._best]
+        self._last: list[int] = last[-_BORDER:].tolist()
+        self._next: list[int] = following[:_BORDER][::-1].tolist()
+
+    def remove(self, slot: int, *, out: bool) -> None:
+        """The row of a slot is no longer desired."""
+        if slot < len(self._ranks) and self._ranks[slot] != _ABSENT:
+            self._ranks[slot] = _ABSENT
+            self.left -= out
+            self.used -= not out
+
+    def put(
+        self, slots: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64], out: npt.NDArray[np.bool_]
+    ) -> tuple[list[int], list[int]] | None:
+        """Rows are new, or have other values: the slots that came in and that went out.
+
+        None: the choice must be made anew.
+        """
+        if len(out) > len(self._ranks):
+            more = np.full(len(out) - len(self._ranks), _ABSENT, np.int64)
+            self._ranks = np.concatenate([self._ranks, more])
+        before = self._ranks[slots]
+        new = before == _ABSENT
+        if (before[~new] != ranks[~new]).any():
+            return None
+        self._ranks[slots] = ranks
+        came, went = list[int](), list[int]()
+        places = zip(slots[new].tolist(), ranks[new].tolist(), strict=True)
+        placed = all(self._place(slot, rank, out, went) for slot, rank in places)
+        if placed and self._fill(out, came):
+            return came, went
+        # As if nothing had been tried.
+        out[came], out[went], out[slots[new]] = True, False, False
+        return None
+
+    def _fill(self, out: npt.NDArray[np.bool_], came: list[int]) -> bool:
+        """Whether it is known which rows come in where others have gone."""
+        while self.used < self.capacity and self.left:
+            if (following := self._pop(self._next, self._best, out, outside=True)) is None:
+                return False
+            self.left -= 1
+            self._enter(following, self._best, out)
+            came.append(following)
+        return True
+
+    def _place(self, slot: int, rank: int, out: npt.NDArray[np.bool_], went: list[int]) -> bool:
+        """Whether it is known where a new row belongs."""
+        if self.used < self.capacity and (rank <= self._best or not self.left):
+            self._enter(slot, rank, out)
+        elif self.used >= self.capacity and rank < self._worst:
+            if (loser := self._pop(self._last, self._worst, out, outside=False)) is None:
+                return False
+            self.used -= 1
+            self._leave(loser, self._worst, out)
+            went.append(loser)
+            self._enter(slot, rank, out)
+        else:
+            self._leave(slot, rank, out)
+        return True
+
+    def _enter(self, slot: int, rank: int, out: npt.NDArray[np.bool_]) -> None:
+        out[slot] = False
+        self.used += 1
+        if rank > self._worst:
+            self._worst, self._last = rank, []
+        if rank == self._worst:
+            self._last.append(slot)
+
+    def _leave(self, slot: int, rank: int, out: npt.NDArray[np.bool_]) -> None:
+        out[slot] = True
+        self.left += 1
+        if rank < self._best:
+            self._best, self._next = rank, []
+        if rank == self._best:
+            self._next.append(slot)
+
+    def _pop(
+        self, border: list[int], rank: int, out: npt.NDArray[np.bool_], *, outside: bool
+    ) -> int | None:
+        while border:
+            slot = border.pop()
+            if self._ranks[slot] == rank and bool(out[slot]) == outside:
+                return slot
+        return None

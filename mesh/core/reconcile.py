@@ -168,15 +168,20 @@ class Loop:
         capacity: int | None = None,
         rank: Callable[[K, V], int] | None = None,
         meaning: str = "",
+        left_out: Table[Any, bool] | None = None,
     ) -> AppliedRows[K, V]:
         """Keep ``target`` equal to ``table``; a round waits until ``after`` have arrived.
 
         ``token`` says by which name rows of other targets refer to a row, ``refers`` to which rows
         of other targets a row refers. At most ``capacity`` rows are written, those of the lowest
-        ``rank``; ``meaning`` says who lacks what when there are more.
+        ``rank``; ``meaning`` says who lacks what when there are more, and stays empty when the
+        feature has a finding of its own. The tokens without room go into ``left_out``: derivations
+        that are added before the target read them there.
         """
         limit = Limit(capacity, rank or (lambda _key, _row: 0), meaning)
-        applied = AppliedRows(table, target, after, token=token, refers=refers, limit=limit)
+        applied = AppliedRows(
+            table, target, after, token=token, refers=refers, limit=limit, left_out=left_out
+        )
         return self._add(applied)
 
     def apply_columns(

@@ -6,7 +6,8 @@ depends on the rows and on nothing that reads etcd.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mesh.core.model import (
@@ -23,12 +24,27 @@ from mesh.core.model import (
 from mesh.core.table import Source, Table
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimTables:
+    """Claims of one noun: those that have an owner, and released ones that nobody has taken."""
+
+    held: Table[ClaimKey, Claim]
+    resting: Table[ClaimKey, Claim]
+
+
+#: The held claims of a noun; a process follows the nouns that its features have asked for.
+ClaimsOf = Callable[[str], Table[ClaimKey, Claim]]
+
+
 class OwnStore(Protocol):
     """What the store says about the own cluster; synced once the store was seen complete."""
 
-    #: Held and resting claims by noun.
-    claims: Mapping[str, Table[ClaimKey, Claim]]
-    resting: Mapping[str, Table[ClaimKey, Claim]]
+    def claims_of(self, noun: str, *, pool: str = "") -> ClaimTables:
+        """The claims of a noun. The process follows the nouns that its features have asked for.
+
+        With ``pool`` a node needs the numbers of this pool only, not who has which number.
+        """
+
     #: Pods that agents have wired.
     pods: Table[PodRef, PodEntry]
     #: What all controllers of the cluster agree on, by field.

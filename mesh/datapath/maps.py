@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpf.maps import MapTarget, RowTarget
+from bpf.sys import MapType
 from mesh.core.feature import Entry
 from mesh.core.reconcile import ColumnTarget, Target
 from mesh.core.table import ColumnTable
@@ -39,8 +40,10 @@ class PinnedMaps:
         return self._datapath.struct(name)
 
     def capacity(self, name: str) -> int:
-        """Entries that the map holds."""
-        return self._datapath.map(name).max_entries
+        """Entries that may be written into the map."""
+        map_ = self._datapath.map(name)
+        # Kernels before 6.13 refuse to replace an entry of an LPM map that is full.
+        return map_.max_entries - (map_.type == MapType.LPM_TRIE)
 
     def program(self, name: str) -> int:
         """Descriptor of a program."""

@@ -3,94 +3,132 @@
 Everything is pinned below one directory of the host: maps by name, programs in ``programs/``,
 links in ``links/``. When the pinned generation is exactly what would be loaded (same objects, same
 configuration), a new agent adopts it and loads nothing: every map and link id stays. Otherwise
-programs are loaded onto the pinned maps and the links are updated in place; no packet is lost.
+programs are loaded onto the pinned maps and the links are updated in place; no packet is lost. When
+a layout, size or flag of a map differs, ``migrate`` makes that change under traffic.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from bpf import build, links
 from bpf.btf import Btf
+from bpf.libbpf import LoadError
 from bpf.maps import Map
-from bpf.object import DriftError, Generation, Object
+from bpf.migrate import Declared
+from bpf.object import Generation, Object
 from bpf.realtime import refuse_realtime
-from bpf.sys import AttachType, open_pinned
+from bpf.sys import MapType, open_pinned
+from mesh.datapath import migrate
+from mesh.datapath.hooks import (
+    POD_PROGRAMS,
+    SOCKET_PROGRAMS,
+    UPLINK_PROGRAM,
+    VXLAN_DEVICE,
+    VXLAN_PROGRAM,
+)
+from mesh.datapath.layouts import DECLARED
 
 T = TypeVar("T")
 
 OBJECTS = ("pod", "uplink", "sock", "sweep")
 CONFIG = "cfg"
-UPLINK_PROGRAM = "mg_from_uplink"
-VXLAN_PROGRAM = "mg_from_vxlan"
-VXLAN_DEVICE = "mg_vxlan"
-VXLAN_PORT = 8472
-#: Programs on the host end of a pod's veth: link suffix, program, ingress.
-POD_PROGRAMS = (("in", "mg_from_pod", True), ("out", "mg_to_pod", False))
-SOCKET_PROGRAMS = {
-    "mg_connect4": AttachType.CONNECT4,
-    "mg_connect6": AttachType.CONNECT6,
-    "mg_sendmsg4": AttachType.SENDMSG4,
-    "mg_sendmsg6": AttachType.SENDMSG6,
-    "mg_recvmsg4": AttachType.RECVMSG4,
-    "mg_recvmsg6": AttachType.RECVMSG6,
-    "mg_getpeername4": AttachType.GETPEERNAME4,
-    "mg_getpeername6": AttachType.GETPEERNAME6,
-}
+#: Maps of these types may have another size than the source says.
+SIZABLE = (MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE)
 
 
 class Datapath:
-    """Maps and programs of this node below ``directory``, a directory of a bpffs."""
+    """Maps and programs of this node below ``directory``, a directory of a bpffs.
 
-    def __init__(self, directory: Path, objects: Path | None = None) -> None:
+    ``sizes`` are entries of maps that are to have others than the source says.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        objects: Path | None = None,
+        sizes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._directory = directory
         self._objects = objects or build.HERE / "obj"
+        self._sizes = sizes
         self._links = directory / "links"
         self._programs_dir = directory / "programs"
         self._programs: dict[str, int] = {}
         self._maps: dict[str, Map] = {}
-        self._digest = b""
+        self.digest = b""
         self._types: list[Btf] = []
         self.adopted = False
 
-    def start(self, config: Mapping[str, object]) -> None:
-        """Load or adopt.
+    def start(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
+        """Load, adopt or migrate; ``declared`` is what the layouts' names cannot tell.
 
-        Raises ``bpf.object.DriftError``, ``bpf.libbpf.LoadError`` or
-        ``bpf.realtime.RealtimeKernelError``.
+        Raises:
+            bpf.migrate.RefusedError: a map cannot be migrated; nothing has changed.
+            bpf.libbpf.LoadError: the kernel refuses a program.
+            bpf.realtime.RealtimeKernelError: a program may be interrupted by itself.
+
         """
         refuse_realtime()
-        for path in (self._links, self._programs_dir):
-            path.mkdir(parents=True, exist_ok=True)
-        opened = [Object.open(self._objects / f"{name}.o") for name in OBJECTS]
-        try:
-            for one in opened:
-                if CONFIG in one.btf.section(".rodata"):
-                    one.set_config(CONFIG, config)
-                one.pin(self._directory)
+        with self._opened(config) as opened:
             self._types = [one.btf for one in opened]
-            digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
-            self.adopted = Generation.read(self._directory) == digest
-            if not self.adopted:
-                self._load(opened)
-        finally:
-            for one in opened:
-                one.close()
-        self._digest = digest
+            self._become(opened, config, declared)
         self._programs = {p.name: open_pinned(p) for p in self._programs_dir.iterdir()}
 
-    def _load(self, opened: Collection[Object]) -> None:
-        drift = [reason for one in opened for reason in one.drift(self._directory)]
-        if drift:
-            raise DriftError(drift)
+    def become(self, config: Mapping[str, object], declared: Declared = DECLARED) -> None:
+        """Make what is pinned, links included, fit the objects, which may be another version's.
+
+        Settings that those do not know are left out. Raises as ``start``.
+        """
+        with self._opened(config, every=False) as opened:
+            self._become(opened, config, declared)
+        migrate.relink(self._directory, self._programs_dir)
+        Generation.write(self._directory, self.digest)
+
+    @contextmanager
+    def _opened(
+        self, config: Mapping[str, object], *, every: bool = True
+    ) -> Iterator[list[Object]]:
+        paths = [self._objects / f"{name}.o" for name in OBJECTS]
+        with ExitStack() as stack:
+            opened = [stack.enter_context(Object.open(p)) for p in paths if every or p.exists()]
+            set_sizes(opened, self._sizes)
+            for one in opened:
+                section = one.btf.section(".rodata")
+                if CONFIG in section:
+                    names = section[CONFIG][1].names or ()
+                    known = {name: config[name] for name in config if every or name in names}
+                    one.set_config(CONFIG, known)
+                one.pin(self._directory)
+            yield opened
+
+    def _become(
+        self, opened: Collection[Object], config: Mapping[str, object], declared: Declared
+    ) -> None:
+        for path in (self._links, self._programs_dir):
+            path.mkdir(parents=True, exist_ok=True)
+        place = migrate.Place(self._directory, _block_size(config), declared)
+        migrate.settle(place)
+        self.digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
+        self.adopted = Generation.read(self._directory) == self.digest
+        if not self.adopted:
+            self._load(place, opened, self.digest)
+
+    def _load(self, place: migrate.Place, opened: Collection[Object], digest: bytes) -> None:
+        if migration := migrate.begin(place, opened, digest):
+            with closing(migration):
+                migration.run()
+            return
         for one in opened:
             one.load()
         for one in opened:
@@ -110,7 +148,7 @@ class Datapath:
                 self.forget(device)
             else:
                 self.pod(device)
-        Generation.write(self._directory, self._digest)
+        Generation.write(self._directory, self.digest)
 
     def pod(self, device: str) -> None:
         """Attach the pod programs to a host end, or update them."""
@@ -156,3 +194,22 @@ class Datapath:
 
     def _tcx(self, device: str, name: str, program: str, *, ingress: bool) -> None:
         links.tcx(self._programs[program], device, self._links / name, ingress=ingress)
+
+
+def set_sizes(opened: Collection[Object], sizes: Mapping[str, int]) -> None:
+    """Give maps these sizes, in every object that has them. Raises ``bpf.libbpf.LoadError``."""
+    known = {name for one in opened for name, spec in one.specs.items() if spec.type in SIZABLE}
+    for name, entries in sizes.items():
+        if name not in known:
+            text = f"limits: {name}: expected one of {', '.join(sorted(known))}"
+            raise LoadError(errno.EINVAL, text)
+        for one in opened:
+            if name in one.specs:
+                one.set_max_entries(name, entries)
+
+
+def _block_size(config: Mapping[str, object]) -> int:
+    size = config["block_size"]
+    if not isinstance(size, int):
+        raise TypeError(f"block_size is a number, not {size!r}")
+    return size

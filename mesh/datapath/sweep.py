@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpf.testrun import call
+from mesh.datapath.programs import Datapath
 
 INTERVAL_S = 10.0
 #: Seconds without a packet, by field of ``struct sweep``.
@@ -26,8 +27,8 @@ LIMITS = {
     "plain_closed": 10,  # holds no port
     "plain_datagram": 120,
 }
+CONNECTIONS = ("mg_ct_v4", "mg_ct_v6")
 #: What changes while a table is more than half full: new connections matter more then.
-PRESSURE = 32768
 PRESSURE_INTERVAL_S = 2.0
 PRESSURE_LIMITS = {
     "closed": 5,
@@ -37,15 +38,17 @@ PRESSURE_LIMITS = {
 }
 
 
-async def sweep(program: int, argument: np.dtype[Any]) -> None:
-    """Run ``program`` for ever; ``argument`` is the dtype of ``struct sweep``."""
+async def sweep(datapath: Datapath) -> None:
+    """Run ``mg_sweep`` for ever."""
+    program, argument = datapath.program("mg_sweep"), datapath.struct("sweep")
+    pressure = min(datapath.map(name).max_entries for name in CONNECTIONS) // 2
     usual, pressed = _limits(argument, {}), _limits(argument, PRESSURE_LIMITS)
     limits, pause = usual, INTERVAL_S
     while True:
         await asyncio.sleep(pause)
         # A full table takes tens of milliseconds.
         result = await asyncio.to_thread(call, program, limits)
-        full = int(result["kept"]) > PRESSURE
+        full = int(result["kept"]) > pressure
         limits, pause = (pressed, PRESSURE_INTERVAL_S) if full else (usual, INTERVAL_S)
 
 

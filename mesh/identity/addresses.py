@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mesh.core.address import ADDRESS, column, packed
 from mesh.core.model import (
@@ -153,6 +155,17 @@ class OwnPods(PodJoin):
 
     def withdraw(self, addresses: Collection[IP]) -> None:
         self._table.delete(column(addresses))
+
+
+def address_ranks(cluster_id: int, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Which rows have room first: own nodes, peers' nodes, own pods, peers' pods.
+
+    A pod without a row is known by the pod CIDR of its node. A node without one would count as the
+    world, and packets to it would be translated.
+    """
+    ranks: npt.NDArray[np.int64] = (values["cluster"] != cluster_id).astype(np.int64)
+    ranks[values["kind"] != KIND_NODE] += 2
+    return ranks
 
 
 #: The value of an address: identity, tunnel endpoint, kind, cluster id, padding.

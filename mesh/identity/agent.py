@@ -24,12 +24,18 @@ from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Changes, ColumnChanges, ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
-from mesh.identity.labels import NOUN
+from mesh.identity.labels import NOUN, POOL
 from mesh.identity.listing import address_rows
 from mesh.identity.nouns import identity_row
 from mesh.identity.numbers import Numbers
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
+
+#: Who lacks what when the map is full.
+WITHOUT_ADDRESS = (
+    "the pods that do not fit, peers' first, are known by the pod CIDRs of their nodes only, "
+    "without an identity"
+)
 
 
 def address_table() -> ColumnTable:
@@ -59,10 +65,10 @@ class IdentityAgent(AgentFeature):
         node: Table[NodeKey, Node],
     ) -> None:
         self.address = address
-        self._own = own
+        self._own, self._id = own, id_
         self._objects, self._entries, self._node = objects, store.pods, node
         self._remote = remote
-        self._numbers = Numbers(own.cluster, id_, store.claims[NOUN])
+        self._numbers = Numbers(own.cluster, id_, store.claims_of(NOUN, pool=POOL).held)
         self.number = self._numbers.number
         self._own_pods = OwnPods(address, id_)
         self._endpoint: Table[str, IPv4Address] = Table("endpoint of own node")
@@ -88,7 +94,13 @@ class IdentityAgent(AgentFeature):
         loop.derive(sources, self.address.mark_synced)
 
     def apply(self, loop: Loop, maps: Maps) -> None:
-        loop.apply_columns(self.address, maps.columns("mg_address", self.address))
+        loop.apply_columns(
+            self.address,
+            maps.columns("mg_address", self.address),
+            capacity=maps.capacity("mg_address"),
+            rank=partial(addresses.address_ranks, self._id),
+            meaning=WITHOUT_ADDRESS,
+        )
 
     def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
         self._own_pods.pods(changes.upsert, changes.delete)

@@ -30,7 +30,7 @@ class IdentityController(ControllerFeature):
         self, cluster: str, id_: int, objects: Objects, store: OwnStore, remote: Remote
     ) -> None:
         self._objects, self._remote = objects, remote
-        self._numbers = Numbers(cluster, id_, store.claims[NOUN])
+        self._numbers = Numbers(cluster, id_, store.claims_of(NOUN).held)
         self.identity: Table[int, Identity] = self._numbers.identity
         self.number: Table[str, int] = self._numbers.number
         self.wants = (Table[Want, bool]("identity wanted"),)

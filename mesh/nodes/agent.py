@@ -30,6 +30,15 @@ from mesh.objects.tables import Objects
 
 WRONG_ENDPOINT = "D602"
 NO_OBJECT = "D603"
+#: Who lacks what when a map is full, with the reason of the drop.
+WITHOUT_HOP = (
+    "nodes that do not fit, peers' first, send and get nothing through the overlay "
+    "(NO_TUNNEL_ENDPOINT, UNKNOWN_SENDER)"
+)
+WITHOUT_CIDR = (
+    "pods behind the pod CIDRs that do not fit, peers' first, count as the world until their own "
+    "addresses are known"
+)
 
 
 class NodesAgent(AgentFeature):
@@ -54,7 +63,7 @@ class NodesAgent(AgentFeature):
         self.ours = (Table[Network, None]("pod CIDR pools"),)
         self.own_addresses = (Table[IP, None]("address of own node"),)
         self._uplink, self._endpoint = uplink, endpoint
-        self._objects, self._claims, self._locator = objects, store.claims[NOUN], locator
+        self._objects, self._claims, self._locator = objects, store.claims_of(NOUN).held, locator
         self._remote = remote
         self._pools = AgreedPools(store.config, POD_CIDR_POOLS)
         self._own_node: Table[NodeKey, Node] = Table("own node")
@@ -112,9 +121,24 @@ class NodesAgent(AgentFeature):
         self._recovered.upsert({address: row.next_hop for address, row in held.items()})
 
     def apply(self, loop: Loop, maps: Maps) -> None:
-        loop.apply(self.hop, maps.rows("mg_node", entries.encode_node, entries.decode_node))
-        cidrs = maps.rows("mg_addr_cidr", entries.encode_cidr, entries.decode_cidr)
-        loop.apply(self.pod_cidr, cidrs)
+        loop.apply(
+            self.hop,
+            maps.rows("mg_node", entries.encode_node, entries.decode_node),
+            capacity=maps.capacity("mg_node"),
+            rank=self._own_first,
+            meaning=WITHOUT_HOP,
+        )
+        loop.apply(
+            self.pod_cidr,
+            maps.rows("mg_addr_cidr", entries.encode_cidr, entries.decode_cidr),
+            capacity=maps.capacity("mg_addr_cidr"),
+            rank=self._own_first,
+            meaning=WITHOUT_CIDR,
+        )
+
+    def _own_first(self, _: object, row: rows.NodeHop | rows.PodCIDR) -> int:
+        """Which rows have room first: those of nodes of our cluster, then peers'."""
+        return int(row.cluster != self._remote.ids.rows.get(self.own.cluster))
 
     def listings(self) -> Mapping[str, Listing]:
         return {"node": lambda: Rows.of(self.node.rows.values(), node_row)}

@@ -38,7 +38,7 @@ class NodesController(ControllerFeature):
         self.node: Table[NodeKey, Node] = Table("node")
         self.own_addresses = (Table[IP, None]("address of own node"),)
         self._cluster, self._objects, self._remote = cluster, objects, remote
-        self._claims, self._locator = store.claims[NOUN], locator
+        self._claims, self._locator = store.claims_of(NOUN).held, locator
         self._pools = PoolClaims(NOUN, POD_CIDR_POOLS, pools.pod_cidrs, objects, foreign)
         self.wants, self.ours = (self._pools.wants,), (self._pools.ours,)
         self.claims = (self._pools.claimable,)

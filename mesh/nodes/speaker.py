@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from mesh.core.feature import SpeakerFeature
 from mesh.core.model import Claim, ClaimKey, Finding, Network, Node
-from mesh.core.table import Table
+from mesh.core.sources import ClaimsOf
 from mesh.nodes.pools import ADVERTISED, NOUN, subnet
 
 UNREADABLE = "B211"
@@ -17,9 +17,9 @@ class ClaimedSpeaker(SpeakerFeature):
 
     noun: str
 
-    def __init__(self, claims: Table[ClaimKey, Claim]) -> None:
-        self._claims = claims
-        self.inputs = (claims,)
+    def __init__(self, claims_of: ClaimsOf) -> None:
+        self._claims = claims_of(self.noun)
+        self.inputs = (self._claims,)
         self._findings: list[Finding] = []
 
     def prefixes(self, node: Node) -> Iterable[Network]:

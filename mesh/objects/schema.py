@@ -157,6 +157,10 @@ class Kinds:
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self._kinds = {(kind.api_version, kind.kind): kind for kind in kinds}
 
+    def with_kinds(self, kinds: Iterable[Kind]) -> Kinds:
+        """These kinds and further ones."""
+        return Kinds((*self._kinds.values(), *kinds))
+
     @property
     def nouns(self) -> list[ObjectNoun[Any, Any]]:
         """The nouns of the kinds, each once."""

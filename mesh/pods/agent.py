@@ -4,8 +4,8 @@
     local pod, devices of the kernel      -> keys ``pod/<node>/…`` in the store
     local pod, devices, identities, marks -> mg_pod_addr
 
-A covered pod sends nothing uncovered: its row is written after the rows that its marks refer to,
-and those are deleted after it.
+A covered pod sends nothing uncovered: its row is written after the rows that its own marks lead
+to, and those are deleted after it. Rows of other marks hold no pod up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mesh.core.model import (
     PodRef,
 )
 from mesh.core.noun import Listing
-from mesh.core.reconcile import AppliedRows, Loop, Target
+from mesh.core.reconcile import AppliedRows, Loop, Refers, Target
 from mesh.core.table import Source, Table
 from mesh.identity.labels import identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
@@ -38,9 +38,10 @@ from mesh.objects.tables import Objects
 from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
 from mesh.pods.maps import pod_target
 from mesh.pods.nouns import pod_row
-from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows
+from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows, tokens_of_mark
 
 NO_ADDRESS = "D604"
+WITHOUT_ROW = "pods of this node without a row send and get nothing (ENDPOINT_NOT_READY)"
 
 
 class Entries(Protocol):
@@ -237,10 +238,16 @@ class PodsAgent(AgentFeature):
     def apply(self, loop: Loop, maps: Maps) -> None:
         clear = partial(forget, maps.program("mg_forget"), maps.struct("forget"))
         target = PodRows(pod_target(maps, self._mark_names), clear)
-        referred = [applied for mark in self._marked for applied in mark.refers]
-        pods = loop.apply(self.pod, target, after=referred)
-        for applied in referred:
-            applied.delete_after(pods)
+        self.apply_rows(loop, target, maps.capacity("mg_pod_addr"))
+
+    def apply_rows(self, loop: Loop, target: Target[IP, LocalPod], capacity: int) -> None:
+        """Connect the rows of pods with their map."""
+        refers = [
+            Refers(applied, partial(tokens_of_mark, mark.name, tokens))
+            for mark in self._marked
+            for applied, tokens in mark.refers
+        ]
+        loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
 
     # --- What others see ----------------------------------------------------------------------
 

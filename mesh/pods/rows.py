@@ -8,7 +8,7 @@ connections are forgotten while no pod has the address: nothing can open one the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from bpf.testrun import call
 from mesh.core.address import packed
+from mesh.core.feature import Tokens
 from mesh.core.model import IP, Pod, PodKey
 from mesh.core.reconcile import Errors, Target
 from mesh.pods.links import Device
@@ -57,6 +58,11 @@ def pod_rows(
     marks = tuple((name, number or 0) for name, number in zip(names, numbers, strict=True))
     row = LocalPod(device.ifindex, identity.identity, device.mac, device.host_mac, marks)
     return dict.fromkeys(pod.addresses, row)
+
+
+def tokens_of_mark(name: str, tokens: Tokens, _: IP, row: LocalPod) -> Iterable[Hashable]:
+    """The tokens of the rows to which a mark in a pod's row leads."""
+    return tokens(dict(row.marks)[name])
 
 
 class PodRows:

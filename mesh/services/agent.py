@@ -92,10 +92,12 @@ class ServicesAgent(AgentFeature):
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         placement = self._placement
-        self._room_for_services = maps.capacity(SERVICE_MAP)
-        slots = loop.apply(self.backend, backend_map(maps))
+        room = self._room_for_services = maps.capacity(SERVICE_MAP)
+        # The slots are never more than the map has: M162 and M163 say who lacks which.
+        slots = loop.apply(self.backend, backend_map(maps), capacity=maps.capacity(BACKEND_MAP))
         services = ServiceTarget(service_map(maps), placement.slots, placement.released)
-        loop.apply(self.service_slots, services, refers=[Refers(slots, _slots_of)])
+        refers = [Refers(slots, _slots_of)]
+        loop.apply(self.service_slots, services, refers=refers, capacity=room)
 
     def listings(self) -> Mapping[str, Listing]:
         return {"service": lambda: service_list(self.service.rows.values())}

@@ -15,7 +15,8 @@ from gateway.members import GatewayKey, GatewayRow
 from gateway.rows import Action, EgressKey, EgressRow
 from mesh.core.address import encode_address
 from mesh.core.feature import Entry
-from mesh.datapath.programs import VXLAN_DEVICE, VXLAN_PORT, Datapath
+from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.programs import Datapath
 from mesh.identity.addresses import KIND_NODE, KIND_POD
 from mesh.nodes.maps import encode_node
 from mesh.nodes.rows import NodeHop

@@ -14,7 +14,8 @@ from bpf.chain import Depth, depths
 from bpf.object import Object
 from bpf.sys import info
 from bpf.testrun import run
-from mesh.datapath.programs import OBJECTS, SOCKET_PROGRAMS
+from mesh.datapath.hooks import SOCKET_PROGRAMS
+from mesh.datapath.programs import OBJECTS
 from mesh.lab.places import Lab
 from tests.bench import network as net_
 from tests.bench.frames import OBJECT, Flows, packet

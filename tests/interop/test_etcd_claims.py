@@ -25,10 +25,10 @@ from clustermesh.store import claims as records
 from clustermesh.store.allocator import Allocator, PoolFull, identity_numbers, scattered
 from clustermesh.store.follow import Follow, entry_of
 from clustermesh.store.leader import Deposed, Fence
-from mesh.controller import NOUNS as CLAIMED
 from mesh.core.model import Claim, ClaimKey
 
 OWN = "meshgate/v1/east/"
+CLAIMED = ("identity", "podcidr", "locator", "block")
 EAST = identity_numbers(1)
 
 

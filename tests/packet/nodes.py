@@ -373,9 +373,14 @@ def pinned_in(name: str) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        for path in directory.iterdir():
-            path.unlink()
-        directory.rmdir()
+        unpinned(directory)
+
+
+def unpinned(directory: Path) -> None:
+    """Remove a directory of bpffs with what is pinned in it and below."""
+    for path in directory.iterdir():
+        unpinned(path) if path.is_dir() else path.unlink()
+    directory.rmdir()
 
 
 @contextmanager

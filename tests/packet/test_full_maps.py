@@ -1,12 +1,26 @@
-"""Maps that are full refuse new connections and keep the old ones."""
+"""Maps that are full: connections that are there go on, and no packet has a wrong source."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from ipaddress import IPv4Address, ip_network
 from os import getpid
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from bpf import netns
+from mesh.identity.addresses import KIND_NODE, KIND_POD
+from tests.fixtures.rooms import ENDPOINT
+from tests.packet.full_node import (
+    GATEWAY,
+    PLAIN,
+    TRANSLATED,
+    TRANSPORTS,
+    FullRooms,
+    SmallNode,
+    covered_by,
+)
 from tests.packet.nodes import LEGACY, PLANS, REDIRECT, SHOT, Node, pinned_in
 from tests.packet.packets import UDP, Error, Packet
 
@@ -86,3 +100,161 @@ def test_mappings_beyond_the_map_are_refused(few_mappings: Node, family: int) ->
     assert (got.verdict, got.dropped) == (REDIRECT, {"NO_NAT_MAPPING": 1})
     assert isinstance(got.packet.l4, Error)
     assert node.count(f"mg_nat_v{family}") == node.count(f"mg_ct_v{family}") == taken
+
+
+# Maps that the agent fills: what has no room
+
+#: Entries of the map that is too small.
+ROOM = 16
+PODS = 12
+
+
+@contextmanager
+def full_rooms(name: str, loaded: dict[str, Node], state: Path) -> Iterator[FullRooms]:
+    """A node whose map ``name`` is small."""
+    kind = type(f"Small_{name}", (SmallNode,), {"entries": {name: ROOM}})
+    for made in node(kind, loaded):
+        rooms = FullRooms(made, state)
+        rooms.put_hop(GATEWAY, "east")
+        try:
+            yield rooms
+        finally:
+            rooms.close()
+
+
+def outcomes(rooms: FullRooms, family: int) -> dict[int, str]:
+    """What became of a datagram of each pod to what its policy covers; nothing left uncovered."""
+    found = {}
+    for number, source in rooms.sources(family):
+        to = covered_by(number, family)
+        sent = [rooms.send(source, to, l4) for l4 in TRANSPORTS]
+        assert PLAIN not in sent, f"a packet with a wrong source: {sent}"
+        found[number] = sent[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "reason"),
+    [
+        ("mg_pod_addr", "pod", "ENDPOINT_NOT_READY"),
+        ("mg_egress", "egress", "EGRESS_NO_ROOM"),
+        ("mg_egress_addr", "egress address", "NO_EGRESS_GATEWAY"),
+        ("mg_gateway", "gateway", "NO_EGRESS_GATEWAY"),
+        ("mg_own_block", "own block", "NO_BLOCK"),
+    ],
+)
+def test_what_has_no_room_is_dropped_by_name(
+    name: str, table: str, reason: str, loaded: dict[str, Node], family: int, tmp_path: Path
+) -> None:
+    with full_rooms(name, loaded, tmp_path) as rooms:
+        rooms.put_covered(PODS, "gateway")
+        rooms.begin()
+        rooms.put_addresses_of_pods()
+        rooms.settle()
+        found = outcomes(rooms, family)
+        assert set(found.values()) == {TRANSLATED, reason}
+        assert rooms.full == {table: (2 * PODS, ROOM - (name == "mg_egress"))}
+        assert rooms.node.count(name) <= ROOM
+
+
+def test_a_gateway_drops_what_belongs_to_a_block_without_room(
+    loaded: dict[str, Node], family: int, tmp_path: Path
+) -> None:
+    with full_rooms("mg_block", loaded, tmp_path) as rooms:
+        rooms.put_covered(PODS, "own")
+        rooms.begin()
+        found = outcomes(rooms, family)
+        assert set(found.values()) == {TRANSLATED, "BLOCK_NOT_OWNED"}
+        assert rooms.full == {"block": (2 * PODS, ROOM)}
+        for number, outcome in found.items():
+            egress = f"198.51.{number}.10" if family == 4 else f"2001:db8:100:{number}::10"
+            reply = Packet(LEGACY[family], egress, UDP(53, 1024 + 256 * number))
+            dropped = rooms.node.from_uplink(reply).dropped
+            assert dropped == ({"NO_NAT_MAPPING": 1} if outcome == TRANSLATED else UNOWNED)
+
+
+#: Nobody has the port.
+UNOWNED = {"BLOCK_NO_OWNER": 1}
+
+
+def test_a_gateway_that_has_no_hop_gets_nothing(
+    loaded: dict[str, Node], family: int, tmp_path: Path
+) -> None:
+    with full_rooms("mg_node", loaded, tmp_path) as rooms:
+        rooms.put_covered(2, "gateway")
+        rooms.nodes.hop.delete([*rooms.nodes.hop.rows])
+        for last in range(30):
+            rooms.put_hop(f"10.99.1.{last}", "west")
+        rooms.put_hop(GATEWAY, "east")
+        rooms.begin()
+        assert set(outcomes(rooms, family).values()) == {TRANSLATED}, "own nodes come first"
+        for last in range(30):
+            rooms.put_hop(f"10.99.2.{last}", "east")
+        rooms.settle()
+        assert set(outcomes(rooms, family).values()) == {TRANSLATED}, "a row keeps its place"
+        rooms.nodes.hop.delete([IPv4Address(GATEWAY)])
+        rooms.settle()
+        rooms.put_hop(GATEWAY, "east")
+        rooms.settle()
+        assert set(outcomes(rooms, family).values()) == {"NO_TUNNEL_ENDPOINT"}
+        assert rooms.full == {"node hop": (61, ROOM)}
+
+
+NODES = {4: ("10.99.0.11", "10.99.0.12", "10.99.0.21"), 6: ("fd99::11", "fd99::12", "fd99::21")}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["nodes first", "pods first"])
+def test_no_node_counts_as_the_world(
+    *, late: bool, loaded: dict[str, Node], family: int, tmp_path: Path
+) -> None:
+    """A node without a row would get translated packets; pods are known by their pod CIDR."""
+    wide = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+    with full_rooms("mg_address", loaded, tmp_path) as rooms:
+        rooms.put_covered(4, "gateway", *wide)
+        rooms.put_hop("10.99.0.21", "west")
+        for network in ("10.2.0.0/24", "fd02::/64"):
+            rooms.put_cidr(ip_network(network), "west", "10.99.0.21")
+        if late:
+            many_pods(rooms)
+            rooms.begin()
+        for text, node in zip((*NODES[4], *NODES[6]), 2 * NODES[4], strict=True):
+            rooms.put_address(text, KIND_NODE, "east" if node < "10.99.0.2" else "west", node)
+        if late:
+            rooms.settle()
+        else:
+            many_pods(rooms)
+            rooms.begin()
+        assert rooms.full == {"address": (6 + 2 * 20 + 2 * 4, ROOM)}
+        peers = [f"10.2.0.{last}" if family == 4 else f"fd02::{last}" for last in range(1, 21)]
+        for _, source in rooms.sources(family):
+            for to in (*NODES[family], *peers):
+                assert rooms.send(source, to, UDP(5000, 53)) == PLAIN
+            assert rooms.send(source, LEGACY[family], UDP(5000, 53)) == TRANSLATED
+
+
+def many_pods(rooms: FullRooms) -> None:
+    """Pods of a peer, then those of this node: more than have room."""
+    for last in range(1, 21):
+        for text in (f"10.2.0.{last}", f"fd02::{last}"):
+            rooms.put_address(text, KIND_POD, "west", "10.99.0.21")
+    for last in range(2, 6):
+        for text in (f"10.1.0.{last}", f"fd01::{last}"):
+            rooms.put_address(text, KIND_POD, "east", str(ENDPOINT))
+
+
+def test_pod_cidrs_of_our_own_cluster_come_first(
+    loaded: dict[str, Node], family: int, tmp_path: Path
+) -> None:
+    wide = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+    with full_rooms("mg_addr_cidr", loaded, tmp_path) as rooms:
+        rooms.put_covered(1, "gateway", *wide)
+        rooms.put_hop("10.99.0.12", "east")
+        for number in range(30):
+            rooms.put_cidr(ip_network(f"10.2.{number}.0/24"), "west", "10.99.0.21")
+        for network in ("10.1.1.0/24", "fd01:0:0:1::/64"):
+            rooms.put_cidr(ip_network(network), "east", "10.99.0.12")
+        rooms.begin()
+        assert rooms.full == {"pod CIDR": (32, ROOM - 1)}
+        ((_, source),) = rooms.sources(family)
+        to = "10.1.1.9" if family == 4 else "fd01:0:0:1::9"
+        assert rooms.send(source, to, UDP(5000, 53)) == PLAIN

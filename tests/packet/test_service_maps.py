@@ -26,6 +26,8 @@ from tests.unit.services.room import Room
 
 V4, V6 = IPv4Address("10.97.1.10"), IPv6Address("fd97:1::10")
 KEY = ServiceKey("east", "shop", "web")
+#: Entries of a map that is too small.
+ROOM = 16
 PORTS = (("http", "TCP", 80), ("dns", "UDP", 53))
 
 
@@ -46,15 +48,27 @@ class PinnedMaps(Maps):
             one.close()
 
 
-@pytest.fixture
-def maps(pins: Path) -> Iterator[PinnedMaps]:
+def loaded(pins: Path, **entries: int) -> Iterator[PinnedMaps]:
     build()
     with Object.open(HERE / "obj" / "sock.o") as opened:
+        for name, number in entries.items():
+            opened.set_max_entries(name, number)
         opened.pin(pins)
         opened.load()
     made = PinnedMaps(pins)
     yield made
     made.close()
+
+
+@pytest.fixture
+def maps(pins: Path) -> Iterator[PinnedMaps]:
+    yield from loaded(pins)
+
+
+@pytest.fixture(params=[SERVICE_MAP, BACKEND_MAP])
+def small(pins: Path, request: pytest.FixtureRequest) -> Iterator[PinnedMaps]:
+    """Maps of which one has room for half of what is wanted."""
+    yield from loaded(pins, **{request.param: ROOM})
 
 
 def part(name: str, *addresses: Any) -> dict[EndpointSliceKey, EndpointSlice]:
@@ -105,3 +119,39 @@ def test_replaced_backends_leave_the_map(maps: PinnedMaps) -> None:
         assert services == room.agent.service_slots.rows
 
     asyncio.run(story())
+
+
+def service(number: int) -> tuple[ServiceKey, ServiceObject]:
+    ports = (ServicePortObject("http", "TCP", 80, 80),)
+    name = f"web-{number}"
+    address = IPv4Address(f"10.97.2.{number}")
+    return ServiceKey("east", "shop", name), ServiceObject("east", "shop", name, (address,), ports)
+
+
+def test_a_service_without_room_is_named_and_no_other_waits(small: PinnedMaps) -> None:
+    """Every entry that there is leads to a backend of its own service."""
+
+    async def fill() -> Room:
+        room = Room()
+        for number in range(2 * ROOM):
+            key, row = service(number)
+            room.objects[SERVICES].upsert({key: row})
+            http = (ServicePort("http", "TCP", 8000 + number),)
+            backends = EndpointSlice(
+                "east", "shop", key.name, key.name, (IPv4Address("10.1.0.9"),), http
+            )
+            room.objects[SLICES].upsert({EndpointSliceKey("east", "shop", key.name): backends})
+        await room.connect(small)
+        await room.rounds()
+        return room
+
+    room = asyncio.run(fill())
+    services, slots = asyncio.run(dump(small))
+    lead = {ask.address: slots[row.first].port for ask, row in services.items() if row.count}
+    assert lead == {address: 8000 + int(str(address).rpartition(".")[2]) for address in lead}
+    assert len(lead) == ROOM
+    found = list(room.agent.findings())
+    code = "M163" if small.capacity(SERVICE_MAP) == ROOM else "M162"
+    assert [finding.code for finding in found] == [code]
+    assert f"room for {ROOM}" in found[0].text
+    assert not any(one.report.errors for one in room.loop.applied)

@@ -28,7 +28,7 @@ from mesh.pods.links import Device
 from mesh.services.backends import BackendAddress
 from tests.unit.histories import World, rows, tables
 
-EVENTS = 80
+EVENTS = 50
 CONFIG = """
 cluster: {name: east, id: 1}
 node: east-1
@@ -48,6 +48,7 @@ HISTORY = {
     "pod": "D23",
     "egress class": "classes that retired",
     "egress": "their rows",
+    "rows of egress class": "how many they are",
     "gateway": "gateways that have left",
     "backend": "slots",
     "service slots": "slots",

@@ -56,8 +56,8 @@ def own_prefixes(
         mine = [one for one in claims if one.noun == noun]
         table.replace({ClaimKey(one.noun, one.pool, one.number): one for one in mine})
     features: tuple[SpeakerFeature, ...] = (
-        PodCIDRsSpeaker(tables["podcidr"]),
-        LocatorsSpeaker(tables["locator"]),
+        PodCIDRsSpeaker(tables.__getitem__),
+        LocatorsSpeaker(tables.__getitem__),
         EgressSpeaker(objects(policies, nodes=nodes.values())),
     )
     loop = Loop()

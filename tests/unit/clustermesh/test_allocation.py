@@ -58,7 +58,6 @@ STORED = {
     "blockSize": 256,
     "blocksPerNode": 4,
 }
-NOUNS = ("identity", "podcidr", "locator", "block")
 NODE = Node("east", "east-1", (ip_address("10.99.0.11"),))
 CLIENT = PodKey("east", "shop", "client-1")
 
@@ -79,8 +78,7 @@ class Cluster:
     """The features of a controller over some objects."""
 
     def __init__(self, tables: Objects) -> None:
-        own, remote = Own("east", NOUNS), RemoteTables(OwnFacts("east", 1), lambda _: None)
-        own.synced()
+        own, remote = Own("east"), RemoteTables(OwnFacts("east", 1), lambda _: None)
         nobody: Table[str, ForeignNode] = Table("foreign node")
         nobody.mark_synced()
         self.remote = remote
@@ -92,6 +90,7 @@ class Cluster:
             EgressController("east", Egress(blocks_per_node=2), tables, own),
             ServicesController(tables, own.pods, remote.services),
         )
+        own.synced()
         self.loop = Loop()
         for feature in self.features:
             feature.derive(self.loop)

@@ -20,7 +20,7 @@ from mesh.objects.tables import Objects
 from tests.unit.gateway.whole import covered, gateways
 from tests.unit.histories import World, rows, tables
 
-EVENTS = 80
+EVENTS = 50
 CONFIG = """
 cluster: {name: east, id: 1}
 instance: a

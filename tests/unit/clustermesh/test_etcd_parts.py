@@ -35,11 +35,11 @@ from clustermesh.store.claims import Record
 from clustermesh.store.follow import Batch, Entry, canary_of
 from clustermesh.store.keys import TXN_BYTES, TXN_OPS, _chunks
 from clustermesh.store.leader import Deposed, Fence
-from mesh.controller import NOUNS as CLAIMED
 from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
 
 CODE = grpc.StatusCode
+CLAIMED = ("identity", "podcidr", "locator", "block")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ ONE, TWO = (Want(blocks.NOUN, "198.51.100.10", f"east-1/{k}") for k in range(2))
 
 def test_a_claim_that_is_wanted_again_before_its_release_is_not_released() -> None:
     """Releases go one by one, each takes a round trip: the policy may be back before the last."""
-    own = Own("east", [blocks.NOUN])
+    own = Own("east")
     wants = Wants([EgressController("east", Egress(), Objects(KINDS.nouns), own)])
     released: list[Want] = []
 

@@ -16,23 +16,24 @@ def entry(key: ClaimKey, value: bytes, revision: int = 7) -> Entry:
 
 def test_each_noun_has_its_tables_and_no_other_noun_is_a_claim() -> None:
     """A claim of one noun wakes nobody who reads another one."""
-    own = Own("east", ["vrf", "block"])
+    own = Own("east")
     woken: list[str] = []
-    for noun, table in own.claims.items():
-        table.listen(lambda noun=noun: woken.append(noun))
+    for noun in ("vrf", "block"):
+        own.claims_of(noun).held.listen(lambda noun=noun: woken.append(noun))
     foreign = entry(ClaimKey("locator", "p", 1), b"{")
     own.take(Batch(7, [entry(VRF, encode_number("blue")), foreign], page=True))
-    assert own.claims["vrf"].rows == {VRF: Claim("vrf", "tenants", 7, "blue", 7)}
+    assert own.claims["vrf"].held.rows == {VRF: Claim("vrf", "tenants", 7, "blue", 7)}
     assert (woken, own.findings) == (["vrf"], {})
     assert not own.is_synced
     own.synced()
     assert own.is_synced
-    assert all(table.synced for table in (*own.claims.values(), *own.resting.values()))
+    assert all(both.held.synced and both.resting.synced for both in own.claims.values())
 
 
 def test_a_released_claim_rests_until_its_number_is_claimed_or_gone() -> None:
-    own = Own("east", ["block"])
-    claims, resting = own.claims["block"], own.resting["block"]
+    own = Own("east")
+    tables = own.claims_of("block")
+    claims, resting = tables.held, tables.resting
     own.take(Batch(7, [entry(BLOCK, encode_number("n1/0"))]))
     own.take(Batch(8, [entry(BLOCK, encode_number("n1/0", released=100), 8)]))
     assert (claims.rows, resting.rows[BLOCK].owner) == ({}, "n1/0")
@@ -44,13 +45,25 @@ def test_a_released_claim_rests_until_its_number_is_claimed_or_gone() -> None:
 
 
 def test_a_number_that_cannot_be_read_is_a_finding_and_changes_nothing_else() -> None:
-    own = Own("east", ["block"])
+    own = Own("east")
+    own.claims_of("block")
     own.take(Batch(7, [entry(BLOCK, encode_number("n1/0"))]))
     own.take(Batch(8, [entry(BLOCK, b"{", 8)]))
     assert [finding.code for finding in own.findings.values()] == ["M141"]
-    assert own.claims["block"].rows[BLOCK].owner == "n1/0"
+    assert own.claims["block"].held.rows[BLOCK].owner == "n1/0"
 
 
 def test_the_numbers_of_a_pool_have_a_prefix_without_its_owners() -> None:
     prefix = numbers_prefix("east", "block", "192.0.2.1")
     assert number_key("east", BLOCK) == f"{prefix}3"
+
+
+def test_a_node_follows_what_its_features_have_asked_for() -> None:
+    own = Own("east")
+    own.claims_of("block")
+    own.claims_of("identity", pool="labels")
+    east = "meshgate/v1/east/"
+    assert own.needed == [
+        f"{east}config", f"{east}synced", f"{east}pod/",
+        f"{east}block/", f"{east}identity/labels/number/",
+    ]  # fmt: skip

@@ -11,6 +11,7 @@ import yaml
 
 from mesh.config import ConfigError, load_agent, load_controller, load_speaker
 from mesh.core.strict import Misfit, Unreadable, Wrong
+from mesh.datapath.settings import Size
 from tests.fixtures.refusals import Refused, agrees
 
 LOADERS = {"agent": load_agent, "controller": load_controller, "speaker": load_speaker}
@@ -103,6 +104,15 @@ def test_what_may_be_absent_has_its_default(valid: dict[str, Any], tmp_path: Pat
     assert controller.lease_seconds == 900
 
 
+def test_a_node_may_have_maps_of_another_size(valid: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(valid["agent"]))
+    assert load_agent(path).limits == ()
+    sizes = [{"map": "mg_egress", "entries": 131072}]
+    path.write_text(yaml.safe_dump(valid["agent"] | {"limits": sizes}))
+    assert load_agent(path).limits == (Size(map="mg_egress", entries=131072),)
+
+
 #: Role, field, its value, and our sentence about it.
 WRONG: list[tuple[str, str, object, str | Refused]] = [
     ("agent", "etcd.endpoints", [5], Refused("etcd.endpoints[0]", 5)),
@@ -129,6 +139,15 @@ WRONG: list[tuple[str, str, object, str | Refused]] = [
     ("agent", "podNetns", "/run/{", "podNetns: expected only"),
     ("agent", "egress.blockSize", 100, "egress.blockSize: expected one of 8, 16, 32, 64, 128"),
     ("agent", "egress.blocksPerNode", 17, Refused("egress.blocksPerNode", 17)),
+    ("agent", "limits", [{"map": "mg_egress", "entries": 0}], Refused("limits[0].entries", 0)),
+    ("agent", "limits", [{"map": "egress", "entries": 64}], Refused("limits[0].map", "egress")),
+    ("agent", "limits", [{"map": "mg_egress"}], "limits[0].entries: required"),
+    (
+        "agent",
+        "limits",
+        [{"map": "mg_node", "entries": 64}, {"map": "mg_node", "entries": 99}],
+        "limits[1].map: expected each map once, got 'mg_node' again",
+    ),
     ("controller", "leaseSeconds", 1.5, Refused("leaseSeconds", 1.5)),
     ("controller", "pools.podCIDRs", [], Refused("pools.podCIDRs", [])),
     (

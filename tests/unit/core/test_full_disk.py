@@ -98,7 +98,7 @@ def test_pods_that_cannot_be_written_down_stop_no_controller(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leading, "SNAPSHOT_S", 0)
-    own = Own("east", [])
+    own = Own("east")
     own.pods.replace({PodRef("east-1", "shop", "web-1"): PodEntry((), "x")})
 
     async def run() -> None:
