@@ -464,12 +464,12 @@ class Imports:
 
     def apply(self, puts: Mapping[str, bytes], deletes: Collection[str] = ()) -> ImportChanges:
         """Take in keys of any cluster; return what that changes, over all clusters."""
-        changes: ImportChanges = finish(self.applying(puts, deletes))
-        return changes
+        draft: Draft = finish(self.applying(puts, deletes))
+        return draft.changes()
 
     def applying(
         self, puts: Mapping[str, bytes], deletes: Collection[str] = ()
-    ) -> Generator[None, None, ImportChanges]:
+    ) -> Generator[None, None, Draft]:
         """``apply`` in pieces, between which nothing else may be told."""
         draft, seen = Draft(), self.ledger.revision
         noted, self._noted = self._noted, {}
@@ -478,19 +478,19 @@ class Imports:
             put, gone = given.get(cluster, ({}, []))
             yield from self._settling(cluster, draft, put, gone)
         self._settle_refused(draft, seen)
-        return draft.changes()
+        return draft
 
     def update_own(self, own: OwnFacts) -> ImportChanges:
         """``change_own`` to what this cluster has as a whole."""
         seen = self.ledger.revision
-        return self._judge_again(self.ledger.update_own(own), seen)
+        return self._judge_again(self.ledger.update_own(own), seen).changes()
 
-    def change_own(self, change: OwnChange) -> ImportChanges:
+    def change_own(self, change: OwnChange) -> Draft:
         """Judge what changed facts of ours concern; ours win over accepted ones."""
         seen = self.ledger.revision
         return self._judge_again(self.ledger.change_own(change), seen)
 
-    def _judge_again(self, holders: Iterable[Holder], seen: int) -> ImportChanges:
+    def _judge_again(self, holders: Iterable[Holder], seen: int) -> Draft:
         draft, meeting = Draft(), dict[str, set[str]]()
         for holder in holders:
             meeting.setdefault(holder.cluster, set()).add(holder.node)
@@ -499,7 +499,7 @@ class Imports:
             for name, importer in self.importers.items():
                 importer.settle_again(draft, meeting.get(name, ()))
             self._settle_refused(draft, seen)
-        return draft.changes()
+        return draft
 
     @property
     def findings(self) -> Mapping[str, Finding]:

@@ -8,11 +8,11 @@ canaries stand in this one, so an agent that starts beside an empty new store de
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clustermesh.etcd.client import Client
-from clustermesh.remote.changes import ImportChanges
+from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
 from clustermesh.remote.shared import (
@@ -114,13 +114,13 @@ class RemoteTables(Sliced):
         self._queue.append(one)
         self._queued.tell()
 
-    def _taking(self, batch: Batch) -> Iterator[None]:
+    def _taking(self, batch: Batch) -> Generator[None, None, None]:
         puts = {entry.key: entry.value for entry in batch.puts}
         if batch.page:
             self.imports.note(puts)
             return
-        changes = yield from self.imports.applying(puts, batch.deletes)
-        yield from self._writing(changes)
+        draft = yield from self.imports.applying(puts, batch.deletes)
+        yield from self._writing(draft)
         self._listed = self._listed or batch.listed
         config_changed = any(e.key.startswith((CONFIGS, CANARIES)) for e in batch.puts)
         if config_changed or batch.listed:
@@ -133,7 +133,8 @@ class RemoteTables(Sliced):
 
     def update_own(self, own: OwnFacts) -> None:
         """``change_own`` to what this cluster has as a whole."""
-        finish(self._writing(self.imports.update_own(own)))
+        self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
+        self._write(self.imports.update_own(own))
         self._judge_waiting()
 
     def change_own(self, change: OwnChange) -> None:
@@ -157,19 +158,19 @@ class RemoteTables(Sliced):
         for batch in waiting:
             self.take(batch)
 
-    def _writing(self, changes: ImportChanges) -> Iterator[None]:
+    def _writing(self, draft: Draft) -> Iterator[None]:
         self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
-        for noun, table in self.tables.items():
-            table.upsert(changes.of(noun).upsert)
-            table.delete(changes.of(noun).delete)
-        addresses = changes.addresses
-        for at in range(0, max(len(addresses.keys), len(addresses.deleted)), _WRITTEN):
-            part = slice(at, at + _WRITTEN)
-            self.rows += _WRITTEN
-            self._addresses_changed(
-                ColumnChanges(addresses.keys[part], addresses.values[part], addresses.deleted[part])
-            )
+        for part in draft.parts(_WRITTEN):
+            self._write(part)
             yield
+
+    def _write(self, changes: ImportChanges) -> None:
+        for noun, table in self.tables.items():
+            self.rows += table.upsert(changes.of(noun).upsert)
+            self.rows += table.delete(changes.of(noun).delete)
+        if len(changes.addresses.keys) or len(changes.addresses.deleted):
+            self.rows += len(changes.addresses.keys) + len(changes.addresses.deleted)
+            self._addresses_changed(changes.addresses)
 
     def _settle(self) -> None:
         importers = self.imports.importers
