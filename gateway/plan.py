@@ -13,13 +13,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from gateway.findings import CONFLICT, NO_ADDRESS, NO_GATEWAY, SHARED_ADDRESS
 from gateway.policy import EgressPolicy
 from mesh.core.model import IP, Finding, Network, Node, PodKey
-
-CONFLICT = "E301"
-NO_GATEWAY = "E302"
-NO_ADDRESS = "E303"
-SHARED_ADDRESS = "E304"
 
 #: Sets of policies that no pod has any more and that keep their class and rows.
 RETIRED_CLASSES = 32
@@ -118,7 +114,9 @@ def _gateway_findings(
 ) -> list[Finding]:
     text = "selects no node with an IPv4 address: what the policy covers is dropped"
     return [
-        Finding(NO_GATEWAY, policy.origin, "gateways.nodeSelector", f"{name} {text}")
+        Finding(
+            NO_GATEWAY, policy.origin, "gateways.nodeSelector", f"{name} {text}", _about(policy)
+        )
         for name, policy in policies.items()
         if gateways[name] is None
     ]
@@ -132,7 +130,8 @@ def _address_findings(policies: Iterable[EgressPolicy]) -> list[Finding]:
             text = (
                 f"no IPv{family} address: covered packets to IPv{family} destinations are dropped"
             )
-            findings.append(Finding(NO_ADDRESS, policy.origin, f"addresses (IPv{family})", text))
+            field = f"addresses (IPv{family})"
+            findings.append(Finding(NO_ADDRESS, policy.origin, field, text, _about(policy)))
     return findings
 
 
@@ -165,7 +164,11 @@ def _conflict(
         f"Conflict: {first}{_more(len(networks))} of pod {pods[0].namespace}/{pods[0].name}"
         f"{_more(len(pods))} belongs to the older policy {winner.name} ({winner.origin})"
     )
-    return Finding(CONFLICT, loser.origin, "spec.destinationCIDRs", text)
+    return Finding(CONFLICT, loser.origin, "spec.destinationCIDRs", text, _about(loser, winner))
+
+
+def _about(*policies: EgressPolicy) -> tuple[str, ...]:
+    return tuple(f"egress/{policy.name}" for policy in policies)
 
 
 def _more(count: int) -> str:
@@ -188,5 +191,6 @@ def _shared_addresses(
                     f"{address} leaves through {other.name}, the gateway of policy {owner.name}"
                     f" ({owner.origin}), not through {node.name}"
                 )
-                findings.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text))
+                about = (*_about(policy, owner), f"address/{address}")
+                findings.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text, about))
     return findings

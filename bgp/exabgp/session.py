@@ -53,11 +53,14 @@ RELAY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One session: ``state`` is established, down or connecting; ``reason`` in words."""
+    """One session: ``state`` is established, down or connecting; ``reason`` in words.
+
+    ``entered`` is the Unix time of the last event.
+    """
 
     state: str
     reason: str
-    since: float
+    entered: float
     families: tuple[str, ...] = ()
 
 
@@ -87,8 +90,8 @@ class Session:
         state = self._states.get(peering.address)
         if self._channel is None or state is None:
             return State("down", self.problem or "ExaBGP is starting", now)
-        if state.state == "connecting" and now - state.since > SILENT_S:
-            return State("down", silent(peering), state.since)
+        if state.state == "connecting" and now - state.entered > SILENT_S:
+            return State("down", silent(peering), state.entered)
         return state
 
     async def run(self) -> None:
@@ -257,8 +260,7 @@ class Session:
         peering = self.memory.peerings.get(event.peer)
         text = reason(peering, event.text, notification) if peering else event.text
         state = self._states.get(event.peer)
-        since = state.since if state and state.reason == text else time.time()
-        self._states[event.peer] = State("down", text, since)
+        self._states[event.peer] = State("down", text, time.time())
         if not state or state.reason != text:
             log.warning("session is down: peer=%s reason=%s", event.peer, text)
 

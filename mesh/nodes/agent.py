@@ -25,13 +25,12 @@ from mesh.core.table import Source, Table
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.nodes import maps as entries
 from mesh.nodes import rows
+from mesh.nodes.findings import NO_OBJECT, WRONG_ENDPOINT
 from mesh.nodes.nouns import node_row
 from mesh.nodes.pools import NOUN, POD_CIDR_POOLS, AgreedPools
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
-WRONG_ENDPOINT = "D602"
-NO_OBJECT = "D603"
 #: Who lacks what when a map is full, with the reason of the drop.
 WITHOUT_HOP = (
     "nodes that do not fit, peers' first, send and get nothing through the overlay "

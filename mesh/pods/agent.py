@@ -35,12 +35,12 @@ from mesh.core.table import Source, Table
 from mesh.identity.labels import identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
+from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
 from mesh.pods.maps import pod_target
 from mesh.pods.nouns import pod_row
 from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows, tokens_of_mark
 
-NO_ADDRESS = "D604"
 WITHOUT_ROW = "pods of this node without a row send and get nothing (ENDPOINT_NOT_READY)"
 
 

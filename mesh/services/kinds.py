@@ -13,8 +13,8 @@ import msgspec
 
 from mesh.core.model import IP, Labels, ServiceKey, ServicePort
 from mesh.core.strict import Wrong, convert
+from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
-    UNSUPPORTED,
     Kind,
     Loose,
     Meta,

@@ -96,6 +96,7 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("device", ""): "of the kernel: a network device",
     ("netns", ""): "of the kernel: a network namespace",
     ("next hop", ""): "of the wire: NEXT_HOP of a BGP route (RFC 4271)",
+    ("Egress", "mesh/findings.py"): "of the document: the heading above codes that begin with E",
     ("gateway", "mesh/kernel.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/netlink.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/pods/links.py"): "of the kernel: RTA_GATEWAY of the pod's default route",

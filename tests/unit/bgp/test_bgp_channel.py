@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import bgp.exabgp.relay
-from bgp.exabgp.channel import WINDOW, Channel, Refused
+from bgp.exabgp.channel import WINDOW, Channel, CommandRefused
 from bgp.exabgp.lines import SessionEvent
 
 ROUTES = [
@@ -94,7 +94,7 @@ def test_the_refused_command_is_found_among_many(tmp_path: Path) -> None:
 
 def test_a_refused_question_raises(tmp_path: Path) -> None:
     async def tell(channel: Channel) -> None:
-        with pytest.raises(Refused):
+        with pytest.raises(CommandRefused):
             await channel.ask("reload")
 
     talk(Player(tmp_path / "s", refuse="reload"), tell)

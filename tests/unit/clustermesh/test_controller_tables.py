@@ -155,6 +155,8 @@ def test_canaries_wait_for_claims() -> None:
     it.loop.derive_all()
     assert it.tables.publish.canaries.rows
     assert it.findings() == [("M145", f"{PREFIX}podcidr/{POOL}/owner/east-1")]
+    it.tables.wants.contradictory = frozenset({want})
+    assert it.findings() == [("M155", f"{PREFIX}podcidr/{POOL}/owner/east-1")]
 
 
 def test_a_pod_that_goes_takes_its_address_and_backend_along() -> None:
@@ -192,7 +194,7 @@ def test_a_prefix_published_before_ours_is_not_published() -> None:
     it.own(everything())
     assert it.published(wire.NODES) == set()
     codes = [code for code, _ in it.findings()]
-    assert codes == ["M129", "M148", "M148"]
+    assert codes == ["M129", "M148", "M154"]
     it.mesh({}, (west,))
     assert it.published(wire.NODES) == {wire.node_key("east", "east-1")}
     assert it.findings() == []
