@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench soak upgrade lab clean-lab build install unit lock docs test-newest
+.PHONY: help demo test check bench bench-large soak upgrade lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
 	@echo "make test       all tests (root)         make unit    those without root"
 	@echo "make check      linters, types, imports, formats, warnings"
 	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
+	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
 	@echo "make lock       write requirements.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make docs       write docs/findings.md from the codes that the rooms declare"
@@ -55,6 +56,9 @@ upgrade: build
 
 bench: build
 	@$(PYTHON) -m tests.bench
+
+bench-large: build
+	@MESHGATE_BENCH_LARGE=1 $(PYTHON) -m tests.bench
 
 lab: build
 	@$(BIN)/meshgate lab up

@@ -131,8 +131,8 @@ class PublishController(ControllerFeature):
         loop.group(self.published[wire.SERVICES], services, By(self._service))
         entries = Followed(self._store.pods, self._take_entries)
         loop.work("published addresses of pods", entries, [], [self._store.pods])
-        loop.follow(self._number, self._addresses.identities)
-        loop.follow(self._endpoint, self._addresses.endpoints)
+        loop.follow(self._number, self._addresses.identities, keys=8)
+        loop.follow(self._endpoint, self._addresses.endpoints, keys=1)
         sources: list[Source] = [self._store.pods, self._endpoint, self._number]
         loop.derive(sources, self.published[wire.ADDRESSES].mark_synced)
 

@@ -299,7 +299,7 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
     report, about = applied.report, (f"node/{node}",)
     for key, text in report.errors.items():
         yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, text, about)
-    if report.full:
+    if report.full and report.full.meaning:  # without, the feature has a finding of its own
         yield Finding(FULL, f"{node}/{report.full.map}", "max_entries", str(report.full), about)
 
 

@@ -236,7 +236,9 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.output == "table":
         sys.stdout.write(render.screen(whole, now))
     else:
-        answer = {"healthy": whole.healthy, "findings": whole.findings}
+        answer: dict[str, object] = {"healthy": whole.healthy, "findings": whole.findings}
+        if whole.processes:
+            answer["processes"] = whole.processes
         sys.stdout.write(render.document(answer, parsed.output))
     return 0 if whole.healthy else 1
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,13 +68,22 @@ class Draft:
 
     def changes(self) -> ImportChanges:
         """The changes as they are handed out."""
-        rows = {key: row for key, row in self.addresses.items() if row is not None}
-        gone = [key for key, row in self.addresses.items() if row is None]
-        keys, values = columns(rows)
-        return ImportChanges(
-            {noun: _changes(rows) for noun, rows in self._rows.items()},
-            ColumnChanges(keys, values, np.frombuffer(b"".join(gone), ADDRESS)),
-        )
+        rows = {noun: _changes(rows) for noun, rows in self._rows.items()}
+        return ImportChanges(rows, _address_changes(self.addresses))
+
+    def parts(self, addresses: int) -> Iterator[ImportChanges]:
+        """``changes`` with so many addresses in each part; the other rows are in the first."""
+        items = iter(self.addresses.items())
+        rows = {noun: _changes(rows) for noun, rows in self._rows.items()}
+        yield ImportChanges(rows, _address_changes(dict(islice(items, addresses))))
+        while some := dict(islice(items, addresses)):
+            yield ImportChanges({}, _address_changes(some))
+
+
+def _address_changes(addresses: Mapping[bytes, AddressRow | None]) -> ColumnChanges:
+    rows = {key: row for key, row in addresses.items() if row is not None}
+    gone = [key for key, row in addresses.items() if row is None]
+    return ColumnChanges(*columns(rows), np.frombuffer(b"".join(gone), ADDRESS))
 
 
 def columns(rows: Mapping[bytes, AddressRow]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -61,12 +61,16 @@ class OwnFacts:
 
 @dataclass(frozen=True, slots=True)
 class OwnChange:
-    """What this cluster has now and had not before, and what it has no more."""
+    """What this cluster has now and had not before, and what it has no more.
+
+    ``more``: this is a part, and the next one follows.
+    """
 
     networks: frozenset[Network] = frozenset()
     gone_networks: frozenset[Network] = frozenset()
     addresses: frozenset[IP] = frozenset()
     gone_addresses: frozenset[IP] = frozenset()
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -206,20 +210,21 @@ class Ledger:
 
         Those are judged again by their importers, and all that are refused.
         """
-        if change == OwnChange():
+        networks, addresses = change.networks, change.addresses
+        if not (networks or addresses or change.gone_networks or change.gone_addresses):
             return set()
         self.revision += 1
         for network in change.gone_networks:
             self._own_networks.remove(network)
-        for network in change.networks:
+        for network in networks:
             self._own_networks.add(network)
         for address in change.gone_addresses:
             self._own_addresses.discard(address)
             del self._own_order[bisect_left(self._own_order, number(address))]
-        for address in change.addresses:
+        for address in addresses:
             self._own_addresses.add(address)
             insort(self._own_order, number(address))
-        spans = [*map(span, change.networks), *((number(a), number(a)) for a in change.addresses)]
+        spans = [*map(span, networks), *((number(a), number(a)) for a in addresses)]
         return {holder for ends in spans for holder in self._holders(*ends)}
 
     def _holders(self, first: int, last: int) -> Iterable[Holder]:

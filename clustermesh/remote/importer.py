@@ -13,7 +13,7 @@ code; it does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
@@ -40,6 +40,9 @@ R = TypeVar("R")
 AnyShared = Shared[Any, Any, Any]
 #: Keys of one cluster by noun.
 Touched = Mapping[AnyShared, Collection[str]]
+
+#: Keys that are judged in one piece.
+_JUDGED = 32
 
 #: Refusals that a change of the cluster's nodes may lift.
 _DEPENDENT = frozenset({codes.OUTSIDE, codes.BACKEND_OUTSIDE, codes.NO_ENDPOINT, codes.RESERVED})
@@ -157,7 +160,16 @@ class Importer:
                 self._noted.setdefault(noun, {})[key] = None
 
     def settle(self, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]) -> None:
-        """``apply`` into a draft that several clusters share; also of what was noted."""
+        """``settling`` at once."""
+        finish(self.settling(draft, puts, deletes))
+
+    def settling(
+        self, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]
+    ) -> Iterator[None]:
+        """``apply`` into a draft that several clusters share; also of what was noted.
+
+        In pieces, between which nothing else may be told to any importer.
+        """
         touched, self._noted = self._noted, {}
         for key in deletes:
             noun = self._noun(key)
@@ -167,10 +179,10 @@ class Importer:
                 touched.setdefault(noun, {})[key] = None
         for rows in (*self._left_over(), puts):
             self._take(rows, touched)
-        if CONFIG in touched and self._settle_config(draft):
+        if CONFIG in touched and (yield from self._settling_config(draft)):
             return  # another id: everything has been judged
         if self.cluster.id:
-            self._settle_rows(draft, touched)
+            yield from self._settling_rows(draft, touched)
 
     def _left_over(self) -> Sequence[Mapping[str, bytes]]:
         """Keys of a list for which there was no room; those without any are counted anew."""
@@ -201,9 +213,9 @@ class Importer:
         """
         has_config = self._config in self._keys[CONFIG]
         if has_config and (not self.cluster.id or self._config in self._refused):
-            self._settle_config(draft)
+            finish(self._settling_config(draft))
         if self.cluster.id:
-            self._settle_rows(draft, {NODE: self._nodes_again(nodes)})
+            finish(self._settling_rows(draft, {NODE: self._nodes_again(nodes)}))
 
     def _nodes_again(self, nodes: Collection[str] | None) -> list[str]:
         refused = self._refused_nodes()
@@ -260,7 +272,7 @@ class Importer:
 
     # --- Judging ------------------------------------------------------------------------------
 
-    def _settle_config(self, draft: Draft) -> bool:
+    def _settling_config(self, draft: Draft) -> Generator[None, None, bool]:
         """Judge the cluster config; whether the id is another one now."""
         key = self._config
         if key not in self._keys[CONFIG]:
@@ -273,30 +285,31 @@ class Importer:
         self.cluster.config_gone = False
         if accepted == self.cluster.id:
             return False
-        self._change_id(draft, accepted)
+        yield from self._changing_id(draft, accepted)
         return True
 
-    def _change_id(self, draft: Draft, accepted: int) -> None:
+    def _changing_id(self, draft: Draft, accepted: int) -> Iterator[None]:
         everything = {noun: list(keys) for noun, keys in self._keys.items()}
         if self.cluster.id:
             self._draining = True  # every key counts as gone, and forgets what it was
-            self._settle_rows(draft, everything)
+            yield from self._settling_rows(draft, everything)
             self._draining = False
             self.cluster.ledger.drop_id(self.cluster.name, self.cluster.id)
         self.cluster.id = accepted
-        self._settle_rows(draft, everything)
+        yield from self._settling_rows(draft, everything)
 
-    def _settle_rows(self, draft: Draft, touched: Touched) -> None:
-        moved = self._settle_nodes(draft, touched.get(NODE, ()))
+    def _settling_rows(self, draft: Draft, touched: Touched) -> Iterator[None]:
+        moved = yield from self._settling_nodes(draft, touched.get(NODE, ()))
         again = self._again(moved)
         for noun in self._keys:
             if noun in (CONFIG, NODE):
                 continue
             keys = touched.get(noun, ())
-            for key in again.get(noun, set()).difference(keys):
+            others = again.get(noun, set()).difference(keys)
+            for number, key in enumerate((*others, *keys), 1):
                 self._settle_row(draft, noun, key)
-            for key in keys:
-                self._settle_row(draft, noun, key)
+                if number % _JUDGED == 0:
+                    yield
         self._addresses.forget_nodes([name for name in moved if name not in self.cluster.nodes])
 
     def _again(self, moved: Collection[str]) -> Mapping[AnyShared, set[str]]:
@@ -313,7 +326,9 @@ class Importer:
     def _refused_nodes(self) -> list[str]:
         return [key for key in self._refused if key.startswith(NODE.prefix)]
 
-    def _settle_nodes(self, draft: Draft, keys: Collection[str]) -> set[str]:
+    def _settling_nodes(
+        self, draft: Draft, keys: Collection[str]
+    ) -> Generator[None, None, set[str]]:
         """Judge nodes, and refused ones again while others give way; the nodes that moved."""
         moved: set[str] = set()
         ledger = self.cluster.ledger
@@ -321,8 +336,10 @@ class Importer:
         todo: Iterable[str] = sorted(keys, key=present)  # the gone ones first
         while todo:
             seen, progress = ledger.revision, False
-            for key in todo:
+            for number, key in enumerate(todo, 1):
                 progress |= self._settle_node(draft, key, moved)
+                if number % _JUDGED == 0:
+                    yield
             if not progress and ledger.revision == seen:
                 break
             todo = self._refused_nodes()
@@ -438,26 +455,33 @@ class Imports:
 
     def apply(self, puts: Mapping[str, bytes], deletes: Collection[str] = ()) -> ImportChanges:
         """Take in keys of any cluster; return what that changes, over all clusters."""
+        draft: Draft = finish(self.applying(puts, deletes))
+        return draft.changes()
+
+    def applying(
+        self, puts: Mapping[str, bytes], deletes: Collection[str] = ()
+    ) -> Generator[None, None, Draft]:
+        """``apply`` in pieces, between which nothing else may be told."""
         draft, seen = Draft(), self.ledger.revision
         noted, self._noted = self._noted, {}
         given = self._by_cluster(puts, deletes)
         for cluster in {**noted, **dict.fromkeys(given)}:
             put, gone = given.get(cluster, ({}, []))
-            self._settle(cluster, draft, put, gone)
+            yield from self._settling(cluster, draft, put, gone)
         self._settle_refused(draft, seen)
-        return draft.changes()
+        return draft
 
     def update_own(self, own: OwnFacts) -> ImportChanges:
         """``change_own`` to what this cluster has as a whole."""
         seen = self.ledger.revision
-        return self._judge_again(self.ledger.update_own(own), seen)
+        return self._judge_again(self.ledger.update_own(own), seen).changes()
 
-    def change_own(self, change: OwnChange) -> ImportChanges:
+    def change_own(self, change: OwnChange) -> Draft:
         """Judge what changed facts of ours concern; ours win over accepted ones."""
         seen = self.ledger.revision
         return self._judge_again(self.ledger.change_own(change), seen)
 
-    def _judge_again(self, holders: Iterable[Holder], seen: int) -> ImportChanges:
+    def _judge_again(self, holders: Iterable[Holder], seen: int) -> Draft:
         draft, meeting = Draft(), dict[str, set[str]]()
         for holder in holders:
             meeting.setdefault(holder.cluster, set()).add(holder.node)
@@ -466,7 +490,7 @@ class Imports:
             for name, importer in self.importers.items():
                 importer.settle_again(draft, meeting.get(name, ()))
             self._settle_refused(draft, seen)
-        return draft.changes()
+        return draft
 
     @property
     def findings(self) -> Mapping[str, Finding]:
@@ -483,11 +507,11 @@ class Imports:
             for importer in self.importers.values():
                 importer.settle_again(draft)
 
-    def _settle(
+    def _settling(
         self, cluster: str, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]
-    ) -> None:
+    ) -> Iterator[None]:
         importer = self._importer(cluster)
-        importer.settle(draft, puts, deletes)
+        yield from importer.settling(draft, puts, deletes)
         if importer.is_gone:
             self.ledger.drop_id(cluster, importer.cluster.id)
             del self.importers[cluster]
@@ -515,6 +539,15 @@ class Imports:
     def _cluster(self, key: str) -> str:
         prefix, cluster = wire.split_key(key)
         return cluster if prefix in self._prefixes and cluster != self.ledger.own_cluster else ""
+
+
+def finish(pieces: Iterator[None]) -> Any:
+    """Run to the end; what the generator returns."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
 
 
 def _reach(node: RemoteNode | None) -> object:

@@ -6,16 +6,21 @@ union is made from the list of features and from nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from clustermesh.remote.holdings import OwnChange
 from clustermesh.remote.tables import RemoteTables
 from mesh.core.model import IP, Network
+from mesh.core.passes import Sliced
 from mesh.core.reconcile import Loop
-from mesh.core.table import Changes, Table
+from mesh.core.table import Changes, Source, Table
 
 F = TypeVar("F")
+
+#: Facts that are handed over in one piece.
+_PART = 256
 
 
 class _Union(Generic[F]):
@@ -30,9 +35,16 @@ class _Union(Generic[F]):
         """Keys of one table may have come or gone."""
         self._touched.update(dict.fromkeys((*changes.upsert, *changes.delete)))
 
+    @property
+    def has_more(self) -> bool:
+        """Whether ``take_change`` has not given everything."""
+        return bool(self._touched)
+
     def take_change(self) -> tuple[frozenset[F], frozenset[F]]:
-        """Keys that came, and keys that went."""
-        touched, self._touched = self._touched, {}
+        """Some keys that came, and some that went."""
+        touched = dict(islice(self._touched.items(), _PART))
+        for one in touched:
+            del self._touched[one]
         present = {one for one in touched if any(one in table.rows for table in self.tables)}
         came, went = present - self._all, (self._all & touched.keys()) - present
         self._all |= came
@@ -40,7 +52,7 @@ class _Union(Generic[F]):
         return frozenset(came), frozenset(went)
 
 
-class Ours:
+class Ours(Sliced):
     """Hands the union to the import firewall; nothing is judged before all tables are synced."""
 
     def __init__(
@@ -58,9 +70,19 @@ class Ours:
             loop.follow(networks, self._networks.note)
         for addresses in self._addresses.tables:
             loop.follow(addresses, self._addresses.note)
-        loop.derive([*self._networks.tables, *self._addresses.tables], self._update)
+        tables: list[Source] = [*self._networks.tables, *self._addresses.tables]
+        loop.work("own facts", self, tables)
+        self._remote.rest_between_pieces(loop)
 
-    def _update(self) -> None:
-        self._remote.change_own(
-            OwnChange(*self._networks.take_change(), *self._addresses.take_change())
-        )
+    def steps(self) -> Iterator[None]:
+        """Hand over some networks and addresses at a time."""
+        self.groups = self.rows = 0
+        networks, addresses = self._networks, self._addresses
+        while True:
+            changes = (*networks.take_change(), *addresses.take_change())
+            more = networks.has_more or addresses.has_more
+            self.rows += sum(map(len, changes))
+            self._remote.change_own(OwnChange(*changes, more=more))
+            if not more:
+                return
+            yield

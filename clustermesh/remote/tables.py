@@ -7,13 +7,14 @@ canaries stand in this one, so an agent that starts beside an empty new store de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clustermesh.etcd.client import Client
-from clustermesh.remote.changes import ImportChanges
+from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import OwnChange, OwnFacts
-from clustermesh.remote.importer import Imports
+from clustermesh.remote.importer import Imports, finish
 from clustermesh.remote.shared import (
     ADDRESS,
     CONFIG,
@@ -26,12 +27,25 @@ from clustermesh.remote.shared import (
 from clustermesh.remote.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
 from clustermesh.store.follow import Batch
 from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
+from mesh.core.passes import Sliced
+from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
 
 PREFIX = "cilium/"
+#: Addresses that are written in one piece.
+_WRITTEN = 2048
 
 
-class RemoteTables:
+class Queued(Source):
+    """Wakes the derivation that judges."""
+
+    def tell(self) -> None:
+        """Something waits."""
+        self.revision += 1
+        self._wake()
+
+
+class RemoteTables(Sliced):
     """Accepted nodes, services and identities as tables; addresses go to a callback."""
 
     def __init__(
@@ -58,6 +72,9 @@ class RemoteTables:
         self._expected = set(expected) - {own.cluster}
         self._addresses_changed = addresses_changed
         self._listed = False
+        self._queue: deque[Batch | OwnChange] = deque()  # its first one is being judged
+        self._queued = Queued("batches of other clusters")
+        self._rests = False
         self._unjudged: list[Batch] | None = []
 
     @property
@@ -75,13 +92,35 @@ class RemoteTables:
         """Take in what ``Follow`` saw; judged once our own facts are known."""
         if self._unjudged or (self._unjudged is not None and not batch.page):
             self._unjudged.append(batch)
-            return
+        elif self._queue or (batch.listed and self._rests):
+            self._enqueue(batch)
+        else:
+            finish(self._taking(batch))
+
+    def rest_between_pieces(self, loop: Loop) -> None:
+        """Judge lists in pieces, by a derivation; what comes meanwhile waits in order."""
+        self._rests = True
+        loop.work("judge other clusters", self, [], [self._queued])
+
+    def steps(self) -> Iterator[None]:
+        """Take in what waits."""
+        self.groups = self.rows = 0
+        while self._queue:
+            one = self._queue[0]
+            yield from self._taking(one) if isinstance(one, Batch) else self._changing(one)
+            self._queue.popleft()
+
+    def _enqueue(self, one: Batch | OwnChange) -> None:
+        self._queue.append(one)
+        self._queued.tell()
+
+    def _taking(self, batch: Batch) -> Generator[None, None, None]:
         puts = {entry.key: entry.value for entry in batch.puts}
         if batch.page:
             self.imports.note(puts)
             return
-        changes = self.imports.apply(puts, batch.deletes)
-        self._write(changes)
+        draft = yield from self.imports.applying(puts, batch.deletes)
+        yield from self._writing(draft)
         self._listed = self._listed or batch.listed
         config_changed = any(e.key.startswith((CONFIGS, CANARIES)) for e in batch.puts)
         if config_changed or batch.listed:
@@ -94,6 +133,7 @@ class RemoteTables:
 
     def update_own(self, own: OwnFacts) -> None:
         """``change_own`` to what this cluster has as a whole."""
+        self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
         self._write(self.imports.update_own(own))
         self._judge_waiting()
 
@@ -103,20 +143,33 @@ class RemoteTables:
         Nothing is judged before the first call: a cluster could otherwise claim what is ours until
         we have learned it.
         """
-        self._write(self.imports.change_own(change))
-        self._judge_waiting()
+        if self._queue:
+            self._enqueue(change)
+        else:
+            finish(self._changing(change))
+
+    def _changing(self, change: OwnChange) -> Iterator[None]:
+        yield from self._writing(self.imports.change_own(change))
+        if not change.more:
+            self._judge_waiting()
 
     def _judge_waiting(self) -> None:
         waiting, self._unjudged = self._unjudged or (), None
         for batch in waiting:
             self.take(batch)
 
-    def _write(self, changes: ImportChanges) -> None:
+    def _writing(self, draft: Draft) -> Iterator[None]:
         self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
+        for part in draft.parts(_WRITTEN):
+            self._write(part)
+            yield
+
+    def _write(self, changes: ImportChanges) -> None:
         for noun, table in self.tables.items():
-            table.upsert(changes.of(noun).upsert)
-            table.delete(changes.of(noun).delete)
+            self.rows += table.upsert(changes.of(noun).upsert)
+            self.rows += table.delete(changes.of(noun).delete)
         if len(changes.addresses.keys) or len(changes.addresses.deleted):
+            self.rows += len(changes.addresses.keys) + len(changes.addresses.deleted)
             self._addresses_changed(changes.addresses)
 
     def _settle(self) -> None:

@@ -143,7 +143,7 @@ class _Input:
         self.declared = declared
         self.needed = isinstance(declared, By) and declared.needed
         self.index: _Index[Any, Any] = _Index()
-        self.backlog: list[Any] = []  # changed keys whose groups are to be found
+        self.backlog: deque[Any] = deque()  # changed keys whose groups are to be found
         self._revision = -1
 
     def look(self) -> bool:
@@ -156,12 +156,12 @@ class _Input:
         if changes is not None:
             self.backlog += (*changes.upsert, *changes.delete)
         elif isinstance(self.declared, By) and self.declared.groups:
-            self.backlog = list({**self.index.groups, **table.rows})
+            self.backlog = deque({**self.index.groups, **table.rows})
         return changes is None
 
     def piece(self) -> Iterable[Any]:
         """Groups that some keys of the backlog concern."""
-        keys, self.backlog = self.backlog[:_PIECE], self.backlog[_PIECE:]
+        keys = [self.backlog.popleft() for _ in range(min(_PIECE, len(self.backlog)))]
         if isinstance(self.declared, To | Each):
             return [group for key in keys for group in self.index.keys_of(key)]
         if self.declared.groups is None:
@@ -216,8 +216,8 @@ class _Input:
 
 #: Keys whose groups are found in one piece.
 _PIECE = 256
-#: Keys that are handed over in one piece.
-_HANDED = 64
+#: Keys that are handed over in one piece, where each costs little.
+HANDED = 64
 #: Groups made again before a run of few groups gets longer slices.
 _PATIENCE = 64
 
@@ -383,9 +383,12 @@ class Followed(Sliced, Generic[K, V]):
     change log it gets every row and the keys that it was given before and that are gone.
     """
 
-    def __init__(self, table: Table[K, V], take: Callable[[Changes[K, V]], None]) -> None:
+    def __init__(
+        self, table: Table[K, V], take: Callable[[Changes[K, V]], None], keys: int = HANDED
+    ) -> None:
         self.table = table
         self._take = take
+        self._piece = keys
         self._revision = -1
         self._known: set[K] = set()
 
@@ -401,8 +404,8 @@ class Followed(Sliced, Generic[K, V]):
         while at < len(keys):
             if at:
                 yield
-            self._hand_over(keys[at : at + _HANDED])
-            at += _HANDED
+            self._hand_over(keys[at : at + self._piece])
+            at += self._piece
 
     def _changed(self) -> list[K]:
         changes = self.table.changes(self._revision) if self._revision >= 0 else None

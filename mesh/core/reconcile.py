@@ -29,7 +29,7 @@ import numpy.typing as npt
 from mesh.core.applied import Applied, Limit, Refers, Report
 from mesh.core.applied_columns import AppliedColumns, ColumnRank, equal_ranks
 from mesh.core.applied_rows import AppliedRows
-from mesh.core.groups import Followed, Grouped, Input
+from mesh.core.groups import HANDED, Followed, Grouped, Input
 from mesh.core.limits import Full
 from mesh.core.passes import Gate, Passes, Sliced, Whole
 from mesh.core.table import Changes, ColumnTable, Source, Table
@@ -143,10 +143,13 @@ class Loop:
         self._passes.add(name or out.name, known, free, grouped)
 
     def follow(
-        self, table: Table[K, V], take: Callable[[Changes[K, V]], None], *, name: str = ""
+        self, table: Table[K, V], take: Callable[[Changes[K, V]], None], *, keys: int = HANDED
     ) -> None:
-        """Give ``take`` what has changed in a table, once the table is synced."""
-        self._passes.add(name or f"follow {table.name}", [table], (), Followed(table, take))
+        """Give ``take`` what has changed in a table, once the table is synced.
+
+        It gets ``keys`` at a time: fewer where much hangs on each.
+        """
+        self._passes.add(f"follow {table.name}", [table], (), Followed(table, take, keys))
 
     def work(
         self, name: str, work: Sliced, inputs: Sequence[Source], also: Sequence[Source] = ()

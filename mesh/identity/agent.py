@@ -80,8 +80,8 @@ class IdentityAgent(AgentFeature):
         entries = Followed(self._entries, self._take_entries)
         loop.work("addresses of pods", entries, [], [self._entries])
         loop.group(self._endpoint, _endpoint, By(self._objects[NODES]))
-        loop.follow(self.number, self._own_pods.identities)
-        loop.follow(self._endpoint, self._own_pods.endpoints)
+        loop.follow(self.number, self._own_pods.identities, keys=8)
+        loop.follow(self._endpoint, self._own_pods.endpoints, keys=1)
         loop.group(
             self._asked,
             partial(addresses.node_addresses, own=self._own),

@@ -304,7 +304,24 @@ class _Calls:
                     self._hear(_Piece(noun, chunk))
                 self._hear(_Piece(noun, code=grpc.StatusCode.OK))
             except grpc.RpcError:
-                self._hear(_Piece(noun, code=stream.code(), details=str(stream.details())))
+                if stream.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    self._read_former(noun)
+                else:
+                    self._hear(_Piece(noun, code=stream.code(), details=str(stream.details())))
+
+    def _read_former(self, noun: str) -> None:
+        """Ask a process from before ``Rows``: during an update some still run."""
+        ask_list: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+        ask_list = self.channel.unary_unary(f"/{SERVICE}/List")
+        try:
+            call: _Call = ask_list.future(encode({"noun": noun}), timeout=self.deadline_s)
+        except ValueError:  # the channel is closed: the answer was given without these rows
+            return
+        try:
+            self._hear(_Piece(noun, call.result()))
+            self._hear(_Piece(noun, code=grpc.StatusCode.OK))
+        except grpc.RpcError:
+            self._hear(_Piece(noun, code=call.code(), details=str(call.details())))
 
     def _hear(self, piece: _Piece) -> None:
         if self.patient:

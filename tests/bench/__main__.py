@@ -16,7 +16,7 @@ from bpf.build import build
 from bpf.object import BPFFS, mount_bpffs
 from mesh.lab import bringup, places
 from mesh.lab.places import Lab
-from tests.bench import control, paths, programs, running
+from tests.bench import control, paths, programs, running, scale
 from tests.bench.frames import BenchError, pin_thread
 from tests.bench.report import Results, text
 from tests.bench.say import say, seconds
@@ -36,6 +36,7 @@ def main() -> int:
             build(Path(__file__).parent, objects)
             say("control plane")
             in_process = control.measure(lab.bpffs("control"))
+            grown = scale.measure()
             on_lab, problem = _on_lab(lab)
             say(f"datapath on CPU {pin_thread()}")
             sizes = programs.measure(lab, objects)
@@ -45,7 +46,7 @@ def main() -> int:
         return 1
     finally:
         os.sched_setaffinity(0, cpus)
-    results = Results(figures, in_process, on_lab, problem, sizes)
+    results = Results(figures, in_process, on_lab, problem, sizes, grown)
     report = text(results, seconds(), (load, os.getloadavg()[0]))
     TARGET.write_text(report)
     sys.stdout.write(f"\n{report}\n{TARGET.name} is written\n")

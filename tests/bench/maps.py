@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,11 @@ class BenchMaps:
     def __init__(self, opened: list[Object]) -> None:
         self._opened = opened
         self._maps = {name: one for each in opened for name, one in each.maps.items()}
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of all maps."""
+        return self._maps.keys()
 
     def map(self, name: str) -> Map:
         """A map by its name."""
@@ -74,7 +80,7 @@ def _first(look_up: Callable[[Object], Any], opened: list[Object]) -> Any:
 
 
 @contextmanager
-def bench_maps() -> Iterator[BenchMaps]:
+def bench_maps(room: Mapping[str, int] = MappingProxyType(ROOM)) -> Iterator[BenchMaps]:
     """Empty maps as the product's objects have them; of the programs only ``mg_forget``."""
     mount_bpffs()
     directory = BPFFS / f"mgb-{os.getpid()}"
@@ -83,8 +89,8 @@ def bench_maps() -> Iterator[BenchMaps]:
             opened = [stack.enter_context(Object.open(HERE / "obj" / f"{n}.o")) for n in OBJECTS]
             for one in opened:
                 one.only("mg_forget")
-                for name in one.specs.keys() & ROOM.keys():
-                    one.set_max_entries(name, max(ROOM[name], one.specs[name].max_entries))
+                for name in one.specs.keys() & room.keys():
+                    one.set_max_entries(name, max(room[name], one.specs[name].max_entries))
                 one.pin(directory)
                 one.load()
             yield BenchMaps(opened)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bpf import netns
 from bpf.build import HERE
+from bpf.chain import Depth, depths
 from bpf.object import Object
 from bpf.sys import info
 from bpf.testrun import run
@@ -27,12 +28,17 @@ LOADS = 3
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program: instructions as translated and as walked by the verifier, ms to load it."""
+    """One program: instructions as translated and as walked by the verifier, ms to load it.
+
+    ``stack`` and ``frames`` are those of its deepest chains of calls.
+    """
 
     name: str
     instructions: int
     verified: int
     load_ms: float
+    stack: int
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,13 @@ def _sizes() -> list[Program]:
             opened.load()
             names = [n for n in opened.programs if n not in SOCKET_PROGRAMS or n == "mg_connect4"]
             sizes = {n: _instructions(opened.programs[n]) for n in names}
-        found += [Program(n, *sizes[n], _load_ms(name, n)) for n in names]
+        deep = depths(HERE / "obj" / f"{name}.o")
+        found += [Program(n, *sizes[n], _load_ms(name, n), *_deep(deep[n])) for n in names]
     return found
+
+
+def _deep(depth: Depth) -> tuple[int, int]:
+    return depth.by_stack.stack, len(depth.by_frames.functions)
 
 
 def _instructions(program: int) -> tuple[int, int]:

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from bpf.chain import FRAMES, STACK
+from tests.bench import scale as scales
 from tests.bench.control import ADDRESSES, CHANGES, Control, Spread
 from tests.bench.paths import NEW, NEW_SOURCE_PORTS, PACKETS, PAIRS, RUNS, Figure
 from tests.bench.programs import Programs
 from tests.bench.running import IDLE_S, PUBLISHED, STARTS, Running
+from tests.bench.scale import Scale
 
 _METHOD = f"""\
 Packets come from an XDP program run by BPF_PROG_RUN with live frames: it writes every header and
@@ -38,6 +41,10 @@ Instructions as translated, and as the verifier walked them; load ms is CPU time
 verifier for this program alone."""
 
 
+_LARGE = """\
+Rows of 150,000 pods are taken by `make bench-large` only: they take some minutes of CPU more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """Everything that was measured."""
@@ -47,6 +54,7 @@ class Results:
     running: Running | None
     problem: str  # why nothing was measured on the lab
     programs: Programs
+    scale: Scale
 
 
 def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
@@ -60,14 +68,36 @@ def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
         _table(("path", "ours ns", "peer", "peer ns", "ratio"), map(_figure, results.figures)),
         "## Control plane",
         _table(("what", "figure"), _control(results.control, running)),
+        *_scale(results.scale),
         "## Processes",
         _PROCESSES,
         *(_processes(running) if running else [f"No figures: {results.problem}"]),
         "## Programs",
         _PROGRAMS.format(overlay=programs.overlay_ns, empty=programs.empty_ns),
-        _table(("program", "instructions", "verified", "load ms"), _programs(programs)),
+        _table(
+            ("program", "instructions", "verified", "load ms", "stack", "aim", "frames", "aim"),
+            _programs(programs),
+        ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _scale(scale: Scale) -> Iterator[str]:
+    """What grows with a cluster."""
+    yield "## One change"
+    yield f"{scales.method()}\n{scales.load_text(scale)}"
+    head = ("cluster", "change", "agent ms", "step", "controller ms", "step", "aim ms")
+    yield _table(head, scales.change_rows(scale))
+    yield _LARGE
+    yield "## From nothing"
+    yield _table(
+        ("what", "CPU s", "aim", "RSS MB", "aim", "longest step ms"), scales.start_rows(scale)
+    )
+    yield "## Steady changes among 10,000 pods"
+    head = ("pods come and go", "process", "% of a core", "aim", "latency ms")
+    yield _table(head, scales.steady_rows(scale))
+    yield "## Kernel memory of the empty maps at default sizes"
+    yield _table(("map", "MB"), scales.map_rows(scale))
 
 
 def _heading(seconds: float, load: tuple[float, float]) -> str:
@@ -136,7 +166,9 @@ def _usage(running: Running) -> Iterator[Sequence[str]]:
 
 def _programs(programs: Programs) -> Iterator[Sequence[str]]:
     for each in programs.programs:
-        yield (each.name, f"{each.instructions}", f"{each.verified}", f"{each.load_ms:.0f}")
+        deep = (f"{each.stack}", f"{STACK}", f"{each.frames}", f"{FRAMES}")
+        sizes = (f"{each.instructions}", f"{each.verified}", f"{each.load_ms:.0f}")
+        yield (each.name, *sizes, *deep)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

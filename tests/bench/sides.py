@@ -123,6 +123,7 @@ class Side:
 
     async def timed(self, take: Any) -> float:
         """CPU seconds of ``take`` and all that follows."""
+        self.quiet.steps.begin()  # what came before is the generator's
         begin = time.thread_time()
         take()
         await self.settle()

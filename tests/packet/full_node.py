@@ -64,7 +64,10 @@ class Loaded:
         return self._node.objects[0].btf.enum(name)
 
     def struct(self, name: str) -> Any:
-        return self._node.objects[2].btf.struct(name)
+        for one in self._node.objects:
+            with suppress(KeyError):
+                return one.btf.struct(name)
+        raise KeyError(name)
 
     def program(self, name: str) -> int:
         return self._node.programs[name]

@@ -6,14 +6,19 @@ import asyncio
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
+import grpc
+import msgspec
 import pytest
 
 from mesh.core.noun import Rows
 from mesh.core.table import Table
-from mesh.observe.tables import CHUNK, Process, Server, ask, processes
+from mesh.observe.tables import CHUNK, SERVICE, Process, Server, ask, processes
 from tests.fixtures.serving import served
 
 STATUS = {"role": "agent", "host": "east-1", "cluster": "east", "findings": []}
@@ -29,6 +34,31 @@ def dead(path: Path) -> Path:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     return path
+
+
+@contextmanager
+def former(path: Path, tables: Mapping[str, object]) -> Iterator[None]:
+    """The process socket as commit 727237a served it."""
+
+    def rows_of(request: bytes, context: grpc.ServicerContext) -> bytes:
+        noun = msgspec.json.decode(request)["noun"]
+        if noun not in tables:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no table of {noun!r} here")
+        return msgspec.json.encode(tables[noun])
+
+    methods = {
+        "List": grpc.unary_unary_rpc_method_handler(rows_of),
+        "Status": grpc.unary_unary_rpc_method_handler(lambda *_: msgspec.json.encode(STATUS)),
+    }
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    path.parent.mkdir(exist_ok=True)
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
 
 
 def test_rows_and_status_arrive_as_served(tmp_path: Path) -> None:
@@ -48,6 +78,15 @@ def test_a_noun_that_a_process_does_not_serve_is_no_error(tmp_path: Path) -> Non
     with served(path, {"peer": []}, STATUS):
         (answer,) = ask([process(path)], ["pod", "peer"])
     assert answer.rows == {"peer": []}
+    assert (answer.error, answer.refused) == ("", {})
+
+
+def test_a_process_of_the_former_version_answers(tmp_path: Path) -> None:
+    """Before ``Rows`` a list came as one message; during an update such processes still run."""
+    path, tables = tmp_path / "east-1" / "agent.sock", {"node": [{"name": "east-1"}]}
+    with former(path, tables):
+        (answer,) = ask([process(path)], ["node", "peer"])
+    assert (answer.rows, answer.status) == (tables, STATUS)
     assert (answer.error, answer.refused) == ("", {})
 
 
