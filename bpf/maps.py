@@ -402,6 +402,11 @@ class MapTarget:
         rows(map_.key, np.zeros(0, self.key))
         rows(map_.value, np.zeros(0, self.value))
 
+    @property
+    def name(self) -> str:
+        """The map's name."""
+        return self.map.name
+
     async def read(self) -> tuple[Array, Array]:
         keys, values = list[Array](), list[Array]()
         for part in self.map.parts():
@@ -470,6 +475,11 @@ class RowTarget(Generic[K, V]):
         self.encode = encode
         self.decode = decode
         self._names: dict[K, bytes] = {}  # the map's keys of rows that are or may be in the map
+
+    @property
+    def name(self) -> str:
+        """The map's name."""
+        return self.map.name
 
     async def read(self) -> Mapping[K, V]:
         return await self.read_known({})

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mesh.core.applied import Applied, Limit, Plan
-from mesh.core.limits import ColumnChoice, Full, column_choice
+from mesh.core.limits import ColumnChoice, Full, column_choice, name_of
 from mesh.core.table import ColumnTable, Moved, column_names
 from mesh.core.target import MAP_FULL, ColumnTarget, RowsFailed
 
@@ -165,7 +165,8 @@ class AppliedColumns(Applied):
     def overflow(self) -> Full | None:
         if self._room is None or not self._out.any():
             return None
-        return Full(self.columns.name, len(self.columns), self._room, self.limit.meaning)
+        name = name_of(self.target, self.columns.name)
+        return Full(name, len(self.columns), self._room, self.limit.meaning)
 
     # A round
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from mesh.core.applied import Applied, Limit, Names, Plan, Refers
-from mesh.core.limits import Choice, Full
+from mesh.core.limits import Choice, Full, name_of
 from mesh.core.passes import SLICE_S
 from mesh.core.table import Changes, Table
 from mesh.core.target import MAP_FULL, Comparing, Errors, Target
@@ -244,7 +244,8 @@ class AppliedRows(Applied, Generic[K, V]):
         if not self._choice or not self._choice.out:
             return None
         demand, room = len(self.rows.rows), self._choice.capacity
-        return Full(self.rows.name, demand, room, self.limit.meaning)
+        name = name_of(self.target, self.rows.name)
+        return Full(name, demand, room, self.limit.meaning)
 
     # A round
 

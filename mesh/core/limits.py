@@ -20,7 +20,10 @@ U = TypeVar("U", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """A target that has not room for every row that is desired: one line of a report."""
+    """A target that has not room for every row that is desired: one line of a report.
+
+    ``map`` is the target's own name, by which the configuration gives it a size.
+    """
 
     map: str
     demand: int
@@ -29,6 +32,11 @@ class Full:
 
     def __str__(self) -> str:
         return f"{self.demand} rows desired, room for {self.capacity}: {self.meaning}"
+
+
+def name_of(target: object, table: str) -> str:
+    """The name of a target; one without a name is called as its table."""
+    return getattr(target, "name", "") or table
 
 
 Place = tuple[int, int]  # rank, then number of arrival

@@ -134,17 +134,17 @@ def outcomes(rooms: FullRooms, family: int) -> dict[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "table", "reason"),
+    ("name", "reason"),
     [
-        ("mg_pod_addr", "pod", "ENDPOINT_NOT_READY"),
-        ("mg_egress", "egress", "EGRESS_NO_ROOM"),
-        ("mg_egress_addr", "egress address", "NO_EGRESS_GATEWAY"),
-        ("mg_gateway", "gateway", "NO_EGRESS_GATEWAY"),
-        ("mg_own_block", "own block", "NO_BLOCK"),
+        ("mg_pod_addr", "ENDPOINT_NOT_READY"),
+        ("mg_egress", "EGRESS_NO_ROOM"),
+        ("mg_egress_addr", "NO_EGRESS_GATEWAY"),
+        ("mg_gateway", "NO_EGRESS_GATEWAY"),
+        ("mg_own_block", "NO_BLOCK"),
     ],
 )
 def test_what_has_no_room_is_dropped_by_name(
-    name: str, table: str, reason: str, loaded: dict[str, Node], family: int, tmp_path: Path
+    name: str, reason: str, loaded: dict[str, Node], family: int, tmp_path: Path
 ) -> None:
     with full_rooms(name, loaded, tmp_path) as rooms:
         rooms.put_covered(PODS, "gateway")
@@ -153,7 +153,7 @@ def test_what_has_no_room_is_dropped_by_name(
         rooms.settle()
         found = outcomes(rooms, family)
         assert set(found.values()) == {TRANSLATED, reason}
-        assert rooms.full == {table: (2 * PODS, ROOM - (name == "mg_egress"))}
+        assert rooms.full == {name: (2 * PODS, ROOM - (name == "mg_egress"))}
         assert rooms.node.count(name) <= ROOM
 
 
@@ -165,7 +165,7 @@ def test_a_gateway_drops_what_belongs_to_a_block_without_room(
         rooms.begin()
         found = outcomes(rooms, family)
         assert set(found.values()) == {TRANSLATED, "BLOCK_NOT_OWNED"}
-        assert rooms.full == {"block": (2 * PODS, ROOM)}
+        assert rooms.full == {"mg_block": (2 * PODS, ROOM)}
         for number, outcome in found.items():
             egress = f"198.51.{number}.10" if family == 4 else f"2001:db8:100:{number}::10"
             reply = Packet(LEGACY[family], egress, UDP(53, 1024 + 256 * number))
@@ -197,7 +197,7 @@ def test_a_gateway_that_has_no_hop_gets_nothing(
         rooms.put_hop(GATEWAY, "east")
         rooms.settle()
         assert set(outcomes(rooms, family).values()) == {"NO_TUNNEL_ENDPOINT"}
-        assert rooms.full == {"node hop": (61, ROOM)}
+        assert rooms.full == {"mg_node": (61, ROOM)}
 
 
 NODES = {4: ("10.99.0.11", "10.99.0.12", "10.99.0.21"), 6: ("fd99::11", "fd99::12", "fd99::21")}
@@ -224,7 +224,7 @@ def test_no_node_counts_as_the_world(
         else:
             many_pods(rooms)
             rooms.begin()
-        assert rooms.full == {"address": (6 + 2 * 20 + 2 * 4, ROOM)}
+        assert rooms.full == {"mg_address": (6 + 2 * 20 + 2 * 4, ROOM)}
         peers = [f"10.2.0.{last}" if family == 4 else f"fd02::{last}" for last in range(1, 21)]
         for _, source in rooms.sources(family):
             for to in (*NODES[family], *peers):
@@ -254,7 +254,7 @@ def test_pod_cidrs_of_our_own_cluster_come_first(
         for network in ("10.1.1.0/24", "fd01:0:0:1::/64"):
             rooms.put_cidr(ip_network(network), "east", "10.99.0.12")
         rooms.begin()
-        assert rooms.full == {"pod CIDR": (32, ROOM - 1)}
+        assert rooms.full == {"mg_addr_cidr": (32, ROOM - 1)}
         ((_, source),) = rooms.sources(family)
         to = "10.1.1.9" if family == 4 else "fd01:0:0:1::9"
         assert rooms.send(source, to, UDP(5000, 53)) == PLAIN
