@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bpf.testrun import run
 from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Node
 from tests.packet.packets import ARP, TCP, UDP, Echo, Error, Other, Overlay, Packet
 
@@ -385,22 +386,23 @@ def test_a_routing_header_with_segments_left_is_refused(nodes: Nodes) -> None:
 def test_drop_events_are_rate_limited_and_say_how_many_are_missing(nodes: Nodes) -> None:
     a = nodes["a"]
     packet = Packet("10.9.9.9", LEGACY[4], UDP(1, 2)).wire()
-    sent = reported = 0
+    program, device = a.programs["mg_from_pod"], a.devices[a.plan.pods["client"].device]
+    sent = 3000  # more than two windows take
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cpus)})  # the limit is one per CPU
     try:
+        burst = a.watch(lambda: run(program, packet, sent, {"ifindex": device}))
+        events = burst.events
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+        while not events[-1]["lost"] and time.monotonic() < deadline:
             sent += 1
-            events = a.from_pod("client", packet).events
-            reported += sum(1 + int(event["lost"]) for event in events)
-            if events and events[0]["lost"]:
-                break
+            events += a.from_pod("client", packet).events
     finally:
         os.sched_setaffinity(0, cpus)
-    assert sent > 1000
-    assert reported == sent
-    assert events[0]["lost"]
+    assert burst.dropped == {"INVALID_SOURCE_IP": 3000}
+    assert len(burst.events) <= 2000
+    assert sum(1 + int(event["lost"]) for event in events) == sent
+    assert events[-1]["lost"]
 
 
 def test_a_host_packet_to_a_pod_opens_a_connection(nodes: Nodes, family: int) -> None:
