@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench bench-large soak upgrade lab clean-lab build install unit lock test-newest
+.PHONY: help demo test check bench bench-large soak upgrade lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
 	@echo "make lock       write requirements.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
+	@echo "make docs       write docs/findings.md from the codes that the rooms declare"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
@@ -29,6 +30,11 @@ demo: build
 
 test: build
 	@$(PYTHON) tests/run.py $(LEVELS)
+
+# What is written from the sources.
+docs: install
+	@mkdir -p docs
+	@$(PYTHON) -m mesh.findings > docs/findings.md
 
 unit: install
 	@$(PYTHON) -m pytest -q tests/unit

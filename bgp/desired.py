@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from bgp.findings import NO_LOCAL_ADDRESS, NO_NEXT_HOP, NOTHING_TO_SAY, TWO_PEERS
 from bgp.peer import BGPPeer, Route
 from mesh.core.model import IP, Finding, Network, Node
-
-#: What a BGPPeer may advertise.
-KINDS = ("podCIDRs", "egressIPs", "srv6Locators")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,13 @@ def peerings(node: Node, peers: Iterable[BGPPeer]) -> tuple[dict[IP, Peering], l
     findings: list[Finding] = []
     for peer in sorted(peers, key=lambda peer: peer.name):
         local = own_address(node, peer.address.version)
+        about = (f"node/{node.name}", f"peer/{peer.address}")
         if local is None:
             text = f"node {node.name} has no IPv{peer.address.version} address to reach it from"
-            findings.append(Finding("B205", _object(peer), "spec.address", text))
+            findings.append(Finding(NO_LOCAL_ADDRESS, _object(peer), "spec.address", text, about))
         elif peer.address in rows:
             text = f"BGPPeer {rows[peer.address].name} has the address {peer.address} on this node"
-            findings.append(Finding("B207", _object(peer), "spec.address", text))
+            findings.append(Finding(TWO_PEERS, _object(peer), "spec.address", text, about))
         else:
             rows[peer.address] = _peering(peer, local)
     return rows, findings
@@ -80,12 +79,16 @@ def routes(
             next_hop = own_address(node, prefix.version)
             if next_hop is None:
                 text = f"node {node.name} has no IPv{prefix.version} address to be next hop"
-                findings.append(Finding("B205", f"node/{node.name}", "status.addresses", text))
+                place, field = f"node/{node.name}", "status.addresses"
+                findings.append(Finding(NO_NEXT_HOP, place, field, text))
             else:
                 rows[RouteKey(session.address, prefix)] = Route(prefix, next_hop)
         if not prefixes:
             text = f"it advertises nothing from node {node.name}"
-            findings.append(Finding("B203", _object(session), "spec.advertise", text))
+            about = (f"node/{node.name}", f"peer/{session.address}")
+            findings.append(
+                Finding(NOTHING_TO_SAY, _object(session), "spec.advertise", text, about)
+            )
     return rows, list(dict.fromkeys(findings))
 
 

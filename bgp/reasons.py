@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from bgp.desired import Peering
-from bgp.exabgp.lines import Event
+from bgp.exabgp.lines import SessionEvent
 
 #: A session that has said nothing for so long gets a reason.
 SILENT_S = 5.0
@@ -36,7 +36,7 @@ def silent(peering: Peering) -> str:
     )
 
 
-def reason(peering: Peering, down: str, notification: Event | None) -> str:
+def reason(peering: Peering, down: str, notification: SessionEvent | None) -> str:
     """The sentence for a ``down`` event with the text ``down``."""
     if notification is not None:
         return _notified(peering, notification)
@@ -52,26 +52,38 @@ def reason(peering: Peering, down: str, notification: Event | None) -> str:
     return down
 
 
-def _notified(peering: Peering, said: Event) -> str:
-    number = f"({said.code}/{said.subcode})"
-    if (said.code, said.subcode) == (2, 2):
-        return f"{_as_mismatch(peering, said)} {number}"
-    if said.code == 4:
-        side = f"nothing heard from {peering.address}" if said.sent else "the router heard nothing"
+def _notified(peering: Peering, notification: SessionEvent) -> str:
+    number = f"({notification.code}/{notification.subcode})"
+    if (notification.code, notification.subcode) == (2, 2):
+        return f"{_as_mismatch(peering, notification)} {number}"
+    if notification.code == 4:
+        side = (
+            f"nothing heard from {peering.address}"
+            if notification.sent
+            else "the router heard nothing"
+        )
         return f"hold timer expired: {side} for {peering.hold_s} s {number}"
-    if said.code == 3:
-        who = "we refuse an UPDATE of the router" if said.sent else "the router refuses our route"
-        return f"{who} {number} {said.text}".rstrip()
-    if said.code == 6:
-        words = "we have closed the session" if said.sent else _CEASE.get(said.subcode, "")
+    if notification.code == 3:
+        who = (
+            "we refuse an UPDATE of the router"
+            if notification.sent
+            else "the router refuses our route"
+        )
+        return f"{who} {number} {notification.text}".rstrip()
+    if notification.code == 6:
+        words = (
+            "we have closed the session"
+            if notification.sent
+            else _CEASE.get(notification.subcode, "")
+        )
         return f"{words or 'the router has closed the session'} {number}"
-    who = "we close" if said.sent else "the router closes"
-    return f"{who} the session: {said.text or 'notification'} {number}"
+    who = "we close" if notification.sent else "the router closes"
+    return f"{who} the session: {notification.text or 'notification'} {number}"
 
 
-def _as_mismatch(peering: Peering, said: Event) -> str:
-    if not said.sent:
+def _as_mismatch(peering: Peering, notification: SessionEvent) -> str:
+    if not notification.sent:
         return f"AS mismatch: the router expects another AS than our {peering.local_asn}"
-    theirs = re.search(r"\((\d+)\)", said.text)
+    theirs = re.search(r"\((\d+)\)", notification.text)
     number = theirs[1] if theirs else "another AS"
     return f"AS mismatch: the router is {number}, the BGPPeer says {peering.asn}"

@@ -33,14 +33,14 @@ def build(directory: Path = HERE, objects: Path | None = None) -> None:
     """Make ``objects`` (``directory``/obj) hold a current object for every source."""
     objects = objects or directory / "obj"
     manifest = objects / "manifest.json"
-    known: dict[str, str] = json.loads(manifest.read_text()) if manifest.exists() else {}
+    fingerprints: dict[str, str] = json.loads(manifest.read_text()) if manifest.exists() else {}
     for source in sorted(directory.glob("*.bpf.c")):
         target, wanted = objects / f"{source.name.removesuffix('.bpf.c')}.o", _fingerprint(source)
-        if known.get(target.name) != wanted or not target.exists():
+        if fingerprints.get(target.name) != wanted or not target.exists():
             objects.mkdir(parents=True, exist_ok=True)
             _compile(source, target)
-            known[target.name] = wanted
-            _replace(manifest, json.dumps(known, indent=1) + "\n")
+            fingerprints[target.name] = wanted
+            _replace(manifest, json.dumps(fingerprints, indent=1) + "\n")
 
 
 def _include(source: Path) -> Path:

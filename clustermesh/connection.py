@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
+from clustermesh.findings import NOT_REMEMBERED, STORE_AWAY
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
@@ -20,11 +21,11 @@ from clustermesh.store.follow import Batch
 from clustermesh.store.keys import PersistentTarget
 from clustermesh.store.own import Own, PodKeys
 from clustermesh.store.view import StoreView
+from mesh.core.findings import STORE
 from mesh.core.model import Finding
 from mesh.core.reconcile import Applied
 from mesh.core.table import ColumnChanges
 
-STORE_AWAY, NOT_REMEMBERED = "M151", "D605"
 #: Seconds between corrections of our pods' keys at least.
 REWRITE_INTERVAL_S = 1.0
 #: Seconds between looks at which clusters stand.
@@ -110,8 +111,8 @@ class AgentStore:
         if not (self.remote.complete.synced and self.own.pods.synced):
             return
         store, clusters = self.own.store, list(self.remote.clusters)
-        known = self.known.has(store, clusters) or await all_stand(self.client, clusters)
-        if known and store == self.own.store:
+        complete = self.known.has(store, clusters) or await all_stand(self.client, clusters)
+        if complete and store == self.own.store:
             self.known.write(store, clusters)
 
     @property
@@ -125,6 +126,7 @@ class AgentStore:
         problem = self.client.problem or self._view.problem
         if problem:
             place = f"etcd {self.client.endpoint.text}"
-            yield Finding(STORE_AWAY, place, "", f"{problem}; what is programmed stays as it is")
+            text = f"{problem}; what is programmed stays as it is"
+            yield Finding(STORE_AWAY, place, "", text, (STORE,))
         if self.known.problem:
             yield Finding(NOT_REMEMBERED, f"{self._node}/peers.json", "", self.known.problem)

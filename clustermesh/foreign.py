@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from clustermesh.findings import NOT_PUBLISHED
 from clustermesh.remote import wire
 from clustermesh.store.follow import Entry
 from mesh.core.model import Finding, ForeignNode, Network, Node
 
-OVERLAP = "M148"
 Meet = Callable[[Network, Network], bool]
 
 
@@ -47,7 +47,10 @@ def publishable(
         locator=None if node.locator in taken else node.locator,
     )
     key = wire.node_key(node.cluster, node.name)
-    return row, [Finding(OVERLAP, key, _field(node, n), text) for n, text in taken.items()]
+    return row, [
+        Finding(NOT_PUBLISHED, key, _field(node, network), text, (f"cluster/{cluster}",))
+        for network, (cluster, text) in taken.items()
+    ]
 
 
 def _field(node: Node, network: Network) -> str:
@@ -57,10 +60,11 @@ def _field(node: Node, network: Network) -> str:
     return f"IPv{network.version}AllocCIDR"
 
 
-def _taken(node: Node, others: Iterable[ForeignNode], meet: Meet) -> dict[Network, str]:
+def _taken(node: Node, others: Iterable[ForeignNode], meet: Meet) -> dict[Network, tuple[str, str]]:
+    """Prefixes that another cluster has published, with its name and a sentence."""
     mine = (*node.pod_cidrs, node.locator) if node.locator else node.pod_cidrs
     return {
-        network: f"{network} is not published: it overlaps {theirs} of {other}"
+        network: (other.cluster, f"{network} is not published: it overlaps {theirs} of {other}")
         for other in others
         for theirs in other.networks
         for network in mine

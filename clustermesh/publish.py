@@ -21,7 +21,7 @@ PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
 
 
 def config(cluster: str, cluster_id: int) -> dict[str, bytes]:
-    """The key that peers read first."""
+    """The key that other clusters read first."""
     return {wire.config_key(cluster): wire.cluster_config(cluster_id)}
 
 

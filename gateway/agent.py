@@ -44,6 +44,7 @@ from gateway.networks import egress_network
 from gateway.plan import RETIRED_CLASSES, egress_classes
 from gateway.policy import POLICIES
 from gateway.settings import Egress
+from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.files import replace_file
 from mesh.core.groups import By, Each, To
@@ -226,17 +227,19 @@ class EgressAgent(AgentFeature):
             meaning=WITHOUT_GATEWAY,
             left_out=self.no_member,
         )
+        encode_set = partial(entries.encode_gateways, most=maps.enum("gateway_limit")["GATEWAYS"])
         gateway = loop.apply(
             self.gateway,
-            maps.rows("mg_egress_addr", entries.encode_gateways, entries.decode_gateways),
+            maps.rows("mg_egress_addr", encode_set, entries.decode_gateways),
             refers=[Refers(member, members_of)],
             capacity=maps.capacity("mg_egress_addr"),
             meaning=WITHOUT_GATEWAY,
             left_out=self.no_set,
         )
         actions = maps.enum("egress_action")
-        encode = partial(entries.encode_egress, actions=actions)
-        decode = partial(entries.decode_egress, actions=actions)
+        before = bits_before(maps.struct("egress_key"))
+        encode = partial(entries.encode_egress, actions=actions, before=before)
+        decode = partial(entries.decode_egress, actions=actions, before=before)
         egress = loop.apply(
             self.egress,
             maps.rows("mg_egress", encode, decode),

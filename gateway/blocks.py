@@ -68,7 +68,7 @@ def block_of(port: int, block_size: int) -> int | None:
 #: The noun of block claims; their pool is the egress address.
 NOUN = "block"
 
-#: ``OWN_BLOCKS`` of ``bpf/include/egress.h``.
+#: ``enum port_limit``: here, because the configuration is bounded by it without a datapath.
 OWN_BLOCKS = 16
 
 

@@ -95,5 +95,5 @@ def _hosted(key: PodKey, policies: tuple[str, ...] | None, pod: Pod | None) -> d
     return {key: Hosted(pod.node, policies)} if pod and pod.node and policies else {}
 
 
-def _wanted(want: Want, asked: Mapping[tuple[str, Want], bool]) -> dict[Want, bool]:
-    return {want: True} if asked else {}
+def _wanted(want: Want, policies: Mapping[tuple[str, Want], bool]) -> dict[Want, bool]:
+    return {want: True} if policies else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.gateways import Gateways
-from gateway.plan import Plan, by_precedence
+from gateway.plan import EgressPlan, by_precedence
 from gateway.policy import POLICIES, EgressPolicy
 from mesh.core.groups import By
 from mesh.core.model import Pod, PodKey
@@ -30,11 +30,13 @@ class Coverage:
         self._matching.derive(loop)
         loop.group(self.covered, _names, By(self._matching.chosen))
 
-    def plan(self) -> Plan:
+    def plan(self) -> EgressPlan:
         """The whole picture, for the command line and for findings."""
         policies = {one.name: one for one in by_precedence(self._policies.rows.values())}
         gateways = self.gateways.of_policy.rows
-        return Plan(policies, self.covered.rows, {name: gateways.get(name) for name in policies})
+        return EgressPlan(
+            policies, self.covered.rows, {name: gateways.get(name) for name in policies}
+        )
 
 
 def _names(

@@ -27,18 +27,18 @@ from mesh.core.feature import Entry
 from mesh.core.model import IP
 from mesh.core.table import Changes, ColumnTable
 
+#: Layouts of ``mg_block``: its column table is filled before the datapath is loaded.
 BLOCK_KEY = np.dtype([("address", ADDRESS), ("number", "u4")])
 BLOCK_VALUE = np.dtype([("node", ">u4"), ("epoch", "u4")])
-#: ``GATEWAYS`` of ``bpf/include/gateway.h``.
-GATEWAYS = 16
-#: The class stands before the address in the key of ``mg_egress``.
-EGRESS_BITS = 32
 
 
-def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int]) -> Entry:
-    """Entry of ``mg_egress``; ``actions`` is BTF's ``enum egress_action``."""
+def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int], before: int) -> Entry:
+    """Entry of ``mg_egress``.
+
+    ``actions`` is BTF's ``enum egress_action``, ``before`` the bits in front of the address.
+    """
     bits, address = encode_prefix(key.network)
-    name = {"prefix": EGRESS_BITS + bits, "egress": key.egress, "addr": address}
+    name = {"prefix": before + bits, "egress": key.egress_class, "addr": address}
     value: dict[str, object] = {
         "action": actions[row.action],
         "family": key.network.version,
@@ -48,20 +48,22 @@ def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int]) ->
     return name, value
 
 
-def decode_egress(key: Any, value: Any, actions: Mapping[str, int]) -> tuple[EgressKey, EgressRow]:
+def decode_egress(
+    key: Any, value: Any, actions: Mapping[str, int], before: int
+) -> tuple[EgressKey, EgressRow]:
     """Inverse of ``encode_egress``."""
-    network = decode_prefix(int(key["prefix"]) - EGRESS_BITS, key["addr"])
+    network = decode_prefix(int(key["prefix"]) - before, key["addr"])
     names = {number: name for name, number in actions.items()}
     action = Action(names[int(value["action"])])
     address = decode_address(value["address"]) if action is Action.TRANSLATE else None
     return EgressKey(int(key["egress"]), network), EgressRow(action, address)
 
 
-def encode_gateways(address: IP, nodes: tuple[IPv4Address, ...]) -> Entry:
-    """Entry of ``mg_egress_addr``; ValueError for more nodes than the set has room for."""
-    if len(nodes) > GATEWAYS:
-        raise ValueError(f"{address}: {len(nodes)} gateways, an address has at most {GATEWAYS}")
-    padded = [*(int(node) for node in nodes), *[0] * (GATEWAYS - len(nodes))]
+def encode_gateways(address: IP, nodes: tuple[IPv4Address, ...], most: int) -> Entry:
+    """Entry of ``mg_egress_addr``; ValueError for more than ``most`` nodes, a set's room."""
+    if len(nodes) > most:
+        raise ValueError(f"{address}: {len(nodes)} gateways, an address has at most {most}")
+    padded = [*(int(node) for node in nodes), *[0] * (most - len(nodes))]
     return packed(address), {"count": len(nodes), "node": padded}
 
 

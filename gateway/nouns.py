@@ -9,7 +9,7 @@ from mesh.core.noun import Row, Rows, noun
 
 if TYPE_CHECKING:  # the command line starts with the columns and without numpy
     from gateway.blocks import Block
-    from gateway.plan import Plan
+    from gateway.plan import EgressPlan
     from gateway.policy import EgressPolicy
     from mesh.core.model import Node
 
@@ -37,7 +37,7 @@ def policy_row(cluster: str, policy: EgressPolicy, gateway: Node | None) -> Row:
     }
 
 
-def egress_rows(plan: Plan, cluster: str) -> list[Row]:
+def egress_rows(plan: EgressPlan, cluster: str) -> list[Row]:
     """Policies with the pods that they cover."""
     pods: dict[str, list[str]] = {name: [] for name in plan.policies}
     for key in sorted(plan.covered):

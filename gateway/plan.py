@@ -13,20 +13,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from gateway.findings import CONFLICT, NO_ADDRESS, NO_GATEWAY, SHARED_ADDRESS
 from gateway.policy import EgressPolicy
 from mesh.core.model import IP, Finding, Network, Node, PodKey
-
-CONFLICT = "E301"
-NO_GATEWAY = "E302"
-NO_ADDRESS = "E303"
-SHARED_ADDRESS = "E304"
 
 #: Sets of policies that no pod has any more and that keep their class and rows.
 RETIRED_CLASSES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EgressPlan:
     """Policies, the pods that they cover and their gateways, as one picture.
 
     ``policies`` come in order of precedence; ``covered`` names each covered pod's policies in that
@@ -103,7 +99,7 @@ def _class_number(names: tuple[str, ...]) -> int:
 # What is wrong
 
 
-def findings_of(plan: Plan) -> list[Finding]:
+def findings_of(plan: EgressPlan) -> list[Finding]:
     """Everything that is wrong with the policies of a plan."""
     return [
         *_gateway_findings(plan.policies, plan.gateways),
@@ -118,22 +114,25 @@ def _gateway_findings(
 ) -> list[Finding]:
     text = "selects no node with an IPv4 address: what the policy covers is dropped"
     return [
-        Finding(NO_GATEWAY, policy.origin, "gateways.nodeSelector", f"{name} {text}")
+        Finding(
+            NO_GATEWAY, policy.origin, "gateways.nodeSelector", f"{name} {text}", _about(policy)
+        )
         for name, policy in policies.items()
         if gateways[name] is None
     ]
 
 
 def _address_findings(policies: Iterable[EgressPolicy]) -> list[Finding]:
-    found = []
+    findings = []
     for policy in policies:
         families = {d.version for d in policy.destinations if address_for(policy, d) is None}
         for family in sorted(families):
             text = (
                 f"no IPv{family} address: covered packets to IPv{family} destinations are dropped"
             )
-            found.append(Finding(NO_ADDRESS, policy.origin, f"addresses (IPv{family})", text))
-    return found
+            field = f"addresses (IPv{family})"
+            findings.append(Finding(NO_ADDRESS, policy.origin, field, text, _about(policy)))
+    return findings
 
 
 def _conflicts(
@@ -165,7 +164,11 @@ def _conflict(
         f"Conflict: {first}{_more(len(networks))} of pod {pods[0].namespace}/{pods[0].name}"
         f"{_more(len(pods))} belongs to the older policy {winner.name} ({winner.origin})"
     )
-    return Finding(CONFLICT, loser.origin, "spec.destinationCIDRs", text)
+    return Finding(CONFLICT, loser.origin, "spec.destinationCIDRs", text, _about(loser, winner))
+
+
+def _about(*policies: EgressPolicy) -> tuple[str, ...]:
+    return tuple(f"egress/{policy.name}" for policy in policies)
 
 
 def _more(count: int) -> str:
@@ -177,7 +180,7 @@ def _shared_addresses(
 ) -> list[Finding]:
     """Policies that share an address but not its gateway; the oldest one's is used."""
     owners: dict[IP, EgressPolicy] = {}
-    found = []
+    findings = []
     for name, policy in policies.items():
         for address in policy.addresses:
             node = gateways[name]
@@ -188,5 +191,6 @@ def _shared_addresses(
                     f"{address} leaves through {other.name}, the gateway of policy {owner.name}"
                     f" ({owner.origin}), not through {node.name}"
                 )
-                found.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text))
-    return found
+                about = (*_about(policy, owner), f"address/{address}")
+                findings.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text, about))
+    return findings

@@ -15,8 +15,8 @@ from msgspec import UNSET, UnsetType
 
 from mesh.core.model import IP, Finding, Network, PodSelector, Requirement, Selector
 from mesh.core.strict import AnyAddress, AnyNetwork, HostNetwork, Wrong, convert
+from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
-    UNSUPPORTED,
     Kind,
     Parsed,
     Place,

@@ -27,7 +27,7 @@ class Action(StrEnum):
 class EgressKey:
     """A destination network as a class of pods sees it."""
 
-    egress: int
+    egress_class: int
     network: Network
 
 
@@ -74,7 +74,7 @@ def addresses_of(
 
 def class_of_row(key: EgressKey) -> int:
     """The class of a row: the name by which a pod's row refers to it."""
-    return key.egress
+    return key.egress_class
 
 
 def address_of_row(_: EgressKey, row: EgressRow) -> Iterable[IP]:

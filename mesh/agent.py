@@ -19,7 +19,6 @@ from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
-from clustermesh.etcd.client import EtcdAddress
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
@@ -29,6 +28,7 @@ from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
+from mesh.datapath.findings import FULL, NOT_WRITTEN
 from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
 from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
@@ -89,9 +89,8 @@ class Features:
         me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
         self.objects = objects
         address = address_table()
-        etcd = config.etcd
         self.store = AgentStore(
-            EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key),
+            config.etcd.address,
             OwnFacts(me.cluster, id_),
             me.name,
             config.state_dir / "peers.json",
@@ -178,7 +177,7 @@ class Agent:
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.started = time.monotonic()
-        self._since = Since()
+        self._since = Since(self.findings)
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
@@ -261,6 +260,7 @@ class Agent:
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
             sweep(self.datapath),
+            self._since.run(),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
         self.events.start()
@@ -281,7 +281,7 @@ class Agent:
             "ready": self.features.identity.address.synced and self.features.pods.pod.synced,
             "adopted": self.datapath.adopted,
             "loop": process.busy(self._steps, self.loop),
-            "findings": self._since.dated(self.findings()),
+            "findings": self._since.dated(),
         }
 
     def findings(self) -> Iterable[Finding]:
@@ -291,13 +291,16 @@ class Agent:
         yield from self.uplink.findings(self.config.node)
         yield from self.namespaces.findings()
         for applied in self.loop.applied:
-            yield from _failures(self.config.node, applied)
+            yield from failures(self.config.node, applied)
 
 
-def _failures(node: str, applied: Applied) -> Iterable[Finding]:
-    report = applied.report
+def failures(node: str, applied: Applied) -> Iterable[Finding]:
+    """What a target of the node could not write, and what it has no room for."""
+    report, about = applied.report, (f"node/{node}",)
     for key, text in report.errors.items():
-        yield Finding("D601", f"{node}/{report.table}", key, text, report.since)
+        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, text, about)
+    if report.full:
+        yield Finding(FULL, f"{node}/{report.full.map}", "max_entries", str(report.full), about)
 
 
 async def _live(config: AgentConfig, steps: Steps) -> None:

@@ -131,8 +131,8 @@ def _list(parsed: argparse.Namespace) -> int:
     from mesh.observe import listing, tables
 
     noun: Noun = parsed.noun
-    found = tables.processes(tables.run_directory())
-    answers = tables.ask(found, [noun.name], patient=True)
+    running = tables.processes(tables.run_directory())
+    answers = tables.ask(running, [noun.name], patient=True)
     lacks = list(_lacks(answers))
     if all(answer.error for answer in answers):
         _complain([*lacks, f"no process answers under {tables.run_directory()}"])
@@ -169,8 +169,8 @@ def _print_rows(noun: Noun, rows: list[Row], form: str) -> None:
 def _agents() -> list[Process]:
     from mesh.observe import tables
 
-    found = tables.processes(tables.run_directory())
-    return [process for process in found if process.role == "agent"]
+    running = tables.processes(tables.run_directory())
+    return [process for process in running if process.role == "agent"]
 
 
 def _wanted(parsed: argparse.Namespace) -> Wanted:

@@ -13,11 +13,12 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from clustermesh.etcd.channel import EtcdAddress
 from gateway.settings import Egress
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
-from mesh.nodes.settings import Pools
+from srv6.settings import Pools
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 
@@ -54,6 +55,11 @@ class Etcd(Section, frozen=True):
     """PEM file of our client certificate; its common name is our etcd user."""
     key: Path | None = None
     """PEM file of the certificate's private key."""
+
+    @property
+    def address(self) -> EtcdAddress:
+        """Where the store is, and with which certificates."""
+        return EtcdAddress(self.endpoints, self.ca, self.cert, self.key)
 
 
 class AgentConfig(Section, frozen=True):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from clustermesh.controller import Foreign, PublishController, RemoteController
-from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.etcd.client import Client
+from clustermesh.findings import STORE_AWAY
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch
@@ -24,6 +25,7 @@ from gateway.controller import EgressController
 from mesh import process
 from mesh.config import ControllerConfig, load_controller
 from mesh.core.feature import ControllerFeature
+from mesh.core.findings import STORE
 from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
@@ -37,11 +39,9 @@ from mesh.objects.manifests import Manifests
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
-from mesh.process import Since
+from mesh.process import Dated, Since
 from mesh.services.controller import ServicesController
 from srv6.controller import LocatorsController
-
-NO_ETCD = "M151"
 
 #: Makes further features of a controller from the tables of those that are there.
 More = Callable[["Features"], Iterable[ControllerFeature]]
@@ -62,7 +62,7 @@ class Features:
         self.cluster, self.objects = cluster, objects
         self.own = Own(cluster)
         self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore)
-        cidrs = [pool.cidr for pool in (*config.pools.pod_cidrs, *config.pools.locators)]
+        cidrs = [pool.cidr for _, pool in config.pools.all]
         self.foreign = Foreign(cluster, cidrs, meet)
         own, remote, foreign = self.own, self.remote, self.foreign.table
         self.locators = LocatorsController(cluster, config.pools.locators, objects, own, foreign)
@@ -126,8 +126,8 @@ class Controller:
     ) -> None:
         self.config = config
         self._steps = steps or Steps()
-        etcd, cluster = config.etcd, config.cluster
-        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        cluster = config.cluster
+        self.client = Client(config.etcd.address)
         self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=kinds)
         features = self.features = Features(config, self.manifests.objects, more)
         self.loop = Loop()
@@ -147,7 +147,7 @@ class Controller:
             on_synced=own.synced,
         )
         self._settled = False
-        self._since = Since()
+        self._since = Since(self._found)
 
     def _take(self, batch: Batch) -> None:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
@@ -164,6 +164,7 @@ class Controller:
                 group.create_task(self.manifests.run(), name="manifests")
                 group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.loop.run(), name="derive")
+                group.create_task(self._since.run(), name="date findings")
                 group.create_task(self.leading.run(), name="lead")
                 group.create_task(self.leading.pods.run(), name="snapshot of pods")
                 group.create_task(self.leading.allocator.keep(), name="snapshot of claims")
@@ -195,9 +196,9 @@ class Controller:
         self._settled |= bool(applied) and all(one.current for one in applied)
         return self._settled
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Dated]:
         """Everything that is wrong now, each since when."""
-        return self._since.dated(self._found())
+        return self._since.dated()
 
     def _found(self) -> Iterable[Finding]:
         yield from self.features.findings()
@@ -205,11 +206,11 @@ class Controller:
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"
-            yield Finding(NO_ETCD, place, "", f"{self.client.problem}; {stays}")
+            yield Finding(STORE_AWAY, place, "", f"{self.client.problem}; {stays}", (STORE,))
             return
         if self.view.problem:
             place = f"etcd {self.client.endpoint.text}"
-            yield Finding(NO_ETCD, place, "", f"{self.view.problem}; {stays}")
+            yield Finding(STORE_AWAY, place, "", f"{self.view.problem}; {stays}", (STORE,))
 
 
 def _ignore(_: ColumnChanges) -> None:

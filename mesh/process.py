@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,12 @@ Life = Callable[[C, Steps], Coroutine[Any, Any, None]]
 
 #: Objects between collections: with 65,536 addresses a full one stops the process for 0.1 s.
 COLLECT = (100_000, 50, 1000)
+#: Seconds between looks at what is wrong, and how many times its own length a look rests.
+LOOK_S, RESTS = 2.0, 100
+#: Seconds for which a finding may be away and still be the same one: a client that tries again
+#: shows no error during the attempt, and pauses between attempts are at most 5 s.
+KEEP_S = 10.0
+_Same = tuple[str, str, str, tuple[str, ...]]
 #: Seconds until the objects that are there count as there for good: no collection looks at them.
 FREEZE_S = 60.0
 #: Derivations that a process names in its status.
@@ -73,19 +79,50 @@ def busy(measured: Steps, loop: Loop) -> Mapping[str, object]:
     return {**measured.row(), "dearest": loop.costs()[:_SHOWN]}
 
 
+@dataclass(frozen=True, slots=True)
+class Dated(Finding):
+    """A finding, and since when it holds: Unix time in seconds."""
+
+    since: float = 0.0
+
+
 class Since:
-    """Dates findings: one that is still there keeps the time at which it was first seen."""
+    """The one place that knows since when a finding holds: since it was first seen here.
 
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str, str], float] = {}
+    A finding is the same as long as code, object, field and ``about`` are; its text may change.
+    ``found`` makes everything that is wrong now. ``monotonic`` and ``unix`` are clocks.
+    """
 
-    def dated(self, found: Iterable[Finding]) -> list[Finding]:
-        """The same findings, each once, with ``since``."""
-        now, seen = time.time(), dict[tuple[str, str, str], float]()
-        dated = []
-        for finding in dict.fromkeys(found):
-            key = (finding.code, finding.object, finding.field)
-            seen[key] = finding.since or self._seen.get(key, now)
-            dated.append(replace(finding, since=seen[key]))
-        self._seen = seen
-        return dated
+    def __init__(
+        self,
+        found: Callable[[], Iterable[Finding]],
+        monotonic: Callable[[], float] = time.monotonic,
+        unix: Callable[[], float] = time.time,
+    ) -> None:
+        self._found, self._monotonic, self._unix = found, monotonic, unix
+        self._seen: dict[_Same, tuple[float, float]] = {}  # first (Unix), last (monotonic)
+
+    def dated(self) -> list[Dated]:
+        """Everything that is wrong now, each once."""
+        now, unix, found = self._monotonic(), self._unix(), dict.fromkeys(self._found())
+        former = self._seen
+        self._seen = {same: at for same, at in former.items() if at[1] >= now - KEEP_S}
+        return [self._date(one, former.get(_same(one), (unix, now))[0], now) for one in found]
+
+    def _date(self, one: Finding, first: float, now: float) -> Dated:
+        self._seen[_same(one)] = first, now
+        return Dated(one.code, one.object, one.field, one.text, one.about, first)
+
+    async def run(self) -> None:
+        """Look for ever, so that a finding is dated before somebody asks."""
+        while True:
+            began = self._monotonic()
+            try:
+                self.dated()
+            except Exception:  # a health report that cannot be made ends no process
+                log.exception("event=findings_failed")
+            await asyncio.sleep(max(LOOK_S, RESTS * (self._monotonic() - began)))
+
+
+def _same(finding: Finding) -> _Same:
+    return finding.code, finding.object, finding.field, finding.about

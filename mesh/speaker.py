@@ -17,12 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from bgp import desired
+from bgp import findings as codes
 from bgp.desired import Peering, RouteKey
 from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
-from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.etcd.client import Client
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch
 from clustermesh.store.view import StoreView
@@ -52,7 +53,13 @@ def unmatched(peers: Iterable[BGPPeer], nodes: Iterable[Node]) -> list[Finding]:
     labels = [dict(node.labels) for node in nodes]
     text = "it selects no node, so nobody peers with the router"
     return [
-        Finding("B202", peer.origin or f"BGPPeer/{peer.name}", "spec.nodeSelector", text)
+        Finding(
+            codes.NO_NODE,
+            peer.origin or f"BGPPeer/{peer.name}",
+            "spec.nodeSelector",
+            text,
+            (f"peer/{peer.address}",),
+        )
         for peer in peers
         if not any(matches(peer.nodes, one) for one in labels)
     ]
@@ -79,8 +86,7 @@ class Speaker:
         )
         self.peerings: Table[IP, Peering] = Table("peering")
         self.routes: Table[RouteKey, Route] = Table("route")
-        etcd = config.etcd
-        self.client = Client(EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+        self.client = Client(config.etcd.address)
         own = f"meshgate/v1/{self.node.cluster}/"
         self.view = StoreView(
             self.client,
@@ -95,7 +101,7 @@ class Speaker:
         self.of_routes = self.loop.apply(self.routes, self.session.routes, after=[self.of_peerings])
         self._findings: dict[str, list[Finding]] = {}  # by the derivation that found them
         self._unreadable: dict[str, str] = {}
-        self._since = process.Since()
+        self._since = process.Since(self._found)
         self._owing = asyncio.Event()
         self._derivations()
 
@@ -104,8 +110,8 @@ class Speaker:
         self.loop.derive([], self.derive_peerings, [objects[NODES], objects[PEERS]])
         for feature in self.features:
             feature.derive(self.loop)
-        known: list[Source] = [objects[NODES], *self._inputs(), self.peerings]
-        self.loop.derive([], self.derive_routes, known)
+        sources: list[Source] = [objects[NODES], *self._inputs(), self.peerings]
+        self.loop.derive([], self.derive_routes, sources)
         self.session.lost = self._lost
         self.routes.listen(self._owing.set)
 
@@ -206,56 +212,62 @@ class Speaker:
 
     def route_rows(self) -> list[Row]:
         """``meshgate route list``: what is desired, and whether ExaBGP has it."""
-        said = self.session.memory.routes
+        announced = self.session.memory.routes
         return [
             {
                 "node": self.node.name,
                 "peer": key.peer,
                 "prefix": key.prefix,
                 "nextHop": route.next_hop,
-                "announced": said.get(key) == route,
+                "announced": announced.get(key) == route,
             }
             for key, route in self.routes.rows.items()
         ]
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[process.Dated]:
         """Everything that is wrong now, each since when."""
-        return self._since.dated(self._found())
+        return self._since.dated()
 
     def _found(self) -> Iterator[Finding]:
         yield from self.objects.findings.rows.values()
+        about = (f"node/{self.node.name}",)
         for findings in self._findings.values():
             yield from findings
         for feature in self.features:
             yield from feature.findings()
         if self.objects[NODES].synced and self.node not in self.objects[NODES].rows:
             text = "this node has no Node object: announcements stay as they are"
-            yield Finding("B205", f"node/{self.node.name}", "", text)
+            yield Finding(codes.NO_OBJECT, f"node/{self.node.name}", "", text, about)
         for key, text in self._unreadable.items():
-            yield Finding("B211", key, "", text)
+            yield Finding(codes.CLAIM_UNREADABLE, key, "", text)
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
-            yield Finding("B209", f"etcd {self.client.endpoint.text}", "", text)
+            yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
         yield from self._session_findings()
 
     def _session_findings(self) -> Iterator[Finding]:
-        problem = self.session.problem or self.session.memory.problem
-        if problem:
-            yield Finding("B204", f"{self.node.name}/exabgp", "", problem)
+        place, node = f"{self.node.name}/exabgp", f"node/{self.node.name}"
+        if self.session.problem:
+            yield Finding(codes.EXABGP_AWAY, place, "", self.session.problem, (node,))
+        if self.session.memory.problem:
+            yield Finding(codes.NOT_REMEMBERED, place, "", self.session.memory.problem, (node,))
         for peering in self.peerings.rows.values():
             state = self.session.state(peering)
             name = peering.origin or f"BGPPeer/{peering.name}"
             where = f"session of {self.node.name} with {peering.address}"
+            about = (node, f"peer/{peering.address}")
             if state.state != "established":
                 text = f"{where} is {state.state}: {state.reason or 'no answer yet'}"
-                yield Finding("B201", name, f"spec.address {self.node.name}", text, state.since)
+                field = f"spec.address {self.node.name}"
+                yield Finding(codes.SESSION_DOWN, name, field, text, about)
                 continue
             for family in self._unsent(peering, state.families):
                 text = f"{where}: the router does not take {family}, whose routes are not sent"
-                yield Finding("B206", name, f"{family} {self.node.name}", text)
+                field = f"{family} {self.node.name}"
+                yield Finding(codes.FAMILY_REFUSED, name, field, text, about)
         for key, error in self.of_routes.report.errors.items():
             text = f"cannot be announced: {error}"
-            yield Finding("B208", f"{self.node.name}/route {key}", "", text)
+            yield Finding(codes.NOT_ANNOUNCED, f"{self.node.name}/route {key}", "", text, (node,))
 
     def _unsent(self, peering: Peering, families: tuple[str, ...]) -> list[str]:
         wanted = {
@@ -295,6 +307,7 @@ class Speaker:
                 group.create_task(self.session.run(), name="session")
                 group.create_task(self.release(), name="end-of-rib")
                 group.create_task(self.loop.run(), name="loop")
+                group.create_task(self._since.run(), name="date findings")
         finally:
             await self.client.aclose()
             self.engine.disown()

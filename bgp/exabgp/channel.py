@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bgp.exabgp.lines import RESET, VERSION, Event, checked, event, is_event
+from bgp.exabgp.lines import RESET, VERSION, SessionEvent, checked, event, is_event
 
 #: Commands sent ahead of their acknowledgement; more makes ExaBGP slower, not faster.
 WINDOW = 50
@@ -24,7 +24,7 @@ LONGEST = 8 << 20
 ACKS = ("done", "error")
 
 
-class Refused(OSError):
+class CommandRefused(OSError):
     """ExaBGP answered ``error``."""
 
 
@@ -35,7 +35,7 @@ class Channel:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[SessionEvent], None],
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -44,7 +44,7 @@ class Channel:
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path, on_event: Callable[[Event], None]) -> Channel:
+    async def open(cls, path: Path, on_event: Callable[[SessionEvent], None]) -> Channel:
         """Connect; raises OSError."""
         reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST)
         return cls(reader, writer, on_event)
@@ -80,16 +80,16 @@ class Channel:
             await self._answer()
 
     async def ask(self, line: str) -> list[str]:
-        """The lines of the answer; raises ``Refused`` or OSError."""
+        """The lines of the answer; raises ``CommandRefused`` or OSError."""
         async with self._turn:
-            said, acks = await self._exchange([line])
+            answers, acks = await self._exchange([line])
         if acks != ["done"]:
-            raise Refused(line)
-        return said
+            raise CommandRefused(line)
+        return answers
 
-    async def tell(self, lines: Sequence[str]) -> dict[str, Refused]:
+    async def tell(self, lines: Sequence[str]) -> dict[str, CommandRefused]:
         """Say all lines; the refused ones come back."""
-        refused: dict[str, Refused] = {}
+        refused: dict[str, CommandRefused] = {}
         for at in range(0, len(lines), WINDOW):
             batch = lines[at : at + WINDOW]
             async with self._turn:
@@ -98,13 +98,13 @@ class Channel:
                 refused |= await self._culprits(batch)
         return refused
 
-    async def _culprits(self, lines: Sequence[str]) -> dict[str, Refused]:
+    async def _culprits(self, lines: Sequence[str]) -> dict[str, CommandRefused]:
         """Say them again one by one: within a batch errors may overtake."""
-        refused: dict[str, Refused] = {}
+        refused: dict[str, CommandRefused] = {}
         for line in lines:
             try:
                 await self.ask(line)
-            except Refused as error:
+            except CommandRefused as error:
                 refused[line] = error
         return refused
 
@@ -113,12 +113,12 @@ class Channel:
             self.close()
             raise ConnectionError("ExaBGP answers what nobody asked")
         self._writer.write("".join(f"{checked(line)}\n" for line in lines).encode())
-        said: list[str] = []
+        answers: list[str] = []
         acks: list[str] = []
         while len(acks) < len(lines):
             answer = await self._answer()
-            (acks if answer in ACKS else said).append(answer)
-        return said, acks
+            (acks if answer in ACKS else answers).append(answer)
+        return answers, acks
 
     async def _answer(self) -> str:
         try:
@@ -137,8 +137,8 @@ class Channel:
 
     def _heard(self, line: str) -> None:
         try:
-            said = event(line)
+            seen = event(line)
         except (ValueError, KeyError):
             return  # an event that is none: nothing depends on a single one
-        if said is not None:
-            self._on_event(said)
+        if seen is not None:
+            self._on_event(seen)

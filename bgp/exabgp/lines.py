@@ -61,7 +61,7 @@ def end_of_rib(peer: IP, family: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SessionEvent:
     """``state`` (connected, up, down), ``notification`` or ``negotiated`` of one session."""
 
     kind: str
@@ -74,15 +74,15 @@ class Event:
     families: tuple[str, ...] = ()
 
 
-def event(line: str) -> Event | None:
+def event(line: str) -> SessionEvent | None:
     """The event in a line; None for events that nobody needs. Raises ValueError for no JSON."""
-    said = json.loads(line)
-    neighbor = said.get("neighbor")
-    kind = said.get("type", "")
+    message = json.loads(line)
+    neighbor = message.get("neighbor")
+    kind = message.get("type", "")
     if not neighbor or kind not in ("state", "notification", "negotiated"):
         return None
     notification = neighbor.get("notification") or _notification(neighbor.get("message", {}))
-    return Event(
+    return SessionEvent(
         kind=kind,
         peer=ip_address(neighbor["address"]["peer"]),
         state=neighbor.get("state", ""),
@@ -111,10 +111,10 @@ def is_event(line: str) -> bool:
 
 def dumped_route(line: str) -> tuple[RouteKey, Route]:
     """One line of the answer to ``ROUTES``."""
-    said = json.loads(line)
-    nlri = said["route"]["nlri"]
+    message = json.loads(line)
+    nlri = message["route"]["nlri"]
     prefix = ip_network(nlri["prefix"])
-    key = RouteKey(ip_address(said["peer"]["address"]), prefix)
+    key = RouteKey(ip_address(message["peer"]["address"]), prefix)
     return key, Route(prefix, ip_address(nlri["nexthop"]))
 
 
@@ -129,11 +129,11 @@ class Neighbor:
 
 def dumped_neighbors(line: str) -> list[Neighbor]:
     """The answer to ``NEIGHBORS``: one line."""
-    return [_neighbor(said) for said in json.loads(line)]
+    return [_neighbor(message) for message in json.loads(line)]
 
 
-def _neighbor(said: dict[str, Any]) -> Neighbor:
-    established = said["fsm"] == "ESTABLISHED"
-    theirs = said["peer"]["families"]
+def _neighbor(message: dict[str, Any]) -> Neighbor:
+    established = message["fsm"] == "ESTABLISHED"
+    theirs = message["peer"]["families"]
     families = tuple(family for family in FAMILIES if established and theirs.get(family))
-    return Neighbor(ip_address(said["peer"]["address"]), established, families)
+    return Neighbor(ip_address(message["peer"]["address"]), established, families)

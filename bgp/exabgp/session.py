@@ -24,15 +24,15 @@ from ipaddress import IPv4Address
 
 from bgp.desired import Peering, RouteKey
 from bgp.exabgp.applied import Memory
-from bgp.exabgp.channel import Channel, Refused
+from bgp.exabgp.channel import Channel, CommandRefused
 from bgp.exabgp.config import config_text
 from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import (
     NEIGHBORS,
     RELOAD,
     ROUTES,
-    Event,
     Neighbor,
+    SessionEvent,
     announce,
     dumped_neighbors,
     dumped_route,
@@ -53,11 +53,14 @@ RELAY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One session: ``state`` is established, down or connecting; ``reason`` in words."""
+    """One session: ``state`` is established, down or connecting; ``reason`` in words.
+
+    ``entered`` is the Unix time of the last event.
+    """
 
     state: str
     reason: str
-    since: float
+    entered: float
     families: tuple[str, ...] = ()
 
 
@@ -74,7 +77,7 @@ class Session:
         self.lost: Callable[[], None] = lambda: None
         self.owed: set[IP] = set()  # up, and without End-of-RIB
         self._states: dict[IP, State] = {}
-        self._notification: dict[IP, Event] = {}
+        self._notification: dict[IP, SessionEvent] = {}
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
         self._channel: Channel | None = None
@@ -87,8 +90,8 @@ class Session:
         state = self._states.get(peering.address)
         if self._channel is None or state is None:
             return State("down", self.problem or "ExaBGP is starting", now)
-        if state.state == "connecting" and now - state.since > SILENT_S:
-            return State("down", silent(peering), state.since)
+        if state.state == "connecting" and now - state.entered > SILENT_S:
+            return State("down", silent(peering), state.entered)
         return state
 
     async def run(self) -> None:
@@ -136,7 +139,7 @@ class Session:
         self.memory.save(peerings=peerings, settled=False)
         try:
             await self._reload(channel)
-        except Refused as error:
+        except CommandRefused as error:
             self.memory.save(peerings=last, settled=settled)
             self._write_config()
             raise OSError(
@@ -186,7 +189,7 @@ class Session:
     async def _attach(self, channel: Channel) -> None:
         await channel.attach()
         if not self.memory.settled:  # a speaker was killed while ExaBGP reloaded
-            with suppress(Refused):
+            with suppress(CommandRefused):
                 await self._reload(channel)
         self._states = {}
         self._expect(self.memory.peerings)
@@ -238,29 +241,28 @@ class Session:
         self._states[peer] = State("established", "", time.time(), families)
         self.owed.add(peer)
 
-    def _on_event(self, said: Event) -> None:
-        known = self._states.get(said.peer)
-        if said.kind == "negotiated":
-            why = known.reason if known else ""
-            self._states[said.peer] = State("connecting", why, time.time(), said.families)
-        elif said.kind == "notification":
-            self._notification[said.peer] = said
-        elif said.state == "up":
-            self._up(said.peer, known.families if known else ())
+    def _on_event(self, event: SessionEvent) -> None:
+        state = self._states.get(event.peer)
+        if event.kind == "negotiated":
+            why = state.reason if state else ""
+            self._states[event.peer] = State("connecting", why, time.time(), event.families)
+        elif event.kind == "notification":
+            self._notification[event.peer] = event
+        elif event.state == "up":
+            self._up(event.peer, state.families if state else ())
             self.lost()
-        elif said.state == "down":
-            self._down(said)
+        elif event.state == "down":
+            self._down(event)
 
-    def _down(self, said: Event) -> None:
-        notification = self._notification.pop(said.peer, None)
-        self.owed.discard(said.peer)
-        peering = self.memory.peerings.get(said.peer)
-        text = reason(peering, said.text, notification) if peering else said.text
-        known = self._states.get(said.peer)
-        since = known.since if known and known.reason == text else time.time()
-        self._states[said.peer] = State("down", text, since)
-        if not known or known.reason != text:
-            log.warning("session is down: peer=%s reason=%s", said.peer, text)
+    def _down(self, event: SessionEvent) -> None:
+        notification = self._notification.pop(event.peer, None)
+        self.owed.discard(event.peer)
+        peering = self.memory.peerings.get(event.peer)
+        text = reason(peering, event.text, notification) if peering else event.text
+        state = self._states.get(event.peer)
+        self._states[event.peer] = State("down", text, time.time())
+        if not state or state.reason != text:
+            log.warning("session is down: peer=%s reason=%s", event.peer, text)
 
 
 async def announced(channel: Channel) -> dict[RouteKey, Route]:
@@ -312,13 +314,13 @@ class Routes:
 
     async def upsert(self, rows: Mapping[RouteKey, Route]) -> Mapping[RouteKey, Exception]:
         """Announce routes, or replace their next hop."""
-        said, errors = {}, dict[RouteKey, Exception]()
+        commands, errors = {}, dict[RouteKey, Exception]()
         for key, route in rows.items():
             try:
-                said[announce(key, route)] = key
+                commands[announce(key, route)] = key
             except ValueError as error:
                 errors[key] = error
-        errors |= await self._tell(said)
+        errors |= await self._tell(commands)
         good = {key: route for key, route in rows.items() if key not in errors}
         self._session.memory.remember(good)
         return errors
@@ -326,13 +328,13 @@ class Routes:
     async def delete(self, keys: Collection[RouteKey]) -> Mapping[RouteKey, Exception]:
         """Withdraw prefixes."""
         routes = self._session.memory.routes
-        said = {withdraw(key, routes[key].next_hop): key for key in keys if key in routes}
-        errors = await self._tell(said)
+        commands = {withdraw(key, routes[key].next_hop): key for key in keys if key in routes}
+        errors = await self._tell(commands)
         self._session.memory.remember({}, [key for key in keys if key not in errors])
         return errors
 
-    async def _tell(self, said: Mapping[str, RouteKey]) -> dict[RouteKey, Exception]:
-        if not said:
+    async def _tell(self, commands: Mapping[str, RouteKey]) -> dict[RouteKey, Exception]:
+        if not commands:
             return {}
-        refused = await (await self._session.channel()).tell(list(said))
-        return {said[line]: error for line, error in refused.items()}
+        refused = await (await self._session.channel()).tell(list(commands))
+        return {commands[line]: error for line, error in refused.items()}

@@ -37,13 +37,9 @@ struct connection {
 	__u32 destination_identity;
 };
 
-enum connection_limit { /* entries, unless the configuration says otherwise */
-			CONNECTIONS = 65536,
-			CONNECTIONS_PRESSURE =
-			    CONNECTIONS /
-			    2, /* beyond it new connections matter more than old ones */
+enum connection_limit {
+	CONNECTIONS = 65536, /* entries, unless the configuration says otherwise */
 };
-SCHEMA(enum connection_limit, connection_limit);
 
 enum direction {
 	DIRECTION_NEW,

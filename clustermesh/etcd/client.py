@@ -50,8 +50,8 @@ __all__ = [
     "EtcdAddress",
     "EtcdError",
     "FutureRevision",
+    "KeyList",
     "LeaseNotFound",
-    "Listing",
     "OutcomeUnknown",
     "Replaced",
     "StoreFull",
@@ -109,7 +109,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class KeyList:
     """Keys of a prefix at one revision: all of them, or a page."""
 
     revision: int
@@ -161,7 +161,7 @@ class Client:
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    async def pages(self, prefix: str) -> AsyncGenerator[Listing, None]:
+    async def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
         """All keys of a prefix in the order of their bytes, page by page, at one revision.
 
         The revision is that of the first page; at least one page comes. Raises Compacted when that
@@ -173,24 +173,24 @@ class Client:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
             revision = revision or page.header.revision
-            yield Listing(revision, page.kvs)
+            yield KeyList(revision, page.kvs)
             if not page.more:
                 return
             key = page.kvs[-1].key + b"\0"
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str) -> KeyList:
         """All keys of a prefix at one revision, at once; for prefixes with few keys."""
         for _ in range(LISTS):
             with suppress(Compacted):
                 return await self._list(prefix)
         return await self._list(prefix)
 
-    async def _list(self, prefix: str) -> Listing:
+    async def _list(self, prefix: str) -> KeyList:
         kvs: list[pb.KeyValue] = []
         async with aclosing(self.pages(prefix)) as pages:
             async for page in pages:
                 kvs += page.kvs
-        return Listing(page.revision, kvs)
+        return KeyList(page.revision, kvs)
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""

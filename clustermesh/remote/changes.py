@@ -19,7 +19,7 @@ from mesh.identity.addresses import KIND_POD, VALUE
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: The fields of ``VALUE``: ``node`` is the tunnel endpoint, ``cluster`` the peer's id.
+#: The fields of ``VALUE``: ``node`` is the tunnel endpoint, ``cluster`` the cluster's id.
 AddressRow = tuple[int, int, int, int, int]
 
 

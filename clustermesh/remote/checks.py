@@ -2,8 +2,8 @@
 
 A function raises ``NotAccepted``, or returns a row that was judged against ``RemoteCluster``: the
 cluster's name and accepted id, its accepted nodes, and the ledger of what others hold.
-``read_address`` alone is what the value says by itself. Codes are stable;
-``reference/clustermesh-wire.md`` 16 and 22.4.
+``read_address`` alone is what the value says by itself. The codes are
+those of ``clustermesh/findings.py``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,21 @@ from ipaddress import IPv4Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
+from clustermesh.findings import (
+    ADDRESS_TAKEN,
+    BACKEND_OUTSIDE,
+    CAPABILITIES,
+    CLUSTER_ID,
+    CLUSTER_NAME,
+    IDENTITY_RANGE,
+    LABELS,
+    MISMATCH,
+    NO_ENDPOINT,
+    OUTSIDE,
+    RESERVED,
+)
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import (
-    ADDRESS_TAKEN,
     MAPPED,
     Holder,
     Holdings,
@@ -35,17 +47,7 @@ from mesh.core.model import (
     Node,
     Service,
 )
-
-CONFIG = "M121"
-CLUSTER_NAME = "M122"
-CLUSTER_ID = "M123"
-IDENTITY_RANGE = "M125"
-RESERVED = "M126"
-OUTSIDE = "M127"
-MISMATCH = "M130"
-BACKEND_OUTSIDE = "M131"
-NO_ENDPOINT = "M135"
-LABELS = "M136"
+from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY, identity_range
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
 _EXPORT_MODES = frozenset({"", "services-and-endpointslices", "endpointslices-only"})
@@ -321,10 +323,10 @@ def _outside(remote: RemoteCluster, name: str, first: int, last: int) -> NotAcce
 
 
 def _check_identity(remote: RemoteCluster, name: str, identity_id: int) -> None:
-    if identity_id < wire.FIRST_IDENTITY:
+    if identity_id < FIRST_IDENTITY:
         raise NotAccepted(RESERVED, name, f"identity {identity_id} is reserved")
-    if identity_id >> wire.CLUSTER_SHIFT != remote.id:
-        numbers = wire.identity_range(remote.id)
+    if identity_id >> CLUSTER_SHIFT != remote.id:
+        numbers = identity_range(remote.id)
         text = (
             f"identity {identity_id} is not in {numbers[0]}..{numbers[-1]} of cluster {remote.name}"
         )
@@ -347,11 +349,11 @@ def _check_capabilities(capabilities: wire.Capabilities) -> None:
     mode = capabilities.endpoint_slices_export_mode or ""
     if mode not in _EXPORT_MODES:
         text = f"{mode!r} is no known mode"
-        raise NotAccepted(CONFIG, "capabilities.endpointSlicesExportMode", text)
+        raise NotAccepted(CAPABILITIES, "capabilities.endpointSlicesExportMode", text)
     clusters = capabilities.max_connected_clusters or wire.MAX_CLUSTERS
     if clusters != wire.MAX_CLUSTERS:
         text = f"{clusters} clusters in its mesh, {wire.MAX_CLUSTERS} in ours"
-        raise NotAccepted(CONFIG, "capabilities.maxConnectedClusters", text)
+        raise NotAccepted(CAPABILITIES, "capabilities.maxConnectedClusters", text)
 
 
 def _networks(row: Node) -> list[tuple[str, Network]]:

@@ -1,8 +1,9 @@
 """Who holds which prefix, node address and cluster id: what two clusters must not share.
 
-Each agent and controller keeps one ledger. Its own facts stand in it first and always win; peers
-enter what their accepted nodes claim, and a claim that meets somebody else's is refused with a
-text that names both. IPv4 is counted in its IPv4-mapped form, so one order covers both families.
+Each agent and controller keeps one ledger. Its own facts stand in it first and always win; the
+accepted nodes of other clusters enter what they claim. A claim that meets somebody else's is
+refused with a text that names both. IPv4 is counted in its IPv4-mapped form, so one order covers
+both families.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 
+from clustermesh.findings import ADDRESS_TAKEN, ID_TAKEN, PREFIX_TAKEN
+from mesh.core.findings import Code
 from mesh.core.model import IP, Network
 
 MAPPED = 0xFFFF << 32
@@ -27,21 +30,16 @@ NEVER: tuple[Network, ...] = (
 class NotAccepted(Exception):  # a judgement, not a failure of this program
     """A claim that is not accepted: a stable code, the field at fault and a sentence."""
 
-    def __init__(self, code: str, field: str, text: str) -> None:
+    def __init__(self, code: Code, field: str, text: str) -> None:
         super().__init__(f"{code} {field}: {text}")
         self.code = code
         self.field = field
         self.text = text
 
 
-ID_TAKEN = "M124"
-ADDRESS_TAKEN = "M128"
-OVERLAP = "M129"
-
-
 @dataclass(frozen=True, slots=True)
 class OwnFacts:
-    """What this cluster has and no peer may claim."""
+    """What this cluster has and no other may claim."""
 
     cluster: str
     id: int
@@ -255,7 +253,9 @@ class Ledger:
             self._check_network(holder, name, network)
             for _, other in claimed.networks[:at]:
                 if span(other)[0] <= span(network)[1] and span(network)[0] <= span(other)[1]:
-                    raise NotAccepted(OVERLAP, name, f"{network} overlaps {other} of the same node")
+                    raise NotAccepted(
+                        PREFIX_TAKEN, name, f"{network} overlaps {other} of the same node"
+                    )
         for name, address in claimed.addresses:
             self._check_address(holder, name, address)
         if self._claims.get(holder) == claimed:
@@ -289,26 +289,26 @@ class Ledger:
         for never in NEVER:
             if never.version == network.version and never.overlaps(network):
                 raise NotAccepted(
-                    OVERLAP, name, f"{network} is no prefix for pods: it meets {never}"
+                    PREFIX_TAKEN, name, f"{network} is no prefix for pods: it meets {never}"
                 )
         ours = self._own_networks.meeting(first, last)
         if ours is not None:
             text = f"{network} overlaps {ours} of our cluster {self._own_cluster}"
-            raise NotAccepted(OVERLAP, name, text)
+            raise NotAccepted(PREFIX_TAKEN, name, text)
         for other, whose in self._networks.meeting(first, last):
             if whose != holder:
-                raise NotAccepted(OVERLAP, name, f"{network} overlaps {other} of {whose}")
+                raise NotAccepted(PREFIX_TAKEN, name, f"{network} overlaps {other} of {whose}")
         self._check_nodes_inside(holder, name, network)
 
     def _check_nodes_inside(self, holder: Holder, name: str, network: Network) -> None:
         first, last = span(network)
         if self.holds_own_node(first, last):
             text = f"{network} holds an address of a node of our cluster {self._own_cluster}"
-            raise NotAccepted(OVERLAP, name, text)
+            raise NotAccepted(PREFIX_TAKEN, name, text)
         for at in range(bisect_left(self._order, first), bisect_right(self._order, last)):
             whose = self._addresses[self._order[at]]
             if whose.cluster != holder.cluster:
-                raise NotAccepted(OVERLAP, name, f"{network} holds an address of {whose}")
+                raise NotAccepted(PREFIX_TAKEN, name, f"{network} holds an address of {whose}")
 
     def _check_address(self, holder: Holder, name: str, address: IP) -> None:
         here = number(address)

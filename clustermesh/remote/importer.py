@@ -13,18 +13,17 @@ code; it does no I/O.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from clustermesh.remote import checks, wire
+from clustermesh import findings as codes
+from clustermesh.remote import wire
 from clustermesh.remote.changes import Draft, ImportChanges, address_row, columns
 from clustermesh.remote.checks import AcceptedAddress, RemoteCluster, RemoteNode
 from clustermesh.remote.holdings import (
-    ADDRESS_TAKEN,
     Holder,
     Ledger,
     NotAccepted,
@@ -45,15 +44,8 @@ Touched = Mapping[AnyShared, Collection[str]]
 #: Keys that are judged in one piece.
 _JUDGED = 32
 
-UNREADABLE = "M133"
-TOO_MANY = "M134"
-NO_CONFIG = "M137"
-MORE = "M139"
-
 #: Refusals that a change of the cluster's nodes may lift.
-_DEPENDENT = frozenset(
-    {checks.OUTSIDE, checks.BACKEND_OUTSIDE, checks.NO_ENDPOINT, checks.RESERVED}
-)
+_DEPENDENT = frozenset({codes.OUTSIDE, codes.BACKEND_OUTSIDE, codes.NO_ENDPOINT, codes.RESERVED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +68,12 @@ class Importer:
         cluster: str,
         ledger: Ledger,
         limits: Limits | None = None,
-        clock: Callable[[], float] = time.time,
         nouns: Sequence[AnyShared] = SHARED,
     ) -> None:
         self.cluster = RemoteCluster(cluster, ledger)
         self.canaries: set[str] = set()  # prefixes that the cluster has written completely
-        self._limits, self._clock = limits or Limits(), clock
+        self._limits = limits or Limits()
+        self._about = (f"cluster/{wire.plain(cluster)}",)
         self._config = wire.config_key(cluster)
         self._addresses = AddressKeys(ADDRESS, cluster)
         self._keys: dict[AnyShared, KeyStore] = {
@@ -136,14 +128,15 @@ class Importer:
             if unread:
                 limit, place = self._limits.of(noun), f"{noun.prefix}{name}/"
                 text = f"more than {limit} keys: {unread} further ones are not read"
-                shown[place] = Finding(TOO_MANY, place, "keys", text, self._clock())
+                shown[place] = Finding(codes.TOO_MANY, place, "keys", text, self._about)
         hidden = len(self._refused) - self._limits.findings
         if hidden > 0:
-            place = f"cilium/cache/*/v1/{name}/"
-            shown[place] = Finding(MORE, place, "keys", f"{hidden} further keys are refused")
+            place, text = f"cilium/cache/*/v1/{name}/", f"{hidden} further keys are refused"
+            shown[place] = Finding(codes.MORE, place, "keys", text, self._about)
         if not self.cluster.id and any(self._keys.values()) and self._config not in shown:
             text = f"cluster {name} has keys but no cluster config: none is used"
-            shown[self._config] = Finding(NO_CONFIG, wire.plain(self._config), "", text)
+            place = wire.plain(self._config)
+            shown[self._config] = Finding(codes.NO_CONFIG, place, "", text, self._about)
         return shown
 
     # --- Keys in ------------------------------------------------------------------------------
@@ -420,12 +413,10 @@ class Importer:
         return None, ()
 
     def _refuse(self, noun: AnyShared, key: str, refusal: NotAccepted | WireError) -> None:
-        code = refusal.code if isinstance(refusal, NotAccepted) else UNREADABLE
-        before = self._refused.get(key)
-        since = before.since if before and before.code == code else self._clock()
-        text = wire.plain(refusal.text)
-        self._refused[key] = Finding(code, wire.plain(key), wire.plain(refusal.field), text, since)
-        if noun is not NODE and (code in _DEPENDENT or code == ADDRESS_TAKEN):
+        code = refusal.code if isinstance(refusal, NotAccepted) else codes.UNREADABLE
+        place, field, text = map(wire.plain, (key, refusal.field, refusal.text))
+        self._refused[key] = Finding(code, place, field, text, self._about)
+        if noun is not NODE and (code in _DEPENDENT or code == codes.ADDRESS_TAKEN):
             self._waiting[key] = noun
 
     def _clear(self, key: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from clustermesh.findings import TOO_LARGE
 from clustermesh.remote.checks import AcceptedAddress, AddressValue, pack
 from clustermesh.remote.holdings import NotAccepted
 from clustermesh.remote.shared import Shared
@@ -21,7 +22,6 @@ from clustermesh.remote.wire import WireError
 D = TypeVar("D")
 R = TypeVar("R")
 
-TOO_LARGE = "M132"
 
 #: Different tunnel endpoints whose text is kept once; a cluster could else fill the memory.
 _HOSTS = 16_384

@@ -63,7 +63,7 @@ class RemoteTables(Sliced):
         self.services: Table[ServiceKey, Service] = self.tables[SERVICE]
         self.identities: Table[int, Identity] = self.tables[IDENTITY]
         #: Cluster id by name, of the own cluster and of every accepted one.
-        self.ids: Table[str, int] = Table("cluster id")
+        self.ids: Table[str, int] = Table("id of cluster")
         self.ids.replace({own.cluster: own.id})
         self._own = own.cluster
         self.imports = Imports(own, nouns=nouns)

@@ -32,11 +32,8 @@ CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster"
 ACCOUNT_LABEL = "k8s:io.cilium.k8s.policy.serviceaccount"
 #: 255 clusters: 8 bits of cluster id over 16 bits of number.
 MAX_CLUSTERS = 255
-CLUSTER_SHIFT = 16
 #: Protocols of service ports; others (SCTP) are left out of rows.
 PROTOCOLS = frozenset({"TCP", "UDP"})
-#: Identities below are reserved and mean the same in every cluster.
-FIRST_IDENTITY = 256
 
 _CLUSTER_NAME = re.compile(r"(?=.{1,32}\Z)([a-z0-9][-a-z0-9]*)?[a-z0-9]")
 _OBJECT_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -116,12 +113,6 @@ def is_cluster_name(name: str) -> bool:
 def is_object_name(name: str) -> bool:
     """The name of a Kubernetes object: a DNS subdomain."""
     return _OBJECT_NAME.fullmatch(name) is not None
-
-
-def identity_range(cluster_id: int) -> range:
-    """The identities that a cluster may allocate."""
-    first = cluster_id << CLUSTER_SHIFT
-    return range(max(first, FIRST_IDENTITY), (cluster_id + 1) << CLUSTER_SHIFT)
 
 
 def plain(text: str) -> str:

@@ -10,11 +10,9 @@ from typing import Any
 
 import msgspec
 
+from clustermesh.findings import ID_USED, OTHER_CONFIG
 from clustermesh.remote import wire
 from mesh.core.model import Finding
-
-OTHER_CONFIG = "M146"
-ID_USED = "M147"
 
 
 def encode(config: Mapping[str, object]) -> bytes:
@@ -47,7 +45,8 @@ def id_findings(name: str, id_: int, configs: Mapping[str, bytes]) -> list[Findi
             continue
         if used == id_ and other != name:
             text = f"cluster id {id_} of {name} is used by cluster {wire.plain(other)}"
-            findings.append(Finding(ID_USED, wire.plain(key), "id", text))
+            about = (f"cluster/{wire.plain(other)}",)
+            findings.append(Finding(ID_USED, wire.plain(key), "id", text, about))
     return findings
 
 

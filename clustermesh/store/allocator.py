@@ -9,7 +9,6 @@ that was replaced by an empty one gets the same numbers back, even from a restar
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 import uuid
 from collections import defaultdict
@@ -125,7 +124,7 @@ class _Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimAnswer:
     """Claims by owner, and why the other owners have none."""
 
     claims: Mapping[str, Claim]
@@ -140,16 +139,6 @@ class Ask:
     pool: str
     owners: Sequence[str]
     candidates: Sequence[int]
-
-
-def identity_numbers(cluster_id: int) -> range:
-    """The identities a cluster may give: 24 bits with the cluster id on top."""
-    return range((cluster_id << 16) + 1, (cluster_id + 1) << 16)
-
-
-def scattered(numbers: range) -> Sequence[int]:
-    """The same numbers in random order."""
-    return random.sample(numbers, len(numbers))
 
 
 class Allocator:
@@ -226,23 +215,23 @@ class Allocator:
 
     async def claim_all(
         self, noun: str, pool: str, owners: Iterable[str], candidates: Sequence[int]
-    ) -> Claimed:
+    ) -> ClaimAnswer:
         """Numbers for many owners at once, taken from ``candidates`` in their order."""
         return (await self.claim_pools([Ask(noun, pool, tuple(owners), candidates)]))[0]
 
-    async def claim_pools(self, asks: Sequence[Ask]) -> Sequence[Claimed]:
+    async def claim_pools(self, asks: Sequence[Ask]) -> Sequence[ClaimAnswer]:
         """Numbers out of several pools, each named once; the snapshot is written once."""
         async with self._lock:
             await _together(self._claim_new(ask) for ask in asks)
             await self.save()
             return [self._claimed(ask) for ask in asks]
 
-    def _claimed(self, ask: Ask) -> Claimed:
+    def _claimed(self, ask: Ask) -> ClaimAnswer:
         place = self._pools[ask.noun, ask.pool]
         claims = {o: place.owners[o].claim for o in ask.owners if o in place.owners}
         full = PoolFull(f"{ask.noun} pool {ask.pool} of {self._cluster}: no number is free")
         rest = (owner for owner in ask.owners if owner not in claims)
-        return Claimed(claims, {owner: place.inconsistent.get(owner, full) for owner in rest})
+        return ClaimAnswer(claims, {owner: place.inconsistent.get(owner, full) for owner in rest})
 
     async def release(self, noun: str, pool: str, owner: str) -> None:
         """Give the owner's number back; it rests. An owner without one is no error."""

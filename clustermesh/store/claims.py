@@ -52,7 +52,7 @@ class OwnerValue(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ClaimRows:
     """What a batch says about claims: held ones, numbers no longer held, unreadable keys.
 
     A resting number is no longer held; nobody else has it before its next claim.
@@ -107,7 +107,7 @@ def rows(
     nouns: Collection[str],
     puts: Iterable[Entry],
     deletes: Iterable[str] = (),
-) -> Rows:
+) -> ClaimRows:
     """Claims of these nouns in a batch of ``Follow``."""
     held: dict[ClaimKey, Claim] = {}
     resting: dict[ClaimKey, Claim] = {}
@@ -124,7 +124,7 @@ def rows(
             resting[record.key] = record.claim
         elif record:
             held[record.key] = record.claim
-    return Rows(held, resting, gone, unreadable)
+    return ClaimRows(held, resting, gone, unreadable)
 
 
 def encode_number(owner: str, *, released: int = 0, epoch: int = 0) -> bytes:

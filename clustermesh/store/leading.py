@@ -22,9 +22,17 @@ from clustermesh import publish
 from clustermesh.controller import PublishController
 from clustermesh.etcd.client import Client, EtcdError
 from clustermesh.etcd.requests import get_op, if_created, put_op, read_kv
+from clustermesh.findings import (
+    CANNOT_WRITE,
+    CONTRADICTION,
+    NOT_LEADING,
+    NOT_RESTORED,
+    NOT_SAVED,
+    POOL_FULL,
+)
 from clustermesh.remote import wire
 from clustermesh.store.agreed import config_findings, encode, id_findings
-from clustermesh.store.allocator import Allocator, Ask
+from clustermesh.store.allocator import Allocator, Ask, Inconsistent
 from clustermesh.store.claims import former, owner_key
 from clustermesh.store.keys import LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
@@ -48,12 +56,6 @@ SNAPSHOT_S = 5.0
 #: Keys of one Txn of restored pods: one comparison each and the fence's two.
 PODS_PER_TXN = 100
 
-POOL_FULL = "M145"
-CANNOT_WRITE = "M149"
-NOT_RESTORED = "M150"
-NOT_LEADING = "M152"
-NOT_SAVED = "M153"
-
 #: Snapshots in the state directory, and one's name when it was written as a whole.
 CLAIMS_FILE, PODS_FILE = "claims.journal", "pods.journal"
 FORMER_PODS_FILE = "pods.json"
@@ -65,6 +67,8 @@ class Wants:
     def __init__(self, features: Iterable[ControllerFeature]) -> None:
         self.wanted: Table[Want, bool] = Table("claim wanted")
         self.refused: Table[Want, str] = Table("claim refused")
+        #: Those of the refused whose keys in the store contradict each other.
+        self.contradictory: frozenset[Want] = frozenset()
         self._features = tuple(features)
         self._claimable = {one.noun: one for feature in self._features for one in feature.claims}
 
@@ -93,14 +97,15 @@ class Wants:
         """Owners that get no number."""
         for want, text in self.refused.rows.items():
             key = owner_key(cluster, want.noun, want.pool, want.owner)
-            yield Finding(POOL_FULL, key, "number", text)
+            code = CONTRADICTION if want in self.contradictory else POOL_FULL
+            yield Finding(code, key, "number", text)
 
     def _take(self, changes: Changes[Want, bool]) -> None:
         self.wanted.upsert(changes.upsert)
         self.wanted.delete(changes.delete)
 
 
-class Claims:
+class ClaimTarget:
     """Target: wanted claims. Only nouns that say so are ever given back.
 
     A full pool is no error of the target but a row in ``refused``: the next full round tries again.
@@ -120,14 +125,15 @@ class Claims:
             for (noun, pool), group in groupby(sorted(rows), lambda want: (want.noun, want.pool))
             if (wants := list(group))
         ]
-        refused = {
-            Want(ask.noun, ask.pool, owner): str(error)
+        errors = {
+            Want(ask.noun, ask.pool, owner): error
             for ask, claimed in zip(asks, await self._allocator.claim_pools(asks), strict=True)
             for owner, error in claimed.refused.items()
         }
         table, wanted = self._wants.refused, self._wants.wanted.rows
         table.delete([want for want in table.rows if want in rows or want not in wanted])
-        table.upsert(refused)
+        table.upsert({want: str(error) for want, error in errors.items()})
+        self._note_contradictions(errors)
         return {}
 
     async def delete(self, keys: Collection[Want]) -> Errors[Want]:
@@ -137,6 +143,12 @@ class Claims:
                 await self._allocator.release(want.noun, want.pool, want.owner)
         self._wants.refused.delete(keys)
         return {}
+
+    def _note_contradictions(self, errors: Mapping[Want, Exception]) -> None:
+        refused = self._wants.refused.rows
+        former = self._wants.contradictory & (refused.keys() - errors.keys())
+        now = (want for want, error in errors.items() if isinstance(error, Inconsistent))
+        self._wants.contradictory = frozenset((*former, *now))
 
 
 class PodSnapshot:
@@ -259,7 +271,7 @@ class Leading:
         for applied in self.applied:
             for key, text in applied.report.errors.items():
                 place = f"etcd {applied.report.table}"
-                yield Finding(CANNOT_WRITE, place, key, text, applied.report.since)
+                yield Finding(CANNOT_WRITE, place, key, text)
 
     @property
     def problems(self) -> Mapping[Path, str]:
@@ -318,7 +330,7 @@ class Leading:
             targets.append(LeasedTarget(self._client, list(owned), ttl_s, fence))
             return targets[-1]
 
-        loop.apply(self._wants.wanted, Claims(self.allocator, self._wants))
+        loop.apply(self._wants.wanted, ClaimTarget(self.allocator, self._wants))
         cluster = self._who.cluster
         first = [loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))]
         for prefix, table in publishing.published.items():

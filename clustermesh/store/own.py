@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from clustermesh.findings import OWN_UNREADABLE
 from clustermesh.remote.wire import is_object_name, parse_ip, plain
 from clustermesh.store.claims import numbers_prefix
 from clustermesh.store.claims import rows as claim_rows
@@ -20,8 +21,6 @@ from clustermesh.store.follow import Batch, Entry, canary_of
 from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
 from mesh.core.sources import ClaimTables
 from mesh.core.table import Source, Table
-
-UNREADABLE = "M141"
 
 #: Value of the key that an agent puts after all of its pods.
 PODS_SYNCED = b"{}"
@@ -48,7 +47,7 @@ class Own:
         self._pools: dict[str, str] = {}
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
         #: What all controllers of the cluster agree on, by field.
-        self.config: Table[str, Any] = Table("config")
+        self.config: Table[str, Any] = Table("agreed config")
         self.findings: dict[str, Finding] = {}
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
@@ -129,7 +128,7 @@ class Own:
         return PodRef(*map(sys.intern, parts)) if valid else None
 
     def _refuse(self, key: str, text: str) -> None:
-        self.findings[key] = Finding(UNREADABLE, plain(key), "value", plain(text))
+        self.findings[key] = Finding(OWN_UNREADABLE, plain(key), "value", plain(text))
 
 
 def _by_noun(keys: Iterable[ClaimKey]) -> Mapping[str, list[ClaimKey]]:

@@ -14,6 +14,8 @@ from mesh.core.model import IP, Network
 _MAPPED = bytes(10) + b"\xff\xff"
 #: An IPv4 prefix of n bits has 96 + n bits in the mapped form.
 MAPPED_BITS = 96
+#: Bytes of the length that an LPM key begins with (``struct bpf_lpm_trie_key``).
+_LENGTH_SIZE = 4
 #: dtype of an address as a table key.
 ADDRESS = np.dtype("V16")
 
@@ -47,6 +49,12 @@ def encode_address(address: IP) -> dict[str, object]:
 def decode_address(cell: Any) -> IP:
     """Inverse of ``encode_address``."""
     return unpacked(cell.tobytes())
+
+
+def bits_before(key: np.dtype[Any]) -> int:
+    """Bits of an LPM key between its length and its field ``addr``: a prefix covers them, too."""
+    fields: Any = key.fields
+    return 8 * (int(fields["addr"][1]) - _LENGTH_SIZE)
 
 
 def encode_prefix(prefix: Network) -> tuple[int, dict[str, object]]:

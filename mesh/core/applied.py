@@ -46,7 +46,6 @@ class Report:
     full: Full | None = None
     errors: dict[str, str] = field(default_factory=dict)
     at: float = 0.0
-    since: float = 0.0  # Unix time since when there have been errors; 0: healthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +206,7 @@ class Applied:
             self._deleting = False
             self._read_by = now_s() + FULL_INTERVAL_S
         plan = await self._planned()
-        report = Report(self.table.name, plan.revision, plan.rows, since=self.report.since)
+        report = self._next_report(plan)
         self.report = report
         failure = await self._write(plan)
         self._written(plan.revision, failed=failure is not None)
@@ -216,6 +215,13 @@ class Applied:
         report.errors = {str(key): text for key, text in self._failed.items()}
         if failure:  # only now: deletes make room in a full map
             raise failure
+
+    def _next_report(self, plan: Plan) -> Report:
+        """A report that says of errors and room what the last one says, until it is known."""
+        last = self.report
+        report = Report(self.table.name, plan.revision, plan.rows)
+        report.waiting, report.full, report.errors = last.waiting, last.full, last.errors
+        return report
 
     async def run(self) -> None:
         """Rounds for ever: on every change, after errors with back-off, on a slow timer."""
@@ -241,7 +247,7 @@ class Applied:
         return bool(self._failed) or self._changed.is_set()
 
     async def _paced_round(self) -> None:
-        started, retries = self.report.since, self._retries()
+        failed, retries = bool(self.report.errors), self._retries()
         try:
             await self.round()
         except OSError as error:
@@ -251,14 +257,13 @@ class Applied:
         self.report.at = time.time()
         self.full = self._recheck
         if not self.report.errors:
-            self.report.since = self._pause = 0.0
+            self._pause = 0.0
             self._done.set()
             return
         if retries or not self._pause:
             self._pause = min(max(2 * self._pause, BACKOFF_S[0]), BACKOFF_S[1])
             self._retry_at = now_s() + self._pause
-        self.report.since = started or self.report.at
-        if not started:
+        if not failed:
             log.warning("table=%s errors=%s", self.table.name, self.report.errors)
 
     async def _planned(self) -> Plan:

@@ -94,7 +94,6 @@ class AgentFeature(Feature):
     own_addresses: Sequence[Table[IP, None]] = ()
     #: Networks that this node attracts: packets that no route takes further are discarded.
     announced: Sequence[Table[Network, None]] = ()
-
     #: What names in two layouts of a map cannot tell (the rows of ``bpf/migrate.py``).
     layouts: Sequence[Any] = ()
 

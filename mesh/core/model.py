@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from mesh.core.findings import Code
+
 IP = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Labels = tuple[tuple[str, str], ...]
@@ -23,16 +25,18 @@ IDENTITY_REMOTE_NODE = 6
 class Finding:
     """One thing that is wrong, named so that an operator can act on it.
 
-    ``code`` is stable (M1xx mesh, B2xx bgp, E3xx egress, S4xx srv6, P5xx policy, D6xx datapath);
-    ``object`` is a manifest's ``path`` or ``kind/namespace/name``, an etcd key, or a host/process;
-    ``since`` is Unix time in seconds.
+    ``object`` is a manifest's ``path`` or ``kind/namespace/name``, an etcd key, or a host/process.
+    ``about`` names what the finding concerns beside its object, each as ``noun/name``:
+    ``node/east-1``, ``peer/10.99.0.1``, ``cluster/west``; ``store`` says that the store does not
+    answer. Code, object, field and ``about`` say whether two findings are the same. The text may
+    change.
     """
 
-    code: str
+    code: Code
     object: str
     field: str
     text: str
-    since: float = 0.0
+    about: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,6 +7,7 @@ from bpf.sys import AttachType
 UPLINK_PROGRAM = "mg_from_uplink"
 VXLAN_PROGRAM = "mg_from_vxlan"
 VXLAN_DEVICE = "mg_vxlan"
+#: As in ``enum overlay_number``: the device is there before the datapath is loaded.
 VXLAN_PORT = 8472
 #: Programs on the host end of a pod's veth: link suffix, program, ingress.
 POD_PROGRAMS = (("in", "mg_from_pod", True), ("out", "mg_to_pod", False))

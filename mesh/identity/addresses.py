@@ -27,9 +27,10 @@ from mesh.core.model import (
 )
 from mesh.core.table import Changes, ColumnTable
 
+#: ``enum address_kind`` and ``struct address``. They stand here, because a controller judges
+#: addresses of other clusters without a datapath; ``tests/unit/datapath/test_numbers.py`` compares.
 KIND_POD = 1
 KIND_NODE = 2
-#: ``struct address`` of bpf/include/addresses.h, by field name.
 VALUE = np.dtype(
     [("identity", "u4"), ("node", ">u4"), ("kind", "u1"), ("cluster", "u1"), ("pad", "u2")]
 )
@@ -185,10 +186,10 @@ def node_addresses(
 
 
 def first_asked(
-    address: bytes, asked: Mapping[tuple[bytes, NodeKey], AddressValue]
+    address: bytes, values: Mapping[tuple[bytes, NodeKey], AddressValue]
 ) -> dict[bytes, AddressValue]:
     """Of two nodes with one address the first by name has it."""
-    return {address: asked[min(asked)]} if asked else {}
+    return {address: values[min(values)]} if values else {}
 
 
 def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> None:

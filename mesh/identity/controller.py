@@ -15,7 +15,7 @@ from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Table
-from mesh.identity.labels import CLUSTER_SHIFT, NOUN, POOL, identity_labels, namespace_of
+from mesh.identity.labels import NOUN, POOL, identity_labels, identity_range, namespace_of
 from mesh.identity.matching import Looks, looks_of
 from mesh.identity.nouns import identity_row
 from mesh.identity.numbers import Numbers
@@ -58,8 +58,7 @@ class IdentityController(ControllerFeature):
 
 def numbers_of(cluster_id: int) -> Sequence[int]:
     """The identities that a cluster may give away; 0 of the lower bits is not used."""
-    first = cluster_id << CLUSTER_SHIFT
-    return range(first + 1, first + (1 << CLUSTER_SHIFT))
+    return identity_range(cluster_id)[1:]
 
 
 def _text(

@@ -17,8 +17,11 @@ CLUSTER_KEY = "io.cilium.k8s.policy.cluster"
 ACCOUNT_KEY = "io.cilium.k8s.policy.serviceaccount"
 #: The noun and pool of identity claims.
 NOUN, POOL = "identity", "labels"
-#: 24 bits, the cluster's id in the upper 8.
+#: Of an identity's 24 bits the cluster's id has the upper 8: ``IDENTITY_CLUSTER_SHIFT``. The number
+#: stands here, because a controller claims identities without a datapath.
 CLUSTER_SHIFT = 16
+#: Identities below are reserved and mean the same in every cluster: ``IDENTITY_RESERVED_END``.
+FIRST_IDENTITY = 256
 #: Added to every namespace by the API server.
 _NAMESPACE_NAME_KEY = "kubernetes.io/metadata.name"
 
@@ -75,13 +78,13 @@ def label_text(labels: Iterable[tuple[str, str]]) -> str:
 
 def parse_label_text(text: str) -> Labels:
     """The labels of a text; the source in front of each key is dropped."""
-    found = []
+    labels = []
     for label in text.split(";"):
         source, _, rest = label.partition(":")
         if source and rest:
             key, _, value = rest.partition("=")
-            found.append((key, value))
-    return tuple(sorted(found))
+            labels.append((key, value))
+    return tuple(sorted(labels))
 
 
 def identity_rows(claims: Iterable[Claim], cluster: str, cluster_id: int) -> dict[int, Identity]:
@@ -96,6 +99,12 @@ def identity_rows(claims: Iterable[Claim], cluster: str, cluster_id: int) -> dic
 def numbers_by_labels(identities: Iterable[Identity]) -> dict[str, int]:
     """Identity by label text."""
     return {identity.labels: identity.id for identity in identities}
+
+
+def identity_range(cluster_id: int) -> range:
+    """The identities that a cluster may have."""
+    first = cluster_id << CLUSTER_SHIFT
+    return range(max(first, FIRST_IDENTITY), first + (1 << CLUSTER_SHIFT))
 
 
 def _is_identity(key: str) -> bool:

@@ -28,7 +28,7 @@ DEAD_S = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Promise:
     """One line of the summary."""
 
     text: str
@@ -39,7 +39,7 @@ class Demo:
     """Runs commands visibly and collects claims."""
 
     def __init__(self) -> None:
-        self.claims: list[Claim] = []
+        self.claims: list[Promise] = []
         self.begin = time.monotonic()
         self._environment = {
             **os.environ,
@@ -94,7 +94,7 @@ class Demo:
 
     def claim(self, text: str, *, holds: bool) -> None:
         """Say what the step has proved, or that it has not."""
-        self.claims.append(Claim(text, holds))
+        self.claims.append(Promise(text, holds))
         print(f"   {_mark(holds)} {text}", flush=True)
 
 

@@ -11,8 +11,10 @@ kernel was asked about all of them (D13).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv6Network
 
+from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Claim, ClaimKey, Finding, Network, Node, NodeKey
@@ -23,13 +25,12 @@ from mesh.core.table import Source, Table
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.nodes import maps as entries
 from mesh.nodes import rows
+from mesh.nodes.findings import NO_OBJECT, WRONG_ENDPOINT
 from mesh.nodes.nouns import node_row
 from mesh.nodes.pools import NOUN, POD_CIDR_POOLS, AgreedPools
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
-WRONG_ENDPOINT = "D602"
-NO_OBJECT = "D603"
 #: Who lacks what when a map is full, with the reason of the drop.
 WITHOUT_HOP = (
     "nodes that do not fit, peers' first, send and get nothing through the overlay "
@@ -116,11 +117,12 @@ class NodesAgent(AgentFeature):
         target = maps.rows("mg_node", entries.encode_node, entries.decode_node)
         self.take_recovered(await target.read())
 
-    def take_recovered(self, held: Mapping[IPv4Address, rows.NodeHop]) -> None:
+    def take_recovered(self, hops: Mapping[IPv4Address, rows.NodeHop]) -> None:
         """Start from the rows that the map has."""
-        self._recovered.upsert({address: row.next_hop for address, row in held.items()})
+        self._recovered.upsert({address: row.next_hop for address, row in hops.items()})
 
     def apply(self, loop: Loop, maps: Maps) -> None:
+        before = bits_before(maps.struct("cidr_key"))
         loop.apply(
             self.hop,
             maps.rows("mg_node", entries.encode_node, entries.decode_node),
@@ -128,9 +130,11 @@ class NodesAgent(AgentFeature):
             rank=self._own_first,
             meaning=WITHOUT_HOP,
         )
+        encode = partial(entries.encode_cidr, before=before)
+        decode = partial(entries.decode_cidr, before=before)
         loop.apply(
             self.pod_cidr,
-            maps.rows("mg_addr_cidr", entries.encode_cidr, entries.decode_cidr),
+            maps.rows("mg_addr_cidr", encode, decode),
             capacity=maps.capacity("mg_addr_cidr"),
             rank=self._own_first,
             meaning=WITHOUT_CIDR,

@@ -17,7 +17,7 @@ from mesh.nodes import rows
 from mesh.nodes.nouns import node_row
 from mesh.nodes.pool_claims import PoolClaims
 from mesh.nodes.pools import NOUN, POD_CIDR_POOLS
-from mesh.nodes.settings import Pools
+from mesh.nodes.settings import PodCIDRPools
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
@@ -28,7 +28,7 @@ class NodesController(ControllerFeature):
     def __init__(
         self,
         cluster: str,
-        pools: Pools,
+        pools: PodCIDRPools,
         objects: Objects,
         store: OwnStore,
         remote: Remote,

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Network
 
 from mesh.core.model import Finding, ForeignNode, Network
+from mesh.nodes.findings import POOL_OVERLAP
 from mesh.nodes.pools import pool_size, subnet
 
-OVERLAP = "M148"
 #: Pieces of a pool that are looked at: an IPv6 pool may have far more than there can be nodes.
 MOST_NODES = 1 << 20
 
@@ -48,8 +48,14 @@ def pool_findings(
             theirs = [f"{n} of {other}" for n in other.networks if meet(cidr, n)]
             overlapping.setdefault((cidr, other.cluster), []).extend(theirs)
     return [
-        Finding(OVERLAP, config_key, field, f"{cidr} overlaps {texts[0]}{_more(texts)}")
-        for (cidr, _), texts in overlapping.items()
+        Finding(
+            POOL_OVERLAP,
+            config_key,
+            field,
+            f"{cidr} overlaps {texts[0]}{_more(texts)}",
+            (f"cluster/{cluster}",),
+        )
+        for (cidr, cluster), texts in overlapping.items()
         if texts
     ]
 

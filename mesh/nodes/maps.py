@@ -10,9 +10,6 @@ from mesh.core.feature import Entry
 from mesh.core.model import Network
 from mesh.nodes.rows import NodeHop, PodCIDR
 
-#: The zone, always 0, stands before the address in the key of ``mg_addr_cidr``.
-ZONE_BITS = 32
-
 
 def encode_node(address: IPv4Address, row: NodeHop) -> Entry:
     """Entry of ``mg_node``."""
@@ -25,14 +22,14 @@ def decode_node(key: Any, value: Any) -> tuple[IPv4Address, NodeHop]:
     return IPv4Address(int(key)), NodeHop(next_hop, int(value["cluster"]))
 
 
-def encode_cidr(prefix: Network, row: PodCIDR) -> Entry:
-    """Entry of ``mg_addr_cidr``."""
+def encode_cidr(prefix: Network, row: PodCIDR, before: int) -> Entry:
+    """Entry of ``mg_addr_cidr``; ``before`` are the bits in front of the address: the zone, 0."""
     bits, address = encode_prefix(prefix)
-    name = {"bits": ZONE_BITS + bits, "addr": address}
+    name = {"bits": before + bits, "addr": address}
     return name, {"node": int(row.node), "cluster": row.cluster}
 
 
-def decode_cidr(key: Any, value: Any) -> tuple[Network, PodCIDR]:
+def decode_cidr(key: Any, value: Any, before: int) -> tuple[Network, PodCIDR]:
     """Inverse of ``encode_cidr``."""
     row = PodCIDR(IPv4Address(int(value["node"])), int(value["cluster"]))
-    return decode_prefix(int(key["bits"]) - ZONE_BITS, key["addr"]), row
+    return decode_prefix(int(key["bits"]) - before, key["addr"]), row

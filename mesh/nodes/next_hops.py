@@ -65,20 +65,20 @@ def concerned(
     routes. Devices, addresses, rules and lost events concern all: IPv4 routes that go with their
     device or address go without an event of their own.
     """
-    found: set[IPv4Address] = set()
+    endpoints_concerned: set[IPv4Address] = set()
     failed: set[IPv4Address] = set()
     for event in events:
         if isinstance(event, RouteEvent):
             first = bisect_left(endpoints, int(event.prefix.network_address), key=int)
             last = bisect_right(endpoints, int(event.prefix.broadcast_address), key=int)
-            found.update(endpoints[first:last])
+            endpoints_concerned.update(endpoints[first:last])
         elif isinstance(event, NeighbourEvent):
             failed.add(event.address)
         else:
             return set(endpoints)
     if failed:
-        found.update(address for address in endpoints if hops.get(address) in failed)
-    return found
+        endpoints_concerned.update(address for address in endpoints if hops.get(address) in failed)
+    return endpoints_concerned
 
 
 class NextHops:

@@ -54,10 +54,10 @@ def _parsed(pool: str) -> tuple[Network, int]:
     try:
         base, length, node_prefix = pool.split("_")
         cidr = ip_network(f"{base}/{int(length)}")
-        known = pool_name(cidr, int(node_prefix))
+        name = pool_name(cidr, int(node_prefix))
     except ValueError as error:
         raise ValueError(f"{pool!r} is no pool (base_prefix_subnetPrefix): {error}") from error
-    if isinstance(cidr, IPv4Network) or known == pool:
+    if isinstance(cidr, IPv4Network) or name == pool:
         return cidr, int(node_prefix)
     raise ValueError(f"{pool!r} is no pool: its base is written {cidr.network_address}")
 

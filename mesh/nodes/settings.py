@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import msgspec
@@ -27,35 +27,39 @@ class Pool(Section, frozen=True):
         return pool_name(self.cidr, self.node_prefix)
 
 
-class Pools(Section, frozen=True):
-    """What the controller gives to nodes."""
+class PodCIDRPools(Section, frozen=True):
+    """What every node gets a piece of; a room with further pools adds a field."""
 
     pod_cidrs: Annotated[tuple[Pool, ...], msgspec.Meta(min_length=1)] = msgspec.field(
         name="podCIDRs"
     )
     """Pod networks: every node gets one piece of each pool."""
-    locators: tuple[Pool, ...] = ()
-    """SRv6 locators (IPv6); empty: nodes have none."""
+
+    @property
+    def all(self) -> Iterator[tuple[str, Pool]]:
+        """Every pool with its place in the section."""
+        for field in msgspec.structs.fields(self):
+            for number, pool in enumerate(getattr(self, field.name)):
+                yield f"{field.encode_name}[{number}]", pool
 
     def problems(self, path: str) -> Iterator[Wrong]:
-        seen: list[tuple[str, Network]] = []
-        for field, group in (("podCIDRs", self.pod_cidrs), ("locators", self.locators)):
-            for number, pool in enumerate(group):
-                place = f"{path}.{field}[{number}]"
-                yield from _pool_problems(place, field, pool, seen)
-                seen.append((place, pool.cidr))
+        places: list[tuple[str, Network]] = []
+        for name, pool in self.all:
+            place = f"{path}.{name}"
+            yield from _pool_problems(place, pool)
+            yield from _overlaps(place, pool.cidr, places)
+            places.append((place, pool.cidr))
 
 
-def _pool_problems(
-    place: str, field: str, pool: Pool, seen: list[tuple[str, Network]]
-) -> Iterator[Wrong]:
+def _pool_problems(place: str, pool: Pool) -> Iterator[Wrong]:
     cidr = pool.cidr
     if not cidr.prefixlen <= pool.node_prefix <= cidr.max_prefixlen:
         least, most = cidr.prefixlen, cidr.max_prefixlen
         text = f"expected {least}..{most} in {cidr}, got {pool.node_prefix}"
         yield Wrong(f"{place}.nodePrefix", text)
-    if field == "locators" and cidr.version == 4:
-        yield Wrong(f"{place}.cidr", f"expected an IPv6 CIDR, got {cidr}")
-    for other_place, other in seen:
+
+
+def _overlaps(place: str, cidr: Network, others: Iterable[tuple[str, Network]]) -> Iterator[Wrong]:
+    for other_place, other in others:
         if cidr.version == other.version and cidr.overlaps(other):
             yield Wrong(f"{place}.cidr", f"{cidr} overlaps {other} of {other_place}")

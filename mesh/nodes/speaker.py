@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from mesh.core.feature import SpeakerFeature
 from mesh.core.model import Claim, ClaimKey, Finding, Network, Node
 from mesh.core.sources import ClaimsOf
+from mesh.nodes.findings import NO_PREFIX
 from mesh.nodes.pools import ADVERTISED, NOUN, subnet
-
-UNREADABLE = "B211"
 
 
 class ClaimedSpeaker(SpeakerFeature):
@@ -46,5 +45,5 @@ def prefixes(claims: Mapping[ClaimKey, Claim], node: str) -> tuple[list[Network]
             networks.append(subnet(claim.pool, claim.number))
         except ValueError as error:
             name = f"{claim.noun}/{claim.pool}/number/{claim.number}"
-            findings.append(Finding(UNREADABLE, name, "", str(error)))
+            findings.append(Finding(NO_PREFIX, name, "", str(error)))
     return networks, findings

@@ -14,8 +14,10 @@ from ipaddress import IPv4Address
 from mesh.core.model import Finding
 from mesh.kernel import Kernel
 from mesh.netlink import AddressEvent, Event, Group, LinkEvent
+from mesh.nodes.findings import UPLINK_CHANGED
 
-#: Outer Ethernet, IPv4, UDP and VXLAN headers.
+#: Outer Ethernet, IPv4, UDP and VXLAN headers: ``OVERLAY_SIZE``. The agent needs the number before
+#: the datapath is loaded.
 OVERHEAD = 50
 #: Seconds between looks in case an event was missed; and after a question that failed.
 FULL_INTERVAL_S = 600.0
@@ -74,7 +76,8 @@ class Uplink:
     def findings(self, node: str) -> Iterable[Finding]:
         """What differs from what the datapath was loaded with."""
         for field, text in self._changes.items():
-            yield Finding("D607", f"{node}/{self._name}", field, f"{text}: restart the agent")
+            place, again = f"{node}/{self._name}", f"{text}: restart the agent"
+            yield Finding(UPLINK_CHANGED, place, field, again, (f"node/{node}",))
 
     async def run(self, before: Facts) -> None:
         """Compare with ``before`` whenever something happens, until cancelled."""

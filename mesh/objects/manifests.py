@@ -20,20 +20,19 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mesh.core.model import Finding
 from mesh.core.strict import Wrong
+from mesh.objects.findings import BROKEN_FILE, FOLDER, STATE
 from mesh.objects.folder import CUT_REST_S, UNREAD_S, Folder, read_text, torn_rest_s
 from mesh.objects.last_good import LastGood, LastGoodStore
 from mesh.objects.precedence import Difference, Precedence, RowKey, Shown, finding_key
 from mesh.objects.reading import (
-    DUPLICATE,
     NOTHING,
-    UNKNOWN_KIND,
     Content,
     by_object,
     digest_of,
@@ -43,12 +42,6 @@ from mesh.objects.reading import (
 )
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
-
-__all__ = ["DUPLICATE", "UNKNOWN_KIND", "Manifests", "Objects"]
-
-FOLDER = "M101"
-BROKEN_FILE = "M102"
-STATE = "M107"
 
 #: Seconds between looks; longer when looking is expensive, so that it takes 2 % of a core.
 INTERVAL_S = 0.2
@@ -320,18 +313,13 @@ class Manifests:
         return waits
 
     def _write_findings(self, difference: Difference, source: Sequence[Finding]) -> Iterator[None]:
-        """Findings keep the time since when they hold."""
-        table, now = self.objects.findings, time.time()
+        table = self.objects.findings
         found = {finding_key(one): one for one in source}
         gone = [*difference.findings_gone, *(self._source_keys - found.keys())]
         self._source_keys = frozenset(found)
         found = difference.findings | found
         for part in _slices(found):
-            rows = {}
-            for key in part:
-                since = table.rows[key].since if key in table.rows else now
-                rows[key] = replace(found[key], since=since)
-            table.upsert(rows)
+            table.upsert({key: found[key] for key in part})
             yield
         table.delete([key for key in gone if key not in found])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.core.model import Finding
-from mesh.objects.reading import DUPLICATE
+from mesh.objects.findings import DUPLICATE
 from mesh.objects.schema import ObjectKey, Parsed
 
 #: A row of a table: the noun of the table, and the row's key.

@@ -15,10 +15,8 @@ from typing import Any
 
 from mesh.core.model import Finding
 from mesh.core.strict import Wrong, parse_json, parse_yaml
-from mesh.objects.schema import REFUSED, Head, Kinds, ObjectKey, Parsed, Place, head, items
-
-DUPLICATE = "M104"
-UNKNOWN_KIND = "M105"
+from mesh.objects.findings import DUPLICATE, REFUSED, UNKNOWN_KIND
+from mesh.objects.schema import Head, Kinds, ObjectKey, Parsed, Place, head, items
 
 #: A line that begins a YAML document, wherever it stands.
 _MARK = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)

@@ -16,13 +16,10 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mesh.core.findings import Code
 from mesh.core.model import IP, Finding, Labels, Requirement, Selector
 from mesh.core.strict import Wrong, convert, parse_address
 from mesh.objects.tables import ObjectNoun
-
-#: Finding codes: an object that was refused; one that is used, but not as its author expects.
-REFUSED = "M103"
-UNSUPPORTED = "M106"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -52,7 +49,7 @@ class Place:
     def __str__(self) -> str:
         return f"{self.path} {self.key}"
 
-    def finding(self, code: str, field: str, text: str) -> Finding:
+    def finding(self, code: Code, field: str, text: str) -> Finding:
         """A finding about this document."""
         return Finding(code, str(self), field, text)
 

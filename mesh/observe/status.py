@@ -7,12 +7,13 @@ codes end in 90 to 99.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mesh.core.findings import STORE, Code
 from mesh.core.noun import Noun, Row
+from mesh.observe import findings as codes
 from mesh.observe.listing import merge
 from mesh.observe.tables import Answer
 
@@ -21,30 +22,31 @@ ASKED = ("node", "peer", "egress", "cluster")
 #: By role of a process that is away: the code of the finding, and the consequence.
 _AWAY = {
     "agent": (
-        "D690",
+        codes.AGENT_AWAY,
         "what is programmed goes on forwarding; new pods, services and addresses wait",
     ),
     "controller": (
-        "M190",
+        codes.CONTROLLER_AWAY,
         "its cluster stays as published until the lease ends; claims and imports wait",
     ),
-    "speaker": ("B290", "ExaBGP keeps its sessions and routes; changes of routes wait"),
+    "speaker": (
+        codes.SPEAKER_AWAY,
+        "ExaBGP keeps its sessions and routes; changes of routes wait",
+    ),
 }
-_STARTING = {"agent": "D693", "controller": "M193", "speaker": "B293"}
-_NO_AGENT = "D691"
-_NO_PROCESS = "M199"
-_TABLE_BROKEN = "D692"
-_NO_CONTROLLER = "M191"
-#: The finding that a process reports while it cannot reach etcd.
-_STORE_AWAY = "M151"
-_SESSION_DOWN = "B291"
-_NO_GATEWAY = "E390"
+_STARTING = {
+    "agent": codes.AGENT_STARTING,
+    "controller": codes.CONTROLLER_STARTING,
+    "speaker": codes.SPEAKER_STARTING,
+}
 UP = "established"
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What ``meshgate status`` prints. ``findings`` has {code, object, field, text, since}.
+    """What ``meshgate status`` prints.
+
+    ``findings`` has {code, object, field, text, about, since}.
 
     ``processes`` has how long each event loop was busy and with what; only JSON and YAML show it.
     """
@@ -71,11 +73,12 @@ def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) 
     agents = {_host(answer) for answer in answers if _role(answer) == "agent" and not answer.error}
     missing = list(_missing(answers, rows["node"], agents))
     reported = list(_reported(answers))
+    known = _known(answers)
     derived = [
         *_starting(answers),
         *_broken(answers),
-        *_down(rows["peer"], _known(reported, "B2")),
-        *_no_gateway(rows["egress"], _known(reported, "E3")),
+        *_down(rows["peer"], known),
+        *_no_gateway(rows["egress"], known),
     ]
     found = [*_ordered(missing), *_ordered([*reported, *derived])]
     nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
@@ -104,17 +107,19 @@ def _role(answer: Answer) -> str:
     return answer.process.role.rstrip("0123456789")
 
 
-def _finding(code: str, thing: str, text: str, field: str = "", since: float = 0.0) -> Row:
-    return {"code": code, "object": thing, "field": field, "text": text, "since": since}
+def _finding(code: Code, thing: str, text: str, field: str = "", about: Sequence[str] = ()) -> Row:
+    """A finding of our own, not dated yet."""
+    row = {"code": str(code), "object": thing, "field": field, "text": text}
+    return row | {"about": list(about), "since": 0.0}
 
 
 def _missing(answers: Sequence[Answer], nodes: Iterable[Row], agents: set[str]) -> Iterator[Row]:
     """Processes that do not answer, and nodes of our clusters that have no agent at all."""
     if not answers:
-        yield _finding(_NO_PROCESS, "run directory", "no process of Meshgate runs here")
+        yield _finding(codes.NO_PROCESS, "run directory", "no process of Meshgate runs here")
     for answer in answers:
         if answer.error:
-            code, means = _AWAY.get(_role(answer), ("D690", "its part stands still"))
+            code, means = _AWAY.get(_role(answer), (codes.PROCESS_AWAY, "its part stands still"))
             yield _finding(code, answer.process.name, f"{answer.error}; {means}")
     if not any(answer.process.host for answer in answers):
         return  # the flat layout: other nodes are other machines
@@ -123,7 +128,8 @@ def _missing(answers: Sequence[Answer], nodes: Iterable[Row], agents: set[str]) 
     for row in nodes:
         if row["cluster"] in clusters and row["name"] not in known:
             text = f"no agent has been started on this node; {_AWAY['agent'][1]}"
-            yield _finding(_NO_AGENT, f"{row['name']}/agent", text)
+            about = (f"node/{row['name']}",)
+            yield _finding(codes.NO_AGENT, f"{row['name']}/agent", text, about=about)
     yield from _leaderless(answers, clusters)
 
 
@@ -133,71 +139,70 @@ def _leaderless(answers: Sequence[Answer], clusters: set[str]) -> Iterator[Row]:
         return  # named already
     for cluster in sorted(clusters - {answer.cluster for answer in controllers} - {""}):
         text = f"no controller has been started; {_AWAY['controller'][1]}"
-        yield _finding(_NO_CONTROLLER, f"cluster {cluster}", text)
+        yield _finding(
+            codes.NO_CONTROLLER, f"cluster {cluster}", text, about=(f"cluster/{cluster}",)
+        )
 
 
 def _starting(answers: Iterable[Answer]) -> Iterator[Row]:
     """Processes that say of themselves that not everything desired has arrived yet."""
     for answer in answers:
         if answer.status.get("ready") is False:
-            code = _STARTING.get(_role(answer), "D693")
+            code = _STARTING.get(_role(answer), codes.PROCESS_STARTING)
             yield _finding(code, answer.process.name, "not everything has been synced yet", "ready")
 
 
 def _broken(answers: Iterable[Answer]) -> Iterator[Row]:
     for answer in answers:
         for noun, why in answer.refused.items():
-            yield _finding(_TABLE_BROKEN, answer.process.name, f"cannot list: {why}", noun)
+            yield _finding(codes.TABLE_BROKEN, answer.process.name, f"cannot list: {why}", noun)
 
 
 def _reported(answers: Iterable[Answer]) -> Iterator[Row]:
     for answer in answers:
         for one in answer.status.get("findings") or ():
-            yield _finding(
-                str(one.get("code", "")),
-                str(one.get("object", "")),
-                str(one.get("text", "")),
-                str(one.get("field", "")),
-                float(one.get("since") or 0.0),
-            )
+            row: Row = {key: str(one.get(key, "")) for key in ("code", "object", "field", "text")}
+            about = [str(name) for name in one.get("about") or ()]
+            yield row | {"about": about, "since": float(one.get("since") or 0.0)}
 
 
-def _known(reported: Iterable[Row], area: str) -> Callable[..., bool]:
-    """Whether a process has already reported a finding of ``area`` that names all of these."""
-    sentences = [
-        f"{one['object']} {one['field']} {one['text']}"
-        for one in reported
-        if one["code"].startswith(area)
+def _known(answers: Iterable[Answer]) -> Callable[..., bool]:
+    """Whether a process has already reported a finding about all of these.
+
+    What a process reports is about its own cluster, too.
+    """
+    reported = [
+        {*one["about"], f"cluster/{answer.cluster}"}
+        for answer in answers
+        for one in _reported([answer])
     ]
-
-    def known(*names: str) -> bool:
-        words = [re.compile(rf"(?<![\w.:-]){re.escape(name)}(?![\w:-]|\.\d)") for name in names]
-        return any(all(word.search(text) for word in words) for text in sentences)
-
-    return known
+    return lambda *names: any(about.issuperset(names) for about in reported)
 
 
 def _down(peers: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
     for peer in peers:
-        node, address = str(peer["node"]), str(peer["address"])
-        if str(peer["state"]).lower() == UP or known(node, address):
+        about = (f"node/{peer['node']}", f"peer/{peer['address']}")
+        if str(peer["state"]).lower() == UP or known(*about):
             continue
         why = peer["reason"] or f"session is {peer['state'] or 'unknown'}"
-        yield _finding(_SESSION_DOWN, f"{node}/{address}", str(why), "state")
+        place = f"{peer['node']}/{peer['address']}"
+        yield _finding(codes.SESSION_DOWN, place, str(why), "state", about)
 
 
 def _no_gateway(egress: Iterable[Row], known: Callable[..., bool]) -> Iterator[Row]:
     for row in egress:
-        if not row["gateway"] and not known(str(row["policy"])):
+        about = (f"cluster/{row['cluster']}", f"egress/{row['policy']}")
+        if not row["gateway"] and not known(*about):
             text = "no node is its gateway: packets that it covers are dropped"
-            yield _finding(_NO_GATEWAY, f"{row['cluster']}/{row['policy']}", text, "gateway")
+            place = f"{row['cluster']}/{row['policy']}"
+            yield _finding(codes.NO_GATEWAY, place, text, "gateway", about)
 
 
 def _ordered(findings: Iterable[Row]) -> list[Row]:
     """Each finding once, with its earliest time, by code, object and field."""
     first: dict[tuple[str, ...], Row] = {}
     for one in findings:
-        name = (one["code"], one["object"], one["field"], one["text"])
+        name = (one["code"], one["object"], one["field"], one["text"], *one["about"])
         if name not in first or 0 < one["since"] < (first[name]["since"] or float("inf")):
             first[name] = one
     return [first[name] for name in sorted(first)]
@@ -211,7 +216,7 @@ def _dated(clusters: list[Row], answers: Iterable[Answer], now: float) -> list[R
     lost: dict[str, float] = {}
     for answer in answers:
         for one in _reported([answer]):
-            if one["code"] == _STORE_AWAY:
+            if STORE in one["about"]:
                 lost[answer.cluster] = min(one["since"] or now, lost.get(answer.cluster, now))
     return [
         row | {"synced": lost.get(row["seenBy"], now) if row["synced"] else 0} for row in clusters

@@ -35,12 +35,12 @@ from mesh.core.table import Source, Table
 from mesh.identity.labels import identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
+from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
 from mesh.pods.maps import pod_target
 from mesh.pods.nouns import pod_row
 from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows, tokens_of_mark
 
-NO_ADDRESS = "D604"
 WITHOUT_ROW = "pods of this node without a row send and get nothing (ENDPOINT_NOT_READY)"
 
 
@@ -120,8 +120,8 @@ class PodsAgent(AgentFeature):
         loop.group(
             self._claimed, _claimed, By(self._labels), To(self._number, lambda _, labels: labels)
         )
-        held: list[Source] = [self.local_pod, self._claimed]
-        loop.derive(held, self._hold_identities, [self.devices])
+        sources: list[Source] = [self.local_pod, self._claimed]
+        loop.derive(sources, self._hold_identities, [self.devices])
         self._cover(loop)
         loop.group(
             self.pod,
@@ -220,13 +220,13 @@ class PodsAgent(AgentFeature):
     def take_held(self, rows: Mapping[IP, LocalPod]) -> None:
         """Start from the rows that the map has; ``held`` says whose they are."""
         self.pod.upsert(rows)
-        known = {
+        identities = {
             key: PodIdentity(row.ifindex, row.identity)
             for key, addresses in self.held.items()
             for address in addresses
             if (row := rows.get(address))
         }
-        self._identity.upsert(known)
+        self._identity.upsert(identities)
 
     def apply_links(
         self, loop: Loop, links: PodLinks, entries: Target[str, bytes]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mesh.core.model import Finding
 from mesh.core.table import Table
+from mesh.pods.findings import NAMESPACES
 
 #: Seconds between looks.
 INTERVAL_S = 0.2
@@ -35,7 +36,7 @@ class Namespaces:
     def findings(self) -> Iterable[Finding]:
         """Why pods are not looked for."""
         if self._problem:
-            yield Finding("D606", str(self._folder), "", self._problem)
+            yield Finding(NAMESPACES, str(self._folder), "", self._problem)
 
 
 def inodes(folder: Path) -> dict[str, int]:

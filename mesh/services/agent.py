@@ -21,6 +21,7 @@ from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects
 from mesh.services import backends
 from mesh.services.backends import BackendAddress, ServiceAddress, Translation
+from mesh.services.findings import BACKENDS_FULL, SERVICES_FULL
 from mesh.services.maps import (
     BACKEND_MAP,
     SERVICE_MAP,
@@ -33,10 +34,6 @@ from mesh.services.own import OwnServices
 from mesh.services.placement import Placement
 from mesh.services.slots import SlotRange, recovered_slots
 
-#: ``mg_backend_addr`` has no room for all backends.
-BACKENDS_FULL = "M162"
-#: ``mg_service_addr`` has no room for all service addresses.
-SERVICES_FULL = "M163"
 #: Services that a finding names.
 _NAMED = 8
 

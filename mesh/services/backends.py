@@ -32,10 +32,8 @@ from mesh.core.model import (
     ServiceKey,
     ServicePort,
 )
+from mesh.services.findings import ADDRESS_CONFLICT
 from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
-
-#: Two services claim one address, port and protocol.
-ADDRESS_CONFLICT = "M161"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +264,7 @@ def _conflict(key: ServiceKey, ask: ServiceAddress, owner: ServiceKey) -> Findin
         "spec.clusterIPs",
         f"{ask.address} port {ask.port}/{ask.protocol} belongs to Service/{owner.namespace}/"
         f"{owner.name} already",
+        tuple(f"service/{one.namespace}/{one.name}" for one in (key, owner)),
     )
 
 

@@ -13,8 +13,8 @@ import msgspec
 
 from mesh.core.model import IP, Labels, ServiceKey, ServicePort
 from mesh.core.strict import Wrong, convert
+from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
-    UNSUPPORTED,
     Kind,
     Loose,
     Meta,
@@ -92,7 +92,7 @@ class EndpointSlice:
 
 
 SERVICES: ObjectNoun[ServiceKey, ServiceObject] = ObjectNoun("service")
-SLICES: ObjectNoun[EndpointSliceKey, EndpointSlice] = ObjectNoun("slice")
+SLICES: ObjectNoun[EndpointSliceKey, EndpointSlice] = ObjectNoun("endpoint slice")
 
 
 class _ServicePort(Loose, frozen=True):
@@ -192,14 +192,14 @@ def _annotated(annotations: Mapping[str, str], names: tuple[str, ...], *, defaul
 
 
 def _slice(place: Place, document: object) -> Parsed:
-    found = convert(document, _Slice)
+    written = convert(document, _Slice)
     key = EndpointSliceKey(place.cluster, place.key.namespace, place.key.name)
-    service = (found.metadata.labels or {}).get(_SERVICE_LABEL)
-    if found.address_type not in ("IPv4", "IPv6"):
+    service = (written.metadata.labels or {}).get(_SERVICE_LABEL)
+    if written.address_type not in ("IPv4", "IPv6"):
         note = place.finding(
             UNSUPPORTED,
             "addressType",
-            f"not supported: {found.address_type}; the slice is left out",
+            f"not supported: {written.address_type}; the slice is left out",
         )
         return Parsed(SLICES.name, key, None, (note,))
     row = EndpointSlice(
@@ -207,10 +207,10 @@ def _slice(place: Place, document: object) -> Parsed:
         key.namespace,
         key.name,
         service=name_of(f"metadata.labels.{_SERVICE_LABEL}", service),
-        addresses=tuple(_ready(found)),
+        addresses=tuple(_ready(written)),
         ports=tuple(
             ServicePort(port.name or "", _protocol(port.protocol), port.port)
-            for port in found.ports or ()
+            for port in written.ports or ()
             if port.port and _protocol(port.protocol) in _PROTOCOLS
         ),
         origin=str(place),
@@ -218,15 +218,15 @@ def _slice(place: Place, document: object) -> Parsed:
     return Parsed(SLICES.name, key, row)
 
 
-def _ready(found: _Slice) -> Iterator[IP]:
+def _ready(document: _Slice) -> Iterator[IP]:
     """Addresses of the endpoints that are ready; an endpoint that says nothing is."""
-    for number, endpoint in enumerate(found.endpoints or ()):
+    for number, endpoint in enumerate(document.endpoints or ()):
         ready = endpoint.conditions is None or endpoint.conditions.ready is not False
         for index, text in enumerate(endpoint.addresses or ()):
             path = f"endpoints[{number}].addresses[{index}]"
             address = address_of(path, text)
-            if f"IPv{address.version}" != found.address_type:
-                raise Wrong(path, f"expected an {found.address_type} address, got {text!r}")
+            if f"IPv{address.version}" != document.address_type:
+                raise Wrong(path, f"expected an {document.address_type} address, got {text!r}")
             if ready:
                 yield address
 

@@ -13,7 +13,7 @@ from bpf.ring import Ring
 from gateway import maps as egress_maps
 from gateway.members import GatewayKey, GatewayRow
 from gateway.rows import Action, EgressKey, EgressRow
-from mesh.core.address import encode_address
+from mesh.core.address import bits_before, encode_address
 from mesh.core.feature import Entry
 from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
 from mesh.datapath.programs import Datapath
@@ -83,10 +83,16 @@ class Node:
             row = EgressRow(Action.TRANSLATE, address)
             self._put(
                 "mg_egress",
-                egress_maps.encode_egress(key, row, self.datapath.enum("egress_action")),
+                egress_maps.encode_egress(
+                    key,
+                    row,
+                    self.datapath.enum("egress_action"),
+                    bits_before(self.datapath.struct("egress_key")),
+                ),
             )
             node = IPv4Address(gateway[4])
-            self._put("mg_egress_addr", egress_maps.encode_gateways(address, (node,)))
+            most = self.datapath.enum("gateway_limit")["GATEWAYS"]
+            self._put("mg_egress_addr", egress_maps.encode_gateways(address, (node,), most))
             is_one = GatewayRow(sends=True, accepts=True)
             self._put("mg_gateway", egress_maps.encode_member(GatewayKey(address, node), is_one))
             for number in BLOCKS:

@@ -18,8 +18,9 @@ from pathlib import Path
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.etcd.requests import put_op
-from clustermesh.store.allocator import Allocator, identity_numbers, scattered
+from clustermesh.store.allocator import Allocator
 from clustermesh.store.leader import Deposed, Fence, Leader
+from mesh.identity.controller import numbers_of
 
 FEW = 5
 
@@ -59,7 +60,7 @@ async def main(endpoint: str, instance: str, ttl_s: int, count: int, state: str)
         allocator = Allocator(client, "east", ("identity",), fence, snapshot)
         await allocator.recover()
         order = random.sample(range(count), count)
-        numbers = scattered(identity_numbers(1))
+        numbers = random.sample(numbers_of(1), len(numbers_of(1)))
         for start in range(0, count, FEW):
             owners = [f"k8s:app=a{number};" for number in order[start : start + FEW]]
             claimed = await allocator.claim_all("identity", "labels", owners, numbers)

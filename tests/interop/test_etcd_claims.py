@@ -19,17 +19,19 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until_async
 
-from clustermesh.etcd.client import Client, Listing
+from clustermesh.etcd.client import Client, KeyList
 from clustermesh.etcd.requests import put_op
 from clustermesh.store import claims as records
-from clustermesh.store.allocator import Allocator, PoolFull, identity_numbers, scattered
+from clustermesh.store.allocator import Allocator, PoolFull
 from clustermesh.store.follow import Follow, entry_of
 from clustermesh.store.leader import Deposed, Fence
 from mesh.core.model import Claim, ClaimKey
+from mesh.identity.controller import numbers_of
+from tests.fixtures.numbers import scattered
 
 OWN = "meshgate/v1/east/"
 CLAIMED = ("identity", "podcidr", "locator", "block")
-EAST = identity_numbers(1)
+EAST = numbers_of(1)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def labels(count: int) -> list[str]:
 
 async def held(client: Client) -> dict[ClaimKey, Claim]:
     """What the store says, checked for pairs that do not fit."""
-    listing: Listing = await client.list(OWN)
+    listing: KeyList = await client.list(OWN)
     found = dict(records.rows("east", CLAIMED, map(entry_of, listing.kvs)).held)
     owners = {
         kv.key.decode(): records.decode_owner(kv.value)

@@ -27,22 +27,12 @@ from bpf import links, netns
 from bpf.build import HERE, build
 from bpf.maps import Map, RowTarget
 from bpf.object import Object
-from bpf.sys import AttachType
 from mesh.core.address import encode_address, packed, unpacked
+from mesh.datapath.hooks import SOCKET_PROGRAMS
 from mesh.services.backends import BackendAddress, ServiceAddress
 from mesh.services.maps import decode_backend, decode_service, encode_backend, encode_service
 from mesh.services.slots import Slots, recovered_slots
 
-PROGRAMS = {
-    "mg_connect4": AttachType.CONNECT4,
-    "mg_connect6": AttachType.CONNECT6,
-    "mg_sendmsg4": AttachType.SENDMSG4,
-    "mg_sendmsg6": AttachType.SENDMSG6,
-    "mg_recvmsg4": AttachType.RECVMSG4,
-    "mg_recvmsg6": AttachType.RECVMSG6,
-    "mg_getpeername4": AttachType.GETPEERNAME4,
-    "mg_getpeername6": AttachType.GETPEERNAME6,
-}
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 NUMBERS = {TCP: socket.IPPROTO_TCP, UDP: socket.IPPROTO_UDP}
 
@@ -95,11 +85,11 @@ class Bed:
         with Object.open(self.objects / "sock.o") as opened:
             opened.pin(self.pins)
             opened.load()
-            for name, where in PROGRAMS.items():
+            for name, where in SOCKET_PROGRAMS.items():
                 links.cgroup(opened.programs[name], self.cgroup, where, self.pins / name)
 
     def close(self) -> None:
-        for name in PROGRAMS:
+        for name in SOCKET_PROGRAMS:
             links.detach(self.pins / name)
         self.stack.close()
 

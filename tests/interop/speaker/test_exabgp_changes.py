@@ -26,7 +26,7 @@ from bgp.exabgp.channel import Channel
 from bgp.exabgp.config import config_text
 from bgp.exabgp.engine import Engine
 from bgp.exabgp.launcher import SETTINGS
-from bgp.exabgp.lines import NEIGHBORS, Event, dumped_neighbors
+from bgp.exabgp.lines import NEIGHBORS, SessionEvent, dumped_neighbors
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ class ExaBGP:
 
     def __init__(self, directory: Path, program: list[str]) -> None:
         self.engine = Engine(directory)
-        self.events: list[Event] = []
+        self.events: list[SessionEvent] = []
         self.engine.write_config(config(self.engine, AWAY))
         settings = {f"exabgp.{name}": value for name, value in SETTINGS.items()}
         self.process = subprocess.Popen(

@@ -160,14 +160,14 @@ async def live(place: Path, etcd: Etcd) -> dict[str, Any]:
     agent_file, controller_file = configured(place, etcd)
     controller = Controller(
         load_controller(controller_file),
-        lambda features: [FenceController(features.objects, features.own)],
+        more=lambda features: [FenceController(features.objects, features.own)],
         kinds=ALL,
     )
     async with task_of(controller.run()), Kernel.open() as kernel:
         agent = Agent(
             load_agent(agent_file),
             kernel,
-            lambda features: [
+            more=lambda features: [
                 FenceAgent("east", features.objects, features.local.table, features.store.own)
             ],
             kinds=ALL,

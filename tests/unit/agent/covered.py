@@ -12,6 +12,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from gateway.members import GatewayKey
 from gateway.plan import exclusions
 from gateway.policy import POLICIES, EgressPolicy
@@ -64,7 +66,10 @@ class FakeMaps(Maps):
 
     def enum(self, name: str) -> Mapping[str, int]:
         classes = {"EGRESS_UNCOVERED": 0, "EGRESS_CLASS_NO_ROOM": NO_ROOM}
-        return classes if name == "egress_class" else {}
+        return {"egress_class": classes, "gateway_limit": {"GATEWAYS": 16}}.get(name, {})
+
+    def struct(self, _: str) -> np.dtype[Any]:
+        return np.dtype([("bits", "u4"), ("class", "u4"), ("addr", "u1", 16)])
 
     def capacity(self, name: str) -> int:
         return self.told.get(name, PLENTY)
@@ -171,4 +176,4 @@ class Covered(Rooms):
         return bool(one.known) and cast(FakeMap, one.target).rows == wanted
 
     def _token(self, one: AppliedRows[Any, Any], key: Any) -> Any:
-        return key.egress if one.rows is self.egress.egress else key
+        return key.egress_class if one.rows is self.egress.egress else key

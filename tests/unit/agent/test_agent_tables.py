@@ -182,7 +182,7 @@ def test_a_policy_that_came_while_the_agent_was_dead_needs_no_store(tmp_path: Pa
     assert name == "egress"
     assert number
     assert row == replace(ROW, marks=row.marks)
-    assert number in {key.egress for key in tables.egress.egress.rows}
+    assert number in {key.egress_class for key in tables.egress.egress.rows}
     assert not tables.pods.pod.synced
 
 

@@ -220,12 +220,16 @@ def test_an_address_without_room_counts_as_one_without_a_gateway(name: str, tmp_
         it.put(2, "api")
         await settle(it)
         egress = it.maps.of["mg_egress"].rows
-        actions = {row.action for key, row in egress.items() if key.egress == it.class_of("pod2")}
+        actions = {
+            row.action for key, row in egress.items() if key.egress_class == it.class_of("pod2")
+        }
         assert actions == {Action.NO_GATEWAY}
         it.delete_policy("p1")
         await settle(it)
         egress = it.maps.of["mg_egress"].rows
-        actions = {row.action for key, row in egress.items() if key.egress == it.class_of("pod2")}
+        actions = {
+            row.action for key, row in egress.items() if key.egress_class == it.class_of("pod2")
+        }
         assert actions == {Action.TRANSLATE}
 
     story(Covered(random.Random(1), {name: 2}, tmp_path), tell)

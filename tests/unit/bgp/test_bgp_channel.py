@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import bgp.exabgp.relay
-from bgp.exabgp.channel import WINDOW, Channel, Refused
-from bgp.exabgp.lines import Event
+from bgp.exabgp.channel import WINDOW, Channel, CommandRefused
+from bgp.exabgp.lines import SessionEvent
 
 ROUTES = [
     f"neighbor 10.99.0.1 announce route 10.{n // 256}.{n % 256}.0/24 next-hop 10.99.0.11"
@@ -34,7 +34,7 @@ class Player:
         self.waiting = 0
         self.most = 0
         self.heard: list[str] = []
-        self.events: list[Event] = []
+        self.events: list[SessionEvent] = []
         self.before: list[str] = []  # what an earlier client had asked for
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -94,7 +94,7 @@ def test_the_refused_command_is_found_among_many(tmp_path: Path) -> None:
 
 def test_a_refused_question_raises(tmp_path: Path) -> None:
     async def tell(channel: Channel) -> None:
-        with pytest.raises(Refused):
+        with pytest.raises(CommandRefused):
             await channel.ask("reload")
 
     talk(Player(tmp_path / "s", refuse="reload"), tell)

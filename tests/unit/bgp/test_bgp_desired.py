@@ -38,6 +38,7 @@ def test_a_node_without_the_routers_family_has_a_finding_and_no_session() -> Non
     assert not rows
     assert findings[0].code == "B205"
     assert findings[0].object == "BGPPeer/router6"
+    assert findings[0].about == ("node/east-1", f"peer/{ROUTER6}")
 
 
 def test_of_two_peers_with_one_address_the_first_by_name_has_it_and_both_are_named() -> None:
@@ -78,4 +79,4 @@ def test_a_prefix_without_an_address_to_be_its_next_hop_is_no_route() -> None:
     node = Node("east", "east-1", (V4,))
     rows, findings = routes(node, sessions(peer()), OWN)
     assert {key.prefix.version for key in rows} == {4}
-    assert [finding.object for finding in findings] == ["node/east-1"]
+    assert [(f.code, f.object) for f in findings] == [("B213", "node/east-1")]

@@ -7,7 +7,7 @@ import pytest
 from bgp.desired import Peering, RouteKey
 from bgp.exabgp.config import config_text
 from bgp.exabgp.lines import (
-    Event,
+    SessionEvent,
     announce,
     checked,
     dumped_neighbors,
@@ -34,18 +34,18 @@ NEIGHBOR = (
 )
 
 
-def state(words: str) -> Event:
+def state(words: str) -> SessionEvent:
     said = event(f'{HEAD}"type": "state", {NEIGHBOR}{words} }} }}')
     assert said is not None
     return said
 
 
-def sent(code: int, subcode: int, text: str = "") -> Event:
-    return Event("notification", PEER, text=text, sent=True, code=code, subcode=subcode)
+def sent(code: int, subcode: int, text: str = "") -> SessionEvent:
+    return SessionEvent("notification", PEER, text=text, sent=True, code=code, subcode=subcode)
 
 
-def received(code: int, subcode: int, text: str = "") -> Event:
-    return Event("notification", PEER, text=text, code=code, subcode=subcode)
+def received(code: int, subcode: int, text: str = "") -> SessionEvent:
+    return SessionEvent("notification", PEER, text=text, code=code, subcode=subcode)
 
 
 def test_a_route_names_peer_prefix_and_next_hop() -> None:
@@ -173,7 +173,7 @@ def test_only_negotiated_families_of_an_established_session_count() -> None:
     ],
 )
 def test_the_reason_names_the_side_that_has_to_act(
-    down: str, said: Event | None, words: str
+    down: str, said: SessionEvent | None, words: str
 ) -> None:
     assert words in reason(PEERING, down, said)
 

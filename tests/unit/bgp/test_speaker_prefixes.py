@@ -94,7 +94,7 @@ def test_a_claim_that_is_no_subnet_is_a_finding_and_the_rest_stays() -> None:
     ]
     own, findings = own_prefixes(EAST1, claims, [], NODES)
     assert own["podCIDRs"] == [ip_network("10.1.0.0/24")]
-    assert [finding.object for finding in findings] == ["podcidr/nonsense/number/0"]
+    assert [(f.code, f.object) for f in findings] == [("B212", "podcidr/nonsense/number/0")]
 
 
 def test_only_the_gateway_has_the_egress_addresses() -> None:

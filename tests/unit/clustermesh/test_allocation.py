@@ -36,12 +36,13 @@ from mesh.identity.controller import IdentityController, numbers_of
 from mesh.nodes.controller import NodesController
 from mesh.nodes.foreign import MOST_NODES, free_numbers, meet, pool_findings
 from mesh.nodes.pools import pod_cidrs
-from mesh.nodes.settings import Pool, Pools
+from mesh.nodes.settings import Pool
 from mesh.objects.tables import Objects
 from mesh.services.controller import ServicesController
 from mesh.services.kinds import SERVICES, ServiceObject
 from srv6.controller import LocatorsController
 from srv6.locators import locators
+from srv6.settings import Pools
 from tests.fixtures.egress import objects
 
 V4, V6, LOCATORS = "10.1.0.0_16_24", "fd01::_48_64", "fcbb:bb01::_32_48"

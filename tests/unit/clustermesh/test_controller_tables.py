@@ -18,11 +18,12 @@ from mesh.core.feature import Want
 from mesh.core.model import Node, NodeKey, Pod, PodEntry, PodKey, PodRef, ServiceKey
 from mesh.core.reconcile import Loop
 from mesh.identity.labels import identity_labels, namespace_of
-from mesh.nodes.settings import Pool, Pools
+from mesh.nodes.settings import Pool
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services.kinds import SERVICES, ServiceObject, ServicePortObject
+from srv6.settings import Pools
 
 CONFIG = ControllerConfig(
     cluster=Cluster(name="east", id=1),
@@ -154,6 +155,8 @@ def test_canaries_wait_for_claims() -> None:
     it.loop.derive_all()
     assert it.tables.publish.canaries.rows
     assert it.findings() == [("M145", f"{PREFIX}podcidr/{POOL}/owner/east-1")]
+    it.tables.wants.contradictory = frozenset({want})
+    assert it.findings() == [("M155", f"{PREFIX}podcidr/{POOL}/owner/east-1")]
 
 
 def test_a_pod_that_goes_takes_its_address_and_backend_along() -> None:
@@ -191,7 +194,7 @@ def test_a_prefix_published_before_ours_is_not_published() -> None:
     it.own(everything())
     assert it.published(wire.NODES) == set()
     codes = [code for code, _ in it.findings()]
-    assert codes == ["M129", "M148", "M148"]
+    assert codes == ["M129", "M148", "M154"]
     it.mesh({}, (west,))
     assert it.published(wire.NODES) == {wire.node_key("east", "east-1")}
     assert it.findings() == []

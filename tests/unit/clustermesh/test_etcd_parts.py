@@ -30,13 +30,14 @@ from clustermesh.etcd.errors import (
 from clustermesh.etcd.requests import prefix_end, put_op
 from clustermesh.publish import PREFIXES
 from clustermesh.store import claims as records
-from clustermesh.store.allocator import Allocator, identity_numbers
+from clustermesh.store.allocator import Allocator
 from clustermesh.store.claims import Record
 from clustermesh.store.follow import Batch, Entry, canary_of
 from clustermesh.store.keys import TXN_BYTES, TXN_OPS, _chunks
 from clustermesh.store.leader import Deposed, Fence
 from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
+from mesh.identity.controller import numbers_of
 
 CODE = grpc.StatusCode
 CLAIMED = ("identity", "podcidr", "locator", "block")
@@ -259,7 +260,7 @@ def test_a_standby_appends_what_changed_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_identities_carry_the_cluster_id_on_top() -> None:
-    numbers = identity_numbers(2)
+    numbers = numbers_of(2)
     assert (numbers[0], numbers[-1]) == (0x20001, 0x2FFFF)
 
 

@@ -118,7 +118,7 @@ class Mirror:
 
 
 def importer(limits: Limits | None = None) -> Importer:
-    return Importer("west", Ledger(OWN), limits or Limits(findings=10_000), clock=lambda: 0.0)
+    return Importer("west", Ledger(OWN), limits or Limits(findings=10_000))
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any
 
-import msgspec
 import pytest
 
 from clustermesh.remote import wire
@@ -24,6 +23,8 @@ from clustermesh.remote.shared import ADDRESS as ADDRESSES
 from mesh.core import address
 from mesh.core.model import Address, Backend, Node, NodeKey, PodKey, Service, ServiceKey
 from mesh.identity.addresses import VALUE
+from mesh.observe.tables import encode
+from mesh.process import Since
 
 OWN = OwnFacts(
     "east",
@@ -76,7 +77,7 @@ def west(**more: bytes) -> dict[str, bytes]:
 
 
 def importer(keys: Mapping[str, bytes] | None = None) -> Importer:
-    it = Importer("west", Ledger(OWN), clock=lambda: 1000.0)
+    it = Importer("west", Ledger(OWN))
     it.apply(west() if keys is None else keys)
     return it
 
@@ -421,7 +422,7 @@ def test_findings_can_be_shown_whatever_the_key_is() -> None:
     it.apply({wire.node_key("west", names[0]): GOOD_NODE, wire.config_key("\udcff"): b"{"})
     assert len(it.findings) == 5
     for finding in it.findings.values():
-        shown = msgspec.json.encode(finding).decode()
+        shown = encode(finding).decode()
         assert shown.isprintable()
         assert len(shown) < 2000
 
@@ -429,13 +430,18 @@ def test_findings_can_be_shown_whatever_the_key_is() -> None:
 def test_finding_keeps_its_time() -> None:
     """The same fault since its first sight, however often it is written."""
     now = iter(range(100, 200))
-    it = Importer("west", Ledger(OWN), clock=lambda: float(next(now)))
+    it = Importer("west", Ledger(OWN))
+    clock = Since(lambda: list(it.findings.values()), unix=lambda: float(next(now)))
     it.apply(west())
     key, value = pair("10.9.0.1")
     it.apply({key: value})
-    since = it.findings[key].since
+    [first] = clock.dated()
+    assert first.since == 100
     it.apply({key: edited(value, Metadata="x")})
-    assert it.findings[key].since == since
+    assert clock.dated() == [first]
+    it.apply({key: b"{"})
+    [other] = clock.dated()
+    assert (other.code, other.since) == ("M133", 102)
 
 
 # --- Several clusters -------------------------------------------------------------------------

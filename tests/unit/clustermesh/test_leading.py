@@ -6,7 +6,7 @@ import asyncio
 from typing import cast
 
 from clustermesh.store.allocator import Allocator
-from clustermesh.store.leading import Claims, Wants
+from clustermesh.store.leading import ClaimTarget, Wants
 from clustermesh.store.own import Own
 from gateway import blocks
 from gateway.controller import EgressController
@@ -29,6 +29,6 @@ def test_a_claim_that_is_wanted_again_before_its_release_is_not_released() -> No
             released.append(Want(noun, pool, owner))
             wants.wanted.upsert({TWO: True})
 
-    claims = Claims(cast("Allocator", Slow()), wants)
+    claims = ClaimTarget(cast("Allocator", Slow()), wants)
     asyncio.run(claims.delete({ONE, TWO}))
     assert released == [ONE]

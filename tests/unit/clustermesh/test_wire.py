@@ -225,12 +225,6 @@ def test_good_cluster_name(name: str) -> None:
     assert wire.is_cluster_name(name)
 
 
-def test_identity_ranges() -> None:
-    """24 bits with the cluster id on top; cluster 0 starts behind the reserved numbers."""
-    assert (wire.identity_range(7)[0], wire.identity_range(7)[-1]) == (458752, 524287)
-    assert wire.identity_range(0)[0] == 256
-
-
 def test_ports_that_cannot_be_translated_are_left_out() -> None:
     """SCTP is no error: the service's other ports are used."""
     value = json.loads(SERVICE)

@@ -9,7 +9,7 @@ from gateway.blocks import (
     BlockOwner,
 )
 from gateway.nouns import egress_rows as listed
-from gateway.plan import Plan, egress_classes
+from gateway.plan import EgressPlan, egress_classes
 from gateway.policy import EgressPolicy
 from gateway.rows import (
     Action,
@@ -39,15 +39,17 @@ def policy(name: str, to: tuple[str, ...], excluded: tuple[str, ...] = ()) -> Eg
     return EgressPolicy(name, (), networks, out, (V4,), Selector())
 
 
-def plan(*policies: EgressPolicy, gateway: Node | None = GATEWAY) -> Plan:
+def plan(*policies: EgressPolicy, gateway: Node | None = GATEWAY) -> EgressPlan:
     names = tuple(one.name for one in policies)
-    return Plan({one.name: one for one in policies}, {CLIENT: names}, dict.fromkeys(names, gateway))
+    return EgressPlan(
+        {one.name: one for one in policies}, {CLIENT: names}, dict.fromkeys(names, gateway)
+    )
 
 
-def rows(found: Plan) -> dict[str, EgressRow]:
+def rows(found: EgressPlan) -> dict[str, EgressRow]:
     classes = dict.fromkeys(found.covered.values(), 1)
     made = egress_rows(found, classes)
-    assert {key.egress for key in made} <= {1}
+    assert {key.egress_class for key in made} <= {1}
     return {str(key.network): row for key, row in made.items()}
 
 
@@ -103,7 +105,7 @@ def test_a_class_keeps_the_rows_of_its_remaining_policies() -> None:
 def test_rows_are_classes_times_networks_whatever_the_number_of_pods() -> None:
     one = policy("erp", ("10.20.0.0/16", "10.30.0.0/16"))
     pods = {PodKey("east", "shop", f"p{n}"): ("erp",) for n in range(1000)}
-    found = Plan({"erp": one}, pods, {"erp": GATEWAY})
+    found = EgressPlan({"erp": one}, pods, {"erp": GATEWAY})
     assert len(egress_rows(found, egress_classes(pods.values()))) == 2
 
 

@@ -5,6 +5,7 @@ import pytest
 from mesh.core.model import Claim, Identity, Namespace, Pod
 from mesh.identity.labels import (
     identity_labels,
+    identity_range,
     identity_rows,
     label_text,
     namespace_of,
@@ -81,3 +82,9 @@ def test_identities_of_another_clusters_range_are_left_out() -> None:
     rows = identity_rows(claims, "berlin", 3)
     assert rows == {0x30007: Identity("berlin", 0x30007, "k8s:a=b;")}
     assert numbers_by_labels(rows.values()) == {"k8s:a=b;": 0x30007}
+
+
+def test_identity_ranges() -> None:
+    """24 bits with the cluster id on top; cluster 0 starts behind the reserved numbers."""
+    assert (identity_range(7)[0], identity_range(7)[-1]) == (458752, 524287)
+    assert identity_range(0)[0] == 256

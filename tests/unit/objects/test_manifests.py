@@ -17,18 +17,12 @@ import pytest
 from gateway.policy import POLICIES
 from mesh.core.model import PodKey
 from mesh.objects import folder as manifest_files
+from mesh.objects.findings import BROKEN_FILE, DUPLICATE, FOLDER, REFUSED, STATE, UNKNOWN_KIND
 from mesh.objects.folder import torn_rest_s
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NAMESPACES, PODS
-from mesh.objects.manifests import (
-    BROKEN_FILE,
-    DUPLICATE,
-    FOLDER,
-    STATE,
-    UNKNOWN_KIND,
-    Manifests,
-)
-from mesh.objects.schema import REFUSED
+from mesh.objects.manifests import Manifests
+from mesh.process import Since
 
 
 def pod(name: str, node: str = "east-1") -> str:
@@ -265,11 +259,12 @@ def test_a_finding_names_file_object_and_field(rig: Rig) -> None:
 
 
 def test_a_finding_keeps_the_time_since_when_it_holds(rig: Rig) -> None:
+    since = Since(rig.manifests.objects.findings.rows.values)
     rig.put("a.yaml", "a: [1\n")
-    [first] = rig.manifests.objects.findings.rows.values()
+    [first] = since.dated()
     rig.put("b.yaml", pod("p1"))
     rig.put("a.yaml", "a: [2\n")
-    assert {one.since for one in rig.manifests.objects.findings.rows.values()} >= {first.since}
+    assert {one.since for one in since.dated()} >= {first.since}
     assert first.since == pytest.approx(time.time(), abs=60)
 
 

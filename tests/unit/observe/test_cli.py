@@ -296,7 +296,7 @@ def test_status_is_health(run: Run, tmp_path: Path) -> None:
     (one,) = json.loads(text)["findings"]
     assert status == 1
     assert (one["code"], one["object"]) == ("B290", "west-1/speaker")
-    assert one.keys() == {"code", "object", "field", "text", "since"}
+    assert one.keys() == {"code", "object", "field", "text", "about", "since"}
     assert run("status")[1].splitlines()[-2] == "Findings: 1"
 
 

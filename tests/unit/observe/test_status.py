@@ -39,8 +39,9 @@ def peer(node: str, state: str = "established", reason: str = "") -> Row:
     return {"node": node, "address": "10.99.0.1", "asn": 65000, "state": state, "reason": reason}
 
 
-def finding(code: str, thing: str, text: str = "text", since: float = 1.0) -> Row:
-    return {"code": code, "object": thing, "field": "spec", "text": text, "since": since}
+def finding(code: str, thing: str, text: str = "text", since: float = 1.0, *about: str) -> Row:
+    row = {"code": code, "object": thing, "field": "spec", "text": text}
+    return row | {"about": list(about), "since": since}
 
 
 NODES = [node("east-1"), node("east-2")]
@@ -137,10 +138,10 @@ def test_a_session_is_down_with_its_reason() -> None:
 def test_a_session_that_the_speaker_reports_is_reported_once() -> None:
     """The speaker knows since when, so its finding stands."""
     down = peer("east-1", "idle", "refused")
-    said = finding("B201", "router.yaml", "session of east-1 with 10.99.0.1 is idle: refused")
+    said = finding("B201", "router.yaml", "refused", 1.0, "node/east-1", "peer/10.99.0.1")
     speaker = answer("east-1", "speaker", peer=[down], findings=[said])
     assert codes(east(east_1_speaker=speaker)) == ["B201"]
-    other = finding("B201", "router.yaml", "session of east-1 with 10.99.0.11 is idle: refused")
+    other = finding("B201", "router.yaml", "refused", 1.0, "node/east-1", "peer/10.99.0.11")
     speaker = answer("east-1", "speaker", peer=[down], findings=[other])
     assert codes(east(east_1_speaker=speaker)) == ["B201", "B291"]
 
@@ -164,6 +165,28 @@ def test_a_policy_without_a_gateway_is_found() -> None:
     policy = POLICY | {"gateway": None}
     changed = answer("east-1", "agent", node=NODES, egress=[policy])
     assert codes(east(east_1_agent=changed)) == ["E390"]
+
+
+def test_a_policy_without_a_gateway_that_a_controller_reports_is_reported_once() -> None:
+    """One of the same name in another cluster is another policy."""
+    policies = [POLICY | {"gateway": None}, POLICY | {"gateway": None, "cluster": "west"}]
+    said = finding("E302", "erp.yaml", "no node", 1.0, "egress/erp")
+    answers = east(
+        east_1_controller=answer("east-1", "controller", egress=policies, findings=[said])
+    )
+    found = summarize(answers, NOW).findings
+    assert [(one["code"], one["object"]) for one in found] == [
+        ("E302", "erp.yaml"),
+        ("E390", "west/erp"),
+    ]
+
+
+def test_findings_that_concern_different_things_are_two() -> None:
+    """Sentences do not tell them apart."""
+    said = [finding("M148", "config", "text", 1.0, f"cluster/{name}") for name in ("c", "b", "c")]
+    changed = answer("east-1", "agent", node=NODES, findings=said)
+    found = summarize(east(east_1_agent=changed), NOW).findings
+    assert [one["about"] for one in found] == [["cluster/b"], ["cluster/c"]]
 
 
 def test_processes_that_are_away_come_first() -> None:
@@ -207,7 +230,7 @@ def test_nothing_runs() -> None:
 def test_clusters_show_the_age_of_their_sync_by_who_sees_it() -> None:
     """East lost etcd five minutes ago, so its view of west is that old; west's own is fresh."""
     seen = {"cluster": "west", "id": 2, "nodes": 2, "synced": True}
-    lost = finding("M151", "etcd cilium/", "no answer", NOW - 300)
+    lost = finding("M151", "etcd cilium/", "no answer", NOW - 300, "store")
     answers = east(
         east_1_controller=answer("east-1", "controller", cluster=[seen], findings=[lost]),
         west_1_controller=answer("west-1", "controller", cluster=[seen]),

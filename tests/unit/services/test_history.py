@@ -19,8 +19,9 @@ from mesh.core.model import (
     ServicePort,
 )
 from mesh.objects.kubernetes import PODS
-from mesh.services.backends import ADDRESS_CONFLICT, ServiceAddress
+from mesh.services.backends import ServiceAddress
 from mesh.services.controller import ServicesController
+from mesh.services.findings import ADDRESS_CONFLICT
 from mesh.services.kinds import (
     SERVICES,
     SLICES,

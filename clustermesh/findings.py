@@ -1,0 +1,175 @@
+"""Codes of findings about the store, and about what other clusters claim.
+
+M121 to M139: what a peer claims and does not get (``reference/clustermesh-wire.md`` 16 and 22.4).
+From M141: our own cluster in the store.
+"""
+
+from mesh.core.findings import Code
+
+_TELL = "Tell the operators of the other cluster."
+
+CAPABILITIES = Code(
+    "M121",
+    "The config of another cluster asks for something that this mesh has not. Nothing of that "
+    "cluster is used.",
+    f"{_TELL} The field names what differs.",
+)
+CLUSTER_NAME = Code(
+    "M122",
+    "The cluster name in a key or value is no name, or not the name of the cluster that wrote it.",
+    _TELL,
+)
+CLUSTER_ID = Code(
+    "M123",
+    "The cluster id in a value is out of range, or not the id of the cluster that wrote it.",
+    _TELL,
+)
+ID_TAKEN = Code(
+    "M124",
+    "Another cluster has an id that a cluster has already. Nothing of the later one is used.",
+    "Give one of the clusters another id.",
+)
+IDENTITY_RANGE = Code(
+    "M125",
+    "Another cluster claims an identity outside its own range. The key is not used.",
+    _TELL,
+)
+RESERVED = Code(
+    "M126",
+    "Another cluster claims a reserved identity. The key is not used.",
+    _TELL,
+)
+OUTSIDE = Code(
+    "M127",
+    "Another cluster claims an address outside the pod CIDRs of its nodes. The key is not used.",
+    f"{_TELL} The key is used as soon as a node with such a pod CIDR is accepted.",
+)
+ADDRESS_TAKEN = Code(
+    "M128",
+    "Another cluster claims an address that somebody else has, or that nobody can have. The key "
+    "is not used.",
+    "Give one of the two that the text names another address.",
+)
+PREFIX_TAKEN = Code(
+    "M129",
+    "Another cluster claims a prefix that meets somebody else's, or that is none for pods. The "
+    "node is not used as it is now.",
+    "Give one of the two that the text names another prefix.",
+)
+MISMATCH = Code(
+    "M130",
+    "A name, number or address in a key or value of another cluster is not spelt as it must be, "
+    "or key and value differ in it. The key is not used.",
+    _TELL,
+)
+BACKEND_OUTSIDE = Code(
+    "M131",
+    "A service of another cluster has a backend outside the pod CIDRs of that cluster. The service "
+    "is not used as it is now.",
+    _TELL,
+)
+TOO_LARGE = Code(
+    "M132",
+    "A value of another cluster is larger than any that is meant. The key is not used.",
+    _TELL,
+)
+UNREADABLE = Code(
+    "M133",
+    "A value of another cluster cannot be decoded. The key is not used as it is now.",
+    _TELL,
+)
+TOO_MANY = Code(
+    "M134",
+    "Another cluster has more keys of a noun than are read. The further ones are not used.",
+    f"{_TELL} It may be larger than this mesh is meant for.",
+)
+NO_ENDPOINT = Code(
+    "M135",
+    "Another cluster claims an address behind a host that is none of its nodes. The key is not "
+    "used.",
+    f"{_TELL} The key is used as soon as the node is accepted.",
+)
+LABELS = Code(
+    "M136",
+    "The labels of another cluster's identity are misspelt, or do not name that cluster. The key "
+    "is not used.",
+    _TELL,
+)
+NO_CONFIG = Code(
+    "M137",
+    "Another cluster has keys, but no cluster config. None of its keys is used.",
+    "Start a controller of that cluster, or remove its keys.",
+)
+MORE = Code(
+    "M139",
+    "More keys of another cluster are refused than are listed one by one.",
+    "Act on the findings that are listed.",
+)
+OWN_UNREADABLE = Code(
+    "M141",
+    "A key of our own cluster in etcd cannot be read. It counts as absent.",
+    "Look which program wrote the key. Only processes of the cluster may.",
+)
+POOL_FULL = Code(
+    "M145",
+    "A pool has no free number for an owner. A node without a pod CIDR gets no pods, a pod without "
+    "an identity is not connected, a node without a block opens no connections of the address.",
+    "Make the pool larger, or add another one. Released numbers are free again after a while.",
+)
+OTHER_CONFIG = Code(
+    "M146",
+    "A controller's configuration is not the one that the controllers of its cluster agreed on. "
+    "It does not lead.",
+    "Give all controllers of the cluster the same configuration.",
+)
+ID_USED = Code(
+    "M147",
+    "Another cluster publishes the id of this one. The controller does not lead.",
+    "Give one of the clusters another id.",
+)
+CANNOT_WRITE = Code(
+    "M149",
+    "The leader cannot write a key to etcd. It is tried again with growing pauses; all other keys "
+    "are written. Key * is all of them.",
+    "Act on the error that the text names; the controller's role in etcd may lack a prefix.",
+)
+NOT_RESTORED = Code(
+    "M150",
+    "A claim could not be given back to a store that was replaced, because somebody else has the "
+    "number by now. Its owner gets another number.",
+    "Nothing is to be done. Connections of the owner that name the number end.",
+)
+STORE_AWAY = Code(
+    "M151",
+    "An agent or a controller cannot read etcd. What is programmed and published stays as it is; "
+    "changes wait.",
+    "Start etcd, mend the way to it, or mend the certificate and role of the process.",
+)
+NOT_LEADING = Code(
+    "M152",
+    "A controller cannot stand for the leadership.",
+    "Act on the error that the text names; the controller's role in etcd may lack a prefix.",
+)
+NOT_SAVED = Code(
+    "M153",
+    "A controller cannot write down the claims or pods of its cluster. A store that is replaced "
+    "does not get them back.",
+    "Make room in the controller's state directory, and make it writable.",
+)
+NOT_PUBLISHED = Code(
+    "M154",
+    "A prefix of one of our nodes is not published, because another cluster published one that "
+    "meets it before. Other clusters do not reach the pods in it.",
+    "Give one of the two clusters another pool.",
+)
+CONTRADICTION = Code(
+    "M155",
+    "The two keys of a claim contradict each other. Its owner gets no number.",
+    "Remove the owner's key, which the finding names; a controller then claims anew.",
+)
+NOT_REMEMBERED = Code(
+    "D605",
+    "An agent cannot write down which clusters it knows. After a restart without etcd, it may "
+    "remove the addresses of clusters that were there.",
+    "Make room in the agent's state directory, and make it writable.",
+)

@@ -1,0 +1,22 @@
+"""Codes of findings about services."""
+
+from mesh.core.findings import Code
+
+ADDRESS_CONFLICT = Code(
+    "M161",
+    "Two services have the same address, port and protocol. The first one by name gets the "
+    "packets.",
+    "Give one of the services another address.",
+)
+BACKENDS_FULL = Code(
+    "M162",
+    "The map of backends has not room for all. The services that the text names have fewer "
+    "backends, or none: connections to those without any are refused.",
+    "Make the map of backends larger in the agent's configuration.",
+)
+SERVICES_FULL = Code(
+    "M163",
+    "The map of service addresses has not room for all. Packets to the addresses of the services "
+    "that the text names are not translated.",
+    "Make the map of service addresses larger in the agent's configuration.",
+)
