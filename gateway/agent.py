@@ -139,7 +139,7 @@ class EgressAgent(AgentFeature):
             Each(self.no_set, rows.addresses_of),
             also=[self.no_set],
         )
-        loop.group(self._count, rows.row_count, By(self.egress, lambda key, _: [key.egress]))
+        loop.group(self._count, rows.row_count, By(self.egress, rows.classes_of_row))
         inputs: list[Source] = [self.coverage.covered, self.classes, self._count]
         loop.derive(inputs, self._number_pods, [self.no_class])
         self._derive_blocks(loop)

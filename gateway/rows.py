@@ -77,6 +77,11 @@ def class_of_row(key: EgressKey) -> int:
     return key.egress_class
 
 
+def classes_of_row(key: EgressKey, _: EgressRow) -> list[int]:
+    """The group of a row: its class."""
+    return [key.egress_class]
+
+
 def address_of_row(_: EgressKey, row: EgressRow) -> Iterable[IP]:
     """The egress address whose gateways a packet needs."""
     return () if row.address is None else (row.address,)

@@ -26,6 +26,11 @@ from tests.fixtures.rooms import Rooms, policy
 from tests.unit.core.kernels import FakeMap
 
 NO_ROOM = 0x7FFFFFFF
+ENUMS = {
+    "egress_class": {"EGRESS_UNCOVERED": 0, "EGRESS_CLASS_NO_ROOM": NO_ROOM},
+    "gateway_limit": {"GATEWAYS": 16},
+}
+LPM_KEY = np.dtype([("prefix", "u4"), ("class", "u4"), ("addr", "V16")])
 PLENTY = 1_000_000
 CIDR = ip_network("10.1.0.0/24")
 APPS = ("web", "api", "cart", "mail")
@@ -65,11 +70,10 @@ class FakeMaps(Maps):
         return FakeColumns(table)
 
     def enum(self, name: str) -> Mapping[str, int]:
-        classes = {"EGRESS_UNCOVERED": 0, "EGRESS_CLASS_NO_ROOM": NO_ROOM}
-        return {"egress_class": classes, "gateway_limit": {"GATEWAYS": 16}}.get(name, {})
+        return ENUMS.get(name, {})
 
     def struct(self, _: str) -> np.dtype[Any]:
-        return np.dtype([("bits", "u4"), ("class", "u4"), ("addr", "u1", 16)])
+        return LPM_KEY
 
     def capacity(self, name: str) -> int:
         return self.told.get(name, PLENTY)
