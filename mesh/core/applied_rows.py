@@ -339,6 +339,7 @@ class AppliedRows(Applied, Generic[K, V]):
                 self._arrive(key, row)
         self._unsure.update(errors)
         self._fail(errors)
+        self._owed = self._owed or {}  # a dict is walked with the places of all that it once held
         self.report.written = len(plan.upsert) - len(errors)
         return None
 
@@ -385,6 +386,7 @@ class AppliedRows(Applied, Generic[K, V]):
         if not due:
             return
         held = {key: self._doomed.pop(key) for key in due}
+        self._doomed = self._doomed or {}  # as ``_owed``
         for key in due:
             self._have.pop(key, None)
         self._unsure.update(due)
