@@ -151,10 +151,11 @@ class PublishController(ControllerFeature):
         """
         if self.canaries.synced:
             return
+        held = [claims.held.rows for claims in self._store.claims.values()]
+        if len(wanted.rows) > sum(map(len, held)) + len(refused.rows):
+            return  # a first start claims for minutes: do not look at each claim after each claim
         made = {
-            Want(claim.noun, claim.pool, claim.owner)
-            for claims in self._store.claims.values()
-            for claim in claims.held.rows.values()
+            Want(claim.noun, claim.pool, claim.owner) for rows in held for claim in rows.values()
         }
         if wanted.rows.keys() <= made | refused.rows.keys():
             self.config_key.replace(publish.config(self._cluster, self._id))

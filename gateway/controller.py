@@ -48,6 +48,8 @@ class EgressController(ControllerFeature):
         count = blocks.block_count(settings.block_size)
         self.claims = (Claimable(blocks.NOUN, lambda _: range(count), released=True),)
         self._hosted: Table[PodKey, Hosted] = Table("host of covered pod")
+        #: Policies and nodes with pods that the policy covers: a policy that changes looks at no pod.
+        self._covering: Table[tuple[str, str], bool] = Table("covering policy of node")
         self._asked: Table[tuple[str, Want], bool] = Table("block asked")
 
     @property
@@ -66,17 +68,22 @@ class EgressController(ControllerFeature):
         )
         loop.group(self._hosted, _hosted, By(self.coverage.covered), By(objects[PODS]))
         loop.group(
+            self._covering,
+            _covering,
+            By(self._hosted, lambda _, row: [(name, row.node) for name in row.policies]),
+        )
+        loop.group(
             self._asked,
             self._ask,
-            By(self._hosted, lambda _, row: [(name, row.node) for name in row.policies]),
+            By(self._covering),
             To(objects[POLICIES], lambda pair, _: pair[0]),
         )
         loop.group(self.wants[0], _wanted, By(self._asked, lambda key, _: [key[1]]))
 
     def _ask(
-        self, pair: tuple[str, str], hosted: Mapping[PodKey, Hosted], policy: EgressPolicy | None
+        self, pair: tuple[str, str], covering: bool | None, policy: EgressPolicy | None
     ) -> dict[tuple[str, Want], bool]:
-        if not hosted:
+        if not covering:
             return {}
         wants = blocks.wants_of(pair, policy, self._settings.blocks_per_node)
         return {(pair[0], want): True for want in wants}
@@ -93,6 +100,12 @@ class EgressController(ControllerFeature):
 
 def _hosted(key: PodKey, policies: tuple[str, ...] | None, pod: Pod | None) -> dict[PodKey, Hosted]:
     return {key: Hosted(pod.node, policies)} if pod and pod.node and policies else {}
+
+
+def _covering(
+    pair: tuple[str, str], hosted: Mapping[PodKey, Hosted]
+) -> dict[tuple[str, str], bool]:
+    return {pair: True} if hosted else {}
 
 
 def _wanted(want: Want, policies: Mapping[tuple[str, Want], bool]) -> dict[Want, bool]:
