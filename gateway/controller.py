@@ -48,7 +48,7 @@ class EgressController(ControllerFeature):
         count = blocks.block_count(settings.block_size)
         self.claims = (Claimable(blocks.NOUN, lambda _: range(count), released=True),)
         self._hosted: Table[PodKey, Hosted] = Table("host of covered pod")
-        #: Policies and nodes with pods that the policy covers: a policy that changes looks at no pod.
+        #: Policies and nodes with covered pods, so that a policy that changes looks at no pod.
         self._covering: Table[tuple[str, str], bool] = Table("covering policy of node")
         self._asked: Table[tuple[str, Want], bool] = Table("block asked")
 
@@ -75,16 +75,14 @@ class EgressController(ControllerFeature):
         loop.group(
             self._asked,
             self._ask,
-            By(self._covering),
+            By(self._covering, needed=True),
             To(objects[POLICIES], lambda pair, _: pair[0]),
         )
         loop.group(self.wants[0], _wanted, By(self._asked, lambda key, _: [key[1]]))
 
     def _ask(
-        self, pair: tuple[str, str], covering: bool | None, policy: EgressPolicy | None
+        self, pair: tuple[str, str], _: object, policy: EgressPolicy | None
     ) -> dict[tuple[str, Want], bool]:
-        if not covering:
-            return {}
         wants = blocks.wants_of(pair, policy, self._settings.blocks_per_node)
         return {(pair[0], want): True for want in wants}
 
