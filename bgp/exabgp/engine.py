@@ -1,7 +1,7 @@
 """ExaBGP and its relay as processes: found, started, never stopped.
 
 Files in the run directory: ``exabgp.conf``, ``exabgp.log``, ``exabgp.pid`` (locked by ExaBGP while
-it lives), ``relay.pid``, ``relay.ctl``, ``applied.json`` (memory.py), ``lock`` (held by the
+it lives), ``relay.pid``, ``relay.ctl``, ``applied.json`` (``applied.py``), ``lock`` (held by the
 speaker). The lock on a pid file is what says that the process lives: it ends with the process
 whatever kills it, and a pid that the kernel gave to another process cannot be mistaken for it.
 The relay's socket is no ``.sock``: those are process sockets, which the CLI asks.

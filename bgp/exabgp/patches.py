@@ -1,7 +1,7 @@
 """ExaBGP 5.0 with the changes that it needs; the only importer of exabgp.
 
 Usage: ``python -m bgp.exabgp.patches exabgp.conf``, by ``bgp/exabgp/launcher.py``. Each change has
-a test that fails when ExaBGP no longer needs it (tests/interop/test_exabgp_changes.py):
+a test that fails when ExaBGP no longer needs it (tests/interop/speaker/test_exabgp_changes.py):
 
 1. ``reload`` acknowledges after the new configuration has been loaded. Stock acknowledges first,
    and forgets the reload while a route waits to be sent, for a peer that is away for ever.

@@ -9,8 +9,8 @@ Rule 4: a look costs what changed: files (``mesh/objects/folder.py``), their doc
         (``reading.py``), and the rows that follow (``precedence.py``). It runs in a thread, and the
         event loop takes the rows over in slices.
 
-Another source (the API server, ``mesh/k8s.py``) fills the same ``Objects`` through
-``mesh/objects/kinds.py``; whoever reads the tables does not see the difference.
+Another source (the API server, a later issue) fills the same ``Objects`` through
+``mesh/objects/kinds.py``. The features that read the tables do not see the difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Services on a node: backends of all clusters become the maps that ``lb.h`` reads.
+"""Services on a node: backends of all clusters become the maps that ``service.h`` reads.
 
     own services, services of peers -> service -> translation -> slots
     slots                           -> mg_backend_addr, then mg_service_addr
