@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -160,13 +161,24 @@ def outside(room: str) -> Iterator[Path]:
             yield path
 
 
-def strays(room: str) -> Iterator[tuple[str, str, int]]:
+@cache
+def mentions_in(path: Path) -> Sequence[tuple[int, str]]:
+    return list(mentions(tree(path)))
+
+
+@cache
+def strays(room: str) -> Sequence[tuple[str, str, int]]:
     """Word, file and line of each mention outside of the room."""
-    mine = {word: spellings(word) for word in words(room) - shared()}
-    for path in outside(room):
-        for line, text in mentions(tree(path)):
-            for word in (word for word, forms in mine.items() if text in forms):
-                yield word, name(path), line
+    mine = defaultdict[str, list[str]](list)
+    for word in words(room) - shared():
+        for form in spellings(word):
+            mine[form].append(word)
+    return [
+        (word, name(path), line)
+        for path in outside(room)
+        for line, text in mentions_in(path)
+        for word in mine.get(text, ())
+    ]
 
 
 def imported(module: ast.Module) -> Iterator[str]:
