@@ -315,7 +315,7 @@ async def _live(config: AgentConfig, steps: Steps) -> None:
         await agent.run()
 
 
-async def _become(config: AgentConfig, objects: Path) -> None:
+async def _become(config: AgentConfig, _: Steps, *, objects: Path) -> None:
     async with Kernel.open() as kernel:
         await Agent(config, kernel).become(objects)
     log.info("event=became node=%s objects=%s", config.node, objects)
