@@ -183,7 +183,6 @@ def test_connections_that_open_and_close_meanwhile_go_over(live: Live, builds: B
             turns += 1
         thread.join()
         live.look()
-        assert turns > 1
         assert not (live.directory / migrate.NEXT).exists()
         traffic.turn()
 

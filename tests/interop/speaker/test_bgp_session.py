@@ -219,7 +219,9 @@ def test_a_change_that_was_undone_while_its_speaker_was_dead_is_undone(
     exabgp = node.engine_pid()
     os.kill(exabgp, signal.SIGSTOP)
     node.desire(*ALL, peers=[{**PEER, "hold": 30}])
-    until(lambda: "hold-time 30;" in node.engine.config.read_text(), "a reload is asked for")
+    until(lambda: "hold-time 30;" in node.engine.config.read_text(), "the configuration is written")
+    turn = node.out.stat().st_mtime_ns
+    until(lambda: node.out.stat().st_mtime_ns != turn, "a reload is asked for in the same turn")
     node.kill()
     os.kill(exabgp, signal.SIGCONT)
     until(lambda: _hold_s(router) == 30, "ExaBGP has reloaded")
