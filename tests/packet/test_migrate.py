@@ -15,6 +15,7 @@ from bpf.maps import Map
 from bpf.migrate import Declared, RefusedError
 from bpf.object import BPFFS, Generation
 from mesh.datapath import migrate
+from mesh.datapath.migrate import Migration
 from mesh.datapath.steps import ORDER, Step, Way
 from tests.packet.builds import DECLARED, FORMER, WIDER, edited, of_commit
 from tests.packet.live import Flow, Live, Plain
@@ -175,16 +176,27 @@ def test_connections_that_open_and_close_meanwhile_go_over(live: Live, builds: B
     traffic = begin(live, builds["former"])
     for objects in (builds["wider"], builds["former"]):
         migration = live.begin(objects, DECLARED)
-        thread = threading.Thread(target=migration.run)
+        turned = threading.Event()
+        thread = threading.Thread(target=_run_beside, args=(migration, turned))
         thread.start()
         turns = 0
-        while thread.is_alive() or not turns:
+        while thread.is_alive():
             _few_packets(traffic, turns)
             turns += 1
+            turned.set()
         thread.join()
         live.look()
+        assert turns > 3
         assert not (live.directory / migrate.NEXT).exists()
         traffic.turn()
+
+
+def _run_beside(migration: Migration, turned: threading.Event) -> None:
+    """Steps at any moment of a turn, and a whole turn at least between two of them."""
+    while migration.step():
+        for _ in range(2):  # the first one may have begun before the step
+            turned.clear()
+            turned.wait(30)
 
 
 def _few_packets(traffic: Traffic, number: int) -> None:
