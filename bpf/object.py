@@ -179,11 +179,6 @@ class Object:
             replace_pin(fd, directory / name)
 
 
-def drift(object_: Object, directory: Path) -> list[str]:
-    """Sentences on pinned maps in ``directory`` that ``object_`` cannot share, before its load."""
-    return object_.drift(directory)
-
-
 def _map_drift(spec: MapSpec, max_entries: int, path: Path) -> list[str]:
     fd = open_pinned(path)
     try:

@@ -11,7 +11,7 @@ import pytest
 from bpf.btf import Dtype
 from bpf.libbpf import LoadError
 from bpf.maps import Map, MapInfo
-from bpf.object import DriftError, Generation, Object, drift, mount_bpffs
+from bpf.object import DriftError, Generation, Object, mount_bpffs
 from bpf.sys import open_pinned
 from bpf.testrun import run
 
@@ -133,7 +133,7 @@ def test_a_changed_layout_is_refused_before_the_load(door_objects: Path, pins: P
         door.load()
     before = sorted(path.name for path in pins.iterdir())
     with Object.open(door_objects / "door_swapped.o") as swapped:
-        reasons = drift(swapped, pins)
+        reasons = swapped.drift(pins)
         swapped.pin(pins)
         with pytest.raises(DriftError) as caught:
             swapped.load()
