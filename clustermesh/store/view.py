@@ -121,6 +121,7 @@ class StoreView:
     def settle(self) -> None:
         """After a list: delete what was held until every prefix had seen this store."""
         if not self.is_agreed:
+            self._list_older()
             return
         for part in tuple(self._parts.values()):
             part.tell_gone()
@@ -128,6 +129,17 @@ class StoreView:
             self.synced = True
             if self._on_synced:
                 self._on_synced()
+
+    def _list_older(self) -> None:
+        """List again what was listed beside another marker than stands now.
+
+        A marker that was put after the list of one prefix and before the list of the marker itself
+        comes with no event: nothing else would ever list the former again.
+        """
+        now = self._parts[self._marker].marker
+        for part in self._parts.values():
+            if now is not None and part.is_listed and part.marker != now:
+                part.list_anew()
 
     def note_replaced(self) -> None:
         """One prefix has found another store."""
@@ -148,12 +160,15 @@ class _Part(Follow):
         super().__init__(client, prefix, on_batch, canary=view.canary)
         #: The marker as it stood when the prefix was last listed.
         self.marker: tuple[bytes, int] | None = None
+        #: Whether it was listed since a new list was last asked for.
+        self.is_listed = False
         self._view = view
         self._before: tuple[bytes, int] | None = None  # the marker of what ``_state`` holds
         self._gone: set[str] = set()  # held, and deleted if this is the store that all see
 
     def list_anew(self) -> None:
         self.marker = None
+        self.is_listed = False
         super().list_anew()
 
     def tell_gone(self) -> None:
@@ -180,6 +195,7 @@ class _Part(Follow):
         now = await self._marker_at(fresh.revision)
         same = now is not None and now == self._before
         self.marker = self._before = now
+        self.is_listed = not self._again
         return same
 
     async def _marker_at(self, revision: int) -> tuple[bytes, int] | None:

@@ -232,3 +232,36 @@ def test_a_list_that_is_compacted_in_its_middle_starts_anew(tmp_path: Path) -> N
 
     with running(tmp_path) as server:
         asyncio.run(run(server))
+
+
+class MarkerLast(Client):
+    """The list of the marker waits until another prefix is listed; then the marker is put."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.listed = asyncio.Event()
+
+    async def pages(self, prefix: str) -> Any:
+        if prefix == SYNCED:
+            await self.listed.wait()
+        async for page in super().pages(prefix):
+            yield page
+
+
+def test_a_marker_that_is_put_between_two_lists_is_seen_by_both(tmp_path: Path) -> None:
+    """No event of a watch tells of it: the marker's own list already has it."""
+
+    async def run(server: Etcd) -> None:
+        client = MarkerLast(server.endpoint)
+        async with mirrored(client, MESH) as mirror:
+            await client.put(f"{MESH}key", b"1")
+            await until(lambda: mirror.lists, "the first list")
+            await client.put(SYNCED, b"one")
+            client.listed.set()
+            await until(lambda: mirror.synced, "sync")
+            assert mirror.rows == {f"{MESH}key": b"1", SYNCED: b"one"}
+            assert mirror.deleted == []
+        await client.aclose()
+
+    with running(tmp_path) as server:
+        asyncio.run(run(server))
