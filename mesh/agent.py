@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from mesh.objects.tables import Objects
 from mesh.observe.events import Names
 from mesh.observe.hubble import Observer
 from mesh.observe.node import NodeEvents
+from mesh.observe.relays import Listener, NodeNotices
 from mesh.observe.tables import Server
 from mesh.pods.agent import PodsAgent, Wiring
 from mesh.pods.links import DEVICE_PREFIX, PodLinks
@@ -176,6 +177,7 @@ class Agent:
         self._more = more
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
+        self.listeners: Sequence[Listener] = ()
         self.started = time.monotonic()
         self._since = Since(self.findings)
 
@@ -249,6 +251,16 @@ class Agent:
         for feature in self.features.all:
             nouns.update(feature.listings())
         self.server = Server(self.config.socket, nouns, self.status, observer)
+        self.listeners = self._listeners(observer)
+
+    def _listeners(self, observer: Observer) -> Sequence[Listener]:
+        """What a Hubble relay connects to, if the configuration has it."""
+        settings, nodes = self.config.hubble, self.features.nodes.node
+        if settings is None:
+            return ()
+        known = NodeNotices(nodes, settings.port)
+        self.loop.derive([], known.update, [nodes], name="nodes for Hubble relays")
+        return (Listener(settings, self.config.node, [observer, known]),)
 
     async def run(self) -> None:
         """Serve and reconcile until cancelled."""
@@ -261,6 +273,7 @@ class Agent:
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
             sweep(self.datapath),
             self._since.run(),
+            *(listener.run() for listener in self.listeners),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
         self.events.start()
@@ -290,6 +303,8 @@ class Agent:
         yield from self.features.findings()
         yield from self.uplink.findings(self.config.node)
         yield from self.namespaces.findings()
+        for listener in self.listeners:
+            yield from listener.findings()
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
 

@@ -18,6 +18,7 @@ from gateway.settings import Egress
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
+from mesh.observe.settings import Hubble
 from srv6.settings import Pools
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
@@ -89,6 +90,8 @@ class AgentConfig(Section, frozen=True):
     """Port blocks."""
     limits: tuple[Size, ...] = ()
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
+    hubble: Hubble | None = None
+    """Where a Hubble relay finds this agent; absent: on the unix socket only."""
 
 
 class ControllerConfig(Section, frozen=True):

@@ -200,10 +200,11 @@ def service(
 
 
 class AddressValue(NamedTuple):
-    """What the value of an address says: all of it that decides. The address is in the key."""
+    """What the value of an address says. The address is in the key."""
 
     identity: int
     host: str  # tunnel endpoint as text
+    pod: str = ""  # namespace/name for people to read; it decides nothing
 
 
 #: 16 bytes of the address, its identity, its tunnel endpoint as a number.
@@ -216,7 +217,9 @@ def read_address(name: str, value: bytes) -> AddressValue:
     if "/" in name or head.ip != name:
         return _read_prefix(name, value)
     _packed(name)
-    return AddressValue(head.id, head.host_ip)
+    pod = f"{head.k8s_namespace}/{head.k8s_pod_name}"
+    named = all(map(wire.is_object_name, (head.k8s_namespace, head.k8s_pod_name)))
+    return AddressValue(head.id, head.host_ip, pod if named else "")
 
 
 def address(

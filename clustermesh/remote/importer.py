@@ -33,7 +33,16 @@ from clustermesh.remote.holdings import (
 from clustermesh.remote.keys import AddressKeys, Keys, KeyStore
 from clustermesh.remote.shared import ADDRESS, CONFIG, IDENTITY, NODE, SERVICE, SHARED, Shared
 from clustermesh.remote.wire import CANARIES, WireError
-from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
+from mesh.core.model import (
+    IP,
+    Finding,
+    Identity,
+    Node,
+    NodeKey,
+    PodKey,
+    Service,
+    ServiceKey,
+)
 from mesh.core.table import ColumnChanges
 
 R = TypeVar("R")
@@ -200,6 +209,13 @@ class Importer:
                 self._unread[noun] += 1
             elif self._remember(noun, key, value):
                 touched.setdefault(noun, {})[key] = None
+
+    def pod_of(self, address: IP) -> PodKey | None:
+        """The pod of an accepted address, as the cluster names it."""
+        namespace, _, name = self._addresses.pod(
+            f"{ADDRESS.prefix}{self.cluster.name}/{address}"
+        ).partition("/")
+        return PodKey(self.cluster.name, namespace, name) if name else None
 
     @property
     def is_gone(self) -> bool:

@@ -17,6 +17,7 @@ from clustermesh.findings import TOO_LARGE
 from clustermesh.remote.checks import AcceptedAddress, AddressValue, pack
 from clustermesh.remote.holdings import NotAccepted
 from clustermesh.remote.shared import Shared
+from clustermesh.remote.texts import Texts
 from clustermesh.remote.wire import WireError
 
 D = TypeVar("D")
@@ -155,6 +156,7 @@ class AddressKeys:
         self._hash = array("q")
         self._identity = array("I")
         self._host: list[str] = []
+        self._pod = Texts()
         self._row_identity = array("I")  # of the accepted row; 0: there is none
         self._row_endpoint = array("I")
         self._node = array("i")  # numbers of the nodes on which the judgement rests; -1: none
@@ -197,6 +199,7 @@ class AddressKeys:
         if len(self._hosts) >= _HOSTS:
             self._hosts.clear()
         self._host[slot] = self._hosts.setdefault(decoded.host, decoded.host)
+        self._pod[slot] = decoded.pod
 
     def keep(self, key: str) -> None:
         if key not in self._refusals:
@@ -239,6 +242,11 @@ class AddressKeys:
         first, last = (*map(self._number, nodes), -1, -1)[:2]
         self._node[slot], self._host_node[slot] = first, last
         self._tidy(key, slot)
+
+    def pod(self, key: str) -> str:
+        """The pod of an accepted address as its cluster names it, ``namespace/name``; or empty."""
+        slot = self._slots.get(key)
+        return self._pod[slot] if slot is not None and self._row_identity[slot] else ""
 
     def resting_on(self, nodes: Collection[str]) -> set[str]:
         numbers = [self._node_numbers[node] for node in nodes if node in self._node_numbers]
@@ -283,6 +291,7 @@ class AddressKeys:
         self._present.append(False)
         self._hash.append(0)
         self._host.append("")
+        self._pod.append("")
         for column in (self._identity, self._row_identity, self._row_endpoint):
             column.append(0)
         for column in (self._node, self._host_node):
@@ -295,7 +304,7 @@ class AddressKeys:
             return
         del self._slots[key]
         self._node[slot] = self._host_node[slot] = -1
-        self._keys[slot] = self._host[slot] = ""
+        self._keys[slot] = self._host[slot] = self._pod[slot] = ""
         self._free.append(slot)
 
 

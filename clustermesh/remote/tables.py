@@ -26,7 +26,16 @@ from clustermesh.remote.shared import (
 )
 from clustermesh.remote.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
 from clustermesh.store.follow import Batch
-from mesh.core.model import Finding, Identity, Node, NodeKey, Service, ServiceKey
+from mesh.core.model import (
+    IP,
+    Finding,
+    Identity,
+    Node,
+    NodeKey,
+    PodKey,
+    Service,
+    ServiceKey,
+)
 from mesh.core.passes import Sliced
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
@@ -82,6 +91,11 @@ class RemoteTables(Sliced):
         """Id by name of every other cluster that has an accepted one."""
         ids = {name: one.cluster.id for name, one in self.imports.importers.items()}
         return {name: number for name, number in ids.items() if number}
+
+    def pod_of(self, address: IP) -> PodKey | None:
+        """The pod of another cluster's address: a look in each cluster, for people to read."""
+        pods = (one.pod_of(address) for one in self.imports.importers.values())
+        return next((pod for pod in pods if pod), None)
 
     @property
     def findings(self) -> Mapping[str, Finding]:

@@ -231,11 +231,13 @@ class WirePair(msgspec.Struct, rename="pascal", frozen=True):
 
 
 class PairHead(msgspec.Struct, rename="pascal", frozen=True, gc=False):
-    """The fields of an IPIdentityPair that decide: read once per address, so only these."""
+    """The fields of an IPIdentityPair that we use: read once per address, so only these."""
 
     ip: str = field(name="IP")
     host_ip: str = field(default="", name="HostIP")
     id: int = field(default=0, name="ID")
+    k8s_namespace: str = field(default="", name="K8sNamespace")
+    k8s_pod_name: str = field(default="", name="K8sPodName")
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode

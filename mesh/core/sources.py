@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mesh.core.model import (
+    IP,
     Claim,
     ClaimKey,
     Identity,
     Node,
     NodeKey,
     PodEntry,
+    PodKey,
     PodRef,
     Service,
     ServiceKey,
@@ -61,3 +63,6 @@ class Remote(Protocol):
     ids: Table[str, int]
     #: Synced when everything that other clusters have is in.
     complete: Source
+
+    def pod_of(self, address: IP) -> PodKey | None:
+        """The pod of an address, as its cluster names it."""

@@ -106,9 +106,11 @@ class IdentityAgent(AgentFeature):
         self._own_pods.pods(changes.upsert, changes.delete)
 
     def pod_of(self, address: IP) -> PodKey | None:
-        """The pod of an address, as far as this node knows the pod by name."""
+        """The pod of an address, of any cluster."""
         ref = self._own_pods.owner(address)
-        return PodKey(self._own.cluster, ref.namespace, ref.name) if ref else None
+        if ref is None:
+            return self._remote.pod_of(address)
+        return PodKey(self._own.cluster, ref.namespace, ref.name)
 
     def labels_of(self, number: int) -> str:
         """The label text of an identity of any cluster, empty when this node does not know it."""

@@ -8,6 +8,7 @@ missed. Names are looked up when somebody asks, by callables that the agent give
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,8 +91,12 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One event, decoded. ``translated`` is the source after egress translation."""
+    """One event, decoded. ``translated`` is the source after egress translation.
 
+    ``run`` is a random number of 80 bits, the same for all flows of a run of the agent.
+    """
+
+    run: int
     sequence: int
     time_ns: int
     source: End
@@ -132,6 +137,7 @@ class Flows:
         self._ring: Events | None = None
         self._grown = asyncio.Event()
         self._boot_ns = 0
+        self._run = secrets.randbits(80)
 
     @property
     def begin(self) -> int:
@@ -172,7 +178,8 @@ class Flows:
         kept = sequences[sequences >= self.begin]
         if self._ring is None or not len(kept):
             return []
-        return _decode(kept, self._ring[kept % self.kept], self._names, self._wall_ns())
+        events = self._ring[kept % self.kept]
+        return _decode(self._run, kept, events, self._names, self._wall_ns())
 
     def _wall_ns(self) -> int:
         """Nanoseconds from CLOCK_MONOTONIC to the wall clock.
@@ -185,7 +192,9 @@ class Flows:
         return self._boot_ns
 
 
-def _decode(sequences: Sequences, events: Events, names: Names, boot_ns: int) -> list[Flow]:
+def _decode(
+    run: int, sequences: Sequences, events: Events, names: Names, boot_ns: int
+) -> list[Flow]:
     end = cache(_end(names))
     column = {name: events[name].tolist() for name in events.dtype.names or () if name != "pad"}
     sources, destinations = _addresses(events["source"]), _addresses(events["destination"])
@@ -197,6 +206,7 @@ def _decode(sequences: Sequences, events: Events, names: Names, boot_ns: int) ->
         ports = protocol in _WITH_PORTS
         flows.append(
             Flow(
+                run=run,
                 sequence=sequence,
                 time_ns=column["time"][i] + boot_ns,
                 source=end(sources[i], first if ports else None, column["source_identity"][i]),

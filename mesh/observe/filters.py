@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -21,6 +22,10 @@ from mesh.observe import hubble_pb2 as pb
 from mesh.observe.events import DROPPED, ICMP, TCP, End, Flow
 
 Match = Callable[[Flow], bool]
+
+#: Bits of a UUID that say how it was made: version 8, variant 2 (RFC 9562 section 4).
+_UUID_FIXED = 0xF << 76 | 0x3 << 62
+_UUID_V8 = 0x8 << 76 | 0x2 << 62
 
 #: Where an event was seen: Hubble's event sub-type is the point, but 0 for TO_ENDPOINT.
 TO_POD = 101
@@ -44,6 +49,29 @@ _TERM = re.compile(
     r"\s*(?P<not>!)?\s*(?P<key>[\w.:/-]+)\s*"
     r"(?:(?P<op>==|!=|=|\bin\b|\bnotin\b)\s*(?P<value>\([^()]*\)|[\w./:-]*))?\s*"
 )
+
+
+#: Fields of Hubble's FlowFilter that we cannot answer, by number: no event here holds them.
+_UNANSWERED = {
+    7: "source_fqdn",
+    8: "destination_fqdn",
+    9: "http_status_code",
+    16: "source_service",
+    17: "destination_service",
+    18: "dns_query",
+    21: "http_method",
+    22: "http_path",
+    26: "source_workload",
+    27: "destination_workload",
+    28: "trace_id",
+    31: "http_url",
+    32: "http_header",
+    35: "interface",
+    36: "node_labels",
+    39: "ip_trace_id",
+    40: "encrypted",
+    999: "experimental",
+}
 
 
 class FilterError(ValueError):
@@ -70,9 +98,11 @@ def is_reply(flow: Flow) -> bool | None:
 def refuse_unknown(message: Message, name: str) -> None:
     """Raise FilterError when ``message`` holds a field that our .proto does not have."""
     fields = UnknownFieldSet(message)
-    unknown = [str(fields[i].field_number) for i in range(len(fields))]
+    unknown = {fields[i].field_number for i in range(len(fields))}
     if unknown:
-        raise FilterError(f"{name}: field {', '.join(unknown)} is not supported by this server")
+        known = _UNANSWERED if isinstance(message, pb.FlowFilter) else {}
+        names = ", ".join(known.get(number, f"number {number}") for number in sorted(unknown))
+        raise FilterError(f"{name}: field {names} is not supported by this server")
     for field, value in message.ListFields():
         if field.message_type and field.message_type.full_name.startswith("meshgate."):
             for item in [value] if isinstance(value, Message) else value:
@@ -256,8 +286,9 @@ def _uuid(values: list[str]) -> Match:
 
 
 def uuid(flow: Flow) -> str:
-    """Names a flow among those of its node for as long as the agent runs."""
-    return f"{flow.sequence:08x}"
+    """Names a flow among those of all nodes and all runs of their agents (RFC 9562, version 8)."""
+    number = flow.run << 48 | flow.sequence & (1 << 48) - 1
+    return str(UUID(int=number & ~_UUID_FIXED | _UUID_V8))
 
 
 _FIELDS: dict[str, Callable[..., Callable[..., bool]]] = {

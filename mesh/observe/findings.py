@@ -1,4 +1,4 @@
-"""Codes of findings that only an outsider can make; they end in 90 to 99."""
+"""Codes of findings about processes and what they serve; they end in 90 to 99."""
 
 from mesh.core.findings import Code
 
@@ -63,4 +63,10 @@ AGENT_STARTING = Code(
     "D693",
     "An agent has not synced everything yet.",
     "Wait a few seconds; its other findings say what it waits for.",
+)
+LISTENER_DOWN = Code(
+    "D694",
+    "An agent cannot listen for Hubble relays. Its flows are on its unix socket only.",
+    "Free the port, or correct section hubble of the agent's configuration; it is tried again "
+    "every 5 seconds.",
 )

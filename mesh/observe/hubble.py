@@ -38,6 +38,45 @@ _CONNECTED = 1
 _LOST_IN_RING = 3
 _ICMPV6 = 58
 _TIME_LIMIT_NS = (1 << 63) - 1
+#: Names of ICMP types, and of the codes of errors, by protocol (RFC 792, RFC 4443, RFC 4861).
+_ICMP_TYPES = {
+    (1, 0): "EchoReply",
+    (1, 3): "DestinationUnreachable",
+    (1, 5): "Redirect",
+    (1, 8): "EchoRequest",
+    (1, 11): "TimeExceeded",
+    (1, 12): "ParameterProblem",
+    (1, 13): "TimestampRequest",
+    (1, 14): "TimestampReply",
+    (58, 1): "DestinationUnreachable",
+    (58, 2): "PacketTooBig",
+    (58, 3): "TimeExceeded",
+    (58, 4): "ParameterProblem",
+    (58, 128): "EchoRequest",
+    (58, 129): "EchoReply",
+    (58, 133): "RouterSolicitation",
+    (58, 134): "RouterAdvertisement",
+    (58, 135): "NeighborSolicitation",
+    (58, 136): "NeighborAdvertisement",
+}
+_ICMP_CODES = {
+    (1, 3, 0): "Net",
+    (1, 3, 1): "Host",
+    (1, 3, 2): "Protocol",
+    (1, 3, 3): "Port",
+    (1, 3, 4): "FragmentationNeeded",
+    (1, 3, 9): "NetAdminProhibited",
+    (1, 3, 10): "HostAdminProhibited",
+    (1, 3, 13): "AdminProhibited",
+    (1, 11, 0): "TTLExceeded",
+    (1, 11, 1): "FragmentReassembly",
+    (58, 1, 0): "NoRoute",
+    (58, 1, 1): "AdminProhibited",
+    (58, 1, 3): "Address",
+    (58, 1, 4): "Port",
+    (58, 3, 0): "HopLimitExceeded",
+    (58, 3, 1): "FragmentReassembly",
+}
 
 Context = aio.ServicerContext[Message, Message]
 
@@ -274,6 +313,8 @@ def _summary(flow: Flow, texts: dict[int, str]) -> str:
     parts = []
     if flow.verdict == DROPPED and flow.reason >= OWN_REASONS:
         parts.append(texts.get(flow.reason, f"reason {flow.reason}"))
+    if flow.icmp is not None:
+        parts.append(icmp_text(flow.protocol, *flow.icmp))
     if flow.tcp_flags:
         parts.append("TCP Flags: " + ", ".join(name.upper() for name in filters.flag_names(flow)))
     if flow.translated:
@@ -281,6 +322,14 @@ def _summary(flow: Flow, texts: dict[int, str]) -> str:
     if flow.lost:
         parts.append(f"{flow.lost} more drops of this reason not shown")
     return "; ".join(parts)
+
+
+def icmp_text(protocol: int, kind: int, code: int) -> str:
+    """An ICMP message in words, by the IANA registries of ICMPv4 and ICMPv6 types and codes."""
+    family = "ICMPv6" if protocol == _ICMPV6 else "ICMPv4"
+    name = _ICMP_TYPES.get((protocol, kind), f"type {kind}")
+    detail = _ICMP_CODES.get((protocol, kind, code), f"code {code}" if code else "")
+    return f"{family} {name} ({detail})" if detail else f"{family} {name}"
 
 
 def _extensions(flow: Flow, texts: dict[int, str]) -> AnyMessage | None:

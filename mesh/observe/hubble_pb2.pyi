@@ -389,3 +389,25 @@ class HealthCheckResponse(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     status: int
     def __init__(self, status: _Optional[int] = ...) -> None: ...
+
+class NotifyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PeerTLS(_message.Message):
+    __slots__ = ("server_name",)
+    SERVER_NAME_FIELD_NUMBER: _ClassVar[int]
+    server_name: str
+    def __init__(self, server_name: _Optional[str] = ...) -> None: ...
+
+class ChangeNotification(_message.Message):
+    __slots__ = ("name", "address", "type", "tls")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    address: str
+    type: int
+    tls: PeerTLS
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., type: _Optional[int] = ..., tls: _Optional[_Union[PeerTLS, _Mapping]] = ...) -> None: ...

@@ -17,6 +17,7 @@ from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import Ledger, OwnFacts
 from clustermesh.remote.importer import Importer, Imports, Limits
 from clustermesh.remote.shared import ADDRESS
+from clustermesh.remote.texts import Texts
 from mesh.core.model import Address, Backend, Node, PodKey, Service
 
 OWN = OwnFacts("east", 1, (ip_network("10.1.0.0/16"),), frozenset({ip_address("10.99.0.11")}))
@@ -234,3 +235,15 @@ def test_our_own_facts_judge_the_columns_anew() -> None:
     ours = replace(OWN, networks=(*OWN.networks, ip_network("10.2.1.0/24")))
     assert len(it.update_own(ours).addresses.deleted) == 1
     assert len(it.update_own(OWN).addresses.keys) == 1
+
+
+def test_texts_of_a_column_are_replaced_for_ever() -> None:
+    """What is replaced does not stay in memory."""
+    texts = Texts()
+    for row in range(100):
+        texts.append(f"shop/web-{row}")
+    for turn in range(1000):
+        texts[turn % 100] = f"shop/other-{turn}"
+    texts[5] = "x" * 70_000
+    assert [texts[row] for row in (0, 5, 99)] == ["shop/other-900", "", "shop/other-999"]
+    assert texts.size < 8192

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch, Entry
-from mesh.core.model import Node, NodeKey
+from mesh.core.model import Address, Node, NodeKey, PodKey
 from mesh.core.table import ColumnChanges
 
 OWN = OwnFacts("east", 1, (ip_network("10.1.0.0/16"),))
@@ -49,6 +49,36 @@ def test_later_batches_are_judged_at_once() -> None:
     it.update_own(OWN)
     it.take(batch())
     assert set(it.nodes.rows) == {GOOD}
+
+
+def test_a_pod_of_another_cluster_has_the_name_in_its_key() -> None:
+    """For flows. A name decides nothing, so an odd one is left out and the address is accepted."""
+    node = IPv4Address("10.99.0.22")
+    names = {"10.2.0.5": "web-1", "10.2.0.6": "not a name", "10.9.0.7": "outside"}
+    it = peers()
+    it.update_own(OWN)
+    it.take(batch())
+    rows = {
+        wire.address_key("west", address): wire.address_value(
+            Address(ip_address(address), 2 << 16 | 5, "west", node),
+            PodKey("west", "shop", name),
+            "k8s:app=web;",
+        )
+        for address, name in names.items()
+    }
+    it.take(Batch(6, [Entry(key, value, 6, 6, 0) for key, value in rows.items()]))
+    known = {address: it.pod_of(ip_address(address)) for address in names}
+    assert known == {
+        "10.2.0.5": PodKey("west", "shop", "web-1"),
+        "10.2.0.6": None,
+        "10.9.0.7": None,  # its address is refused
+    }
+    assert set(it.findings) == {
+        wire.node_key("west", "bad"),
+        wire.address_key("west", "10.9.0.7"),
+    }
+    it.take(Batch(7, (), [wire.address_key("west", "10.2.0.5")]))
+    assert it.pod_of(ip_address("10.2.0.5")) is None
 
 
 def test_expected_clusters_hold_completeness_back() -> None:

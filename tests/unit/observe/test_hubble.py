@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh.observe import hubble_pb2 as pb
 from mesh.observe.events import Flows
-from mesh.observe.hubble import Observer
+from mesh.observe.hubble import Observer, hubble_flow, icmp_text
 from mesh.observe.tables import channel
 from tests.fixtures.flow_events import (
     CLIENT_ID,
@@ -66,7 +66,7 @@ class Client:
     def which(self, **fields: Any) -> list[int]:
         """Indices of the flows that a filter with these fields lets through."""
         request = pb.GetFlowsRequest(whitelist=[pb.FlowFilter(**fields)])
-        return [int(flow.uuid, 16) for flow in self.get(request)]
+        return [_sequence(flow.uuid) for flow in self.get(request)]
 
     def append(self, *events: Any) -> None:
         def add() -> None:
@@ -74,6 +74,11 @@ class Client:
                 self.flows.append(one)
 
         self.loop.call_soon_threadsafe(add)
+
+
+def _sequence(uuid: str) -> int:
+    """The number of a flow among those of its agent's run."""
+    return int(uuid[-12:], 16)
 
 
 @pytest.fixture
@@ -137,9 +142,24 @@ def test_only_a_new_connection_says_that_it_is_no_reply(client: Client) -> None:
     assert said == [True, True, False, True, False]
 
 
+ICMP_TEXTS = [
+    (1, 8, 0, "ICMPv4 EchoRequest"),
+    (1, 3, 3, "ICMPv4 DestinationUnreachable (Port)"),
+    (58, 3, 0, "ICMPv6 TimeExceeded (HopLimitExceeded)"),
+    (58, 200, 7, "ICMPv6 type 200 (code 7)"),
+]
+
+
+@pytest.mark.parametrize(("protocol", "kind", "code", "text"), ICMP_TEXTS)
+def test_an_icmp_message_is_named(protocol: int, kind: int, code: int, text: str) -> None:
+    """By the registries of IANA; a number that we do not know stays one."""
+    assert icmp_text(protocol, kind, code) == text
+
+
 def test_an_echo_request_has_type_and_no_ports(client: Client) -> None:
     """ICMPv6 of a pod to another one."""
     flow = client.get(pb.GetFlowsRequest())[PING]
+    assert flow.summary == "ICMPv6 EchoRequest"
     assert (flow.l4.icmpv6.type, flow.l4.icmpv6.code) == (128, 0)
     assert (flow.ip.version, flow.traffic_direction) == (pb.IPv6, pb.INGRESS)
 
@@ -179,7 +199,6 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
     ({"node_name": ["east/"]}, ALL),
     ({"node_name": ["west/*", "*-2"]}, []),
     ({"ip_version": [pb.IPv6]}, [PING]),
-    ({"uuid": ["00000001"]}, [TRANSLATED]),
     ({"traffic_direction": [pb.INGRESS]}, [PING]),
     ({"drop_reason_desc": [222]}, [OWN_DROP]),
     ({"protocol": ["udp"], "drop_reason_desc": [167]}, [DROP]),  # fields AND
@@ -194,8 +213,20 @@ def test_a_filter_lets_through(client: Client, fields: dict[str, Any], expected:
 
 def test_every_field_of_the_filter_is_tested() -> None:
     """A field that is added to the .proto gets a line above."""
-    tested = {name for fields, _ in FILTERS for name in fields}
+    tested = {name for fields, _ in FILTERS for name in fields} | {"uuid"}
     assert tested == {field.name for field in pb.FlowFilter.DESCRIPTOR.fields}
+
+
+def test_a_uuid_names_one_flow_of_one_run_of_one_agent(client: Client) -> None:
+    """The second flow here and the second flow of another agent have different ones."""
+    uuids = [flow.uuid for flow in client.get(pb.GetFlowsRequest())]
+    assert client.which(uuid=[uuids[TRANSLATED]]) == [TRANSLATED]
+    assert [uuid[14] + uuid[19] for uuid in uuids if uuid[19] in "89ab"] == [
+        "8" + uuid[19] for uuid in uuids
+    ]
+    other = flows(event(), translated())
+    made = {hubble_flow(flow, "west/west-1", {}).uuid for flow in other.decode(other.select())}
+    assert made.isdisjoint(uuids)
 
 
 def test_filters_of_a_list_add_up_and_the_blacklist_takes_away(client: Client) -> None:
@@ -204,7 +235,7 @@ def test_filters_of_a_list_add_up_and_the_blacklist_takes_away(client: Client) -
         whitelist=[pb.FlowFilter(protocol=["udp"]), pb.FlowFilter(protocol=["icmp"])],
         blacklist=[pb.FlowFilter(drop_reason_desc=[222])],
     )
-    assert [int(flow.uuid, 16) for flow in client.get(request)] == [DROP, PING]
+    assert [_sequence(flow.uuid) for flow in client.get(request)] == [DROP, PING]
 
 
 #: Wire form of filters with a field that we do not serve: by number, and what the CLI calls it.
@@ -225,7 +256,8 @@ def test_an_unknown_filter_field_is_refused(client: Client, tag: bytes, name: st
     with pytest.raises(grpc.RpcError) as refused:
         list(client.stream(raw))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "is not supported by this server" in refused.value.details()
+    said = "number 10" if name.startswith("inside") else name
+    assert f"{said} is not supported by this server" in refused.value.details()
 
 
 @pytest.mark.parametrize(
@@ -259,8 +291,8 @@ def test_number_counts_from_the_end_or_from_the_start(client: Client) -> None:
     udp = [pb.FlowFilter(verdict=[pb.FORWARDED])]
     last = client.get(pb.GetFlowsRequest(number=2, whitelist=udp))
     first = client.get(pb.GetFlowsRequest(number=2, whitelist=udp, first=True))
-    assert [int(flow.uuid, 16) for flow in last] == [TRANSLATED, PING]
-    assert [int(flow.uuid, 16) for flow in first] == [CONNECTION, TRANSLATED]
+    assert [_sequence(flow.uuid) for flow in last] == [TRANSLATED, PING]
+    assert [_sequence(flow.uuid) for flow in first] == [CONNECTION, TRANSLATED]
     assert len(client.get(pb.GetFlowsRequest(number=(1 << 64) - 1))) == 5
 
 
@@ -268,7 +300,7 @@ def test_since_and_until_bound_the_time(client: Client) -> None:
     """Inclusive, in wall-clock time."""
     times = [flow.time for flow in client.get(pb.GetFlowsRequest())]
     got = client.get(pb.GetFlowsRequest(since=times[1], until=times[3]))
-    assert [int(flow.uuid, 16) for flow in got] == [TRANSLATED, DROP, PING]
+    assert [_sequence(flow.uuid) for flow in got] == [TRANSLATED, DROP, PING]
     assert client.get(pb.GetFlowsRequest(since=Timestamp(seconds=1 << 33))) == []
 
 
@@ -302,11 +334,11 @@ def test_follow_with_a_number_begins_in_the_past(client: Client) -> None:
     """And goes on without a gap."""
     request = pb.GetFlowsRequest(follow=True, number=2)
     stream = client.stream(request.SerializeToString())
-    got = [next(stream).flow.uuid for _ in range(2)]
+    got = [_sequence(next(stream).flow.uuid) for _ in range(2)]
     client.append(event())
-    got.append(next(stream).flow.uuid)
+    got.append(_sequence(next(stream).flow.uuid))
     stream.cancel()
-    assert got == ["00000003", "00000004", "00000005"]
+    assert got == [3, 4, 5]
 
 
 def test_follow_ends_at_until(client: Client) -> None:
