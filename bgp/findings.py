@@ -60,7 +60,7 @@ NO_NEXT_HOP = Code(
 )
 NO_OBJECT = Code(
     "B214",
-    "The node of a speaker has no Node object. Announcements stay as they are.",
+    "The node of a speaker has no Node object. The node announces nothing; its sessions stay.",
     "Create the Node object, or correct the node's name in the speaker's configuration.",
 )
 NOT_REMEMBERED = Code(

@@ -48,12 +48,11 @@ from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.files import replace_file
 from mesh.core.groups import By, Each, To
-from mesh.core.model import IP, Network, NodeKey, Pod, PodKey
+from mesh.core.model import IP, Network, Node, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop, Refers
 from mesh.core.sources import OwnStore
 from mesh.core.table import Source, Table
-from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
 PERMUTATION_KEY = "permutation-key"
@@ -75,7 +74,10 @@ REST_INTERVAL_S = 5.0
 
 
 class EgressAgent(AgentFeature):
-    """``own`` is this node, ``endpoint`` its tunnel endpoint, ``pods`` the objects of its pods."""
+    """``own`` is this node, ``endpoint`` its tunnel endpoint, ``pods`` the objects of its pods.
+
+    ``node`` has the nodes of the cluster that stand.
+    """
 
     layouts = DECLARED
 
@@ -88,8 +90,9 @@ class EgressAgent(AgentFeature):
         objects: Objects,
         pods: Table[PodKey, Pod],
         store: OwnStore,
+        node: Table[NodeKey, Node],
     ) -> None:
-        self._own, self._endpoint = own, endpoint
+        self._own, self._endpoint, self._node = own, endpoint, node
         self._settings, self._state_dir = settings, state_dir
         self._objects = objects
         self.coverage = Coverage(objects, pods)
@@ -155,7 +158,7 @@ class EgressAgent(AgentFeature):
             blocks.block_owner,
             By(self.block),
             By(self._resting.table),
-            To(self._objects[NODES], self._node_of_block),
+            To(self._node, self._node_of_block),
         )
         loop.follow(self._owners, partial(entries.write_owners, self.owner))
         loop.derive([self._owners], self.owner.mark_synced)

@@ -17,12 +17,12 @@ from gateway.policy import POLICIES, EgressPolicy
 from gateway.settings import Egress
 from mesh.core.feature import Claimable, ControllerFeature, Want
 from mesh.core.groups import By, To
-from mesh.core.model import Finding, Network, Pod, PodKey
+from mesh.core.model import Finding, Network, Node, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
 from mesh.core.table import Table
-from mesh.objects.kubernetes import PODS
+from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects
 
 
@@ -77,12 +77,16 @@ class EgressController(ControllerFeature):
             self._ask,
             By(self._covering, needed=True),
             To(objects[POLICIES], lambda pair, _: pair[0]),
+            To(objects[NODES], lambda pair, *_: NodeKey(self._cluster, pair[1])),
         )
         loop.group(self.wants[0], _wanted, By(self._asked, lambda key, _: [key[1]]))
 
     def _ask(
-        self, pair: tuple[str, str], _: object, policy: EgressPolicy | None
+        self, pair: tuple[str, str], _: object, policy: EgressPolicy | None, node: Node | None
     ) -> dict[tuple[str, Want], bool]:
+        """Blocks for a node with covered pods; without a Node object its blocks are released."""
+        if node is None:
+            return {}
         wants = blocks.wants_of(pair, policy, self._settings.blocks_per_node)
         return {(pair[0], want): True for want in wants}
 

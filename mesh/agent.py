@@ -109,7 +109,14 @@ class Features:
         )
         self.local = LocalPods(me.name, objects)
         self.egress = EgressAgent(
-            me, facts.endpoint, config.egress, config.state_dir, objects, self.local.table, own
+            me,
+            facts.endpoint,
+            config.egress,
+            config.state_dir,
+            objects,
+            self.local.table,
+            own,
+            self.nodes.standing.table,
         )
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.local, self.egress,

@@ -168,6 +168,8 @@ class Controller:
                 group.create_task(self.leading.run(), name="lead")
                 group.create_task(self.leading.pods.run(), name="snapshot of pods")
                 group.create_task(self.leading.allocator.keep(), name="snapshot of claims")
+                for task in (one for feature in self.features.all for one in feature.tasks()):
+                    group.create_task(task())
         finally:
             await self.client.aclose()
 

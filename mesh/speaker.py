@@ -161,6 +161,9 @@ class Speaker:
         nodes = self.objects[NODES]
         node = nodes.rows.get(self.node)
         if node is None:
+            self._findings["route"] = []
+            if nodes.synced:  # the object has gone: others go on announcing what they have
+                self.routes.replace({})
             return
         own = {feature.kind: list(feature.prefixes(node)) for feature in self.features}
         rows, findings = desired.routes(node, self.peerings.rows.values(), own)
@@ -236,7 +239,7 @@ class Speaker:
         for feature in self.features:
             yield from feature.findings()
         if self.objects[NODES].synced and self.node not in self.objects[NODES].rows:
-            text = "this node has no Node object: announcements stay as they are"
+            text = "this node has no Node object: it announces nothing; its sessions stay"
             yield Finding(codes.NO_OBJECT, f"node/{self.node.name}", "", text, about)
         for key, text in self._unreadable.items():
             yield Finding(codes.CLAIM_UNREADABLE, key, "", text)

@@ -11,7 +11,7 @@ Each method has an answer for "nothing", so a feature names only what it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -68,6 +68,10 @@ class Feature:
         """What is wrong in the view of this feature."""
         return ()
 
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        """Coroutine functions that run as long as the process."""
+        return ()
+
 
 @dataclass
 class Mark:
@@ -106,10 +110,6 @@ class AgentFeature(Feature):
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         """Connect tables with maps."""
-
-    def tasks(self) -> Iterable[Callable[[], Any]]:
-        """Coroutine functions that run as long as the process."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -28,7 +28,6 @@ from mesh.identity.labels import NOUN, POOL
 from mesh.identity.listing import address_rows
 from mesh.identity.nouns import identity_row
 from mesh.identity.numbers import Numbers
-from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
 #: Who lacks what when the map is full.
@@ -79,7 +78,7 @@ class IdentityAgent(AgentFeature):
         self._numbers.derive(loop)
         entries = Followed(self._entries, self._take_entries)
         loop.work("addresses of pods", entries, [], [self._entries])
-        loop.group(self._endpoint, _endpoint, By(self._objects[NODES]))
+        loop.group(self._endpoint, _endpoint, By(self._node, self._if_ours))
         loop.follow(self.number, self._own_pods.identities, keys=8)
         loop.follow(self._endpoint, self._own_pods.endpoints, keys=1)
         loop.group(
@@ -101,6 +100,9 @@ class IdentityAgent(AgentFeature):
             rank=partial(addresses.address_ranks, self._id),
             meaning=WITHOUT_ADDRESS,
         )
+
+    def _if_ours(self, key: NodeKey, _: Node) -> list[str]:
+        return [key.name] if key.cluster == self._own.cluster else []
 
     def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
         self._own_pods.pods(changes.upsert, changes.delete)
@@ -131,6 +133,6 @@ class IdentityAgent(AgentFeature):
         return address_rows(self.address, clusters, names)
 
 
-def _endpoint(key: NodeKey, node: Node | None) -> dict[str, IPv4Address]:
-    endpoint = tunnel_endpoint(node) if node else None
-    return {key.name: endpoint} if endpoint else {}
+def _endpoint(name: str, nodes: Mapping[NodeKey, Node]) -> dict[str, IPv4Address]:
+    endpoints = [endpoint for node in nodes.values() if (endpoint := tunnel_endpoint(node))]
+    return {name: endpoints[0]} if endpoints else {}

@@ -10,9 +10,10 @@ kernel was asked about all of them (D13).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv6Network
+from typing import Any
 
 from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps
@@ -28,6 +29,7 @@ from mesh.nodes import rows
 from mesh.nodes.findings import NO_OBJECT, WRONG_ENDPOINT
 from mesh.nodes.nouns import node_row
 from mesh.nodes.pools import NOUN, POD_CIDR_POOLS, AgreedPools
+from mesh.nodes.standing import StandingNodes
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
@@ -69,6 +71,7 @@ class NodesAgent(AgentFeature):
         self._pools = AgreedPools(store.config, POD_CIDR_POOLS)
         self._own_node: Table[NodeKey, Node] = Table("own node")
         self._this_node: Table[NodeKey, Node] = Table("this node")
+        self.standing = StandingNodes(objects)
         self._recovered: Table[IPv4Address, IPv4Address] = Table("recovered next hop")
         self._recovered.mark_synced()
         self._asked = Source("asked for every next hop")
@@ -76,12 +79,13 @@ class NodesAgent(AgentFeature):
     def derive(self, loop: Loop) -> None:
         self._pools.derive(loop)
         self._pools.derive_wholes(loop, self.ours[0])
-        by_address = By(self._objects[NODES], lambda _, node: node.addresses)
+        self.standing.derive(loop)
+        by_address = By(self.standing.table, lambda _, node: node.addresses)
         loop.group(self.own_addresses[0], rows.own_address, by_address)
         loop.group(
             self._own_node,
             self._make_own,
-            By(self._objects[NODES]),
+            By(self.standing.table),
             By(self._claims, lambda _, claim: [NodeKey(self.own.cluster, claim.owner)]),
             By(self._locator),
             whole=[self._pools.table],
@@ -121,6 +125,9 @@ class NodesAgent(AgentFeature):
         """Start from the rows that the map has."""
         self._recovered.upsert({address: row.next_hop for address, row in hops.items()})
 
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self.standing.run,)
+
     def apply(self, loop: Loop, maps: Maps) -> None:
         before = bits_before(maps.struct("cidr_key"))
         loop.apply(
@@ -151,7 +158,8 @@ class NodesAgent(AgentFeature):
         objects, place = self._objects[NODES], f"Node/{self.own.name}"
         me = objects.rows.get(self.own)
         if me is None and objects.synced:
-            text = "this node has no Node object: new pods get no addresses, others cannot reach it"
+            text = "this node has no Node object: new pods get no addresses, it is no gateway and"
+            text += " announces nothing; two minutes after it has gone others cannot reach it"
             yield Finding(NO_OBJECT, place, "metadata.name", text)
         if me and tunnel_endpoint(me) != self._endpoint:
             text = f"the object says {tunnel_endpoint(me)}, {self._uplink} has {self._endpoint}"

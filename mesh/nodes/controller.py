@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from ipaddress import IPv6Network
 from itertools import chain
+from typing import Any
 
 from mesh.core.feature import ControllerFeature
 from mesh.core.groups import By
@@ -18,7 +19,7 @@ from mesh.nodes.nouns import node_row
 from mesh.nodes.pool_claims import PoolClaims
 from mesh.nodes.pools import NOUN, POD_CIDR_POOLS
 from mesh.nodes.settings import PodCIDRPools
-from mesh.objects.kubernetes import NODES
+from mesh.nodes.standing import StandingNodes
 from mesh.objects.tables import Objects
 
 
@@ -39,6 +40,7 @@ class NodesController(ControllerFeature):
         self.own_addresses = (Table[IP, None]("address of own node"),)
         self._cluster, self._objects, self._remote = cluster, objects, remote
         self._claims, self._locator = store.claims_of(NOUN).held, locator
+        self.standing = StandingNodes(objects)
         self._pools = PoolClaims(NOUN, POD_CIDR_POOLS, pools.pod_cidrs, objects, foreign)
         self.wants, self.ours = (self._pools.wants,), (self._pools.ours,)
         self.claims = (self._pools.claimable,)
@@ -49,14 +51,15 @@ class NodesController(ControllerFeature):
 
     def derive(self, loop: Loop) -> None:
         self._pools.derive(loop)
+        self.standing.derive(loop)
         loop.group(
             self.node,
             self._node,
-            By(self._objects[NODES]),
+            By(self.standing.table),
             By(self._claims, lambda _, claim: [NodeKey(self._cluster, claim.owner)]),
             By(self._locator),
         )
-        by_address = By(self._objects[NODES], lambda _, node: node.addresses)
+        by_address = By(self.standing.table, lambda _, node: node.addresses)
         loop.group(self.own_addresses[0], rows.own_address, by_address)
 
     def _node(
@@ -67,6 +70,9 @@ class NodesController(ControllerFeature):
         locator: IPv6Network | None,
     ) -> dict[NodeKey, Node]:
         return rows.own_node(key, node, claims, locator, self._pools.names)
+
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self.standing.run,)
 
     def listings(self) -> Mapping[str, Listing]:
         return {"node": self._rows}

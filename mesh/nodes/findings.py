@@ -22,8 +22,8 @@ WRONG_ENDPOINT = Code(
 )
 NO_OBJECT = Code(
     "D603",
-    "The node of an agent has no Node object. New pods get no addresses, and other nodes cannot "
-    "reach the node.",
+    "The node of an agent has no Node object. It is no gateway, announces nothing, and new pods "
+    "get no addresses. Two minutes after the object has gone other nodes cannot reach the node.",
     "Create the Node object, or correct the node's name in the agent's configuration.",
 )
 UPLINK_CHANGED = Code(

@@ -236,6 +236,24 @@ def test_what_disappears_is_withdrawn(node: Node, etcd: Etcd, router: Router) ->
     assert node.rows("peer") == []
 
 
+def test_a_node_without_its_object_announces_nothing_and_keeps_its_session(
+    node: Node, router: Router
+) -> None:
+    """The object was deleted, and everything else was read: that is a fact."""
+    up(node, router)
+    mine = node.manifests / "node.yaml"
+    text = mine.read_text()
+    mine.unlink()
+    until(lambda: holds(router), "everything is withdrawn")
+    until(lambda: node.finding("B214"), "the missing object is a finding")
+    assert [peer["state"] for peer in node.rows("peer")] == ["established"]
+    node.kill()
+    node.start()
+    until(lambda: node.finding("B214"), "the next speaker says the same")
+    mine.write_text(text)
+    until(lambda: holds(router, *ALL), "the routes are back")
+
+
 def test_an_unreadable_folder_changes_nothing(node: Node, router: Router, deleted: Any) -> None:
     up(node, router)
     node.manifests.rename(node.manifests.with_name("away"))

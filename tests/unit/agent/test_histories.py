@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from gateway.members import ACCEPTS_S
 from mesh.agent import Features
 from mesh.config import load_agent
 from mesh.core.reconcile import Loop
+from mesh.nodes.standing import STANDS_S
 from mesh.nodes.uplink import Facts
 from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
@@ -134,6 +136,8 @@ def settled(loop: Loop) -> None:
 
 def compare(live: Reader, world: World, path: Path) -> None:
     """Against an agent that is told everything at once."""
+    live.features.nodes.standing.settle(monotonic() + STANDS_S)  # time goes by
+    settled(live.loop)
     fresh = Reader(path, Loop())
     fresh.like(live)
     world.tell(fresh)

@@ -127,15 +127,16 @@ def test_every_node_wants_a_piece_of_every_pool() -> None:
 
 
 def test_nodes_of_covered_pods_want_blocks() -> None:
-    """Of each address of each policy that covers one; other nodes want none."""
+    """Of each address of each policy that covers one; other nodes, and deleted ones, want none."""
     address = ip_address("198.51.100.10")
     web = PodSelector(None, Selector((Requirement("app", "In", ("client",)),)))
     policy = EgressPolicy("erp", (web,), (), (), (address,), Selector())
     pods = [pod("client-1", "east-1", app="client"), pod("w", "east-2", app="web")]
-    assert Cluster(objects([policy], pods)).wants("block") == {
+    assert Cluster(objects([policy], pods, nodes=[NODE])).wants("block") == {
         Want("block", "198.51.100.10", "east-1/0"),
         Want("block", "198.51.100.10", "east-1/1"),
     }
+    assert Cluster(objects([policy], pods)).wants("block") == set()
 
 
 def test_numbers_of_each_pool() -> None:

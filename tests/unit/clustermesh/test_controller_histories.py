@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from clustermesh.store.follow import Batch
 from mesh.config import load_controller
 from mesh.controller import Features
 from mesh.core.reconcile import Loop
+from mesh.nodes.standing import STANDS_S
 from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 from tests.unit.gateway.whole import covered, gateways
@@ -70,6 +72,8 @@ def settled(loop: Loop) -> None:
 
 def compare(live: Reader, world: World, path: Path) -> None:
     """Against a controller that is told everything at once, and against whole functions."""
+    live.features.nodes.standing.settle(monotonic() + STANDS_S)  # time goes by
+    settled(live.loop)
     fresh = Reader(path, Loop())
     world.tell(fresh)
     settled(fresh.loop)
