@@ -8,8 +8,8 @@ Started by path, without the project on ``sys.path``::
     probe.py tcp ADDRESS PORT --seconds 60               one stream, there and back
 
 Every datagram is echoed, so a missing number was lost on the way there or back. Receive buffers are
-4 MB on both sides: a wake-up that comes late loses nothing. The report is one JSON object; exit
-status 0 means nothing was lost.
+4 MB on both sides: a wake-up that comes late loses nothing. SIGTERM ends a transfer early. The
+report is one JSON object; exit status 0 means nothing was lost.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import select
+import signal
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from threading import Event
 
 BUFFER = 4 << 20
 SO_RCVBUFFORCE = 33
@@ -69,9 +71,10 @@ class TcpReport:
 
 
 class UdpProbe:
-    """Sends numbers at a fixed rate and ticks off what comes back."""
+    """Sends numbers at a fixed rate and ticks off what comes back; ``stop`` ends it early."""
 
-    def __init__(self, address: str, port: int, size: int) -> None:
+    def __init__(self, address: str, port: int, size: int, stop: Event) -> None:
+        self._stop = stop
         self.socket = _datagram_socket(address)
         self.socket.connect((address, port))
         self.report = UdpReport()
@@ -84,13 +87,13 @@ class UdpProbe:
         """Send for ``seconds``, wait for stragglers, count."""
         begin, total = time.monotonic(), int(seconds * rate)
         self._seen = bytearray(total)
-        while self.report.sent < total:
+        while self.report.sent < total and not self._stop.is_set():
             due = min(total, int((time.monotonic() - begin) * rate) + 1)
             while self.report.sent < due:
                 self._send()
             self._receive(begin + self.report.sent / rate)
         end = time.monotonic() + LINGER_S
-        while self.report.received < total and time.monotonic() < end:
+        while self.report.received < self.report.sent and time.monotonic() < end:
             self._receive(end)
         return self._counted()
 
@@ -136,15 +139,20 @@ class UdpProbe:
             self.report.errors.append(f"{error.strerror} before {self.report.sent}")
 
     def _counted(self) -> UdpReport:
-        missing = [number for number, seen in enumerate(self._seen) if not seen]
+        seen = self._seen[: self.report.sent]
+        missing = [number for number, came in enumerate(seen) if not came]
         self.report.missing, self.report.first_missing = len(missing), missing[:10]
         return self.report
 
 
 class TcpProbe:
-    """One paced stream through an echo server; counts what comes back each second."""
+    """One paced stream through an echo server; counts what comes back each second.
 
-    def __init__(self, address: str, port: int) -> None:
+    ``stop`` ends it early; then the second that was begun does not count.
+    """
+
+    def __init__(self, address: str, port: int, stop: Event) -> None:
+        self._stop = stop
         self.report = TcpReport()
         self._peer = (address, port)
 
@@ -158,7 +166,7 @@ class TcpProbe:
             self.report.reset, self.report.error = True, str(error)
         except OSError as error:
             self.report.error = str(error)
-        self.report.seconds, self.report.per_second = seconds, bins
+        self.report.seconds, self.report.per_second = len(bins), bins
         self.report.received = sum(bins)
         self.report.seconds_at_zero = longest_zero(bins)
         return self.report
@@ -173,6 +181,8 @@ class TcpProbe:
                 bins[int(elapsed)] += _read(stream)
             if writable:
                 sent += stream.send(chunk)
+            if self._stop.is_set():
+                del bins[int(elapsed) :]
 
 
 def _read(stream: socket.socket) -> int:
@@ -198,13 +208,14 @@ def _datagram_socket(address: str) -> socket.socket:
     return sock
 
 
-def _udp(options: argparse.Namespace) -> UdpReport:
-    probe = UdpProbe(options.address, options.port, options.size)
+def _udp(options: argparse.Namespace, stop: Event) -> UdpReport:
+    probe = UdpProbe(options.address, options.port, options.size, stop)
     return probe.run(options.seconds, options.rate)
 
 
-def _tcp(options: argparse.Namespace) -> TcpReport:
-    return TcpProbe(options.address, options.port).run(int(options.seconds), options.rate)
+def _tcp(options: argparse.Namespace, stop: Event) -> TcpReport:
+    probe = TcpProbe(options.address, options.port, stop)
+    return probe.run(int(options.seconds), options.rate)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -223,9 +234,11 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run one mode; print its report."""
     options = _parser().parse_args()
-    modes: dict[str, Callable[[argparse.Namespace], UdpReport | TcpReport]]
+    modes: dict[str, Callable[[argparse.Namespace, Event], UdpReport | TcpReport]]
     modes = {"udp": _udp, "tcp": _tcp}
-    report = modes[options.mode](options)
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    report = modes[options.mode](options, stop)
     print(json.dumps(asdict(report)))
     return 0 if report.clean else 1
 
