@@ -6,7 +6,7 @@ A text that changed costs its changed documents: the others are known by a diges
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -69,7 +69,10 @@ def by_object(
     """Usable documents by object, the first one of each."""
     found: dict[ObjectKey, Any] = {}
     for document in documents:
-        for item in items(document):
+        listed: Sequence[Any] = ()
+        with suppress(Wrong):
+            listed = items(document)
+        for item in listed:
             with suppress(Wrong):
                 named = head(item)
                 place = Place(cluster, path, kinds.key_of(named))
@@ -156,17 +159,27 @@ class _Reading:
         """Parsed documents."""
         for document in documents:
             self.documents += 1
-            for item in items(document):
+            try:
+                listed = items(document)
+            except Wrong as error:
+                self._number += 1
+                self._refuse(error)
+                continue
+            for item in listed:
                 self._add_item(item)
+
+    def _refuse(self, error: Wrong) -> None:
+        """A finding about a document that has no name."""
+        self._nameless = True
+        where = f"document {self._number}: {error.path}".rstrip(": ")
+        self.findings.append(Finding(REFUSED, self.path, where, error.text))
 
     def _add_item(self, document: object) -> None:
         self._number += 1
         try:
             found = head(document)
         except Wrong as error:
-            self._nameless = True
-            where = f"document {self._number}: {error.path}".rstrip(": ")
-            self.findings.append(Finding(REFUSED, self.path, where, error.text))
+            self._refuse(error)
             return
         place = Place(self.cluster, self.path, self.kinds.key_of(found))
         if not self.kinds.known(found):

@@ -7,7 +7,7 @@ each document that it reads: apiVersion, kind, and the function that makes the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from sys import intern
@@ -179,12 +179,15 @@ class Kinds:
         return self._kinds[head.api_version, head.kind].parse(place, document)
 
 
-def items(document: Any) -> Iterator[Any]:
-    """The document itself, or the items of a ``List`` as kubectl prints it."""
-    if isinstance(document, dict) and document.get("kind") == "List":
-        yield from document.get("items") or ()
-    else:
-        yield document
+class _List(Loose, frozen=True):
+    items: list[Any] | None = None
+
+
+def items(document: Any) -> Sequence[Any]:
+    """The document itself, or the items of a ``List`` as kubectl prints it. Raises ``Wrong``."""
+    if not isinstance(document, dict) or document.get("kind") != "List":
+        return (document,)
+    return convert(document, _List).items or ()
 
 
 def head(document: object) -> Head:

@@ -10,7 +10,7 @@ import pytest
 from mesh.core.strict import Wrong
 from mesh.objects.kinds import KINDS
 from mesh.objects.last_good import LastGood, LastGoodStore
-from mesh.objects.reading import NOTHING, Content, read
+from mesh.objects.reading import NOTHING, Content, by_object, read
 
 
 def pod(name: str, node: str = "east-1") -> str:
@@ -98,3 +98,20 @@ def test_a_copy_that_cannot_be_written_is_known_until_the_process_ends(tmp_path:
     store.flush()
     assert "File exists" in store.problems[str(tmp_path / "file" / "a.yaml.last")]
     assert store.last("a.yaml") == LastGood("a: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [("5", "int"), ("all", "str"), ("{a: 1}", "object"), ("true", "bool")],
+)
+def test_items_that_are_no_list_are_a_finding(items: str, expected: str) -> None:
+    """And whatever the manifest had before stays: it may be in that list."""
+    first = take(pod("p1"))
+    for before, held in ((NOTHING, []), (first, ["p1"])):
+        found = take(f"apiVersion: v1\nkind: List\nitems: {items}\n", before)
+        assert names(found) == held
+        assert [(one.field, one.text) for one in found.findings] == [
+            ("document 1: items", f"expected array | null, got {expected}")
+        ]
+    assert names(take(f"{pod('p2')}---\nkind: List\nitems: {items}\n", first)) == ["p2", "p1"]
+    assert [*by_object(KINDS, "east", "a.yaml", [{"kind": "List", "items": 5}])] == []
