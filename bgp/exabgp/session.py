@@ -278,6 +278,8 @@ async def announced(channel: Channel) -> dict[RouteKey, Route]:
 class RemoteTables:
     """Target: sessions by router address, in ExaBGP's configuration."""
 
+    name = "sessions of ExaBGP"
+
     def __init__(self, session: Session) -> None:
         self._session = session
 
@@ -302,6 +304,8 @@ class RemoteTables:
 
 class Routes:
     """Target: routes by session and prefix, in ExaBGP's adj-rib-out."""
+
+    name = "routes of ExaBGP"
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -47,6 +47,8 @@ def is_canary(key: str) -> bool:
 class KeysTarget:
     """Keys under ``owned``: prefixes, which end in a slash, and exact keys."""
 
+    name = "etcd"
+
     def __init__(self, client: Client, owned: Sequence[str], fenced: Fenced | None) -> None:
         self._client = client
         self._owned = tuple(owned)

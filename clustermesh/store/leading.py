@@ -111,6 +111,8 @@ class ClaimTarget:
     A full pool is no error of the target but a row in ``refused``: the next full round tries again.
     """
 
+    name = "claims"
+
     def __init__(self, allocator: Allocator, wants: Wants) -> None:
         self._allocator = allocator
         self._wants = wants

@@ -125,8 +125,7 @@ class Applied:
         self.known = False
         self.waiting: list[Callable[[], None]] = []
         self.referrers: list[Names[Any, Any]] = []
-        self._doomed: dict[Any, tuple[int, ...]] = {}  # -> revisions of ``_deletes_after``
-        self._deletes_after: tuple[Applied, ...] = ()
+        self._doomed: dict[Any, None] = {}  # rows that are there and not desired, in order
         self._failed: dict[Any, str] = {}  # rows to be tried again, with the reason
         self._room = self.limit.capacity  # less than the capacity when the target says so
         self._choose_due = False
@@ -139,15 +138,6 @@ class Applied:
         self._told = (-1, -1, False)
         self._pause = self._retry_at = self._read_by = 0.0
         table.listen(self._changed.set)
-
-    def delete_after(self, *others: Applied) -> None:
-        """Delete rows only when what was desired of ``others`` at the time has been written.
-
-        They may have this one in their ``after``: they wait for its writes, it for theirs.
-        """
-        self._deletes_after += others
-        for other in others:
-            other.waiting.append(self._deletes_may_go)
 
     @property
     def arrived(self) -> bool:
@@ -324,15 +314,8 @@ class Applied:
         if self._waited:
             self._changed.set()
 
-    def _doom(self, key: Any) -> None:
-        if key not in self._doomed:
-            self._doomed[key] = tuple(o.table.revision for o in self._deletes_after)
-
-    def _may_go(self, token: Hashable, marks: tuple[int, ...]) -> bool:
+    def _may_go(self, token: Hashable) -> bool:
         """Whether nothing that is in another target refers to the row any more."""
-        for other, revision in zip(self._deletes_after, marks, strict=True):
-            if not other.table.synced or other.revision < revision:
-                return False
         return all(self._released(names, token) for names in self.referrers)
 
     def _released(self, names: Names[Any, Any], token: Hashable) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mesh.core.applied import Applied, Limit, Plan
-from mesh.core.limits import ColumnChoice, Full, column_choice, name_of
+from mesh.core.limits import ColumnChoice, Full, column_choice
 from mesh.core.table import ColumnTable, Moved, column_names
 from mesh.core.target import MAP_FULL, ColumnTarget, RowsFailed
 
@@ -68,7 +68,7 @@ class AppliedColumns(Applied):
         self._grow()
         for name, slot in moved.gone:
             if self._inside[slot]:
-                self._doom(name)
+                self._doomed[name] = None
             if self._choice:
                 self._choice.remove(slot, out=bool(self._out[slot]))
             for flags in self._flags():
@@ -115,7 +115,8 @@ class AppliedColumns(Applied):
             return
         names = column_names(self.columns.at(slots)[0])
         for name, slot in zip(names, slots.tolist(), strict=True):
-            if self._doomed.pop(name, None) is not None:
+            if name in self._doomed:
+                del self._doomed[name]
                 self._inside[slot] = True
 
     def _choose(self, moved: Moved | None) -> None:
@@ -159,14 +160,13 @@ class AppliedColumns(Applied):
         self._owe(came)
         self._come_back(came)
         for name in column_names(self.columns.at(losers)[0]):
-            self._doom(name)
+            self._doomed[name] = None
         self._inside[losers] = False
 
     def overflow(self) -> Full | None:
         if self._room is None or not self._out.any():
             return None
-        name = name_of(self.target, self.columns.name)
-        return Full(name, len(self.columns), self._room, self.limit.meaning)
+        return Full(self.target.name, len(self.columns), self._room, self.limit.meaning)
 
     # A round
 
@@ -181,7 +181,7 @@ class AppliedColumns(Applied):
         for flags in self._flags():
             flags[:] = False
         self._owed[self.columns.slots()] = True
-        names, marks = column_names(keys), self._doomed
+        names = column_names(keys)
         places = [self.columns.slot(name) for name in names]
         ours = np.array([place is not None for place in places], bool)
         found = np.array([place for place in places if place is not None], np.int64)
@@ -192,9 +192,7 @@ class AppliedColumns(Applied):
         self._owed[found] = want.ravel() != have.ravel()
         self._look = [np.flatnonzero(self._owed)]
         gone = [name for name, place in zip(names, places, strict=True) if place is None]
-        self._doomed = {name: marks[name] for name in gone if name in marks}
-        for name in gone:
-            self._doom(name)
+        self._doomed = dict.fromkeys(gone)
         self._seen, self.known = self.columns.revision, True
         self._choice = None
         self._choose(None)
@@ -288,7 +286,7 @@ class AppliedColumns(Applied):
     async def _delete(self) -> None:
         if not self._doomed or not self.columns.synced:
             return
-        due = [name for name, marks in self._doomed.items() if self._goes(name, marks)]
+        due = [name for name in self._doomed if self._goes(name)]
         if not due:
             return
         for name in due:
@@ -299,8 +297,8 @@ class AppliedColumns(Applied):
         self.report.deleted = len(due)
         self._freed(undesired=any(self.columns.slot(name) is None for name in due))
 
-    def _goes(self, name: bytes, marks: tuple[int, ...]) -> bool:
-        return not self.wants(name) and self._may_go(name, marks)
+    def _goes(self, name: bytes) -> bool:
+        return not self.wants(name) and self._may_go(name)
 
 
 def equal_ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from mesh.core.applied import Applied, Limit, Names, Plan, Refers
-from mesh.core.limits import Choice, Full, name_of
+from mesh.core.limits import Choice, Full
 from mesh.core.passes import SLICE_S
 from mesh.core.table import Changes, Table
 from mesh.core.target import MAP_FULL, Comparing, Errors, Target
@@ -137,7 +137,7 @@ class AppliedRows(Applied, Generic[K, V]):
         self._owed.pop(key, None)
         self._failed.pop(key, None)
         if key in self._have or key in self._unsure or key in self._flying:
-            self._doom(key)
+            self._doomed.setdefault(key)
 
     def _merge_whole(self) -> None:
         """``_want`` and ``_unwant`` of every row, quickly."""
@@ -244,8 +244,7 @@ class AppliedRows(Applied, Generic[K, V]):
         if not self._choice or not self._choice.out:
             return None
         demand, room = len(self.rows.rows), self._choice.capacity
-        name = name_of(self.target, self.rows.name)
-        return Full(name, demand, room, self.limit.meaning)
+        return Full(self.target.name, demand, room, self.limit.meaning)
 
     # A round
 
@@ -265,7 +264,7 @@ class AppliedRows(Applied, Generic[K, V]):
             for key, row in self._have.items():
                 if before.get(key) is not row or key in unsure:
                     names.settle(key, row)
-        self._doomed = {key: marks for key, marks in self._doomed.items() if key in self._have}
+        self._doomed = {key: None for key in self._doomed if key in self._have}
         self._seen, self.known = -1, True
 
     def _plan(self) -> RowPlan[K, V]:
@@ -382,20 +381,20 @@ class AppliedRows(Applied, Generic[K, V]):
             self._publish()
 
     async def _delete_due(self) -> None:
-        due = [key for key, marks in self._doomed.items() if self._goes(key, marks)]
+        due = [key for key in self._doomed if self._goes(key)]
         if not due:
             return
-        held = {key: self._doomed.pop(key) for key in due}
-        self._doomed = self._doomed or {}  # as ``_owed``
         for key in due:
+            del self._doomed[key]
             self._have.pop(key, None)
+        self._doomed = self._doomed or {}  # as ``_owed``
         self._unsure.update(due)
         self._deleting = True
         failed = await self.target.delete(due)
         self._deleting = False
         for key in due:
             if key in failed and key not in self._owed:
-                self._doomed.setdefault(key, held[key])
+                self._doomed.setdefault(key)
                 self._failed[key] = str(failed[key])
             elif key in failed:
                 continue  # desired again by now, and not there for certain
@@ -411,9 +410,9 @@ class AppliedRows(Applied, Generic[K, V]):
         for names in self._names:
             names.drop(key)
 
-    def _goes(self, key: K, marks: tuple[int, ...]) -> bool:
+    def _goes(self, key: K) -> bool:
         if key in self._failed and not self._retries():
             return False
         token = self._name(key)
         back = key in self.rows.rows and not (self._choice and token in self._choice.out)
-        return not back and self._may_go(token, marks)
+        return not back and self._may_go(token)

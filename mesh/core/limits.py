@@ -34,11 +34,6 @@ class Full:
         return f"{self.demand} rows desired, room for {self.capacity}: {self.meaning}"
 
 
-def name_of(target: object, table: str) -> str:
-    """The name of a target; one without a name is called as its table."""
-    return getattr(target, "name", "") or table
-
-
 Place = tuple[int, int]  # rank, then number of arrival
 
 

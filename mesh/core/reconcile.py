@@ -1,12 +1,10 @@
 """Desired -> diff -> target: the one loop that every feature uses.
 
 Rule 1: a target never decides, it only reads and writes.
-Rule 2: ``diff`` and every ``desire`` function are pure; whatever can be wrong about policy is
-        wrong before this file.
+Rule 2: every derivation is pure; whatever can be wrong about policy is wrong before this file.
 Rule 3: create and update before delete, so that a moved row is never absent in between; nothing
         is deleted before the table is synced, nor while rows of another target refer to it
-        (``Refers``), nor before what that other target was to have at the time has arrived
-        (``delete_after``).
+        (``Refers``).
 Rule 4: one failed row never stops the rest: it alone is tried again, with back-off. A target that
         is out of reach is read and compared afterwards.
 Rule 5: a target sees tables only at the end of a pass over all derivations (``passes.py``).
@@ -20,11 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, TypeVar
 
 from mesh.core.applied import Applied, Limit, Refers, Report
 from mesh.core.applied_columns import AppliedColumns, ColumnRank, equal_ranks
@@ -40,7 +34,6 @@ __all__ = [  # the names that features use
     "AppliedColumns",
     "AppliedRows",
     "ColumnTarget",
-    "Diff",
     "Errors",
     "Full",
     "Loop",
@@ -48,47 +41,11 @@ __all__ = [  # the names that features use
     "Report",
     "RowsFailed",
     "Target",
-    "column_diff",
-    "diff",
 ]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 A = TypeVar("A", bound=Applied)
-
-
-@dataclass(frozen=True, slots=True)
-class Diff(Generic[K, V]):
-    """The writes that turn ``actual`` into ``desired``."""
-
-    upsert: Mapping[K, V]
-    delete: frozenset[K]
-
-
-def diff(desired: Mapping[K, V], actual: Mapping[K, V]) -> Diff[K, V]:
-    """Compare two states; equal rows produce no write."""
-    return Diff(
-        upsert={k: v for k, v in desired.items() if k not in actual or actual[k] != v},
-        delete=frozenset(k for k in actual if k not in desired),
-    )
-
-
-def column_diff(
-    table: ColumnTable, keys: npt.NDArray[Any], values: npt.NDArray[Any]
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Keys and values to write and keys to delete, against the rows of ``table``."""
-    want_keys, want_values = table.rows()
-    width = f"V{table.key.itemsize}"
-    have, want = keys.view(width).ravel(), want_keys.view(width).ravel()
-    place = {name: i for i, name in enumerate(have.tolist())}
-    at = np.fromiter((place.get(n, -1) for n in want.tolist()), np.int64, len(want))
-    stale = at < 0
-    if len(keys):
-        body = f"V{table.value.itemsize}"
-        stale |= values.view(body).ravel()[at] != want_values.view(body).ravel()
-    wanted = set(want.tolist())
-    gone = np.fromiter((n not in wanted for n in have.tolist()), bool, len(have))
-    return want_keys[stale], want_values[stale], keys[gone]
 
 
 class Loop:

@@ -24,6 +24,10 @@ class Target(Protocol[K, V]):
     when the target as a whole is out of reach. Deleting an absent row is no error.
     """
 
+    @property
+    def name(self) -> str:
+        """How reports call it; a map has its own name, by which it is given a size."""
+
     async def read(self) -> Mapping[K, V]:
         """Return the rows that are really there."""
 
@@ -55,6 +59,10 @@ class ColumnTarget(Protocol):
 
     ``upsert`` raises RowsFailed when the other rows are written; OSError means out of reach.
     """
+
+    @property
+    def name(self) -> str:
+        """The map's name."""
 
     async def read(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Keys and values that are really there, in the table's dtypes."""

@@ -35,6 +35,8 @@ class DiscardAgent(AgentFeature):
 class DiscardRoutes:
     """Target: unreachable routes."""
 
+    name = "discard routes"
+
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 

@@ -138,6 +138,8 @@ class PodLinks:
     row for each wired pod.
     """
 
+    name = "pod links"
+
     def __init__(self, kernel: Kernel, attach: Attach, devices: Table[PodKey, Device]) -> None:
         self._kernel = kernel
         self._attach = attach

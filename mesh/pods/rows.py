@@ -18,7 +18,6 @@ import numpy.typing as npt
 from bpf.testrun import call
 from mesh.core.address import packed
 from mesh.core.feature import Tokens
-from mesh.core.limits import name_of
 from mesh.core.model import IP, Pod, PodKey
 from mesh.core.reconcile import Errors, Target
 from mesh.pods.links import Device
@@ -70,7 +69,7 @@ class PodRows:
     """Target: ``rows``, with ``forget`` in between when another device has an address."""
 
     def __init__(self, rows: Target[IP, LocalPod], forget: Forget) -> None:
-        self.name = name_of(rows, "pod")
+        self.name = rows.name
         self._rows = rows
         self._forget = forget
         self._devices: dict[IP, int] | None = None  # of the rows that are there for certain

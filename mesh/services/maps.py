@@ -74,6 +74,7 @@ class ServiceTarget:
     def __init__(
         self, target: Target[ServiceAddress, SlotRange], slots: Slots, released: Released
     ) -> None:
+        self.name = target.name
         self._target = target
         self._slots = slots
         self._released = released

@@ -104,6 +104,8 @@ class NoTarget:
     ``taken`` is called with what is written: by it a test answers as the kernel would.
     """
 
+    name = "nothing"
+
     def __init__(self, taken: Callable[[Mapping[Any, Any]], None] | None = None) -> None:
         self.written = 0
         self._taken = taken

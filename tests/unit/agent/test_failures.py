@@ -16,6 +16,8 @@ MEANING = "pods of peers are the world to the pods of this node"
 class FakeMap:
     """A map that refuses one key."""
 
+    name = "a map"
+
     async def read(self) -> Mapping[str, int]:
         return {}
 

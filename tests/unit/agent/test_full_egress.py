@@ -171,7 +171,7 @@ def test_a_class_keeps_its_place_and_the_next_one_drops(tmp_path: Path) -> None:
         )  # fmt: skip
         full = it.loop.applied[-2].report.full
         assert full is not None
-        assert (full.map, full.demand, full.capacity) == ("egress", 6, 4)
+        assert (full.map, full.demand, full.capacity) == ("mg_egress", 6, 4)
         assert "EGRESS_NO_ROOM" in full.meaning
         it.delete_policy("p1")
         await settle(it)

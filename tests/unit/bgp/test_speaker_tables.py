@@ -146,6 +146,8 @@ def test_a_session_waits_until_all_peers_are_known(tmp_path: Path) -> None:
 class Slow:
     """A target whose deletes take a while."""
 
+    name = "slow"
+
     def __init__(self, rows: dict[Any, Any]) -> None:
         self.rows = rows
 

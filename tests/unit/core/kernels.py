@@ -16,7 +16,8 @@ class FakeMap:
     ``check`` is called after each single write and delete: whatever it sees, a packet would see.
     """
 
-    def __init__(self, choose: random.Random, size: int = 1_000_000) -> None:
+    def __init__(self, choose: random.Random, size: int = 1_000_000, name: str = "a map") -> None:
+        self.name = name
         self.rows: dict[Any, Any] = {}
         self.size = size
         self.failing = 0.0

@@ -21,6 +21,8 @@ VALUE = np.dtype([("x", "u4")])
 class FakeColumns:
     """A map of columns with room for ``size`` rows."""
 
+    name = "a map"
+
     def __init__(self, choose: random.Random, size: int) -> None:
         self.rows: dict[bytes, int] = {}
         self.size = size
@@ -188,7 +190,7 @@ def test_a_full_map_of_columns_is_one_line_and_costs_no_rounds() -> None:
         await until(it, lambda: it.fits() and it.applied.current)
         full = it.applied.report.full
         assert full is not None
-        assert (full.map, full.demand, full.capacity) == ("backend", 10, 4)
+        assert (full.map, full.demand, full.capacity) == ("a map", 10, 4)
         assert not it.applied.report.errors
         reads, tried = it.map.reads, it.map.tried
         for number in range(20):

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mesh.core.reconcile import AppliedColumns, AppliedRows, Loop, column_diff, diff
+from mesh.core.reconcile import AppliedColumns, AppliedRows, Loop, Refers
 from mesh.core.table import ColumnTable, Table
 
 
 class Shelf:
     """A real, if small, target: rows in a dict; ``broken`` keys refuse, ``away`` refuses all."""
+
+    name = "shelf"
 
     def __init__(self, rows: dict[str, int] | None = None) -> None:
         self.rows = rows or {}
@@ -59,7 +61,12 @@ def story(
 
 
 def test_equal_rows_produce_no_write() -> None:
-    assert diff({"a": 1}, {"a": 1}) == diff({}, {})
+    async def tell(table: Table[str, int], shelf: Shelf, applied: AppliedRows[str, int]) -> None:
+        table.replace({"a": 1, "b": 2})
+        await applied.round()
+        assert shelf.log == ["+b"]
+
+    story(tell, {"a": 1})
 
 
 def test_nothing_is_deleted_before_the_first_sync() -> None:
@@ -200,19 +207,6 @@ def test_derivations_run_in_order_and_only_on_change() -> None:
     asyncio.run(run())
 
 
-def test_column_diff_finds_stale_missing_and_foreign_rows() -> None:
-    table = ColumnTable("address", "V4", [("x", "u4")])
-    keys = np.frombuffer(b"aaaabbbbcccc", "V4")
-    values = np.array([(1,), (2,), (3,)], table.value)
-    table.replace(keys[:2], values[:2])
-    actual_values = values[[0, 2]].copy()
-    actual_values["x"][0] = 9
-    write_keys, write_values, gone = column_diff(table, keys[[0, 2]], actual_values)
-    assert sorted(write_keys.tolist()) == [b"aaaa", b"bbbb"]
-    assert sorted(write_values["x"].tolist()) == [1, 2]
-    assert gone.tolist() == [b"cccc"]
-
-
 class Held(Shelf):
     """A shelf whose writes wait for ``open``."""
 
@@ -225,10 +219,13 @@ class Held(Shelf):
         return await super().upsert(rows)
 
 
+CLASSES = {1: "old", 2: "new", 3: "newer"}
+
+
 def referring(
     tell: Callable[[Table[str, int], Table[str, int], Shelf, Held], Awaitable[None]],
 ) -> None:
-    """A story of classes and the pods that name them, both with rows of an earlier run."""
+    """A story of classes and the pods that name them by number, with rows of an earlier run."""
 
     async def run() -> None:
         classes: Table[str, int] = Table("class")
@@ -236,8 +233,7 @@ def referring(
         one, two = Shelf({"old": 1}), Held({"pod": 1})
         loop = Loop()
         before = loop.apply(classes, one)
-        behind = loop.apply(pods, two, after=[before])
-        before.delete_after(behind)
+        loop.apply(pods, two, refers=[Refers(before, lambda _, number: [CLASSES[number]])])
         task = asyncio.create_task(loop.run())
         async with asyncio.timeout(5):
             await tell(classes, pods, one, two)
@@ -271,17 +267,18 @@ def test_a_row_that_others_still_name_goes_after_they_have_changed() -> None:
 
 
 def test_deletes_wait_for_the_sync_of_those_that_name_the_rows() -> None:
-    """The store is away: nobody knows the pods' new rows yet."""
+    """The store is away: nobody knows yet whether the pod that names the class has gone."""
 
     async def tell(classes: Table[str, int], pods: Table[str, int], one: Shelf, two: Held) -> None:
         two.open.set()
         classes.replace({"new": 2})
-        pods.upsert({"pod": 2})
-        await settle(lambda: two.rows == {"pod": 2})
+        pods.upsert({"other": 2})
+        await settle(lambda: two.rows == {"pod": 1, "other": 2})
         await a_while()
         assert one.rows == {"old": 1, "new": 2}
         pods.mark_synced()
         await settle(lambda: one.rows == {"new": 2})
+        assert two.rows == {"other": 2}
 
     referring(tell)
 
@@ -303,15 +300,16 @@ def test_writes_go_on_while_deletes_wait() -> None:
 
 def test_a_row_that_comes_back_while_its_delete_waits_stays() -> None:
     async def tell(classes: Table[str, int], pods: Table[str, int], one: Shelf, two: Held) -> None:
-        classes.replace({})
+        classes.replace({"new": 2})
         pods.replace({"pod": 2})
+        await settle(lambda: "new" in one.rows)
         await a_while()
-        classes.replace({"old": 1})
+        classes.replace({"old": 1, "new": 2})
         await a_while()
         two.open.set()
         await settle(lambda: two.rows == {"pod": 2})
         await a_while()
-        assert one.rows == {"old": 1}
+        assert one.rows == {"old": 1, "new": 2}
         assert "-old" not in one.log
 
     referring(tell)
@@ -367,6 +365,8 @@ def test_one_wait_for_several_ends_when_all_have_arrived_at_once() -> None:
 
 class Full:
     """A map with room for two rows."""
+
+    name = "full map"
 
     def __init__(self, table: ColumnTable, rows: dict[bytes, int]) -> None:
         self.table = table

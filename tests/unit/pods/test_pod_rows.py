@@ -17,6 +17,8 @@ def pod(ifindex: int, identity: int = 65537, egress: int = 0) -> LocalPod:
 class Rows:
     """The map, and a diary of it and of what was forgotten."""
 
+    name = "mg_pod_addr"
+
     def __init__(self, rows: dict[IP, LocalPod]) -> None:
         self.rows = rows
         self.diary: list[str] = []

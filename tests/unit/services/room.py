@@ -18,6 +18,8 @@ from mesh.services.kinds import SERVICES, SLICES
 class FakeMap:
     """A hash map in memory: a new entry that finds no room is refused, as by the kernel."""
 
+    name = "a map"
+
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.rows: dict[Any, Any] = {}
