@@ -3,8 +3,8 @@
 A field is named by its path: ``key.addr.w``, ``value.flags``; a key or value that is no struct is
 ``key`` or ``value``. Fields whose names begin with ``pad`` hold nothing. A field that is new is
 zero. A feature declares what a name cannot tell: ``Renamed``, ``Added``, ``Converter``, ``Made``,
-``Scratch``. A declaration holds in the direction whose layouts have its fields, and is passed over
-in the other: one list serves an update and the way back.
+``Scratch``, ``PortRanges``. A declaration holds in the direction whose layouts have its fields, and
+is passed over in the other: one list serves an update and the way back.
 """
 
 from __future__ import annotations
@@ -100,7 +100,18 @@ class Scratch:
     map: str
 
 
-Declared = Sequence[Renamed | Added | Converter | Made | Scratch]
+@dataclass(frozen=True, slots=True)
+class PortRanges:
+    """A map of the ranges of ports that programs may open, by address: ``number[count]``.
+
+    It moves together with the connections. While two generations live, each has a part of every
+    address's ranges, so that no port is opened in both.
+    """
+
+    map: str
+
+
+Declared = Sequence[Renamed | Added | Converter | Made | Scratch | PortRanges]
 
 
 class RefusedError(Exception):
@@ -311,6 +322,11 @@ def has_successor(name: str, declared: Declared, known: Mapping[str, object]) ->
     """Whether nothing is lost when a map goes: another has its name, or its information."""
     made = {each.map for each in declared if isinstance(each, Made) and each.source in known}
     return renamed_map(name, declared, known) is not None or name in made
+
+
+def port_maps(declared: Declared) -> tuple[str, ...]:
+    """The maps of port ranges."""
+    return tuple(each.map for each in declared if isinstance(each, PortRanges))
 
 
 def may_go_empty(name: str, declared: Declared) -> bool:

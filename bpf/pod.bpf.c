@@ -109,7 +109,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	/* 9. egress policy: never for the mesh itself, nor for replies of what others opened */
 	address_find(destination_key(packet), &to);
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
-		const struct egress *egress = egress_find(pod->egress, packet);
+		const struct egress *egress = egress_find(pod->egress_class, packet);
 		if (egress) {
 			reason = egress_open(ctx, packet, way, egress, connection);
 			return reason ? reason : egress_way(ctx, packet, way);

@@ -102,7 +102,7 @@ class EgressAgent(AgentFeature):
         self.member: Table[GatewayKey, GatewayRow] = Table("gateway")
         self.owner = entries.block_table()
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
-        self.mark = Mark("egress", Table("egress class of pod"))
+        self.mark = Mark("egress_class", Table("egress class of pod"), former="egress")
         #: What the maps have no room for.
         self.no_class: Table[int, bool] = Table("egress class without room")
         self.no_set: Table[IP, bool] = Table("egress address without room")

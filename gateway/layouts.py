@@ -1,11 +1,14 @@
-"""Egress maps of former versions: an address had one gateway, and now has a set."""
+"""Egress maps of two versions: which map holds the ports that a node may open.
+
+In former versions an address had one gateway; now it has a set.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bpf.btf import Dtype
-from bpf.migrate import Converter, Declared, Entries, Made
+from bpf.migrate import Converter, Declared, Entries, Made, PortRanges, Renamed
 
 
 def _set_of_one(old: Entries, new: Entries) -> None:
@@ -28,6 +31,8 @@ def _members(old: Entries, key: Dtype, value: Dtype) -> Entries:
 
 
 DECLARED: Declared = (
+    PortRanges("mg_own_block"),
+    Renamed("key.egress", "key.egress_class", map="mg_egress"),
     Converter("mg_egress_addr", ("value.gateway",), ("value.count", "value.node"), _set_of_one),
     Converter("mg_egress_addr", ("value.count", "value.node"), ("value.gateway",), _one_of_set),
     Made("mg_gateway", "mg_egress_addr", ("value.gateway",), _members),

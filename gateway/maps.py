@@ -38,7 +38,7 @@ def encode_egress(key: EgressKey, row: EgressRow, actions: Mapping[str, int], be
     ``actions`` is BTF's ``enum egress_action``, ``before`` the bits in front of the address.
     """
     bits, address = encode_prefix(key.network)
-    name = {"prefix": before + bits, "egress": key.egress_class, "addr": address}
+    name = {"prefix": before + bits, "egress_class": key.egress_class, "addr": address}
     value: dict[str, object] = {
         "action": actions[row.action],
         "family": key.network.version,
@@ -56,7 +56,7 @@ def decode_egress(
     names = {number: name for name, number in actions.items()}
     action = Action(names[int(value["action"])])
     address = decode_address(value["address"]) if action is Action.TRANSLATE else None
-    return EgressKey(int(key["egress"]), network), EgressRow(action, address)
+    return EgressKey(int(key["egress_class"]), network), EgressRow(action, address)
 
 
 def encode_gateways(address: IP, nodes: tuple[IPv4Address, ...], most: int) -> Entry:

@@ -34,7 +34,7 @@ struct cidr { /* pod CIDR of a node, for addresses that are not known yet */
 struct pod {	       /* a pod of this node */
 	__u32 ifindex; /* host side of its veth */
 	__u32 identity;
-	__u32 egress; /* egress class, 0: no policy covers it */
+	__u32 egress_class; /* 0: no policy covers it */
 	__u8 mac[6];
 	__u8 host_mac[6];
 };

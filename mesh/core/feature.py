@@ -77,6 +77,7 @@ class Feature:
 class Mark:
     """A number that a feature writes into the row of each pod: a field of ``struct pod``.
 
+    ``former`` is the name that a former version gave to the field.
     ``refers`` are targets, each with a function that gives the tokens of the rows that a number
     leads to. These rows are written before the pod's row and deleted after it; no other row of
     these targets holds it up.
@@ -85,6 +86,7 @@ class Mark:
     name: str
     numbers: Table[PodKey, int]
     refers: list[tuple[AppliedRows[Any, Any], Tokens]] = field(default_factory=list)
+    former: str = ""
 
 
 class AgentFeature(Feature):

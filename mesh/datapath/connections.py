@@ -8,6 +8,7 @@ time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -16,16 +17,18 @@ import numpy.typing as npt
 
 from bpf.btf import Btf
 from bpf.maps import Map, program_btf
-from bpf.migrate import Entries, Transfer, dump, field, fields
+from bpf.migrate import Declared, Entries, Transfer, dump, field, fields, port_maps
 from bpf.testrun import call_each
 
 Array = npt.NDArray[Any]
 
 FAMILIES = (("mg_ct_v4", "mg_nat_v4"), ("mg_ct_v6", "mg_nat_v6"))
-OWN_BLOCK = "mg_own_block"
-#: Maps that change hands together: a mapping is nothing without its connection.
-TOGETHER = (*(name for family in FAMILIES for name in family), OWN_BLOCK)
 _NOEXIST, _EXIST = 1, 2  # BPF_NOEXIST, BPF_EXIST
+
+
+def together(declared: Declared) -> tuple[str, ...]:
+    """Maps that change hands together: a mapping is nothing without its connection and its port."""
+    return (*(name for family in FAMILIES for name in family), *port_maps(declared))
 
 
 class Flags:
@@ -409,14 +412,15 @@ def write_blocks(target: Map, blocks: Blocks) -> None:
 class Ports:
     """Ports of a generation: which mappings may only its programs open."""
 
-    def __init__(self, blocks: Entries, block_size: int) -> None:
-        (path,) = [path for path in fields(blocks.keys.dtype, np.dtype("u4")) if path.endswith("w")]
-        addresses = field(blocks, path)
+    def __init__(self, tables: Iterable[Entries], block_size: int) -> None:
         self._size = block_size
-        self._numbers = {
-            address.tobytes(): set(row["number"][: row["count"]].tolist())
-            for address, row in zip(addresses, blocks.values, strict=True)
-        }
+        self._numbers: dict[bytes, set[int]] = {}
+        for blocks in tables:
+            key = fields(blocks.keys.dtype, np.dtype("u4"))
+            (path,) = [path for path in key if path.endswith("w")]
+            for address, row in zip(field(blocks, path), blocks.values, strict=True):
+                numbers = row["number"][: row["count"]].tolist()
+                self._numbers.setdefault(address.tobytes(), set()).update(numbers)
 
     def holds(self, mappings: Array) -> npt.NDArray[np.bool_]:
         """Of each reply's tuple, whether its port is in one of the blocks."""

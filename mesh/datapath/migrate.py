@@ -22,11 +22,11 @@ from pathlib import Path
 from bpf import links
 from bpf.btf import MapSpec
 from bpf.maps import Map, MapInfo
-from bpf.migrate import Declared, Transfer, dump, renamed_map
+from bpf.migrate import Declared, Transfer, dump, port_maps, renamed_map
 from bpf.object import Generation, Object, read_pinned, write_pinned
 from bpf.sys import info, open_pinned, pin, wait_for_programs
 from mesh.datapath import connections
-from mesh.datapath.connections import FAMILIES, OWN_BLOCK, TOGETHER, Blocks, Merge, Pair, Ports
+from mesh.datapath.connections import FAMILIES, Blocks, Merge, Pair, Ports, together
 from mesh.datapath.hooks import HANDOVER_PROGRAMS, program_of
 from mesh.datapath.plan import HANDOVER, PHASE, plan, transfers
 from mesh.datapath.steps import Course, Links, Marker, Step, Way, course, next_step
@@ -262,7 +262,7 @@ class Migration:
     def _loose(self) -> list[Transfer]:
         """The maps of its own that hold no connections, nor the ports for them."""
         declared = self._place.declared
-        apart = {renamed_map(name, declared, self._own) for name in TOGETHER}
+        apart = {renamed_map(name, declared, self._own) for name in together(declared)}
         loose = {name: map_ for name, map_ in self._own.items() if name not in apart}
         return list(transfers(self._old, loose, declared))
 
@@ -299,37 +299,42 @@ class Migration:
 
     # Port blocks
 
-    def _blocks(self) -> tuple[Blocks, dict[bytes, bytes]]:
+    def _port_maps(self) -> list[Transfer]:
+        return [self._transfer(name) for name in port_maps(self._place.declared)]
+
+    def _blocks(self, transfer: Transfer) -> tuple[Blocks, dict[bytes, bytes]]:
         """All blocks by the new map's keys, and the old map's key of each."""
-        transfer = self._transfer(OWN_BLOCK)
         old = dump(transfer.old)
         converted = transfer.entries()
         names = connections.names(converted.keys)
         old_names = dict(zip(names, connections.names(old.keys), strict=True))
         return connections.blocks_of(converted, dump(transfer.new)), old_names
 
-    def _write_blocks(self, old: Blocks, new: Blocks, old_names: Mapping[bytes, bytes]) -> None:
-        transfer = self._transfer(OWN_BLOCK)
+    def _write_blocks(
+        self, transfer: Transfer, old: Blocks, new: Blocks, old_names: Mapping[bytes, bytes]
+    ) -> None:
         ours = {old_names[name]: numbers for name, numbers in old.items() if name in old_names}
         connections.write_blocks(transfer.old, ours)
         connections.write_blocks(transfer.new, new)
 
     def _split(self) -> None:
-        blocks, old_names = self._blocks()
-        old, new = connections.split_blocks(blocks)
-        self._write_blocks(old, new, old_names)
+        for transfer in self._port_maps():
+            blocks, old_names = self._blocks(transfer)
+            old, new = connections.split_blocks(blocks)
+            self._write_blocks(transfer, old, new, old_names)
         wait_for_programs()
 
     def join_old_blocks(self) -> None:
         """Give every block back to the old programs."""
-        if self.marker.way is not Way.PLAIN:
-            blocks, old_names = self._blocks()
-            self._write_blocks(blocks, {}, old_names)
+        for transfer in self._port_maps() if self.marker.way is not Way.PLAIN else ():
+            blocks, old_names = self._blocks(transfer)
+            self._write_blocks(transfer, blocks, {}, old_names)
 
     def join_new_blocks(self) -> None:
         """Give every block to the new programs, now that no old one opens ports."""
-        blocks, old_names = self._blocks()
-        self._write_blocks({}, blocks, old_names)
+        for transfer in self._port_maps():
+            blocks, old_names = self._blocks(transfer)
+            self._write_blocks(transfer, {}, blocks, old_names)
 
     # Entries
 
@@ -382,7 +387,8 @@ class Migration:
             self._take(pair)
 
     def _take(self, pair: Pair) -> None:
-        ports = Ports(dump(self._transfer(OWN_BLOCK).new), self._place.block_size)
+        ranges = [dump(transfer.new) for transfer in self._port_maps()]
+        ports = Ports(ranges, self._place.block_size)
         before, done = pair.take(ports)
         for _ in range(_ROUNDS):
             if done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ from bpf.migrate import (
     renamed_map,
     same,
 )
-from mesh.datapath.connections import TOGETHER
+from mesh.datapath.connections import together
 from mesh.datapath.steps import Way
 
 HANDOVER, PHASE = "mg_handover", "mg_phase"
@@ -53,7 +53,7 @@ def plan(old: Mapping[str, Map], specs: Mapping[str, MapSpec], declared: Declare
     """
     if not any(_differs(name, spec, old, declared) for name, spec in specs.items()):
         return None
-    moved = _moved(old, specs)
+    moved = _moved(old, specs, declared)
     reasons = [*_lost_maps(old, specs, declared)]
     for name in sorted(moved):
         reasons += _reasons(name, old, specs, declared)
@@ -72,7 +72,9 @@ def _differs(name: str, spec: MapSpec, old: Mapping[str, Map], declared: Declare
     return renamed_map(name, declared, old) is not None or bool(sources & old.keys())
 
 
-def _moved(old: Mapping[str, Map], specs: Mapping[str, MapSpec]) -> frozenset[str]:
+def _moved(
+    old: Mapping[str, Map], specs: Mapping[str, MapSpec], declared: Declared
+) -> frozenset[str]:
     """Connections move together; what only one generation may read or fill is not shared."""
     moved = {
         name
@@ -82,18 +84,20 @@ def _moved(old: Mapping[str, Map], specs: Mapping[str, MapSpec]) -> frozenset[st
         or spec.type in FRESH
         or not same(old[name], spec.flags, spec.type, shape_of(spec))
     }
-    if moved & set(TOGETHER):
-        moved |= set(TOGETHER) & specs.keys()
+    bound = set(together(declared))
+    if moved & bound:
+        moved |= bound & specs.keys()
     return frozenset(moved)
 
 
 def _way(
     old: Mapping[str, Map],
     specs: Mapping[str, MapSpec],
-    moved: Collection[str],
+    moved: frozenset[str],
     declared: Declared,
 ) -> Way | None:
-    if not any(renamed_map(name, declared, old) for name in set(moved) & set(TOGETHER)):
+    bound = moved & set(together(declared))
+    if not any(renamed_map(name, declared, old) for name in bound):
         return Way.PLAIN
     if HANDOVER in specs:
         return Way.TO_NEW

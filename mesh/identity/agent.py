@@ -25,6 +25,7 @@ from mesh.core.table import Changes, ColumnChanges, ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
 from mesh.identity.labels import NOUN, POOL
+from mesh.identity.layouts import DECLARED
 from mesh.identity.listing import address_rows
 from mesh.identity.nouns import identity_row
 from mesh.identity.numbers import Numbers
@@ -52,6 +53,8 @@ def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
 
 class IdentityAgent(AgentFeature):
     """``own`` is this node; ``id_`` is the id of the cluster."""
+
+    layouts = DECLARED
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from mesh.identity.addresses import tunnel_endpoint
 from mesh.nodes import maps as entries
 from mesh.nodes import rows
 from mesh.nodes.findings import NO_OBJECT, WRONG_ENDPOINT
+from mesh.nodes.layouts import DECLARED
 from mesh.nodes.nouns import node_row
 from mesh.nodes.pools import NOUN, POD_CIDR_POOLS, AgreedPools
 from mesh.nodes.standing import StandingNodes
@@ -46,6 +47,8 @@ WITHOUT_CIDR = (
 
 class NodesAgent(AgentFeature):
     """``endpoint`` is the tunnel endpoint that the uplink of this node, ``own``, has."""
+
+    layouts = DECLARED
 
     def __init__(
         self,

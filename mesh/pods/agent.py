@@ -36,6 +36,7 @@ from mesh.identity.labels import identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
 from mesh.pods.findings import NO_ADDRESS
+from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
 from mesh.pods.maps import pod_target
 from mesh.pods.nouns import pod_row
@@ -95,6 +96,7 @@ class PodsAgent(AgentFeature):
         self._objects_placed: dict[PodKey, Pod] = {}  # of which ``local_pod`` was made
         self._objects, self._node, self._number = objects, node, number
         self._marked = tuple(marks)
+        self.layouts = declared(marks)
         self._entries = entries
         self._labels: Table[PodKey, str] = Table("labels of pod")
         self._claimed: Table[PodKey, int] = Table("claimed identity of pod")

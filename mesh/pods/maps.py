@@ -15,6 +15,8 @@ from mesh.core.model import IP
 from mesh.core.reconcile import Target
 from mesh.pods.rows import LocalPod
 
+POD_MAP = "mg_pod_addr"
+
 
 def encode_pod(address: IP, row: LocalPod) -> Entry:
     """Entry of ``mg_pod_addr``."""
@@ -40,4 +42,4 @@ def decode_pod(key: Any, value: Any, marks: Sequence[str]) -> tuple[IP, LocalPod
 
 def pod_target(maps: Maps, marks: Sequence[str]) -> Target[IP, LocalPod]:
     """``mg_pod_addr`` as the target of rows."""
-    return maps.rows("mg_pod_addr", encode_pod, partial(decode_pod, marks=marks))
+    return maps.rows(POD_MAP, encode_pod, partial(decode_pod, marks=marks))

@@ -22,6 +22,7 @@ from mesh.objects.tables import Objects
 from mesh.services import backends
 from mesh.services.backends import BackendAddress, ServiceAddress, Translation
 from mesh.services.findings import BACKENDS_FULL, SERVICES_FULL
+from mesh.services.layouts import DECLARED
 from mesh.services.maps import (
     BACKEND_MAP,
     SERVICE_MAP,
@@ -43,6 +44,8 @@ class ServicesAgent(AgentFeature):
 
     ``complete`` is synced when everything that peers have is in.
     """
+
+    layouts = DECLARED
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ class Node:
             IDENTITY_A if near else IDENTITY_B,
             MACS["p0" if near else "x0"],
             MACS["a0" if near else "b0"],
-            (("egress", _CLASS if covered else 0),),
+            (("egress_class", _CLASS if covered else 0),),
         )
         for text in (POD if near else FAR_POD).values():
             self._put("mg_pod_addr", encode_pod(ip_address(text), row))

@@ -8,8 +8,14 @@ from pathlib import Path
 
 from bpf.build import HERE, build
 from bpf.migrate import Added
-from gateway.layouts import DECLARED as EGRESS_LAYOUTS
-from mesh.datapath.layouts import DECLARED as DATAPATH_LAYOUTS
+from gateway import layouts as egress
+from mesh.core.feature import Mark
+from mesh.core.table import Table
+from mesh.datapath import layouts as datapath
+from mesh.identity import layouts as identity
+from mesh.nodes import layouts as nodes
+from mesh.pods import layouts as pods
+from mesh.services import layouts as services
 
 ROOT = HERE.parent
 #: The last commit that knew nothing of migrations.
@@ -29,7 +35,15 @@ ADDED = (
     *(Added(name, ("key.wide",)) for name in TUPLES),
     *(Added(name, ("value.added",)) for name in TUPLES[:2]),
 )
-DECLARED = (*DATAPATH_LAYOUTS, *EGRESS_LAYOUTS, *ADDED)
+DECLARED = (
+    *datapath.DECLARED,
+    *identity.DECLARED,
+    *nodes.DECLARED,
+    *services.DECLARED,
+    *egress.DECLARED,
+    *pods.declared([Mark("egress_class", Table("class"), former="egress")]),
+    *ADDED,
+)
 
 
 def edited(directory: Path, edits: Iterable[tuple[str, str, str]]) -> Path:

@@ -236,8 +236,8 @@ class Node:
             self.pod(pod)
 
     def pod(self, pod: Pod, zone: int = 0) -> None:
-        row = {"ifindex": self.devices[pod.device], "identity": pod.identity, "egress": pod.egress}
-        row |= {"mac": np.frombuffer(pod.mac, "u1")}
+        row = {"ifindex": self.devices[pod.device], "identity": pod.identity}
+        row |= {"egress_class": pod.egress, "mac": np.frombuffer(pod.mac, "u1")}
         for text in pod.addresses.values():
             self.maps["mg_pod_addr"].update_one(zoned(text, zone), row)
 
@@ -269,7 +269,7 @@ class Node:
         if pod_class is None:
             key["bits"] = 32 + prefix
         else:
-            key |= {"egress": pod_class, "prefix": 32 + prefix}
+            key |= {"egress_class": pod_class, "prefix": 32 + prefix}
         self.maps[name].update_one(key, value)
 
     def gateways(self, family: int, *names: str) -> None:

@@ -39,6 +39,8 @@ APPS = ("web", "api", "cart", "mail")
 class FakeColumns:
     """``mg_block``, which these stories do not look at."""
 
+    name = "mg_block"
+
     def __init__(self, table: ColumnTable) -> None:
         self._nothing = table.rows()
 
@@ -61,7 +63,7 @@ class FakeMaps(Maps):
     def __init__(self, choose: random.Random, told: Mapping[str, int]) -> None:
         self.told = dict(told)
         names = ("mg_egress", "mg_egress_addr", "mg_gateway", "mg_own_block", "mg_pod_addr")
-        self.of = {name: FakeMap(choose, self.capacity(name)) for name in names}
+        self.of = {name: FakeMap(choose, self.capacity(name), name) for name in names}
 
     def rows(self, name: str, *_: object) -> FakeMap:
         return self.of[name]
@@ -134,7 +136,7 @@ class Covered(Rooms):
         """Every row that another row leads to is there."""
         egress, sets = self.maps.of["mg_egress"].rows, self.maps.of["mg_egress_addr"].rows
         for row in self.maps.of["mg_pod_addr"].rows.values():
-            missing = self.networks(dict(row.marks)["egress"]) - egress.keys()
+            missing = self.networks(dict(row.marks)["egress_class"]) - egress.keys()
             assert not missing, f"a pod's class leads to {missing}"
         for row in egress.values():
             assert row.address is None or row.address in sets, f"no gateways of {row.address}"
@@ -158,7 +160,7 @@ class Covered(Rooms):
         key = PodKey("east", "shop", name)
         pod = self.pods.local_pod.rows.get(key)
         row = self.maps.of["mg_pod_addr"].rows.get(pod.addresses[0]) if pod else None
-        return dict(row.marks)["egress"] if row else None
+        return dict(row.marks)["egress_class"] if row else None
 
     def classes(self) -> dict[PodKey, int]:
         """The class in the map's row of each covered pod; -1 without a row."""

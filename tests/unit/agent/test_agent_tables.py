@@ -153,7 +153,7 @@ def test_a_node_without_its_object_is_a_finding(tmp_path: Path) -> None:
 
 WEB = PodKey("east", "shop", "web-1")
 ADDRESS = IPv4Address("10.1.0.2")
-ROW = LocalPod(7, 65537, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02", (("egress", 0),))
+ROW = LocalPod(7, 65537, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02", (("egress_class", 0),))
 POLICY = EgressPolicy(
     "erp",
     (PodSelector(None, Selector((Requirement("app", "In", ("web",)),))),),
@@ -179,7 +179,7 @@ def test_a_policy_that_came_while_the_agent_was_dead_needs_no_store(tmp_path: Pa
     settle(loop)
     row = tables.pods.pod.rows[ADDRESS]
     ((name, number),) = row.marks
-    assert name == "egress"
+    assert name == "egress_class"
     assert number
     assert row == replace(ROW, marks=row.marks)
     assert number in {key.egress_class for key in tables.egress.egress.rows}
@@ -188,7 +188,7 @@ def test_a_policy_that_came_while_the_agent_was_dead_needs_no_store(tmp_path: Pa
 
 def test_a_policy_that_went_while_the_agent_was_dead_needs_no_store(tmp_path: Path) -> None:
     tables, loop = held(tmp_path)
-    tables.pods.take_held({ADDRESS: replace(ROW, marks=(("egress", 99),))})
+    tables.pods.take_held({ADDRESS: replace(ROW, marks=(("egress_class", 99),))})
     settle(loop)
     assert tables.pods.pod.rows == {ADDRESS: ROW}
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bpf.migrate import Entries, Made, Shape, copy
 from gateway import layouts as egress
-from mesh.datapath import layouts as datapath
+from mesh.nodes import layouts as nodes
 
 ADDR = np.dtype([("w", ">u4", (4,))])
 ONE = Shape(ADDR, np.dtype([("gateway", ">u4")]), 8)
@@ -54,7 +54,7 @@ def test_the_gateway_of_an_address_sends_and_accepts() -> None:
 def test_a_prefix_counts_the_bits_of_the_zone_too() -> None:
     old = Entries(np.zeros(1, PREFIX.key), np.ones(1, PREFIX.value))
     old.keys["prefix"] = 96 + 24
-    new = copy("mg_addr_cidr", PREFIX, BITS, datapath.DECLARED).entries(old)
+    new = copy("mg_addr_cidr", PREFIX, BITS, nodes.DECLARED).entries(old)
     assert (new.keys["bits"].tolist(), new.keys["zone"].tolist()) == ([32 + 96 + 24], [0])
-    back = copy("mg_addr_cidr", BITS, PREFIX, datapath.DECLARED).entries(new)
+    back = copy("mg_addr_cidr", BITS, PREFIX, nodes.DECLARED).entries(new)
     assert back.keys.tobytes() == old.keys.tobytes()

@@ -38,7 +38,7 @@ def test_two_parts_are_one_set_again() -> None:
 
 
 def test_a_port_belongs_to_the_block_of_its_address() -> None:
-    ports = Ports(own(3, 9), 256)
+    ports = Ports([own(3, 9)], 256)
     first = 1024 + 3 * 256
     mappings = np.zeros(5, NAT4)
     mappings["destination"] = EGRESS[3]
@@ -52,4 +52,4 @@ def test_ports_of_ipv6_addresses_likewise() -> None:
     mappings = np.zeros(2, NAT6)
     mappings["destination"]["w"] = [address, (0x20010DB8, 0, 0, 2)]
     mappings["destination_port"] = 1024
-    assert Ports(own(0, address=address), 256).holds(mappings).tolist() == [True, False]
+    assert Ports([own(0, address=address)], 256).holds(mappings).tolist() == [True, False]
