@@ -34,7 +34,7 @@ CHURN = Path(__file__).with_name("churn.py")
 RATE = 250  # of each client
 CHURN_PORT = 7008
 #: The longest that traffic may go on.
-MOST_S = 120
+MOST_S = 600
 #: Seconds of traffic before the first step and after the last one.
 AROUND_S = 2
 UDP_RATE = 1000
