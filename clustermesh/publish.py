@@ -12,9 +12,19 @@ from ipaddress import IPv4Address
 
 from clustermesh.remote import wire
 from clustermesh.remote.shared import CONFIG, SHARED
-from mesh.core.model import IP, Address, Identity, Node, NodeKey, PodKey, Service, ServiceKey
+from mesh.core.model import (
+    IP,
+    Address,
+    Identity,
+    Joined,
+    Node,
+    NodeKey,
+    PodKey,
+    Service,
+    ServiceKey,
+)
 from mesh.core.table import Table
-from mesh.identity.addresses import Joined, PodJoin, tunnel_endpoint
+from mesh.identity.addresses import PodJoin, tunnel_endpoint
 
 #: Prefixes that are published, each with a canary.
 PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)

@@ -43,7 +43,7 @@ from gateway.members import (
 from gateway.networks import egress_network
 from gateway.plan import RETIRED_CLASSES, egress_classes
 from gateway.policy import POLICIES
-from gateway.settings import Egress
+from gateway.settings import EgressSettings
 from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.files import replace_file
@@ -85,7 +85,7 @@ class EgressAgent(AgentFeature):
         self,
         own: NodeKey,
         endpoint: IPv4Address,
-        settings: Egress,
+        settings: EgressSettings,
         state_dir: Path,
         objects: Objects,
         pods: Table[PodKey, Pod],

@@ -14,7 +14,7 @@ from gateway.coverage import Coverage
 from gateway.networks import egress_network
 from gateway.plan import findings_of
 from gateway.policy import POLICIES, EgressPolicy
-from gateway.settings import Egress
+from gateway.settings import EgressSettings
 from mesh.core.feature import Claimable, ControllerFeature, Want
 from mesh.core.groups import By, To
 from mesh.core.model import Finding, Network, Node, NodeKey, Pod, PodKey
@@ -37,7 +37,9 @@ class Hosted:
 class EgressController(ControllerFeature):
     """``cluster`` is the name of the cluster."""
 
-    def __init__(self, cluster: str, settings: Egress, objects: Objects, store: OwnStore) -> None:
+    def __init__(
+        self, cluster: str, settings: EgressSettings, objects: Objects, store: OwnStore
+    ) -> None:
         self._cluster, self._settings, self._objects = cluster, settings, objects
         self.coverage = Coverage(objects, objects[PODS])
         claims = store.claims_of(blocks.NOUN).held

@@ -15,7 +15,7 @@ from mesh.core.strict import Wrong
 _BLOCK_SIZES = tuple(1 << bit for bit in range(3, 11))
 
 
-class Egress(Section, frozen=True):
+class EgressSettings(Section, frozen=True):
     """Port blocks of egress addresses; the same in all processes of a cluster."""
 
     block_size: int = 256

@@ -14,12 +14,14 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from clustermesh.etcd.channel import EtcdAddress
-from gateway.settings import Egress
+from gateway.settings import EgressSettings
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
+from mesh.nodes.settings import PodCIDRPools
 from mesh.observe.settings import Hubble
-from srv6.settings import Pools
+from mesh.pools.settings import Pool
+from srv6.settings import pool_problems
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 
@@ -86,12 +88,23 @@ class AgentConfig(Section, frozen=True):
     """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``."""
     state_dir: Path
     """Directory that outlives the process: last good manifests."""
-    egress: Egress = Egress()
+    egress: EgressSettings = EgressSettings()
     """Port blocks."""
     limits: tuple[Size, ...] = ()
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
     """Where a Hubble relay finds this agent; absent: on the unix socket only."""
+
+
+class Pools(PodCIDRPools, frozen=True):
+    """What the controller gives to nodes."""
+
+    locators: tuple[Pool, ...] = ()
+    """SRv6 locators (IPv6); empty: nodes have none."""
+
+    def problems(self, path: str) -> Iterator[Wrong]:
+        yield from pool_problems(f"{path}.locators", self.locators)
+        yield from super().problems(path)
 
 
 class ControllerConfig(Section, frozen=True):
@@ -111,7 +124,7 @@ class ControllerConfig(Section, frozen=True):
     """Directory that outlives the process: last good manifests, claims."""
     socket: Path
     """Unix socket on which tables are served."""
-    egress: Egress = Egress()
+    egress: EgressSettings = EgressSettings()
     """Port blocks."""
     lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
     """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""

@@ -33,12 +33,12 @@ from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
 from mesh.identity.controller import IdentityController
 from mesh.nodes.controller import NodesController
-from mesh.nodes.foreign import meet
 from mesh.objects.kinds import KINDS
 from mesh.objects.manifests import Manifests
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
+from mesh.pools.foreign import meet
 from mesh.process import Dated, Since
 from mesh.services.controller import ServicesController
 from srv6.controller import LocatorsController

@@ -11,7 +11,7 @@ from mesh.core.model import Network, NodeKey
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
 from mesh.core.table import Table
-from mesh.nodes.pools import AgreedPools
+from mesh.pools.prefixes import AgreedPools
 from srv6.assigned import Locators
 from srv6.locators import LOCATOR_POOLS, NOUN
 

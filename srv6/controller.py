@@ -9,9 +9,9 @@ from mesh.core.model import Finding, ForeignNode
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
 from mesh.core.table import Table
-from mesh.nodes.pool_claims import PoolClaims
-from mesh.nodes.settings import Pool
 from mesh.objects.tables import Objects
+from mesh.pools.claims import PoolClaims
+from mesh.pools.settings import Pool
 from srv6.assigned import Locators
 from srv6.locators import LOCATOR_POOLS, NOUN
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Network
 
 from mesh.core.model import Claim
-from mesh.nodes.pools import claimed
+from mesh.pools.prefixes import claimed
 
 #: Noun of the claims.
 NOUN = "locator"

@@ -1,22 +1,15 @@
-"""The section ``pools`` of the controller's configuration file, with SRv6 locators."""
+"""Pools of SRv6 locators in the section ``pools`` of the controller's configuration file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mesh.core.strict import Wrong
-from mesh.nodes.settings import PodCIDRPools, Pool
+from mesh.pools.settings import Pool
 
 
-class Pools(PodCIDRPools, frozen=True):
-    """What the controller gives to nodes."""
-
-    locators: tuple[Pool, ...] = ()
-    """SRv6 locators (IPv6); empty: nodes have none."""
-
-    def problems(self, path: str) -> Iterator[Wrong]:
-        for number, pool in enumerate(self.locators):
-            if pool.cidr.version == 4:
-                place = f"{path}.locators[{number}].cidr"
-                yield Wrong(place, f"expected an IPv6 CIDR, got {pool.cidr}")
-        yield from super().problems(path)
+def pool_problems(path: str, pools: Sequence[Pool]) -> Iterator[Wrong]:
+    """What is wrong with pools of locators, beyond what is with any pools."""
+    for number, pool in enumerate(pools):
+        if pool.cidr.version == 4:
+            yield Wrong(f"{path}[{number}].cidr", f"expected an IPv6 CIDR, got {pool.cidr}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.nodes.speaker import ClaimedSpeaker
+from mesh.pools.speaker import ClaimedSpeaker
 from srv6.locators import ADVERTISED, NOUN
 
 

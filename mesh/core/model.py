@@ -230,3 +230,13 @@ class PodEntry:
 
     addresses: tuple[IP, ...]
     labels: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A pod of the own cluster whose identity and node are known; ``node`` is a tunnel endpoint."""
+
+    ref: PodRef
+    labels: str
+    identity: int
+    node: IPv4Address

@@ -8,7 +8,6 @@ agent's key (addresses and labels), the identity claimed for the labels, its nod
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -20,6 +19,7 @@ from mesh.core.model import (
     IDENTITY_HOST,
     IDENTITY_REMOTE_NODE,
     IP,
+    Joined,
     Node,
     NodeKey,
     PodEntry,
@@ -34,16 +34,6 @@ KIND_NODE = 2
 VALUE = np.dtype(
     [("identity", "u4"), ("node", ">u4"), ("kind", "u1"), ("cluster", "u1"), ("pad", "u2")]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A pod with all three facts; ``node`` is its tunnel endpoint."""
-
-    ref: PodRef
-    labels: str
-    identity: int
-    node: IPv4Address
 
 
 class PodJoin:

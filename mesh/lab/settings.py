@@ -12,7 +12,7 @@ from bgp.routers.frr import Neighbor, router_config
 from mesh.lab.places import Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
-from mesh.nodes.settings import Pool
+from mesh.pools.settings import Pool
 
 POLICY = "erp"
 WEB_PORT = 8080

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.settings import Egress
+from gateway.settings import EgressSettings
 from mesh.core.strict import AnyAddress, AnyNetwork, convert, parse_yaml
-from mesh.nodes.settings import Pool
+from mesh.pools.settings import Pool
 
 DEFAULT = Path(__file__).with_name("topology.yaml")
 
@@ -95,7 +95,7 @@ class Topology(_Section, frozen=True):
     """The whole file."""
 
     lease_seconds: int
-    egress: Egress
+    egress: EgressSettings
     pods: Pods
     fabric: tuple[AnyNetwork, ...]
     transit: tuple[AnyNetwork, ...]

@@ -1,1 +1,1 @@
-"""Nodes of all clusters: pools of prefixes, tunnel endpoints, next hops, discard routes."""
+"""Nodes of all clusters: pod CIDRs, tunnel endpoints, next hops, discard routes."""

@@ -29,10 +29,11 @@ from mesh.nodes import rows
 from mesh.nodes.findings import NO_OBJECT, WRONG_ENDPOINT
 from mesh.nodes.layouts import DECLARED
 from mesh.nodes.nouns import node_row
-from mesh.nodes.pools import NOUN, POD_CIDR_POOLS, AgreedPools
+from mesh.nodes.pod_cidrs import NOUN, POD_CIDR_POOLS
 from mesh.nodes.standing import StandingNodes
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
+from mesh.pools.prefixes import AgreedPools
 
 #: Who lacks what when a map is full, with the reason of the drop.
 WITHOUT_HOP = (

@@ -16,11 +16,11 @@ from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Table
 from mesh.nodes import rows
 from mesh.nodes.nouns import node_row
-from mesh.nodes.pool_claims import PoolClaims
-from mesh.nodes.pools import NOUN, POD_CIDR_POOLS
+from mesh.nodes.pod_cidrs import NOUN, POD_CIDR_POOLS
 from mesh.nodes.settings import PodCIDRPools
 from mesh.nodes.standing import StandingNodes
 from mesh.objects.tables import Objects
+from mesh.pools.claims import PoolClaims
 
 
 class NodesController(ControllerFeature):

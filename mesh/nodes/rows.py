@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Network
 
 from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey
 from mesh.identity.addresses import tunnel_endpoint
-from mesh.nodes.pools import claimed
+from mesh.pools.prefixes import claimed
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.auth import bootstrap_auth
 from clustermesh.etcd.client import Client
 from clustermesh.publish import PREFIXES
-from mesh.nodes.pools import subnet
 from mesh.observe.tables import Process, ask
+from mesh.pools.prefixes import subnet
 from tests.interop.etcd_server import Etcd
 
 CLUSTERS = ("east", "west", "north")

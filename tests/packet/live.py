@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -23,6 +23,7 @@ from bpf.testrun import run
 from mesh.datapath import migrate
 from mesh.datapath.migrate import Migration
 from mesh.datapath.programs import OBJECTS, Datapath
+from mesh.datapath.settings import Size
 from tests.packet.nodes import BLOCK_SIZE, LEGACY, PLANS, Got, Node
 from tests.packet.packets import TCP, UDP, Overlay, Packet
 
@@ -64,9 +65,10 @@ class Live(Node):
             "permutation_key": 0x1234567890ABCDEF,
         }
 
-    def start(self, objects: Path, declared: Declared = ()) -> None:
-        """What an agent does with its datapath at its start."""
-        datapath = Datapath(self.directory, objects)
+    def start(self, objects: Path, declared: Declared = (), limits: Iterable[Size] = ()) -> None:
+        """What an agent does with its datapath at its start; ``limits`` is of its configuration."""
+        sizes = {size.map: size.entries for size in limits}
+        datapath = Datapath(self.directory, objects, sizes)
         datapath.start(self.settings, declared)
         self.adopted = datapath.adopted
         self.reasons = {number: name for name, number in datapath.enum("drop_reason").items()}

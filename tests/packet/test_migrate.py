@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import getpid
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bpf import links, netns
 from bpf.maps import Map
 from bpf.migrate import Declared, RefusedError
 from bpf.object import BPFFS, Generation
+from mesh.core.strict import convert
 from mesh.datapath import migrate
 from mesh.datapath.migrate import Migration
+from mesh.datapath.settings import Size
 from mesh.datapath.steps import ORDER, Step, Way
 from tests.packet.builds import DECLARED, FORMER, WIDER, edited, of_commit
 from tests.packet.live import Flow, Live, Plain
@@ -281,12 +284,14 @@ def test_the_agents_rows_are_the_same_after_the_former_layout(live: Live, builds
     assert after == before | members
 
 
-def refusals(live: Live, objects: Path, declared: Declared = ()) -> list[str]:
+def refusals(
+    live: Live, objects: Path, declared: Declared = (), limits: Iterable[Size] = ()
+) -> list[str]:
     """Why a build cannot follow; nothing has changed then."""
     before = sorted(str(path) for path in live.directory.rglob("*"))
     generation = Generation.read(live.directory)
     with pytest.raises(RefusedError) as caught:
-        live.start(objects, declared)
+        live.start(objects, declared, limits)
     assert sorted(str(path) for path in live.directory.rglob("*")) == before
     assert Generation.read(live.directory) == generation
     return caught.value.reasons
@@ -315,6 +320,31 @@ def test_a_size_below_the_live_entries_is_named(live: Live, builds: Builds, tmp_
     (reason,) = refusals(live, edited(tmp_path, [sized(6, "2, 0")]), DECLARED)
     assert reason.startswith("map mg_ct_v6: ")
     assert reason.endswith(" live entries, room for 2")
+    traffic.turn()
+
+
+@pytest.mark.parametrize("name", ["mg_address", "mg_egress", "mg_service_addr"])
+def test_a_limit_below_the_live_entries_is_named(live: Live, name: str) -> None:
+    """A size of the agent's configuration is refused before anything changes; one above is not."""
+    traffic = begin(live, OBJECTS)
+    map_ = live.maps[name]
+    before = len(map_.dump()[0])
+    for number in range(40):
+        key, value = (np.zeros((), dtype) for dtype in (map_.key, map_.value))
+        if name == "mg_egress":
+            key["prefix"], key["egress_class"] = 32, 100 + number
+        else:
+            (key if name == "mg_address" else key["address"])["w"][3] = number + 1
+        map_.update_one(key.tobytes(), value.tobytes())
+    live_entries = before + 40
+    few = convert([{"map": name, "entries": 32}], tuple[Size, ...])
+    assert refusals(live, OBJECTS, DECLARED, few) == [
+        f"map {name}: {live_entries} live entries, room for 32"
+    ]
+    assert live.maps[name].max_entries > 32
+    traffic.turn()
+    live.start(OBJECTS, DECLARED, [Size(map=name, entries=live_entries)])
+    assert (live.maps[name].max_entries, len(live.maps[name].dump()[0])) == (live_entries,) * 2
     traffic.turn()
 
 

@@ -92,44 +92,33 @@ def words(room: str) -> set[str]:
 
 # --- Where a word stands --------------------------------------------------------------------------
 
-#: Words that are not a room's own, by word and file; "" stands for every file.
+#: Words of the wire and of the kernel, by word and file; "" stands for every file.
 EXCLUDED: Mapping[tuple[str, str], str] = {
     ("device", ""): "of the kernel: a network device",
     ("netns", ""): "of the kernel: a network namespace",
     ("next hop", ""): "of the wire: NEXT_HOP of a BGP route (RFC 4271)",
-    ("Egress", "mesh/findings.py"): "of the document: the heading above codes that begin with E",
     ("gateway", "mesh/kernel.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/netlink.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/pods/links.py"): "of the kernel: RTA_GATEWAY of the pod's default route",
     ("route", "mesh/kernel.py"): "of the kernel: RTM_NEWROUTE",
     ("route", "mesh/netlink.py"): "of the kernel: RTM_NEWROUTE",
     ("peer", "mesh/kernel.py"): "of the kernel: the other end of a veth",
-    ("PodCIDRPools", "srv6/settings.py"): "nodes lie below: the section gets a field more",
-    ("Pool", "srv6/settings.py"): "nodes lie below: a locator pool is a pool",
-    ("Pool", "srv6/controller.py"): "nodes lie below: a locator pool is a pool",
-    ("Joined", "clustermesh/publish.py"): "identity lies below: the same join, published",
-    **dict.fromkeys(
-        [
-            ("mg_address", "mesh/datapath/layouts.py"),
-            ("mg_addr_cidr", "mesh/datapath/layouts.py"),
-            ("mg_pod_addr", "mesh/datapath/layouts.py"),
-            ("mg_service_addr", "mesh/datapath/layouts.py"),
-        ],
-        "one change gave all keys a zone; the row goes with the version before it",
-    ),
-    ("mg_own_block", "mesh/datapath/connections.py"): "two live layouts share out the ports",
+}
+#: Nouns that several rooms share: their rows stand in ``mesh/core/model.py`` (DESIGN, vocabulary).
+SHARED = {
+    "Service", "service", "backend", "pod", "node", "address", "identity", "locator", "cluster",
 }  # fmt: skip
 #: Folders that use the product as an operator does: they write its files and read its answers.
 CONSUMERS = ("mesh/lab",)
-#: Rooms that lie below others (importlinter.ini, "Everything points down"): those import them.
-BELOW = {
-    "nodes": "pools of prefixes, which locators are cut from as well",
-    "identity": "labels, selectors, tunnel endpoints: what a selector of any room looks at",
-}
+#: The layer of identity, below all features: what a selector, or an address, of any room looks at.
+LAYER = {
+    "mesh.identity.labels", "mesh.identity.selectors", "mesh.identity.matching",
+    "mesh.identity.addresses",
+}  # fmt: skip
 
 
-def shared() -> set[str]:
-    """Nouns of two or more features (mesh/core/model.py): classes and their fields."""
+def modelled() -> set[str]:
+    """Classes of ``mesh/core/model.py`` and their fields, as words."""
     model = tree(ROOT / "mesh/core/model.py")
     rows = [node for node in ast.walk(model) if isinstance(node, ast.ClassDef)]
     fields = [one.target for row in rows for one in row.body if isinstance(one, ast.AnnAssign)]
@@ -170,7 +159,7 @@ def mentions_in(path: Path) -> Sequence[tuple[int, str]]:
 def strays(room: str) -> Sequence[tuple[str, str, int]]:
     """Word, file and line of each mention outside of the room."""
     mine = defaultdict[str, list[str]](list)
-    for word in words(room) - shared():
+    for word in words(room) - SHARED:
         for form in spellings(word):
             mine[form].append(word)
     return [
@@ -211,7 +200,7 @@ maps.rows("mg_fence", encode, decode)
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_declares_words(room: str) -> None:
-    assert words(room) - shared()
+    assert words(room) - SHARED
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -230,16 +219,37 @@ def test_each_excluded_word_stands_where_it_is_excluded() -> None:
     assert {f"{word} {place}" for word, place in EXCLUDED.keys() - met} == set()
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if room not in BELOW])
+@pytest.mark.parametrize("room", ROOMS)
 def test_only_the_lists_import_a_room(room: str) -> None:
     inside = ROOMS[room].replace("/", ".") + "."
     found = [
         f"{name(path)} {module}"
         for path in outside(room)
         for module in imported(tree(path))
-        if f"{module}.".startswith(inside)
+        if f"{module}.".startswith(inside) and not in_layer(module)
     ]
     assert found == []
+
+
+def in_layer(module: str) -> bool:
+    """Whether a module, or what is imported from it, belongs to the layer."""
+    return not LAYER.isdisjoint({module, module.rpartition(".")[0]})
+
+
+def test_the_layer_of_identity_knows_nothing_of_its_processes() -> None:
+    paths = {module: ROOT / f"{module.replace('.', '/')}.py" for module in LAYER}
+    found = [
+        f"{module} {other}"
+        for module, path in paths.items()
+        for other in imported(tree(path))
+        if other.startswith("mesh.identity") and not in_layer(other)
+    ]
+    assert found == []
+
+
+def test_each_shared_noun_is_one_of_the_model_and_of_a_room() -> None:
+    everything = set().union(*map(words, ROOMS))
+    assert everything & modelled() >= SHARED
 
 
 def test_the_lists_are_at_most_six_files() -> None:

@@ -16,7 +16,8 @@ from clustermesh.store.agreed import config_findings, id_findings
 from clustermesh.store.own import Own
 from gateway.controller import EgressController
 from gateway.policy import EgressPolicy
-from gateway.settings import Egress
+from gateway.settings import EgressSettings
+from mesh.config import Pools
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.model import (
     Claim,
@@ -34,15 +35,14 @@ from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 from mesh.identity.controller import IdentityController, numbers_of
 from mesh.nodes.controller import NodesController
-from mesh.nodes.foreign import MOST_NODES, free_numbers, meet, pool_findings
-from mesh.nodes.pools import pod_cidrs
-from mesh.nodes.settings import Pool
 from mesh.objects.tables import Objects
+from mesh.pools.foreign import MOST_NODES, free_numbers, meet, pool_findings
+from mesh.pools.prefixes import claimed
+from mesh.pools.settings import Pool
 from mesh.services.controller import ServicesController
 from mesh.services.kinds import SERVICES, ServiceObject
 from srv6.controller import LocatorsController
 from srv6.locators import locators
-from srv6.settings import Pools
 from tests.fixtures.egress import objects
 
 V4, V6, LOCATORS = "10.1.0.0_16_24", "fd01::_48_64", "fcbb:bb01::_32_48"
@@ -88,7 +88,7 @@ class Cluster:
             where,
             NodesController("east", POOLS, tables, own, remote, where.locator, nobody),
             IdentityController("east", 1, tables, own, remote),
-            EgressController("east", Egress(blocks_per_node=2), tables, own),
+            EgressController("east", EgressSettings(blocks_per_node=2), tables, own),
             ServicesController(tables, own.pods, remote.services),
         )
         own.synced()
@@ -174,8 +174,9 @@ def test_claims_amount_to_prefixes_in_the_order_of_the_pools() -> None:
         claim("locator", LOCATORS, 1),
         claim("identity", "labels", 65537),
     ]
-    expected = (ip_network("10.1.7.0/24"), ip_network("fd01:0:0:3::/64"))
-    assert pod_cidrs([c for c in claims if c.noun == "podcidr"], (V4, V6)) == {"east-1": expected}
+    expected = [ip_network("10.1.7.0/24"), ip_network("fd01:0:0:3::/64")]
+    found = claimed([c for c in claims if c.noun == "podcidr"], (V4, V6))
+    assert [(claim.owner, network) for network, claim in found] == [("east-1", n) for n in expected]
     mine = [c for c in claims if c.noun == "locator"]
     assert locators(mine, (LOCATORS,)) == {"east-1": ip_network("fcbb:bb01:1::/48")}
 
@@ -188,8 +189,8 @@ def test_damaged_claims_and_pools_are_left_out() -> None:
         claim("podcidr", "10.9.0.0_16_24", 0),
         claim("podcidr", V4, 1),
     ]
-    found = pod_cidrs(claims, (V4, "rubbish"))
-    assert found == {"east-1": (ip_network("10.1.1.0/24"),)}
+    found = claimed(claims, (V4, "rubbish"))
+    assert found == [(ip_network("10.1.1.0/24"), claims[3])]
 
 
 def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:

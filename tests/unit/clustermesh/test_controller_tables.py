@@ -12,18 +12,17 @@ from clustermesh.remote import wire
 from clustermesh.store.claims import encode_number
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_key, pod_value
-from mesh.config import Cluster, ControllerConfig, Etcd
+from mesh.config import Cluster, ControllerConfig, Etcd, Pools
 from mesh.controller import Features
 from mesh.core.feature import Want
 from mesh.core.model import Node, NodeKey, Pod, PodEntry, PodKey, PodRef, ServiceKey
 from mesh.core.reconcile import Loop
 from mesh.identity.labels import identity_labels, namespace_of
-from mesh.nodes.settings import Pool
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.tables import Objects
+from mesh.pools.settings import Pool
 from mesh.services.kinds import SERVICES, ServiceObject, ServicePortObject
-from srv6.settings import Pools
 
 CONFIG = ControllerConfig(
     cluster=Cluster(name="east", id=1),

@@ -10,7 +10,7 @@ from clustermesh.store.leading import ClaimTarget, Wants
 from clustermesh.store.own import Own
 from gateway import blocks
 from gateway.controller import EgressController
-from gateway.settings import Egress
+from gateway.settings import EgressSettings
 from mesh.core.feature import Want
 from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
@@ -21,7 +21,7 @@ ONE, TWO = (Want(blocks.NOUN, "198.51.100.10", f"east-1/{k}") for k in range(2))
 def test_a_claim_that_is_wanted_again_before_its_release_is_not_released() -> None:
     """Releases go one by one, each takes a round trip: the policy may be back before the last."""
     own = Own("east")
-    wants = Wants([EgressController("east", Egress(), Objects(KINDS.nouns), own)])
+    wants = Wants([EgressController("east", EgressSettings(), Objects(KINDS.nouns), own)])
     released: list[Want] = []
 
     class Slow:

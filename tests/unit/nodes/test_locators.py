@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from mesh.nodes.pools import pool_name, pool_size, subnet
+from mesh.pools.prefixes import pool_name, pool_size, subnet
 
 
 @pytest.mark.parametrize(

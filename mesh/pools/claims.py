@@ -13,10 +13,10 @@ from mesh.core.groups import By
 from mesh.core.model import Finding, ForeignNode, Network, Node, NodeKey
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
-from mesh.nodes.foreign import free_numbers, pool_findings
-from mesh.nodes.settings import Pool
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
+from mesh.pools.foreign import free_numbers, pool_findings
+from mesh.pools.settings import Pool
 
 
 class PoolClaims:

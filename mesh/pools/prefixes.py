@@ -17,13 +17,6 @@ from mesh.core.model import Claim, Network
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 
-#: Field of the cluster's agreed configuration with the names of the pools.
-POD_CIDR_POOLS = "podCIDRs"
-#: Noun of the claims of pod CIDRs.
-NOUN = "podcidr"
-#: Word of ``BGPPeer.spec.advertise``.
-ADVERTISED = "podCIDRs"
-
 
 def pool_name(cidr: Network, node_prefix: int) -> str:
     """The pool's text; raises ValueError when the subnets would be larger than the pool."""
@@ -84,14 +77,6 @@ def claimed(claims: Iterable[Claim], pools: Sequence[str]) -> list[tuple[Network
     inside = [c for c in claims if c.pool in order and c.number < order[c.pool][1]]
     inside.sort(key=lambda claim: (order[claim.pool], claim.number))
     return [(subnet(claim.pool, claim.number), claim) for claim in inside]
-
-
-def pod_cidrs(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, tuple[Network, ...]]:
-    """Pod CIDRs by node, in the order of the pools."""
-    rows: dict[str, tuple[Network, ...]] = {}
-    for network, claim in claimed(claims, pools):
-        rows[claim.owner] = (*rows.get(claim.owner, ()), network)
-    return rows
 
 
 class AgreedPools:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Network
 
 from mesh.core.model import Finding, ForeignNode, Network
-from mesh.nodes.findings import POOL_OVERLAP
-from mesh.nodes.pools import pool_size, subnet
+from mesh.pools.findings import POOL_OVERLAP
+from mesh.pools.prefixes import pool_size, subnet
 
 #: Pieces of a pool that are looked at: an IPv6 pool may have far more than there can be nodes.
 MOST_NODES = 1 << 20

@@ -1,0 +1,1 @@
+"""Pools that are cut into one prefix for each node: pod CIDRs and locators work alike."""
