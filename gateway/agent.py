@@ -36,7 +36,7 @@ from gateway.members import (
     Gateways,
     departures,
     gateway_members,
-    member_rank,
+    gateway_rank,
     members_of,
     with_room,
 )
@@ -98,25 +98,25 @@ class EgressAgent(AgentFeature):
         self.coverage = Coverage(objects, pods)
         self.classes: Table[tuple[str, ...], int] = Table("egress class")
         self.egress: Table[rows.EgressKey, rows.EgressRow] = Table("egress")
-        self.gateway: Table[IP, tuple[IPv4Address, ...]] = Table("egress address")
-        self.member: Table[GatewayKey, GatewayRow] = Table("gateway")
+        self.egress_address: Table[IP, tuple[IPv4Address, ...]] = Table("egress address")
+        self.gateway: Table[GatewayKey, GatewayRow] = Table("gateway")
         self.owner = entries.block_table()
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
         self.mark = Mark("egress_class", Table("egress class of pod"), former="egress")
         #: What the maps have no room for.
         self.no_class: Table[int, bool] = Table("egress class without room")
-        self.no_set: Table[IP, bool] = Table("egress address without room")
-        self.no_member: Table[GatewayKey, bool] = Table("gateway without room")
+        self.no_egress_address: Table[IP, bool] = Table("egress address without room")
+        self.no_gateway: Table[GatewayKey, bool] = Table("gateway without room")
         self.marks = (self.mark,)
         self.ours = (Table[Network, None]("egress network"),)
         self.announced = (Table[Network, None]("own egress network"),)
         claims, size = store.claims_of(blocks.NOUN), settings.block_size
-        self._blocks = Blocks("block row", own.cluster, size, claims.held)
+        self._blocks = Blocks("block", own.cluster, size, claims.held)
         self._resting = Blocks("resting block", own.cluster, size, claims.resting)
         self.block = self._blocks.table
         self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
         self._left: dict[GatewayKey, float] = {}
-        self._owners: Table[blocks.BlockKey, blocks.BlockOwner] = Table("block owner")
+        self._owners: Table[blocks.BlockKey, blocks.BlockOwner] = Table("owner of block")
         self._count: Table[int, int] = Table("rows of egress class")
         self._special: Mapping[str, int] = {}  # classes that are no set of policies
 
@@ -129,7 +129,7 @@ class EgressAgent(AgentFeature):
         self.coverage.derive(loop)
         loop.group(self.ours[0], egress_network, By(policies, lambda _, policy: policy.addresses))
         loop.group(self._now, rows.endpoints_of_address, By(gateways.of_address))
-        loop.derive([self._now], self._rest_now, [self.no_member])
+        loop.derive([self._now], self._rest_now, [self.no_gateway])
         loop.group(self.announced[0], self._announced, By(self._now))
         loop.derive([self.coverage.covered], self._classes, [self.no_class])
         loop.group(
@@ -138,9 +138,9 @@ class EgressAgent(AgentFeature):
             By(self.classes),
             Each(policies, lambda names, *_: names),
             Each(gateways.of_policy, lambda names, *_: names),
-            Each(self.gateway, rows.addresses_of),
-            Each(self.no_set, rows.addresses_of),
-            also=[self.no_set],
+            Each(self.egress_address, rows.addresses_of),
+            Each(self.no_egress_address, rows.addresses_of),
+            also=[self.no_egress_address],
         )
         loop.group(self._count, rows.row_count, By(self.egress, rows.classes_of_row))
         inputs: list[Source] = [self.coverage.covered, self.classes, self._count]
@@ -192,15 +192,15 @@ class EgressAgent(AgentFeature):
 
     def rest_gateways(self, gateways: Gateways, time_s: float) -> None:
         """Take in the gateways of now, all at once; those that have left are accepted a while."""
-        self._left = departures(self.gateway.rows, gateways, self._left, time_s)
-        self.member.replace(gateway_members(gateways, self._left, time_s))
-        self.gateway.replace(with_room(gateways, self.no_member.rows))
+        self._left = departures(self.egress_address.rows, gateways, self._left, time_s)
+        self.gateway.replace(gateway_members(gateways, self._left, time_s))
+        self.egress_address.replace(with_room(gateways, self.no_gateway.rows))
 
     async def _rest_for_ever(self) -> None:
         """A gateway that has left is accepted no longer than it should be."""
         while True:
             await asyncio.sleep(REST_INTERVAL_S)
-            if self.member.synced:
+            if self.gateway.synced:
                 self._rest_now()
 
     def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
@@ -222,22 +222,23 @@ class EgressAgent(AgentFeature):
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         self._apply_blocks(loop, maps)
-        member = loop.apply(
-            self.member,
-            maps.rows("mg_gateway", entries.encode_member, entries.decode_member),
-            capacity=maps.capacity("mg_gateway"),
-            rank=partial(member_rank, self._endpoint),
-            meaning=WITHOUT_GATEWAY,
-            left_out=self.no_member,
-        )
-        encode_set = partial(entries.encode_gateways, most=maps.enum("gateway_limit")["GATEWAYS"])
         gateway = loop.apply(
             self.gateway,
-            maps.rows("mg_egress_addr", encode_set, entries.decode_gateways),
-            refers=[Refers(member, members_of)],
+            maps.rows("mg_gateway", entries.encode_gateway, entries.decode_gateway),
+            capacity=maps.capacity("mg_gateway"),
+            rank=partial(gateway_rank, self._endpoint),
+            meaning=WITHOUT_GATEWAY,
+            left_out=self.no_gateway,
+        )
+        most = maps.enum("gateway_limit")["GATEWAYS"]
+        encode_address = partial(entries.encode_egress_address, most=most)
+        egress_address = loop.apply(
+            self.egress_address,
+            maps.rows("mg_egress_addr", encode_address, entries.decode_egress_address),
+            refers=[Refers(gateway, members_of)],
             capacity=maps.capacity("mg_egress_addr"),
             meaning=WITHOUT_GATEWAY,
-            left_out=self.no_set,
+            left_out=self.no_egress_address,
         )
         actions = maps.enum("egress_action")
         before = bits_before(maps.struct("egress_key"))
@@ -247,7 +248,7 @@ class EgressAgent(AgentFeature):
             self.egress,
             maps.rows("mg_egress", encode, decode),
             token=rows.class_of_row,
-            refers=[Refers(gateway, rows.address_of_row)],
+            refers=[Refers(egress_address, rows.address_of_row)],
             capacity=maps.capacity("mg_egress"),
             meaning=WITHOUT_CLASS,
             left_out=self.no_class,

@@ -59,7 +59,7 @@ def decode_egress(
     return EgressKey(int(key["egress_class"]), network), EgressRow(action, address)
 
 
-def encode_gateways(address: IP, nodes: tuple[IPv4Address, ...], most: int) -> Entry:
+def encode_egress_address(address: IP, nodes: tuple[IPv4Address, ...], most: int) -> Entry:
     """Entry of ``mg_egress_addr``; ValueError for more than ``most`` nodes, a set's room."""
     if len(nodes) > most:
         raise ValueError(f"{address}: {len(nodes)} gateways, an address has at most {most}")
@@ -67,20 +67,20 @@ def encode_gateways(address: IP, nodes: tuple[IPv4Address, ...], most: int) -> E
     return packed(address), {"count": len(nodes), "node": padded}
 
 
-def decode_gateways(key: Any, value: Any) -> tuple[IP, tuple[IPv4Address, ...]]:
-    """Inverse of ``encode_gateways``."""
+def decode_egress_address(key: Any, value: Any) -> tuple[IP, tuple[IPv4Address, ...]]:
+    """Inverse of ``encode_egress_address``."""
     nodes = value["node"][: int(value["count"])]
     return decode_address(key), tuple(IPv4Address(int(node)) for node in nodes)
 
 
-def encode_member(key: GatewayKey, row: GatewayRow) -> Entry:
+def encode_gateway(key: GatewayKey, row: GatewayRow) -> Entry:
     """Entry of ``mg_gateway``."""
     name = {"address": encode_address(key.address), "node": int(key.node)}
     return name, {"sends": row.sends, "accepts": row.accepts}
 
 
-def decode_member(key: Any, value: Any) -> tuple[GatewayKey, GatewayRow]:
-    """Inverse of ``encode_member``."""
+def decode_gateway(key: Any, value: Any) -> tuple[GatewayKey, GatewayRow]:
+    """Inverse of ``encode_gateway``."""
     name = GatewayKey(decode_address(key["address"]), IPv4Address(int(key["node"])))
     return name, GatewayRow(bool(value["sends"]), bool(value["accepts"]))
 
@@ -99,7 +99,7 @@ def decode_own_block(key: Any, value: Any) -> tuple[IP, tuple[int, ...]]:
 
 def block_table() -> ColumnTable:
     """The table of ``mg_block``."""
-    return ColumnTable("block", BLOCK_KEY, BLOCK_VALUE)
+    return ColumnTable("block owner", BLOCK_KEY, BLOCK_VALUE)
 
 
 def owner_ranks(own: IPv4Address, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -59,7 +59,7 @@ def members_of(address: IP, nodes: tuple[IPv4Address, ...]) -> list[GatewayKey]:
     return [GatewayKey(address, node) for node in nodes]
 
 
-def member_rank(own: IPv4Address, key: GatewayKey, row: GatewayRow) -> int:
+def gateway_rank(own: IPv4Address, key: GatewayKey, row: GatewayRow) -> int:
     """Which rows have room first: what this node is, what others are, what others were."""
     if key.node == own and row.sends:
         return 0

@@ -92,9 +92,9 @@ class Node:
             )
             node = IPv4Address(gateway[4])
             most = self.datapath.enum("gateway_limit")["GATEWAYS"]
-            self._put("mg_egress_addr", egress_maps.encode_gateways(address, (node,), most))
+            self._put("mg_egress_addr", egress_maps.encode_egress_address(address, (node,), most))
             is_one = GatewayRow(sends=True, accepts=True)
-            self._put("mg_gateway", egress_maps.encode_member(GatewayKey(address, node), is_one))
+            self._put("mg_gateway", egress_maps.encode_gateway(GatewayKey(address, node), is_one))
             for number in BLOCKS:
                 name = {"address": encode_address(address), "number": number}
                 self._put("mg_block", (name, {"node": int(owner), "epoch": 1}))

@@ -316,7 +316,7 @@ def test_a_gateway_that_has_left_is_believed_for_two_minutes(tmp_path: Path) -> 
     egress.rest_gateways({address: (second,)}, 1010)
     sending, left = GatewayRow(sends=True, accepts=True), GatewayRow(sends=False, accepts=True)
     members = {GatewayKey(address, first): left, GatewayKey(address, second): sending}
-    assert egress.member.rows == members
-    assert egress.gateway.rows == {address: (second,)}
-    egress.rest_gateways(egress.gateway.rows, 1010 + ACCEPTS_S)
-    assert egress.member.rows == {GatewayKey(address, second): sending}
+    assert egress.gateway.rows == members
+    assert egress.egress_address.rows == {address: (second,)}
+    egress.rest_gateways(egress.egress_address.rows, 1010 + ACCEPTS_S)
+    assert egress.gateway.rows == {GatewayKey(address, second): sending}

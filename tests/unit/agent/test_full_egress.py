@@ -79,7 +79,7 @@ async def room_appears(it: Covered) -> None:
         it.delete_policy(name)
     await settle(it, "room for all")
     assert not it.egress.no_class.rows
-    assert not it.egress.no_set.rows
+    assert not it.egress.no_egress_address.rows
 
 
 def like(it: Covered, state: Path) -> Covered:

@@ -149,7 +149,7 @@ def compare(live: Reader, world: World, path: Path) -> None:
         _equal(f"{at} ({name})", name, have, want)
         assert synced == wanted_synced or name in SYNCED_BEFORE, at
     assert live.translations() == fresh.translations()
-    assert live.features.egress.gateway.rows == fresh.features.egress.gateway.rows
+    assert live.features.egress.egress_address.rows == fresh.features.egress.egress_address.rows
     ours, theirs = (one.features.store.remote.imports.ledger.own for one in (live, fresh))
     assert set(ours.networks) == set(theirs.networks)
     assert ours.addresses == theirs.addresses
@@ -239,6 +239,6 @@ def test_a_gateway_that_has_left_is_the_only_reason_for_more_gateways(path: Path
         world.step()
         settled(live.loop)
     egress = live.features.egress
-    egress.rest_gateways(dict(egress.gateway.rows), 10 * ACCEPTS_S + 1e9)
-    picked = {(a, n) for a, nodes in egress.gateway.rows.items() for n in nodes}
-    assert {(key.address, key.node) for key in egress.member.rows} == picked
+    egress.rest_gateways(dict(egress.egress_address.rows), 10 * ACCEPTS_S + 1e9)
+    picked = {(a, n) for a, nodes in egress.egress_address.rows.items() for n in nodes}
+    assert {(key.address, key.node) for key in egress.gateway.rows} == picked

@@ -51,11 +51,11 @@ def test_map_entries_and_back() -> None:
     with Object.open(HERE / "obj" / "pod.o") as opened:
         sets, members = opened.specs["mg_egress_addr"], opened.specs["mg_gateway"]
     for row in ((E, (A, B, C)), (F, ())):
-        key, value = codecs.encode_gateways(*row, most=GATEWAYS)
-        assert codecs.decode_gateways(*cells(sets, key, value)) == row
+        key, value = codecs.encode_egress_address(*row, most=GATEWAYS)
+        assert codecs.decode_egress_address(*cells(sets, key, value)) == row
     for member in ((GatewayKey(E, A), LEFT), (GatewayKey(F, C), IN)):
-        key, value = codecs.encode_member(*member)
-        assert codecs.decode_member(*cells(members, key, value)) == member
+        key, value = codecs.encode_gateway(*member)
+        assert codecs.decode_gateway(*cells(members, key, value)) == member
 
 
 def cells(spec: MapSpec, key: object, value: object) -> tuple[object, object]:
@@ -65,4 +65,4 @@ def cells(spec: MapSpec, key: object, value: object) -> tuple[object, object]:
 def test_a_set_beyond_the_map_is_refused() -> None:
     nodes = tuple(IPv4Address(number) for number in range(GATEWAYS + 1))
     with pytest.raises(ValueError, match="17 gateways"):
-        codecs.encode_gateways(E, nodes, GATEWAYS)
+        codecs.encode_egress_address(E, nodes, GATEWAYS)
