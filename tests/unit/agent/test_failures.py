@@ -16,7 +16,7 @@ MEANING = "pods of peers are the world to the pods of this node"
 class FakeMap:
     """A map that refuses one key."""
 
-    name = "a map"
+    name = "mg_address"
 
     async def read(self) -> Mapping[str, int]:
         return {}
@@ -41,7 +41,7 @@ def found(rows: Mapping[str, int], capacity: int) -> list[Finding]:
 
 def test_a_full_map_is_one_finding_with_demand_capacity_and_meaning() -> None:
     [one] = found({"a": 1, "b": 2, "c": 3}, 2)
-    assert (one.code, one.object, one.field) == ("D608", "east-1/address", "max_entries")
+    assert (one.code, one.object, one.field) == ("D608", "east-1/mg_address", "max_entries")
     assert one.text == f"3 rows desired, room for 2: {MEANING}"
     assert one.about == ("node/east-1",)
 
