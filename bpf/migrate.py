@@ -105,10 +105,12 @@ class PortRanges:
     """A map of the ranges of ports that programs may open, by address: ``number[count]``.
 
     It moves together with the connections. While two generations live, each has a part of every
-    address's ranges, so that no port is opened in both.
+    address's ranges, so that no port is opened in both. ``size`` names the datapath's setting of
+    how many ports a range has.
     """
 
     map: str
+    size: str
 
 
 Declared = Sequence[Renamed | Added | Converter | Made | Scratch | PortRanges]
@@ -327,6 +329,11 @@ def has_successor(name: str, declared: Declared, known: Mapping[str, object]) ->
 def port_maps(declared: Declared) -> tuple[str, ...]:
     """The maps of port ranges."""
     return tuple(each.map for each in declared if isinstance(each, PortRanges))
+
+
+def port_sizes(declared: Declared) -> tuple[str, ...]:
+    """The settings that say how many ports a range has."""
+    return tuple(each.size for each in declared if isinstance(each, PortRanges))
 
 
 def may_go_empty(name: str, declared: Declared) -> bool:

@@ -31,7 +31,7 @@ def _members(old: Entries, key: Dtype, value: Dtype) -> Entries:
 
 
 DECLARED: Declared = (
-    PortRanges("mg_own_block"),
+    PortRanges("mg_own_block", size="block_size"),
     Renamed("key.egress", "key.egress_class", map="mg_egress"),
     Converter("mg_egress_addr", ("value.gateway",), ("value.count", "value.node"), _set_of_one),
     Converter("mg_egress_addr", ("value.count", "value.node"), ("value.gateway",), _one_of_set),

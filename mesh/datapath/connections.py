@@ -377,12 +377,12 @@ def _is_of(mapping: Array, key: Array) -> bool:
     return owner.tobytes() == key.tobytes()
 
 
-# Port blocks
+# Port ranges
 
-Blocks = dict[bytes, list[int]]
+Ranges = dict[bytes, list[int]]
 
 
-def blocks_of(*tables: Entries) -> Blocks:
+def ranges_of(*tables: Entries) -> Ranges:
     """Block numbers by the key of their egress address, of all tables together, in order."""
     found: dict[bytes, set[int]] = {}
     for keys, values in tables:
@@ -391,16 +391,16 @@ def blocks_of(*tables: Entries) -> Blocks:
     return {name: sorted(numbers) for name, numbers in found.items()}
 
 
-def split_blocks(blocks: Blocks) -> tuple[Blocks, Blocks]:
-    """The parts of the old and the new generation; a single block is the old one's."""
-    old = {name: numbers[: (len(numbers) + 1) // 2] for name, numbers in blocks.items()}
-    new = {name: numbers[len(old[name]) :] for name, numbers in blocks.items()}
+def split_ranges(ranges: Ranges) -> tuple[Ranges, Ranges]:
+    """The parts of the old and the new generation; a single range is the old one's."""
+    old = {name: numbers[: (len(numbers) + 1) // 2] for name, numbers in ranges.items()}
+    new = {name: numbers[len(old[name]) :] for name, numbers in ranges.items()}
     return old, new
 
 
-def write_blocks(target: Map, blocks: Blocks) -> None:
-    """Write the blocks of each address; keys are the map's own."""
-    for name, numbers in blocks.items():
+def write_ranges(target: Map, ranges: Ranges) -> None:
+    """Write the ranges of each address; keys are the map's own."""
+    for name, numbers in ranges.items():
         value = target.lookup(name)
         row: Array = np.zeros((), target.value) if value is None else value.copy()
         row["number"] = 0
@@ -412,18 +412,18 @@ def write_blocks(target: Map, blocks: Blocks) -> None:
 class Ports:
     """Ports of a generation: which mappings may only its programs open."""
 
-    def __init__(self, tables: Iterable[Entries], block_size: int) -> None:
-        self._size = block_size
+    def __init__(self, tables: Iterable[Entries], range_size: int) -> None:
+        self._size = range_size
         self._numbers: dict[bytes, set[int]] = {}
-        for blocks in tables:
-            key = fields(blocks.keys.dtype, np.dtype("u4"))
+        for ranges in tables:
+            key = fields(ranges.keys.dtype, np.dtype("u4"))
             (path,) = [path for path in key if path.endswith("w")]
-            for address, row in zip(field(blocks, path), blocks.values, strict=True):
+            for address, row in zip(field(ranges, path), ranges.values, strict=True):
                 numbers = row["number"][: row["count"]].tolist()
                 self._numbers.setdefault(address.tobytes(), set()).update(numbers)
 
     def holds(self, mappings: Array) -> npt.NDArray[np.bool_]:
-        """Of each reply's tuple, whether its port is in one of the blocks."""
+        """Of each reply's tuple, whether its port is in one of the ranges."""
         addresses = _wide(mappings["destination"])
         numbers = (mappings["destination_port"].astype(int) - 1024) // self._size
         none: set[int] = set()

@@ -26,7 +26,7 @@ from bpf.migrate import Declared, Transfer, dump, port_maps, renamed_map
 from bpf.object import Generation, Object, read_pinned, write_pinned
 from bpf.sys import info, open_pinned, pin, wait_for_programs
 from mesh.datapath import connections
-from mesh.datapath.connections import FAMILIES, Blocks, Merge, Pair, Ports, together
+from mesh.datapath.connections import FAMILIES, Merge, Pair, Ports, Ranges, together
 from mesh.datapath.hooks import HANDOVER_PROGRAMS, program_of
 from mesh.datapath.plan import HANDOVER, PHASE, plan, transfers
 from mesh.datapath.steps import Course, Links, Marker, Step, Way, course, next_step
@@ -44,7 +44,7 @@ class Place:
     """Where the pins are, and what the agent knows of its datapath."""
 
     directory: Path
-    block_size: int
+    range_size: int
     declared: Declared = ()
 
     @property
@@ -84,7 +84,7 @@ def _undo(place: Place) -> None:
     relink(place.directory, place.directory / PROGRAMS)
     wait_for_programs()
     with closing(Migration(place)) as migration:
-        migration.join_old_blocks()
+        migration.join_old_ranges()
     _remove(place.next)
 
 
@@ -211,7 +211,7 @@ class Migration:
             Step.MERGED: self._merge_all,
             Step.GIVEN: self._give_all,
             Step.ALONE: self._end_handover,
-            Step.JOINED: self.join_new_blocks,
+            Step.JOINED: self.join_new_ranges,
             Step.CLEARED: self._clear,
             Step.PLACED: self._put_in_place,
         }
@@ -297,44 +297,44 @@ class Migration:
             for connection, mapping in FAMILIES
         ]
 
-    # Port blocks
+    # Port ranges
 
     def _port_maps(self) -> list[Transfer]:
         return [self._transfer(name) for name in port_maps(self._place.declared)]
 
-    def _blocks(self, transfer: Transfer) -> tuple[Blocks, dict[bytes, bytes]]:
-        """All blocks by the new map's keys, and the old map's key of each."""
+    def _ranges(self, transfer: Transfer) -> tuple[Ranges, dict[bytes, bytes]]:
+        """All ranges by the new map's keys, and the old map's key of each."""
         old = dump(transfer.old)
         converted = transfer.entries()
         names = connections.names(converted.keys)
         old_names = dict(zip(names, connections.names(old.keys), strict=True))
-        return connections.blocks_of(converted, dump(transfer.new)), old_names
+        return connections.ranges_of(converted, dump(transfer.new)), old_names
 
-    def _write_blocks(
-        self, transfer: Transfer, old: Blocks, new: Blocks, old_names: Mapping[bytes, bytes]
+    def _write_ranges(
+        self, transfer: Transfer, old: Ranges, new: Ranges, old_names: Mapping[bytes, bytes]
     ) -> None:
         ours = {old_names[name]: numbers for name, numbers in old.items() if name in old_names}
-        connections.write_blocks(transfer.old, ours)
-        connections.write_blocks(transfer.new, new)
+        connections.write_ranges(transfer.old, ours)
+        connections.write_ranges(transfer.new, new)
 
     def _split(self) -> None:
         for transfer in self._port_maps():
-            blocks, old_names = self._blocks(transfer)
-            old, new = connections.split_blocks(blocks)
-            self._write_blocks(transfer, old, new, old_names)
+            ranges, old_names = self._ranges(transfer)
+            old, new = connections.split_ranges(ranges)
+            self._write_ranges(transfer, old, new, old_names)
         wait_for_programs()
 
-    def join_old_blocks(self) -> None:
-        """Give every block back to the old programs."""
+    def join_old_ranges(self) -> None:
+        """Give every range back to the old programs."""
         for transfer in self._port_maps() if self.marker.way is not Way.PLAIN else ():
-            blocks, old_names = self._blocks(transfer)
-            self._write_blocks(transfer, blocks, {}, old_names)
+            ranges, old_names = self._ranges(transfer)
+            self._write_ranges(transfer, ranges, {}, old_names)
 
-    def join_new_blocks(self) -> None:
-        """Give every block to the new programs, now that no old one opens ports."""
+    def join_new_ranges(self) -> None:
+        """Give every range to the new programs, now that no old one opens ports."""
         for transfer in self._port_maps():
-            blocks, old_names = self._blocks(transfer)
-            self._write_blocks(transfer, {}, blocks, old_names)
+            ranges, old_names = self._ranges(transfer)
+            self._write_ranges(transfer, {}, ranges, old_names)
 
     # Entries
 
@@ -388,7 +388,7 @@ class Migration:
 
     def _take(self, pair: Pair) -> None:
         ranges = [dump(transfer.new) for transfer in self._port_maps()]
-        ports = Ports(ranges, self._place.block_size)
+        ports = Ports(ranges, self._place.range_size)
         before, done = pair.take(ports)
         for _ in range(_ROUNDS):
             if done:

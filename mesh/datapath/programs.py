@@ -25,7 +25,7 @@ from bpf import build, links
 from bpf.btf import Btf
 from bpf.libbpf import LoadError
 from bpf.maps import Map
-from bpf.migrate import Declared
+from bpf.migrate import Declared, port_sizes
 from bpf.object import Generation, Object
 from bpf.realtime import refuse_realtime
 from bpf.sys import MapType, open_pinned
@@ -117,7 +117,7 @@ class Datapath:
     ) -> None:
         for path in (self._links, self._programs_dir):
             path.mkdir(parents=True, exist_ok=True)
-        place = migrate.Place(self._directory, _block_size(config), declared)
+        place = migrate.Place(self._directory, _range_size(config, declared), declared)
         migrate.settle(place)
         self.digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
         self.adopted = Generation.read(self._directory) == self.digest
@@ -208,8 +208,11 @@ def set_sizes(opened: Collection[Object], sizes: Mapping[str, int]) -> None:
                 one.set_max_entries(name, entries)
 
 
-def _block_size(config: Mapping[str, object]) -> int:
-    size = config["block_size"]
-    if not isinstance(size, int):
-        raise TypeError(f"block_size is a number, not {size!r}")
-    return size
+def _range_size(config: Mapping[str, object], declared: Declared) -> int:
+    """How many ports a range has; 0: no feature declares ranges."""
+    for setting in port_sizes(declared):
+        size = config[setting]
+        if not isinstance(size, int):
+            raise TypeError(f"{setting} is a number, not {size!r}")
+        return size
+    return 0

@@ -16,7 +16,7 @@ class Step(IntEnum):
     LOADED = 1
     """The new maps and programs are pinned; nothing uses them."""
     SPLIT = 2
-    """Each generation has a part of this node's port blocks."""
+    """Each generation has a part of this node's port ranges."""
     FILLED = 3
     """The new maps hold what the old ones hold."""
     ARMED = 4
@@ -34,7 +34,7 @@ class Step(IntEnum):
     ALONE = 10
     """Nothing is handed over any more."""
     JOINED = 11
-    """The new programs have all port blocks."""
+    """The new programs have all port ranges."""
     CLEARED = 12
     """Old maps and programs without a successor are gone."""
     PLACED = 13
@@ -90,7 +90,7 @@ class Course(Enum):
 
     NOTHING = auto()
     UNDO = auto()
-    """Give the links and the port blocks back to the old programs, remove the new pins."""
+    """Give the links and the port ranges back to the old programs, remove the new pins."""
     GO_ON = auto()
 
 

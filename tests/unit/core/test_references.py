@@ -199,7 +199,7 @@ def test_a_full_map_is_one_line_and_costs_no_rounds() -> None:
         assert set(it.class_map.rows) == {(number, 0) for number in range(4)}
         full = it.to_classes.report.full
         assert full is not None
-        assert (full.map, full.demand, full.capacity) == ("class", 10, 4)
+        assert (full.map, full.demand, full.capacity) == ("a map", 10, 4)
         assert not it.to_classes.report.errors
         reads, tried = it.class_map.reads, it.class_map.tried
         for number in range(20):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bpf.migrate import Entries
-from mesh.datapath.connections import Ports, blocks_of, split_blocks
+from mesh.datapath.connections import Ports, ranges_of, split_ranges
 
 ADDR = np.dtype([("w", ">u4", (4,))])
 OWN = np.dtype([("count", "u4"), ("number", "u4", (16,))])
@@ -27,14 +27,14 @@ def own(*numbers: int, address: tuple[int, ...] = EGRESS) -> Entries:
     [([3, 9], [3], [9]), ([1, 2, 3], [1, 2], [3]), ([5], [5], []), ([], [], [])],
 )
 def test_every_block_is_in_one_part(whole: list[int], old: list[int], new: list[int]) -> None:
-    assert split_blocks({b"a": whole}) == ({b"a": old}, {b"a": new})
+    assert split_ranges({b"a": whole}) == ({b"a": old}, {b"a": new})
 
 
 def test_two_parts_are_one_set_again() -> None:
-    (numbers,) = blocks_of(own(9), own(3, 5)).values()
+    (numbers,) = ranges_of(own(9), own(3, 5)).values()
     assert numbers == [3, 5, 9]
     other = own(1, address=(1, 2, 3, 4))
-    assert sorted(blocks_of(own(9), other).values()) == [[1], [9]]
+    assert sorted(ranges_of(own(9), other).values()) == [[1], [9]]
 
 
 def test_a_port_belongs_to_the_block_of_its_address() -> None:
