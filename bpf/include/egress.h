@@ -43,7 +43,8 @@ const volatile struct egress egress_no_room = {.action = EGRESS_NO_ROOM};
 /* look up: the row that covers this packet, if any */
 static __framed const struct egress *egress_find(__u32 class, const struct packet *packet)
 {
-	struct egress_key key = {.prefix = 32 + 128, .egress_class = class, .addr = packet->destination};
+	struct egress_key key = {
+	    .prefix = 32 + 128, .egress_class = class, .addr = packet->destination};
 
 	if (class == EGRESS_UNCOVERED)
 		return NULL;
