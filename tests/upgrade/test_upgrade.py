@@ -224,7 +224,13 @@ def check(found: Traffic) -> None:
     for each in found.churn:
         assert sum(each["opened"].values()) > 0.95 * RATE * each["seconds"], each
     slow = [f"slow: {words}" for each in found.churn for words in each["slow"]]
-    assert not found.problems(), "\n".join([*found.log, *found.problems(), *slow])
+    assert not found.problems(), "\n".join([*found.log, *found.problems(), *slow, busy(found.lab)])
+
+
+def busy(lab: Lab) -> str:
+    """Datagrams that the legacy server's socket had no room for: the server had no CPU to read."""
+    counters = ("UdpRcvbufErrors", "Udp6RcvbufErrors")
+    return lab.exec("legacy", "nstat", "-asz", *counters).stdout
 
 
 def test_the_lab_runs_the_former_version(agents: Agents, versions: Versions) -> None:
