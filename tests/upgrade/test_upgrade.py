@@ -109,6 +109,8 @@ def traffic(lab: Lab, agents: Agents) -> Iterator[Traffic]:
         server = lab.start("legacy", sys.executable, CHURN, "serve", CHURN_PORT)
         stack.callback(server.kill)
         lanes = [_lanes(lab, client, web) for client, web in CLIENTS.items()]
+        for lane in (lane for each in lanes for lane in each.values()):
+            stack.callback(lane.kill)
         found = Traffic(lab, agents, _live_outside(lab, agents))
         churn = [
             lab.start(
@@ -117,19 +119,19 @@ def traffic(lab: Lab, agents: Agents) -> Iterator[Traffic]:
             )
             for client in CLIENTS
         ]  # fmt: skip
+        for one in churn:
+            stack.callback(one.kill)
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(agents, stop, found.stolen))
         watcher.start()
-        try:
-            time.sleep(AROUND_S)
-            yield found
-            time.sleep(AROUND_S)
-        finally:
-            found.churn += [_ended(one) for one in churn]
-            found.lanes += [_ended_lanes(each) for each in lanes]
-            found.served = _ended(server)
-            stop.set()
-            watcher.join()
+        stack.callback(watcher.join)
+        stack.callback(stop.set)
+        time.sleep(AROUND_S)
+        yield found
+        time.sleep(AROUND_S)
+        found.churn += [_ended(one) for one in churn]
+        found.lanes += [_ended_lanes(each) for each in lanes]
+        found.served = _ended(server)
 
 
 def _ended(running: subprocess.Popen[str]) -> dict[str, Any]:
