@@ -7,7 +7,7 @@ configuration file and the path of the field. Keys are camelCase in the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -19,7 +19,6 @@ from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
 from mesh.nodes.settings import PodCIDRPools
-from mesh.observe.settings import Hubble
 from mesh.pools.settings import Pool
 from srv6.settings import pool_problems
 
@@ -63,6 +62,33 @@ class Etcd(Section, frozen=True):
     def address(self) -> EtcdAddress:
         """Where the store is, and with which certificates."""
         return EtcdAddress(self.endpoints, self.ca, self.cert, self.key)
+
+
+class Hubble(Section, frozen=True):
+    """A listener with mutual TLS; without the section an agent serves its unix socket only."""
+
+    listen: str
+    """``address:port`` of the node, ``[address]:port`` for IPv6; 4244 by convention."""
+    ca: Path
+    """PEM file of the authority that signs the certificates of relays."""
+    cert: Path
+    """PEM file of our certificate, for the name ``<node>.<cluster>.hubble-grpc.cilium.io``."""
+    key: Path
+    """PEM file of the certificate's private key. Changed files count for new connections."""
+
+    @property
+    def port(self) -> int:
+        """The port, which is that of all agents."""
+        return int(self.listen.rpartition(":")[2])
+
+    def problems(self, path: str) -> Iterator[Wrong]:
+        host, _, port = self.listen.rpartition(":")
+        if not (port.isdecimal() and 0 < int(port) < 1 << 16 and _is_address(host)):
+            yield Wrong(f"{path}.listen", f"expected address:port, got {self.listen!r}")
+        for name in ("ca", "cert", "key"):
+            file: Path = getattr(self, name)
+            if not file.is_file():
+                yield Wrong(f"{path}.{name}", f"no such file: {file}")
 
 
 class AgentConfig(Section, frozen=True):
@@ -227,3 +253,11 @@ def _netns_problems(pattern: str) -> Iterator[Wrong]:
         return
     if len({one, other, third}) < len((one, other, third)):
         yield Wrong("podNetns", f"expected {{namespace}} and {{name}}, got {pattern!r}")
+
+
+def _is_address(host: str) -> bool:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        return (ip_address(bare).version == 6) == (bare != host)
+    except ValueError:
+        return False

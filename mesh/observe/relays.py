@@ -17,11 +17,11 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
+from mesh.config import Hubble
 from mesh.core.model import Finding, Node, NodeKey
 from mesh.core.table import Table
 from mesh.observe import hubble_pb2 as pb
 from mesh.observe.findings import LISTENER_DOWN
-from mesh.observe.settings import Hubble
 from mesh.observe.tables import Registered
 
 log = logging.getLogger(__name__)

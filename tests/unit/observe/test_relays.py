@@ -16,13 +16,13 @@ import pytest
 from grpc import aio
 
 from clustermesh.certs import Authority
+from mesh.config import Hubble
 from mesh.core.model import Node, NodeKey
 from mesh.core.table import Table
 from mesh.observe import hubble_pb2 as pb
 from mesh.observe.findings import LISTENER_DOWN
 from mesh.observe.hubble import Observer
 from mesh.observe.relays import ADDED, DELETED, UPDATED, Listener, NodeNotices, added, changes
-from mesh.observe.settings import Hubble
 from tests.fixtures.flow_events import event, flows
 
 EAST = Node("east", "east-1.example", (IPv4Address("10.99.0.11"),))
