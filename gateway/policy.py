@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from mesh.core.model import IP, Finding, Network, PodSelector, Requirement, Selector
 from mesh.core.strict import AnyAddress, AnyNetwork, HostNetwork, Wrong, convert
+from mesh.objects.fields import irrelevant, reported, used
 from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
     Kind,
@@ -218,7 +219,25 @@ def _unique(networks: tuple[Network, ...]) -> tuple[Network, ...]:
     return tuple(dict.fromkeys(networks))
 
 
+CILIUM_FIELDS = (
+    used("spec.selectors[].podSelector", "the pods that the policy covers"),
+    used("spec.selectors[].namespaceSelector", "their namespaces"),
+    used("spec.selectors[].nodeSelector", "their nodes"),
+    used("spec.destinationCIDRs[]", "the destinations that it covers"),
+    used("spec.excludedCIDRs[]", "destinations that it does not cover"),
+    used("spec.egressGateway.nodeSelector", "the gateways"),
+    used("spec.egressGateway.egressIP", "the source address of the connections"),
+    reported(
+        "spec.egressGateway.interface",
+        "each such policy has a finding M106, and what it covers is dropped: egressIP is needed",
+    ),
+    used("spec.egressGateways[]", "the first one, as egressGateway; it comes before egressGateway"),
+    reported("spec.egressGateways[1:]", "each such policy has a finding M106: the first is used"),
+    irrelevant("metadata.namespace", "the kind is cluster-scoped, and Kubernetes clears the field"),
+    irrelevant("status", "Meshgate does not read it"),
+)
+
 KINDS = (
     Kind("meshgate.io/v1alpha1", "EgressPolicy", POLICIES, _egress),
-    Kind("cilium.io/v2", "CiliumEgressGatewayPolicy", POLICIES, _cilium),
+    Kind("cilium.io/v2", "CiliumEgressGatewayPolicy", POLICIES, _cilium, fields=CILIUM_FIELDS),
 )

@@ -70,11 +70,12 @@ class Features:
             cluster, config.pools, objects, own, remote, self.locators.locator, foreign
         )
         self.identity = IdentityController(cluster, id_, objects, own, remote)
-        self.services = ServicesController(objects, own.pods, remote.services)
+        pods = [pool.cidr for pool in config.pools.pod_cidrs]
+        self.services = ServicesController(objects, own.pods, pods, remote.services)
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
             cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            self.identity.number, self.services.service,
+            self.identity.number, self.services.published,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,

@@ -82,7 +82,11 @@ class ContainerPort:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod object; ``addresses`` is empty until the agent of ``node`` has assigned them."""
+    """A pod object; ``addresses`` is empty until the agent of ``node`` has assigned them.
+
+    ``serving``: its condition Ready holds. ``terminating``: it has been deleted, and its processes
+    have not ended yet.
+    """
 
     cluster: str
     namespace: str
@@ -92,6 +96,8 @@ class Pod:
     addresses: tuple[IP, ...] = ()
     service_account: str = "default"
     ports: tuple[ContainerPort, ...] = ()
+    serving: bool = True
+    terminating: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,11 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service of one cluster with the backends that this cluster itself contributes."""
+    """A service of one cluster with the backends that this cluster itself contributes.
+
+    ``affinity`` of a global service: ``local`` prefers backends of its own cluster, ``remote``
+    those of others, and empty prefers none.
+    """
 
     cluster: str
     namespace: str
@@ -150,6 +160,7 @@ class Service:
     is_global: bool = False
     is_shared: bool = True
     backends: tuple[Backend, ...] = ()
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Text of the outside world into typed values: every mistake is named by its path.
 
 Used for configuration and manifests. YAML is read the way Kubernetes reads it: plain ``12:30:00``
-and dates stay text, only ``true`` and ``false`` are booleans. Duplicate keys, tags, merge keys,
-and documents that are too deep or grow too large by aliases are refused.
+and dates stay text, only ``true`` and ``false`` are booleans. Merge keys (``<<``) are followed.
+Duplicate keys, tags, and documents that are too deep or grow too large by aliases are refused.
 """
 
 from __future__ import annotations
@@ -219,21 +219,36 @@ class _Builder:
 
     def _mapping(self, depth: int) -> dict[Value, Value]:
         found: dict[Value, Value] = {}
+        merged: list[dict[Value, Value]] | None = None
         for event in self._until(yaml.MappingEndEvent):
             key = self._value(event, depth + 1)
             line = _line(event.start_mark)
             if isinstance(key, (dict, list)):
                 raise Wrong(line, "a key must be a text")
-            if key == "<<" and event.implicit[0]:
-                raise Wrong(line, "merge keys are not supported")
-            if key in found:
+            merges = key == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+            if key in found or (merges and merged is not None):
                 raise Wrong(line, f"duplicate key {key!r}")
-            found[key] = self._value(next(self._events), depth + 1)
+            value = self._value(next(self._events), depth + 1)
+            if merges:
+                merged = _merged(line, value)
+            else:
+                found[key] = value
+        for one in merged or ():  # a mapping's own keys count before merged ones
+            for key, value in one.items():
+                found.setdefault(key, value)
         return found
 
     def _until(self, end: type) -> Iterator[Value]:
         while not isinstance(event := next(self._events), end):
             yield event
+
+
+def _merged(line: str, value: Value) -> list[dict[Value, Value]]:
+    """What a merge key merges: a mapping, or several of which the first ones count."""
+    found = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, dict) for one in found):
+        raise Wrong(line, "a merge key needs a mapping, or a list of mappings")
+    return found
 
 
 # Types and paths

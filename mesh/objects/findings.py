@@ -26,13 +26,16 @@ DUPLICATE = Code(
 )
 UNKNOWN_KIND = Code(
     "M105",
-    "An object is of a kind or version that nothing here reads.",
+    "An object is of a version that nothing here reads, or of a kind whose name is like one that "
+    "is read. It is not used; where its file had an object of this name, that one stays.",
     "Correct apiVersion and kind, or move the object to another folder.",
 )
 UNSUPPORTED = Code(
     "M106",
-    "An object is used without a field or entry that is not supported. The text says what follows.",
-    "Change the field to what is supported.",
+    "An object is used without a field or entry that is not supported. Objects of one kind that "
+    "have the same field are one finding, with their number and the first names. The text says "
+    "what follows.",
+    "Change the field to what is supported. docs/objects.md lists the fields of each kind.",
 )
 STATE = Code(
     "M107",

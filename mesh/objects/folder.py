@@ -3,18 +3,21 @@
 Polling, because a name that was replaced, a mount that came back and a network file system look
 all the same to it. A file is read once it has rested for a moment, so that a writer is not
 overtaken, and is gone once two looks did not find it, so that an editor may replace it. Editors'
-temporary files (``.x``, ``x~``) are no manifests.
+temporary files (``.x``, ``x~``) are no manifests. Subfolders belong to the folder, and a name is a
+path below it; hidden ones (``.git``) and links to folders do not.
 
-A look costs what changed. The folder's own times say whether a name came, went or was replaced;
-only then are the names listed, and only names with another inode are looked at. A file that was
-edited in place changes no folder: for these each look goes through a share of all names, so that
-an edit in a folder of more than ``SHARE`` files is found some looks later.
+A look costs what changed. The times of the folder and its subfolders say whether a name came, went
+or was replaced; only then are the names listed, and only names with another inode are looked at. A
+file that was edited in place changes no folder: for these each look goes through a share of all
+names, so that an edit in a folder of more than ``SHARE`` files is found some looks later.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable, Mapping
@@ -44,6 +47,16 @@ Stamp = tuple[int, int, int, int]
 NO_STAMP: Stamp = (0, 0, 0, 0)
 #: Directory entries of links: what they lead to may change while the entry stays.
 _LINK = -1
+#: Folders below each other that are looked at.
+_DEEPEST = 16
+#: Byte-order marks, and how the text behind them is to be read.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+#: A mark that came with a file which was appended to another one.
+_INNER_MARK = re.compile("^\ufeff(?=---)", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -78,7 +91,8 @@ class Folder:
         self._missing: set[str] = set()
         self._entries: dict[str, int] = {}  # inode, or _LINK, of the names that were listed last
         self._identity: tuple[int, int] | None = None
-        self._times: tuple[int, ...] | None = None  # of the folder when it was listed
+        #: Of the folder and its subfolders when they were listed; None: list again.
+        self._times: dict[str, tuple[int, ...]] | None = None
         self._round: list[str] = []  # names that this round has yet to examine
 
     def look(self, *, whole: bool = False) -> Look:
@@ -87,14 +101,16 @@ class Folder:
         gone: list[str] = []
         try:
             info = self.path.stat()
-            if whole or not self._round or self._missing or _times(info) != self._times:
-                suspects, absent = self._list()
+            if whole or not self._round or self._missing or self._is_touched():
+                suspects, absent, folders = self._list()
                 if self._is_replaced(info):
                     return Look(problem="empty since it was replaced: nothing is deleted")
-                self._identity, self._times = (info.st_dev, info.st_ino), _settled_times(info)
+                self._identity, self._times = (info.st_dev, info.st_ino), _settled_times(folders)
                 gone = [name for name in absent if self._miss(name)]
         except OSError as error:
-            return Look(problem=f"{error.strerror}: nothing is deleted")
+            below = str(error.filename or "").removeprefix(self._prefix).rstrip("/")
+            where = "" if below == str(self.path) or not below else f"subfolder {below}: "
+            return Look(problem=f"{where}{error.strerror}: nothing is deleted")
         read = []
         for name in suspects | (self._unsettled - self._missing) | self._share(whole=whole):
             stamp = self._stamp(name)
@@ -129,16 +145,29 @@ class Folder:
         waiting = (self._seen[name] for name in self._unsettled - self._missing)
         return any(seen.since > recent for seen in waiting)
 
+    def _is_touched(self) -> bool:
+        """Whether a name may have come or gone since the folders were listed."""
+        if self._times is None:
+            return True
+        try:
+            return any(
+                _times(os.stat(f"{self._prefix}{folder}")) != times  # noqa: PTH116 (as below)
+                for folder, times in self._times.items()
+            )
+        except FileNotFoundError:  # a subfolder has gone
+            return True
+
     def _is_replaced(self, info: os.stat_result) -> bool:
         other = self._identity not in {None, (info.st_dev, info.st_ino)}
         return other and bool(self._seen) and not self._entries
 
-    def _list(self) -> tuple[set[str], AbstractSet[str]]:
-        """Names that are new, or have another inode, and seen names that are not there."""
-        fresh, count = _entries(self.path, self._entries)
+    def _list(self) -> tuple[set[str], AbstractSet[str], dict[str, os.stat_result]]:
+        """Names that are new, or have another inode; seen names that are not there; all folders."""
+        listed = _Listing(self._prefix, self._entries)
+        fresh = listed.fresh
         again = sum(name in self._entries for name in fresh)
-        if count + again < len(self._entries):
-            names = set(os.listdir(self.path)) | fresh.keys()  # noqa: PTH208 (as above)
+        if listed.count + again < len(self._entries):
+            names = _Listing(self._prefix, {}).fresh.keys() | fresh.keys()
             self._entries = {name: at for name, at in self._entries.items() if name in names}
         self._entries |= fresh
         for name in fresh:
@@ -147,8 +176,8 @@ class Folder:
             self._missing.discard(name)
             self._seen[name].misses = 0
         if len(self._entries) == len(self._seen):
-            return set(fresh), frozenset()
-        return set(fresh), self._seen.keys() - self._entries.keys()
+            return set(fresh), frozenset(), listed.folders
+        return set(fresh), self._seen.keys() - self._entries.keys(), listed.folders
 
     def _share(self, *, whole: bool) -> set[str]:
         """The next names of the round."""
@@ -198,31 +227,58 @@ def _times(info: os.stat_result) -> tuple[int, ...]:
     return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _settled_times(info: os.stat_result) -> tuple[int, ...] | None:
-    """Times of a folder that change with its next change; None: it has only just changed."""
-    tick_s = _TICK_S if info.st_mtime_ns % 1_000_000_000 else _COARSE_TICK_S
-    return None if abs(time.time() - info.st_mtime) < tick_s else _times(info)
+def _settled_times(folders: Mapping[str, os.stat_result]) -> dict[str, tuple[int, ...]] | None:
+    """Times of folders that change with their next change; None: one has only just changed."""
+    now = time.time()
+    for info in folders.values():
+        tick_s = _TICK_S if info.st_mtime_ns % 1_000_000_000 else _COARSE_TICK_S
+        if abs(now - info.st_mtime) < tick_s:
+            return None
+    return {name: _times(info) for name, info in folders.items()}
 
 
-def _entries(path: Path, known: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Inodes by name of the manifests that are not ``known`` as they are, and how many are.
+class _Listing:
+    """The names below a folder, and its subfolders. Asks for no file.
 
-    A link (``_LINK``) never is. Asks for no file.
+    ``fresh`` are inodes by name of the manifests that are not ``known`` as they are, and ``count``
+    is how many are. A link (``_LINK``) never is.
     """
-    fresh: dict[str, int] = {}
-    count = 0
-    with os.scandir(path) as found:
-        for entry in found:
-            name = entry.name
-            if known.get(name) == entry.inode() and not entry.is_symlink():
-                count += 1
-            elif name.endswith(SUFFIXES) and not name.startswith("."):
-                fresh[name] = _LINK if entry.is_symlink() else entry.inode()
-    return fresh, count
+
+    def __init__(self, prefix: str, known: Mapping[str, int]) -> None:
+        self.fresh: dict[str, int] = {}
+        self.count = 0
+        self.folders: dict[str, os.stat_result] = {}
+        self._prefix, self._known = prefix, known
+        waiting = [""]
+        while waiting:
+            waiting += self._list(waiting.pop())
+
+    def _list(self, folder: str) -> list[str]:
+        """Take in the names of one folder; its subfolders."""
+        below: list[str] = []
+        path = f"{self._prefix}{folder}"
+        try:
+            self.folders[folder] = os.stat(path)  # noqa: PTH116 (as below)
+            with os.scandir(path) as found:
+                for entry in found:
+                    name = f"{folder}{entry.name}"
+                    if self._known.get(name) == entry.inode() and not entry.is_symlink():
+                        self.count += 1
+                    elif entry.name.startswith("."):
+                        continue
+                    elif name.endswith(SUFFIXES):
+                        self.fresh[name] = _LINK if entry.is_symlink() else entry.inode()
+                    elif entry.is_dir(follow_symlinks=False):
+                        below.append(f"{name}/")
+        except FileNotFoundError:  # a subfolder that went while we looked
+            if not folder:
+                raise
+            self.folders.pop(folder, None)
+        return below if folder.count("/") < _DEEPEST else []
 
 
 def read_text(path: Path) -> str:
-    """The text of a manifest. Raises OSError and ValueError (too large, no file, not UTF-8)."""
+    """The text of a manifest. Raises OSError and ValueError (too large, no file, no text)."""
     # O_NONBLOCK: a FIFO would otherwise hold us until somebody writes.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         info = os.fstat(file.fileno())
@@ -231,10 +287,17 @@ def read_text(path: Path) -> str:
         if info.st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
         raw = file.read()
+    return _decode(raw)
+
+
+def _decode(raw: bytes) -> str:
+    """The text behind a byte-order mark; without one it is UTF-8. Raises ValueError."""
+    mark, coding = next((one for one in _MARKS if raw.startswith(one[0])), (b"", "utf-8"))
     try:
-        return raw.decode()
+        return _INNER_MARK.sub("", raw[len(mark) :].decode(coding))
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+        at = error.start + len(mark)
+        raise ValueError(f"not {coding.upper()} at byte {at}") from error
 
 
 def torn_rest_s(text: str, last: str) -> float:

@@ -1,18 +1,20 @@
 """Node, Namespace and Pod: documents -> rows.
 
-Only the fields that we use are looked at. What a kubelet or the API server would add to an object
-(``kubernetes.io/hostname`` on nodes, ``kubernetes.io/metadata.name`` on namespaces) is added here,
-because in a folder of manifests nobody else does.
+Only the fields that we use are looked at; the lists at the end say what follows for the others.
+What a kubelet or the API server would add to an object (``kubernetes.io/hostname`` on nodes,
+``kubernetes.io/metadata.name`` on namespaces) is added here, because in a folder of manifests
+nobody else does. A pod without status counts as ready for the same reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from mesh.core.model import (
+    IP,
     ContainerPort,
     Labels,
     Namespace,
@@ -22,12 +24,16 @@ from mesh.core.model import (
     PodKey,
 )
 from mesh.core.strict import Wrong, convert
+from mesh.objects.fields import irrelevant, unused, used
 from mesh.objects.schema import Kind, Loose, Meta, Parsed, Place, address_of, labels_of, name_of
 from mesh.objects.tables import ObjectNoun
 
 NODES: ObjectNoun[NodeKey, Node] = ObjectNoun("node")
 NAMESPACES: ObjectNoun[str, Namespace] = ObjectNoun("namespace")
 PODS: ObjectNoun[PodKey, Pod] = ObjectNoun("pod")
+#: Pods in their node's own network: no device, row or identity of a pod, but backends of services.
+#: ``addresses`` are those that the kubelet has written; without any they are the node's.
+HOST_PODS: ObjectNoun[PodKey, Pod] = ObjectNoun("pod of a host")
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
@@ -62,17 +68,32 @@ class _ContainerPort(Loose, frozen=True):
 
 class _Container(Loose, frozen=True):
     ports: tuple[_ContainerPort, ...] | None = None
+    restart_policy: str | None = None
 
 
 class _PodSpec(Loose, frozen=True):
     node_name: str | None = None
     service_account_name: str | None = None
+    service_account: str | None = None
     host_network: bool | None = None
     containers: tuple[_Container, ...] | None = None
+    init_containers: tuple[_Container, ...] | None = None
+
+
+class _Condition(Loose, frozen=True):
+    type: str
+    status: str
+
+
+class _PodAddress(Loose, frozen=True):
+    ip: str
 
 
 class _PodStatus(Loose, frozen=True):
     phase: str | None = None
+    conditions: tuple[_Condition, ...] | None = None
+    pod_ip: str | None = msgspec.field(name="podIP", default=None)
+    pod_ips: tuple[_PodAddress, ...] | None = msgspec.field(name="podIPs", default=None)
 
 
 class _Pod(Loose, frozen=True):
@@ -104,28 +125,57 @@ def _namespace(place: Place, document: object) -> Parsed:
 
 def _pod(place: Place, document: object) -> Parsed:
     pod = convert(document, _Pod)
+    spec, status = pod.spec, pod.status or _PodStatus()
     key = PodKey(place.cluster, place.key.namespace, place.key.name)
-    if pod.spec.host_network or (pod.status and pod.status.phase in ("Succeeded", "Failed")):
-        return Parsed(PODS.name, key, None)
+    if not spec.node_name or status.phase in ("Succeeded", "Failed"):
+        return Parsed(PODS.name, key, None)  # it runs nowhere yet, or no longer
+    account = spec.service_account_name or spec.service_account
     row = Pod(
         key.cluster,
         key.namespace,
         key.name,
-        node=name_of("spec.nodeName", pod.spec.node_name),
+        node=name_of("spec.nodeName", spec.node_name),
         labels=labels_of("metadata.labels", pod.metadata.labels),
-        service_account=name_of(
-            "spec.serviceAccountName", pod.spec.service_account_name, "default"
-        ),
-        ports=tuple(sorted(_container_ports(pod.spec))),
+        addresses=tuple(_host_addresses(status)) if spec.host_network else (),
+        service_account=name_of("spec.serviceAccountName", account, "default"),
+        ports=_container_ports(spec),
+        serving=_is_serving(status),
+        terminating=bool(pod.metadata.deletion_timestamp),
     )
-    return Parsed(PODS.name, key, row)
+    noun = HOST_PODS if spec.host_network else PODS
+    return Parsed(noun.name, key, row)
 
 
-def _container_ports(spec: _PodSpec) -> Iterator[ContainerPort]:
-    for container in spec.containers or ():
+def _is_serving(status: _PodStatus) -> bool:
+    """Whether the condition Ready holds; a manifest without conditions says by its phase."""
+    if status.conditions:
+        return any(one.type == "Ready" and one.status == "True" for one in status.conditions)
+    return status.phase in (None, "", "Running")
+
+
+def _host_addresses(status: _PodStatus) -> Iterator[IP]:
+    for number, one in enumerate(status.pod_ips or ()):
+        yield address_of(f"status.podIPs[{number}].ip", one.ip)
+    if status.pod_ip and not status.pod_ips:
+        yield address_of("status.podIP", status.pod_ip)
+
+
+def _container_ports(spec: _PodSpec) -> tuple[ContainerPort, ...]:
+    """Named ports; of two containers with one name and protocol the first counts."""
+    found: dict[tuple[str, str], ContainerPort] = {}
+    for container in _running_containers(spec):
         for port in container.ports or ():
-            if port.name and _protocol(port.protocol) in _PROTOCOLS:
-                yield ContainerPort(port.name, _protocol(port.protocol), port.container_port)
+            protocol = _protocol(port.protocol)
+            if port.name and protocol in _PROTOCOLS:
+                row = ContainerPort(port.name, protocol, port.container_port)
+                found.setdefault((port.name, protocol), row)
+    return tuple(sorted(found.values()))
+
+
+def _running_containers(spec: _PodSpec) -> Iterator[_Container]:
+    """The containers that run as long as the pod does: also sidecars among the first ones."""
+    yield from spec.containers or ()
+    yield from (one for one in spec.init_containers or () if one.restart_policy == "Always")
 
 
 def _labels(meta: Meta, key: str, value: str) -> Labels:
@@ -136,8 +186,87 @@ def _protocol(text: str | None) -> str:
     return text or "TCP"
 
 
+def _has_own_network(document: Any) -> bool:
+    return not document["spec"].get("hostNetwork")
+
+
+_OURS = "Meshgate gives each node its pod CIDRs, and each pod its addresses"
+
+NODE_FIELDS = (
+    used("metadata.name", "the node's name, as pods and peers name it"),
+    used("metadata.labels", "selectors of policies and BGP peers"),
+    used("status.addresses[].type", "InternalIP counts; the other types are of no concern"),
+    used("status.addresses[].address", "the first IPv4 address is the tunnel endpoint"),
+    irrelevant("metadata.deletionTimestamp", "a node counts as long as its object is there"),
+    irrelevant("spec.podCIDR", _OURS),
+    irrelevant("spec.podCIDRs", _OURS),
+    irrelevant("spec.taints", "the scheduler acts on them"),
+    irrelevant("spec.unschedulable", "the scheduler acts on it"),
+    irrelevant("spec.providerID", "it names the machine at its provider"),
+    irrelevant("status.conditions", "the pods' condition Ready follows them"),
+)
+NAMESPACE_FIELDS = (
+    used("metadata.name", "the namespace's name"),
+    used("metadata.labels", "selectors of policies, and identities of pods"),
+    unused(
+        "metadata.annotations[clustermesh.cilium.io/global]",
+        "the annotation of each service alone says whether it is global",
+    ),
+    irrelevant("spec.finalizers", "the objects in the namespace count until they are gone"),
+    irrelevant("status.phase", "the objects in the namespace count until they are gone"),
+)
+POD_FIELDS = (
+    used("metadata.labels", "selectors of services and policies, and the pod's identity"),
+    used(
+        "metadata.deletionTimestamp",
+        "the pod is terminating: it gets new connections only while no backend is ready",
+    ),
+    used("spec.nodeName", "the node that connects the pod; without one the pod is none yet"),
+    used("spec.hostNetwork", "the pod has its node's addresses, as a backend of services"),
+    used("spec.serviceAccountName", "a label of the pod's identity"),
+    used("spec.serviceAccount", "the former name of serviceAccountName"),
+    used("spec.containers[].ports[].name", "what a service's targetPort names"),
+    used("spec.containers[].ports[].containerPort", "the number behind the name"),
+    used("spec.containers[].ports[].protocol", "TCP or UDP; ports of others have no name here"),
+    used("spec.initContainers[].restartPolicy", "Always: a sidecar, whose ports count"),
+    used("spec.initContainers[].ports[]", "named ports of sidecars, as those of containers"),
+    used("status.phase", "a pod that Succeeded or Failed is none any more"),
+    used(
+        "status.conditions[].status",
+        "Ready: the pod gets new connections of services; without conditions, it is ready unless "
+        "its phase is Pending or Unknown",
+    ),
+    used("status.podIPs[].ip", "with hostNetwork: the backend's addresses. Else: " + _OURS),
+    used("status.podIP", "as status.podIPs"),
+    unused(
+        "spec.containers[].ports[].hostPort",
+        "nothing listens on the port of the node; the pod's own address and services reach it",
+        when=_has_own_network,
+        proxied=True,
+    ),
+    unused(
+        "spec.initContainers[].ports[].hostPort",
+        "nothing listens on the port of the node; the pod's own address and services reach it",
+        when=_has_own_network,
+        proxied=True,
+    ),
+    unused(
+        "metadata.annotations[ipam.cilium.io/ip-pool]",
+        "the pod's address comes from the pod CIDRs of its node, not from the pool",
+    ),
+    unused(
+        "metadata.annotations[ipam.cilium.io/skip-masquerade]",
+        "egress policies alone say which connections get another source address",
+    ),
+    irrelevant("spec.containers[].ports[].hostIP", "without hostPort it says nothing"),
+    irrelevant("spec.hostname, spec.subdomain", "names for DNS"),
+    irrelevant("spec.dnsPolicy, spec.dnsConfig, spec.hostAliases", "names for DNS"),
+    irrelevant("spec.readinessGates", "the condition Ready includes them"),
+    irrelevant("status.hostIP, status.hostIPs", "the Node object says which addresses a node has"),
+)
+
 KINDS = (
-    Kind("v1", "Node", NODES, _node),
-    Kind("v1", "Namespace", NAMESPACES, _namespace),
-    Kind("v1", "Pod", PODS, _pod, namespaced=True),
+    Kind("v1", "Node", NODES, _node, fields=NODE_FIELDS),
+    Kind("v1", "Namespace", NAMESPACES, _namespace, fields=NAMESPACE_FIELDS),
+    Kind("v1", "Pod", PODS, _pod, namespaced=True, fields=POD_FIELDS, also=(HOST_PODS,)),
 )

@@ -75,7 +75,8 @@ class LastGoodStore:
             return
         paths = {self._path(name): name for name in pending}
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            for folder in {path.parent for path in paths}:
+                folder.mkdir(parents=True, exist_ok=True)
             errors = replace_files({path: _text(pending[paths[path]]) for path in paths})
         except OSError as error:
             errors = dict.fromkeys(paths, error)
@@ -102,8 +103,8 @@ class LastGoodStore:
     def _names(self) -> list[str]:
         if self.directory is None or not self.directory.is_dir():
             return []
-        paths = self.directory.iterdir()
-        return [path.stem for path in paths if path.suffix == KEPT_SUFFIX]
+        paths = self.directory.rglob(f"*{KEPT_SUFFIX}")
+        return [str(path.relative_to(self.directory).with_suffix("")) for path in paths]
 
     def _path(self, name: str) -> Path:
         return (self.directory or Path()) / f"{name}{KEPT_SUFFIX}"

@@ -2,7 +2,8 @@
 
 An object may be in several files: the first file by name counts, and each other one gets a finding.
 A file that is missing, but not gone for sure, comes last. Pure, and costs what changed: the objects
-of changed files, and the objects that other files share with them.
+of changed files, and the objects that other files share with them. Fields that are not used make
+one finding for each kind and field (``fields.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.core.model import Finding
+from mesh.objects.fields import UnusedFields
 from mesh.objects.findings import DUPLICATE
 from mesh.objects.schema import ObjectKey, Parsed
 
@@ -57,6 +59,7 @@ class Precedence:
         self._missing: AbstractSet[str] = frozenset()
         self._givers: dict[RowKey, tuple[Giver, ...]] = {}
         self._finding_keys: dict[str, tuple[str, ...]] = {}  # by file, of files that have any
+        self._unused = UnusedFields(folder)
 
     def update(self, files: Mapping[str, Shown | None], missing: AbstractSet[str]) -> Difference:
         """Take in what files show now (None: nothing any more), and which files are missing."""
@@ -71,6 +74,11 @@ class Precedence:
         self._compare_rows(touched, difference)
         for name in changed:
             self._compare_findings(name, difference)
+        for key, finding in self._unused.changes().items():
+            if finding is None:
+                difference.findings_gone.append(key)
+            else:
+                difference.findings[key] = finding
         return difference
 
     def _take(self, name: str, shown: Shown) -> Iterator[RowKey]:
@@ -105,11 +113,16 @@ class Precedence:
 
     def _compare_rows(self, touched: Iterable[RowKey], difference: Difference) -> None:
         for row in touched:
-            value = self._parsed(self._first(row)).row if row in self._givers else None
-            if value is None:
+            giver = self._first(row) if row in self._givers else None
+            parsed = self._parsed(giver) if giver else None
+            if giver is None or parsed is None or parsed.row is None:
                 difference.gone.append(row)
+                self._unused.note(row, "", "", ())
             else:
-                difference.rows[row] = value
+                difference.rows[row] = parsed.row
+                of = giver[1]
+                name = f"{of.namespace}/{of.name}" if of.namespace else of.name
+                self._unused.note(row, of.kind, name, parsed.unused)
 
     def _compare_findings(self, name: str, difference: Difference) -> None:
         found: dict[str, Finding] = {}

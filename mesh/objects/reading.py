@@ -16,7 +16,17 @@ from typing import Any
 from mesh.core.model import Finding
 from mesh.core.strict import Wrong, parse_json, parse_yaml
 from mesh.objects.findings import DUPLICATE, REFUSED, UNKNOWN_KIND
-from mesh.objects.schema import Head, Kinds, ObjectKey, Parsed, Place, head, items
+from mesh.objects.schema import (
+    Head,
+    KindHead,
+    Kinds,
+    ObjectKey,
+    Parsed,
+    Place,
+    head,
+    items,
+    kind_of,
+)
 
 #: A line that begins a YAML document, wherever it stands.
 _MARK = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
@@ -177,6 +187,8 @@ class _Reading:
     def _add_item(self, document: object) -> None:
         self._number += 1
         try:
+            if self._is_of_no_concern(kind_of(document)):
+                return
             found = head(document)
         except Wrong as error:
             self._refuse(error)
@@ -190,6 +202,10 @@ class _Reading:
             self._add_twice(place)
         else:
             self._add_object(found, place, document)
+
+    def _is_of_no_concern(self, kind: KindHead) -> bool:
+        """Whether a document is of a kind that is neither read nor meant to be."""
+        return not self.kinds.known(kind) and not self.kinds.meant(kind)
 
     def _add_twice(self, place: Place) -> None:
         text = f"the object is in {self.path} twice: the first one counts"
@@ -211,7 +227,7 @@ class _Reading:
     def keep_doubtful(self) -> None:
         """Keep a missing object that an unreadable document may be.
 
-        That is one of an unknown kind with its name (a typing error), or one without a name.
+        That is one of a misspelt kind with its name, or one without a name.
         """
         if not self._nameless and not self._doubtful:
             return

@@ -7,9 +7,10 @@ each document that it reads: apiVersion, kind, and the function that makes the r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from sys import intern
 from typing import Any, Literal
 
@@ -19,11 +20,16 @@ from msgspec import UNSET, UnsetType
 from mesh.core.findings import Code
 from mesh.core.model import IP, Finding, Labels, Requirement, Selector
 from mesh.core.strict import Wrong, convert, parse_address
+from mesh.objects.fields import Field, unused_in
 from mesh.objects.tables import ObjectNoun
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+#: The API group of our own kinds.
+OWN_GROUP = "meshgate.io"
+#: From this likeness on, the name of a kind counts as another one's, misspelt.
+_NEAR = 0.8
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,12 +62,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """``row`` under ``key`` in the table of ``noun``; no row: valid, but none of ours."""
+    """``row`` under ``key`` in the table of ``noun``; no row: valid, but none of ours.
+
+    ``unused`` are fields that are not used, or not as written, and would change where traffic goes.
+    """
 
     noun: str
     key: Any
     row: Any
     findings: tuple[Finding, ...] = ()
+    unused: tuple[Field, ...] = ()
 
 
 # --- Documents --------------------------------------------------------------------------------
@@ -82,21 +92,36 @@ class Meta(Loose, frozen=True):
     namespace: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
 
 
-class Head(Loose, frozen=True):
-    """What says which object a document is."""
+class KindHead(Loose, frozen=True):
+    """What says of which kind a document is; an object of a kind that is not read has no more."""
 
     api_version: str
     kind: str
+
+    @property
+    def group(self) -> str:
+        """The API group; the core group has no name."""
+        group, slash, _ = self.api_version.rpartition("/")
+        return group if slash else ""
+
+
+class Head(KindHead, frozen=True):
+    """What says which object a document is."""
+
     metadata: Meta
 
 
 class StrictMeta(Strict, frozen=True, kw_only=True):
-    """``metadata`` of an object of our own, every field that the API server writes."""
+    """``metadata`` of a cluster-scoped object that is read strictly: what the API server writes.
+
+    The API server clears ``namespace`` of such an object; tools set it on everything.
+    """
 
     name: str
-    namespace: None = None
+    namespace: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     creation_timestamp: str | None = None
@@ -139,13 +164,24 @@ class SelectorField(Strict, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of document and the function that makes its row; ``parse`` raises ``Wrong``."""
+    """A kind of document and the function that makes its row; ``parse`` raises ``Wrong``.
+
+    ``fields`` say which fields are used, and what follows where one is not. Some documents of the
+    kind make a row of another noun, one of ``also``.
+    """
 
     api_version: str
     kind: str
     noun: ObjectNoun[Any, Any]
     parse: Callable[[Place, object], Parsed]
     namespaced: bool = False
+    fields: tuple[Field, ...] = ()
+    also: tuple[ObjectNoun[Any, Any], ...] = ()
+
+    @property
+    def group(self) -> str:
+        """The API group; the core group has no name."""
+        return KindHead(api_version=self.api_version, kind=self.kind).group
 
 
 class Kinds:
@@ -153,6 +189,12 @@ class Kinds:
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
         self._kinds = {(kind.api_version, kind.kind): kind for kind in kinds}
+        self._of_group: dict[str, list[str]] = {}
+        for kind in self._kinds.values():
+            self._of_group.setdefault(kind.group, []).append(kind.kind)
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(self._kinds.values())
 
     def with_kinds(self, kinds: Iterable[Kind]) -> Kinds:
         """These kinds and further ones."""
@@ -161,11 +203,21 @@ class Kinds:
     @property
     def nouns(self) -> list[ObjectNoun[Any, Any]]:
         """The nouns of the kinds, each once."""
-        return list(dict.fromkeys(kind.noun for kind in self._kinds.values()))
+        return list(dict.fromkeys(n for kind in self for n in (kind.noun, *kind.also)))
 
-    def known(self, head: Head) -> bool:
+    def known(self, head: KindHead) -> bool:
         """Whether one of the kinds reads the document."""
         return (head.api_version, head.kind) in self._kinds
+
+    def meant(self, head: KindHead) -> bool:
+        """Whether a document that is not read was most likely meant to be.
+
+        That is one of our own API group, one of another version of a kind that is read, and one
+        whose kind is spelt nearly as one of its group.
+        """
+        ours = head.group == OWN_GROUP or head.group.endswith(f".{OWN_GROUP}")
+        near = get_close_matches(head.kind, self._of_group.get(head.group, ()), 1, _NEAR)
+        return ours or bool(near)
 
     def key_of(self, head: Head) -> ObjectKey:
         """Which object a document is; a namespaced kind has ``default`` where none is given."""
@@ -176,7 +228,10 @@ class Kinds:
 
     def parse(self, head: Head, place: Place, document: object) -> Parsed:
         """The row of a document of a known kind. Raises ``Wrong``."""
-        return self._kinds[head.api_version, head.kind].parse(place, document)
+        kind = self._kinds[head.api_version, head.kind]
+        parsed = kind.parse(place, document)
+        unused = unused_in(kind.fields, document) if parsed.row is not None else ()
+        return replace(parsed, unused=(*parsed.unused, *unused)) if unused else parsed
 
 
 class _List(Loose, frozen=True):
@@ -184,10 +239,29 @@ class _List(Loose, frozen=True):
 
 
 def items(document: Any) -> Sequence[Any]:
-    """The document itself, or the items of a ``List`` as kubectl prints it. Raises ``Wrong``."""
-    if not isinstance(document, dict) or document.get("kind") != "List":
+    """The document itself, or the items of a list, which may be lists. Raises ``Wrong``.
+
+    kubectl prints a ``List``, the API server a ``ServiceList`` whose items do not say their kind.
+    """
+    if not isinstance(document, dict) or not _is_list(document):
         return (document,)
-    return convert(document, _List).items or ()
+    listed = convert(document, _List).items or ()
+    kind = document["kind"].removesuffix("List")
+    said = {"apiVersion": document.get("apiVersion"), "kind": kind} if kind else {}
+    return [{**said, **item} if isinstance(item, dict) else item for item in listed]
+
+
+def _is_list(document: dict[Any, Any]) -> bool:
+    kind = document.get("kind")
+    if kind == "List":
+        return True
+    has_items = isinstance(document.get("items", ""), list | None)
+    return isinstance(kind, str) and kind.endswith("List") and has_items
+
+
+def kind_of(document: object) -> KindHead:
+    """Of which kind a document is. Raises ``Wrong``."""
+    return convert(document, KindHead)
 
 
 def head(document: object) -> Head:

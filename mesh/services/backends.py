@@ -1,11 +1,14 @@
 """Services: from objects and pods to backends, joined over clusters, to what the maps need. Pure.
 
-    member        a pod that has addresses
+    member        a pod that has addresses; one in its node's own network has the node's
     kind_members  pods of one namespace with equal labels: no selector tells them apart
     selected      services with a selector and the kinds that have its anchor -> backends
     own_service   a service object with the backends that its own cluster has
     merged        services of one name in all clusters: a global one has the backends of all
     translation   service address, port and protocol -> backends, of the first service by name
+
+Which backends get connections (KEP-1669): those that are ready, for each port and family; while
+none is, those that serve while they terminate.
 
 Each function makes the rows of one group (``mesh/core/groups.py``). The functions whose results are
 groups stand beside them: ``kind_of``, ``anchor``, ``pairs_of``, ``service_of``, ``name_of``,
@@ -14,9 +17,10 @@ groups stand beside them: ``kind_of``, ``anchor``, ``pairs_of``, ``service_of``,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from operator import attrgetter
 
 from mesh.core.model import (
     IP,
@@ -24,6 +28,9 @@ from mesh.core.model import (
     ContainerPort,
     Finding,
     Labels,
+    Network,
+    Node,
+    NodeKey,
     Pod,
     PodEntry,
     PodKey,
@@ -32,8 +39,14 @@ from mesh.core.model import (
     ServiceKey,
     ServicePort,
 )
-from mesh.services.findings import ADDRESS_CONFLICT
-from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
+from mesh.services.findings import ADDRESS_CONFLICT, NOT_PUBLISHED
+from mesh.services.kinds import (
+    Endpoints,
+    EndpointSlice,
+    EndpointSliceKey,
+    ServiceObject,
+    ServicePortObject,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +76,14 @@ class BackendAddress:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A pod that may be behind services."""
+    """A pod that may be behind services; ``serving`` and ``terminating`` as in ``Pod``."""
 
     namespace: str
     labels: Labels
     addresses: tuple[IP, ...]
     ports: tuple[ContainerPort, ...]
+    serving: bool = True
+    terminating: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,8 @@ class Translation:
     refused: tuple[ServiceKey, ...] = ()
 
 
+#: Addresses that a finding names.
+_NAMED = 3
 #: A label in a namespace: what selectors and kinds of pods are joined by.
 Pair = tuple[str, str, str]
 
@@ -100,11 +117,39 @@ def entry_of(key: PodKey, pod: Pod | None) -> PodRef | None:
     return PodRef(pod.node, key.namespace, key.name) if pod else None
 
 
-def member(key: PodKey, pod: Pod | None, entry: PodEntry | None) -> dict[PodKey, Member]:
-    """The pod with the addresses that its agent gave it."""
-    if pod is None or entry is None or not entry.addresses:
+def node_of(key: PodKey, _: object, __: object, pod: Pod | None) -> NodeKey | None:
+    """The node in whose network the pod is."""
+    return NodeKey(key.cluster, pod.node) if pod else None
+
+
+def member(
+    key: PodKey,
+    pod: Pod | None,
+    entry: PodEntry | None,
+    of_host: Pod | None,
+    node: Node | None,
+) -> dict[PodKey, Member]:
+    """The pod with the addresses that its agent gave it, or with those of its node."""
+    if pod is not None:
+        return _member(key, pod, entry.addresses if entry else ())
+    if of_host is not None:
+        return _member(key, of_host, of_host.addresses or _main_addresses(node))
+    return {}
+
+
+def _member(key: PodKey, pod: Pod, addresses: tuple[IP, ...]) -> dict[PodKey, Member]:
+    if not addresses:
         return {}
-    return {key: Member(pod.namespace, pod.labels, entry.addresses, pod.ports)}
+    serving, terminating = pod.serving, pod.terminating
+    return {key: Member(pod.namespace, pod.labels, addresses, pod.ports, serving, terminating)}
+
+
+def _main_addresses(node: Node | None) -> tuple[IP, ...]:
+    """The first address of each family, which a kubelet gives to pods in its own network."""
+    of_family: dict[int, IP] = {}
+    for address in node.addresses if node else ():
+        of_family.setdefault(address.version, address)
+    return tuple(of_family.values())
 
 
 def kind_of(_: PodKey, one: Member) -> list[PodKind]:
@@ -144,11 +189,25 @@ def selected(
     for key, service in services.items():
         wanted = set(service.selector or ())
         found = [pods for kind, pods in kinds.items() if wanted <= set(kind.labels)]
-        rows[key] = _ordered(_from_members(service, chain.from_iterable(found)))
+        rows[key] = _usable(_from_members(service, chain.from_iterable(found)))
     return rows
 
 
-def _from_members(service: ServiceObject, members: Iterable[Member]) -> Iterator[Backend]:
+#: Backends that are ready, and those that serve while they terminate.
+Choice = tuple[Iterable[Backend], Iterable[Backend]]
+
+
+def _from_members(service: ServiceObject, members: Iterable[Member]) -> Choice:
+    ready, leaving = [], []
+    for one in members:
+        if service.with_unready or (one.serving and not one.terminating):
+            ready.append(one)
+        elif one.serving:
+            leaving.append(one)
+    return _backends(service, ready), _backends(service, leaving)
+
+
+def _backends(service: ServiceObject, members: Iterable[Member]) -> Iterator[Backend]:
     for one in members:
         for port in service.ports:
             number = _target(port, one)
@@ -156,6 +215,18 @@ def _from_members(service: ServiceObject, members: Iterable[Member]) -> Iterator
                 continue
             for address in one.addresses:
                 yield Backend(address, number, port.name, port.protocol, service.cluster)
+
+
+def _usable(choice: Choice) -> tuple[Backend, ...]:
+    """The backends that get connections, for each port and family."""
+    ready, leaving = list(choice[0]), list(choice[1])
+    served = set(map(_frontend, ready)) if leaving else set()
+    return _ordered([*ready, *(one for one in leaving if _frontend(one) not in served)])
+
+
+def _frontend(backend: Backend) -> tuple[str, str, int]:
+    """The port and family of a service that the backend answers."""
+    return backend.port_name, backend.protocol, backend.address.version
 
 
 def service_of(key: EndpointSliceKey, part: EndpointSlice) -> list[ServiceKey]:
@@ -168,13 +239,21 @@ def own_service(
     service: ServiceObject | None,
     pods: tuple[Backend, ...] | None,
     slices: Mapping[EndpointSliceKey, EndpointSlice],
+    endpoints: Endpoints | None,
 ) -> dict[ServiceKey, Service]:
-    """A service with a selector has its matching pods behind it, one without its EndpointSlices."""
+    """A service with the backends that its EndpointSlices name.
+
+    One without slices has its matching pods behind it, and one that has no selector either the
+    addresses of its Endpoints: in a folder nobody makes slices of them.
+    """
     if service is None:
         return {}
-    backends = pods or ()
-    if not service.selector:
-        backends = _ordered(_from_slices(service, slices.values()))
+    if slices:
+        backends = _usable(_from_slices(service, slices.values()))
+    elif service.selector:
+        backends = pods or ()
+    else:
+        backends = _usable(_from_slices(service, endpoints.slices if endpoints else ()))
     ports = tuple(ServicePort(port.name, port.protocol, port.port) for port in service.ports)
     row = Service(
         key.cluster,
@@ -185,6 +264,7 @@ def own_service(
         service.is_global,
         service.is_shared,
         backends,
+        service.affinity,
     )
     return {key: row}
 
@@ -197,7 +277,10 @@ def name_of(key: ServiceKey, _: Service) -> list[tuple[str, str]]:
 def merged_services(
     _: tuple[str, str], own: Mapping[ServiceKey, Service], remote: Mapping[ServiceKey, Service]
 ) -> dict[ServiceKey, Service]:
-    """Services of one name; an own global one also has the backends that other clusters share."""
+    """Services of one name; an own global one also has the backends that other clusters share.
+
+    With an affinity the preferred ones are alone, for each port and family, while there are any.
+    """
     rows = {**own, **remote}
     for key, service in own.items():
         foreign = [
@@ -207,8 +290,56 @@ def merged_services(
             for backend in other.backends
         ]
         if service.is_global and foreign:
-            rows[key] = replace(service, backends=_ordered([*service.backends, *foreign]))
+            rows[key] = replace(service, backends=_ordered(_near(service, foreign)))
     return rows
+
+
+def _near(service: Service, foreign: Sequence[Backend]) -> Iterable[Backend]:
+    if not service.affinity:
+        return [*service.backends, *foreign]
+    both: tuple[Sequence[Backend], Sequence[Backend]] = service.backends, foreign
+    first, second = both if service.affinity == "local" else reversed(both)
+    served = set(map(_frontend, first))
+    return [*first, *(one for one in second if _frontend(one) not in served)]
+
+
+def inside(
+    key: ServiceKey, service: Service | None, networks: Sequence[Network]
+) -> dict[ServiceKey, Service]:
+    """A service that other clusters may use, with the backends that they accept."""
+    if service is None or not (service.is_global and service.is_shared):
+        return {}
+    backends = tuple(one for one in service.backends if _is_inside(one, networks))
+    return {key: replace(service, backends=backends)}
+
+
+def outside(
+    key: ServiceKey, service: Service | None, networks: Sequence[Network]
+) -> dict[ServiceKey, tuple[IP, ...]]:
+    """The addresses of backends that other clusters do not accept."""
+    if service is None or not (service.is_global and service.is_shared):
+        return {}
+    found = dict.fromkeys(one.address for one in service.backends if not _is_inside(one, networks))
+    return {key: tuple(found)} if found else {}
+
+
+def _is_inside(backend: Backend, networks: Sequence[Network]) -> bool:
+    return any(backend.address in network for network in networks)
+
+
+def not_published(key: ServiceKey, addresses: Sequence[IP]) -> Finding:
+    """The backends of a global service that other clusters do not get."""
+    more = ", …" if len(addresses) > _NAMED else ""
+    names = ", ".join(map(str, addresses[:_NAMED]))
+    count = f"{len(addresses)} backend{'s' if len(addresses) > 1 else ''}"
+    return Finding(
+        NOT_PUBLISHED,
+        f"Service/{key.namespace}/{key.name}",
+        "backends",
+        f"{count} ({names}{more}) outside of the pod CIDRs of cluster {key.cluster}; other "
+        "clusters get the other backends alone",
+        (f"service/{key.namespace}/{key.name}",),
+    )
 
 
 def asks_of(service: Service) -> list[ServiceAddress]:
@@ -278,13 +409,24 @@ def _target(port: ServicePortObject, pod: Pod | Member) -> int | None:
     return None
 
 
-def _from_slices(service: ServiceObject, slices: Iterable[EndpointSlice]) -> Iterator[Backend]:
-    wanted = {(port.name, port.protocol) for port in service.ports}
+def _from_slices(service: ServiceObject, slices: Collection[EndpointSlice]) -> Choice:
+    """An address in several slices is ready when one of them says so."""
+    ports = {(port.name, port.protocol) for port in service.ports}
+    ready = _named(service, slices, attrgetter("addresses"), ports)
+    return ready, _named(service, slices, attrgetter("leaving"), ports)
+
+
+def _named(
+    service: ServiceObject,
+    slices: Collection[EndpointSlice],
+    addresses: Callable[[EndpointSlice], Iterable[IP]],
+    ports: Collection[tuple[str, str]],
+) -> Iterator[Backend]:
     for part in slices:
         for port in part.ports:
-            if (port.name, port.protocol) not in wanted:
+            if (port.name, port.protocol) not in ports:
                 continue
-            for address in part.addresses:
+            for address in addresses(part):
                 yield Backend(address, port.port, port.name, port.protocol, service.cluster)
 
 

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from mesh.core.feature import ControllerFeature
-from mesh.core.model import PodEntry, PodRef, Service, ServiceKey
+from mesh.core.groups import By
+from mesh.core.model import IP, Finding, Network, PodEntry, PodRef, Service, ServiceKey
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 from mesh.objects.tables import Objects
+from mesh.services import backends
 from mesh.services.nouns import service_list
 from mesh.services.own import OwnServices
 
 
 class ServicesController(ControllerFeature):
-    """``pods`` are the entries of the cluster's agents, ``remote`` accepted services of peers."""
+    """``pods`` are the entries of the cluster's agents, ``remote`` accepted services of peers.
+
+    ``networks`` are those of the cluster's pods: other clusters accept backends in them.
+    """
 
     def __init__(
         self,
         objects: Objects,
         pods: Table[PodRef, PodEntry],
+        networks: Sequence[Network],
         remote: Table[ServiceKey, Service] | None = None,
     ) -> None:
         self._own = OwnServices(objects, pods)
+        self._networks = tuple(networks)
         self._remote = remote
         #: Own services with the backends of this cluster alone.
         self.service = self._own.service
+        #: Those that other clusters may use, with the backends that they accept.
+        self.published: Table[ServiceKey, Service] = Table("service for peers")
         self.ours = (self._own.network,)
+        self._outside: Table[ServiceKey, tuple[IP, ...]] = Table("backends not published")
 
     def derive(self, loop: Loop) -> None:
         self._own.derive(loop)
+        inside = partial(backends.inside, networks=self._networks)
+        outside = partial(backends.outside, networks=self._networks)
+        loop.group(self.published, inside, By(self.service))
+        loop.group(self._outside, outside, By(self.service))
+
+    def findings(self) -> Iterable[Finding]:
+        for key, addresses in self._outside.rows.items():
+            yield backends.not_published(key, addresses)
 
     def listings(self) -> Mapping[str, Listing]:
         remote = self._remote.rows if self._remote is not None else {}

@@ -20,3 +20,10 @@ SERVICES_FULL = Code(
     "that the text names are not translated.",
     "Make the map of service addresses larger in the agent's configuration.",
 )
+NOT_PUBLISHED = Code(
+    "M164",
+    "A global service has backends outside of the pod CIDRs of its cluster: a pod in its node's "
+    "own network, or an address that an EndpointSlice names. Other clusters would not accept them, "
+    "so they are not published; inside of the cluster they are used.",
+    "Give the service backends with addresses of pods, or set service.cilium.io/shared to false.",
+)

@@ -1,18 +1,19 @@
-"""Service and EndpointSlice: documents -> rows.
+"""Service, EndpointSlice and Endpoints: documents -> rows.
 
-Only the fields that we use are looked at.
+Only the fields that we use are looked at; the lists at the end say what follows for the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from mesh.core.model import IP, Labels, ServiceKey, ServicePort
 from mesh.core.strict import Wrong, convert
+from mesh.objects.fields import Field, irrelevant, unused, used
 from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
     Kind,
@@ -35,6 +36,16 @@ _GLOBAL = ("service.cilium.io/global", "io.cilium/global-service")
 _SHARED = ("service.cilium.io/shared", "io.cilium/shared-service")
 
 
+_AFFINITY = ("service.cilium.io/affinity", "io.cilium/service-affinity")
+#: A service with this label belongs to another service proxy.
+_OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
+#: On slices that somebody wrote about the backends of another cluster.
+_SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"
+#: Endpoints of which Kubernetes makes no slice: so its user asks, or they elect a leader.
+_NO_MIRROR = "endpointslice.kubernetes.io/skip-mirror"
+_LEADER = "control-plane.alpha.kubernetes.io/leader"
+
+
 _PROTOCOLS = ("TCP", "UDP")
 
 
@@ -55,7 +66,8 @@ class ServicePortObject:
 class ServiceObject:
     """A Service manifest; key in tables: ``ServiceKey``. No address: a headless service.
 
-    ``selector`` is None when the manifest has none: then EndpointSlices name the backends.
+    ``selector`` is None when the manifest has none. ``affinity`` is ``local``, ``remote`` or empty.
+    ``with_unready``: every pod that exists counts as ready.
     """
 
     cluster: str
@@ -67,6 +79,8 @@ class ServiceObject:
     is_global: bool = False
     is_shared: bool = True
     origin: str = ""
+    affinity: str = ""
+    with_unready: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,7 +94,10 @@ class EndpointSliceKey:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSlice:
-    """Every ready address listens on every port; ``service`` is its kubernetes.io/service-name."""
+    """Every address listens on every port; ``service`` is its kubernetes.io/service-name.
+
+    ``addresses`` are ready, those in ``leaving`` serve while they terminate.
+    """
 
     cluster: str
     namespace: str
@@ -89,10 +106,22 @@ class EndpointSlice:
     addresses: tuple[IP, ...]
     ports: tuple[ServicePort, ...]
     origin: str = ""
+    leaving: tuple[IP, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """What Kubernetes would make slices of; its key in tables is that of its service."""
+
+    cluster: str
+    namespace: str
+    name: str
+    slices: tuple[EndpointSlice, ...]
 
 
 SERVICES: ObjectNoun[ServiceKey, ServiceObject] = ObjectNoun("service")
 SLICES: ObjectNoun[EndpointSliceKey, EndpointSlice] = ObjectNoun("endpoint slice")
+ENDPOINTS: ObjectNoun[ServiceKey, Endpoints] = ObjectNoun("endpoints")
 
 
 class _ServicePort(Loose, frozen=True):
@@ -108,6 +137,7 @@ class _ServiceSpec(Loose, frozen=True):
     cluster_ips: tuple[str, ...] | None = msgspec.field(name="clusterIPs", default=None)
     ports: tuple[_ServicePort, ...] | None = None
     selector: dict[str, str] | None = None
+    publish_not_ready_addresses: bool | None = None
 
 
 class _Service(Loose, frozen=True):
@@ -117,6 +147,8 @@ class _Service(Loose, frozen=True):
 
 class _Conditions(Loose, frozen=True):
     ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
 
 
 class _Endpoint(Loose, frozen=True):
@@ -137,36 +169,50 @@ class _Slice(Loose, frozen=True):
     ports: tuple[_SlicePort, ...] | None = None
 
 
+class _EndpointAddress(Loose, frozen=True):
+    ip: str
+
+
+class _Subset(Loose, frozen=True):
+    addresses: tuple[_EndpointAddress, ...] | None = None
+    ports: tuple[_SlicePort, ...] | None = None
+
+
+class _Endpoints(Loose, frozen=True):
+    metadata: Meta
+    subsets: tuple[_Subset, ...] | None = None
+
+
 def _service(place: Place, document: object) -> Parsed:
     service = convert(document, _Service)
-    spec = service.spec
+    spec, metadata = service.spec, service.metadata
     key = ServiceKey(place.cluster, place.key.namespace, place.key.name)
-    if spec.type == "ExternalName":
+    if spec.type == "ExternalName" or _OTHER_PROXY in (metadata.labels or {}):
         return Parsed(SERVICES.name, key, None)
-    notes = []
-    if spec.cluster_ip is None and not spec.cluster_ips:
-        text = "absent, and a folder of manifests has nobody who assigns one: no address"
-        notes.append(place.finding(UNSUPPORTED, "spec.clusterIP", text))
-    ports = []
-    for number, port in enumerate(spec.ports or ()):
-        if _protocol(port.protocol) in _PROTOCOLS:
-            ports.append(_service_port(port))
-        else:
-            text = f"not supported yet: {port.protocol}; the port is left out"
-            notes.append(place.finding(UNSUPPORTED, f"spec.ports[{number}].protocol", text))
-    annotations = service.metadata.annotations or {}
+    ports = [port for port in spec.ports or () if _protocol(port.protocol) in _PROTOCOLS]
+    annotations = metadata.annotations or {}
     row = ServiceObject(
         key.cluster,
         key.namespace,
         key.name,
         addresses=_cluster_ips(spec),
-        ports=tuple(ports),
+        ports=tuple(map(_service_port, ports)),
         selector=labels_of("spec.selector", spec.selector) or None,
         is_global=_annotated(annotations, _GLOBAL, default=False),
         is_shared=_annotated(annotations, _SHARED, default=True),
         origin=str(place),
+        affinity=_affinity(annotations),
+        with_unready=bool(spec.publish_not_ready_addresses),
     )
-    return Parsed(SERVICES.name, key, row, tuple(notes))
+    return Parsed(SERVICES.name, key, row, unused=tuple(_not_as_written(spec)))
+
+
+def _not_as_written(spec: _ServiceSpec) -> Iterator[Field]:
+    """Fields that are used, and whose value here is not supported."""
+    if not any(spec.cluster_ips or (spec.cluster_ip,)):
+        yield _CLUSTER_IP
+    if any(_protocol(port.protocol) not in _PROTOCOLS for port in spec.ports or ()):
+        yield _PORT_PROTOCOL
 
 
 def _service_port(port: _ServicePort) -> ServicePortObject:
@@ -191,10 +237,19 @@ def _annotated(annotations: Mapping[str, str], names: tuple[str, ...], *, defaul
     return default
 
 
+def _affinity(annotations: Mapping[str, str]) -> str:
+    """The one of a global service; any other value prefers nobody, as in Cilium."""
+    found = next((annotations[name].lower() for name in _AFFINITY if name in annotations), "")
+    return found if found in ("local", "remote") else ""
+
+
 def _slice(place: Place, document: object) -> Parsed:
     written = convert(document, _Slice)
     key = EndpointSliceKey(place.cluster, place.key.namespace, place.key.name)
-    service = (written.metadata.labels or {}).get(_SERVICE_LABEL)
+    labels = written.metadata.labels or {}
+    service = labels.get(_SERVICE_LABEL)
+    if labels.get(_SOURCE_CLUSTER, place.cluster) != place.cluster:
+        return Parsed(SLICES.name, key, None)  # peers publish their backends themselves
     if written.address_type not in ("IPv4", "IPv6"):
         note = place.finding(
             UNSUPPORTED,
@@ -202,40 +257,235 @@ def _slice(place: Place, document: object) -> Parsed:
             f"not supported: {written.address_type}; the slice is left out",
         )
         return Parsed(SLICES.name, key, None, (note,))
+    ready, leaving = _addresses(written)
     row = EndpointSlice(
         key.cluster,
         key.namespace,
         key.name,
         service=name_of(f"metadata.labels.{_SERVICE_LABEL}", service),
-        addresses=tuple(_ready(written)),
-        ports=tuple(
-            ServicePort(port.name or "", _protocol(port.protocol), port.port)
-            for port in written.ports or ()
-            if port.port and _protocol(port.protocol) in _PROTOCOLS
-        ),
+        addresses=ready,
+        ports=_slice_ports(written.ports),
         origin=str(place),
+        leaving=leaving,
     )
     return Parsed(SLICES.name, key, row)
 
 
-def _ready(document: _Slice) -> Iterator[IP]:
-    """Addresses of the endpoints that are ready; an endpoint that says nothing is."""
+def _addresses(document: _Slice) -> tuple[tuple[IP, ...], tuple[IP, ...]]:
+    """Addresses of the endpoints that are ready, and of those that serve while they terminate."""
+    ready: list[IP] = []
+    leaving: list[IP] = []
     for number, endpoint in enumerate(document.endpoints or ()):
-        ready = endpoint.conditions is None or endpoint.conditions.ready is not False
+        state = endpoint.conditions or _Conditions()
+        is_ready = state.ready is not False  # an endpoint that says nothing is
+        serves = is_ready if state.serving is None else state.serving
         for index, text in enumerate(endpoint.addresses or ()):
             path = f"endpoints[{number}].addresses[{index}]"
             address = address_of(path, text)
             if f"IPv{address.version}" != document.address_type:
                 raise Wrong(path, f"expected an {document.address_type} address, got {text!r}")
-            if ready:
-                yield address
+            if is_ready:
+                ready.append(address)
+            elif serves and state.terminating:
+                leaving.append(address)
+    return tuple(ready), tuple(leaving)
+
+
+def _slice_ports(ports: tuple[_SlicePort, ...] | None) -> tuple[ServicePort, ...]:
+    return tuple(
+        ServicePort(port.name or "", _protocol(port.protocol), port.port)
+        for port in ports or ()
+        if port.port and _protocol(port.protocol) in _PROTOCOLS
+    )
+
+
+def _endpoints(place: Place, document: object) -> Parsed:
+    """One slice for each subset, as Kubernetes mirrors it; it makes none of some Endpoints."""
+    written = convert(document, _Endpoints)
+    key = ServiceKey(place.cluster, place.key.namespace, place.key.name)
+    metadata = written.metadata
+    if _annotated(metadata.labels or {}, (_NO_MIRROR,), default=False):
+        return Parsed(ENDPOINTS.name, key, None)
+    if _LEADER in (metadata.annotations or {}):
+        return Parsed(ENDPOINTS.name, key, None)
+    slices = tuple(
+        EndpointSlice(
+            key.cluster,
+            key.namespace,
+            key.name,
+            service=key.name,
+            addresses=tuple(
+                address_of(f"subsets[{number}].addresses[{index}].ip", one.ip)
+                for index, one in enumerate(subset.addresses or ())
+            ),
+            ports=_slice_ports(subset.ports),
+            origin=str(place),
+        )
+        for number, subset in enumerate(written.subsets or ())
+    )
+    row = Endpoints(key.cluster, key.namespace, key.name, slices)
+    return Parsed(ENDPOINTS.name, key, row)
 
 
 def _protocol(text: str | None) -> str:
     return text or "TCP"
 
 
+def _has_served_ingress(document: Any) -> bool:
+    """Whether a node would answer at an address of the load balancer (KEP-1860)."""
+    ingress = document["status"]["loadBalancer"]["ingress"]
+    found = (one for one in ingress if isinstance(one, dict))
+    return any(one.get("ip") and one.get("ipMode") != "Proxy" for one in found)
+
+
+_CLUSTER_IP = used(
+    "spec.clusterIP",
+    "the address that is translated; None makes a headless service. Absent or empty is a finding",
+    "absent or empty, and a folder of manifests has nobody who assigns one; the service has no "
+    "address. Give it one, or None",
+)
+_PORT_PROTOCOL = used(
+    "spec.ports[].protocol",
+    "TCP or UDP. Another protocol is a finding, and the port is left out",
+    "only TCP and UDP are supported; the port is left out",
+)
+_NO_EXTERNAL = "the service answers at its cluster addresses only, and for pods and nodes only"
+
+SERVICE_FIELDS = (
+    used("metadata.labels[service.kubernetes.io/service-proxy-name]", "another proxy's service"),
+    used("metadata.annotations[service.cilium.io/global]", "backends of all clusters"),
+    used("metadata.annotations[service.cilium.io/shared]", "whether other clusters get backends"),
+    used(
+        "metadata.annotations[service.cilium.io/affinity]",
+        "local or remote: the other clusters' or the own backends only while there are no others",
+    ),
+    used("metadata.annotations[io.cilium/global-service]", "as service.cilium.io/global"),
+    used("metadata.annotations[io.cilium/shared-service]", "as service.cilium.io/shared"),
+    used("metadata.annotations[io.cilium/service-affinity]", "as service.cilium.io/affinity"),
+    unused(
+        "metadata.annotations[service.cilium.io/type]",
+        "the service keeps its cluster addresses, whatever types the annotation lists",
+        same=("ClusterIP",),
+        proxied=True,
+    ),
+    irrelevant(
+        "metadata.annotations[service.cilium.io/global-sync-endpoint-slices]",
+        "slices about other clusters are not read: peers publish their backends themselves",
+    ),
+    irrelevant(
+        "metadata.annotations[service.cilium.io/lb-algorithm], [.../forwarding-mode], "
+        "[.../node], [.../node-selector], [.../src-ranges-policy], [.../proxy-delegation]",
+        "only packets from outside ask for them, and spec.type says that none are answered",
+    ),
+    irrelevant(
+        "metadata.annotations[lbipam.cilium.io/ips]", "status.loadBalancer has what came of it"
+    ),
+    _CLUSTER_IP,
+    used("spec.clusterIPs[]", "as spec.clusterIP, one address for each family"),
+    used("spec.ports[].name", "joins the port with slices and with services of other clusters"),
+    used("spec.ports[].port", "the port that is translated"),
+    _PORT_PROTOCOL,
+    used("spec.ports[].targetPort", "the backend's port, a number or a container port's name"),
+    used("spec.selector", "the pods behind a service that has no EndpointSlices"),
+    used("spec.publishNotReadyAddresses", "pods that are not ready count as ready"),
+    unused("spec.type", _NO_EXTERNAL, same=("ClusterIP",), proxied=True),
+    unused("spec.externalIPs[]", "the addresses are not translated", proxied=True),
+    unused(
+        "status.loadBalancer.ingress[].ip",
+        "the addresses are not translated",
+        when=_has_served_ingress,
+        proxied=True,
+    ),
+    unused("spec.ports[].nodePort", "nothing listens on the port of the nodes", proxied=True),
+    unused(
+        "spec.healthCheckNodePort",
+        "nothing listens on the port of the nodes: a load balancer takes them for dead",
+        proxied=True,
+    ),
+    unused(
+        "spec.sessionAffinity",
+        "the connections of one client go to different backends",
+        same=("None",),
+        proxied=True,
+    ),
+    unused(
+        "spec.internalTrafficPolicy",
+        "connections go to backends of all nodes, not of the client's node only",
+        same=("Cluster",),
+        proxied=True,
+    ),
+    unused(
+        "spec.externalTrafficPolicy",
+        "packets from outside are not answered, and so not by backends of this node only",
+        same=("Cluster",),
+        proxied=True,
+    ),
+    unused(
+        "spec.trafficDistribution",
+        "connections go to backends of all zones and nodes",
+        proxied=True,
+    ),
+    irrelevant("spec.sessionAffinityConfig", "it belongs to sessionAffinity"),
+    irrelevant("spec.ipFamilies[], spec.ipFamilyPolicy", "clusterIPs has what came of them"),
+    irrelevant("spec.loadBalancerIP", "status.loadBalancer has what came of it"),
+    irrelevant("spec.loadBalancerClass", "it says who assigns addresses"),
+    irrelevant("spec.loadBalancerSourceRanges[]", "the load balancer's addresses answer nobody"),
+    irrelevant("spec.allocateLoadBalancerNodePorts", "ports has what came of it"),
+    irrelevant("spec.externalName", "a name for DNS; the service has no address"),
+    irrelevant("spec.ports[].appProtocol", "advice for proxies that read more than addresses"),
+    irrelevant("status.loadBalancer.ingress[].hostname", "a name for DNS"),
+    irrelevant("status.loadBalancer.ingress[].ports[]", "errors of the load balancer"),
+    irrelevant("metadata.deletionTimestamp", "a service serves as long as its object is there"),
+)
+SLICE_FIELDS = (
+    used("metadata.labels[kubernetes.io/service-name]", "the service of the slice"),
+    used(
+        "metadata.labels[multicluster.kubernetes.io/source-cluster]",
+        "slices about another cluster are left out: it publishes its backends itself",
+    ),
+    used("addressType", "IPv4 or IPv6; a slice of names (FQDN) is a finding, and left out"),
+    used("endpoints[].addresses[]", "the backends"),
+    used("endpoints[].conditions.ready", "false: no new connections, but for the next line"),
+    used(
+        "endpoints[].conditions.serving",
+        "with terminating: gets new connections while no backend is ready",
+    ),
+    used("endpoints[].conditions.terminating", "as serving"),
+    used("ports[].name", "joins the port with a port of the service"),
+    used("ports[].port", "the backend's port; a port without a number is left out"),
+    used("ports[].protocol", "TCP or UDP; a port of another protocol is left out"),
+    unused("endpoints[].hints.forZones[]", "connections go to backends of all zones", proxied=True),
+    unused("endpoints[].hints.forNodes[]", "connections go to backends of all nodes", proxied=True),
+    irrelevant("endpoints[].nodeName", "only the traffic policies of a service ask for it"),
+    irrelevant("endpoints[].zone", "only hints ask for it"),
+    irrelevant("endpoints[].hostname", "a name for DNS"),
+    irrelevant("endpoints[].targetRef", "it says of which object the endpoint was made"),
+    irrelevant("ports[].appProtocol", "advice for proxies that read more than addresses"),
+)
+ENDPOINTS_FIELDS = (
+    used("metadata.name", "the service: one without a selector and without EndpointSlices"),
+    used("metadata.labels[endpointslice.kubernetes.io/skip-mirror]", "true: they are left out"),
+    used("metadata.annotations[control-plane.alpha.kubernetes.io/leader]", "they are left out"),
+    used("subsets[].addresses[].ip", "the backends"),
+    used("subsets[].ports[].name", "joins the port with a port of the service"),
+    used("subsets[].ports[].port", "the backend's port"),
+    used("subsets[].ports[].protocol", "TCP or UDP; a port of another protocol is left out"),
+    irrelevant("subsets[].notReadyAddresses[]", "they get no connections"),
+    irrelevant("subsets[].addresses[].nodeName", "only traffic policies ask for it"),
+    irrelevant("subsets[].addresses[].hostname", "a name for DNS"),
+    irrelevant("subsets[].addresses[].targetRef", "it says of which object the address is"),
+    irrelevant("subsets[].ports[].appProtocol", "advice for proxies that read more than addresses"),
+)
+
 KINDS = (
-    Kind("v1", "Service", SERVICES, _service, namespaced=True),
-    Kind("discovery.k8s.io/v1", "EndpointSlice", SLICES, _slice, namespaced=True),
+    Kind("v1", "Service", SERVICES, _service, namespaced=True, fields=SERVICE_FIELDS),
+    Kind(
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        SLICES,
+        _slice,
+        namespaced=True,
+        fields=SLICE_FIELDS,
+    ),
+    Kind("v1", "Endpoints", ENDPOINTS, _endpoints, namespaced=True, fields=ENDPOINTS_FIELDS),
 )

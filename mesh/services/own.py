@@ -1,8 +1,8 @@
 """The services of the own cluster: the same derivations in an agent and in the controller.
 
-    pods, entries of agents -> member -> kind of pods --+
-    services with a selector, by their anchor ----------+--> selected backends --+
-    services, EndpointSlices --------------------------------------------------- +--> own service
+    pods, entries of agents, nodes -> member -> kind of pods -+
+    services with a selector, by their anchor ----------------+-> selected backends -+
+    services, EndpointSlices, Endpoints ---------------------------------------------+-> own service
 
 A change of one pod makes its kind and the services that select this kind anew.
 """
@@ -24,11 +24,11 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
-from mesh.objects.kubernetes import PODS
+from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services import backends
 from mesh.services.backends import Member, PodKind
-from mesh.services.kinds import SERVICES, SLICES, ServiceObject
+from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES, ServiceObject
 
 
 class OwnServices:
@@ -52,6 +52,8 @@ class OwnServices:
             backends.member,
             By(self._objects[PODS]),
             To(self._pods, backends.entry_of),
+            By(self._objects[HOST_PODS]),
+            To(self._objects[NODES], backends.node_of),
         )
         loop.group(self._kind, backends.kind_members, By(self._member, backends.kind_of))
         loop.group(
@@ -66,6 +68,7 @@ class OwnServices:
             By(services),
             By(self._selected),
             By(slices, backends.service_of),
+            By(self._objects[ENDPOINTS]),
         )
 
 

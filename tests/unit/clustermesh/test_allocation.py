@@ -89,7 +89,7 @@ class Cluster:
             NodesController("east", POOLS, tables, own, remote, where.locator, nobody),
             IdentityController("east", 1, tables, own, remote),
             EgressController("east", EgressSettings(blocks_per_node=2), tables, own),
-            ServicesController(tables, own.pods, remote.services),
+            ServicesController(tables, own.pods, (), remote.services),
         )
         own.synced()
         self.loop = Loop()

@@ -8,11 +8,11 @@ from mesh.core.feature import Maps
 from mesh.core.model import Pod, PodEntry, PodKey, PodRef, Service, ServiceKey
 from mesh.core.reconcile import AppliedRows, Loop
 from mesh.core.table import Source, Table
-from mesh.objects.kubernetes import PODS
+from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services.agent import ServicesAgent
 from mesh.services.backends import BackendAddress, ServiceAddress
-from mesh.services.kinds import SERVICES, SLICES
+from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES
 
 
 class FakeMap:
@@ -70,7 +70,7 @@ class Room:
     """``objects``, ``entries``, ``remote`` and ``complete`` are the sources."""
 
     def __init__(self, cluster: str = "east", *, synced: bool = True) -> None:
-        self.objects = Objects([PODS, SERVICES, SLICES])
+        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.remote: Table[ServiceKey, Service] = Table("remote service")
         self.complete = Source("peers")

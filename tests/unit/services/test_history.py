@@ -10,6 +10,8 @@ from mesh.core.model import (
     IP,
     Backend,
     ContainerPort,
+    Node,
+    NodeKey,
     Pod,
     PodEntry,
     PodKey,
@@ -18,13 +20,15 @@ from mesh.core.model import (
     ServiceKey,
     ServicePort,
 )
-from mesh.objects.kubernetes import PODS
+from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.services.backends import ServiceAddress
 from mesh.services.controller import ServicesController
 from mesh.services.findings import ADDRESS_CONFLICT
 from mesh.services.kinds import (
+    ENDPOINTS,
     SERVICES,
     SLICES,
+    Endpoints,
     EndpointSlice,
     EndpointSliceKey,
     ServiceObject,
@@ -47,11 +51,13 @@ class World:
         self.chance = random.Random(seed)
         self.room = Room()
         self.room.agent.derive(self.room.loop)
-        self.controller = ServicesController(self.room.objects, self.room.entries)
+        self.controller = ServicesController(self.room.objects, self.room.entries, ())
         self.controller.derive(self.room.loop)
         self.events = [
             self.pod, self.pod, self.no_pod, self.labels, self.entry, self.no_entry,
-            self.service, self.service, self.no_service, self.part, self.no_part,
+            self.service, self.service, self.no_service, self.part, self.no_part, self.no_part,
+            self.endpoints, self.no_endpoints, self.condition, self.host_pod, self.no_host_pod,
+            self.machine,
             self.remote, self.no_remote,
         ]  # fmt: skip
 
@@ -123,6 +129,8 @@ class World:
             self.chance.choice((None, self.some_labels() or None)),
             is_global=self.chance.random() < 0.6,
             is_shared=self.chance.random() < 0.8,
+            affinity=self.chance.choice(("", "", "local", "remote")),
+            with_unready=self.chance.random() < 0.2,
         )
         self.room.objects[SERVICES].upsert({key: row})
 
@@ -136,12 +144,47 @@ class World:
     def part(self) -> None:
         key, name = self.part_key(), self.chance.choice(NAMES)
         row = EndpointSlice(
-            key.cluster, key.namespace, key.name, name, self.addresses(3), self.ports()
-        )
+            key.cluster, key.namespace, key.name, name, self.addresses(3), self.ports(),
+            leaving=self.addresses(2),
+        )  # fmt: skip
         self.room.objects[SLICES].upsert({key: row})
 
     def no_part(self) -> None:
         self.room.objects[SLICES].delete([self.part_key()])
+
+    def endpoints(self) -> None:
+        key = self.service_key()
+        slices = tuple(
+            EndpointSlice("east", key.namespace, key.name, key.name, self.addresses(2), ports)
+            for ports in [self.ports() for _ in range(self.chance.randrange(3))]
+        )
+        row = Endpoints(key.cluster, key.namespace, key.name, slices)
+        self.room.objects[ENDPOINTS].upsert({key: row})
+
+    def no_endpoints(self) -> None:
+        self.room.objects[ENDPOINTS].delete([self.service_key()])
+
+    def condition(self) -> None:
+        """A pod becomes ready, is not any more, or is deleted and goes on for a while."""
+        key, noun = self.key(), self.chance.choice((PODS, HOST_PODS))
+        serving, terminating = self.chance.random() < 0.6, self.chance.random() < 0.4
+        if pod := self.room.objects[noun].rows.get(key):
+            row = replace(pod, serving=serving, terminating=terminating)
+            self.room.objects[noun].upsert({key: row})
+
+    def host_pod(self) -> None:
+        key, written = self.key(), self.chance.choice(((), self.addresses(2)))
+        row = Pod("east", key.namespace, key.name, self.node(), self.some_labels(), written)
+        self.room.objects[PODS].delete([key])
+        self.room.objects[HOST_PODS].upsert({key: row})
+
+    def no_host_pod(self) -> None:
+        self.room.objects[HOST_PODS].delete([self.key()])
+
+    def machine(self) -> None:
+        name = self.node()
+        row = Node("east", name, self.addresses(3))
+        self.room.objects[NODES].upsert({NodeKey("east", name): row})
 
     def remote(self) -> None:
         key = self.service_key(self.chance.choice(("north", "west")))
@@ -164,6 +207,12 @@ class World:
     def no_remote(self) -> None:
         self.room.remote.delete([self.service_key(self.chance.choice(("north", "west")))])
 
+    def node_addresses(self, name: str) -> tuple[IP, ...]:
+        """The first address of each family."""
+        row = self.room.objects[NODES].rows.get(NodeKey("east", name))
+        of_family = {a.version: a for a in reversed(row.addresses if row else ())}
+        return tuple(of_family.values())
+
     def check(self) -> None:
         """Everything against the functions that look at whole tables."""
         objects, room, agent = self.room.objects, self.room, self.room.agent
@@ -172,7 +221,12 @@ class World:
             for key, pod in objects[PODS].rows.items()
             if (entry := room.entries.rows.get(PodRef(pod.node, key.namespace, key.name)))
         }
-        own = own_services(objects[SERVICES].rows, pods, objects[SLICES].rows)
+        for key, pod in objects[HOST_PODS].rows.items():
+            if key not in objects[PODS].rows:
+                pods[key] = replace(pod, addresses=pod.addresses or self.node_addresses(pod.node))
+        own = own_services(
+            objects[SERVICES].rows, pods, objects[SLICES].rows, objects[ENDPOINTS].rows
+        )
         services = merged(own, room.remote.rows.values())
         rows, conflicts = translations(services)
         assert self.controller.service.rows == own

@@ -15,11 +15,11 @@ from mesh.core.model import (
 )
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
-from mesh.objects.kubernetes import PODS
+from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services import nouns
 from mesh.services.controller import ServicesController
-from mesh.services.kinds import SERVICES, SLICES, ServiceObject, ServicePortObject
+from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES, ServiceObject, ServicePortObject
 
 WEB, SERVICE = PodKey("east", "shop", "web-1"), ServiceKey("east", "shop", "web")
 LABELS = (("app", "web"),)
@@ -29,10 +29,12 @@ class Cluster:
     """One pod behind one global service; ``controller`` derives from its tables."""
 
     def __init__(self) -> None:
-        self.objects = Objects([PODS, SERVICES, SLICES])
+        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.remote: Table[ServiceKey, Service] = Table("remote service")
-        self.controller = ServicesController(self.objects, self.entries, self.remote)
+        self.controller = ServicesController(
+            self.objects, self.entries, [ip_network("10.1.0.0/16")], self.remote
+        )
         self.loop = Loop()
         self.controller.derive(self.loop)
         ports = (ServicePortObject("http", "TCP", 80, 8080),)

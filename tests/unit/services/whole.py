@@ -8,7 +8,13 @@ from dataclasses import replace
 
 from mesh.core.model import Backend, Pod, PodKey, Service, ServiceKey, ServicePort
 from mesh.services.backends import BackendAddress, ServiceAddress
-from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
+from mesh.services.kinds import (
+    Endpoints,
+    EndpointSlice,
+    EndpointSliceKey,
+    ServiceObject,
+    ServicePortObject,
+)
 
 Conflict = tuple[ServiceKey, ServiceAddress, ServiceKey]
 
@@ -17,10 +23,12 @@ def own_services(
     services: Mapping[ServiceKey, ServiceObject],
     pods: Mapping[PodKey, Pod],
     slices: Mapping[EndpointSliceKey, EndpointSlice],
+    endpoints: Mapping[ServiceKey, Endpoints],
 ) -> dict[ServiceKey, Service]:
     """Services of one cluster with the backends that it contributes; pods carry addresses.
 
-    A service with a selector has its matching pods behind it, one without its EndpointSlices.
+    A service that has EndpointSlices has their addresses behind it, one without them its matching
+    pods, and one without a selector the addresses of its Endpoints.
     """
     pods_of: dict[str, list[Pod]] = defaultdict(list)
     slices_of: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
@@ -30,10 +38,12 @@ def own_services(
         slices_of[part.namespace, part.service].append(part)
     rows = {}
     for key, service in services.items():
-        if service.selector:
+        if parts := slices_of[key.namespace, key.name]:
+            found = _from_slices(service, parts)
+        elif service.selector:
             found = _from_pods(service, pods_of[key.namespace])
         else:
-            found = _from_slices(service, slices_of[key.namespace, key.name])
+            found = _from_slices(service, endpoints[key].slices if key in endpoints else ())
         rows[key] = Service(
             key.cluster,
             key.namespace,
@@ -42,12 +52,29 @@ def own_services(
             tuple(ServicePort(port.name, port.protocol, port.port) for port in service.ports),
             service.is_global,
             service.is_shared,
-            _ordered(found),
+            _usable(found),
+            service.affinity,
         )
     return rows
 
 
-def _from_pods(service: ServiceObject, pods: Iterable[Pod]) -> Iterator[Backend]:
+#: A backend, and whether it is ready; else it serves while it terminates.
+Found = tuple[Backend, bool]
+
+
+def _usable(found: Iterable[Found]) -> tuple[Backend, ...]:
+    """Of each port and family: the ready ones, or else the others."""
+    ready: dict[object, set[Backend]] = defaultdict(set)
+    leaving: dict[object, set[Backend]] = defaultdict(set)
+    for one, is_ready in found:
+        place = one.port_name, one.protocol, one.address.version
+        (ready if is_ready else leaving)[place].add(one)
+    return _ordered(
+        one for place in {**leaving, **ready} for one in (ready[place] or leaving[place])
+    )
+
+
+def _from_pods(service: ServiceObject, pods: Iterable[Pod]) -> Iterator[Found]:
     wanted = set(service.selector or ())
     for pod in pods:
         if not wanted <= set(pod.labels):
@@ -56,8 +83,10 @@ def _from_pods(service: ServiceObject, pods: Iterable[Pod]) -> Iterator[Backend]
             number = _target(port, pod)
             if number is None:
                 continue
-            for address in pod.addresses:
-                yield Backend(address, number, port.name, port.protocol, service.cluster)
+            is_ready = service.with_unready or (pod.serving and not pod.terminating)
+            for address in pod.addresses if is_ready or pod.serving else ():
+                one = Backend(address, number, port.name, port.protocol, service.cluster)
+                yield one, is_ready
 
 
 def _target(port: ServicePortObject, pod: Pod) -> int | None:
@@ -70,14 +99,15 @@ def _target(port: ServicePortObject, pod: Pod) -> int | None:
     return None
 
 
-def _from_slices(service: ServiceObject, slices: Iterable[EndpointSlice]) -> Iterator[Backend]:
+def _from_slices(service: ServiceObject, slices: Iterable[EndpointSlice]) -> Iterator[Found]:
     wanted = {(port.name, port.protocol) for port in service.ports}
     for part in slices:
         for port in part.ports:
             if (port.name, port.protocol) not in wanted:
                 continue
-            for address in part.addresses:
-                yield Backend(address, port.port, port.name, port.protocol, service.cluster)
+            for address in (*part.addresses, *part.leaving):
+                one = Backend(address, port.port, port.name, port.protocol, service.cluster)
+                yield one, address in part.addresses
 
 
 def _ordered(backends: Iterable[Backend]) -> tuple[Backend, ...]:
@@ -105,8 +135,19 @@ def merged(
             foreign = [
                 b for other in others if other.cluster != key.cluster for b in other.backends
             ]
-            rows[key] = replace(service, backends=_ordered([*service.backends, *foreign]))
+            near = _near(service.affinity, service.backends, foreign)
+            rows[key] = replace(service, backends=_ordered(near))
     return rows
+
+
+def _near(affinity: str, own: Iterable[Backend], foreign: Iterable[Backend]) -> list[Backend]:
+    """All of them, or for each port and family the preferred ones if there are any."""
+    sides = {"local": (own, foreign), "remote": (foreign, own)}.get(affinity)
+    if sides is None:
+        return [*own, *foreign]
+    places = {(one.port_name, one.protocol, one.address.version) for one in sides[0]}
+    rest = [b for b in sides[1] if (b.port_name, b.protocol, b.address.version) not in places]
+    return [*sides[0], *rest]
 
 
 def translations(

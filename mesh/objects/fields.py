@@ -1,0 +1,237 @@
+"""Fields of the documents that are read: which are used, and what follows where one is not.
+
+Each kind has a list of its fields, made by reading its API. A field is *used*, or it is *not used
+and would change where traffic goes*, or it is of *no concern* here. The second sort is a finding,
+one for each kind and field (``precedence.py``). ``docs/objects.md`` is written from the lists.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from mesh.core.model import Finding
+from mesh.objects.findings import UNSUPPORTED
+
+_STEP = re.compile(r"([^.\[\]]+)|\[([^\]]*)\]")
+#: Objects that a finding names.
+_NAMED = 3
+#: From so many changes on, a list of names is sorted as a whole.
+_MANY = 64
+_LIST = ""
+
+
+class Use(Enum):
+    """What becomes of a field."""
+
+    USED = "used"
+    FINDING = "finding"
+    IRRELEVANT = "no concern"
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """``path`` is written as ``spec.ports[].nodePort`` or ``metadata.labels[KEY]``.
+
+    ``text`` says what the field is used for, what follows because it is not, or why it is of no
+    concern. ``finding`` is what follows where ``found`` is true of a document. ``proxied``: a
+    service proxy beside us serves the field.
+    """
+
+    path: str
+    use: Use
+    text: str
+    found: Callable[[Any], bool] = _never
+    finding: str = ""
+    proxied: bool = False
+
+
+def used(path: str, text: str, finding: str = "") -> Field:
+    """A field that is used; ``finding`` is what follows when its value is not supported."""
+    return Field(path, Use.USED, text, finding=finding)
+
+
+def unused(
+    path: str,
+    text: str,
+    *,
+    same: Iterable[object] = (),
+    when: Callable[[Any], bool] | None = None,
+    proxied: bool = False,
+) -> Field:
+    """A field that is not used and would change where traffic goes.
+
+    ``same`` are values that mean what an absent field means. Only documents of which ``when`` is
+    true count.
+    """
+    found = partial(_is_set, tuple(_steps(path)), (None, "", 0, False, *same), when)
+    return Field(path, Use.FINDING, text, found, text, proxied)
+
+
+def reported(path: str, text: str) -> Field:
+    """A field that is not used, about which each object has a finding of its own."""
+    return Field(path, Use.FINDING, text)
+
+
+def irrelevant(path: str, text: str) -> Field:
+    """A field that does not change where traffic goes, or that others have acted on already."""
+    return Field(path, Use.IRRELEVANT, text)
+
+
+def unused_in(fields: Iterable[Field], document: Any) -> tuple[Field, ...]:
+    """The fields of a document that are not used and would change where traffic goes."""
+    return tuple(field for field in fields if field.found(document))
+
+
+def _steps(path: str) -> Iterator[str]:
+    for name, key in _STEP.findall(path):
+        yield name or key  # ``[]`` is the empty step
+
+
+def _is_set(
+    steps: tuple[str, ...],
+    same: tuple[object, ...],
+    when: Callable[[Any], bool] | None,
+    document: Any,
+) -> bool:
+    found = any(
+        value not in same and value not in ([], {}) for value in _values(document, steps, 0)
+    )
+    return found and (when is None or when(document))
+
+
+def _values(node: Any, steps: tuple[str, ...], at: int) -> Iterator[Any]:
+    """Every value at the path; a document may have anything there."""
+    if at == len(steps):
+        yield node
+    elif steps[at] == _LIST:
+        for item in node if isinstance(node, list) else ():
+            yield from _values(item, steps, at + 1)
+    elif isinstance(node, dict) and steps[at] in node:
+        yield from _values(node[steps[at]], steps, at + 1)
+
+
+class UnusedFields:
+    """Counts, for each kind and field, the objects that have it. A change costs its own fields."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._of: dict[Any, tuple[str, str, tuple[Field, ...]]] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}
+        self._added: dict[tuple[str, str], list[str]] = {}
+        self._removed: dict[tuple[str, str], list[str]] = {}
+        self._texts: dict[tuple[str, str], str] = {}
+
+    def note(self, row: Any, kind: str, name: str, fields: tuple[Field, ...]) -> None:
+        """The object that gives a row has these fields now; no row any more: none."""
+        before = self._of.get(row)
+        if before is None and not fields:
+            return
+        if before == (kind, name, fields):
+            return
+        if before:
+            for field in before[2]:
+                self._removed.setdefault((before[0], field.path), []).append(before[1])
+        for field in fields:
+            self._texts[kind, field.path] = field.finding
+            self._added.setdefault((kind, field.path), []).append(name)
+        if fields:
+            self._of[row] = kind, name, fields
+        else:
+            del self._of[row]
+
+    def changes(self) -> dict[str, Finding | None]:
+        """Findings that changed since the last call, by an own key; None: it holds no longer."""
+        added, self._added = self._added, {}
+        removed, self._removed = self._removed, {}
+        changed: dict[str, Finding | None] = {}
+        for place in dict.fromkeys((*removed, *added)):
+            names = self._names.setdefault(place, [])
+            _take_in(names, added.get(place, ()))
+            _take_out(names, removed.get(place, ()))
+            changed[f"{UNSUPPORTED} {place[0]} {place[1]}"] = self._finding(place, names)
+            if not names:
+                del self._names[place], self._texts[place]
+        return changed
+
+    def _finding(self, place: tuple[str, str], names: list[str]) -> Finding | None:
+        if not names:
+            return None
+        kind, path = place
+        more = ", …" if len(names) > _NAMED else ""
+        count = f"{len(names)} object{'s' if len(names) > 1 else ''}"
+        text = f"{count} ({', '.join(names[:_NAMED])}{more}): {self._texts[place]}"
+        return Finding(UNSUPPORTED, f"{self._folder} {kind}", path, text)
+
+
+def _take_in(names: list[str], added: Iterable[str]) -> None:
+    fresh = list(added)
+    if len(fresh) > _MANY:
+        names += fresh
+        names.sort()
+        return
+    for name in fresh:
+        insort(names, name)
+
+
+def _take_out(names: list[str], removed: Iterable[str]) -> None:
+    """Remove one entry for each name."""
+    gone = sorted(removed)
+    if len(gone) <= _MANY:
+        for name in gone:
+            del names[bisect_left(names, name)]
+        return
+    left = iter(gone)
+    next_gone = next(left, None)
+    kept = []
+    for name in names:
+        if name == next_gone:
+            next_gone = next(left, None)
+        else:
+            kept.append(name)
+    names[:] = kept
+
+
+# --- The document -----------------------------------------------------------------------------
+
+_HEAD = """# Objects
+
+Which kinds of objects are read, and what becomes of each field. This page is written by
+`make docs` from the lists of the rooms that read them. Kinds that are not listed are left alone:
+a folder may have them, and nothing is said about them.
+
+*used*: the field decides as its API says. *finding*: the field is not used, and it would change
+where traffic goes. `meshgate status` then has one finding M106 for the kind and field, with the
+number of objects and the first three names. *no concern*: the field does not change where traffic
+goes, or somebody else has acted on it already. A field that is not listed is of no concern.
+
+Where another service proxy (kube-proxy, Cilium) runs beside Meshgate, the fields with an asterisk
+are served by it. Meshgate has no setting for that yet, and reports them as findings.
+"""
+
+
+def document(kinds: Iterable[tuple[str, Iterable[Field]]]) -> str:
+    """The lists as Markdown; each kind is named with its API version."""
+    return "\n".join([_HEAD, *_sections(kinds)])
+
+
+def _sections(kinds: Iterable[tuple[str, Iterable[Field]]]) -> Iterator[str]:
+    for title, fields in kinds:
+        yield f"## {title}\n\n| field | | what for, or what follows |\n|---|---|---|"
+        yield from (_line(field) for field in fields)
+        yield ""
+
+
+def _line(field: Field) -> str:
+    use = f"{field.use.value}{' *' if field.proxied else ''}"
+    text = field.text[:1].upper() + field.text[1:]
+    return f"| `{field.path}` | {use} | {text}. |"
