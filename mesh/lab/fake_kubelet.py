@@ -1,9 +1,10 @@
 """A fake of kubelet and container runtime: pods from manifests, as namespaces with one process.
 
-One process for all nodes of the lab. It watches the manifests; for every Pod with ``nodeName`` it
-makes the network namespace and the cgroup, waits until the agent has wired ``eth0``, and runs the
-pod's command in both. A pod whose manifest is gone is killed and removed. A file that cannot be
-read keeps the pods that it held. Started by ``lab up``; what it made stands
+One process for all nodes of the lab. It reads the folders of manifests with the same reader as the
+agents. For every Pod with ``nodeName`` it makes the network namespace and the cgroup, waits until
+the agent has wired ``eth0``, and runs the pod's command in both. A pod with ``hostNetwork`` has
+only a cgroup, and runs in its node's namespace. A pod whose manifest is gone is killed and removed.
+A file that cannot be read keeps the pods that it held. Started by ``lab up``; what it made stands
 in ``kubelet.json`` for ``lab down``.
 """
 
@@ -13,17 +14,23 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated
 
-import yaml
+import msgspec
 
 from mesh.core.files import replace_file
+from mesh.core.model import Finding, PodKey
+from mesh.core.strict import convert
 from mesh.lab import enter, network, places, processes
 from mesh.lab.places import Lab, Place
+from mesh.objects.manifests import Manifests
+from mesh.objects.schema import Kind, Kinds, Loose, Parsed
+from mesh.objects.schema import Place as Document
+from mesh.objects.tables import ObjectNoun
 
 PERIOD_S = 0.2
 
@@ -53,6 +60,7 @@ class PodSpec:
     name: str
     node: str
     command: tuple[str, ...]
+    host_network: bool = False
 
     @property
     def full_name(self) -> str:
@@ -68,50 +76,95 @@ class Pod:
     process: subprocess.Popen[bytes]
 
 
+class _Container(Loose, frozen=True):
+    command: Annotated[Sequence[str | int | float], msgspec.Meta(min_length=1)]
+
+
+class _Spec(Loose, frozen=True):
+    containers: Annotated[tuple[_Container, ...], msgspec.Meta(min_length=1)]
+    node_name: str | None = None
+    host_network: bool | None = None
+
+
+class _Status(Loose, frozen=True):
+    phase: str | None = None
+
+
+class _Pod(Loose, frozen=True):
+    spec: _Spec
+    status: _Status | None = None
+
+
+SPECS: ObjectNoun[PodKey, PodSpec] = ObjectNoun("pod to run")
+
+
+def _pod(place: Document, document: object) -> Parsed:
+    """The pod that is to run; none of those that no node has, and of those that have ended."""
+    pod, at = convert(document, _Pod), place.key
+    key = PodKey(place.cluster, at.namespace, at.name)
+    spec, phase = pod.spec, pod.status.phase if pod.status else None
+    if not spec.node_name or phase in ("Succeeded", "Failed"):
+        return Parsed(SPECS.name, key, None)
+    command = tuple(map(str, spec.containers[0].command))
+    row = PodSpec(
+        place.cluster, at.namespace, at.name, spec.node_name, command, bool(spec.host_network)
+    )
+    return Parsed(SPECS.name, key, row)
+
+
+KINDS = Kinds([Kind("v1", "Pod", SPECS, _pod, namespaced=True)])
+
+
 class FakeKubelet:
     """Makes the pods that exist equal to the manifests."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.pods: dict[PodSpec, Pod] = {}
-        self._files: dict[Path, tuple[tuple[int, int], tuple[PodSpec, ...]]] = {}
+        self._folders: dict[str, Manifests] = {}  # by cluster
+        self._said: dict[str, Finding] = {}
 
     def round(self) -> None:
         """Read what changed, remove, make."""
-        wanted = {pod for path in self._paths() for pod in self.pods_of(path)}
+        wanted = self.wanted()
         for pod in [pod for pod in self.pods if pod not in wanted]:
             self._remove(pod)
         for pod in sorted(wanted - set(self.pods), key=lambda each: (each.cluster, each.name)):
             self._make(pod)
 
-    def _paths(self) -> list[Path]:
-        found = sorted((self.lab.run / "manifests").glob("*/*.yaml"))
-        for path in set(self._files) - set(found):
-            del self._files[path]
-        return found
+    def wanted(self) -> set[PodSpec]:
+        """The pods of all folders, after a look at each."""
+        for path in sorted((self.lab.run / "manifests").glob("*/")):
+            if path.name not in self._folders:
+                self._folders[path.name] = Manifests(path, path.name, kinds=KINDS)
+        for folder in self._folders.values():
+            folder.scan(whole=False)
+        self._say()
+        return {pod for one in self._folders.values() for pod in one.objects[SPECS].rows.values()}
 
-    def pods_of(self, path: Path) -> tuple[PodSpec, ...]:
-        """The pods of one file; those it had when it cannot be read."""
-        seen, known = self._files.get(path, ((0, 0), ()))
-        try:
-            stat = path.stat()
-            mark = (stat.st_mtime_ns, stat.st_size)
-            if mark == seen:
-                return known
-            self._files[path] = (mark, known)
-            known = tuple(pods_in(path.read_text(), path.parent.name))
-            self._files[path] = (mark, known)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            print(f"{path}: kept as it was: {error}", flush=True)
-        return known
+    def _say(self) -> None:
+        """Print what is wrong with the manifests, once."""
+        found = {
+            f"{cluster} {key}": one
+            for cluster, folder in self._folders.items()
+            for key, one in folder.objects.findings.rows.items()
+        }
+        for key, one in found.items():
+            if self._said.get(key) != one:
+                print(f"{one.object}: {one.field}: {one.text}", flush=True)
+        self._said = found
 
     def _make(self, pod: PodSpec) -> None:
         place = self.lab.pod(pod.cluster, pod.namespace, pod.name, pod.node)
-        network.add_pod(place, _SYSCTLS)
+        command = list(pod.command)
+        if pod.host_network:
+            place = Place(self.lab.host(pod.node).netns, place.cgroup)
+        else:
+            network.add_pod(place, _SYSCTLS)
+            command = ["/bin/sh", "-c", _WAIT_FOR_ETH0, "pod", *command]
         place.cgroup.mkdir(parents=True, exist_ok=True)
-        waiting = ["/bin/sh", "-c", _WAIT_FOR_ETH0, "pod", *pod.command]
         process = subprocess.Popen(
-            enter.argv(place, waiting), stdin=subprocess.DEVNULL, start_new_session=True
+            enter.argv(place, command), stdin=subprocess.DEVNULL, start_new_session=True
         )
         self.pods[pod] = Pod(place, process)
         self._record()
@@ -121,7 +174,8 @@ class FakeKubelet:
         pod = self.pods.pop(spec)
         processes.kill_tree(pod.place.cgroup)
         pod.process.wait()
-        network.remove([pod.place.netns])
+        if not spec.host_network:
+            network.remove([pod.place.netns])
         processes.remove_tree(pod.place.cgroup)
         self._record()
         print(f"removed {spec.full_name}", flush=True)
@@ -142,31 +196,6 @@ def runs(place: Place) -> bool:
     except OSError:
         return False
     return bool(lines) and not any(_WAIT_FOR_ETH0 in line for line in lines)
-
-
-def pods_in(text: str, cluster: str) -> Iterator[PodSpec]:
-    """The Pods with a node among the documents of ``text``.
-
-    Raises:
-        ValueError: a Pod lacks its name or its command.
-
-    """
-    for document in yaml.safe_load_all(text):
-        if isinstance(document, dict) and document.get("kind") == "Pod":
-            pod = _pod(document, cluster)
-            if pod.node:
-                yield pod
-
-
-def _pod(document: dict[str, Any], cluster: str) -> PodSpec:
-    try:
-        metadata, spec = document["metadata"], document["spec"]
-        command = tuple(map(str, spec["containers"][0]["command"]))
-        namespace = metadata.get("namespace", "default")
-        return PodSpec(cluster, namespace, metadata["name"], spec.get("nodeName", ""), command)
-    except (KeyError, IndexError, TypeError) as error:
-        text = f"a Pod needs metadata.name and spec.containers[0].command: {error}"
-        raise ValueError(text) from error
 
 
 def main() -> None:

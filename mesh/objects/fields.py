@@ -120,12 +120,24 @@ def _values(node: Any, steps: tuple[str, ...], at: int) -> Iterator[Any]:
         yield from _values(node[steps[at]], steps, at + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Having:
+    """An object that has fields."""
+
+    kind: str
+    name: str
+    fields: tuple[Field, ...]
+
+
+_NOBODY = _Having("", "", ())
+
+
 class UnusedFields:
     """Counts, for each kind and field, the objects that have it. A change costs its own fields."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._of: dict[Any, tuple[str, str, tuple[Field, ...]]] = {}
+        self._of: dict[Any, _Having] = {}
         self._names: dict[tuple[str, str], list[str]] = {}
         self._added: dict[tuple[str, str], list[str]] = {}
         self._removed: dict[tuple[str, str], list[str]] = {}
@@ -133,21 +145,16 @@ class UnusedFields:
 
     def note(self, row: Any, kind: str, name: str, fields: tuple[Field, ...]) -> None:
         """The object that gives a row has these fields now; no row any more: none."""
-        before = self._of.get(row)
-        if before is None and not fields:
-            return
-        if before == (kind, name, fields):
-            return
-        if before:
-            for field in before[2]:
-                self._removed.setdefault((before[0], field.path), []).append(before[1])
-        for field in fields:
-            self._texts[kind, field.path] = field.finding
-            self._added.setdefault((kind, field.path), []).append(name)
+        before = self._of.pop(row, _NOBODY)
         if fields:
-            self._of[row] = kind, name, fields
-        else:
-            del self._of[row]
+            self._of[row] = _Having(kind, name, fields)
+        was = {(before.kind, field.path, before.name): field for field in before.fields}
+        now = {(kind, field.path, name): field for field in fields}
+        for of_kind, path, of_name in was.keys() - now.keys():
+            self._removed.setdefault((of_kind, path), []).append(of_name)
+        for of_kind, path, of_name in now.keys() - was.keys():
+            self._texts[kind, path] = now[of_kind, path, of_name].finding
+            self._added.setdefault((of_kind, path), []).append(of_name)
 
     def changes(self) -> dict[str, Finding | None]:
         """Findings that changed since the last call, by an own key; None: it holds no longer."""

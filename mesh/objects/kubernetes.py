@@ -143,7 +143,7 @@ def _pod(place: Place, document: object) -> Parsed:
         terminating=bool(pod.metadata.deletion_timestamp),
     )
     noun = HOST_PODS if spec.host_network else PODS
-    return Parsed(noun.name, key, row)
+    return Parsed(noun.name, key, row, space=PODS.name)
 
 
 def _is_serving(status: _PodStatus) -> bool:

@@ -121,9 +121,12 @@ class Manifests:
         finally:
             self._stopped = True  # a first look takes seconds, and a thread cannot be cancelled
 
-    def scan(self) -> None:
-        """One look at everything, in the foreground: for tests and commands that read once."""
-        for _ in self._settle(self._look(whole=True)):
+    def scan(self, *, whole: bool = True) -> None:
+        """One look in the foreground, at everything or as ``run`` does it.
+
+        For tests, for commands that read once, and for processes without an event loop.
+        """
+        for _ in self._settle(self._look(whole=whole)):
             pass
 
     # In a thread: from files to what changes

@@ -18,7 +18,7 @@ from mesh.objects.fields import UnusedFields
 from mesh.objects.findings import DUPLICATE
 from mesh.objects.schema import ObjectKey, Parsed
 
-#: A row of a table: the noun of the table, and the row's key.
+#: A row of a table: the noun of the table, or the space of its names, and the row's key.
 RowKey = tuple[str, Any]
 #: An object that gives a row: file name and object.
 Giver = tuple[str, ObjectKey]
@@ -59,6 +59,8 @@ class Precedence:
         self._missing: AbstractSet[str] = frozenset()
         self._givers: dict[RowKey, tuple[Giver, ...]] = {}
         self._finding_keys: dict[str, tuple[str, ...]] = {}  # by file, of files that have any
+        #: Rows that stand in another table than that of their space.
+        self._elsewhere: dict[RowKey, RowKey] = {}
         self._unused = UnusedFields(folder)
 
     def update(self, files: Mapping[str, Shown | None], missing: AbstractSet[str]) -> Difference:
@@ -115,11 +117,17 @@ class Precedence:
         for row in touched:
             giver = self._first(row) if row in self._givers else None
             parsed = self._parsed(giver) if giver else None
+            before = self._elsewhere.pop(row, row)
             if giver is None or parsed is None or parsed.row is None:
-                difference.gone.append(row)
+                difference.gone.append(before)
                 self._unused.note(row, "", "", ())
             else:
-                difference.rows[row] = parsed.row
+                now = parsed.noun, parsed.key
+                difference.rows[now] = parsed.row
+                if now != before:
+                    difference.gone.append(before)
+                if now != row:
+                    self._elsewhere[row] = now
                 of = giver[1]
                 name = f"{of.namespace}/{of.name}" if of.namespace else of.name
                 self._unused.note(row, of.kind, name, parsed.unused)
@@ -165,4 +173,4 @@ class Precedence:
 
 
 def _row_key(parsed: Parsed) -> RowKey:
-    return parsed.noun, parsed.key
+    return parsed.space or parsed.noun, parsed.key

@@ -65,6 +65,7 @@ class Parsed:
     """``row`` under ``key`` in the table of ``noun``; no row: valid, but none of ours.
 
     ``unused`` are fields that are not used, or not as written, and would change where traffic goes.
+    ``space``: objects of one space share their names; without it that is the noun.
     """
 
     noun: str
@@ -72,6 +73,7 @@ class Parsed:
     row: Any
     findings: tuple[Finding, ...] = ()
     unused: tuple[Field, ...] = ()
+    space: str = ""
 
 
 # --- Documents --------------------------------------------------------------------------------

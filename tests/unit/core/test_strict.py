@@ -45,6 +45,24 @@ def test_documents_aliases_and_comments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<<: {a: 1}\nb: 2\n", {"a": 1, "b": 2}),
+        ("a: 3\n<<: {a: 1, b: 2}\n", {"a": 3, "b": 2}),
+        ("<<: {a: 1, b: 2}\na: 3\n", {"a": 3, "b": 2}),
+        ("<<: [{a: 1}, {a: 2, b: 2}]\n", {"a": 1, "b": 2}),
+        ("x: &x {a: {<<: {b: 1}}}\ny: {<<: *x, c: 2}\n", None),
+        ("'<<': 1\n", {"<<": 1}),
+        ("a: &a '<<'\n*a : 1\n", {"a": "<<", "<<": 1}),
+    ],
+)
+def test_merge_keys_are_followed(text: str, expected: object) -> None:
+    """A mapping's own keys count before merged ones, and of several the first ones."""
+    [found] = parse_yaml(text)
+    assert found == (expected or {"x": {"a": {"b": 1}}, "y": {"a": {"b": 1}, "c": 2}})
+
+
+@pytest.mark.parametrize(
     ("text", "path", "problem"),
     [
         ("a: 1\nb: 2\na: 3\n", "line 3", "duplicate key 'a'"),
@@ -52,7 +70,9 @@ def test_documents_aliases_and_comments() -> None:
         ("a: !x {b: 1}\n", "line 1", "tag !x is not supported"),
         ("a: *b\n", "line 1", "unknown alias b"),
         ("a: &a [*a]\n", "line 1", "unknown alias a"),
-        ("<<: {a: 1}\n", "line 1", "merge keys are not supported"),
+        ("<<: 1\n", "line 1", "a merge key needs a mapping, or a list of mappings"),
+        ("<<: [{a: 1}, b]\n", "line 1", "a merge key needs a mapping, or a list of mappings"),
+        ("<<: {a: 1}\n<<: {b: 1}\n", "line 2", "duplicate key '<<'"),
         ("? [a]\n: 1\n", "line 1", "a key must be a text"),
         ("- " * 70 + "a\n", "line 1", "nested more than 64 levels deep"),
         ("[" * 70 + "]" * 70, "line 1", "nested more than 64 levels deep"),

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,14 +99,59 @@ def test_the_configurations_are_taken(lab: Lab) -> None:
     assert str(config.load_speaker(nodes["speaker"]).router_id) == "10.99.0.12"
 
 
+class Pods:
+    """The kubelet of a lab whose manifests were written long ago."""
+
+    def __init__(self, lab: Lab) -> None:
+        settings.write_manifests(lab, SHAPE)
+        self.folder = lab.manifests("east")
+        self.kubelet = fake_kubelet.FakeKubelet(lab)
+
+    def names(self, cluster: str = "east") -> list[str]:
+        """Names of the pods that are to run, after two looks at files that rest."""
+        for path in self.folder.parent.rglob("*.*"):
+            os.utime(path, (1, 1))
+        self.kubelet.wanted()
+        return sorted(pod.name for pod in self.kubelet.wanted() if pod.cluster == cluster)
+
+
+SHOWN = ["client-1", "client-2", "web-1", "web-2"]
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "more", "namespace": "shop"},
+    "spec": {"nodeName": "east-1", "containers": [{"command": ["sleep", 5]}]},
+}
+
+
 def test_the_kubelet_keeps_the_pods_of_a_file_that_broke(lab: Lab) -> None:
-    settings.write_manifests(lab, SHAPE)
-    kubelet = fake_kubelet.FakeKubelet(lab)
-    path = lab.manifests("east") / "pod-web-1.yaml"
-    before = kubelet.pods_of(path)
-    path.write_text("kind: [")
-    assert kubelet.pods_of(path) == before
-    assert [pod.name for pod in before] == ["web-1"]
+    pods = Pods(lab)
+    assert pods.names() == SHOWN
+    (pods.folder / "pod-web-1.yaml").write_text("kind: [")
+    assert pods.names() == SHOWN
+    (pods.folder / "pod-web-1.yaml").unlink()
+    assert pods.names() == ["client-1", "client-2", "web-2"]
+
+
+@pytest.mark.parametrize("kind", ["List", "PodList"])
+def test_the_kubelet_reads_lists_json_and_subfolders_as_the_agents_do(lab: Lab, kind: str) -> None:
+    pods = Pods(lab)
+    (pods.folder / "sub").mkdir()
+    item = dict(POD) if kind == "List" else {k: POD[k] for k in ("metadata", "spec")}
+    document = {"apiVersion": "v1", "kind": kind, "items": [item]}
+    (pods.folder / "sub/more.json").write_text("\ufeff" + json.dumps(document))
+    assert pods.names() == sorted([*SHOWN, "more"])
+
+
+def test_the_kubelet_runs_no_pod_that_has_no_node_or_has_ended(lab: Lab) -> None:
+    pods = Pods(lab)
+    path = pods.folder / "more.json"
+    path.write_text(json.dumps(POD | {"spec": {"containers": [{"command": ["sleep"]}]}}))
+    assert pods.names() == SHOWN
+    path.write_text(json.dumps(POD | {"status": {"phase": "Failed"}}))
+    assert pods.names() == SHOWN
+    path.write_text(json.dumps(POD))
+    assert pods.names() == sorted([*SHOWN, "more"])
 
 
 def test_a_number_that_the_kernel_reused_is_not_ours() -> None:

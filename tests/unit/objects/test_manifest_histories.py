@@ -18,7 +18,7 @@ from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import PODS
 from mesh.objects.manifests import Manifests
 
-NAMES = ("a.yaml", "b.yaml", "c.yml", "d.json", "e.yaml")
+NAMES = ("a.yaml", "b.yaml", "c.yml", "d.json", "e.yaml", "sub/a.yaml", "sub/below/a.yaml")
 STEPS = 60
 
 
@@ -52,7 +52,7 @@ class History:
         self.root = root
         self.folder = root / "manifests"
         self.state = root / "state"
-        self.folder.mkdir()
+        (self.folder / "sub/below").mkdir(parents=True)
         self.manifests = Manifests(self.folder, "east", self.state, kinds=KINDS)
 
     def document(self) -> Any:
@@ -66,6 +66,10 @@ class History:
             pod(name, node),
             pod(name, node),
             pod(name, node, serviceAccountName="web"),
+            pod(name, node, containers=[{"ports": [{"containerPort": 80, "hostPort": 80}]}]),
+            pod(name, node, hostNetwork=True),
+            pod(name, ""),
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}},
             policy(*choose(both), choose(["erp", "crm"]), f"198.51.100.{self.random.randrange(9)}"),
             {"apiVersion": "v1", "kind": "List", "items": [pod(name, node), pod("p9", node)]},
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
@@ -73,7 +77,7 @@ class History:
         if self.random.random() < 0.85:
             return choose(kinds)
         wrong = pod(name, node)
-        del wrong["spec"]["nodeName"]
+        wrong["spec"]["nodeName"] = 5
         unknown = {"apiVersion": "v1", "kind": "Pood", "metadata": {"name": name}}
         return choose([wrong, unknown, {"kind": "Pod"}, None, 7])
 

@@ -7,6 +7,7 @@ folder is one call of ``scan``.
 import asyncio
 import json
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -16,11 +17,20 @@ import pytest
 
 from gateway.policy import POLICIES
 from mesh.core.model import PodKey
+from mesh.core.strict import parse_yaml
 from mesh.objects import folder as manifest_files
-from mesh.objects.findings import BROKEN_FILE, DUPLICATE, FOLDER, REFUSED, STATE, UNKNOWN_KIND
+from mesh.objects.findings import (
+    BROKEN_FILE,
+    DUPLICATE,
+    FOLDER,
+    REFUSED,
+    STATE,
+    UNKNOWN_KIND,
+    UNSUPPORTED,
+)
 from mesh.objects.folder import torn_rest_s
 from mesh.objects.kinds import KINDS
-from mesh.objects.kubernetes import NAMESPACES, PODS
+from mesh.objects.kubernetes import HOST_PODS, NAMESPACES, PODS
 from mesh.objects.manifests import Manifests
 from mesh.process import Since
 
@@ -270,7 +280,7 @@ def test_a_finding_keeps_the_time_since_when_it_holds(rig: Rig) -> None:
 
 def test_one_wrong_object_does_not_stop_the_others_of_its_file(rig: Rig) -> None:
     rig.put("a.yaml", f"{pod('p1')}---\n{pod('p2')}---\n{pod('p3')}")
-    wrong = pod("p2").replace("nodeName", "nodename")
+    wrong = pod("p2").replace("nodeName: east-1", "nodeName: 5")
     rig.put("a.yaml", f"{pod('p1', 'east-2')}---\n{wrong}---\n{pod('p4')}")
     assert rig.pods == ["p1", "p2", "p4"]
     assert rig.node_of("p1") == "east-2"
@@ -281,12 +291,56 @@ def test_one_wrong_object_does_not_stop_the_others_of_its_file(rig: Rig) -> None
     assert rig.node_of("p1") == "east-2"
 
 
-def test_an_unknown_kind_is_a_finding_and_harmless(rig: Rig) -> None:
-    other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"
+def test_kinds_that_are_not_read_are_no_findings(rig: Rig) -> None:
+    """Whatever else stands in them: what a chart renders, names that are none of ours."""
+    other = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: p1}\n"
+    role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: 'a:b'}\n"
+    odd = "apiVersion: v1\nkind: ConfigMap\n"
+    rig.put("a.yaml", f"{pod('p1')}---\n{other}---\n{role}---\n{odd}---\n{pod('p2')}")
+    assert (rig.pods, rig.findings) == (["p1", "p2"], [])
+
+
+def test_an_object_goes_although_a_kind_that_is_not_read_has_its_name(rig: Rig) -> None:
+    """A valid change replaces the past: no misspelt Pod can be meant by a Deployment."""
+    other = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: p1}\n"
+    rig.put("a.yaml", f"{pod('p1')}---\n{other}")
+    rig.put("a.yaml", other)
+    assert (rig.pods, rig.findings) == ([], [])
+
+
+def test_a_pod_that_lost_its_node_is_gone_until_it_has_one_again(rig: Rig) -> None:
+    """A pod that was made anew and waits for room is none yet, and no finding."""
+    rig.put("a.yaml", pod("p1", "east-2"))
+    pending = pod("p1").replace("  nodeName: east-1\n", "  containers: []\n")
+    rig.put("a.yaml", pending)
+    assert (rig.pods, rig.findings) == ([], [])
+    rig.restart()
+    assert (rig.pods, rig.findings) == ([], [])
+    rig.put("a.yaml", pod("p1", "east-1"))
+    assert rig.node_of("p1") == "east-1"
+
+
+def test_a_pod_that_moves_into_its_nodes_network_is_in_one_table(rig: Rig) -> None:
+    def tables() -> list[list[str]]:
+        objects = rig.manifests.objects
+        return [sorted(key.name for key in objects[noun].rows) for noun in (PODS, HOST_PODS)]
+
+    rig.put("a.yaml", pod("p1"))
+    assert tables() == [["p1"], []]
+    rig.put("a.yaml", pod("p1") + "  hostNetwork: true\n")
+    assert tables() == [[], ["p1"]]
+    rig.put("b.yaml", pod("p1"))
+    assert (tables(), rig.findings[0][:2]) == ([[], ["p1"]], (DUPLICATE, "b.yaml Pod/shop/p1"))
+    rig.put("a.yaml", pod("p2"))
+    assert (tables(), rig.findings) == ([["p1", "p2"], []], [])
+
+
+def test_a_kind_that_is_misspelt_is_a_finding_and_harmless(rig: Rig) -> None:
+    other = "apiVersion: v1\nkind: Podd\nmetadata: {name: x}\n"
     rig.put("a.yaml", f"{pod('p1')}---\n{other}---\n{pod('p2')}")
     rig.put("a.yaml", f"{pod('p1')}---\n{other}")
     assert rig.pods == ["p1"]
-    assert rig.findings == [(UNKNOWN_KIND, "a.yaml ConfigMap/x", "kind")]
+    assert rig.findings == [(UNKNOWN_KIND, "a.yaml Podd/x", "kind")]
 
 
 def test_the_same_object_in_two_files_first_by_name_wins(rig: Rig) -> None:
@@ -442,6 +496,95 @@ def test_a_name_that_is_no_readable_file_keeps_its_objects(rig: Rig, kind: str) 
     rig.look()
     assert rig.pods == ["p1"]
     assert [finding[:2] for finding in rig.findings] == [(BROKEN_FILE, "a.yaml")]
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16", "utf-16-be-with-mark"])
+@pytest.mark.parametrize("name", ["a.yaml", "a.json"])
+def test_a_byte_order_mark_says_how_a_file_is_to_be_read(rig: Rig, coding: str, name: str) -> None:
+    text = pod("p1") if name == "a.yaml" else json.dumps(parse_yaml(pod("p1"))[0])
+    mark = "\ufeff" if coding.endswith("-with-mark") else ""
+    raw = f"{mark}{text}".encode(coding.removesuffix("-with-mark"))
+    (rig.folder / name).write_bytes(raw)
+    rig.age(name, 60)
+    rig.look()
+    assert (rig.pods, rig.findings) == (["p1"], [])
+
+
+def test_files_that_were_appended_to_each_other_have_marks_inside(rig: Rig) -> None:
+    rig.put("a.yaml", f"\ufeff{pod('p1')}\ufeff---\n{pod('p2')}")
+    assert (rig.pods, rig.findings) == (["p1", "p2"], [])
+
+
+def test_subfolders_belong_to_the_folder(rig: Rig) -> None:
+    """Their files come, change, move and go as others do, also over a restart."""
+    for name in ("apps/shop", ".git", "empty"):
+        (rig.folder / name).mkdir(parents=True)
+    rig.write(".git/x.yaml", pod("p9"))
+    rig.write("apps/shop/a.yaml", pod("p1"))
+    rig.put("b.yaml", pod("p2"))
+    assert (rig.pods, rig.findings) == (["p1", "p2"], [])
+    rig.put("apps/shop/a.yaml", pod("p1", "east-2"))
+    rig.put("apps/c.yaml", pod("p3"))
+    assert (rig.pods, rig.node_of("p1")) == (["p1", "p2", "p3"], "east-2")
+    rig.put("apps/shop/a.yaml", "a: [\n")
+    rig.restart()
+    assert (rig.pods, [one[:2] for one in rig.findings]) == (
+        ["p1", "p2", "p3"],
+        [(BROKEN_FILE, "apps/shop/a.yaml")],
+    )
+    (rig.folder / "apps/shop/a.yaml").rename(rig.folder / "apps/shop/d.yaml")
+    rig.put("apps/shop/d.yaml", pod("p4"))
+    assert (rig.pods, rig.findings) == (["p2", "p3", "p4"], [])
+    shutil.rmtree(rig.folder / "apps")
+    rig.look()
+    assert (rig.pods, rig.findings) == (["p2"], [])
+
+
+def test_links_to_folders_are_not_followed(rig: Rig) -> None:
+    """They may lead in a circle."""
+    (rig.folder / "loop").symlink_to(rig.folder)
+    rig.put("a.yaml", pod("p1"))
+    assert (rig.pods, rig.findings) == (["p1"], [])
+
+
+def test_a_field_that_is_not_used_is_one_finding_for_all_objects(rig: Rig) -> None:
+    """With their number and the first three names, whichever files they are in."""
+
+    def service(name: str, more: str = "") -> str:
+        spec = f"{{clusterIP: None, ports: [{{port: 80}}]{more}}}"
+        return f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
+
+    def texts() -> dict[str, str]:
+        rows = rig.manifests.objects.findings.rows.values()
+        assert {(o.code, o.object) for o in rows} <= {(UNSUPPORTED, f"{rig.folder} Service")}
+        return {one.field: one.text.partition(":")[0] for one in rows}
+
+    sticky = ", sessionAffinity: ClientIP"
+    rig.write("b.yaml", "".join(service(f"s{number}", sticky) for number in (5, 3, 4)))
+    rig.put("a.yaml", service("s6", f"{sticky}, internalTrafficPolicy: Local") + service("s1"))
+    assert texts() == {
+        "spec.sessionAffinity": "4 objects (default/s3, default/s4, default/s5, …)",
+        "spec.internalTrafficPolicy": "1 object (default/s6)",
+    }
+    rig.put("a.yaml", service("s6") + service("s1", sticky))
+    assert texts() == {"spec.sessionAffinity": "4 objects (default/s1, default/s3, default/s4, …)"}
+    rig.put("b.yaml", service("s5"))
+    assert texts() == {"spec.sessionAffinity": "1 object (default/s1)"}
+    rig.put("a.yaml", service("s1"))
+    assert texts() == {}
+
+
+def test_a_field_of_an_object_that_does_not_count_is_not_counted(rig: Rig) -> None:
+    """The second one of two, and a pod that has ended."""
+    port = "  containers: [{ports: [{containerPort: 80, hostPort: 80}]}]\n"
+    rig.write("a.yaml", pod("p1"))
+    rig.put("b.yaml", pod("p1") + port)
+    assert [one[0] for one in rig.findings] == [DUPLICATE]
+    rig.put("a.yaml", pod("p2"))
+    field = "spec.containers[].ports[].hostPort"
+    assert [one[::2] for one in rig.findings] == [(UNSUPPORTED, field)]
+    rig.put("b.yaml", pod("p1") + port + "status: {phase: Failed}\n")
+    assert rig.findings == []
 
 
 def test_not_utf8_keeps_the_objects(rig: Rig) -> None:
