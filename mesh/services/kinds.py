@@ -121,7 +121,7 @@ class Endpoints:
 
 SERVICES: ObjectNoun[ServiceKey, ServiceObject] = ObjectNoun("service")
 SLICES: ObjectNoun[EndpointSliceKey, EndpointSlice] = ObjectNoun("endpoint slice")
-ENDPOINTS: ObjectNoun[ServiceKey, Endpoints] = ObjectNoun("endpoints")
+ENDPOINTS: ObjectNoun[ServiceKey, Endpoints] = ObjectNoun("endpoints object")
 
 
 class _ServicePort(Loose, frozen=True):
