@@ -150,11 +150,12 @@ class UnusedFields:
             self._of[row] = _Having(kind, name, fields)
         was = {(before.kind, field.path, before.name): field for field in before.fields}
         now = {(kind, field.path, name): field for field in fields}
-        for of_kind, path, of_name in was.keys() - now.keys():
+        for of_kind, path, of_name in (one for one in was if one not in now):
             self._removed.setdefault((of_kind, path), []).append(of_name)
-        for of_kind, path, of_name in now.keys() - was.keys():
-            self._texts[kind, path] = now[of_kind, path, of_name].finding
-            self._added.setdefault((of_kind, path), []).append(of_name)
+        for (of_kind, path, of_name), field in now.items():
+            if (of_kind, path, of_name) not in was:
+                self._texts[of_kind, path] = field.finding
+                self._added.setdefault((of_kind, path), []).append(of_name)
 
     def changes(self) -> dict[str, Finding | None]:
         """Findings that changed since the last call, by an own key; None: it holds no longer."""

@@ -222,7 +222,10 @@ POD_FIELDS = (
         "the pod is terminating: it gets new connections only while no backend is ready",
     ),
     used("spec.nodeName", "the node that connects the pod; without one the pod is none yet"),
-    used("spec.hostNetwork", "the pod has its node's addresses, as a backend of services"),
+    used(
+        "spec.hostNetwork",
+        "the pod has its node's addresses, as a backend of services; no egress policy covers it",
+    ),
     used("spec.serviceAccountName", "a label of the pod's identity"),
     used("spec.serviceAccount", "the former name of serviceAccountName"),
     used("spec.containers[].ports[].name", "what a service's targetPort names"),

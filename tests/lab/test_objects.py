@@ -148,14 +148,19 @@ def test_a_pod_in_its_nodes_network_answers_for_a_service(
     """From another node and from its own, by the port's name, and then by its slice."""
     ports = [{"name": "http", "containerPort": 7700, "hostPort": 7700}]
     command = [sys.executable, str(SERVER), "7700", "host"]
-    node = {"phase": "Running", "podIPs": [{"ip": "10.99.0.12"}], **READY}
+    addresses = [{"ip": "10.99.0.12"}, {"ip": "fd99::12"}]
+    node = {"phase": "Running", "podIPs": addresses, **READY}
     made = pod(
         "hn-1", "east-2", app="hn", hostNetwork=True, status=node,
         container={"command": command, "ports": ports},
     )  # fmt: skip
-    asked = service("hn", "10.97.1.50", ports=[{"port": 80, "targetPort": "http"}])
+    asked = service(
+        "hn", "10.97.1.50", clusterIPs=["10.97.1.50", "fd97:1::50"],
+        ports=[{"port": 80, "targetPort": "http"}],
+    )  # fmt: skip
     folder.put(made, asked)
-    serves(lab, client, "10.97.1.50", {"host"})
+    for address in ("10.97.1.50", "fd97:1::50"):
+        serves(lab, client, address, {"host"})
     assert lab.healthy(), "a host port of such a pod is no finding"
     endpoints = part("hn", {"addresses": ["10.99.0.12"], "conditions": {"ready": True}})
     endpoints["ports"] = [{"name": "", "port": 7700}]

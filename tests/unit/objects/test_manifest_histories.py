@@ -230,6 +230,24 @@ def test_a_removed_file_is_gone_at_the_second_look(tmp_path: Path) -> None:
     assert not many.folder.waiting()
 
 
+def test_names_of_a_subfolder_come_and_go_as_fast(tmp_path: Path) -> None:
+    """Its own times say so: those of the folder above do not change."""
+    (tmp_path / "sub/below").mkdir(parents=True)
+    for name in ("sub", "sub/below"):
+        os.utime(tmp_path / name, (1.5, 1.5))
+    many = Many(tmp_path)
+    fresh = tmp_path / "sub/below/.new"
+    fresh.write_text("x")
+    os.utime(fresh, (5, 5))
+    fresh.rename(tmp_path / "sub/below/new.yaml")
+    assert many.looks_until("sub/below/new.yaml") == 1
+    os.utime(tmp_path / "sub/below", (2.5, 2.5))
+    many.folder.look()
+    (tmp_path / "sub/below/new.yaml").unlink()
+    assert many.folder.look().gone == ()
+    assert many.folder.look().gone == ("sub/below/new.yaml",)
+
+
 def test_a_file_that_was_edited_in_place_is_read_within_a_round(tmp_path: Path) -> None:
     many = Many(tmp_path)
     (tmp_path / "07.yaml").write_text("longer")
