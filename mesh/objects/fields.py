@@ -214,8 +214,9 @@ def _take_out(names: list[str], removed: Iterable[str]) -> None:
 _HEAD = """# Objects
 
 Which kinds of objects are read, and what becomes of each field. This page is written by
-`make docs` from the lists of the rooms that read them. Kinds that are not listed are left alone:
-a folder may have them, and nothing is said about them.
+`make docs` from the lists of the rooms that read them. Our own kinds (EgressPolicy, BGPPeer) are
+not listed: they refuse a field that they do not know. All other kinds are left alone: a folder may
+have them, and nothing is said about them.
 
 *used*: the field decides as its API says. *finding*: the field is not used, and it would change
 where traffic goes. `meshgate status` then has one finding M106 for the kind and field, with the
@@ -241,5 +242,7 @@ def _sections(kinds: Iterable[tuple[str, Iterable[Field]]]) -> Iterator[str]:
 
 def _line(field: Field) -> str:
     use = f"{field.use.value}{' *' if field.proxied else ''}"
-    text = field.text[:1].upper() + field.text[1:]
+    first, *_ = field.text.split()
+    names_a_field = "." in first or not first.strip(",;:").islower()
+    text = field.text if names_a_field else field.text[:1].upper() + field.text[1:]
     return f"| `{field.path}` | {use} | {text}. |"

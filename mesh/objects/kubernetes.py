@@ -211,6 +211,7 @@ NAMESPACE_FIELDS = (
     unused(
         "metadata.annotations[clustermesh.cilium.io/global]",
         "the annotation of each service alone says whether it is global",
+        same=("true",),
     ),
     irrelevant("spec.finalizers", "the objects in the namespace count until they are gone"),
     irrelevant("status.phase", "the objects in the namespace count until they are gone"),

@@ -338,6 +338,17 @@ def _has_served_ingress(document: Any) -> bool:
     return any(one.get("ip") and one.get("ipMode") != "Proxy" for one in found)
 
 
+def _is_translated(document: Any) -> bool:
+    """Whether the service has an address to translate: a headless one has names only."""
+    spec = document["spec"]
+    return "None" not in (spec.get("clusterIP"), *(spec.get("clusterIPs") or ()))
+
+
+def _is_for_proxies(document: Any) -> bool:
+    """Whether the slice is not one of a headless service."""
+    return "service.kubernetes.io/headless" not in document["metadata"]["labels"]
+
+
 _CLUSTER_IP = used(
     "spec.clusterIP",
     "the address that is translated; None makes a headless service. Absent or empty is a finding",
@@ -357,7 +368,7 @@ SERVICE_FIELDS = (
     used("metadata.annotations[service.cilium.io/shared]", "whether other clusters get backends"),
     used(
         "metadata.annotations[service.cilium.io/affinity]",
-        "local or remote: the other clusters' or the own backends only while there are no others",
+        "local: the own cluster's backends alone, while there are any; remote: those of others",
     ),
     used("metadata.annotations[io.cilium/global-service]", "as service.cilium.io/global"),
     used("metadata.annotations[io.cilium/shared-service]", "as service.cilium.io/shared"),
@@ -406,12 +417,14 @@ SERVICE_FIELDS = (
         "spec.sessionAffinity",
         "the connections of one client go to different backends",
         same=("None",),
+        when=_is_translated,
         proxied=True,
     ),
     unused(
         "spec.internalTrafficPolicy",
         "connections go to backends of all nodes, not of the client's node only",
         same=("Cluster",),
+        when=_is_translated,
         proxied=True,
     ),
     unused(
@@ -423,6 +436,7 @@ SERVICE_FIELDS = (
     unused(
         "spec.trafficDistribution",
         "connections go to backends of all zones and nodes",
+        when=_is_translated,
         proxied=True,
     ),
     irrelevant("spec.sessionAffinityConfig", "it belongs to sessionAffinity"),
@@ -430,7 +444,7 @@ SERVICE_FIELDS = (
     irrelevant("spec.loadBalancerIP", "status.loadBalancer has what came of it"),
     irrelevant("spec.loadBalancerClass", "it says who assigns addresses"),
     irrelevant("spec.loadBalancerSourceRanges[]", "the load balancer's addresses answer nobody"),
-    irrelevant("spec.allocateLoadBalancerNodePorts", "ports has what came of it"),
+    irrelevant("spec.allocateLoadBalancerNodePorts", "spec.ports has what came of it"),
     irrelevant("spec.externalName", "a name for DNS; the service has no address"),
     irrelevant("spec.ports[].appProtocol", "advice for proxies that read more than addresses"),
     irrelevant("status.loadBalancer.ingress[].hostname", "a name for DNS"),
@@ -454,8 +468,18 @@ SLICE_FIELDS = (
     used("ports[].name", "joins the port with a port of the service"),
     used("ports[].port", "the backend's port; a port without a number is left out"),
     used("ports[].protocol", "TCP or UDP; a port of another protocol is left out"),
-    unused("endpoints[].hints.forZones[]", "connections go to backends of all zones", proxied=True),
-    unused("endpoints[].hints.forNodes[]", "connections go to backends of all nodes", proxied=True),
+    unused(
+        "endpoints[].hints.forZones[]",
+        "connections go to backends of all zones",
+        when=_is_for_proxies,
+        proxied=True,
+    ),
+    unused(
+        "endpoints[].hints.forNodes[]",
+        "connections go to backends of all nodes",
+        when=_is_for_proxies,
+        proxied=True,
+    ),
     irrelevant("endpoints[].nodeName", "only the traffic policies of a service ask for it"),
     irrelevant("endpoints[].zone", "only hints ask for it"),
     irrelevant("endpoints[].hostname", "a name for DNS"),

@@ -76,6 +76,15 @@ def test_node_ports_and_external_addresses() -> None:
     )
 
 
+def test_a_headless_service_has_names_only() -> None:
+    """Nothing of it is translated, so these fields change nothing."""
+    spec = "sessionAffinity: ClientIP, internalTrafficPolicy: Local, trafficDistribution: x"
+    text = SERVICE % ("{}", spec, "[]")
+    assert len(paths(text)) == 3
+    assert paths(text.replace("10.97.1.1", "None")) == []
+    assert paths(text.replace("clusterIP: 10.97.1.1", "clusterIPs: [None]")) == []
+
+
 def test_annotations() -> None:
     used = "{service.cilium.io/affinity: local, service.cilium.io/global: 'true'}"
     assert paths(SERVICE % (used, "a: b", "[]")) == []
@@ -84,6 +93,7 @@ def test_annotations() -> None:
     space = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, annotations: {%s: 'false'}}"
     annotation = "clustermesh.cilium.io/global"
     assert paths(space % annotation) == [f"metadata.annotations[{annotation}]"]
+    assert paths((space % annotation).replace("false", "true")) == []
     pool = "{ipam.cilium.io/ip-pool: blue}"
     assert paths(POD % (pool, "a: b")) == ["metadata.annotations[ipam.cilium.io/ip-pool]"]
 
@@ -103,6 +113,8 @@ addressType: IPv4
 endpoints: [{addresses: [10.1.0.1], hints: {forZones: [{name: a}]}}, {addresses: [10.1.0.2]}]
 """
     assert paths(text) == ["endpoints[].hints.forZones[]"]
+    headless = "labels: {service.kubernetes.io/headless: '', "
+    assert paths(text.replace("labels: {", headless)) == []
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k.fields], ids=lambda kind: kind.kind)

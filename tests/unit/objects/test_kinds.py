@@ -662,7 +662,7 @@ def test_a_list_of_one_kind_says_the_kind_of_its_items() -> None:
         ("cilium.io/v2", "CiliumLocalRedirectPolicy", False),
         ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", False),
         ("cilium.io/v2", "CiliumEnvoyConfig", False),
-        ("v1", "Servcie", True), ("v1", "service", True), ("v1", "Endpoint", True),
+        ("v1", "Servic", True), ("v1", "service", True), ("v1", "Endpoint", True),
         ("v2", "Pod", True), ("discovery.k8s.io/v1beta1", "EndpointSlice", True),
         ("cilium.io/v2alpha1", "CiliumEgressGatewayPolicy", True),
         ("meshgate.io/v1", "EgressPolicy", True), ("meshgate.io/v1alpha1", "Gateway", True),
