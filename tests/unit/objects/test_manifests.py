@@ -551,7 +551,7 @@ def test_a_field_that_is_not_used_is_one_finding_for_all_objects(rig: Rig) -> No
     """With their number and the first three names, whichever files they are in."""
 
     def service(name: str, more: str = "") -> str:
-        spec = f"{{clusterIP: None, ports: [{{port: 80}}]{more}}}"
+        spec = f"{{clusterIP: 10.97.1.1, ports: [{{port: 80}}]{more}}}"
         return f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
 
     def texts() -> dict[str, str]:
