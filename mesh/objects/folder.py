@@ -69,7 +69,10 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Outcome of one look at the folder: names to read and names that are gone."""
+    """Outcome of one look at the folder: names to read and names that are gone.
+
+    With a ``problem`` not everything was seen; nothing that was not seen is gone.
+    """
 
     read: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
@@ -93,6 +96,7 @@ class Folder:
         self._identity: tuple[int, int] | None = None
         #: Of the folder and its subfolders when they were listed; None: list again.
         self._times: dict[str, tuple[int, ...]] | None = None
+        self._unlisted = ""  # why names of a subfolder are not known
         self._round: list[str] = []  # names that this round has yet to examine
 
     def look(self, *, whole: bool = False) -> Look:
@@ -102,15 +106,13 @@ class Folder:
         try:
             info = self.path.stat()
             if whole or not self._round or self._missing or self._is_touched():
-                suspects, absent, folders = self._list()
+                suspects, absent = self._list()
                 if self._is_replaced(info):
                     return Look(problem="empty since it was replaced: nothing is deleted")
-                self._identity, self._times = (info.st_dev, info.st_ino), _settled_times(folders)
+                self._identity = info.st_dev, info.st_ino
                 gone = [name for name in absent if self._miss(name)]
         except OSError as error:
-            below = str(error.filename or "").removeprefix(self._prefix).rstrip("/")
-            where = "" if below == str(self.path) or not below else f"subfolder {below}: "
-            return Look(problem=f"{where}{error.strerror}: nothing is deleted")
+            return Look(problem=f"{error.strerror}: nothing is deleted")
         read = []
         for name in suspects | (self._unsettled - self._missing) | self._share(whole=whole):
             stamp = self._stamp(name)
@@ -118,7 +120,7 @@ class Folder:
                 gone += [name] if self._miss(name) else []
             elif self._is_ripe(name, stamp):
                 read.append(name)
-        return Look(tuple(sorted(read)), tuple(gone))
+        return Look(tuple(sorted(read)), tuple(gone), self._unlisted)
 
     def done(self, name: str) -> None:
         """The file was read as it was when it became ripe; do not read it again as such."""
@@ -151,7 +153,7 @@ class Folder:
             return True
         try:
             return any(
-                _times(os.stat(f"{self._prefix}{folder}")) != times  # noqa: PTH116 (as below)
+                _times(os.stat(f"{self._prefix}{folder}")) != times  # noqa: PTH116 (as in _stamp)
                 for folder, times in self._times.items()
             )
         except FileNotFoundError:  # a subfolder has gone
@@ -161,23 +163,30 @@ class Folder:
         other = self._identity not in {None, (info.st_dev, info.st_ino)}
         return other and bool(self._seen) and not self._entries
 
-    def _list(self) -> tuple[set[str], AbstractSet[str], dict[str, os.stat_result]]:
-        """Names that are new, or have another inode; seen names that are not there; all folders."""
+    def _list(self) -> tuple[set[str], AbstractSet[str]]:
+        """Names that are new, or have another inode, and seen names that are not there."""
         listed = _Listing(self._prefix, self._entries)
-        fresh = listed.fresh
+        fresh, hidden = listed.fresh, tuple(listed.unreadable)
         again = sum(name in self._entries for name in fresh)
         if listed.count + again < len(self._entries):
             names = _Listing(self._prefix, {}).fresh.keys() | fresh.keys()
-            self._entries = {name: at for name, at in self._entries.items() if name in names}
+            self._entries = {
+                name: at
+                for name, at in self._entries.items()
+                if name in names or name.startswith(hidden)
+            }
         self._entries |= fresh
+        self._times = None if hidden else _settled_times(listed.folders)
+        self._unlisted = "; ".join(listed.unreadable.values())
         for name in fresh:
             self._seen.setdefault(name, _Seen(NO_STAMP, time.monotonic()))
         for name in self._missing & self._entries.keys():
             self._missing.discard(name)
             self._seen[name].misses = 0
         if len(self._entries) == len(self._seen):
-            return set(fresh), frozenset(), listed.folders
-        return set(fresh), self._seen.keys() - self._entries.keys(), listed.folders
+            return set(fresh), frozenset()
+        absent = self._seen.keys() - self._entries.keys()
+        return set(fresh), {name for name in absent if not name.startswith(hidden)}
 
     def _share(self, *, whole: bool) -> set[str]:
         """The next names of the round."""
@@ -241,13 +250,15 @@ class _Listing:
     """The names below a folder, and its subfolders. Asks for no file.
 
     ``fresh`` are inodes by name of the manifests that are not ``known`` as they are, and ``count``
-    is how many are. A link (``_LINK``) never is.
+    is how many are. A link (``_LINK``) never is. ``unreadable`` says of subfolders why their names
+    are missing here.
     """
 
     def __init__(self, prefix: str, known: Mapping[str, int]) -> None:
         self.fresh: dict[str, int] = {}
         self.count = 0
         self.folders: dict[str, os.stat_result] = {}
+        self.unreadable: dict[str, str] = {}
         self._prefix, self._known = prefix, known
         waiting = [""]
         while waiting:
@@ -255,26 +266,33 @@ class _Listing:
 
     def _list(self, folder: str) -> list[str]:
         """Take in the names of one folder; its subfolders."""
-        below: list[str] = []
         path = f"{self._prefix}{folder}"
         try:
-            self.folders[folder] = os.stat(path)  # noqa: PTH116 (as below)
+            self.folders[folder] = os.stat(path)  # noqa: PTH116 (as in _stamp)
             with os.scandir(path) as found:
-                for entry in found:
-                    name = f"{folder}{entry.name}"
-                    if self._known.get(name) == entry.inode() and not entry.is_symlink():
-                        self.count += 1
-                    elif entry.name.startswith("."):
-                        continue
-                    elif name.endswith(SUFFIXES):
-                        self.fresh[name] = _LINK if entry.is_symlink() else entry.inode()
-                    elif entry.is_dir(follow_symlinks=False):
-                        below.append(f"{name}/")
-        except FileNotFoundError:  # a subfolder that went while we looked
+                below = [name for entry in found if (name := self._take(folder, entry))]
+        except OSError as error:
             if not folder:
                 raise
             self.folders.pop(folder, None)
+            if not isinstance(error, FileNotFoundError):  # it did not just go
+                text = f"subfolder {folder[:-1]}: {error.strerror}: nothing of it is deleted"
+                self.unreadable[folder] = text
+            return []
         return below if folder.count("/") < _DEEPEST else []
+
+    def _take(self, folder: str, entry: os.DirEntry[str]) -> str:
+        """Take in a name; a subfolder's, with a slash, is returned."""
+        name = f"{folder}{entry.name}"
+        if self._known.get(name) == entry.inode() and not entry.is_symlink():
+            self.count += 1
+        elif entry.name.startswith("."):
+            return ""
+        elif name.endswith(SUFFIXES):
+            self.fresh[name] = _LINK if entry.is_symlink() else entry.inode()
+        elif entry.is_dir(follow_symlinks=False):
+            return f"{name}/"
+        return ""
 
 
 def read_text(path: Path) -> str:

@@ -540,6 +540,32 @@ def test_subfolders_belong_to_the_folder(rig: Rig) -> None:
     assert (rig.pods, rig.findings) == (["p2"], [])
 
 
+def test_a_subfolder_that_cannot_be_read_holds_nobody_else_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its objects stay as they were; those of the others come and go."""
+    (rig.folder / "sub").mkdir()
+    rig.write("sub/a.yaml", pod("p1"))
+    rig.put("b.yaml", pod("p2"))
+    scandir = os.scandir
+
+    def denied(path: str) -> object:
+        if path.endswith("/sub/"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest_files.os, "scandir", denied)
+        rig.write("c.yaml", pod("p3"))
+        (rig.folder / "b.yaml").unlink()
+        rig.look()
+        assert rig.pods == ["p1", "p3"]
+        assert [one[0] for one in rig.findings] == [FOLDER]
+    (rig.folder / "sub/a.yaml").unlink()
+    rig.look()
+    assert (rig.pods, rig.findings) == (["p3"], [])
+
+
 def test_links_to_folders_are_not_followed(rig: Rig) -> None:
     """They may lead in a circle."""
     (rig.folder / "loop").symlink_to(rig.folder)
