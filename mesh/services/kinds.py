@@ -189,6 +189,9 @@ def _service(place: Place, document: object) -> Parsed:
     key = ServiceKey(place.cluster, place.key.namespace, place.key.name)
     if spec.type == "ExternalName" or _OTHER_PROXY in (metadata.labels or {}):
         return Parsed(SERVICES.name, key, None)
+    for number, port in enumerate(spec.ports or ()):
+        if port.name:  # peers refuse a service that has a port whose name is none
+            name_of(f"spec.ports[{number}].name", port.name.lower())
     ports = [port for port in spec.ports or () if _protocol(port.protocol) in _PROTOCOLS]
     annotations = metadata.annotations or {}
     row = ServiceObject(

@@ -364,6 +364,7 @@ def test_endpoints_are_a_slice_for_each_subset() -> None:
             SERVICE.replace('"fd97:1::1"', "x"),
             "spec.clusterIPs[1]: expected an IP address, got 'x'",
         ),
+        (SERVICE.replace("name: p,", "name: p_q,"), "spec.ports[2].name: expected a name of"),
         (SERVICE.replace("port: 82", "port: 65536"), Refused("spec.ports[2].port", 65536)),
         (SLICE.replace("10.1.0.5", '"fd01::5"'), "endpoints[0].addresses[0]: expected an IPv4"),
         (SLICE.replace("kubernetes.io/service-name", "x"), "metadata.labels.kubernetes.io/ser"),
