@@ -6,7 +6,7 @@ A text that changed costs its changed documents: the others are known by a diges
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -79,10 +79,7 @@ def by_object(
     """Usable documents by object, the first one of each."""
     found: dict[ObjectKey, Any] = {}
     for document in documents:
-        listed: Sequence[Any] = ()
-        with suppress(Wrong):
-            listed = items(document)
-        for item in listed:
+        for item in (item for item, wrong in _listed(document) if not wrong):
             with suppress(Wrong):
                 named = head(item)
                 place = Place(cluster, path, kinds.key_of(named))
@@ -95,6 +92,20 @@ def by_object(
 def parse(name: str, text: str) -> list[Any]:
     """The documents of a text, by the suffix of its file. Raises ``Wrong``."""
     return parse_json(text) if name.endswith(".json") else parse_yaml(text)
+
+
+def _listed(document: Any) -> Iterator[tuple[Any, Wrong | None]]:
+    """The objects of a document, and lists that are none; each of them costs itself."""
+    try:
+        listed = items(document)
+    except Wrong as error:
+        yield document, error
+        return
+    for item in listed:
+        if item is document:
+            yield item, None
+        else:
+            yield from _listed(item)
 
 
 def _read_whole(kinds: Kinds, cluster: str, path: str, text: str, last: Content) -> _Reading:
@@ -169,14 +180,12 @@ class _Reading:
         """Parsed documents."""
         for document in documents:
             self.documents += 1
-            try:
-                listed = items(document)
-            except Wrong as error:
+            for item, wrong in _listed(document):
                 self._number += 1
-                self._refuse(error)
-                continue
-            for item in listed:
-                self._add_item(item)
+                if wrong:
+                    self._refuse(wrong)
+                else:
+                    self._add_item(item)
 
     def _refuse(self, error: Wrong) -> None:
         """A finding about a document that has no name."""
@@ -185,7 +194,6 @@ class _Reading:
         self.findings.append(Finding(REFUSED, self.path, where, error.text))
 
     def _add_item(self, document: object) -> None:
-        self._number += 1
         try:
             if self._is_of_no_concern(kind_of(document)):
                 return

@@ -640,10 +640,6 @@ def test_a_list_of_one_kind_says_the_kind_of_its_items() -> None:
     [listed] = parse_yaml("apiVersion: v1\nkind: ServiceList\nitems: [{a: 1}, {kind: X}, text]")
     service = {"apiVersion": "v1", "kind": "Service"}
     assert list(items(listed)) == [{**service, "a": 1}, {**service, "kind": "X"}, "text"]
-    [listed] = parse_yaml(
-        "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: PodList, items: [{}]}]"
-    )
-    assert list(items(listed)) == [{"apiVersion": "v1", "kind": "Pod"}]
     [listed] = parse_yaml("apiVersion: v1\nkind: PodList\nitems: null")
     assert list(items(listed)) == []
     for other in ("kind: PodList", "kind: PodList\nitems: x", "kind: [List]\nitems: []"):

@@ -566,6 +566,15 @@ def test_a_subfolder_that_cannot_be_read_holds_nobody_else_up(
     assert (rig.pods, rig.findings) == (["p3"], [])
 
 
+def test_a_list_in_a_list_that_is_none_costs_itself_only(rig: Rig) -> None:
+    pods = {"apiVersion": "v1", "kind": "PodList", "items": parse_yaml(pod("p1"))}
+    wrong = {"apiVersion": "v1", "kind": "List", "items": "x"}
+    whole = {"apiVersion": "v1", "kind": "List", "items": [pods, wrong, *parse_yaml(pod("p2"))]}
+    rig.put("a.json", json.dumps(whole))
+    assert rig.pods == ["p1", "p2"]
+    assert rig.findings == [(REFUSED, "a.json", "document 2: items")]
+
+
 def test_links_to_folders_are_not_followed(rig: Rig) -> None:
     """They may lead in a circle."""
     (rig.folder / "loop").symlink_to(rig.folder)
