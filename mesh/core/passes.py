@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from mesh.core.table import Source
@@ -62,29 +63,41 @@ class Gate:
                 future.set_result(take())
             except Exception as error:  # noqa: BLE001 - belongs to the one who waits
                 future.set_exception(error)
-            if turn.spent():
+            turn.read()
+            if turn.spent:
                 return
 
 
 class Turn:
-    """The CPU time since the event loop was last served."""
+    """The CPU time since the event loop was last served.
+
+    A reading of the CPU clock is a system call of about 1 µs: the reading at the end of one
+    derivation is the beginning of the next.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
+        self.now = 0.0  # the last reading
+        self._clock = clock
         self._end = 0.0
+
+    def read(self) -> float:
+        """A new reading."""
+        self.now = self._clock()
+        return self.now
 
     def begin(self) -> None:
         """The event loop has been served."""
-        self._end = self.clock() + SLICE_S
+        self._end = self.read() + SLICE_S
 
+    @property
     def spent(self) -> bool:
-        """Whether it is time to rest."""
-        return self.clock() >= self._end
+        """Whether it was time to rest at the last reading."""
+        return self.now >= self._end
 
     def end_of_slice(self, doublings: int) -> float:
         """Until when one derivation may go on; those above leave it half a slice at least."""
         longest = SLICE_S * (1 << min(doublings, _MAX_DOUBLINGS))
-        return max(self._end - SLICE_S + longest, self.clock() + longest / 2)
+        return max(self._end - SLICE_S + longest, self.now + longest / 2)
 
 
 @dataclass(slots=True)
@@ -142,10 +155,6 @@ class Derivation:
         self._rested = False
         self._run_s = 0.0
 
-    def touch(self) -> None:
-        """An input has changed."""
-        self.due = True
-
     @property
     def pending(self) -> bool:
         """Whether there is something to do."""
@@ -155,11 +164,11 @@ class Derivation:
         """Go on until the work is done or, with ``turn``, until it is time to rest: False."""
         if self._steps is None and not (self.due and self._ready()):
             return True
-        began = turn.clock() if turn else time.thread_time()
+        began = turn.now if turn else time.thread_time()
         try:
             return self._advance(turn)
         finally:
-            self._run_s += (turn.clock() if turn else time.thread_time()) - began
+            self._run_s += (turn.read() if turn else time.thread_time()) - began
             if self._steps is None:
                 self._note()
 
@@ -176,7 +185,7 @@ class Derivation:
         self._rested = False
         end = turn.end_of_slice(self._work.doublings) if turn else 0.0
         for _ in self._steps:
-            if turn and turn.clock() >= end:
+            if turn and turn.read() >= end:
                 self._rested = True
                 return False
         self._steps = None
@@ -199,6 +208,7 @@ class Passes:
         self.gate = gate
         self.all: list[Derivation] = []
         self.turn = Turn(clock)
+        self._pending: set[int] = set()  # places in ``all``
         self._changed = asyncio.Event()
 
     def add(
@@ -208,23 +218,25 @@ class Passes:
 
         ``also`` are inputs that need not be synced.
         """
-        derivation = Derivation(name, inputs, work)
-        self.all.append(derivation)
+        touch = partial(self._touch, len(self.all))
+        self.all.append(Derivation(name, inputs, work))
         for source in dict.fromkeys((*inputs, *also)):
-            source.listen(derivation.touch)
-            source.listen(self._wake)
-        self._wake()
+            source.listen(touch)
+        touch()
 
-    def _wake(self) -> None:
+    def _touch(self, at: int) -> None:
+        """An input of a derivation has changed."""
+        self.all[at].due = True
+        self._pending.add(at)
         self.gate.close()
         self._changed.set()
 
     def once(self) -> None:
         """One pass to its end, without rests."""
         self._changed.clear()
-        for one in self.all:
-            one.advance(None)
-        self.gate.open = not self._pending()
+        for at in range(len(self.all)):
+            self._advance(at, None)
+        self.gate.open = not self._pending
         while self.gate.open and self.gate.waited_for:
             self.gate.serve(self.turn)
 
@@ -232,7 +244,7 @@ class Passes:
         """Passes for ever."""
         while True:
             self._changed.clear()
-            while self._pending():  # again when a derivation has written what one above reads
+            while self._pending:  # again when a derivation has written what one above reads
                 await self._pass()
             self.gate.open = True
             while self.gate.open and self.gate.waited_for:
@@ -243,20 +255,25 @@ class Passes:
 
     async def _pass(self) -> None:
         """Run what is due; after each rest from the top, but no rest before something is new."""
-        at = reached = 0
-        while at < len(self.all):
-            if not self.all[at].pending:
-                at += 1
-                continue
-            done = self.all[at].advance(self.turn)
+        at: int | None = 0
+        reached = 0
+        while (at := self._next(at)) is not None:
+            done = self._advance(at, self.turn)
             at += done
-            if not done or (at > reached and self.turn.spent() and self._pending()):
+            if not done or (at > reached and self.turn.spent and self._pending):
                 reached = max(reached, at)
                 await self._rest()
                 at = 0
 
-    def _pending(self) -> bool:
-        return any(one.pending for one in self.all)
+    def _next(self, start: int) -> int | None:
+        """The first place from ``start`` on where there is something to do."""
+        return min((at for at in self._pending if at >= start), default=None)
+
+    def _advance(self, at: int, turn: Turn | None) -> bool:
+        done = self.all[at].advance(turn)
+        if not self.all[at].pending:
+            self._pending.discard(at)
+        return done
 
     async def _rest(self) -> None:
         await asyncio.sleep(0)
