@@ -1,4 +1,7 @@
-"""One change of each kind, in the steps in which a real cluster shows it."""
+"""One change of each kind, in the steps in which a real cluster shows it.
+
+Rows and keys of a step are made before the step's clock runs: between two ``yield``.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +60,9 @@ class Events:
         side = self.side
         if not isinstance(side, AgentSide):
             raise TypeError
-        yield lambda: side.put_pod(world.pod(self.size, n))
-        yield side.wire_all
-        yield side.entries_come_back
+        row = world.pod(self.size, n)
+        yield lambda: side.put_pod(row)
+        yield from side.pods_wired()
         yield from self._slices_with(n)
 
     def pod_gone(self) -> Steps:
@@ -67,7 +70,8 @@ class Events:
         row = world.pod(self.size, n)
         yield from self._slices_without(n)
         yield lambda: self.side.drop_pod(row)
-        yield lambda: self.side.own([], [world.pod_entry(self.size, n, row).key])
+        entry = world.pod_entry(self.size, n, row)
+        yield lambda: self.side.own([], [entry.key])
 
     def pod_label(self) -> Steps:
         """A label that its identity has: the identity is claimed, the key is written anew."""
@@ -78,8 +82,10 @@ class Events:
         number = (world.CLUSTER_ID << 16) + 50_000 + next(self._count)
         text = world.labels_of(fresh)
         yield lambda: self.side.put_pod(fresh)
-        yield lambda: self.side.own([world.claim("identity", "labels", number, text)])
-        yield lambda: self.side.own([world.pod_entry(self.size, n, fresh)])
+        claim = world.claim("identity", "labels", number, text)
+        yield lambda: self.side.own([claim])
+        entry = world.pod_entry(self.size, n, fresh)
+        yield lambda: self.side.own([entry])
 
     def namespace_label(self) -> Steps:
         n = next(self._count) % self.size.namespaces
@@ -108,8 +114,10 @@ class Events:
         """The object, its claims, its next hop."""
         n = self.size.nodes + next(self._count)
         side = self.side
-        yield lambda: side.objects[NODES].upsert({world.node_key(n): world.node(self.size, n)})
-        yield lambda: side.own(world.node_claims(n))
+        key, row = world.node_key(n), world.node(self.size, n)
+        yield lambda: side.objects[NODES].upsert({key: row})
+        claims = world.node_claims(n)
+        yield lambda: side.own(claims)
         if isinstance(side, AgentSide):
             yield side.hops
 
@@ -118,7 +126,8 @@ class Events:
         n = 20 + next(self._count) % (self.size.nodes - 20)
         row = world.node(self.size, n)
         fresh = replace(row, labels=(*row.labels, ("zz", str(next(self._count)))))
-        yield lambda: self.side.objects[NODES].upsert({world.node_key(n): fresh})
+        key = world.node_key(n)
+        yield lambda: self.side.objects[NODES].upsert({key: fresh})
 
     def identity_claimed(self) -> Steps:
         number = (world.CLUSTER_ID << 16) + 40_000 + next(self._count)
@@ -145,7 +154,8 @@ class Events:
 
     def _pod(self, n: int, row: Pod) -> Steps:
         yield lambda: self.side.put_pod(row)
-        yield lambda: self.side.own([world.pod_entry(self.size, n, row)])
+        entry = world.pod_entry(self.size, n, row)
+        yield lambda: self.side.own([entry])
         yield from self._slices_with(n)
 
     def _slices_with(self, n: int) -> Steps:
