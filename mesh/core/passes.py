@@ -255,15 +255,14 @@ class Passes:
 
     async def _pass(self) -> None:
         """Run what is due; after each rest from the top, but no rest before something is new."""
-        at: int | None = 0
-        reached = 0
-        while (at := self._next(at)) is not None:
+        start = reached = 0
+        while (at := self._next(start)) is not None:
             done = self._advance(at, self.turn)
-            at += done
-            if not done or (at > reached and self.turn.spent and self._pending):
-                reached = max(reached, at)
+            start = at + done
+            if not done or (start > reached and self.turn.spent and self._pending):
+                reached = max(reached, start)
                 await self._rest()
-                at = 0
+                start = 0
 
     def _next(self, start: int) -> int | None:
         """The first place from ``start`` on where there is something to do."""

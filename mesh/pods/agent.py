@@ -31,13 +31,14 @@ from mesh.core.model import (
 )
 from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, Loop, Refers, Target
-from mesh.core.table import Source, Table
+from mesh.core.table import Changes, Source, Table
 from mesh.identity.labels import identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
+from mesh.pods.assigned import Assigned, assign
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
-from mesh.pods.links import Device, PodLink, PodLinks, assign, device_name, netns_path
+from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
 from mesh.pods.maps import pod_target
 from mesh.pods.nouns import pod_row
 from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows, tokens_of_mark
@@ -92,7 +93,8 @@ class PodsAgent(AgentFeature):
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
         self._wiring, self._mine = wiring, mine
-        self._assigned: tuple[int, tuple[Network, ...]] | None = None  # what was seen last
+        self._seen: tuple[int, tuple[Network, ...]] | None = None  # pods and CIDRs
+        self._assigned = Assigned((), (), self.held)
         self._objects_placed: dict[PodKey, Pod] = {}  # of which ``local_pod`` was made
         self._objects, self._node, self._number = objects, node, number
         self._marked = tuple(marks)
@@ -122,8 +124,14 @@ class PodsAgent(AgentFeature):
         loop.group(
             self._claimed, _claimed, By(self._labels), To(self._number, lambda _, labels: labels)
         )
-        sources: list[Source] = [self.local_pod, self._claimed]
-        loop.derive(sources, self._hold_identities, [self.devices])
+        loop.group(
+            self._identity,
+            self._identity_of,
+            By(self.local_pod),
+            By(self._claimed),
+            By(self.devices),
+            also=[self.devices],
+        )
         self._cover(loop)
         loop.group(
             self.pod,
@@ -137,16 +145,37 @@ class PodsAgent(AgentFeature):
         )
 
     def _assign(self) -> None:
-        """Addresses of all pods of this node at once: which are free depends on the others."""
-        me, mine = self._node.rows.get(self.own), self._mine.rows
-        seen = (self._mine.revision, me.pod_cidrs if me else ())
-        if seen == self._assigned:
+        """Addresses of the pods of this node: which are free depends on the other pods."""
+        me, mine = self._node.rows.get(self.own), self._mine
+        last, self._seen = self._seen, (mine.revision, me.pod_cidrs if me else ())
+        if self._seen == last:
             return  # a change of another node
-        self._assigned = seen
-        self.held = assign(mine, seen[1], self.held)
+        few = last and last[1] == self._seen[1] and not self._assigned.unplaced
+        changes = mine.changes(last[0]) if last and few else None
+        if changes is None:
+            self._assign_all(self._seen[1])
+        else:
+            self._assign_changed(changes)
+
+    def _assign_all(self, cidrs: tuple[Network, ...]) -> None:
+        mine = self._mine.rows
+        self.held = assign(mine, cidrs, self.held)
+        self._assigned = Assigned(mine, cidrs, self.held)
         rows = {k: self._placed(k, mine[k], a) for k, a in self.held.items()}
         self._objects_placed = {key: mine[key] for key in rows}
         self.local_pod.replace(rows)
+
+    def _assign_changed(self, changes: Changes[PodKey, Pod]) -> None:
+        given = self._assigned.change(changes.upsert, changes.delete)
+        changed = [key for key in {**dict.fromkeys(given), **changes.upsert} if key in self.held]
+        pods = {key: self._mine.rows[key] for key in changed}
+        self._objects_placed |= pods
+        for key in changes.delete:
+            self._objects_placed.pop(key, None)
+        self.local_pod.upsert(
+            {key: replace(pod, addresses=self.held[key]) for key, pod in pods.items()}
+        )
+        self.local_pod.delete(changes.delete)
 
     def _placed(self, key: PodKey, pod: Pod, addresses: tuple[IP, ...]) -> Pod:
         """The pod with its addresses; the row that there is when nothing differs."""
@@ -178,17 +207,19 @@ class PodsAgent(AgentFeature):
         key, value = self._entries.synced
         self.entry.upsert({key: value})
 
-    def _hold_identities(self) -> None:
-        """A pod whose labels changed keeps its identity until the new one is claimed (D23)."""
-        rows: dict[PodKey, PodIdentity] = {}
-        for key in self.local_pod.rows:
-            device, last = self.devices.rows.get(key), self._identity.rows.get(key)
-            number = self._claimed.rows.get(key)
-            if device and number:
-                rows[key] = PodIdentity(device.ifindex, number)
-            elif device and last and last.ifindex == device.ifindex:
-                rows[key] = last
-        self._identity.replace(rows)
+    def _identity_of(
+        self, key: PodKey, pod: Pod | None, number: int | None, device: Device | None
+    ) -> dict[PodKey, PodIdentity]:
+        """A pod whose labels changed keeps its identity until the new one is claimed (D23).
+
+        So the row of before is an input, too. Nothing but this group writes it.
+        """
+        if pod is None or device is None:
+            return {}
+        if number:
+            return {key: PodIdentity(device.ifindex, number)}
+        last = self._identity.rows.get(key)
+        return {key: last} if last and last.ifindex == device.ifindex else {}
 
     # --- Marks of pods that the last agent wired ----------------------------------------------
 
@@ -203,8 +234,11 @@ class PodsAgent(AgentFeature):
     def _mark_held(self) -> None:
         """Marks of the pods in the map, which need no store.
 
-        A policy that came while the agent was dead covers them also when the store is away.
+        A policy that came while the agent was dead covers them also when the store is away. Once
+        the rows of pods are made, their marks are in them.
         """
+        if self.pod.synced:
+            return
         owners = {a: key for key, held in self.held.items() if key in self._mine.rows for a in held}
         rows = {}
         for address, row in self.pod.rows.items():

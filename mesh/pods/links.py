@@ -1,6 +1,6 @@
-"""Pods of this node: addresses from the node's CIDRs, and the veth that carries them.
+"""Pods of this node: the veth that carries a pod's addresses.
 
-``assign`` and ``pod_links`` are pure; ``PodLinks`` is the target. What a pod was given is read
+``pod_links`` is pure; ``PodLinks`` is the target. What a pod was given is read
 back from the kernel (the alias and host routes of its veth), so a restarted agent finds it there.
 A packet of a pod is dropped until its row is in ``mg_pod_addr``: wiring never has to hurry.
 """
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Protocol
 
-from mesh.core.model import IP, Network, Pod, PodKey
+from mesh.core.model import IP, Pod, PodKey
 from mesh.core.reconcile import Errors
 from mesh.core.table import Table
 from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, Link, VethEnd, set_sysctl
@@ -23,9 +23,6 @@ POD_DEVICE = "eth0"
 #: Host ends of pods' veths have names that start so.
 DEVICE_PREFIX = "mgp"
 _ALIAS = "meshgate pod "
-#: The network address and the first host of a CIDR stay free (the latter is the usual gateway).
-_FIRST = 2
-_NOWHERE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +47,6 @@ class Device:
     ifindex: int
     mac: str
     host_mac: str
-
-
-def assign(
-    pods: Collection[PodKey],
-    cidrs: tuple[Network, ...],
-    held: Mapping[PodKey, tuple[IP, ...]],
-) -> dict[PodKey, tuple[IP, ...]]:
-    """Addresses of each pod, one from every CIDR, the same offset in each.
-
-    A pod keeps what it holds, and its offset when there is one more CIDR; so it does while a CIDR
-    is not known. New pods get offsets above the highest one in use, and start again from the
-    bottom at the end, so that a freed address rests. Pods without a free offset are left out: the
-    caller finds them missing.
-    """
-    spans = [_Span(cidr) for cidr in cidrs]
-    mine = sorted(held.keys() & set(pods), key=_name)
-    kept = {key: held[key] for key in mine if _fits(held[key], spans)}
-    if not cidrs:
-        return kept
-    taken: dict[int, PodKey] = {}
-    for key, addresses in kept.items():
-        taken.setdefault(_offset(addresses, spans), key)
-    taken.pop(_NOWHERE, None)
-    size = min(*(cidr.num_addresses for cidr in cidrs), 1 << 16) - 1
-    last = max(taken, default=_FIRST - 1)
-    order = [*range(last + 1, size), *range(_FIRST, last)]
-    free = (offset for offset in order if offset not in taken)
-    new = sorted(set(pods).difference(taken.values()))
-    taken |= tuple(zip(free, new, strict=False))
-    return {key: _addresses(at, kept.get(key, ()), spans) for at, key in taken.items()}
 
 
 def pod_links(
@@ -240,54 +207,3 @@ def _macs(addresses: tuple[IP, ...]) -> tuple[str, str]:
 def _device(link: Link, addresses: tuple[IP, ...]) -> Device:
     mac, host_mac = _macs(addresses)
     return Device(link.ifindex, mac, host_mac)
-
-
-class _Span:
-    """A CIDR in numbers: all pods of a node are compared with it whenever one comes."""
-
-    __slots__ = ("first", "size", "version")
-
-    def __init__(self, cidr: Network) -> None:
-        self.version: int = cidr.version
-        self.first, self.size = int(cidr.network_address), cidr.num_addresses
-
-    def offset(self, address: IP) -> int:
-        """Where the address is in the CIDR, if it is."""
-        at = int(address) - self.first
-        return at if address.version == self.version and 0 <= at < self.size else _NOWHERE
-
-    def address(self, offset: int) -> IP:
-        """The address at an offset."""
-        number = self.first + offset
-        return IPv4Address(number) if self.version == 4 else IPv6Address(number)
-
-
-def _name(key: PodKey) -> tuple[str, str, str]:
-    return key.cluster, key.namespace, key.name
-
-
-def _offset(addresses: tuple[IP, ...], spans: Sequence[_Span]) -> int:
-    """The offset of the first address that is in a CIDR."""
-    for address in addresses:
-        for span in spans:
-            if (at := span.offset(address)) != _NOWHERE:
-                return at
-    return _NOWHERE
-
-
-def _fits(addresses: tuple[IP, ...], spans: Sequence[_Span]) -> bool:
-    """Whether each address is in a CIDR of its family, if there is one, with room for it in all."""
-    for address in addresses:
-        same = [span for span in spans if span.version == address.version]
-        if same and all(span.offset(address) == _NOWHERE for span in same):
-            return False
-    at = _offset(addresses, spans)
-    return all(at < span.size for span in spans)
-
-
-def _addresses(at: int, kept: tuple[IP, ...], spans: Sequence[_Span]) -> tuple[IP, ...]:
-    """The addresses at an offset of every CIDR; those kept when they are the same, or more."""
-    same = [span.offset(address) == at for address, span in zip(kept, spans, strict=False)]
-    if len(kept) > len(spans) or (len(kept) == len(spans) and all(same)):
-        return kept
-    return tuple(span.address(at) for span in spans)

@@ -3,7 +3,8 @@
 from ipaddress import ip_address, ip_network
 
 from mesh.core.model import Pod, PodKey
-from mesh.pods.links import alias_of, assign, device_name, parse_alias, pod_links
+from mesh.pods.assigned import assign
+from mesh.pods.links import alias_of, device_name, parse_alias, pod_links
 
 CIDRS = (ip_network("10.1.0.0/28"), ip_network("fd01::/64"))
 
