@@ -36,6 +36,8 @@ _DUMP_CHUNK = 16384
 _WRITE_CHUNK = 4096
 #: Rows that a target encodes or decodes before it lets the event loop run again: about 3 ms.
 _ROW_CHUNK = 1024
+#: Rows that are encoded one by one: columns cost about 10 µs and then 0.7 µs a row, a row 3 µs.
+_FEW = 4
 #: No descriptor: a closed map answers EBADF.
 _CLOSED = 0xFFFFFFFF
 _PER_CPU = (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH)
@@ -48,7 +50,7 @@ def possible_cpus() -> int:
     return max(int(part) for part in text.replace(",", "-").split("-")) + 1
 
 
-def fill(target: Array, values: Mapping[str, object]) -> None:
+def fill(target: Array, values: Mapping[str, Any]) -> None:
     """Assign fields of a 0-d structured array; KeyError if there is none of a name.
 
     Nested ones are mappings, or bytes of the whole.
@@ -61,8 +63,14 @@ def fill(target: Array, values: Mapping[str, object]) -> None:
             fill(target[name], value)
         elif isinstance(value, bytes) and target.dtype[name].names:
             target[name] = cell(target.dtype[name], value)[0]
+        elif (shape := target.dtype[name].shape) and _length(value) != shape[0]:
+            raise ValueError(f"{name}: {_length(value)} where {shape[0]} belong")
         else:
             target[name] = value
+
+
+def _length(value: Any) -> int:
+    return len(value) if hasattr(value, "__len__") else 0
 
 
 def cell(dtype: Dtype, item: object) -> Array:
@@ -80,6 +88,8 @@ def cell(dtype: Dtype, item: object) -> Array:
 
 def cells(dtype: Dtype, items: Sequence[object]) -> Array:
     """Keys or values as ``cell`` takes them, in one array; one bad item fails all."""
+    if len(items) <= _FEW:
+        return np.frombuffer(b"".join([cell(dtype, item).tobytes() for item in items]), dtype)
     kinds = {type(item) for item in items}
     if kinds <= {bytes} and all(len(item) == dtype.itemsize for item in items):  # type: ignore[arg-type]
         return np.frombuffer(b"".join(items), dtype)  # type: ignore[arg-type]
