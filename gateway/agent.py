@@ -19,7 +19,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from time import monotonic
@@ -27,7 +27,6 @@ from typing import Any
 
 from gateway import blocks, nouns, rows
 from gateway import maps as entries
-from gateway.claimed import Blocks
 from gateway.coverage import Coverage
 from gateway.layouts import DECLARED
 from gateway.members import (
@@ -48,7 +47,7 @@ from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.files import replace_file
 from mesh.core.groups import By, Each, To
-from mesh.core.model import IP, Network, Node, NodeKey, Pod, PodKey
+from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop, Refers
 from mesh.core.sources import OwnStore
@@ -110,14 +109,12 @@ class EgressAgent(AgentFeature):
         self.marks = (self.mark,)
         self.ours = (Table[Network, None]("egress network"),)
         self.announced = (Table[Network, None]("own egress network"),)
-        claims, size = store.claims_of(blocks.NOUN), settings.block_size
-        self._blocks = Blocks("block", own.cluster, size, claims.held)
-        self._resting = Blocks("resting block", own.cluster, size, claims.resting)
-        self.block = self._blocks.table
+        self._claims = store.claims_of(blocks.NOUN)
         self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
         self._left: dict[GatewayKey, float] = {}
-        self._owners: Table[blocks.BlockKey, blocks.BlockOwner] = Table("owner of block")
+        self._owners: Table[ClaimKey, blocks.BlockOwner] = Table("owner of block")
         self._count: Table[int, int] = Table("rows of egress class")
+        self._node_key = cache(partial(NodeKey, own.cluster))  # one object for all blocks
         self._special: Mapping[str, int] = {}  # classes that are no set of policies
 
     def settings(self) -> Mapping[str, object]:
@@ -151,18 +148,13 @@ class EgressAgent(AgentFeature):
         self._special = maps.enum("egress_class")
 
     def _derive_blocks(self, loop: Loop) -> None:
-        self._blocks.derive(loop)
-        self._resting.derive(loop)
-        loop.group(
-            self._owners,
-            blocks.block_owner,
-            By(self.block),
-            By(self._resting.table),
-            To(self._node, self._node_of_block),
-        )
+        held, resting = self._claims.held, self._claims.resting
+        owner_of = partial(blocks.block_owner, block_size=self._settings.block_size)
+        nodes = To(self._node, self._node_of_claim)
+        loop.group(self._owners, owner_of, By(held), By(resting), nodes)
         loop.follow(self._owners, partial(entries.write_owners, self.owner))
         loop.derive([self._owners], self.owner.mark_synced)
-        loop.group(self.own_block, blocks.own_blocks, By(self.block, self._if_own))
+        loop.group(self.own_block, blocks.own_blocks, By(held, self._if_own))
 
     def _classes(self) -> None:
         """Classes of the pods of this node, all at once: they are few.
@@ -211,14 +203,20 @@ class EgressAgent(AgentFeature):
     ) -> dict[Network, None]:
         return {ip_network(address): None} if self._endpoint in (endpoints or ()) else {}
 
-    def _node_of_block(
-        self, _: blocks.BlockKey, block: blocks.Block | None, resting: blocks.Block | None
+    def _node_of_claim(
+        self, _: ClaimKey, claim: Claim | None, resting: Claim | None
     ) -> NodeKey | None:
-        row = block or resting
-        return NodeKey(row.cluster, row.node) if row else None
+        row = claim or resting
+        return self._node_key(blocks.node_of_owner(row.owner)) if row else None
 
-    def _if_own(self, key: blocks.BlockKey, block: blocks.Block) -> list[IP]:
-        return [key.address] if block.node == self._own.name else []
+    def _if_own(self, _: ClaimKey, claim: Claim) -> list[IP]:
+        address = blocks.address_of_pool(claim.pool)
+        own = blocks.node_of_owner(claim.owner) == self._own.name
+        return (
+            [address]
+            if own and address and blocks.is_block(claim, self._settings.block_size)
+            else []
+        )
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         self._apply_blocks(loop, maps)
@@ -277,7 +275,9 @@ class EgressAgent(AgentFeature):
     def listings(self) -> Mapping[str, Listing]:
         return {
             "egress": self._policies_of_gateway,
-            "block": lambda: nouns.block_rows(self.block.rows.values()),
+            "block": lambda: blocks.block_rows(
+                self._claims.held.rows.values(), self._own.cluster, self._settings.block_size
+            ),
         }
 
     def _policies_of_gateway(self) -> list[dict[str, object]]:

@@ -7,27 +7,17 @@ Block ``number`` of an address are the ports from 1024 + number * block size. A 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 
+from gateway.nouns import block_row
 from gateway.policy import EgressPolicy
 from mesh.core.feature import Want
-from mesh.core.model import IP, Claim, Node
+from mesh.core.model import IP, Claim, ClaimKey, Node
+from mesh.core.noun import Row, Rows
 from mesh.identity.addresses import tunnel_endpoint
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class BlockKey:
-    """Port block ``number`` of ``address``; first port is 1024 + number * block size."""
-
-    address: IP
-    number: int
-
-    def __hash__(self) -> int:
-        """Half the time of the default: an address's own hash goes by way of its text."""
-        return hash((int(self.address), self.number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +70,22 @@ class BlockOwner:
     epoch: int
 
 
-def block_of_claim(claim: Claim | None, cluster: str, block_size: int) -> dict[BlockKey, Block]:
-    """The block of a claim; a claim that is no block of this size is left out."""
-    address = _pool_address(claim.pool) if claim else None
-    if claim is None or address is None or not 0 <= claim.number < block_count(block_size):
-        return {}
+def is_block(claim: Claim, block_size: int) -> bool:
+    """Whether a claim is a block of this size."""
+    known = 0 <= claim.number < block_count(block_size)
+    return known and address_of_pool(claim.pool) is not None
+
+
+def block_of_claim(claim: Claim, cluster: str, block_size: int) -> Block:
+    """The block that a claim is."""
     first, last = block_ports(claim.number, block_size)
-    node, _, _ = claim.owner.rpartition("/")
-    row = Block(address, claim.number, first, last, cluster, sys.intern(node), claim.epoch)
-    return {BlockKey(address, claim.number): row}
+    address, node = ip_address(claim.pool), node_of_owner(claim.owner)
+    return Block(address, claim.number, first, last, cluster, node, claim.epoch)
+
+
+def node_of_owner(owner: str) -> str:
+    """The node of ``node/k``."""
+    return owner.rpartition("/")[0]
 
 
 def wants_of(
@@ -106,7 +103,9 @@ def wants_of(
     ]
 
 
-def _pool_address(pool: str) -> IP | None:
+@lru_cache(1 << 14)
+def address_of_pool(pool: str) -> IP | None:
+    """The egress address whose blocks the pool has."""
     try:
         return ip_address(pool)
     except ValueError:
@@ -114,17 +113,25 @@ def _pool_address(pool: str) -> IP | None:
 
 
 def block_owner(
-    key: BlockKey, block: Block | None, resting: Block | None, node: Node | None
-) -> dict[BlockKey, BlockOwner]:
+    key: ClaimKey, claim: Claim | None, resting: Claim | None, node: Node | None, *, block_size: int
+) -> dict[ClaimKey, BlockOwner]:
     """``mg_block``: the owner of a block whose node is known; packets of others have no owner.
 
     A block that rests serves the connections that are left, and takes no new ones.
     """
-    row, endpoint = block or resting, tunnel_endpoint(node) if node else None
-    return {key: BlockOwner(endpoint, row.epoch)} if row and endpoint else {}
+    row, endpoint = claim or resting, tunnel_endpoint(node) if node else None
+    if row is None or endpoint is None or not is_block(row, block_size):
+        return {}
+    return {key: BlockOwner(endpoint, row.epoch)}
 
 
-def own_blocks(address: IP, blocks: Mapping[BlockKey, Block]) -> dict[IP, tuple[int, ...]]:
+def own_blocks(address: IP, claims: Mapping[ClaimKey, Claim]) -> dict[IP, tuple[int, ...]]:
     """``mg_own_block``: the block numbers of this node of an address, at most OWN_BLOCKS."""
-    numbers = sorted(key.number for key in blocks)
+    numbers = sorted(key.number for key in claims)
     return {address: tuple(numbers[:OWN_BLOCKS])} if numbers else {}
+
+
+def block_rows(claims: Iterable[Claim], cluster: str, block_size: int) -> Sequence[Row]:
+    """``block list``: the blocks that are claimed."""
+    held = (claim for claim in claims if is_block(claim, block_size))
+    return Rows.of(held, lambda claim: block_row(block_of_claim(claim, cluster, block_size)))

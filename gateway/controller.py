@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway import blocks, nouns
-from gateway.claimed import Blocks
 from gateway.coverage import Coverage
 from gateway.networks import egress_network
 from gateway.plan import findings_of
@@ -42,9 +41,7 @@ class EgressController(ControllerFeature):
     ) -> None:
         self._cluster, self._settings, self._objects = cluster, settings, objects
         self.coverage = Coverage(objects, objects[PODS])
-        claims = store.claims_of(blocks.NOUN).held
-        self._blocks = Blocks("block", cluster, settings.block_size, claims)
-        self.block = self._blocks.table
+        self._held = store.claims_of(blocks.NOUN).held
         self.wants = (Table[Want, bool]("block wanted"),)
         self.ours = (Table[Network, None]("egress network"),)
         count = blocks.block_count(settings.block_size)
@@ -64,7 +61,6 @@ class EgressController(ControllerFeature):
     def derive(self, loop: Loop) -> None:
         objects = self._objects
         self.coverage.derive(loop)
-        self._blocks.derive(loop)
         loop.group(
             self.ours[0], egress_network, By(objects[POLICIES], lambda _, row: row.addresses)
         )
@@ -95,7 +91,9 @@ class EgressController(ControllerFeature):
     def listings(self) -> Mapping[str, Listing]:
         return {
             "egress": lambda: nouns.egress_rows(self.coverage.plan(), self._cluster),
-            "block": lambda: nouns.block_rows(self.block.rows.values()),
+            "block": lambda: blocks.block_rows(
+                self._held.rows.values(), self._cluster, self._settings.block_size
+            ),
         }
 
     def findings(self) -> Iterable[Finding]:

@@ -5,14 +5,14 @@ The layouts come from BTF; byte orders are in its dtypes, so numbers here are pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gateway.blocks import OWN_BLOCKS, BlockKey, BlockOwner
+from gateway.blocks import OWN_BLOCKS, BlockOwner, address_of_pool
 from gateway.members import GatewayKey, GatewayRow
 from gateway.rows import Action, EgressKey, EgressRow
 from mesh.core.address import (
@@ -24,7 +24,7 @@ from mesh.core.address import (
     packed,
 )
 from mesh.core.feature import Entry
-from mesh.core.model import IP
+from mesh.core.model import IP, ClaimKey
 from mesh.core.table import Changes, ColumnTable
 
 #: Layouts of ``mg_block``: its column table is filled before the datapath is loaded.
@@ -108,12 +108,15 @@ def owner_ranks(own: IPv4Address, values: npt.NDArray[Any]) -> npt.NDArray[np.in
     return ranks
 
 
-def write_owners(table: ColumnTable, changes: Changes[BlockKey, BlockOwner]) -> None:
+def write_owners(table: ColumnTable, changes: Changes[ClaimKey, BlockOwner]) -> None:
     """Write changed owners of blocks into the table of ``mg_block``."""
-    keys = np.array([(packed(key.address), key.number) for key in changes.upsert], BLOCK_KEY)
     values = [(int(row.node), row.epoch & 0xFFFFFFFF) for row in changes.upsert.values()]
     if values:
-        table.upsert(keys, np.array(values, BLOCK_VALUE))
+        table.upsert(_block_keys(changes.upsert), np.array(values, BLOCK_VALUE))
     if changes.delete:
-        gone = [(packed(key.address), key.number) for key in changes.delete]
-        table.delete(np.array(gone, BLOCK_KEY))
+        table.delete(_block_keys(changes.delete))
+
+
+def _block_keys(claims: Iterable[ClaimKey]) -> npt.NDArray[Any]:
+    places = [(address_of_pool(key.pool), key.number) for key in claims]
+    return np.array([(packed(ip), number) for ip, number in places if ip], BLOCK_KEY)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gateway.findings import UNEXPLAINED
-from mesh.core.noun import Problem, Row, Rows, Shown, noun
+from mesh.core.noun import Problem, Row, Shown, noun
 
 if TYPE_CHECKING:  # the command line starts with the columns and without numpy
     from gateway.blocks import Block
@@ -69,11 +69,6 @@ def egress_rows(plan: EgressPlan, cluster: str) -> list[Row]:
         {**policy_row(cluster, policy, plan.gateways[name]), "pods": pods[name]}
         for name, policy in sorted(plan.policies.items())
     ]
-
-
-def block_rows(blocks: Iterable[Block]) -> Sequence[Row]:
-    """Port blocks."""
-    return Rows.of(blocks, block_row)
 
 
 def block_row(block: Block) -> Row:

@@ -5,9 +5,9 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from gateway.blocks import (
     OWN_BLOCKS,
     Block,
-    BlockKey,
     BlockOwner,
 )
+from gateway.blocks import block_rows as listed_blocks
 from gateway.nouns import egress_rows as listed
 from gateway.plan import EgressPlan, egress_classes
 from gateway.policy import EgressPolicy
@@ -16,7 +16,7 @@ from gateway.rows import (
     EgressKey,
     EgressRow,
 )
-from mesh.core.model import Claim, Node, NodeKey, Pod, PodKey, Selector
+from mesh.core.model import Claim, ClaimKey, Node, NodeKey, Pod, PodKey, Selector
 from mesh.pods.links import Device
 from mesh.pods.rows import LocalPod, PodIdentity, pod_rows
 from tests.fixtures.egress import (
@@ -130,10 +130,10 @@ def claim(number: int, owner: str, pool: str = str(V4), epoch: int = 5) -> Claim
 
 def test_blocks_come_from_claims() -> None:
     found = block_rows([claim(0, "east-1/0"), claim(251, "east-2/3", epoch=9)], "east", 256)
-    assert found == {
-        BlockKey(V4, 0): Block(V4, 0, 1024, 1279, "east", "east-1", 5),
-        BlockKey(V4, 251): Block(V4, 251, 65280, 65535, "east", "east-2", 9),
-    }
+    assert found == [
+        Block(V4, 0, 1024, 1279, "east", "east-1", 5),
+        Block(V4, 251, 65280, 65535, "east", "east-2", 9),
+    ]
 
 
 def test_claims_that_are_no_blocks_are_left_out() -> None:
@@ -143,19 +143,23 @@ def test_claims_that_are_no_blocks_are_left_out() -> None:
         claim(3, "east-1/0", pool="nonsense"),
         Claim("identity", "labels", 3, "k8s:a=b;", 5),
     ]
-    assert block_rows(wrong, "east", 256) == {}
+    assert block_rows(wrong, "east", 256) == []
+    nodes = {NodeKey("east", "east-1"): GATEWAY}
+    assert block_owners(wrong[:3], nodes, 256) == {}
+    assert list(listed_blocks(wrong[:3], "east", 256)) == []
 
 
 def test_only_blocks_of_known_nodes_have_an_owner() -> None:
     nodes = {NodeKey("east", "east-2"): GATEWAY}
-    blocks = block_rows([claim(0, "east-2/0"), claim(1, "east-9/0")], "east", 256)
-    assert block_owners(blocks, nodes) == {BlockKey(V4, 0): BlockOwner(ENDPOINT, 5)}
+    claims = [claim(0, "east-2/0"), claim(1, "east-9/0")]
+    owner = BlockOwner(ENDPOINT, 5)
+    assert block_owners(claims, nodes, 256) == {ClaimKey("block", str(V4), 0): owner}
 
 
 def test_a_nodes_own_blocks_are_sorted_and_bounded() -> None:
     claims = [claim(n, f"east-1/{n}") for n in range(20, 0, -1)]
     claims += [claim(50, "east-2/0"), claim(4, "east-1/0", pool=str(V6))]
-    found = own_blocks(block_rows(claims, "east", 256), "east-1")
+    found = own_blocks(claims, "east-1")
     assert found == {V4: tuple(range(1, OWN_BLOCKS + 1)), V6: (4,)}
 
 
