@@ -355,6 +355,7 @@ class Grouped(Sliced, Generic[K, V]):
         if self._again:  # rows of groups that were made again may be among them
             rows = {key: row for made in self._fresh.values() for key, row in made.items()}
         self._fresh, self._rows, self._lost = {}, {}, []
+        self._touched = {}  # an emptied dict keeps the room of all that it once held
         self.rows = self.out.upsert(rows)
         gone = [key for key, group in lost if self._gave_up(key, group) and key not in rows]
         complete = all(source.synced for source in self.late)
