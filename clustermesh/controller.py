@@ -18,6 +18,7 @@ from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
 from clustermesh.remote.tables import RemoteTables
+from clustermesh.store.complete import AllClaimed
 from clustermesh.store.follow import Batch
 from clustermesh.store.own import Own
 from mesh.core.feature import ControllerFeature, Want
@@ -140,26 +141,15 @@ class PublishController(ControllerFeature):
         self, loop: Loop, wanted: Table[Want, bool], refused: Table[Want, str]
     ) -> None:
         """Add the derivation of the canaries, which stand below everything else."""
-        sources: list[Source] = [*self.published.values(), wanted, self._foreign.table]
-        sources += [claims.held for claims in self._store.claims.values()]
-        loop.derive(sources, partial(self._mark_complete, wanted, refused), [refused])
+        held = [claims.held for claims in self._store.claims.values()]
+        sources: list[Source] = [*self.published.values(), wanted, self._foreign.table, *held]
+        complete = AllClaimed(wanted, refused, held, self._mark_complete)
+        loop.work("canary", complete, sources, [refused])
 
-    def _mark_complete(self, wanted: Table[Want, bool], refused: Table[Want, str]) -> None:
-        """Put the canaries once, when every wanted claim is made or refused.
-
-        They are never taken back.
-        """
-        if self.canaries.synced:
-            return
-        held = [claims.held.rows for claims in self._store.claims.values()]
-        if len(wanted.rows) > sum(map(len, held)) + len(refused.rows):
-            return  # a first start claims for minutes: do not look at each claim after each claim
-        made = {
-            Want(claim.noun, claim.pool, claim.owner) for rows in held for claim in rows.values()
-        }
-        if wanted.rows.keys() <= made | refused.rows.keys():
-            self.config_key.replace(publish.config(self._cluster, self._id))
-            self.canaries.replace(publish.canaries(self._cluster, self._since))
+    def _mark_complete(self) -> None:
+        """Put the canaries; they are never taken back."""
+        self.config_key.replace(publish.config(self._cluster, self._id))
+        self.canaries.replace(publish.canaries(self._cluster, self._since))
 
     def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
         self._addresses.pods(changes.upsert, changes.delete)
