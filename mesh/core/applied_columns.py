@@ -164,7 +164,7 @@ class AppliedColumns(Applied):
         self._inside[losers] = False
 
     def overflow(self) -> Full | None:
-        if self._room is None or not self._out.any():
+        if self._room is None or not self._choice or not self._out.any():
             return None
         return Full(self.target.name, len(self.columns), self._room, self.limit.meaning)
 
@@ -225,7 +225,7 @@ class AppliedColumns(Applied):
         slots = slots[self._owed[slots] & ~self._out[slots]]
         self._look = []
         self._blocked = int(not self.known)
-        if not self._broken.any():  # rows that failed may have gone
+        if self._failed and not self._broken.any():  # rows that failed may have gone
             self._failed.clear()
         if self._failed and not self._retries():
             slots = self._put_off(slots, self._broken[slots])
@@ -256,7 +256,7 @@ class AppliedColumns(Applied):
         self.report.written += len(plan.slots)
         self._broken[plan.slots] &= self._owed[plan.slots]
         self._flying[plan.slots] = False
-        if not self._broken.any():
+        if self._failed and not self._broken.any():
             self._failed.clear()
         return None
 
