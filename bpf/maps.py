@@ -86,13 +86,13 @@ def cell(dtype: Dtype, item: object) -> Array:
     return np.array([item], dtype)
 
 
-def cells(dtype: Dtype, items: Sequence[object]) -> Array:
+def cells(dtype: Dtype, items: Sequence[Any]) -> Array:
     """Keys or values as ``cell`` takes them, in one array; one bad item fails all."""
     if len(items) <= _FEW:
         return np.frombuffer(b"".join([cell(dtype, item).tobytes() for item in items]), dtype)
     kinds = {type(item) for item in items}
-    if kinds <= {bytes} and all(len(item) == dtype.itemsize for item in items):  # type: ignore[arg-type]
-        return np.frombuffer(b"".join(items), dtype)  # type: ignore[arg-type]
+    if kinds <= {bytes} and all(len(item) == dtype.itemsize for item in items):
+        return np.frombuffer(b"".join(items), dtype)
     if bytes in kinds or (dict in kinds and kinds != {dict}):
         return np.frombuffer(b"".join(cell(dtype, item).tobytes() for item in items), dtype)
     if kinds != {dict}:
@@ -100,7 +100,7 @@ def cells(dtype: Dtype, items: Sequence[object]) -> Array:
     result = np.zeros(len(items), dtype)
     shapes: dict[tuple[str, ...], list[int]] = {}
     for index, item in enumerate(items):
-        shapes.setdefault(tuple(item), []).append(index)  # type: ignore[arg-type]
+        shapes.setdefault(tuple(item), []).append(index)
     for places in shapes.values():
         part = np.zeros(len(places), dtype)
         _fill_all(part, [items[index] for index in places])

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType, field
@@ -241,16 +241,16 @@ class PairHead(msgspec.Struct, rename="pascal", frozen=True, gc=False):
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
-_decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[msgspec.Struct]] = {}
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
 
 def decode(kind: type[S], value: bytes) -> S:
     """The struct in ``value``. Raises WireError naming the field."""
-    decoder = _decoders.get(kind)
+    decoder: msgspec.json.Decoder[S] | None = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
-        return decoder.decode(value)  # type: ignore[return-value]  # one decoder per kind
+        return decoder.decode(value)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at ")
         raise WireError(path.strip("`").removeprefix("$").removeprefix("."), text) from None

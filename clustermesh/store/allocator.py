@@ -282,15 +282,16 @@ class Allocator:
     async def save(self) -> None:
         """Bring the snapshot up to date; a full disk stops no claim."""
         changed, self._unsaved = self._unsaved, {}
-        if self._snapshot is None or (changed is not None and not changed):
+        snapshot = self._snapshot
+        if snapshot is None or (changed is not None and not changed):
             return
         try:
             if changed is None:
                 rows = self.records
-                await asyncio.to_thread(lambda: self._replace_snapshot(rows))
+                await asyncio.to_thread(lambda: _replace(snapshot, rows))
             else:
                 news = {key: self._record(key) for key in changed}
-                await asyncio.to_thread(lambda: self._append_snapshot(news))
+                await asyncio.to_thread(lambda: _append(snapshot, news))
         except OSError as error:
             self._unsaved = None
             self.problem = str(error)
@@ -299,21 +300,6 @@ class Allocator:
             raise
         else:
             self.problem = ""
-
-    def _replace_snapshot(self, rows: Iterable[Record]) -> None:
-        assert self._snapshot is not None  # noqa: S101  # the caller has looked
-        self._snapshot.replace(
-            {records.snapshot_key(row.key): records.snapshot_value(row) for row in rows}
-        )
-
-    def _append_snapshot(self, news: Mapping[ClaimKey, Record | None]) -> None:
-        assert self._snapshot is not None  # noqa: S101  # the caller has looked
-        self._snapshot.append(
-            {
-                records.snapshot_key(key): records.snapshot_value(row) if row else None
-                for key, row in news.items()
-            }
-        )
 
     def _record(self, key: ClaimKey) -> Record | None:
         return self._pools[key.noun, key.pool].numbers.get(key.number)
@@ -554,3 +540,16 @@ async def _together(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _replace(snapshot: Journal, rows: Iterable[Record]) -> None:
+    snapshot.replace({records.snapshot_key(row.key): records.snapshot_value(row) for row in rows})
+
+
+def _append(snapshot: Journal, news: Mapping[ClaimKey, Record | None]) -> None:
+    snapshot.append(
+        {
+            records.snapshot_key(key): records.snapshot_value(row) if row else None
+            for key, row in news.items()
+        }
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class Names(Generic[K, V]):
                 del self._count[token]
 
 
-class Applied:
+class Applied(ABC):
     """One table on its way into one target; ``revision`` is what has arrived there.
 
     Arrived means written: deletes may come later, and nobody waits for them. Rows for which the
@@ -169,17 +170,17 @@ class Applied:
 
     # What other targets ask
 
+    @abstractmethod
     def merge(self) -> None:
         """Take in what the table has changed; called while the tables fit together."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stands(self, token: Hashable) -> bool:
         """Whether there are rows of this token and all of them are in the target as desired."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wants(self, token: Hashable) -> bool:
         """Whether rows of this token are to be in the target."""
-        raise NotImplementedError
 
     def unsettled(self) -> Iterable[Any]:
         """Keys of rows that are not in the target as desired."""
@@ -272,22 +273,25 @@ class Applied:
                 break
         return plan
 
+    @abstractmethod
     def _plan(self) -> Plan:
         """What can be written now; noted as being written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def overflow(self) -> Full | None:
         """The report of a target that has not room for everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _read(self) -> None:
-        raise NotImplementedError
+        """Take in what the target holds."""
 
+    @abstractmethod
     async def _write(self, plan: Any) -> OSError | None:
-        raise NotImplementedError
+        """Write the rows of the plan; the error that holds for all of them."""
 
+    @abstractmethod
     async def _delete(self) -> None:
-        raise NotImplementedError
+        """Delete the rows that may go now."""
 
     def _written(self, revision: int, *, failed: bool) -> None:
         """Note the end of a round's writes; a target to be read again has none for certain."""
@@ -306,7 +310,7 @@ class Applied:
         for wake in self.waiting:
             wake()
 
-    def _deletes_may_go(self) -> None:
+    def deletes_may_go(self) -> None:
         if self._doomed:
             self._changed.set()
 

@@ -73,7 +73,7 @@ class AppliedRows(Applied, Generic[K, V]):
         for names in self._names:
             names.refers.to.referrers.append(names)
             names.refers.to.waiting.append(self._references_stand)
-            self.waiting.append(names.refers.to._deletes_may_go)  # noqa: SLF001 - the same class
+            self.waiting.append(names.refers.to.deletes_may_go)
 
     # What other targets ask
 

@@ -6,7 +6,7 @@ process has one list of features. It gives each feature the tables that the feat
 constructor arguments, and asks each feature what it adds: derivations, targets, rows of the
 command line, findings, and the tables below by which features meet.
 
-Each method has an answer for "nothing", so a feature names only what it has.
+Each method but ``prefixes`` has an answer for "nothing", so a feature names only what it has.
 """
 
 from __future__ import annotations

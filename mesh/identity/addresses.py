@@ -7,6 +7,7 @@ agent's key (addresses and labels), the identity claimed for the labels, its nod
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Any
@@ -36,7 +37,7 @@ VALUE = np.dtype(
 )
 
 
-class PodJoin:
+class PodJoin(ABC):
     """Pods of the own cluster, joined as their facts arrive.
 
     While two pods claim one address, the one that came last has it. A subclass says where rows
@@ -51,13 +52,13 @@ class PodJoin:
         self._by_node: dict[str, set[PodRef]] = {}
         self._owners: dict[IP, PodRef] = {}
 
+    @abstractmethod
     def write(self, rows: Mapping[IP, Joined]) -> None:
         """Take rows that are new or may have changed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def withdraw(self, addresses: Collection[IP]) -> None:
         """Remove the rows of addresses that have no pod any more."""
-        raise NotImplementedError
 
     def pods(self, puts: Mapping[PodRef, PodEntry], deletes: Collection[PodRef]) -> None:
         """Take in what agents wrote and removed."""

@@ -35,6 +35,10 @@ class Promise:
     holds: bool
 
 
+#: Whether a claim holds, as a sign.
+_MARKS = {True: "✓", False: "✗"}
+
+
 class Demo:
     """Runs commands visibly and collects claims."""
 
@@ -95,7 +99,7 @@ class Demo:
     def claim(self, text: str, *, holds: bool) -> None:
         """Say what the step has proved, or that it has not."""
         self.claims.append(Promise(text, holds))
-        print(f"   {_mark(holds)} {text}", flush=True)
+        print(f"   {_MARKS[holds]} {text}", flush=True)
 
 
 def objects(demo: Demo) -> None:
@@ -250,7 +254,7 @@ def main() -> int:
 def _summary(demo: Demo) -> int:
     demo.title("Summary")
     for claim in demo.claims:
-        print(f"   {_mark(claim.holds)} {claim.text}")
+        print(f"   {_MARKS[claim.holds]} {claim.text}")
     print(f"""
    {time.monotonic() - demo.begin:.0f} seconds. The lab is still up; look further with
      {_BIN}/meshgate status
@@ -273,10 +277,6 @@ def _pod(demo: Demo, name: str) -> dict[str, Any]:
     rows: list[dict[str, Any]] = demo.quiet("meshgate pod list -o json")
     wanted = {"cluster": cluster, "namespace": namespace, "name": pod}
     return next(row for row in rows if wanted.items() <= row.items())
-
-
-def _mark(holds: bool) -> str:  # noqa: FBT001  # a predicate's answer as a sign
-    return "✓" if holds else "✗"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class _NameAnswer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
+    def log_message(self, *_: object) -> None:
         """Nothing: requests are no events here."""
 
 

@@ -49,16 +49,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | Non
 
 
 def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 (0.1 s that only a terminal needs)
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich import console, table, text  # noqa: PLC0415 (0.1 s that only a terminal needs)
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid = table.Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
         grid.add_column(head.upper(), overflow="fold")
     for row in rows:
-        grid.add_row(*map(Text, row))
-    Console().print(grid)
+        grid.add_row(*map(text.Text, row))
+    console.Console().print(grid)
 
 
 def plain(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
