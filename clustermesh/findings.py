@@ -167,6 +167,13 @@ CONTRADICTION = Code(
     "The two keys of a claim contradict each other. Its owner gets no number.",
     "Remove the owner's key, which the finding names; a controller then claims anew.",
 )
+NO_HEARTBEAT = Code(
+    "M156",
+    "The leader cannot put the heartbeat into etcd. Cilium clusters that read this etcd connect "
+    "anew and list everything again every two minutes.",
+    "Act on the error that the text names. The controller's role in etcd needs the key: a store "
+    "that an earlier version made gets the grant when its users are made again.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

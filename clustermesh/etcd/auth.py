@@ -28,6 +28,10 @@ async def bootstrap_auth(client: Client, clusters: Sequence[str], published: Seq
     await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
 
 
+#: Not a cluster's own: every controller puts it (``clustermesh/store/heartbeat.py``).
+_HEARTBEAT = "cilium/.heartbeat"
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """A key, or with a trailing slash a prefix, that a role may read, or also write."""
@@ -42,7 +46,7 @@ def user_grants(cluster: str, published: Sequence[str]) -> Mapping[str, Sequence
     copies = [f"{prefix}{cluster}/" for prefix in published]
     own = [f"meshgate/v1/{cluster}/", f"cilium/synced/{cluster}/", *copies]
     # Exact: as a prefix it would let cluster `east` write `east2`.
-    own.append(f"cilium/cluster-config/{cluster}")
+    own += [f"cilium/cluster-config/{cluster}", _HEARTBEAT]
     return {
         f"{cluster}-controller": (*reads, *(Grant(key, write=True) for key in own)),
         f"{cluster}-agent": (*reads, Grant(f"meshgate/v1/{cluster}/pod/", write=True)),

@@ -19,6 +19,8 @@ from msgspec import UNSET, UnsetType, field
 from mesh.core.model import IP, Address, Backend, Network, Node, PodKey, Service, ServicePort
 
 ROOT = "cilium/"
+#: Any put of it says that the store works; its value is not looked at.
+HEARTBEAT = "cilium/.heartbeat"
 CONFIGS = "cilium/cluster-config/"
 CANARIES = "cilium/synced/"
 NODES = "cilium/cache/nodes/v1/"

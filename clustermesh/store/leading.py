@@ -25,6 +25,7 @@ from clustermesh.etcd.requests import get_op, if_created, put_op, read_kv
 from clustermesh.findings import (
     CANNOT_WRITE,
     CONTRADICTION,
+    NO_HEARTBEAT,
     NOT_LEADING,
     NOT_RESTORED,
     NOT_SAVED,
@@ -34,6 +35,7 @@ from clustermesh.remote import wire
 from clustermesh.store.agreed import config_findings, encode, id_findings
 from clustermesh.store.allocator import Allocator, Ask, Inconsistent
 from clustermesh.store.claims import former, owner_key
+from clustermesh.store.heartbeat import Heartbeat
 from clustermesh.store.keys import LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
 from clustermesh.store.own import Own, pod_key, pod_value
@@ -249,6 +251,7 @@ class Leading:
         self._agreed = {"name": who.cluster, "id": who.id, **agreed}
         self._unfit: list[Finding] = []
         self._lost: list[str] = []
+        self._heartbeat = Heartbeat(client)
 
     async def run(self) -> None:
         """For ever: look whether we fit, stand, lead."""
@@ -270,6 +273,8 @@ class Leading:
             return  # said once, for the process
         if self.leader.problem:
             yield Finding(NOT_LEADING, self.leader.key, "leader", self.leader.problem)
+        if self._heartbeat.problem:
+            yield Finding(NO_HEARTBEAT, wire.HEARTBEAT, "", self._heartbeat.problem)
         for applied in self.applied:
             for key, text in applied.report.errors.items():
                 place = f"etcd {applied.report.table}"
@@ -320,6 +325,7 @@ class Leading:
         self.applied = loop.applied
         async with asyncio.TaskGroup() as group:
             group.create_task(loop.run(), name="apply")
+            group.create_task(self._heartbeat.run(fence), name="heartbeat")
             for target in targets:
                 group.create_task(target.run(), name="leases")
 

@@ -70,6 +70,20 @@ async def published(client: Any, cluster: str, addresses: int = 8) -> None:
     await until_async(complete, f"{addresses} addresses and the canaries of {cluster}")
 
 
+def test_a_leader_puts_the_heartbeat_without_a_lease(mesh: Mesh) -> None:
+    """Cilium's clients connect anew when it is missing; a lease would end it with its leader."""
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        async with root(mesh) as client:
+            beat = await client.get("cilium/.heartbeat")
+        assert beat is not None
+        assert beat.lease == 0
+        assert it.findings() == []
+
+    asyncio.run(scenario())
+
+
 async def everything(client: Any, cluster: str) -> dict[str, bytes]:
     """All published keys of a cluster."""
     found = await keys(client, "cilium/")

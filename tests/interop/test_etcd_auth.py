@@ -18,7 +18,7 @@ from clustermesh.publish import PREFIXES
 CLUSTERS = ("east", "east2", "west")
 USERS = [f"{cluster}-{role}" for cluster in CLUSTERS for role in ("controller", "agent", "speaker")]
 
-#: Keys that the users of east may write; nobody else may.
+#: Keys that the users of east may write; nobody else may, but for the heartbeat.
 OF_THE_CONTROLLER = (
     "meshgate/v1/east/leader",
     "meshgate/v1/east/identity/labels/number/65537",
@@ -29,7 +29,9 @@ OF_THE_CONTROLLER = (
     "cilium/cache/identities/v1/east/id/65537",
     "cilium/cluster-config/east",
     "cilium/synced/east/cilium/cache/ip/v1",
+    "cilium/.heartbeat",
 )
+OF_ALL_CONTROLLERS = "cilium/.heartbeat"
 OF_THE_AGENT = ("meshgate/v1/east/pod/east-1/shop/web-1",)
 OF_NOBODY = (
     "cilium/cluster-config/east2",
@@ -38,7 +40,7 @@ OF_NOBODY = (
     "meshgate/v1/east2/leader",
     "meshgate/v1/east",
     "cilium/state/nodes/v1/east/n1",
-    "cilium/.heartbeat",
+    "cilium/.heartbeat/x",
     "other",
 )
 
@@ -75,6 +77,7 @@ def test_each_user_writes_its_own_keys_and_no_other(guarded: Etcd) -> None:
         allowed = {
             "east-controller": {*OF_THE_CONTROLLER, *OF_THE_AGENT},
             "east-agent": set(OF_THE_AGENT),
+            "west-controller": {OF_ALL_CONTROLLERS},
         }
         keys = (*OF_THE_CONTROLLER, *OF_THE_AGENT, *OF_NOBODY)
         for user in [user for user in USERS if not user.startswith("east2")]:

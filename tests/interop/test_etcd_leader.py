@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from etcd_server import Etcd, client_of, running, task_of, until, until_async
+from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.requests import put_op
+from clustermesh.remote.wire import HEARTBEAT
+from clustermesh.store.heartbeat import Heartbeat
 from clustermesh.store.leader import Deposed, Fence, Leader, fenced_txn
 
 KEY = "meshgate/v1/east/leader"
@@ -294,3 +296,24 @@ def test_no_thread_is_left_of_a_leadership_that_ended(etcd: Etcd) -> None:
 
 def renewers() -> int:
     return sum(thread.name == "renew" for thread in threading.enumerate())
+
+
+def test_the_heartbeat_is_put_again_and_again_by_who_leads(etcd: Etcd) -> None:
+    """A deposed leader puts it no more, and says why; a reader of Cilium's counts the puts."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            fence = await Leadership().take(client)
+            heartbeat = Heartbeat(client, every_s=0.05)
+            async with task_of(heartbeat.run(fence)):
+
+                async def put_twice() -> bool:
+                    beat = await client.get(HEARTBEAT)
+                    return beat is not None and beat.version >= 2 and not beat.lease
+
+                await until_async(put_twice, "two puts, without a lease")
+                assert heartbeat.problem == ""
+                await Leadership().take(client)
+                await until(lambda: "belongs to" in heartbeat.problem, "it is fenced")
+
+    asyncio.run(run())
