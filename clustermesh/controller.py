@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 
 from clustermesh import foreign as prefixes
 from clustermesh import publish
+from clustermesh.findings import BACKEND_NOT_PUBLISHED
 from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
@@ -24,6 +25,7 @@ from clustermesh.store.own import Own
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.groups import By, Followed
 from mesh.core.model import (
+    IP,
     Finding,
     ForeignNode,
     Identity,
@@ -39,6 +41,9 @@ from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.table import Changes, Source, Table
 
+#: Backends that a finding names.
+_NAMED = 3
+
 
 class Foreign:
     """Who publishes prefixes of our pools, and since when our own nodes are published.
@@ -50,7 +55,8 @@ class Foreign:
         self.table: Table[str, ForeignNode] = Table("foreign node")
         self.created: Table[NodeKey, int] = Table("published node")
         self.meet = meet
-        self._cluster, self._pools = cluster, tuple(pools)
+        self.pools = tuple(pools)
+        self._cluster = cluster
 
     def take(self, batch: Batch) -> None:
         """Take in what all clusters publish."""
@@ -59,7 +65,7 @@ class Foreign:
         ours = [entry for entry in nodes if entry.key.startswith(mine)]
         self.created.upsert({self._own(entry.key): entry.created for entry in ours})
         rows = {
-            entry.key: prefixes.foreign_node(entry, self._pools, self.meet)
+            entry.key: prefixes.foreign_node(entry, self.pools, self.meet)
             for entry in nodes
             if not entry.key.startswith(mine)
         }
@@ -98,6 +104,9 @@ class PublishController(ControllerFeature):
         self._leaving: Table[NodeKey, Node] = Table("node to publish")
         self._endpoint: Table[str, IPv4Address] = Table("endpoint of published node")
         self._addresses = publish.PodAddresses(self.published[wire.ADDRESSES], cluster)
+        self._host: Table[IP, None] = Table("address of published node")
+        self._outward: Table[ServiceKey, Service] = Table("service for others")
+        self._outside: dict[ServiceKey, Sequence[IP]] = {}  # backends that are not published
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
     @property
@@ -128,8 +137,12 @@ class PublishController(ControllerFeature):
         loop.group(self.published[wire.NODES], by_key, By(self._leaving))
         loop.group(self._endpoint, publish.endpoint, By(self._leaving))
         loop.group(self.published[wire.IDENTITIES], publish.identity_keys, By(self._identity))
+        loop.group(self._host, publish.host, By(self._leaving, lambda _, node: node.addresses))
+        loop.group(self._outward, self._shown, By(self._service), whole=[self._host])
         services = partial(publish.service_keys, cluster_id=self._id)
-        loop.group(self.published[wire.SERVICES], services, By(self._service))
+        loop.group(self.published[wire.SERVICES], services, By(self._outward))
+        parts = partial(publish.slice_keys, cluster_id=self._id)
+        loop.group(self.published[wire.SLICES], parts, By(self._outward))
         entries = Followed(self._store.pods, self._take_entries)
         loop.work("published addresses of pods", entries, [], [self._store.pods])
         loop.follow(self._number, self._addresses.identities, keys=8)
@@ -163,7 +176,22 @@ class PublishController(ControllerFeature):
         row, _ = prefixes.publishable(node, created, others, self._foreign.meet)
         return {key: row}
 
+    def _shown(self, key: ServiceKey, service: Service | None) -> dict[ServiceKey, Service]:
+        """A service as others are to see it."""
+        self._outside.pop(key, None)
+        if service is None or not (service.is_global and service.is_shared):
+            return {}
+        row, others = publish.own_backends(service, self._foreign.pools, self._host.rows)
+        if others:
+            self._outside[key] = others
+        return {key: row}
+
     def findings(self) -> Iterable[Finding]:
+        for service, addresses in self._outside.items():
+            more = f" and {len(addresses) - _NAMED} more" if len(addresses) > _NAMED else ""
+            text = f"not published: {', '.join(map(str, addresses[:_NAMED]))}{more}"
+            place = f"Service/{service.namespace}/{service.name}"
+            yield Finding(BACKEND_NOT_PUBLISHED, place, "backends", text)
         others, created = list(self._foreign.table.rows.values()), self._foreign.created.rows
         for key, node in self._node.rows.items() if others else ():
             _, left_out = prefixes.publishable(node, created.get(key), others, self._foreign.meet)
@@ -198,7 +226,7 @@ class RemoteController(ControllerFeature):
         publishing = self._publishing
         own = own_row(self._cluster, self._id, publishing.counts, synced=publishing.canaries.synced)
         others = sorted(self._remote.imports.importers.items())
-        rows = [cluster_row(wire.plain(name), one, publish.PREFIXES) for name, one in others]
+        rows = [cluster_row(wire.plain(name), one) for name, one in others]
         return [own, *rows]
 
     def findings(self) -> Iterable[Finding]:

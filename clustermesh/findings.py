@@ -36,12 +36,14 @@ IDENTITY_RANGE = Code(
 )
 RESERVED = Code(
     "M126",
-    "Another cluster claims a reserved identity. The key is not used.",
+    "Another cluster claims a reserved identity for an address that cannot have it. The key is not "
+    "used.",
     _TELL,
 )
 OUTSIDE = Code(
     "M127",
-    "Another cluster claims an address outside the pod CIDRs of its nodes. The key is not used.",
+    "Another cluster claims an address outside the pod CIDRs of its nodes, behind a node that has "
+    "a pod CIDR of that family. The key is not used.",
     f"{_TELL} The key is used as soon as a node with such a pod CIDR is accepted.",
 )
 ADDRESS_TAKEN = Code(
@@ -64,8 +66,9 @@ MISMATCH = Code(
 )
 BACKEND_OUTSIDE = Code(
     "M131",
-    "A service of another cluster has a backend outside the pod CIDRs of that cluster. The service "
-    "is not used as it is now.",
+    "A service of another cluster has a backend that is neither a pod nor a node of that cluster. "
+    "That backend gets no connections; the others are used. When all are so, the service stays as "
+    "it was before.",
     _TELL,
 )
 TOO_LARGE = Code(
@@ -173,6 +176,12 @@ NO_HEARTBEAT = Code(
     "anew and list everything again every two minutes.",
     "Act on the error that the text names. The controller's role in etcd needs the key: a store "
     "that an earlier version made gets the grant when its users are made again.",
+)
+BACKEND_NOT_PUBLISHED = Code(
+    "M157",
+    "A global service has backends that are neither pods nor nodes of this cluster. Other clusters "
+    "would refuse them, so they are not published: only this cluster uses them.",
+    "Give the service such backends in each cluster, or make the service local.",
 )
 NOT_REMEMBERED = Code(
     "D605",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mesh.core.noun import Row, noun
@@ -23,8 +23,8 @@ def own_row(cluster: str, id_: int, counts: Mapping[str, int], *, synced: bool) 
     return {"cluster": cluster, "id": id_, **counts, "state": "own", "synced": synced}
 
 
-def cluster_row(name: str, importer: Importer, canaries: Collection[str]) -> Row:
-    """Another cluster, as ours sees it; it is synced when all ``canaries`` stand."""
+def cluster_row(name: str, importer: Importer) -> Row:
+    """Another cluster, as ours sees it."""
     return {
         "cluster": name,
         "id": importer.cluster.id or None,
@@ -33,5 +33,5 @@ def cluster_row(name: str, importer: Importer, canaries: Collection[str]) -> Row
         "addresses": len(importer.addresses.keys),
         "services": len(importer.services),
         "state": "accepted" if importer.cluster.id else "refused",
-        "synced": set(canaries) <= set(importer.canaries),
+        "synced": importer.is_complete,
     }

@@ -9,7 +9,8 @@ those of ``clustermesh/findings.py``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
@@ -27,7 +28,8 @@ from clustermesh.findings import (
     OUTSIDE,
     RESERVED,
 )
-from clustermesh.remote import wire
+from clustermesh.remote import slice_pb2 as pb
+from clustermesh.remote import slices, wire
 from clustermesh.remote.holdings import (
     MAPPED,
     Holder,
@@ -38,10 +40,12 @@ from clustermesh.remote.holdings import (
     shift_of,
     span,
 )
+from clustermesh.remote.slices import ServiceSlice
 from mesh.core.model import (
     IDENTITY_HOST,
     IDENTITY_REMOTE_NODE,
     IP,
+    Backend,
     Identity,
     Network,
     Node,
@@ -50,7 +54,15 @@ from mesh.core.model import (
 from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY, identity_range
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
-_EXPORT_MODES = frozenset({"", "services-and-endpointslices", "endpointslices-only"})
+_EXPORT_MODES = frozenset({"", wire.BOTH_FORMS, wire.SLICES_ONLY})
+#: Reserved identities that mean the same in every cluster: health, init, the well-known ones.
+_AS_IT_IS = frozenset({4, 5, *range(100, 116)})
+#: What belongs to a node of a peer: itself, its API server, its ingress. Ours have 1, 7 and 8.
+_OF_NODE = frozenset({6, 7, 8})
+#: Numbers that a cluster's operator has given away; they mean nothing to others.
+_OF_OPERATOR = range(128, 256)
+#: Backends that a finding names.
+_NAMED = 3
 _CANONICAL_MAPPED = MAPPED.to_bytes(16, "big")[:12]
 
 
@@ -66,6 +78,11 @@ class RemoteNode:
         """Its tunnel endpoint as a number."""
         return next((int(a) for a in self.row.addresses if isinstance(a, IPv4Address)), None)
 
+    def lacks_cidr(self, address: str) -> bool:
+        """It has no pod CIDR of the address's family: its pods have addresses of a cloud."""
+        version = 6 if ":" in address else 4
+        return all(cidr.version != version for cidr in self.row.pod_cidrs)
+
 
 @dataclass(slots=True)
 class RemoteCluster:
@@ -75,6 +92,7 @@ class RemoteCluster:
     ledger: Ledger
     id: int = 0
     config_gone: bool = False  # since the id was accepted, so another one may come
+    capabilities: wire.Capabilities = wire.Capabilities()  # noqa: RUF009 - frozen
     nodes: dict[str, RemoteNode] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)  # address of a node -> node
     routers: dict[str, str] = field(default_factory=dict)
@@ -130,6 +148,7 @@ def cluster_id(remote: RemoteCluster, _: str, value: bytes) -> tuple[int, tuple[
         text = f"cluster id {config.id}, but {remote.name} was accepted with {remote.id}"
         raise NotAccepted(CLUSTER_ID, "id", text)
     remote.ledger.take_id(remote.name, config.id)
+    remote.capabilities = config.capabilities
     return config.id, ()
 
 
@@ -181,7 +200,10 @@ def read_service(_: str, value: bytes) -> wire.WireService:
 def service(
     remote: RemoteCluster, name: str, wired: wire.WireService
 ) -> tuple[Service, tuple[str, ...]]:
-    """A service with backends in the cluster's pod CIDRs, and the nodes of those."""
+    """A service with the backends that are the cluster's own, and on what those rest.
+
+    Raises NotAccepted with the usable part when there are others; without it when all are others.
+    """
     _check_cluster(remote, "cluster", wired.cluster, "clusterID", wired.cluster_id)
     own_name = f"{wired.namespace}/{wired.name}"
     if own_name != name or not all(map(wire.is_object_name, name.split("/"))):
@@ -191,12 +213,66 @@ def service(
         raise NotAccepted(MISMATCH, "frontends", "a port's name is no name")
     if not all(map(_is_port_name, (part.port_name for part in row.backends))):
         raise NotAccepted(MISMATCH, "backends", "a port's name is no name")
-    nodes = {backend.address: remote.node_of(number(backend.address)) for backend in row.backends}
-    for address, of_node in nodes.items():
-        if of_node is None:
-            text = f"backend {address} is in no pod CIDR of cluster {remote.name}"
-            raise NotAccepted(BACKEND_OUTSIDE, "backends", text)
-    return row, tuple({of_node for of_node in nodes.values() if of_node})
+    kept, rests = own_backends(remote, row.backends, lambda kept: replace(row, backends=kept))
+    return replace(row, backends=kept), rests
+
+
+def read_slice(_: str, value: bytes) -> pb.ClusterEndpointSlice:
+    """The value of a slice's key. Raises WireError."""
+    return slices.decode(value)
+
+
+def service_slice(
+    remote: RemoteCluster, name: str, wired: pb.ClusterEndpointSlice
+) -> tuple[ServiceSlice, tuple[str, ...]]:
+    """A slice with the backends that are the cluster's own, judged as those of a service are."""
+    _check_cluster(remote, "cluster", wired.cluster, "clusterID", wired.clusterID)
+    own_name = f"{wired.namespace}/{wired.name}"
+    if own_name != name or not all(map(wire.is_object_name, name.split("/"))):
+        raise NotAccepted(MISMATCH, "name", f"slice {own_name!r} under key {name!r}")
+    row = slices.slice_row(wired)
+    if not wire.is_object_name(row.service):
+        label = f"labels.{slices.SERVICE_LABEL}"
+        raise NotAccepted(MISMATCH, label, f"{row.service!r} is no name of a service")
+    if not all(map(_is_port_name, (part.port_name for part in row.backends))):
+        raise NotAccepted(MISMATCH, "ports", "a port's name is no name")
+    kept, rests = own_backends(remote, row.backends, lambda kept: replace(row, backends=kept))
+    return replace(row, backends=kept), rests
+
+
+def own_backends(
+    remote: RemoteCluster,
+    backends: Sequence[Backend],
+    part: Callable[[tuple[Backend, ...]], object],
+) -> tuple[tuple[Backend, ...], tuple[str, ...]]:
+    """Backends that are pods or nodes of the cluster, and on what that rests.
+
+    Raises NotAccepted when there are others, with the ``part`` that is left of its owner.
+    """
+    addresses = dict.fromkeys(backend.address for backend in backends)
+    usable, rests = set[IP](), dict[str, None]()
+    for address in addresses:
+        here = number(address)
+        of_node = remote.node_of(here) or remote.hosts.get(str(address))
+        rests[of_node or single(here)] = None
+        if of_node or remote.ledger.pods.holder(here) == remote.name:
+            usable.add(address)
+    kept = tuple(backend for backend in backends if backend.address in usable)
+    others = [str(address) for address in addresses if address not in usable]
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        text = f"no pod and no node of cluster {remote.name} has {', '.join(others[:_NAMED])}{more}"
+        raise NotAccepted(BACKEND_OUTSIDE, "backends", text, part(kept) if kept else None, rests)
+    return kept, tuple(rests)
+
+
+#: Stands for the node of an address that lies in no pod CIDR.
+SINGLE = "="
+
+
+def single(here: int) -> str:
+    """What rests on a single address names it so: no node has such a name."""
+    return f"{SINGLE}{here}"
 
 
 class AddressValue(NamedTuple):
@@ -234,18 +310,37 @@ def address(
         return _prefix(remote, name, value)
     packed = pack(name)
     here = int.from_bytes(packed, "big")
-    of_node = remote.node_of(here)
+    of_node, host = remote.node_of(here), remote.hosts.get(value.host)
     if value.identity == IDENTITY_HOST:
         return _node_address(remote, name, packed)
-    if of_node is None:
+    if value.identity in _OF_NODE and name in remote.hosts:
+        return None, (remote.hosts[name],)
+    is_single = of_node is None and host is not None and remote.nodes[host].lacks_cidr(name)
+    if of_node is None and not is_single:
         raise _outside(remote, name, here, here)
-    _check_identity(remote, "ID", value.identity)
-    host = remote.hosts.get(value.host)
+    identity = _identity_here(remote, value.identity)
     endpoint = remote.nodes[host].endpoint if host else None
     if host is None or endpoint is None:
         text = f"tunnel endpoint {value.host!r} is no node of cluster {remote.name} with IPv4"
         raise NotAccepted(NO_ENDPOINT, "HostIP", text)
-    return (packed, value.identity, endpoint), (of_node, host)
+    if is_single:
+        remote.ledger.take_pod(remote.name, "IP", here, name)
+    return (packed, identity, endpoint) if identity else None, (of_node or SINGLE, host)
+
+
+def _identity_here(remote: RemoteCluster, claimed: int) -> int:
+    """The identity that an address of a peer has here; 0: none, it is known by its node only.
+
+    Raises NotAccepted for a number that no address of a peer can have.
+    """
+    if claimed in _OF_NODE:
+        return IDENTITY_REMOTE_NODE
+    if claimed in _AS_IT_IS:
+        return claimed
+    if claimed in _OF_OPERATOR:
+        return 0
+    _check_identity(remote, "ID", claimed)
+    return claimed
 
 
 def _node_address(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from clustermesh.findings import ADDRESS_TAKEN, ID_TAKEN, PREFIX_TAKEN
 from mesh.core.findings import Code
@@ -30,11 +30,16 @@ NEVER: tuple[Network, ...] = (
 class NotAccepted(Exception):  # a judgement, not a failure of this program
     """A claim that is not accepted: a stable code, the field at fault and a sentence."""
 
-    def __init__(self, code: Code, field: str, text: str) -> None:
+    def __init__(
+        self, code: Code, field: str, text: str, part: object = None, rests: Iterable[str] = ()
+    ) -> None:
+        """``part`` is what is accepted all the same, ``rests`` on what the judgement rests."""
         super().__init__(f"{code} {field}: {text}")
         self.code = code
         self.field = field
         self.text = text
+        self.part = part
+        self.rests = tuple(rests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +164,82 @@ class OwnNetworks:
         return self._by_first[self._firsts[at]][0]
 
 
+class PodClaims:
+    """Single addresses, each of one cluster: for nodes that have no pod CIDR (cloud IPAM).
+
+    Who is refused an address waits for it. ``again`` are addresses that changed hands, by cluster:
+    their keys are to be judged again.
+    """
+
+    def __init__(self) -> None:
+        self.again: dict[str, dict[int, None]] = {}
+        self._holders: dict[int, str] = {}
+        self._waiting: dict[int, set[str]] = {}
+        self._order: tuple[list[int], list[int]] = ([], [])  # of holders, of those who wait
+
+    def holder(self, address: int) -> str | None:
+        """The cluster that has the address."""
+        return self._holders.get(address)
+
+    def held(self, first: int, last: int) -> Iterable[tuple[int, str]]:
+        """Addresses in a range with their clusters."""
+        order = self._order[0]
+        for at in range(bisect_left(order, first), bisect_right(order, last)):
+            yield order[at], self._holders[order[at]]
+
+    def take(self, cluster: str, address: int) -> None:
+        """Enter an address that nobody else has."""
+        if address not in self._holders:
+            self._holders[address] = cluster
+            insort(self._order[0], address)
+
+    def drop(self, cluster: str, address: int) -> bool:
+        """Give up an address; whether the cluster had it. Who waits for it is judged again."""
+        if self._holders.get(address) != cluster:
+            return False
+        del self._holders[address]
+        _remove(self._order[0], address)
+        self.touch(address, address)
+        return True
+
+    def wait(self, cluster: str, address: int) -> None:
+        """The cluster was refused the address, because somebody else has it."""
+        if address not in self._waiting:
+            self._waiting[address] = set()
+            insort(self._order[1], address)
+        self._waiting[address].add(cluster)
+
+    def leave(self, cluster: str, address: int) -> None:
+        """The cluster no longer asks for the address."""
+        waiting = self._waiting.get(address)
+        if waiting is None:
+            return
+        waiting.discard(cluster)
+        if not waiting:
+            del self._waiting[address]
+            _remove(self._order[1], address)
+
+    def touch(self, first: int, last: int) -> None:
+        """Something else about these addresses has changed: holders and waiters are judged."""
+        for address, cluster in self.held(first, last):
+            self.again.setdefault(cluster, {})[address] = None
+        order = self._order[1]
+        for at in range(bisect_left(order, first), bisect_right(order, last)):
+            for cluster in self._waiting[order[at]]:
+                self.again.setdefault(cluster, {})[order[at]] = None
+
+
+def _remove(order: list[int], address: int) -> None:
+    del order[bisect_left(order, address)]
+
+
 class Ledger:
     """The claims of all clusters; ``revision`` grows when something is given up or ours changes."""
 
     def __init__(self, own: OwnFacts) -> None:
         self.revision = 0
         self.ids: dict[int, str] = {}
+        self.pods = PodClaims()
         self._claims: dict[Holder, Holdings] = {}
         self._networks = Spans()
         self._addresses: dict[int, Holder] = {}
@@ -225,6 +300,9 @@ class Ledger:
             self._own_addresses.add(address)
             insort(self._own_order, number(address))
         spans = [*map(span, networks), *((number(a), number(a)) for a in addresses)]
+        gone = [number(address) for address in change.gone_addresses]
+        for ends in (*spans, *map(span, change.gone_networks), *((at, at) for at in gone)):
+            self.pods.touch(*ends)
         return {holder for ends in spans for holder in self._holders(*ends)}
 
     def _holders(self, first: int, last: int) -> Iterable[Holder]:
@@ -276,9 +354,41 @@ class Ledger:
         self.revision += 1
         for _, network in claimed.networks:
             self._networks.remove(network)
+            self.pods.touch(*span(network))
         for _, address in claimed.addresses:
-            del self._addresses[number(address)]
-            del self._order[bisect_left(self._order, number(address))]
+            here = number(address)
+            del self._addresses[here]
+            _remove(self._order, here)
+            self.pods.touch(here, here)
+
+    def drop_pod(self, cluster: str, address: int) -> None:
+        """Give up an address that ``take_pod`` has entered."""
+        if self.pods.drop(cluster, address):
+            self.revision += 1
+
+    def take_pod(self, cluster: str, name: str, address: int, text: str) -> None:
+        """Enter an address that lies in no pod CIDR. Raises NotAccepted when somebody has it."""
+        whose = self._other_holder(cluster, address)
+        if whose:
+            raise NotAccepted(ADDRESS_TAKEN, name, f"{text}: {whose}")
+        self.pods.take(cluster, address)
+
+    def _other_holder(self, cluster: str, address: int) -> str:
+        """Who has an address, or why no pod has it; empty when the cluster may."""
+        here = readable(address)
+        if any(never.version == here.version and here in never for never in NEVER):
+            return "no pod has such an address"
+        if self.holds_own_node(address, address):
+            return f"a node of our cluster {self._own_cluster} has this address"
+        ours = self._own_networks.meeting(address, address)
+        if ours is not None:
+            return f"it lies in {ours} of our cluster {self._own_cluster}"
+        for network, whose in self._networks.meeting(address, address):
+            return f"it lies in {network} of {whose}"
+        if address in self._addresses:
+            return f"it is an address of {self._addresses[address]}"
+        other = self.pods.holder(address)
+        return f"a pod of cluster {other} has it" if other not in (None, cluster) else ""
 
     def holds_own_node(self, first: int, last: int) -> bool:
         """Whether a node of this cluster has an address in the range."""
@@ -309,6 +419,11 @@ class Ledger:
             whose = self._addresses[self._order[at]]
             if whose.cluster != holder.cluster:
                 raise NotAccepted(PREFIX_TAKEN, name, f"{network} holds an address of {whose}")
+        for address, cluster in self.pods.held(first, last):
+            if cluster != holder.cluster:
+                pod = readable(address)
+                text = f"{network} holds {pod}, the address of a pod of cluster {cluster}"
+                raise NotAccepted(PREFIX_TAKEN, name, text)
 
     def _check_address(self, holder: Holder, name: str, address: IP) -> None:
         here = number(address)
@@ -318,6 +433,11 @@ class Ledger:
         whose = self._addresses.get(here, holder)
         if whose != holder:
             raise NotAccepted(ADDRESS_TAKEN, name, f"{address} is an address of {whose}")
+        pod = self.pods.holder(here)
+        if pod not in (None, holder.cluster):
+            raise NotAccepted(
+                ADDRESS_TAKEN, name, f"{address} is the address of a pod of cluster {pod}"
+            )
         if any(never.version == address.version and address in never for never in NEVER):
             raise NotAccepted(ADDRESS_TAKEN, name, f"{address} is no address for a node")
         ours = self._own_networks.meeting(here, here)
@@ -333,6 +453,11 @@ class Ledger:
 def number(address: IP) -> int:
     """The address as a number, IPv4 in its mapped form."""
     return int(address) | MAPPED if isinstance(address, IPv4Address) else int(address)
+
+
+def readable(here: int) -> IP:
+    """Inverse of ``number``."""
+    return IPv4Address(here & 0xFFFFFFFF) if here >> 32 == MAPPED >> 32 else IPv6Address(here)
 
 
 def span(network: Network) -> tuple[int, int]:

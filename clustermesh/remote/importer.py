@@ -22,16 +22,34 @@ from typing import Any, TypeVar
 from clustermesh import findings as codes
 from clustermesh.remote import wire
 from clustermesh.remote.changes import Draft, ImportChanges, address_row, columns
-from clustermesh.remote.checks import AcceptedAddress, RemoteCluster, RemoteNode
+from clustermesh.remote.checks import (
+    SINGLE,
+    AcceptedAddress,
+    RemoteCluster,
+    RemoteNode,
+    pack,
+    single,
+)
 from clustermesh.remote.holdings import (
     Holder,
     Ledger,
     NotAccepted,
     OwnChange,
     OwnFacts,
+    readable,
 )
 from clustermesh.remote.keys import AddressKeys, Keys, KeyStore
-from clustermesh.remote.shared import ADDRESS, CONFIG, IDENTITY, NODE, SERVICE, SHARED, Shared
+from clustermesh.remote.shared import (
+    ADDRESS,
+    CONFIG,
+    IDENTITY,
+    NODE,
+    SERVICE,
+    SHARED,
+    SLICE,
+    Shared,
+)
+from clustermesh.remote.slices import Slices
 from clustermesh.remote.wire import CANARIES, WireError
 from mesh.core.model import (
     IP,
@@ -90,7 +108,14 @@ class Importer:
         }
         self._by_prefix = {noun.prefix: noun for noun in nouns}
         self._refused: dict[str, Finding] = {}
+        self._refused_nodes: dict[str, None] = {}
         self._waiting: dict[str, AnyShared] = {}  # refused keys that another node may bring in
+        self._slices = Slices()
+        self._ignored: AnyShared = SLICE  # of the two forms of services
+        self._in_part: set[str] = set()  # refused keys of which a part is accepted
+        self._singles: dict[str, int] = {}  # keys of addresses that stand by themselves
+        self._wanting: dict[str, int] = {}  # keys of addresses that somebody else has
+        self._moved: set[str] = set()  # single addresses that came or went, as ``single`` says
         self._unread: dict[AnyShared, int] = dict.fromkeys(nouns, 0)
         self._noted: dict[AnyShared, dict[str, None]] = {}  # keys of pages, not judged yet
         self._beyond: dict[AnyShared, dict[str, bytes]] = {}  # of pages, and of no room as yet
@@ -110,8 +135,15 @@ class Importer:
 
     @property
     def services(self) -> dict[ServiceKey, Service]:
-        """Accepted services."""
-        return {SERVICE.key(row): row for row in self.rows(SERVICE)}
+        """Accepted services, in the form that is read."""
+        return {SERVICE.key(row): row for row in self.rows(SERVICE)} | self._slices.services
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the canaries of all that is read of the cluster stand."""
+        only = self.cluster.capabilities.endpoint_slices_export_mode == wire.SLICES_ONLY
+        services = wire.SLICES if only else wire.SERVICES
+        return {wire.NODES, wire.IDENTITIES, wire.ADDRESSES, services} <= self.canaries
 
     @property
     def identities(self) -> dict[int, Identity]:
@@ -189,9 +221,21 @@ class Importer:
         for rows in (*self._left_over(), puts):
             self._take(rows, touched)
         if CONFIG in touched and (yield from self._settling_config(draft)):
-            return  # another id: everything has been judged
+            touched = {}  # another id: everything has been judged
         if self.cluster.id:
             yield from self._settling_rows(draft, touched)
+            yield from self._choosing_form(draft)
+
+    def _choosing_form(self, draft: Draft) -> Iterator[None]:
+        """Read slices of a cluster that publishes nothing else; change once all are there."""
+        offers = self.cluster.capabilities
+        only = offers.endpoint_slices_export_mode == wire.SLICES_ONLY
+        form, other = (SLICE, SERVICE) if only else (SERVICE, SLICE)
+        ready = form.prefix in self.canaries or not offers.synced_canaries
+        if form is self._ignored and ready:
+            self._ignored = other
+            both = [noun for noun in (SERVICE, SLICE) if noun in self._keys]
+            yield from self._settling_rows(draft, {noun: list(self._keys[noun]) for noun in both})
 
     def _left_over(self) -> Sequence[Mapping[str, bytes]]:
         """Keys of a list for which there was no room; those without any are counted anew."""
@@ -233,8 +277,15 @@ class Importer:
         if self.cluster.id:
             finish(self._settling_rows(draft, {NODE: self._nodes_again(nodes)}))
 
+    def settle_addresses(self, draft: Draft, addresses: Iterable[int]) -> None:
+        """Judge single addresses again that have changed hands."""
+        keys = (wire.address_key(self.cluster.name, readable(here)) for here in addresses)
+        again = [key for key in keys if key in self._addresses]
+        if self.cluster.id and again:
+            finish(self._settling_rows(draft, {ADDRESS: again}))
+
     def _nodes_again(self, nodes: Collection[str] | None) -> list[str]:
-        refused = self._refused_nodes()
+        refused = list(self._refused_nodes)
         if nodes is None or not (nodes or refused):
             return refused
         again = {*refused, *(wire.node_key(self.cluster.name, node) for node in nodes)}
@@ -273,7 +324,8 @@ class Importer:
         keys = self._keys[noun]
         if not keys.differs(key, value):
             return False
-        if key in keys and self.cluster.id and key not in self._refused:
+        stands = key not in self._refused or key in self._in_part
+        if key in keys and self.cluster.id and stands:
             keys.keep(key)
         keys.put(key, value)
         return True
@@ -320,12 +372,18 @@ class Importer:
         for noun in self._keys:
             if noun in (CONFIG, NODE):
                 continue
-            keys = touched.get(noun, ())
-            others = again.get(noun, set()).difference(keys)
+            keys, others = touched.get(noun, ()), again.get(noun, set())
+            if noun.rests_on_nodes and self._moved:  # addresses are judged before services
+                others = others | self._keys[noun].resting_on(self._moved)
+            others = others.difference(keys)
             for number, key in enumerate((*others, *keys), 1):
                 self._settle_row(draft, noun, key)
                 if number % _JUDGED == 0:
                     yield
+        self._moved.clear()
+        for service, row in self._slices.changed():
+            key = wire.service_key(service.cluster, service.namespace, service.name)
+            draft.put(SERVICE, service, row or self._keys[SERVICE].accepted(key))
         self._addresses.forget_nodes([name for name in moved if name not in self.cluster.nodes])
 
     def _again(self, moved: Collection[str]) -> Mapping[AnyShared, set[str]]:
@@ -338,9 +396,6 @@ class Importer:
         for key, noun in self._waiting.items():
             again.setdefault(noun, set()).add(key)
         return again
-
-    def _refused_nodes(self) -> list[str]:
-        return [key for key in self._refused if key.startswith(NODE.prefix)]
 
     def _settling_nodes(
         self, draft: Draft, keys: Collection[str]
@@ -358,7 +413,7 @@ class Importer:
                     yield
             if not progress and ledger.revision == seen:
                 break
-            todo = self._refused_nodes()
+            todo = list(self._refused_nodes)
         return moved
 
     def _settle_node(self, draft: Draft, key: str, moved: set[str]) -> bool:
@@ -384,12 +439,39 @@ class Importer:
         row, nodes = self._judged(noun, key)
         before = keys.accepted(key)
         keys.accept(key, row, nodes)
+        if noun is ADDRESS:
+            self._note_single(key, nodes)
         if row == before:
             return
         if noun is ADDRESS:
             self._draft_address(draft, row, before)
+        elif noun is SLICE:
+            self._slices.put(key, row, before)
         else:
             draft.put(noun, noun.key(row if row is not None else before), row)
+
+    def _note_single(self, key: str, nodes: Sequence[str]) -> None:
+        """Note whether an address stands by itself, and whether somebody else has it."""
+        cluster, pods = self.cluster.name, self.cluster.ledger.pods
+        if (nodes[:1] == (SINGLE,)) != (key in self._singles):
+            gone = self._singles.pop(key, None)
+            if gone is None:
+                self._singles[key] = self._number(key)
+            else:
+                self.cluster.ledger.drop_pod(cluster, gone)
+            self._moved.add(single(self._number(key)))
+        refused = self._refused.get(key)
+        wants = refused is not None and refused.code == codes.ADDRESS_TAKEN
+        if wants != (key in self._wanting) and "/" not in self._name(ADDRESS, key):
+            gone = self._wanting.pop(key, None)
+            if gone is None:
+                self._wanting[key] = self._number(key)
+                pods.wait(cluster, self._wanting[key])
+            else:
+                pods.leave(cluster, gone)
+
+    def _number(self, key: str) -> int:
+        return int.from_bytes(pack(self._name(ADDRESS, key)), "big")
 
     def _draft_address(
         self, draft: Draft, row: AcceptedAddress | None, before: AcceptedAddress | None
@@ -405,7 +487,7 @@ class Importer:
         Also the nodes on which the judgement rests.
         """
         keys = self._keys[noun]
-        if self._draining or key not in keys:
+        if self._draining or key not in keys or noun is self._ignored:
             self._clear(key)
             keys.drop_kept(key)
             return None, ()
@@ -413,7 +495,12 @@ class Importer:
             judged = noun.judge(self.cluster, self._name(noun, key), keys.latest(key))
         except (NotAccepted, WireError) as refusal:
             self._refuse(noun, key, refusal)
-            return self._judged_before(noun, key)
+            part, rests = _still_accepted(refusal)
+            if part is not None:
+                keys.drop_kept(key)
+                return part, rests
+            row, nodes = self._judged_before(noun, key)
+            return row, (*nodes, *rests)
         self._clear(key)
         keys.drop_kept(key)
         return judged
@@ -424,7 +511,10 @@ class Importer:
             kept = keys.kept(key)
             if kept is not None:
                 return noun.judge(self.cluster, self._name(noun, key), kept)
-        except (NotAccepted, WireError):
+        except (NotAccepted, WireError) as refusal:
+            part, rests = _still_accepted(refusal)
+            if part is not None:
+                return part, rests
             keys.drop_kept(key)
         return None, ()
 
@@ -432,12 +522,19 @@ class Importer:
         code = refusal.code if isinstance(refusal, NotAccepted) else codes.UNREADABLE
         place, field, text = map(wire.plain, (key, refusal.field, refusal.text))
         self._refused[key] = Finding(code, place, field, text, self._about)
+        if noun is NODE:
+            self._refused_nodes[key] = None
+        self._in_part.discard(key)
+        if _still_accepted(refusal)[0] is not None:
+            self._in_part.add(key)
         if noun is not NODE and (code in _DEPENDENT or code == codes.ADDRESS_TAKEN):
             self._waiting[key] = noun
 
     def _clear(self, key: str) -> None:
         self._refused.pop(key, None)
+        self._refused_nodes.pop(key, None)
         self._waiting.pop(key, None)
+        self._in_part.discard(key)
 
     def _name(self, noun: AnyShared, key: str) -> str:
         """What follows the cluster in a key."""
@@ -497,6 +594,13 @@ class Imports:
         seen = self.ledger.revision
         return self._judge_again(self.ledger.change_own(change), seen)
 
+    def _settle_addresses(self, draft: Draft) -> None:
+        """Judge single addresses again that have changed hands."""
+        again, self.ledger.pods.again = self.ledger.pods.again, {}
+        for name, addresses in again.items():
+            if name in self.importers:
+                self.importers[name].settle_addresses(draft, addresses)
+
     def _judge_again(self, holders: Iterable[Holder], seen: int) -> Draft:
         draft, meeting = Draft(), dict[str, set[str]]()
         for holder in holders:
@@ -518,10 +622,12 @@ class Imports:
 
     def _settle_refused(self, draft: Draft, seen: int) -> None:
         """Judge refused nodes again while a cluster releases prefixes that others may have."""
-        while self.ledger.revision != seen:
-            seen = self.ledger.revision
-            for importer in self.importers.values():
-                importer.settle_again(draft)
+        while self.ledger.revision != seen or self.ledger.pods.again:
+            if self.ledger.revision != seen:
+                seen = self.ledger.revision
+                for importer in self.importers.values():
+                    importer.settle_again(draft)
+            self._settle_addresses(draft)
 
     def _settling(
         self, cluster: str, draft: Draft, puts: Mapping[str, bytes], deletes: Collection[str]
@@ -564,6 +670,11 @@ def finish(pieces: Iterator[None]) -> Any:
             next(pieces)
         except StopIteration as end:
             return end.value
+
+
+def _still_accepted(refusal: NotAccepted | WireError) -> tuple[Any, tuple[str, ...]]:
+    """What is accepted of a refused value, or None; and on what the judgement rests."""
+    return (refusal.part, refusal.rests) if isinstance(refusal, NotAccepted) else (None, ())
 
 
 def _reach(node: RemoteNode | None) -> object:

@@ -125,6 +125,8 @@ class Keys(Generic[D, R]):
     def accept(self, key: str, row: R | None, nodes: Collection[str] = ()) -> None:
         for node in self._rests_on.pop(key, ()):
             self._dependents[node].discard(key)
+            if not self._dependents[node]:
+                del self._dependents[node]
         if nodes:
             self._rests_on[key] = nodes
         for node in nodes:

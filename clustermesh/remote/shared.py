@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from clustermesh.remote import checks, wire
+from clustermesh.remote import slice_pb2 as pb
 from clustermesh.remote.checks import AcceptedAddress, AddressValue, RemoteCluster, RemoteNode
+from clustermesh.remote.slices import ServiceSlice
 from mesh.core.model import Identity, NodeKey, Service, ServiceKey
 
 K = TypeVar("K", bound=Hashable)
@@ -51,6 +53,10 @@ def _node_key(node: RemoteNode) -> NodeKey:
 
 def _service_key(row: Service) -> ServiceKey:
     return ServiceKey(row.cluster, row.namespace, row.name)
+
+
+def _slice_key(row: ServiceSlice) -> tuple[str, str, str]:
+    return row.cluster, row.namespace, row.name
 
 
 def _identity_key(row: Identity) -> int:
@@ -95,5 +101,17 @@ ADDRESS: Shared[bytes, AddressValue, AcceptedAddress | None] = Shared(
     rests_on_nodes=True,
 )
 
-#: Every published noun, in the order in which rows are judged: what rests on nodes comes last.
-SHARED: tuple[Shared[Any, Any, Any], ...] = (CONFIG, NODE, IDENTITY, SERVICE, ADDRESS)
+SLICE: Shared[tuple[str, str, str], pb.ClusterEndpointSlice, ServiceSlice] = Shared(
+    "service slice",
+    wire.SLICES,
+    checks.read_slice,
+    checks.service_slice,
+    _slice_key,
+    65_536,
+    largest=256 * KIB,
+    rests_on_nodes=True,
+)
+
+#: Every published noun, in the order in which rows are judged: what rests on others
+#: comes after them.
+SHARED: tuple[Shared[Any, Any, Any], ...] = (CONFIG, NODE, IDENTITY, ADDRESS, SERVICE, SLICE)

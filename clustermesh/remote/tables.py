@@ -22,6 +22,7 @@ from clustermesh.remote.shared import (
     NODE,
     SERVICE,
     SHARED,
+    SLICE,
     Shared,
 )
 from clustermesh.remote.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
@@ -66,7 +67,7 @@ class RemoteTables(Sliced):
     ) -> None:
         #: Accepted rows of each noun that has rows.
         self.tables: Mapping[Shared[Any, Any, Any], Table[Any, Any]] = {
-            noun: Table(f"remote {noun}") for noun in nouns if noun not in (CONFIG, ADDRESS)
+            noun: Table(f"remote {noun}") for noun in nouns if noun not in (CONFIG, ADDRESS, SLICE)
         }
         self.nodes: Table[NodeKey, Node] = self.tables[NODE]
         self.services: Table[ServiceKey, Service] = self.tables[SERVICE]

@@ -25,15 +25,18 @@ CONFIGS = "cilium/cluster-config/"
 CANARIES = "cilium/synced/"
 NODES = "cilium/cache/nodes/v1/"
 SERVICES = "cilium/cache/services/v1/"
+SLICES = "cilium/cache/endpointslices/v1/"
 IDENTITIES = "cilium/cache/identities/v1/"
 ADDRESSES = "cilium/cache/ip/v1/"
-_PREFIXES = frozenset({CONFIGS, CANARIES, NODES, SERVICES, IDENTITIES, ADDRESSES})
+_PREFIXES = frozenset({CONFIGS, CANARIES, NODES, SERVICES, SLICES, IDENTITIES, ADDRESSES})
 
 LOCATOR = "meshgate.io/locator"
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster"
 ACCOUNT_LABEL = "k8s:io.cilium.k8s.policy.serviceaccount"
 #: 255 clusters: 8 bits of cluster id over 16 bits of number.
 MAX_CLUSTERS = 255
+#: In which forms a cluster publishes its services; without a mode in the first one only.
+BOTH_FORMS, SLICES_ONLY = "services-and-endpointslices", "endpointslices-only"
 #: Protocols of service ports; others (SCTP) are left out of rows.
 PROTOCOLS = frozenset({"TCP", "UDP"})
 
@@ -71,6 +74,11 @@ def node_key(cluster: str, name: str) -> str:
 def service_key(cluster: str, namespace: str, name: str) -> str:
     """Where a global service stands."""
     return f"{SERVICES}{cluster}/{namespace}/{name}"
+
+
+def slice_key(cluster: str, namespace: str, name: str) -> str:
+    """Where some backends of a global service stand."""
+    return f"{SLICES}{cluster}/{namespace}/{name}"
 
 
 def identity_key(cluster: str, number: int) -> str:
@@ -270,7 +278,10 @@ def encode(value: msgspec.Struct) -> bytes:
 
 def cluster_config(cluster_id: int) -> bytes:
     """What this cluster says of itself."""
-    return encode(ClusterConfig(cluster_id, Capabilities(synced_canaries=True, cached=True)))
+    capabilities = Capabilities(
+        synced_canaries=True, cached=True, endpoint_slices_export_mode=BOTH_FORMS
+    )
+    return encode(ClusterConfig(cluster_id, capabilities))
 
 
 def node_value(node: Node, cluster_id: int) -> bytes:

@@ -444,6 +444,146 @@ def test_finding_keeps_its_time() -> None:
     assert (other.code, other.since) == ("M133", 102)
 
 
+# --- Clusters whose pods have addresses of a cloud ------------------------------------------
+
+
+def cloud(cluster: str, number: int, *pods: str, node: str = "10.99.0.41") -> dict[str, bytes]:
+    """A cluster whose node has no pod CIDR; its pods have addresses out of the cloud's subnets."""
+    name = f"{cluster}-1"
+    row = Node(cluster, name, (ip_address(node),))
+    keys = {wire.config_key(cluster): wire.cluster_config(number)}
+    keys[wire.node_key(cluster, name)] = wire.node_value(row, number)
+    for pod in pods:
+        address = Address(ip_address(pod), number << 16 | 7, cluster, IPv4Address(node))
+        value = wire.address_value(address, PodKey(cluster, "shop", "web"), "")
+        keys[wire.address_key(cluster, address.address)] = value
+    return keys
+
+
+def held(it: Imports) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    for one in it.importers.values():
+        keys, values = one.addresses.keys.tolist(), one.addresses.values.tolist()
+        rows |= {text(key): value[3] for key, value in zip(keys, values, strict=True)}
+    return rows
+
+
+def test_addresses_of_a_node_without_pod_cidrs_are_judged_one_by_one() -> None:
+    """Each is the cluster's that is neither ours nor somebody else's nor impossible."""
+    it = Imports(OWN)
+    it.apply(west())
+    bad = {"10.1.0.7": "M128", "10.2.1.77": "M128", "10.99.0.12": "M128", "127.0.0.9": "M128"}
+    bad |= {"10.99.0.21": "M128"}
+    it.apply(cloud("north", 3, "172.31.5.6", "172.31.5.7", "2600:1f::7", *bad))
+    mine = {address for address, cluster in held(it).items() if cluster == 3}
+    assert mine == {"172.31.5.6", "172.31.5.7", "2600:1f::7"}
+    found = {finding.object.rpartition("/")[2]: finding.code for finding in it.findings.values()}
+    assert found == bad
+
+
+def test_a_single_address_passes_from_cluster_to_cluster() -> None:
+    """The first one keeps it; who was refused gets it when it is free, and no other key is read."""
+    it = Imports(OWN)
+    it.apply(cloud("north", 3, "172.31.5.6"))
+    key = wire.address_key("south", ip_address("172.31.5.6"))
+    it.apply(cloud("south", 4, "172.31.5.6", node="10.99.0.42"))
+    assert refused(it) == {key: ("M128", "IP")}
+    assert "a pod of cluster north has it" in it.findings[key].text
+    changes = it.apply({}, [wire.address_key("north", ip_address("172.31.5.6"))])
+    assert (held(it), it.findings) == ({"172.31.5.6": 4}, {})
+    assert list(addresses(changes)) == ["172.31.5.6"]
+
+
+def test_our_later_facts_win_over_a_single_address() -> None:
+    """A service address or pool of ours takes the peer's address away, and gives it back."""
+    it = Imports(OWN)
+    it.apply(cloud("north", 3, "172.31.5.6", "172.31.9.9"))
+    it.update_own(replace(OWN, networks=(*OWN.networks, ip_network("172.31.5.6/32"))))
+    assert held(it) == {"172.31.9.9": 3}
+    assert [finding.code for finding in it.findings.values()] == ["M128"]
+    it.update_own(OWN)
+    assert (held(it), it.findings) == ({"172.31.5.6": 3, "172.31.9.9": 3}, {})
+
+
+def test_a_pod_cidr_around_somebody_elses_single_address_is_refused() -> None:
+    it = Imports(OWN)
+    it.apply(cloud("north", 3, "10.2.1.9"))
+    it.apply(west())
+    assert refused(it)[NODE] == ("M129", "IPv4AllocCIDR")
+    assert "10.2.1.9, the address of a pod of cluster north" in it.findings[NODE].text
+    it.apply({}, [wire.address_key("north", ip_address("10.2.1.9"))])
+    assert NODE not in it.findings
+
+
+def test_a_service_rests_on_its_single_addresses() -> None:
+    """Its backends come and go with the addresses, also when they come after the service."""
+    it = Imports(OWN)
+    first, second = "172.31.5.6", "172.31.5.7"
+    backends = tuple(Backend(ip_address(b), 80, "", "TCP", "north") for b in (first, second))
+    row = Service("north", "shop", "web", (), (), backends=backends)
+    key = wire.service_key("north", "shop", "web")
+    it.apply({**cloud("north", 3), key: wire.service_value(row, 3)})
+    assert refused(it) == {key: ("M131", "backends")}
+    pods = cloud("north", 3, first, second)
+
+    def backing() -> set[str]:
+        rows = it.importers["north"].services.values()
+        return {str(backend.address) for row in rows for backend in row.backends}
+
+    for pod, there in ((first, {first}), (second, {first, second})):
+        address = wire.address_key("north", ip_address(pod))
+        it.apply({address: pods[address]})
+        assert backing() == there
+    assert it.findings == {}
+    it.apply({}, [wire.address_key("north", ip_address(first))])
+    assert (backing(), refused(it)) == ({second}, {key: ("M131", "backends")})
+
+
+# --- One backend, reserved identities --------------------------------------------------------
+
+
+def test_a_backend_that_cannot_be_used_costs_itself() -> None:
+    """B6: a pod of the host network is a backend, one that is nobody's is left out."""
+    it = importer()
+    changes = it.apply({SERVICE: west_service("10.2.1.6", "10.99.0.21", "198.51.100.7")})
+    [row] = changes.services.upsert.values()
+    assert [str(backend.address) for backend in row.backends] == ["10.2.1.6", "10.99.0.21"]
+    assert refused(it) == {SERVICE: ("M131", "backends")}
+    assert "198.51.100.7" in it.findings[SERVICE].text
+    it.apply({SERVICE: b"{"})
+    assert [len(row.backends) for row in it.services.values()] == [2]  # the last accepted part
+    it.apply({SERVICE: west_service("10.2.1.6")})
+    assert it.findings == {}
+
+
+@pytest.mark.parametrize(
+    ("identity", "here"),
+    [(4, 4), (5, 5), (100, 100), (112, 112), (115, 115), (6, 6), (7, 6), (8, 6), (128, None)],
+)
+def test_reserved_identities_are_taken_by_rule(identity: int, here: int | None) -> None:
+    """B7: CoreDNS may have 112. A peer never has our API server's or ingress's identity."""
+    it = importer()
+    changes = it.apply(dict([pair("10.2.1.9", identity)]))
+    rows = {address: row[0] for address, row in addresses(changes).items()}
+    assert rows == ({"10.2.1.9": here} if here else {})
+    assert it.findings == {}
+
+
+def test_a_refused_node_is_judged_as_a_node() -> None:
+    """A node whose address another cluster has is no service, whatever is judged again."""
+    it = Imports(OWN)
+    it.apply(west())
+    taken = cloud("north", 3, node="10.99.0.21")
+    it.apply(taken)
+    key = wire.node_key("north", "north-1")
+    for number in range(3):
+        other = Node("north", f"n{number}", (ip_address(f"10.99.0.5{number}"),))
+        it.apply({wire.node_key("north", other.name): wire.node_value(other, 3)})
+        assert refused(it)[key] == ("M128", "IPAddresses")
+    it.apply({}, [NODE])
+    assert key not in it.findings
+
+
 # --- Several clusters -------------------------------------------------------------------------
 
 
@@ -553,11 +693,13 @@ def anything(chance: random.Random) -> tuple[str, bytes | None]:
     second = chance.choice((2, 2, 3, 3, 1))
     address, host = ip_address(f"10.{second}.{n}.{m}"), IPv4Address(f"10.99.0.{20 + m}")
     cidr = ip_network(f"{address}/{chance.choice((24, 24, 22))}", strict=False)
+    backend_of = chance.choice((address, address, host))
     where = host if chance.random() < 0.8 else IPv4Address("10.99.0.11")
     node = Node(cluster, f"n{m}", (where,), (cidr,) if n else ())
     pod = Address(address, number << 16 | m, cluster, host)
-    backend = Backend(address, 80, "http", "TCP", cluster)
-    service = Service(cluster, "shop", f"s{m}", (), (), backends=(backend,))
+    both = (address, backend_of) if m % 2 else (address,)
+    backends = tuple(Backend(one, 80, "http", "TCP", cluster) for one in both)
+    service = Service(cluster, "shop", f"s{m}", (), (), backends=backends)
     labels = f"k8s:a={m};{wire.CLUSTER_LABEL}={cluster};"
     nodes = (wire.node_key(cluster, node.name), wire.node_value(node, number))
     pods = (wire.address_key(cluster, address), wire.address_value(pod, PodKey("", "", ""), ""))
@@ -621,11 +763,23 @@ def check_rules(it: Imports, mirror: Mirror) -> None:
         assert identity >> 16 == cluster
         assert (endpoint, cluster) in endpoints
         address = ip_address(text(key))
-        assert any(address in cidr and ids[node.cluster] == cluster for cidr, node in cidrs)
+        whose = [ids[node.cluster] for cidr, node in cidrs if address in cidr]
+        assert whose in ([cluster], [])
+        if not whose:  # it stands by itself
+            assert address not in where
+            assert not any(address in network for network in it.ledger.own.networks)
+            free = [node for node in nodes if endpoint in map(int, node.addresses)]
+            assert any(not node.pod_cidrs for node in free)
     for service in mirror.services.values():
         for backend in service.backends:
             assert any(
-                backend.address in cidr and node.cluster == service.cluster for cidr, node in cidrs
+                node.cluster == service.cluster
+                and (backend.address in node.addresses or backend.address in cidr)
+                for node in nodes
+                for cidr in node.pod_cidrs or (ip_network("192.0.2.0/32"),)
+            ) or any(
+                text(key) == str(backend.address) and row[3] == ids[service.cluster]
+                for key, row in mirror.addresses.items()
             )
 
 

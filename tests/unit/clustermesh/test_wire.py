@@ -129,7 +129,12 @@ def test_own_cluster_config() -> None:
     """The cached layout with canaries; kinds that are not published are absent."""
     assert json.loads(wire.cluster_config(1)) == {
         "id": 1,
-        "capabilities": {"syncedCanaries": True, "cached": True, "maxConnectedClusters": 255},
+        "capabilities": {
+            "syncedCanaries": True,
+            "cached": True,
+            "maxConnectedClusters": 255,
+            "endpointSlicesExportMode": "services-and-endpointslices",
+        },
     }
 
 
