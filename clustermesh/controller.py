@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 from clustermesh import foreign as prefixes
 from clustermesh import publish
-from clustermesh.findings import BACKEND_NOT_PUBLISHED
+from clustermesh.findings import BACKEND_NOT_PUBLISHED, SERVICE_TOO_LARGE
 from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
@@ -106,6 +106,7 @@ class PublishController(ControllerFeature):
         self._addresses = publish.PodAddresses(self.published[wire.ADDRESSES], cluster)
         self._host: Table[IP, None] = Table("address of published node")
         self._outward: Table[ServiceKey, Service] = Table("service for others")
+        self._slices_only: dict[ServiceKey, int] = {}  # too large for the first form
         self._outside: dict[ServiceKey, Sequence[IP]] = {}  # backends that are not published
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -139,8 +140,7 @@ class PublishController(ControllerFeature):
         loop.group(self.published[wire.IDENTITIES], publish.identity_keys, By(self._identity))
         loop.group(self._host, publish.host, By(self._leaving, lambda _, node: node.addresses))
         loop.group(self._outward, self._shown, By(self._service), whole=[self._host])
-        services = partial(publish.service_keys, cluster_id=self._id)
-        loop.group(self.published[wire.SERVICES], services, By(self._outward))
+        loop.group(self.published[wire.SERVICES], self._first_form, By(self._outward))
         parts = partial(publish.slice_keys, cluster_id=self._id)
         loop.group(self.published[wire.SLICES], parts, By(self._outward))
         entries = Followed(self._store.pods, self._take_entries)
@@ -186,7 +186,18 @@ class PublishController(ControllerFeature):
             self._outside[key] = others
         return {key: row}
 
+    def _first_form(self, key: ServiceKey, service: Service | None) -> dict[str, bytes]:
+        self._slices_only.pop(key, None)
+        keys = publish.service_keys(key, service, self._id)
+        if service is not None and not keys:
+            self._slices_only[key] = len(service.backends)
+        return keys
+
     def findings(self) -> Iterable[Finding]:
+        for service, number in self._slices_only.items():
+            place = f"Service/{service.namespace}/{service.name}"
+            text = f"{number} backends: published in slices only"
+            yield Finding(SERVICE_TOO_LARGE, place, "backends", text)
         for service, addresses in self._outside.items():
             more = f" and {len(addresses) - _NAMED} more" if len(addresses) > _NAMED else ""
             text = f"not published: {', '.join(map(str, addresses[:_NAMED]))}{more}"

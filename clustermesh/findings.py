@@ -170,6 +170,13 @@ CONTRADICTION = Code(
     "The two keys of a claim contradict each other. Its owner gets no number.",
     "Remove the owner's key, which the finding names; a controller then claims anew.",
 )
+NOT_CLAIMED = Code(
+    "M158",
+    "etcd refuses the claim of one owner, which gets no number; all others get theirs. A node "
+    "without a pod CIDR gets no pods, a pod without an identity is not connected.",
+    "Act on the error that the text names: the owner's name may be too long for etcd, or the "
+    "controller's role may lack a prefix.",
+)
 NO_HEARTBEAT = Code(
     "M156",
     "The leader cannot put the heartbeat into etcd. Cilium clusters that read this etcd connect "
@@ -182,6 +189,12 @@ BACKEND_NOT_PUBLISHED = Code(
     "A global service has backends that are neither pods nor nodes of this cluster. Other clusters "
     "would refuse them, so they are not published: only this cluster uses them.",
     "Give the service such backends in each cluster, or make the service local.",
+)
+SERVICE_TOO_LARGE = Code(
+    "M160",
+    "A global service has too many backends for the first form of services on the wire. Other "
+    "clusters that read this form, as Cilium before 1.21 does, do not see it.",
+    "Let the other clusters read slices of services, or give the service fewer backends.",
 )
 NOT_REMEMBERED = Code(
     "D605",

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from clustermesh.remote import wire
-from clustermesh.remote.shared import CONFIG, SHARED
+from clustermesh.remote.shared import CONFIG, SERVICE, SHARED
 from clustermesh.remote.slices import slice_values
 from mesh.core.model import (
     IP,
@@ -51,11 +51,15 @@ def identity_keys(_: int, row: Identity | None) -> dict[str, bytes]:
 
 
 def service_keys(_: ServiceKey, row: Service | None, cluster_id: int) -> dict[str, bytes]:
-    """The key of a global service that is shared, with the backends of this cluster alone."""
+    """The key of a global service that is shared, with the backends of this cluster alone.
+
+    None when no cluster would read so long a value.
+    """
     if row is None or not (row.is_global and row.is_shared):
         return {}
     key = wire.service_key(row.cluster, row.namespace, row.name)
-    return {key: wire.service_value(row, cluster_id)}
+    value = wire.service_value(row, cluster_id)
+    return {key: value} if len(value) <= SERVICE.largest else {}
 
 
 def slice_keys(_: ServiceKey, row: Service | None, cluster_id: int) -> dict[str, bytes]:

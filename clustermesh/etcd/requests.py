@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 from clustermesh.etcd import etcd_pb2 as pb
+
+T = TypeVar("T")
+
+#: Bytes of keys and values in one Txn of ours; etcd takes 1.5 MiB.
+TXN_BYTES = 512 * 1024
+
+
+def cut(
+    items: Iterable[T], most: int, weight: Callable[[T], int], largest: int = TXN_BYTES
+) -> Iterator[list[T]]:
+    """Lists of at most ``most`` items and ``largest`` bytes; an item that is larger is alone."""
+    part: list[T] = []
+    size = 0
+    for item in items:
+        more = weight(item)
+        if part and (len(part) == most or size + more > largest):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += more
+    if part:
+        yield part
 
 
 def prefix_end(prefix: bytes) -> bytes:

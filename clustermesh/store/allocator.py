@@ -22,8 +22,16 @@ from typing import Any
 import msgspec
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, Compacted, EtcdError
-from clustermesh.etcd.requests import delete_op, get_op, if_created, if_modified, put_op, read_kv
+from clustermesh.etcd.client import BadRequest, Client, Compacted, Denied, EtcdError
+from clustermesh.etcd.requests import (
+    cut,
+    delete_op,
+    get_op,
+    if_created,
+    if_modified,
+    put_op,
+    read_kv,
+)
 from clustermesh.store import claims as records
 from clustermesh.store.claims import Record, claim_key, number_key, owner_key
 from clustermesh.store.follow import Batch, Entry, entry_of
@@ -51,6 +59,10 @@ class Inconsistent(EtcdError):
     """The two keys of a claim contradict each other."""
 
 
+#: Answers that are about the keys of a Txn: other claims go on.
+_OF_THE_KEYS = (BadRequest, Denied)
+
+
 @dataclass(slots=True)
 class _Pool:
     """The claims of one pool.
@@ -63,7 +75,7 @@ class _Pool:
     numbers: dict[int, Record] = field(default_factory=dict)
     owners: dict[str, Record] = field(default_factory=dict)
     unreadable: set[int] = field(default_factory=set)
-    inconsistent: dict[str, Inconsistent] = field(default_factory=dict)
+    refused: dict[str, EtcdError] = field(default_factory=dict)  # owners, until they ask again
     _idle: dict[int, None] = field(default_factory=dict)  # resting, or forgotten
     _candidates: Sequence[int] = ()
     _walked: int = 0
@@ -128,7 +140,7 @@ class ClaimAnswer:
     """Claims by owner, and why the other owners have none."""
 
     claims: Mapping[str, Claim]
-    refused: Mapping[str, PoolFull | Inconsistent]
+    refused: Mapping[str, PoolFull | EtcdError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +243,7 @@ class Allocator:
         claims = {o: place.owners[o].claim for o in ask.owners if o in place.owners}
         full = PoolFull(f"{ask.noun} pool {ask.pool} of {self._cluster}: no number is free")
         rest = (owner for owner in ask.owners if owner not in claims)
-        return ClaimAnswer(claims, {owner: place.inconsistent.get(owner, full) for owner in rest})
+        return ClaimAnswer(claims, {owner: place.refused.get(owner, full) for owner in rest})
 
     async def release(self, noun: str, pool: str, owner: str) -> None:
         """Give the owner's number back; it rests. An owner without one is no error."""
@@ -346,13 +358,14 @@ class Allocator:
         owners = [owner for owner in dict.fromkeys(ask.owners) if owner not in place.owners]
         if not owners:
             return
-        place.inconsistent.clear()
+        for owner in owners:
+            place.refused.pop(owner, None)
         picks = dict(place.former(owners, candidates))
         others, given = [owner for owner in owners if owner not in picks], set(picks.values())
         fresh = (number for number in place.free(candidates, now) if number not in given)
         picks |= zip(others, fresh, strict=False)
         pairs = [(ClaimKey(noun, pool, number), owner) for owner, number in picks.items()]
-        await _together(self._try(pairs[at : at + PAIRS]) for at in range(0, len(pairs), PAIRS))
+        await _together(map(self._try_some, cut(pairs, PAIRS, _weight_of_pair)))
         for owner in owners:
             await self._claim_singly(noun, pool, owner, place.free(candidates, now))
 
@@ -360,12 +373,23 @@ class Allocator:
         """A number for one whose Txn met somebody else's; none if the owner has got one."""
         place = self._pools[noun, pool]
         for _ in range(ATTEMPTS):
-            if owner in place.owners or owner in place.inconsistent:
+            if owner in place.owners or owner in place.refused:
                 return
             number = next(numbers, None)
             if number is None:
                 return
-            await self._try([(ClaimKey(noun, pool, number), owner)])
+            await self._try_some([(ClaimKey(noun, pool, number), owner)])
+
+    async def _try_some(self, pairs: Sequence[tuple[ClaimKey, str]]) -> None:
+        """``_try``; what etcd refuses because of one pair is tried pair by pair."""
+        try:
+            await self._try(pairs)
+        except _OF_THE_KEYS as error:
+            for pair in pairs if len(pairs) > 1 else ():
+                await self._try_some([pair])
+            if len(pairs) == 1:
+                [(key, owner)] = pairs
+                self._pools[key.noun, key.pool].refused[owner] = error
 
     async def _try(self, pairs: Sequence[tuple[ClaimKey, str]]) -> None:
         """Claim all pairs in one Txn, or none and learn what is there instead."""
@@ -388,18 +412,30 @@ class Allocator:
 
     async def _restore(self, wanted: Iterable[Record]) -> Sequence[str]:
         missing = [record for record in wanted if not self._has(record)]
-        chunks = (missing[at : at + PAIRS] for at in range(0, len(missing), PAIRS))
-        await _together(self._recreate(chunk) for chunk in chunks)
+        errors: dict[ClaimKey, EtcdError] = {}
+        chunks = cut(missing, PAIRS, _weight_of_record)
+        await _together(self._recreate(chunk, errors) for chunk in chunks)
         for record in missing:  # a chunk with one conflict was not written at all
             if not self._has(record):
-                await self._recreate([record])
+                await self._recreate([record], errors)
         return [
-            f"{number_key(self._cluster, record.key)} could not be restored for {record.owner}"
+            self._not_restored(record, errors.get(record.key))
             for record in missing
             if not self._has(record)
         ]
 
-    async def _recreate(self, chunk: Sequence[Record]) -> None:
+    def _not_restored(self, record: Record, error: EtcdError | None) -> str:
+        text = f"{number_key(self._cluster, record.key)} could not be restored for {record.owner}"
+        return f"{text}: {error}" if error else text
+
+    async def _recreate(self, chunk: Sequence[Record], errors: dict[ClaimKey, EtcdError]) -> None:
+        """Create all records, or none and learn what is there instead, or why it is refused."""
+        try:
+            await self._recreate_all(chunk)
+        except _OF_THE_KEYS as error:
+            errors.update(dict.fromkeys((record.key for record in chunk), error))
+
+    async def _recreate_all(self, chunk: Sequence[Record]) -> None:
         async with self._flights:
             txn = _Txn(self._cluster)
             for record in chunk:
@@ -469,12 +505,12 @@ class Allocator:
         try:
             theirs = replace(key, number=records.decode_owner(kv.value))
         except ValueError as error:
-            place.inconsistent[owner] = Inconsistent(f"{text}: {error}")
+            place.refused[owner] = Inconsistent(f"{text}: {error}")
             return
         number = number_key(self._cluster, theirs)
         self._learn_kv(await self._client.get(number), theirs)
         if owner not in place.owners:
-            place.inconsistent[owner] = Inconsistent(f"{text} says {theirs.number}, {number} not")
+            place.refused[owner] = Inconsistent(f"{text} says {theirs.number}, {number} not")
 
     def _leads(self) -> bool:
         try:
@@ -509,6 +545,16 @@ class _Txn:
         self, client: Client, fenced: Fenced
     ) -> tuple[pb.TxnResponse, Sequence[pb.ResponseOp]]:
         return await fenced_txn(client, fenced, self._compare, self._success, self._failure)
+
+
+def _weight_of_pair(pair: tuple[ClaimKey, str]) -> int:
+    """Bytes of one claim in a Txn: the owner stands in three places of a key, and in a value."""
+    key, owner = pair
+    return 4 * len(owner.encode()) + 6 * len(key.pool) + 400
+
+
+def _weight_of_record(record: Record) -> int:
+    return _weight_of_pair((record.key, record.owner))
 
 
 def _differ(before: Record | None, now: Record) -> bool:

@@ -19,13 +19,18 @@ from contextlib import suppress
 from itertools import islice
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import BadRequest, Client, Denied, EtcdError, LeaseNotFound
-from clustermesh.etcd.requests import delete_op, get_op, if_modified, put_op, read_kv
+from clustermesh.etcd.client import (
+    BadRequest,
+    Client,
+    Denied,
+    EtcdError,
+    LeaseNotFound,
+)
+from clustermesh.etcd.requests import cut, delete_op, get_op, if_modified, put_op, read_kv
 from clustermesh.store.leader import Fenced, fenced_txn
 
-#: Limits of one Txn of ours; etcd takes 128 operations and 1.5 MiB.
+#: Operations of one Txn of ours; etcd takes 128.
 TXN_OPS = 100
-TXN_BYTES = 512 * 1024
 #: Times that a Txn is tried with the revisions that the last one has met.
 ATTEMPTS = 5
 #: Txns in flight.
@@ -284,14 +289,6 @@ def _under(ops: Mapping[str, pb.RequestOp], owned: str) -> Mapping[str, pb.Reque
 
 
 def _chunks(ops: Mapping[str, pb.RequestOp]) -> Iterator[Mapping[str, pb.RequestOp]]:
-    chunk: dict[str, pb.RequestOp] = {}
-    size = 0
-    for key, op in ops.items():
-        weight = len(key) + len(op.request_put.value)
-        if chunk and (len(chunk) == TXN_OPS or size + weight > TXN_BYTES):
-            yield chunk
-            chunk, size = {}, 0
-        chunk[key] = op
-        size += weight
-    if chunk:
-        yield chunk
+    """A key stands in an operation, in a comparison and in the read of a Txn that fails."""
+    rows = cut(ops.items(), TXN_OPS, lambda row: 3 * len(row[0]) + len(row[1].request_put.value))
+    return map(dict, rows)

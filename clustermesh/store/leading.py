@@ -20,12 +20,13 @@ import msgspec
 
 from clustermesh import publish
 from clustermesh.controller import PublishController
-from clustermesh.etcd.client import Client, EtcdError
-from clustermesh.etcd.requests import get_op, if_created, put_op, read_kv
+from clustermesh.etcd.client import BadRequest, Client, EtcdError
+from clustermesh.etcd.requests import cut, get_op, if_created, put_op, read_kv
 from clustermesh.findings import (
     CANNOT_WRITE,
     CONTRADICTION,
     NO_HEARTBEAT,
+    NOT_CLAIMED,
     NOT_LEADING,
     NOT_RESTORED,
     NOT_SAVED,
@@ -41,6 +42,7 @@ from clustermesh.store.leader import Fence, Leader, fenced_txn
 from clustermesh.store.own import Own, pod_key, pod_value
 from mesh.core import journal
 from mesh.core.feature import ControllerFeature, Want
+from mesh.core.findings import Code
 from mesh.core.journal import Journal
 from mesh.core.model import Finding, PodEntry, PodRef
 from mesh.core.passes import Gate
@@ -69,8 +71,8 @@ class Wants:
     def __init__(self, features: Iterable[ControllerFeature]) -> None:
         self.wanted: Table[Want, bool] = Table("claim wanted")
         self.refused: Table[Want, str] = Table("claim refused")
-        #: Those of the refused whose keys in the store contradict each other.
-        self.contradictory: frozenset[Want] = frozenset()
+        #: What is wrong with those of the refused for whom there would be room.
+        self.codes: dict[Want, Code] = {}
         self._features = tuple(features)
         self._claimable = {one.noun: one for feature in self._features for one in feature.claims}
 
@@ -83,7 +85,7 @@ class Wants:
         """Add the derivations of ``wanted``."""
         tables = [table for feature in self._features for table in feature.wants]
         for table in tables:
-            loop.follow(table, self._take)
+            loop.follow(table, self.take)
         loop.derive(tables, self.wanted.mark_synced)
 
     def candidates(self, want: Want) -> Sequence[int]:
@@ -98,13 +100,14 @@ class Wants:
     def findings(self, cluster: str) -> Iterable[Finding]:
         """Owners that get no number."""
         for want, text in self.refused.rows.items():
-            key = owner_key(cluster, want.noun, want.pool, want.owner)
-            code = CONTRADICTION if want in self.contradictory else POOL_FULL
-            yield Finding(code, key, "number", text)
+            key = wire.plain(owner_key(cluster, want.noun, want.pool, want.owner))
+            yield Finding(self.codes.get(want, POOL_FULL), key, "number", wire.plain(text))
 
-    def _take(self, changes: Changes[Want, bool]) -> None:
+    def take(self, changes: Changes[Want, bool]) -> None:
+        """Take in which claims are wanted now."""
         self.wanted.upsert(changes.upsert)
         self.wanted.delete(changes.delete)
+        self.refused.delete(changes.delete)  # whoever has gone lacks nothing
 
 
 class ClaimTarget:
@@ -137,7 +140,10 @@ class ClaimTarget:
         table, wanted = self._wants.refused, self._wants.wanted.rows
         table.delete([want for want in table.rows if want in rows or want not in wanted])
         table.upsert({want: str(error) for want, error in errors.items()})
-        self._note_contradictions(errors)
+        codes, refused = self._wants.codes, table.rows
+        codes |= {want: _code_of(error) for want, error in errors.items()}
+        for want in [want for want in codes if want not in refused]:
+            del codes[want]
         return {}
 
     async def delete(self, keys: Collection[Want]) -> Errors[Want]:
@@ -148,11 +154,12 @@ class ClaimTarget:
         self._wants.refused.delete(keys)
         return {}
 
-    def _note_contradictions(self, errors: Mapping[Want, Exception]) -> None:
-        refused = self._wants.refused.rows
-        former = self._wants.contradictory & (refused.keys() - errors.keys())
-        now = (want for want, error in errors.items() if isinstance(error, Inconsistent))
-        self._wants.contradictory = frozenset((*former, *now))
+
+def _code_of(error: Exception) -> Code:
+    """Why an owner has no number."""
+    if isinstance(error, Inconsistent):
+        return CONTRADICTION
+    return NOT_CLAIMED if isinstance(error, EtcdError) else POOL_FULL
 
 
 class PodSnapshot:
@@ -266,19 +273,22 @@ class Leading:
         """Why we do not lead, what could not be written or restored."""
         yield from self._unfit
         for text in self._lost:
-            yield Finding(NOT_RESTORED, text.split(" ", 1)[0], "owner", text)
+            yield Finding(NOT_RESTORED, text.split(" ", 1)[0], "owner", wire.plain(text))
         for path, problem in self.problems.items():
             yield Finding(NOT_SAVED, str(path), "", f"{problem}: another store may lack it")
         if self._client.problem:
             return  # said once, for the process
         if self.leader.problem:
             yield Finding(NOT_LEADING, self.leader.key, "leader", self.leader.problem)
+        yield from self._not_written()
+
+    def _not_written(self) -> Iterable[Finding]:
         if self._heartbeat.problem:
             yield Finding(NO_HEARTBEAT, wire.HEARTBEAT, "", self._heartbeat.problem)
         for applied in self.applied:
             for key, text in applied.report.errors.items():
                 place = f"etcd {applied.report.table}"
-                yield Finding(CANNOT_WRITE, place, key, text)
+                yield Finding(CANNOT_WRITE, place, wire.plain(key), wire.plain(text))
 
     @property
     def problems(self) -> Mapping[Path, str]:
@@ -352,8 +362,7 @@ class Leading:
     async def _restore_pods(self, fence: Fence) -> None:
         """Create the pod keys that an empty store lacks; agents correct them where they differ."""
         keys = sorted(self.pods.keys.items())
-        for at in range(0, len(keys), PODS_PER_TXN):
-            chunk = keys[at : at + PODS_PER_TXN]
+        for chunk in cut(keys, PODS_PER_TXN, lambda row: 2 * len(row[0]) + len(row[1])):
             if not await self._create(fence, chunk):
                 for one in chunk:  # some agent was faster: its key stands
                     await self._create(fence, [one])
@@ -363,9 +372,12 @@ class Leading:
     async def _create(self, fence: Fence, keys: Iterable[tuple[str, bytes]]) -> bool:
         rows = dict(keys)
         absent = [if_created(key, 0) for key in rows]
-        reply, _ = await fenced_txn(
-            self._client, fence, absent, [put_op(key, value) for key, value in rows.items()]
-        )
+        puts = [put_op(key, value) for key, value in rows.items()]
+        try:
+            reply, _ = await fenced_txn(self._client, fence, absent, puts)
+        except BadRequest as error:  # a pod of a version that let longer labels in
+            log.warning("event=pod_not_restored reason=%s", error)
+            return False
         return reply.succeeded
 
 

@@ -5,22 +5,32 @@ Numbers are never given back (D20).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from mesh.core.feature import Claimable, ControllerFeature, Want
 from mesh.core.groups import By, To
-from mesh.core.model import Identity, Namespace, Pod, PodKey
+from mesh.core.model import Finding, Identity, Namespace, Pod, PodKey
 from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Table
-from mesh.identity.labels import NOUN, POOL, identity_labels, identity_range, namespace_of
+from mesh.identity.findings import LABELS_TOO_LONG
+from mesh.identity.labels import (
+    LONGEST_TEXT,
+    NOUN,
+    POOL,
+    identity_labels,
+    identity_range,
+    namespace_of,
+)
 from mesh.identity.matching import Looks, looks_of
 from mesh.identity.nouns import identity_row
 from mesh.identity.numbers import Numbers
 from mesh.objects.kubernetes import NAMESPACES, PODS
 from mesh.objects.tables import Objects
+
+_LABELS = "metadata.labels"
 
 
 class IdentityController(ControllerFeature):
@@ -35,7 +45,8 @@ class IdentityController(ControllerFeature):
         self.number: Table[str, int] = self._numbers.number
         self.wants = (Table[Want, bool]("identity wanted"),)
         self.claims = (Claimable(NOUN, lambda _: numbers_of(id_)),)
-        self._texts: Table[tuple[str, Looks], bool] = Table("label text of pods")
+        self._too_long: Table[Looks, Sequence[PodKey]] = Table("labels too long for an identity")
+        self._texts: Table[tuple[str, Looks], Sequence[PodKey]] = Table("label text of pods")
 
     def derive(self, loop: Loop) -> None:
         objects = self._objects
@@ -46,7 +57,15 @@ class IdentityController(ControllerFeature):
             By(objects[PODS], lambda _, pod: [looks_of(pod)]),
             To(objects[NAMESPACES], lambda looks, _: looks.namespace),
         )
-        loop.group(self.wants[0], _wanted, By(self._texts, lambda key, _: [key[0]]))
+        loop.group(self.wants[0], _wanted, By(self._texts, _text_of))
+        loop.group(self._too_long, _too_long, By(self._texts, _looks_too_long))
+
+    def findings(self) -> Iterable[Finding]:
+        for looks, pods in self._too_long.rows.items():
+            first, size = min(pods), sum(len(part) for pair in looks.labels for part in pair)
+            more = f", and {len(pods) - 1} more pods with the same labels" if pods[1:] else ""
+            text = f"{size} characters of labels, more than {LONGEST_TEXT} with their keys{more}"
+            yield Finding(LABELS_TOO_LONG, f"Pod/{first.namespace}/{first.name}", _LABELS, text)
 
     def listings(self) -> Mapping[str, Listing]:
         return {"identity": self._rows}
@@ -63,12 +82,29 @@ def numbers_of(cluster_id: int) -> Sequence[int]:
 
 def _text(
     looks: Looks, pods: Mapping[PodKey, Pod], namespace: Namespace | None
-) -> dict[tuple[str, Looks], bool]:
+) -> dict[tuple[str, Looks], Sequence[PodKey]]:
     if not pods:
         return {}
     pod = next(iter(pods.values()))
-    return {(identity_labels(pod, namespace or namespace_of(pod, {})), looks): True}
+    text = identity_labels(pod, namespace or namespace_of(pod, {}))
+    if len(text.encode()) > LONGEST_TEXT:
+        return {("", looks): tuple(pods)}
+    return {(text, looks): ()}
 
 
-def _wanted(text: str, looks: Mapping[tuple[str, Looks], bool]) -> dict[Want, bool]:
+def _text_of(key: tuple[str, Looks], _: Sequence[PodKey]) -> list[str]:
+    return [key[0]] if key[0] else []
+
+
+def _looks_too_long(key: tuple[str, Looks], _: Sequence[PodKey]) -> list[Looks]:
+    return [] if key[0] else [key[1]]
+
+
+def _too_long(
+    looks: Looks, texts: Mapping[tuple[str, Looks], Sequence[PodKey]]
+) -> dict[Looks, Sequence[PodKey]]:
+    return dict.fromkeys([looks] if texts else [], *texts.values())
+
+
+def _wanted(text: str, looks: Mapping[tuple[str, Looks], Sequence[PodKey]]) -> dict[Want, bool]:
     return {Want(NOUN, POOL, text): True} if looks else {}

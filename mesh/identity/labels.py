@@ -20,6 +20,9 @@ NOUN, POOL = "identity", "labels"
 #: Of an identity's 24 bits the cluster's id has the upper 8: ``IDENTITY_CLUSTER_SHIFT``. The number
 #: stands here, because a controller claims identities without a datapath.
 CLUSTER_SHIFT = 16
+#: Bytes of a label text that can be an identity. Other clusters read no longer one, and etcd takes
+#: no request of more than 1.5 MiB, in which the text stands four times.
+LONGEST_TEXT = 64 << 10
 #: Identities below are reserved and mean the same in every cluster: ``IDENTITY_RESERVED_END``.
 FIRST_IDENTITY = 256
 #: Added to every namespace by the API server.

@@ -32,7 +32,7 @@ from mesh.core.model import (
 from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, Loop, Refers, Target
 from mesh.core.table import Changes, Source, Table
-from mesh.identity.labels import identity_labels, namespace_of
+from mesh.identity.labels import LONGEST_TEXT, identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
 from mesh.pods.assigned import Assigned, assign
@@ -319,7 +319,8 @@ class PodsAgent(AgentFeature):
 def _labels(key: PodKey, pod: Pod | None, namespace: Namespace | None) -> dict[PodKey, str]:
     if pod is None:
         return {}
-    return {key: identity_labels(pod, namespace or namespace_of(pod, {}))}
+    text = identity_labels(pod, namespace or namespace_of(pod, {}))
+    return {key: text} if len(text.encode()) <= LONGEST_TEXT else {}  # M159 of the controller
 
 
 def _claimed(key: PodKey, labels: str | None, number: int | None) -> dict[PodKey, int]:

@@ -277,6 +277,50 @@ def test_a_standby_that_watched_restores_what_its_leader_had(etcd: Etcd) -> None
     asyncio.run(run())
 
 
+def giants() -> list[str]:
+    """Label texts of 50 kB, and one that etcd takes in no request."""
+    return [*(f"k8s:big={'x' * 50_000}{n};" for n in range(40)), f"k8s:giant={'x' * 1_600_000};"]
+
+
+def test_an_owner_that_etcd_refuses_costs_no_other_its_number(etcd: Etcd) -> None:
+    """Txns are cut by bytes, and the one claim that fails alone says so."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            claims = await allocator(client)
+            owners = [*labels(150), *giants()]
+            claimed = await claims.claim_all("identity", "labels", owners, EAST)
+            assert set(claimed.claims) == set(owners[:-1])
+            [(owner, error)] = claimed.refused.items()
+            assert (owner, "too large" in str(error) or "larger than" in str(error)) == (
+                owners[-1],
+                True,
+            )
+            assert len(await held(client)) == len(owners) - 1
+            again = await claims.claim_all("identity", "labels", ["k8s:new=1;"], EAST)
+            assert again.refused == {}
+
+    asyncio.run(run())
+
+
+def test_a_record_that_etcd_refuses_is_lost_alone(etcd: Etcd) -> None:
+    """A store that was replaced gets all others back."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            claims = Allocator(client, "east", CLAIMED, await fence_of(client))
+            more = [
+                records.Record(ClaimKey("identity", "labels", 65_600 + at), owner, 1)
+                for at, owner in enumerate([*labels(100), *giants()])
+            ]
+            [lost] = await claims.recover(more)
+            assert "could not be restored for k8s:giant" in lost
+            assert "too large" in lost[-200:] or "larger than" in lost[-200:]
+            assert len(await held(client)) == len(more) - 1
+
+    asyncio.run(run())
+
+
 def test_a_restore_that_was_cut_short_is_finished(etcd: Etcd) -> None:
     """Deposed in the middle: the next leadership restores the rest, a conflict is named."""
 

@@ -35,6 +35,7 @@ from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 from mesh.identity.controller import IdentityController, numbers_of
 from mesh.nodes.controller import NodesController
+from mesh.objects.kubernetes import PODS
 from mesh.objects.tables import Objects
 from mesh.pools.foreign import MOST_NODES, free_numbers, meet, pool_findings
 from mesh.pools.prefixes import claimed
@@ -115,6 +116,23 @@ def test_pods_with_the_same_labels_want_one_identity() -> None:
     wants = Cluster(objects(pods=pods)).wants("identity")
     assert len(wants) == 2
     assert all("io.cilium.k8s.policy.cluster=east;" in want.owner for want in wants)
+
+
+def test_a_pod_with_too_many_labels_wants_nothing_and_is_found_while_it_is_there() -> None:
+    """Field input 07: etcd takes no such claim, and the claims beside it would fail with it."""
+    many = {f"example.com/{'k' * 40}-{n:05d}": "v" * 55 for n in range(8000)}
+    tables = objects(pods=[pod("giant", "n", **many), pod("web", "n", app="web")])
+    cluster = Cluster(tables)
+    [want] = cluster.wants("identity")
+    assert "app=web" in want.owner
+    found = [finding for one in cluster.features for finding in one.findings()]
+    assert [(f.code, f.object, f.field) for f in found] == [
+        ("M159", "Pod/shop/giant", "metadata.labels")
+    ]
+    assert len(found[0].text) < 200
+    tables[PODS].delete([PodKey("east", "shop", "giant")])
+    cluster.loop.derive_all()
+    assert not [finding for one in cluster.features for finding in one.findings()]
 
 
 def test_every_node_wants_a_piece_of_every_pool() -> None:

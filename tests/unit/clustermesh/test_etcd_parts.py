@@ -27,13 +27,13 @@ from clustermesh.etcd.errors import (
     Unavailable,
     classify,
 )
-from clustermesh.etcd.requests import prefix_end, put_op
+from clustermesh.etcd.requests import TXN_BYTES, cut, put_op
 from clustermesh.publish import PREFIXES
 from clustermesh.store import claims as records
 from clustermesh.store.allocator import Allocator
 from clustermesh.store.claims import Record
 from clustermesh.store.follow import Batch, Entry, canary_of
-from clustermesh.store.keys import TXN_BYTES, TXN_OPS, _chunks
+from clustermesh.store.keys import TXN_OPS, _chunks
 from clustermesh.store.leader import Deposed, Fence
 from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
@@ -125,6 +125,14 @@ def test_a_watch_resumes_after_the_last_event_not_after_the_header() -> None:
     assert _next(10, Watched(427, created=True)) == 10
     assert _next(0, Watched(427, created=True)) == 428
     assert _next(10, Watched(427)) == 428
+
+
+def test_batches_are_cut_by_number_and_by_bytes() -> None:
+    """An item that is larger than a batch stands alone, and all come in order."""
+    sizes = [1, 1, 1, 1, 9, 20, 1, 9, 2]
+    parts = list(cut(sizes, 3, lambda size: size, 10))
+    assert parts == [[1, 1, 1], [1, 9], [20], [1, 9], [2]]
+    assert list(cut([], 3, lambda size: size)) == []
 
 
 def test_grants_of_a_cluster_never_reach_a_longer_name() -> None:
