@@ -64,6 +64,10 @@ class State:
     families: tuple[str, ...] = ()
 
 
+class ConfigRefused(OSError):
+    """ExaBGP does not take a configuration, and goes on with the one before."""
+
+
 class Session:
     """All sessions of one node, behind one ExaBGP."""
 
@@ -128,7 +132,7 @@ class Session:
                 self.owed.discard(peer)
 
     async def configure(self, peerings: Mapping[IP, Peering]) -> None:
-        """Make these the sessions; raises OSError when ExaBGP refuses, which then has the old."""
+        """Make these the sessions; raises ConfigRefused when ExaBGP does, which has the old."""
         if not self._wanted.is_set():
             self.memory.save(peerings=peerings)
             self._wanted.set()
@@ -142,7 +146,7 @@ class Session:
         except CommandRefused as error:
             self.memory.save(peerings=last, settled=settled)
             self._write_config()
-            raise OSError(
+            raise ConfigRefused(
                 f"ExaBGP refuses its configuration: {self.engine.last_words()}"
             ) from error
         self._expect(peerings)
@@ -222,9 +226,12 @@ class Session:
         pid = self.engine.pid()
         if pid is None or pid == self.memory.filled:
             return
-        rows = self.memory.routes.items()
-        known = [(key, route) for key, route in rows if key.peer in self.memory.peerings]
-        await channel.tell([announce(key, route) for key, route in known])
+        lines = []
+        for key, route in self.memory.routes.items():
+            if key.peer in self.memory.peerings:
+                with suppress(ValueError):  # of a file that another version wrote
+                    lines.append(announce(key, route))
+        await channel.tell(lines)
         self.memory.save(filled=pid)
 
     def _write_config(self) -> None:
@@ -289,9 +296,16 @@ class RemoteTables:
         return dict(memory.peerings) if memory.settled else {}
 
     async def upsert(self, rows: Mapping[IP, Peering]) -> Mapping[IP, Exception]:
-        """Add or change sessions; the others do not notice."""
-        await self._session.configure({**self._session.memory.peerings, **rows})
-        return {}
+        """Add or change sessions; the others do not notice, nor does a refused one stop others."""
+        session, errors = self._session, dict[IP, Exception]()
+        try:
+            await session.configure({**session.memory.peerings, **rows})
+        except ConfigRefused as error:
+            if len(rows) == 1:
+                return dict.fromkeys(rows, error)
+            for peer, row in rows.items():
+                errors |= await self.upsert({peer: row})
+        return errors
 
     async def delete(self, keys: Collection[IP]) -> Mapping[IP, Exception]:
         """Withdraw everything from the sessions, then end them."""

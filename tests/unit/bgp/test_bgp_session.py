@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from bgp.desired import Peering
 from bgp.exabgp.engine import Engine
-from bgp.exabgp.lines import NEIGHBORS, RESET, VERSION
+from bgp.exabgp.lines import NEIGHBORS, RELOAD, RESET, VERSION
 from bgp.exabgp.session import Session
 
 ROUTER = ip_address("10.99.0.1")
@@ -78,6 +79,37 @@ def test_end_of_rib_reaches_a_session_whose_negotiation_nobody_heard(tmp_path: P
         assert ends == [f"neighbor {ROUTER} announce eor ipv{n} unicast" for n in (4, 6)]
         assert not session.owed
         assert session.state(PEERING).families == ("ipv4 unicast", "ipv6 unicast")
+        running.cancel()
+        await asyncio.wait({running})
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_a_session_that_exabgp_refuses_costs_itself(tmp_path: Path) -> None:
+    """The others are configured, and stay so."""
+    bad, good = ip_address("10.99.0.66"), ip_address("10.99.0.2")
+
+    async def run() -> None:
+        engine, script = Running(tmp_path), Script()
+
+        async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while line := (await reader.readline()).decode().strip():
+                refused = line == RELOAD and str(bad) in engine.config.read_text()
+                if line != RESET:
+                    answer = "error\n" if refused else f"{script.answer(line)}done\n"
+                    writer.write(answer.encode())
+
+        server = await asyncio.start_unix_server(refusing, engine.socket)
+        session = Session(engine, IPv4Address("10.99.0.11"))
+        session.memory.save(peerings={ROUTER: PEERING})
+        running = asyncio.create_task(session.run())
+        async with asyncio.timeout(5):
+            rows = {peer: replace(PEERING, address=peer) for peer in (bad, good)}
+            errors = await session.peers.upsert(rows)
+        assert list(errors) == [bad]
+        assert "refuses its configuration" in str(errors[bad])
+        assert set(await session.peers.read()) == {ROUTER, good}
         running.cancel()
         await asyncio.wait({running})
         server.close()

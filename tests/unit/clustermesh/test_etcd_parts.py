@@ -27,7 +27,7 @@ from clustermesh.etcd.errors import (
     Unavailable,
     classify,
 )
-from clustermesh.etcd.requests import TXN_BYTES, cut, put_op
+from clustermesh.etcd.requests import TXN_BYTES, cut, prefix_end, put_op
 from clustermesh.publish import PREFIXES
 from clustermesh.store import claims as records
 from clustermesh.store.allocator import Allocator
