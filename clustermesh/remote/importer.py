@@ -128,6 +128,11 @@ class Importer:
         """Accepted rows of a noun."""
         return list(self._keys[noun].rows())
 
+    def keys_of(self, prefix: str) -> Iterable[str]:
+        """All keys of a prefix, accepted or not."""
+        noun = self._by_prefix.get(prefix)
+        return list(self._keys[noun]) if noun else ()
+
     @property
     def nodes(self) -> dict[NodeKey, Node]:
         """Accepted nodes."""
@@ -556,6 +561,11 @@ class Imports:
         self._nouns = nouns
         self._prefixes = {CANARIES, *(noun.prefix for noun in nouns)}
         self._noted: dict[str, None] = {}  # clusters of the pages of a list, as they came
+
+    def keys_of(self, prefix: str, cluster: str) -> Iterable[str]:
+        """The keys of a prefix of a cluster."""
+        importer = self.importers.get(cluster)
+        return importer.keys_of(prefix) if importer else ()
 
     def note(self, puts: Mapping[str, bytes]) -> None:
         """Take in a page of a list. It is judged by the next ``apply``, as if it came with it.

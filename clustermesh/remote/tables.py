@@ -15,6 +15,7 @@ from clustermesh.etcd.client import Client
 from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
+from clustermesh.remote.leftovers import Leftovers
 from clustermesh.remote.shared import (
     ADDRESS,
     CONFIG,
@@ -85,6 +86,8 @@ class RemoteTables(Sliced):
         self._queue: deque[Batch | OwnChange] = deque()  # its first one is being judged
         self._queued = Queued("batches of other clusters")
         self._rests = False
+        self._leftovers = Leftovers(self.imports.keys_of)
+        self._lists = False  # pages of a list have come
         self._unjudged: list[Batch] | None = []
 
     @property
@@ -130,11 +133,15 @@ class RemoteTables(Sliced):
         self._queued.tell()
 
     def _taking(self, batch: Batch) -> Generator[None, None, None]:
-        puts = {entry.key: entry.value for entry in batch.puts}
+        if batch.page and not self._lists:
+            self._leftovers.begin_list()
+        self._lists = batch.page
+        alive, gone = self._leftovers.take(batch.puts, batch.deletes)
+        puts = {entry.key: entry.value for entry in alive}
         if batch.page:
             self.imports.note(puts)
             return
-        draft = yield from self.imports.applying(puts, batch.deletes)
+        draft = yield from self.imports.applying(puts, [*batch.deletes, *gone])
         yield from self._writing(draft)
         self._listed = self._listed or batch.listed
         config_changed = any(e.key.startswith((CONFIGS, CANARIES)) for e in batch.puts)

@@ -148,7 +148,20 @@ def test_only_ready_endpoints_count() -> None:
 
 
 #: As Cilium 1.20.2's own code has packed it: three endpoints, the second one not ready.
-GOLDEN = ""
+GOLDEN = (
+    "28b52ffd0400bd0300d4060a047765737410021a0473686f7022077765622d6162632a210a1a6b75"
+    "6265726e657465732e696f2f736572766963652d6e616d6512037765623a044950763442120a0831"
+    "302e322e312e351206080110011800361206080010011801420c3712004a090a046874747018903f02004b15a7ce9867e3b5e0a3"
+)
+
+
+def test_ciliums_own_value_is_read() -> None:
+    row = slices.slice_row(slices.decode(bytes.fromhex(GOLDEN)))
+    assert (row.of, row.name) == (WEB, "web-abc")
+    assert [(str(b.address), b.port, b.port_name, b.protocol) for b in row.backends] == [
+        ("10.2.1.5", 8080, "http", "TCP"),
+        ("10.2.1.7", 8080, "http", "TCP"),
+    ]
 
 
 BAD = {
