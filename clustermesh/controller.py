@@ -53,6 +53,7 @@ class Foreign:
 
     def __init__(self, cluster: str, pools: Sequence[Network], meet: prefixes.Meet) -> None:
         self.table: Table[str, ForeignNode] = Table("foreign node")
+        self.locks = prefixes.Locks()
         self.created: Table[NodeKey, int] = Table("published node")
         self.meet = meet
         self.pools = tuple(pools)
@@ -60,6 +61,7 @@ class Foreign:
 
     def take(self, batch: Batch) -> None:
         """Take in what all clusters publish."""
+        self.locks.take(batch)
         mine = f"{wire.NODES}{self._cluster}/"
         nodes = [entry for entry in batch.puts if entry.key.startswith(wire.NODES)]
         ours = [entry for entry in nodes if entry.key.startswith(mine)]
@@ -97,6 +99,7 @@ class PublishController(ControllerFeature):
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
         self.config_key: Table[str, bytes] = Table("cluster config")
         self.canaries: Table[str, bytes] = Table("canary")
+        self.later: Table[str, bytes] = Table("canary")
         self._cluster, self._id = cluster, id_
         self._foreign, self._store = foreign, store
         self._node, self._identity = node, identity
@@ -162,7 +165,9 @@ class PublishController(ControllerFeature):
     def _mark_complete(self) -> None:
         """Put the canaries; they are never taken back."""
         self.config_key.replace(publish.config(self._cluster, self._id))
-        self.canaries.replace(publish.canaries(self._cluster, self._since))
+        late, rest = publish.LATER, [p for p in publish.PREFIXES if p not in publish.LATER]
+        self.canaries.replace(publish.canaries(self._cluster, self._since, rest))
+        self.later.replace(publish.canaries(self._cluster, self._since, late))
 
     def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
         self._addresses.pods(changes.upsert, changes.delete)
@@ -194,6 +199,15 @@ class PublishController(ControllerFeature):
         return keys
 
     def findings(self) -> Iterable[Finding]:
+        yield from self._foreign.locks.findings()
+        yield from self._left_out()
+        others, created = list(self._foreign.table.rows.values()), self._foreign.created.rows
+        for key, node in self._node.rows.items() if others else ():
+            _, left_out = prefixes.publishable(node, created.get(key), others, self._foreign.meet)
+            yield from left_out
+
+    def _left_out(self) -> Iterable[Finding]:
+        """Services of which others see a part only."""
         for service, number in self._slices_only.items():
             place = f"Service/{service.namespace}/{service.name}"
             text = f"{number} backends: published in slices only"
@@ -203,10 +217,6 @@ class PublishController(ControllerFeature):
             text = f"not published: {', '.join(map(str, addresses[:_NAMED]))}{more}"
             place = f"Service/{service.namespace}/{service.name}"
             yield Finding(BACKEND_NOT_PUBLISHED, place, "backends", text)
-        others, created = list(self._foreign.table.rows.values()), self._foreign.created.rows
-        for key, node in self._node.rows.items() if others else ():
-            _, left_out = prefixes.publishable(node, created.get(key), others, self._foreign.meet)
-            yield from left_out
 
 
 class RemoteController(ControllerFeature):

@@ -196,6 +196,13 @@ SERVICE_TOO_LARGE = Code(
     "clusters that read this form, as Cilium before 1.21 does, do not see it.",
     "Let the other clusters read slices of services, or give the service fewer backends.",
 )
+LOCK_HELD = Code(
+    "M140",
+    "A kvstoremesh waits for a lock of the shared etcd that another one holds. The clusters that "
+    "it mirrors are not published here.",
+    "Let one kvstoremesh write into an etcd, with a file for each Cilium cluster, and stop the "
+    "other one.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

@@ -5,13 +5,18 @@ A prefix belongs to whoever published it first, so that nobody can push ours out
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from clustermesh.findings import NOT_PUBLISHED
+from clustermesh.findings import LOCK_HELD, NOT_PUBLISHED
 from clustermesh.remote import wire
-from clustermesh.store.follow import Entry
+from clustermesh.store.follow import Batch, Entry
 from mesh.core.model import Finding, ForeignNode, Network, Node
+
+#: Seconds that a second kvstoremesh waits before it is one too many: one that was started anew
+#: waits until the lease of its predecessor's lock has ended.
+_WAIT_S = 60.0
 
 Meet = Callable[[Network, Network], bool]
 
@@ -29,6 +34,34 @@ def foreign_node(entry: Entry, pools: Iterable[Network], meet: Meet) -> ForeignN
         return None
     cluster, name = wire.plain(wire.cluster_of(entry.key)), wire.plain(row.name)
     return ForeignNode(cluster, name, networks, entry.created)
+
+
+class Locks:
+    """Which kvstoremesh has the lock of the store, and which ones wait for it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._created: dict[str, int] = {}  # the key of each, in the order of its creation
+        self._since: dict[str, float] = {}
+
+    def take(self, batch: Batch) -> None:
+        """Take in what changed under ``cilium/``."""
+        for entry in batch.puts:
+            if entry.key.startswith(wire.MESH_LOCK):
+                self._created[entry.key] = entry.created
+                self._since.setdefault(entry.key, self._clock())
+        for key in batch.deletes:
+            self._created.pop(key, None)
+            self._since.pop(key, None)
+
+    def findings(self) -> Iterable[Finding]:
+        """Those that have waited for long."""
+        holder, *others = sorted(self._created, key=self._created.__getitem__) or [""]
+        for key in others:
+            waits = min(self._clock() - since for since in (self._since[key], self._since[holder]))
+            if waits >= _WAIT_S:
+                text = f"waits for {wire.plain(holder)}, which another kvstoremesh holds"
+                yield Finding(LOCK_HELD, wire.plain(key), "", text)
 
 
 def publishable(

@@ -31,6 +31,9 @@ from mesh.identity.addresses import PodJoin, tunnel_endpoint
 
 #: Prefixes that are published, each with a canary.
 PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
+#: The roles of a store that an earlier version made do not have these: only their own canaries wait
+#: for them.
+LATER = (wire.SLICES,)
 
 
 def config(cluster: str, cluster_id: int) -> dict[str, bytes]:
@@ -102,9 +105,9 @@ def endpoint(key: NodeKey, row: Node | None) -> dict[str, IPv4Address]:
     return {key.name: address} if address else {}
 
 
-def canaries(cluster: str, since: str) -> dict[str, bytes]:
+def canaries(cluster: str, since: str, prefixes: Sequence[str] = PREFIXES) -> dict[str, bytes]:
     """What says that each prefix is complete; ``since`` is RFC 3339 and stays the same."""
-    return {wire.canary_key(cluster, prefix): since.encode() for prefix in PREFIXES}
+    return {wire.canary_key(cluster, prefix): since.encode() for prefix in prefixes}
 
 
 class PodAddresses(PodJoin):

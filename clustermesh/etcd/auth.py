@@ -23,8 +23,7 @@ async def bootstrap_auth(client: Client, clusters: Sequence[str], published: Seq
     await _user(client, "root", "root")
     for cluster in clusters:
         for user, grants in user_grants(cluster, published).items():
-            await _role(client, user, grants)
-            await _user(client, user, user)
+            await add_user(client, user, grants)
     await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
 
 
@@ -38,6 +37,13 @@ class Grant:
 
     key: str
     write: bool = False
+    prefix: bool = False  # also without a slash
+
+    @property
+    def end(self) -> bytes:
+        """First key after the granted ones; empty for a single key."""
+        whole = self.prefix or self.key.endswith("/")
+        return prefix_end(self.key.encode()) if whole else b""
 
 
 def user_grants(cluster: str, published: Sequence[str]) -> Mapping[str, Sequence[Grant]]:
@@ -54,14 +60,19 @@ def user_grants(cluster: str, published: Sequence[str]) -> Mapping[str, Sequence
     }
 
 
+async def add_user(client: Client, name: str, grants: Sequence[Grant]) -> None:
+    """One user with a role of its own; may be repeated."""
+    await _role(client, name, grants)
+    await _user(client, name, name)
+
+
 async def _role(client: Client, name: str, grants: Sequence[Grant]) -> None:
     await _create(client, "RoleAdd", pb.AuthRoleAddRequest(name=name), pb.AuthRoleAddResponse)
     for grant in grants:
-        key = grant.key.encode()
         permission = pb.Permission(
             permType=pb.Permission.READWRITE if grant.write else pb.Permission.READ,
-            key=key,
-            range_end=prefix_end(key) if grant.key.endswith("/") else b"",
+            key=grant.key.encode(),
+            range_end=grant.end,
         )
         request = pb.AuthRoleGrantPermissionRequest(name=name, perm=permission)
         await client.auth("RoleGrantPermission", request, pb.AuthRoleGrantPermissionResponse)

@@ -21,6 +21,8 @@ from mesh.core.model import IP, Address, Backend, Network, Node, PodKey, Service
 ROOT = "cilium/"
 #: Any put of it says that the store works; its value is not looked at.
 HEARTBEAT = "cilium/.heartbeat"
+#: Below it stands the key of the kvstoremesh that writes, then those of others that wait.
+MESH_LOCK = "cilium/kvstoremesh-lock/"
 CONFIGS = "cilium/cluster-config/"
 CANARIES = "cilium/synced/"
 NODES = "cilium/cache/nodes/v1/"

@@ -350,12 +350,18 @@ class Leading:
 
         loop.apply(self._wants.wanted, ClaimTarget(self.allocator, self._wants))
         cluster = self._who.cluster
-        first = [loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))]
-        for prefix, table in publishing.published.items():
-            first.append(loop.apply(table, leased([f"{prefix}{cluster}/"])))
-        canaries = [wire.canary_key(cluster, prefix) for prefix in publish.PREFIXES]
-        last = loop.apply(publishing.canaries, leased(canaries), after=first)
-        for target, applied in zip(targets, (*first, last), strict=True):
+        config = loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))
+        data = {
+            prefix: loop.apply(table, leased([f"{prefix}{cluster}/"]))
+            for prefix, table in publishing.published.items()
+        }
+        last: list[Applied] = []
+        for table, late in ((publishing.canaries, False), (publishing.later, True)):
+            prefixes = [prefix for prefix in data if (prefix in publish.LATER) == late]
+            keys = [wire.canary_key(cluster, prefix) for prefix in prefixes]
+            after = [config, *(data[prefix] for prefix in prefixes), *last]
+            last.append(loop.apply(table, leased(keys), after=after))
+        for target, applied in zip(targets, (config, *data.values(), *last), strict=True):
             target.on_lost = applied.recheck
         return loop, targets
 

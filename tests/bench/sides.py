@@ -323,7 +323,12 @@ class ControllerSide(Side):
         features, publish = self.features, self.features.publish
         features.derive(self.loop)
         self.loop.apply(features.wants.wanted, NoTarget())
-        for table in (publish.config_key, *publish.published.values(), publish.canaries):
+        for table in (
+            publish.config_key,
+            *publish.published.values(),
+            publish.canaries,
+            publish.later,
+        ):
             self.loop.apply(table, NoTarget())
 
     def hops(self) -> None:

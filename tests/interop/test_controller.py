@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from clustermesh import publish
+from clustermesh.etcd.auth import bootstrap_auth
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.importer import Imports
@@ -21,6 +22,7 @@ from mesh.core import journal
 from mesh.core.model import Node
 from tests.interop import controllers
 from tests.interop.controllers import (
+    CLUSTERS,
     LEASE_S,
     Controller,
     Mesh,
@@ -80,6 +82,44 @@ def test_a_leader_puts_the_heartbeat_without_a_lease(mesh: Mesh) -> None:
         assert beat is not None
         assert beat.lease == 0
         assert it.findings() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_role_of_an_earlier_version_holds_up_slices_alone(mesh: Mesh) -> None:
+    """The store's grants know nothing of slices: all else is published, and a finding names it."""
+
+    async def scenario() -> None:
+        mesh.etcd.start()
+        async with root(mesh) as client:
+
+            async def leases() -> dict[str, int]:
+                kvs = (await client.list(f"{wire.CANARIES}east/")).kvs
+                return {kv.key.decode(): kv.lease for kv in kvs}
+
+            before = [prefix for prefix in publish.PREFIXES if prefix not in publish.LATER]
+            await bootstrap_auth(client, CLUSTERS, before)
+            mesh.apply_all("east")
+            it = await ready(mesh.controller("east").start())
+            await put_pods(client, "east")
+            await until(lambda: "M149" in {f[0] for f in it.findings()}, "a finding names it")
+            first = await leases()
+            it.end(signal.SIGTERM)
+            it.start()
+
+            async def stand() -> bool:
+                now = await leases()
+                return all(now[key] != first[key] for key in first if wire.SLICES[:-1] not in key)
+
+            await until_async(stand, "the canaries of all other prefixes on new leases", 60)
+            late = wire.canary_key("east", wire.SLICES)
+            assert (await leases()).get(late) == first[late]
+            await bootstrap_auth(client, CLUSTERS, publish.PREFIXES)
+
+            async def all_stand() -> bool:
+                return (await leases()).get(late) != first[late]
+
+            await until_async(all_stand, "the canary of slices", 60)
 
     asyncio.run(scenario())
 
