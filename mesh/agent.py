@@ -104,9 +104,7 @@ class Features:
         )
         node = self.nodes.node
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
-        self.services = ServicesAgent(
-            me.cluster, objects, own.pods, remote.services, remote.complete
-        )
+        self.services = ServicesAgent(me.cluster, objects, own.pods, remote)
         self.local = LocalPods(me.name, objects)
         self.egress = EgressAgent(
             me,

@@ -311,6 +311,16 @@ class Ledger:
         for at in range(bisect_left(self._order, first), bisect_right(self._order, last)):
             yield self._addresses[self._order[at]]
 
+    def claimant(self, address: IP) -> str:
+        """The cluster that has the address; empty when none has."""
+        here = number(address)
+        if address in self._own_addresses or self._own_networks.meeting(here, here):
+            return self._own_cluster
+        for _, whose in self._networks.meeting(here, here):
+            return whose.cluster
+        node = self._addresses.get(here)
+        return node.cluster if node else self.pods.holder(here) or ""
+
     def take_id(self, cluster: str, cluster_id: int) -> None:
         """Enter a cluster's id. Raises NotAccepted when another cluster has it."""
         holder = self.ids.setdefault(cluster_id, cluster)

@@ -78,6 +78,10 @@ class RemoteTables(Sliced):
         self.ids.replace({own.cluster: own.id})
         self._own = own.cluster
         self.imports = Imports(own, nouns=nouns)
+        #: Marked synced when the first list of this store has been judged.
+        self.heard = Source("remote clusters heard")
+        #: Clusters that were known in another store and are not complete in this one.
+        self.awaited: Table[str, None] = Table("awaited cluster")
         #: Marked synced when everything that other clusters have is in.
         self.complete = Source("remote clusters")
         self._expected = set(expected) - {own.cluster}
@@ -153,6 +157,15 @@ class RemoteTables(Sliced):
         self._expected = set(clusters) - {self.imports.ledger.own_cluster}
         self._settle()
 
+    def claimant(self, address: IP) -> str:
+        """The cluster that has an address of a pod or node, ours included; empty: none."""
+        return self.imports.ledger.claimant(address)
+
+    def forget(self, clusters: Collection[str]) -> None:
+        """Await these no longer."""
+        if self._expected.intersection(clusters):
+            self.expect(self._expected.difference(clusters))
+
     def update_own(self, own: OwnFacts) -> None:
         """``change_own`` to what this cluster has as a whole."""
         self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
@@ -201,6 +214,9 @@ class RemoteTables(Sliced):
             for name in self._expected
             if name not in importers or ADDRESSES not in importers[name].canaries
         }
+        if self._listed:
+            self.awaited.replace(dict.fromkeys(sorted(waiting)))
+            self.heard.mark_synced()
         if self._listed and not waiting and not self.complete.synced:
             for table in (*self.tables.values(), self.complete):
                 table.mark_synced()

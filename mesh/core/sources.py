@@ -61,8 +61,15 @@ class Remote(Protocol):
     identities: Table[int, Identity]
     #: Cluster id by name, of the own cluster and of every accepted one.
     ids: Table[str, int]
-    #: Synced when everything that other clusters have is in.
+    #: Synced when the first list of this store has been judged: what is there is known.
+    heard: Source
+    #: Clusters that were known in another store and are not complete in this one.
+    awaited: Table[str, None]
+    #: Synced when everything that other clusters have is in: then none is awaited.
     complete: Source
 
     def pod_of(self, address: IP) -> PodKey | None:
         """The pod of an address, as its cluster names it."""
+
+    def claimant(self, address: IP) -> str:
+        """The cluster that has an address of a pod or node, ours included; empty: none."""

@@ -3,8 +3,8 @@
     own services, services of peers -> service -> translation -> slots
     slots                           -> mg_backend_addr, then mg_service_addr
 
-Nothing is derived before objects, entries of pods and peers are complete (D6): a missing input
-looks like missing backends.
+Nothing is derived before objects and entries of pods are complete (D6): a missing input looks like
+missing backends. Nobody waits for another cluster: what an awaited one has is held (``held.py``).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from mesh.core.groups import By
 from mesh.core.model import Finding, PodEntry, PodRef, Service, ServiceKey
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop, Refers
+from mesh.core.sources import Remote
 from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects
 from mesh.services import backends
 from mesh.services.backends import BackendAddress, ServiceAddress, Translation
 from mesh.services.findings import BACKENDS_FULL, SERVICES_FULL
+from mesh.services.held import Held, read_back, with_held
 from mesh.services.layouts import DECLARED
 from mesh.services.maps import (
     BACKEND_MAP,
@@ -40,10 +42,7 @@ _NAMED = 8
 
 
 class ServicesAgent(AgentFeature):
-    """``pods`` are the entries of the own cluster's pods, ``remote`` accepted services of peers.
-
-    ``complete`` is synced when everything that peers have is in.
-    """
+    """``pods`` are the entries of the own cluster's pods, ``remote`` is what peers publish."""
 
     layouts = DECLARED
 
@@ -52,13 +51,12 @@ class ServicesAgent(AgentFeature):
         cluster: str,
         objects: Objects,
         pods: Table[PodRef, PodEntry],
-        remote: Table[ServiceKey, Service],
-        complete: Source,
+        remote: Remote,
     ) -> None:
         self._cluster = cluster
         self._own = OwnServices(objects, pods)
         self._remote = remote
-        self._complete = complete
+        self._held = Held(remote)
         self.service: Table[ServiceKey, Service] = Table("service")
         self.service_slots: Table[ServiceAddress, SlotRange] = Table("service slots")
         self.backend: Table[int, BackendAddress] = Table("backend")
@@ -68,26 +66,43 @@ class ServicesAgent(AgentFeature):
         self._room_for_services: int | None = None
 
     def derive(self, loop: Loop) -> None:
-        own, remote, placement = self._own.service, self._remote, self._placement
+        own, remote, placement = self._own.service, self._remote.services, self._placement
+        awaited: list[Source] = [self._remote.awaited, self._remote.nodes]
+        loop.work("held backends", self._held, [self._remote.heard], awaited)
         self._own.derive(loop)
         loop.group(
             self.service,
             backends.merged_services,
             By(own, backends.name_of),
             By(remote, backends.name_of),
-            whole=[self._complete],
-            late=[remote],
+            whole=[self._remote.heard],
+            also=[remote],
         )
-        loop.group(self._translation, backends.translation, By(self.service, self._asks))
+        loop.group(
+            self._translation, self._translate, By(self.service, self._asks), By(self._held.table)
+        )
         loop.work("slots of services", placement, [self._translation, placement.released])
 
     def _asks(self, key: ServiceKey, service: Service) -> list[ServiceAddress]:
         """A service that only other clusters have has no address here."""
         return backends.asks_of(service) if key.cluster == self._cluster else []
 
+    def _translate(
+        self,
+        ask: ServiceAddress,
+        services: Mapping[ServiceKey, Service],
+        held: tuple[BackendAddress, ...] | None,
+    ) -> dict[ServiceAddress, Translation]:
+        rows = backends.translation(ask, services)
+        row = rows.get(ask)
+        if row is None or not held or not services[row.owner].is_global:
+            return rows
+        return {ask: with_held(row, held)}
+
     async def recover(self, maps: Maps) -> None:
         """Go on with what the maps hold: from empty ones, slots would change owners."""
         services, slots = await service_map(maps).read(), await backend_map(maps).read()
+        self._held.take_over(read_back(services, slots))
         self._placement.take_over(recovered_slots(services, slots, maps.capacity(BACKEND_MAP)))
 
     def apply(self, loop: Loop, maps: Maps) -> None:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from clustermesh.remote.holdings import OwnFacts
+from clustermesh.remote.tables import RemoteTables
 from mesh.core.feature import Maps
-from mesh.core.model import Pod, PodEntry, PodKey, PodRef, Service, ServiceKey
+from mesh.core.model import Pod, PodEntry, PodKey, PodRef
 from mesh.core.reconcile import AppliedRows, Loop
 from mesh.core.table import Source, Table
 from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
@@ -72,9 +74,10 @@ class Room:
     def __init__(self, cluster: str = "east", *, synced: bool = True) -> None:
         self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
-        self.remote: Table[ServiceKey, Service] = Table("remote service")
-        self.complete = Source("peers")
-        self.agent = ServicesAgent(cluster, self.objects, self.entries, self.remote, self.complete)
+        self.peers = RemoteTables(OwnFacts(cluster, 1), lambda _: None)
+        self.remote = self.peers.services
+        self.heard, self.complete = self.peers.heard, self.peers.complete
+        self.agent = ServicesAgent(cluster, self.objects, self.entries, self.peers)
         self.loop = Loop()
         self.applied: list[AppliedRows[Any, Any]] = []
         if synced:
@@ -82,7 +85,13 @@ class Room:
 
     @property
     def sources(self) -> list[Source]:
-        return [*self.objects.tables().values(), self.entries, self.remote, self.complete]
+        return [
+            *self.objects.tables().values(),
+            self.entries,
+            self.remote,
+            self.heard,
+            self.complete,
+        ]
 
     def sync(self) -> None:
         for source in self.sources:
