@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
-from clustermesh.findings import NOT_REMEMBERED, STORE_AWAY
+from clustermesh.findings import AWAITED, NOT_REMEMBERED, STORE_AWAY
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
+from clustermesh.remote.wire import plain, split_key
 from clustermesh.store.follow import Batch
 from clustermesh.store.keys import PersistentTarget
 from clustermesh.store.own import Own, PodKeys
@@ -63,6 +64,7 @@ class AgentStore:
         marker = f"{self.own.prefix}synced"
         view = StoreView(self.client, marker, prefixes, on_synced=self._own_synced)
         view.on_replaced = self._contradicted.set  # another store has none of our keys
+        self.own.forgotten.listen(self._forget)
         return view
 
     def entries(self) -> PersistentTarget:
@@ -89,6 +91,7 @@ class AgentStore:
     def _own_synced(self) -> None:
         """A store that was seen complete before has told everything about other clusters."""
         self.own.synced()
+        self._forget()
         if self.known.store == self.own.store:
             self.remote.expect(())
 
@@ -106,6 +109,12 @@ class AgentStore:
                 await self.remember()
             await asyncio.sleep(LOOK_INTERVAL_S)
 
+    def _forget(self) -> None:
+        """Nobody waits any more for what an operator has given up."""
+        forgotten = self.own.forgotten.rows
+        self.remote.forget(forgotten)
+        self._view.release(lambda key: split_key(key)[1] in forgotten)
+
     async def remember(self) -> None:
         """Note which clusters this store is known to have, for the next start (D8)."""
         if not (self.remote.complete.synced and self.own.pods.synced):
@@ -120,9 +129,16 @@ class AgentStore:
         """Keys that the store lacks and that are kept until it is known that they were deleted."""
         return self._view.held
 
+    def _held_clusters(self) -> set[str]:
+        clusters = {split_key(key)[1] for key in self.held if key.startswith(PREFIX)}
+        return {plain(cluster) for cluster in clusters if cluster}
+
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the store and with our own keys in it."""
         yield from self.own.findings.values()
+        for name in sorted({*self.remote.awaited.rows, *self._held_clusters()}):
+            text = f"cluster {name} was known, and is not complete in this store; what it had stays"
+            yield Finding(AWAITED, f"Cluster/{name}", "", text, (f"cluster/{name}",))
         problem = self.client.problem or self._view.problem
         if problem:
             place = f"etcd {self.client.endpoint.text}"

@@ -203,6 +203,13 @@ LOCK_HELD = Code(
     "Let one kvstoremesh write into an etcd, with a file for each Cilium cluster, and stop the "
     "other one.",
 )
+AWAITED = Code(
+    "D610",
+    "An agent knows a cluster that the store, which was replaced, does not have. What that cluster "
+    "had stays in the maps: global services keep its backends, its pods their addresses.",
+    "Start a controller or kvstoremesh of that cluster. If the cluster is gone for good, say "
+    "`meshgate cluster forget NAME`.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

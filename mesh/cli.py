@@ -85,9 +85,9 @@ def _add_nouns(
         _add_output(listing)
         listing.set_defaults(run=_flow_list if name == "flow" else _list, noun=noun)
         if name == "cluster":
-            import clustermesh.verbs
+            import mesh.cluster_verbs
 
-            clustermesh.verbs.add(verbs)
+            mesh.cluster_verbs.add(verbs)
         if name == "flow":
             watching = verbs.add_parser("watch", help="flows as they happen")
             watching.set_defaults(run=_flow_watch, last=0, noun=noun)

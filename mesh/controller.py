@@ -138,7 +138,7 @@ class Controller:
         )
         self.leading = Leading(
             who, self.client, features.own, features.wants, features.publish, features.agreed,
-            self.loop.gate,
+            self.loop.gate, features.remote.complete_clusters,
         )  # fmt: skip
         own = features.own
         self.view = StoreView(

@@ -157,6 +157,10 @@ class RemoteTables(Sliced):
         self._expected = set(clusters) - {self.imports.ledger.own_cluster}
         self._settle()
 
+    def complete_clusters(self) -> list[str]:
+        """Other clusters that are complete in the store."""
+        return [name for name, one in self.imports.importers.items() if one.is_complete]
+
     def claimant(self, address: IP) -> str:
         """The cluster that has an address of a pod or node, ours included; empty: none."""
         return self.imports.ledger.claimant(address)
@@ -215,11 +219,18 @@ class RemoteTables(Sliced):
             if name not in importers or ADDRESSES not in importers[name].canaries
         }
         if self._listed:
-            self.awaited.replace(dict.fromkeys(sorted(waiting)))
+            self.awaited.replace(dict.fromkeys(sorted(self._incomplete())))
             self.heard.mark_synced()
         if self._listed and not waiting and not self.complete.synced:
             for table in (*self.tables.values(), self.complete):
                 table.mark_synced()
+
+    def _incomplete(self) -> Iterable[str]:
+        """Expected clusters of which a canary of what is read is missing."""
+        importers = self.imports.importers
+        for name in self._expected:
+            if name not in importers or not importers[name].is_complete:
+                yield name
 
 
 async def all_stand(client: Client, clusters: Iterable[str]) -> bool:

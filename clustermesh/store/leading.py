@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,10 +36,11 @@ from clustermesh.remote import wire
 from clustermesh.store.agreed import config_findings, encode, id_findings
 from clustermesh.store.allocator import Allocator, Ask, Inconsistent
 from clustermesh.store.claims import former, owner_key
+from clustermesh.store.forgetting import Forgetting
 from clustermesh.store.heartbeat import Heartbeat
 from clustermesh.store.keys import LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
-from clustermesh.store.own import Own, pod_key, pod_value
+from clustermesh.store.own import FORGOTTEN, Own, pod_key, pod_value
 from mesh.core import journal
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.findings import Code
@@ -232,7 +233,8 @@ class Leading:
     """Stands for the leadership while this controller fits to the cluster, and uses it.
 
     ``agreed`` are the fields of the configuration that all controllers must have in common.
-    ``gate`` is that of the loop whose derivations make the published tables.
+    ``gate`` is that of the loop whose derivations make the published tables, ``complete`` gives the
+    other clusters that are complete in the store.
     """
 
     def __init__(
@@ -244,6 +246,7 @@ class Leading:
         publishing: PublishController,
         agreed: Mapping[str, object],
         gate: Gate,
+        complete: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         # A standby must take over before what is published ends.
         ttl_s = min(LEADER_S, max(2, who.lease_s // 3))
@@ -259,6 +262,7 @@ class Leading:
         self._unfit: list[Finding] = []
         self._lost: list[str] = []
         self._heartbeat = Heartbeat(client)
+        self._forgetting = Forgetting(client, own, complete)
 
     async def run(self) -> None:
         """For ever: look whether we fit, stand, lead."""
@@ -285,6 +289,9 @@ class Leading:
     def _not_written(self) -> Iterable[Finding]:
         if self._heartbeat.problem:
             yield Finding(NO_HEARTBEAT, wire.HEARTBEAT, "", self._heartbeat.problem)
+        if self._forgetting.problem:
+            place = f"{self._config_key.removesuffix('config')}{FORGOTTEN}"
+            yield Finding(CANNOT_WRITE, place, "*", wire.plain(self._forgetting.problem))
         for applied in self.applied:
             for key, text in applied.report.errors.items():
                 place = f"etcd {applied.report.table}"
@@ -336,6 +343,7 @@ class Leading:
         async with asyncio.TaskGroup() as group:
             group.create_task(loop.run(), name="apply")
             group.create_task(self._heartbeat.run(fence), name="heartbeat")
+            group.create_task(self._forgetting.run(fence), name="forget clusters")
             for target in targets:
                 group.create_task(target.run(), name="leases")
 

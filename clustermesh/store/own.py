@@ -26,6 +26,10 @@ from mesh.core.table import Source, Table
 PODS_SYNCED = b"{}"
 
 
+#: Below the cluster's own prefix: clusters that are not awaited, and requests to say so.
+FORGOTTEN, TO_FORGET = "forgotten/", "forget/"
+
+
 class _PodValue(msgspec.Struct, frozen=True):
     addresses: list[str]
     labels: str
@@ -48,6 +52,10 @@ class Own:
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
         #: What all controllers of the cluster agree on, by field.
         self.config: Table[str, Any] = Table("agreed config")
+        #: Clusters that nobody waits for any more: ``meshgate cluster forget``.
+        self.forgotten: Table[str, None] = Table("forgotten cluster")
+        #: Those of which an operator has asked it, until the leader has written it.
+        self.to_forget: Table[str, None] = Table("cluster to forget")
         self.findings: dict[str, Finding] = {}
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
@@ -63,6 +71,11 @@ class Own:
         for key in (*batch.deletes, *(entry.key for entry in batch.puts)):
             self.findings.pop(key, None)
         self._take_claims(batch)
+        for table, place in ((self.forgotten, FORGOTTEN), (self.to_forget, TO_FORGET)):
+            prefix = f"{self.prefix}{place}"
+            keys = [entry.key for entry in batch.puts if entry.key.startswith(prefix)]
+            table.delete(key.removeprefix(prefix) for key in batch.deletes)
+            table.upsert({key.removeprefix(prefix): None for key in keys})
         puts: dict[PodRef, PodEntry] = {}
         for entry in batch.puts:
             self._take_entry(entry, puts)
@@ -84,7 +97,8 @@ class Own:
             numbers_prefix(self._cluster, noun, pool) if pool else f"{self.prefix}{noun}/"
             for noun, pool in self._pools.items()
         ]
-        return [f"{self.prefix}config", f"{self.prefix}synced", f"{self.prefix}pod/", *claims]
+        of_all = [f"{self.prefix}{name}" for name in ("config", "synced", "forgotten/", "pod/")]
+        return [*of_all, *claims]
 
     def synced(self) -> None:
         """The first complete list is in."""

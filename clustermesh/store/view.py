@@ -78,6 +78,11 @@ class StoreView:
                 self._parts[prefix] = _Part(self, self._client, prefix, on_batch)
                 self._start(prefix)
 
+    def release(self, is_given_up: Callable[[str], bool]) -> None:
+        """Nobody waits for these keys any more: those that are held are gone."""
+        for part in self._parts.values():
+            part.release(is_given_up)
+
     def leave(self, prefixes: Iterable[str]) -> None:
         """Follow these no longer; their callbacks are told that each key has gone."""
         for prefix in prefixes:
@@ -178,6 +183,13 @@ class _Part(Follow):
         if deletes:
             self._held.difference_update(deletes)
             self._on_batch(Batch(self._state.revision, (), deletes))
+
+    def release(self, is_given_up: Callable[[str], bool]) -> None:
+        """Hand on the deletion of held keys that nobody waits for."""
+        gone = [key for key in self._held if is_given_up(key)]
+        if gone:
+            self._held.difference_update(gone)
+            self._on_batch(Batch(self._state.revision, (), gone))
 
     def tell_all_gone(self) -> None:
         """Hand on the deletion of everything that was told."""

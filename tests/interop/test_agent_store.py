@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
-from etcd_server import Etcd, client_of, running, task_of, until, until_async
+from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
 from clustermesh.etcd.client import Client
 from clustermesh.remote import wire
+from clustermesh.remote.known import KnownClusters
 from clustermesh.store.claims import encode_number
+from clustermesh.store.forgetting import Forgetting
+from clustermesh.store.own import Own
 from mesh.agent import Agent, Features
 from mesh.config import load_agent
 from mesh.core.model import Node, NodeKey, Pod, PodKey
@@ -129,6 +132,76 @@ def test_a_store_counts_as_known_once_each_of_its_clusters_is_complete(tmp_path:
             await until(lambda: not store.held, "west is back")
             await store.remember()
             assert (store.known.store, store.known.clusters) == ("two", ("west",))
+        await store.client.aclose()
+
+    with running(tmp_path / "etcd") as server:
+        asyncio.run(run(server))
+
+
+def test_a_cluster_that_never_comes_back_is_forgotten_on_request(tmp_path: Path) -> None:
+    """Until then the agent says that it awaits it; a leader's key ends that for all agents."""
+
+    async def run(server: Etcd) -> None:
+        agent = agent_of(server, tmp_path)
+        store = agent.features.store
+
+        def awaited() -> list[str]:
+            return [f.object for f in store.findings() if f.code == "D610"]
+
+        async with (
+            client_of(server.endpoint) as writer,
+            task_of(store.run(agent.entries)),
+            task_of(agent.loop.run()),
+        ):
+            await west(writer)
+            await east(writer, "one")
+            await until(lambda: store.remote.complete.synced, "complete")
+            assert awaited() == []
+            server.kill()
+            await until(lambda: store.client.problem, "the outage is noticed")
+            server.wipe()
+            server.start()
+            await east(writer, "two")
+            await until(lambda: awaited() == ["Cluster/west"], "west is awaited")
+            assert store.remote.nodes.rows
+            fence = await Leadership().take(writer)
+            own = Own("east")
+            own.to_forget.upsert({"west": None})
+            await Forgetting(writer, own, lambda: ()).meet(fence)
+            await until(lambda: not store.remote.nodes.rows, "its node is gone")
+            assert (awaited(), store.held) == ([], frozenset())
+            await store.remember()
+            assert (store.known.store, store.known.clusters) == ("two", ())
+            own.forgotten.upsert({"west": None})
+            await Forgetting(writer, own, lambda: ["west"]).meet(fence)
+            assert await writer.get(f"{PREFIX}forgotten/west") is None
+            await west(writer)
+            await until(lambda: store.remote.nodes.rows, "it may come back all the same")
+        await store.client.aclose()
+
+    with running(tmp_path / "etcd") as server:
+        asyncio.run(run(server))
+
+
+def test_an_agent_that_starts_beside_a_replaced_store_awaits_what_it_knew(tmp_path: Path) -> None:
+    """Its own services are derived all the same, and the request ends the wait."""
+
+    async def run(server: Etcd) -> None:
+        KnownClusters(tmp_path / "peers.json").write("one", ["west"])
+        agent = agent_of(server, tmp_path)
+        store, services = agent.features.store, agent.features.services
+        async with (
+            client_of(server.endpoint) as writer,
+            task_of(store.run(agent.entries)),
+            task_of(agent.loop.run()),
+        ):
+            await east(writer, "two")
+            await until(lambda: services.service.synced, "services are derived")
+            assert not store.remote.complete.synced
+            assert [f.object for f in store.findings() if f.code == "D610"] == ["Cluster/west"]
+            await writer.put(f"{PREFIX}forgotten/west", b"{}")
+            await until(lambda: store.remote.complete.synced, "nobody is awaited")
+            assert not [f for f in store.findings() if f.code == "D610"]
         await store.client.aclose()
 
     with running(tmp_path / "etcd") as server:

@@ -32,6 +32,15 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     user.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
     user.set_defaults(run=_user)
 
+    forget = verbs.add_parser(
+        "forget", help="wait no longer for a cluster that a replaced store does not have"
+    )
+    forget.add_argument("cluster", metavar="NAME")
+    text = "a controller's configuration; without it all of the run directory"
+    forget.add_argument("--config", type=Path, action="append", metavar="FILE", help=text)
+    forget.add_argument("--yes", action="store_true", help="do not ask")
+    forget.set_defaults(run=_forget)
+
 
 def _add_etcd(parser: argparse.ArgumentParser) -> None:
     run = Path(os.environ.get("MESHGATE_RUN") or _RUN)
@@ -42,16 +51,54 @@ def _add_etcd(parser: argparse.ArgumentParser) -> None:
 
 
 def _user(parsed: argparse.Namespace) -> int:
-    from clustermesh import users  # noqa: PLC0415
+    from clustermesh import users
 
     try:
         endpoints = parsed.etcd or _endpoints()
         made = users.make(parsed.cluster, parsed.role, parsed.pki, endpoints)
     except (OSError, ValueError, TypeError) as error:
-        print(f"meshgate: no user for {parsed.cluster}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"meshgate: no user for {parsed.cluster}: {error}", file=sys.stderr)
         return 1
     sys.stdout.write(_text(made, parsed.output))
     return 0
+
+
+def _forget(parsed: argparse.Namespace) -> int:
+    from clustermesh import forget
+    from mesh.config import ConfigError, load_controller
+
+    run = Path(os.environ.get("MESHGATE_RUN") or _RUN)
+    paths = parsed.config or sorted([*run.glob("controller.yaml"), *run.glob("*/controller.yaml")])
+    try:
+        loaded = [load_controller(path) for path in paths]
+        asked = {
+            one.cluster.name: forget.Asked(one.cluster.name, one.etcd.address)
+            for one in loaded
+            if one.cluster.name != parsed.cluster
+        }
+        if not asked:
+            text = f"no controller.yaml of another cluster under {run}; say --config FILE"
+            raise FileNotFoundError(text)
+        there = [one for one in asked.values() if forget.is_there(one, parsed.cluster)]
+        if there and not parsed.yes and not _is_sure(parsed.cluster):
+            return 1
+        for one in asked.values():
+            forget.ask(one, parsed.cluster)
+            print(f"{one.cluster}: its leader tells all agents to forget {parsed.cluster}")
+    except (ConfigError, OSError, ValueError) as error:
+        print(f"meshgate: {parsed.cluster} is not forgotten: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _is_sure(name: str) -> bool:
+    """Ask whether a cluster that publishes its config is to be forgotten all the same."""
+    print(f"Cluster {name} still publishes its cluster-config.", file=sys.stderr)
+    print("Its pods and backends go from all agents until it is complete. ", file=sys.stderr)
+    try:
+        return input("Forget it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _text(made: Made, form: str) -> str:
@@ -62,14 +109,14 @@ def _text(made: Made, form: str) -> str:
     row = {"user": made.user, "ca": ca, "certificate": certificate, "key": key, "config": config}
     if form == "json":
         return json.dumps(row, indent=2) + "\n"
-    import yaml  # noqa: PLC0415
+    import yaml
 
     return str(yaml.safe_dump(row, sort_keys=False))
 
 
 def _endpoints() -> list[str]:
     """The endpoints of the first configuration file of the run directory. Raises OSError."""
-    import yaml  # noqa: PLC0415
+    import yaml
 
     run = Path(os.environ.get("MESHGATE_RUN") or _RUN)
     for path in sorted([*run.glob("*.yaml"), *run.glob("*/*.yaml")]):

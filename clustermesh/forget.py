@@ -1,0 +1,49 @@
+"""``meshgate cluster forget NAME``: nobody of our cluster waits for another one any more.
+
+The request is a key of our own subtree, put with the rights of a controller of the cluster; its
+leader writes it down for all agents (``store/forgetting.py``). So it works from any machine that
+has a controller's configuration, also while no controller runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.remote import wire
+from clustermesh.store.own import TO_FORGET
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A controller's cluster and how it reaches the store."""
+
+    cluster: str
+    etcd: EtcdAddress
+
+
+def is_there(asked: Asked, name: str) -> bool:
+    """Whether the other cluster's config stands in the store. Raises OSError."""
+    return asyncio.run(_get(asked, wire.config_key(name)))
+
+
+def ask(asked: Asked, name: str) -> None:
+    """Put the request. Raises OSError."""
+    asyncio.run(_put(asked, f"meshgate/v1/{asked.cluster}/{TO_FORGET}{name}"))
+
+
+async def _get(asked: Asked, key: str) -> bool:
+    client = Client(asked.etcd)
+    try:
+        return await client.get(key) is not None
+    finally:
+        await client.aclose()
+
+
+async def _put(asked: Asked, key: str) -> None:
+    client = Client(asked.etcd)
+    try:
+        await client.put(key, b"{}")
+    finally:
+        await client.aclose()
