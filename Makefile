@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench bench-large soak upgrade lab clean-lab build install unit lock docs test-newest
+.PHONY: help demo test check bench bench-large soak upgrade cilium lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lock       write requirements.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make docs       write docs/findings.md and docs/objects.md from what the rooms declare"
+	@echo "make cilium     Cilium's own code reads our store under churn for ten minutes (Go)"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
@@ -54,6 +55,9 @@ soak: build
 
 upgrade: build
 	@$(PYTHON) tests/run.py tests/upgrade
+
+cilium: install
+	@$(PYTHON) -m tests.tools.cilium.run
 
 bench: build
 	@$(PYTHON) -m tests.bench
