@@ -172,7 +172,7 @@ CONTRADICTION = Code(
 )
 NOT_CLAIMED = Code(
     "M158",
-    "etcd refuses the claim of one owner, which gets no number; all others get theirs. A node "
+    "The store refuses the claim of one owner, which gets no number; all others get theirs. A node "
     "without a pod CIDR gets no pods, a pod without an identity is not connected.",
     "Act on the error that the text names: the owner's name may be too long for etcd, or the "
     "controller's role may lack a prefix.",
