@@ -64,6 +64,16 @@ def test_a_node_follows_what_its_features_have_asked_for() -> None:
     own.claims_of("identity", pool="labels")
     east = "meshgate/v1/east/"
     assert own.needed == [
-        f"{east}config", f"{east}synced", f"{east}pod/",
+        f"{east}config", f"{east}synced", f"{east}forgotten/", f"{east}pod/",
         f"{east}block/", f"{east}identity/labels/number/",
     ]  # fmt: skip
+
+
+def test_forgotten_clusters_and_requests_are_kept_apart() -> None:
+    own = Own("east")
+    prefix = "meshgate/v1/east/"
+    keys = [f"{prefix}forgotten/west", f"{prefix}forget/north"]
+    own.take(Batch(5, [Entry(key, b"{}", 5, 5, 0) for key in keys]))
+    assert (set(own.forgotten.rows), set(own.to_forget.rows)) == ({"west"}, {"north"})
+    own.take(Batch(6, (), keys))
+    assert (own.forgotten.rows, own.to_forget.rows, own.findings) == ({}, {}, {})
