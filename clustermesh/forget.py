@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.remote import wire
@@ -21,6 +24,34 @@ class Asked:
 
     cluster: str
     etcd: EtcdAddress
+
+
+class _Cluster(msgspec.Struct):
+    name: str
+
+
+class _Etcd(msgspec.Struct):
+    endpoints: list[str]
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+class _Controller(msgspec.Struct):
+    """The fields of a controller's configuration that say whose store it is."""
+
+    cluster: _Cluster
+    etcd: _Etcd
+
+
+def read(path: Path) -> Asked:
+    """What a controller's configuration says. Raises OSError, ValueError naming the file."""
+    try:
+        config = msgspec.yaml.decode(path.read_bytes(), type=_Controller)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path}: {error}") from error
+    etcd = config.etcd
+    return Asked(config.cluster.name, EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
 
 
 def is_there(asked: Asked, name: str) -> bool:

@@ -15,6 +15,7 @@ CLUSTER = noun(
     "clusters as each cluster sees them",
     "cluster id nodes identities addresses services state synced seenBy",
     "cluster seenBy",
+    verbs="clustermesh.verbs",
 )
 
 

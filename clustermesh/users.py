@@ -47,14 +47,14 @@ def user_name(cluster: str, role: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CiliumUser:
     """A user with its certificate; ``files`` are texts by name, the configuration last."""
 
     user: str
     files: Mapping[str, str]
 
 
-def make(cluster: str, role: str, pki: Path, endpoints: Sequence[str]) -> Made:
+def make(cluster: str, role: str, pki: Path, endpoints: Sequence[str]) -> CiliumUser:
     """Make the user in etcd, as root, and its certificate. It may be made again.
 
     ``pki`` has the files that ``write_pki`` writes. Raises ValueError, OSError.
@@ -71,7 +71,7 @@ def make(cluster: str, role: str, pki: Path, endpoints: Sequence[str]) -> Made:
     config = dict(zip(("trusted-ca-file", "cert-file", "key-file"), names, strict=True))
     text = yaml.safe_dump({"endpoints": list(endpoints), **config}, sort_keys=False)
     texts = [part.decode() for part in (ca.cert, pair.cert, pair.key)]
-    return Made(user, {**dict(zip(names, texts, strict=True)), f"{PLACE}/{user}.yaml": text})
+    return CiliumUser(user, {**dict(zip(names, texts, strict=True)), f"{PLACE}/{user}.yaml": text})
 
 
 async def _enter(address: EtcdAddress, user: str, rights: Sequence[Grant]) -> None:

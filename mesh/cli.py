@@ -84,10 +84,10 @@ def _add_nouns(
         listing = verbs.add_parser("list", help=noun.text)
         _add_output(listing)
         listing.set_defaults(run=_flow_list if name == "flow" else _list, noun=noun)
-        if name == "cluster":
-            import mesh.cluster_verbs
+        if noun.verbs:
+            from importlib import import_module
 
-            mesh.cluster_verbs.add(verbs)
+            import_module(noun.verbs).add(verbs)
         if name == "flow":
             watching = verbs.add_parser("watch", help="flows as they happen")
             watching.set_defaults(run=_flow_watch, last=0, noun=noun)

@@ -48,22 +48,28 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """``key`` are the columns that identify a row."""
+    """``key`` are the columns that identify a row.
+
+    ``verbs`` is a module of the room whose ``add`` registers verbs beside ``list``.
+    """
 
     name: str
     text: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
     shown: Shown | None = None
+    verbs: str = ""
 
     def unknown(self, rows: Iterable[Row]) -> set[str]:
         """Columns of rows that the noun does not have: misspelt ones, which nobody would see."""
         return set().union(*rows).difference(self.columns)
 
 
-def noun(name: str, text: str, columns: str, key: str, shown: Shown | None = None) -> Noun:
+def noun(
+    name: str, text: str, columns: str, key: str, shown: Shown | None = None, verbs: str = ""
+) -> Noun:
     """A noun; ``columns`` and ``key`` are words with spaces in between."""
-    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown)
+    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown, verbs)
 
 
 class Rows(Sequence[Row]):

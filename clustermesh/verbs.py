@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from clustermesh.users import Made
+    from clustermesh.users import CiliumUser
 
 _RUN = Path("/run/meshgate")
 
@@ -65,17 +65,12 @@ def _user(parsed: argparse.Namespace) -> int:
 
 def _forget(parsed: argparse.Namespace) -> int:
     from clustermesh import forget
-    from mesh.config import ConfigError, load_controller
 
     run = Path(os.environ.get("MESHGATE_RUN") or _RUN)
     paths = parsed.config or sorted([*run.glob("controller.yaml"), *run.glob("*/controller.yaml")])
     try:
-        loaded = [load_controller(path) for path in paths]
-        asked = {
-            one.cluster.name: forget.Asked(one.cluster.name, one.etcd.address)
-            for one in loaded
-            if one.cluster.name != parsed.cluster
-        }
+        found = {one.cluster: one for one in map(forget.read, paths)}
+        asked = {name: one for name, one in found.items() if name != parsed.cluster}
         if not asked:
             text = f"no controller.yaml of another cluster under {run}; say --config FILE"
             raise FileNotFoundError(text)
@@ -85,7 +80,7 @@ def _forget(parsed: argparse.Namespace) -> int:
         for one in asked.values():
             forget.ask(one, parsed.cluster)
             print(f"{one.cluster}: its leader tells all agents to forget {parsed.cluster}")
-    except (ConfigError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"meshgate: {parsed.cluster} is not forgotten: {error}", file=sys.stderr)
         return 1
     return 0
@@ -101,7 +96,7 @@ def _is_sure(name: str) -> bool:
         return False
 
 
-def _text(made: Made, form: str) -> str:
+def _text(made: CiliumUser, form: str) -> str:
     """The files one after the other, each below its name; or an object."""
     if form == "table":
         return "".join(f"# {name}\n{text}" for name, text in made.files.items())
