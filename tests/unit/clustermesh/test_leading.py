@@ -22,7 +22,7 @@ ONE, TWO = (Want(blocks.NOUN, "198.51.100.10", f"east-1/{k}") for k in range(2))
 def test_who_has_gone_lacks_nothing() -> None:
     """A finding about an owner without a number ends with the owner, whatever the store says."""
     own = Own("east")
-    wants = Wants([EgressController("east", Egress(), Objects(KINDS.nouns), own)])
+    wants = Wants([EgressController("east", EgressSettings(), Objects(KINDS.nouns), own)])
     wants.wanted.upsert({ONE: True})
     wants.refused.upsert({ONE: "no number is free"})
     assert [finding.code for finding in wants.findings("east")] == ["M145"]
