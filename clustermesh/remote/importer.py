@@ -146,7 +146,10 @@ class Importer:
     @property
     def is_complete(self) -> bool:
         """Whether the canaries of all that is read of the cluster stand."""
-        only = self.cluster.capabilities.endpoint_slices_export_mode == wire.SLICES_ONLY
+        offers = self.cluster.capabilities
+        if not offers.synced_canaries:
+            return bool(self.cluster.id)  # it puts none
+        only = offers.endpoint_slices_export_mode == wire.SLICES_ONLY
         services = wire.SLICES if only else wire.SERVICES
         return {wire.NODES, wire.IDENTITIES, wire.ADDRESSES, services} <= self.canaries
 
