@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 from clustermesh import foreign as prefixes
 from clustermesh import publish
-from clustermesh.findings import BACKEND_NOT_PUBLISHED, SERVICE_TOO_LARGE
+from clustermesh.findings import SERVICE_TOO_LARGE
 from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
@@ -25,7 +25,6 @@ from clustermesh.store.own import Own
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.groups import By, Followed
 from mesh.core.model import (
-    IP,
     Finding,
     ForeignNode,
     Identity,
@@ -40,9 +39,6 @@ from mesh.core.model import (
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.table import Changes, Source, Table
-
-#: Backends that a finding names.
-_NAMED = 3
 
 
 class Foreign:
@@ -107,10 +103,7 @@ class PublishController(ControllerFeature):
         self._leaving: Table[NodeKey, Node] = Table("node to publish")
         self._endpoint: Table[str, IPv4Address] = Table("endpoint of published node")
         self._addresses = publish.PodAddresses(self.published[wire.ADDRESSES], cluster)
-        self._host: Table[IP, None] = Table("address of published node")
-        self._outward: Table[ServiceKey, Service] = Table("service for others")
         self._slices_only: dict[ServiceKey, int] = {}  # too large for the first form
-        self._outside: dict[ServiceKey, Sequence[IP]] = {}  # backends that are not published
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
     @property
@@ -141,11 +134,9 @@ class PublishController(ControllerFeature):
         loop.group(self.published[wire.NODES], by_key, By(self._leaving))
         loop.group(self._endpoint, publish.endpoint, By(self._leaving))
         loop.group(self.published[wire.IDENTITIES], publish.identity_keys, By(self._identity))
-        loop.group(self._host, publish.host, By(self._leaving, lambda _, node: node.addresses))
-        loop.group(self._outward, self._shown, By(self._service), whole=[self._host])
-        loop.group(self.published[wire.SERVICES], self._first_form, By(self._outward))
+        loop.group(self.published[wire.SERVICES], self._first_form, By(self._service))
         parts = partial(publish.slice_keys, cluster_id=self._id)
-        loop.group(self.published[wire.SLICES], parts, By(self._outward))
+        loop.group(self.published[wire.SLICES], parts, By(self._service))
         entries = Followed(self._store.pods, self._take_entries)
         loop.work("published addresses of pods", entries, [], [self._store.pods])
         loop.follow(self._number, self._addresses.identities, keys=8)
@@ -181,20 +172,10 @@ class PublishController(ControllerFeature):
         row, _ = prefixes.publishable(node, created, others, self._foreign.meet)
         return {key: row}
 
-    def _shown(self, key: ServiceKey, service: Service | None) -> dict[ServiceKey, Service]:
-        """A service as others are to see it."""
-        self._outside.pop(key, None)
-        if service is None or not (service.is_global and service.is_shared):
-            return {}
-        row, others = publish.own_backends(service, self._foreign.pools, self._host.rows)
-        if others:
-            self._outside[key] = others
-        return {key: row}
-
     def _first_form(self, key: ServiceKey, service: Service | None) -> dict[str, bytes]:
         self._slices_only.pop(key, None)
         keys = publish.service_keys(key, service, self._id)
-        if service is not None and not keys:
+        if service is not None and service.is_global and service.is_shared and not keys:
             self._slices_only[key] = len(service.backends)
         return keys
 
@@ -212,11 +193,6 @@ class PublishController(ControllerFeature):
             place = f"Service/{service.namespace}/{service.name}"
             text = f"{number} backends: published in slices only"
             yield Finding(SERVICE_TOO_LARGE, place, "backends", text)
-        for service, addresses in self._outside.items():
-            more = f" and {len(addresses) - _NAMED} more" if len(addresses) > _NAMED else ""
-            text = f"not published: {', '.join(map(str, addresses[:_NAMED]))}{more}"
-            place = f"Service/{service.namespace}/{service.name}"
-            yield Finding(BACKEND_NOT_PUBLISHED, place, "backends", text)
 
 
 class RemoteController(ControllerFeature):

@@ -184,12 +184,6 @@ NO_HEARTBEAT = Code(
     "Act on the error that the text names. The controller's role in etcd needs the key: a store "
     "that an earlier version made gets the grant when its users are made again.",
 )
-BACKEND_NOT_PUBLISHED = Code(
-    "M157",
-    "A global service has backends that are neither pods nor nodes of this cluster. Other clusters "
-    "would refuse them, so they are not published: only this cluster uses them.",
-    "Give the service such backends in each cluster, or make the service local.",
-)
 SERVICE_TOO_LARGE = Code(
     "M160",
     "A global service has too many backends for the first form of services on the wire. Other "

@@ -8,7 +8,6 @@ addresses: an event touches the rows it concerns and no other.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 from clustermesh.remote import wire
@@ -19,7 +18,6 @@ from mesh.core.model import (
     Address,
     Identity,
     Joined,
-    Network,
     Node,
     NodeKey,
     PodKey,
@@ -71,32 +69,6 @@ def slice_keys(_: ServiceKey, row: Service | None, cluster_id: int) -> dict[str,
         return {}
     values = slice_values(row, cluster_id)
     return {wire.slice_key(row.cluster, row.namespace, name): v for name, v in values.items()}
-
-
-def own_backends(
-    row: Service, networks: Collection[Network], hosts: Collection[IP]
-) -> tuple[Service, Sequence[IP]]:
-    """The service with the backends that other clusters accept, and the other addresses.
-
-    Accepted are pods and nodes of this cluster (``remote/checks.py``).
-    """
-    ours = {
-        address: address in hosts or any(address in network for network in networks)
-        for address in {backend.address for backend in row.backends}
-    }
-    others = sorted((a for a, is_own in ours.items() if not is_own), key=_order)
-    if not others:
-        return row, ()
-    return replace(row, backends=tuple(b for b in row.backends if ours[b.address])), others
-
-
-def _order(address: IP) -> tuple[int, int]:
-    return address.version, int(address)
-
-
-def host(address: IP, nodes: Mapping[NodeKey, Node]) -> dict[IP, None]:
-    """An address that nodes of this cluster have, all of them published."""
-    return {address: None} if nodes else {}
 
 
 def endpoint(key: NodeKey, row: Node | None) -> dict[str, IPv4Address]:

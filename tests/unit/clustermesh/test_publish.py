@@ -85,17 +85,6 @@ def test_only_global_and_shared_services_leave() -> None:
         assert publish.service_keys(key_of(one), one, 1) == {}
 
 
-def test_what_is_published_is_what_other_clusters_accept() -> None:
-    """Pods and nodes of ours go out as backends; whatever else a service has stays at home."""
-    texts = ("10.1.0.5", "fd01::5", "10.99.0.11", "192.0.2.7", "10.97.0.1")
-    backends = tuple(Backend(ip_address(t), 80, "", "TCP", "east") for t in texts)
-    service = Service("east", "shop", "web", (), (), is_global=True, backends=backends)
-    pools = [ip_network("10.1.0.0/16"), ip_network("fd01::/48")]
-    row, others = publish.own_backends(service, pools, set(NODE.addresses))
-    assert [str(backend.address) for backend in row.backends] == list(texts[:3])
-    assert list(map(str, others)) == ["10.97.0.1", "192.0.2.7"]
-
-
 def test_canaries_name_every_prefix() -> None:
     """One for each kind, with the prefix as it is in a store of one cluster."""
     assert set(publish.canaries("east", "now")) == {
