@@ -1,7 +1,12 @@
 """Why a session is not up, in words that name the side that has to act.
 
 Input is what ExaBGP says: a ``down`` event with its text (completed by the launcher with the
-error) and the notification that came just before it. Codes: RFC 4271 4.5, RFC 4486, RFC 8538.
+error) and NOTIFICATIONs. Codes: RFC 4271 4.5, RFC 4486, RFC 8538, RFC 9003.
+
+A NOTIFICATION is the cause. What the router does afterwards follows from it: it closes each new
+connection, or does not answer at all. So a cause stands until the session is up or another
+NOTIFICATION comes, and what follows is added to it (``with_sequel``). No sentence carries an errno
+or ExaBGP's own words: those are in its log.
 """
 
 from __future__ import annotations
@@ -13,7 +18,10 @@ from bgp.exabgp.lines import SessionEvent
 
 #: A session that has said nothing for so long gets a reason.
 SILENT_S = 5.0
+#: Likewise one that went down: ExaBGP tries again within 10 s (``bgp/exabgp/patches.py``, change 4).
+SILENT_AGAIN_S = 15.0
 
+_AS_MISMATCH = (2, 2)
 _CEASE = {
     1: "the router takes no more prefixes from us (maximum reached)",
     2: "the router has shut this session down (administrative shutdown)",
@@ -26,6 +34,20 @@ _CEASE = {
     9: "the router has reset the session hard",
     10: "the router's BFD session to us is down",
 }
+#: Why an OPEN is refused, whichever side refuses it.
+_OPEN = {
+    1: "the other side speaks another version of BGP",
+    3: "the other side's router id is not acceptable, perhaps because it is used twice",
+    4: "an optional parameter of the other side's OPEN is unknown",
+    5: "the authentication does not fit",
+    6: "the other side's hold time is not acceptable",
+    7: "the other side lacks a capability that is required",
+}
+_OTHER = {
+    1: "a message could not be read",
+    2: "the other side's OPEN is not acceptable",
+    5: "a message came that does not belong here",
+}
 
 
 def silent(peering: Peering) -> str:
@@ -36,49 +58,74 @@ def silent(peering: Peering) -> str:
     )
 
 
-def reason(peering: Peering, down: str, notification: SessionEvent | None) -> str:
-    """The sentence for a ``down`` event with the text ``down``."""
-    if notification is not None:
-        return _notified(peering, notification)
+def with_sequel(cause: str, sequel: str) -> str:
+    """The cause, and what followed from it."""
+    return f"{cause}; since then: {sequel}" if cause and sequel else cause or sequel
+
+
+def replaces(former_sent: bool | None, sent: bool) -> bool:
+    """Whether a NOTIFICATION is the cause from now on; ``former_sent`` is None without one.
+
+    What the router has said is not replaced by what we answer to it.
+    """
+    return former_sent is not False or not sent
+
+
+def closed(peering: Peering, down: str) -> str:
+    """The sentence for the ``down`` event of a connection that ended without a NOTIFICATION."""
     if "closed by the remote end" in down:
         return (
             f"{peering.address} closes the connection at once: it does not know "
             f"{peering.local_address} as a neighbor, or has not taken us back yet"
         )
-    if "Broken TCP connection" in down:
-        return f"{peering.address} is not reachable, or refuses TCP port 179"
+    if "Could not bind" in down:
+        return (
+            f"this host does not have the address {peering.local_address}, from which the session "
+            "is to be opened: correct the Node object's addresses, or give the host the address"
+        )
     if "without sending any notification" in down:
         return "the session is restarting with a new configuration"
-    return down
+    if any(words in down for words in ("Broken TCP connection", "Could not connect", "failed")):
+        return f"{peering.address} is not reachable, or refuses TCP port 179"
+    if any(words in down for words in ("reading", "writing", "lost the TCP", "closed TCP")):
+        return f"the TCP connection to {peering.address} broke: the router or the way to it failed"
+    if down.startswith("stop, message"):
+        return "the session is being removed from ExaBGP's configuration"
+    return (
+        f"the connection to {peering.address} has ended without a NOTIFICATION; "
+        "ExaBGP's log on this node has the details"
+    )
 
 
-def _notified(peering: Peering, notification: SessionEvent) -> str:
+def notified(peering: Peering, notification: SessionEvent) -> str:
+    """The sentence for a NOTIFICATION, with its numbers."""
     number = f"({notification.code}/{notification.subcode})"
-    if (notification.code, notification.subcode) == (2, 2):
-        return f"{_as_mismatch(peering, notification)} {number}"
-    if notification.code == 4:
-        side = (
-            f"nothing heard from {peering.address}"
-            if notification.sent
-            else "the router heard nothing"
-        )
-        return f"hold timer expired: {side} for {peering.hold_s} s {number}"
-    if notification.code == 3:
-        who = (
-            "we refuse an UPDATE of the router"
-            if notification.sent
-            else "the router refuses our route"
-        )
-        return f"{who} {number} {notification.text}".rstrip()
-    if notification.code == 6:
-        words = (
-            "we have closed the session"
-            if notification.sent
-            else _CEASE.get(notification.subcode, "")
-        )
-        return f"{words or 'the router has closed the session'} {number}"
-    who = "we close" if notification.sent else "the router closes"
-    return f"{who} the session: {notification.text or 'notification'} {number}"
+    said = f': "{notification.text}"' if notification.text and not notification.sent else ""
+    return f"{_words(peering, notification)} {number}{said}"
+
+
+def _words(peering: Peering, notification: SessionEvent) -> str:
+    sent, code = notification.sent, notification.code
+    if (code, notification.subcode) == _AS_MISMATCH:
+        return _as_mismatch(peering, notification)
+    if code == 4:
+        side = f"nothing heard from {peering.address}" if sent else "the router heard nothing"
+        return f"hold timer expired: {side} for {peering.hold_s} s"
+    if code == 3:
+        return "we refuse an UPDATE of the router" if sent else "the router refuses our route"
+    if code == 6:
+        return "we have closed the session" if sent else _ceased(notification)
+    known = _OPEN.get(notification.subcode) if code == 2 else None
+    who = "we close" if sent else "the router closes"
+    why = known or _OTHER.get(code, "the NOTIFICATION has a code that we do not know")
+    return f"{who} the session: {why}"
+
+
+def _ceased(notification: SessionEvent) -> str:
+    words = _CEASE.get(notification.subcode, "the router has closed the session")
+    if not notification.limit:
+        return words
+    return f"{words}: it takes {notification.limit} of {notification.family or 'a family'}"
 
 
 def _as_mismatch(peering: Peering, notification: SessionEvent) -> str:

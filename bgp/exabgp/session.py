@@ -19,11 +19,11 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from bgp.desired import Peering, RouteKey
-from bgp.exabgp.applied import Memory
+from bgp.exabgp.applied import Cause, Memory
 from bgp.exabgp.channel import Channel, CommandRefused
 from bgp.exabgp.config import config_text
 from bgp.exabgp.engine import Engine
@@ -40,7 +40,16 @@ from bgp.exabgp.lines import (
     withdraw,
 )
 from bgp.peer import Route
-from bgp.reasons import SILENT_S, reason, silent
+from bgp.reasons import (
+    SILENT_AGAIN_S,
+    SILENT_S,
+    closed,
+    notified,
+    replaces,
+    silent,
+    with_sequel,
+)
+from mesh.core.files import in_words
 from mesh.core.model import IP
 
 log = logging.getLogger(__name__)
@@ -55,6 +64,7 @@ RELAY_S = 5.0
 class State:
     """One session: ``state`` is established, down or connecting; ``reason`` in words.
 
+    ``reason`` of a session is what came last; the cause of its end is in ``Memory.causes``.
     ``entered`` is the Unix time of the last event.
     """
 
@@ -77,7 +87,8 @@ class Session:
         self.lost: Callable[[], None] = lambda: None
         self.owed: set[IP] = set()  # up, and without End-of-RIB
         self._states: dict[IP, State] = {}
-        self._notification: dict[IP, SessionEvent] = {}
+        #: A NOTIFICATION came, and "down" comes next: what is to be added to the cause.
+        self._sequel: dict[IP, str] = {}
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
         self._channel: Channel | None = None
@@ -90,9 +101,13 @@ class Session:
         state = self._states.get(peering.address)
         if self._channel is None or state is None:
             return State("down", self.problem or "ExaBGP is starting", now)
-        if state.state == "connecting" and now - state.entered > SILENT_S:
-            return State("down", silent(peering), state.entered)
-        return state
+        patience_s = {"connecting": SILENT_S, "down": SILENT_AGAIN_S}.get(state.state)
+        if patience_s is not None and now - state.entered > patience_s:
+            state = State("down", silent(peering), state.entered)
+        cause = self.memory.causes.get(peering.address)
+        if cause is None or state.state == "established":
+            return state
+        return replace(state, reason=with_sequel(cause.text, state.reason))
 
     async def run(self) -> None:
         """Keep a channel to ExaBGP, for ever."""
@@ -102,7 +117,7 @@ class Session:
             try:
                 await self._once()
             except OSError as error:
-                self.problem = str(error)
+                self.problem = in_words(error)
                 log.warning("ExaBGP cannot be used: error=%s", error)
             long = time.monotonic() - began > BACKOFF_S[1]
             pause = BACKOFF_S[0] if long else min(2 * pause, BACKOFF_S[1])
@@ -142,8 +157,10 @@ class Session:
         except CommandRefused as error:
             self.memory.save(peerings=last, settled=settled)
             self._write_config()
+            log.warning("ExaBGP refuses its configuration: said=%s", self.engine.last_words())
             raise OSError(
-                f"ExaBGP refuses its configuration: {self.engine.last_words()}"
+                "ExaBGP refuses the configuration with these sessions and goes on with the former "
+                f"one; {self.engine.log} says why"
             ) from error
         self._expect(peerings)
         self.lost()
@@ -179,8 +196,9 @@ class Session:
                 return await Channel.open(self.engine.socket, self._on_event)
             except OSError as error:
                 if self.engine.pid() is None:
-                    words = self.engine.last_words()
-                    raise OSError(f"ExaBGP ends at once: {words}") from error
+                    log.warning("ExaBGP ends at once: said=%s", self.engine.last_words())
+                    text = f"ExaBGP ends at once; {self.engine.log} says why"
+                    raise OSError(text) from error
                 if time.monotonic() > end:
                     text = f"ExaBGP (pid {self.engine.pid()}) has no relay at {self.engine.socket}"
                     raise OSError(text) from error
@@ -236,33 +254,52 @@ class Session:
         new = State("connecting", "", time.time())
         self._states = {peer: self._states.get(peer, new) for peer in peers}
         self.owed &= self._states.keys()
+        for peer in [peer for peer in self.memory.causes if peer not in self._states]:
+            self.memory.explain(peer, None)
 
     def _up(self, peer: IP, families: tuple[str, ...]) -> None:
+        self.memory.explain(peer, None)
         self._states[peer] = State("established", "", time.time(), families)
         self.owed.add(peer)
 
     def _on_event(self, event: SessionEvent) -> None:
+        if event.kind == "notification":
+            self._hear_notification(event)
+            return
+        sequel = self._sequel.pop(event.peer, None)
         state = self._states.get(event.peer)
         if event.kind == "negotiated":
             why = state.reason if state else ""
             self._states[event.peer] = State("connecting", why, time.time(), event.families)
-        elif event.kind == "notification":
-            self._notification[event.peer] = event
         elif event.state == "up":
             self._up(event.peer, state.families if state else ())
             self.lost()
         elif event.state == "down":
-            self._down(event)
+            self._down(event, sequel)
 
-    def _down(self, event: SessionEvent) -> None:
-        notification = self._notification.pop(event.peer, None)
+    def _hear_notification(self, event: SessionEvent) -> None:
+        peering = self.memory.peerings.get(event.peer)
+        if peering is None:
+            return
+        cause, text = self.memory.causes.get(event.peer), notified(peering, event)
+        if replaces(cause.sent if cause else None, event.sent):
+            self.memory.explain(event.peer, Cause(text, event.sent))
+            text = ""
+        self._sequel[event.peer] = text
+
+    def _down(self, event: SessionEvent, sequel: str | None) -> None:
         self.owed.discard(event.peer)
         peering = self.memory.peerings.get(event.peer)
-        text = reason(peering, event.text, notification) if peering else event.text
+        if sequel is None:
+            sequel = closed(peering, event.text) if peering else ""
         state = self._states.get(event.peer)
-        self._states[event.peer] = State("down", text, time.time())
-        if not state or state.reason != text:
-            log.warning("session is down: peer=%s reason=%s", event.peer, text)
+        self._states[event.peer] = State("down", sequel, time.time())
+        if not state or (state.state, state.reason) != ("down", sequel):
+            cause = self.memory.causes.get(event.peer)
+            text = with_sequel(cause.text if cause else "", sequel)
+            log.warning(
+                "session is down: peer=%s reason=%s said=%r", event.peer, text, event.text
+            )
 
 
 async def announced(channel: Channel) -> dict[RouteKey, Route]:
@@ -341,4 +378,5 @@ class Routes:
         if not commands:
             return {}
         refused = await (await self._session.channel()).tell(list(commands))
-        return {commands[line]: error for line, error in refused.items()}
+        why = OSError(f"ExaBGP refuses the route; {self._session.engine.log} says why")
+        return {commands[line]: why for line in refused}
