@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 
 from bgp.desired import Peering
+from bgp.exabgp.applied import Cause
 from bgp.exabgp.lines import SessionEvent
 
 #: A session that has said nothing for so long gets a reason.
 SILENT_S = 5.0
-#: Likewise one that went down: ExaBGP tries again within 10 s (``bgp/exabgp/patches.py``, change 4).
+#: Likewise one that went down: ExaBGP tries again within 10 s (change 4 of its patches).
 SILENT_AGAIN_S = 15.0
 
 _AS_MISMATCH = (2, 2)
@@ -43,6 +44,37 @@ _OPEN = {
     6: "the other side's hold time is not acceptable",
     7: "the other side lacks a capability that is required",
 }
+#: Words of ExaBGP's text about the end of a connection, and what they mean.
+_ENDS = (
+    (
+        ("closed by the remote end",),
+        (
+            "{router} closes the connection at once: it does not know {own} as a neighbor, or has "
+            "not taken us back yet"
+        ),
+    ),
+    (
+        ("Could not bind",),
+        (
+            "this host does not have the address {own}, from which the session is to be opened: "
+            "correct the Node object's addresses, or give the host the address"
+        ),
+    ),
+    (("without sending any notification",), "the session is restarting with a new configuration"),
+    (
+        ("Broken TCP connection", "Could not connect", "failed"),
+        "{router} is not reachable, or refuses TCP port 179",
+    ),
+    (
+        ("reading", "writing", "lost the TCP", "closed TCP"),
+        "the TCP connection to {router} broke: the router or the way to it failed",
+    ),
+    (("stop, message",), "the session is being removed from ExaBGP's configuration"),
+)
+_ENDED = (
+    "the connection to {router} has ended without a NOTIFICATION; ExaBGP's log on this node has "
+    "the details"
+)
 _OTHER = {
     1: "a message could not be read",
     2: "the other side's OPEN is not acceptable",
@@ -63,38 +95,20 @@ def with_sequel(cause: str, sequel: str) -> str:
     return f"{cause}; since then: {sequel}" if cause and sequel else cause or sequel
 
 
-def replaces(former_sent: bool | None, sent: bool) -> bool:
-    """Whether a NOTIFICATION is the cause from now on; ``former_sent`` is None without one.
+def replaces(former: Cause | None, event: SessionEvent) -> bool:
+    """Whether a NOTIFICATION is the cause from now on.
 
     What the router has said is not replaced by what we answer to it.
     """
-    return former_sent is not False or not sent
+    return former is None or former.sent or not event.sent
 
 
 def closed(peering: Peering, down: str) -> str:
     """The sentence for the ``down`` event of a connection that ended without a NOTIFICATION."""
-    if "closed by the remote end" in down:
-        return (
-            f"{peering.address} closes the connection at once: it does not know "
-            f"{peering.local_address} as a neighbor, or has not taken us back yet"
-        )
-    if "Could not bind" in down:
-        return (
-            f"this host does not have the address {peering.local_address}, from which the session "
-            "is to be opened: correct the Node object's addresses, or give the host the address"
-        )
-    if "without sending any notification" in down:
-        return "the session is restarting with a new configuration"
-    if any(words in down for words in ("Broken TCP connection", "Could not connect", "failed")):
-        return f"{peering.address} is not reachable, or refuses TCP port 179"
-    if any(words in down for words in ("reading", "writing", "lost the TCP", "closed TCP")):
-        return f"the TCP connection to {peering.address} broke: the router or the way to it failed"
-    if down.startswith("stop, message"):
-        return "the session is being removed from ExaBGP's configuration"
-    return (
-        f"the connection to {peering.address} has ended without a NOTIFICATION; "
-        "ExaBGP's log on this node has the details"
-    )
+    for signs, text in _ENDS:
+        if any(sign in down for sign in signs):
+            return text.format(router=peering.address, own=peering.local_address)
+    return _ENDED.format(router=peering.address)
 
 
 def notified(peering: Peering, notification: SessionEvent) -> str:

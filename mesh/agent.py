@@ -25,7 +25,7 @@ from gateway.agent import EgressAgent
 from mesh import process
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
-from mesh.core.model import Finding, NodeKey
+from mesh.core.model import Finding, NodeKey, Usage
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
 from mesh.datapath.findings import FULL, NOT_WRITTEN
@@ -34,6 +34,7 @@ from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
+from mesh.health.agent import Health, map_usages
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
 from mesh.kernel import Kernel, set_sysctl
@@ -249,6 +250,14 @@ class Agent:
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
         names = Names(labels=identity.labels_of, pod=identity.pod_of)
         self.events = NodeEvents(cluster, node, self.datapath, names)
+        self.health = Health(
+            node,
+            self.datapath,
+            self.events.flows.texts,
+            lambda: self.features.egress.own_block.rows,
+            self.config.egress.block_size,
+            self.usage,
+        )
         observer = Observer(
             self.events.flows,
             lambda: [(cluster, name) for name in namespaces.rows],
@@ -279,7 +288,7 @@ class Agent:
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
             sweep(self.datapath),
-            self._since.run(),
+            self.health.run(), self._since.run(),
             *(listener.run() for listener in self.listeners),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
@@ -302,7 +311,14 @@ class Agent:
             "adopted": self.datapath.adopted,
             "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(),
+            **self.health.status(),
         }
+
+    def usage(self) -> Iterable[Usage]:
+        """What has an end: maps of rows, and what features say."""
+        yield from map_usages(self.config.node, self.loop.applied)
+        for feature in self.features.all:
+            yield from feature.usage()
 
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
@@ -312,6 +328,7 @@ class Agent:
         yield from self.namespaces.findings()
         for listener in self.listeners:
             yield from listener.findings()
+        yield from self.health.findings()
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
 

@@ -236,7 +236,12 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.output == "table":
         sys.stdout.write(render.screen(whole, now))
     else:
-        answer: dict[str, object] = {"healthy": whole.healthy, "findings": whole.findings}
+        answer: dict[str, object] = {
+            "healthy": whole.healthy,
+            "findings": whole.findings,
+            "drops": whole.drops,
+            "usage": whole.usage,
+        }
         if whole.processes:
             answer["processes"] = whole.processes
         sys.stdout.write(render.document(answer, parsed.output))

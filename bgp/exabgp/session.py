@@ -17,13 +17,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from bgp.desired import Peering, RouteKey
-from bgp.exabgp.applied import Cause, Memory
+from bgp.exabgp.applied import Memory
 from bgp.exabgp.channel import Channel, CommandRefused
 from bgp.exabgp.config import config_text
 from bgp.exabgp.engine import Engine
@@ -39,16 +38,8 @@ from bgp.exabgp.lines import (
     end_of_rib,
     withdraw,
 )
+from bgp.exabgp.states import State, States
 from bgp.peer import Route
-from bgp.reasons import (
-    SILENT_AGAIN_S,
-    SILENT_S,
-    closed,
-    notified,
-    replaces,
-    silent,
-    with_sequel,
-)
 from mesh.core.files import in_words
 from mesh.core.model import IP
 
@@ -58,20 +49,6 @@ log = logging.getLogger(__name__)
 BACKOFF_S = (0.05, 5.0)
 #: How long a running ExaBGP may be without a relay (it starts another) before it is reported.
 RELAY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One session: ``state`` is established, down or connecting; ``reason`` in words.
-
-    ``reason`` of a session is what came last; the cause of its end is in ``Memory.causes``.
-    ``entered`` is the Unix time of the last event.
-    """
-
-    state: str
-    reason: str
-    entered: float
-    families: tuple[str, ...] = ()
 
 
 class Session:
@@ -85,10 +62,7 @@ class Session:
         self.routes = Routes(self)
         self.problem = ""  # why ExaBGP cannot be reached, in words
         self.lost: Callable[[], None] = lambda: None
-        self.owed: set[IP] = set()  # up, and without End-of-RIB
-        self._states: dict[IP, State] = {}
-        #: A NOTIFICATION came, and "down" comes next: what is to be added to the cause.
-        self._sequel: dict[IP, str] = {}
+        self.states = States(self.memory)
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
         self._channel: Channel | None = None
@@ -97,17 +71,15 @@ class Session:
 
     def state(self, peering: Peering) -> State:
         """The session as it is now."""
-        now = time.time()
-        state = self._states.get(peering.address)
+        state = self.states.of(peering)
         if self._channel is None or state is None:
-            return State("down", self.problem or "ExaBGP is starting", now)
-        patience_s = {"connecting": SILENT_S, "down": SILENT_AGAIN_S}.get(state.state)
-        if patience_s is not None and now - state.entered > patience_s:
-            state = State("down", silent(peering), state.entered)
-        cause = self.memory.causes.get(peering.address)
-        if cause is None or state.state == "established":
-            return state
-        return replace(state, reason=with_sequel(cause.text, state.reason))
+            return State("down", self.problem or "ExaBGP is starting", time.time())
+        return state
+
+    @property
+    def owed(self) -> set[IP]:
+        """Sessions that are up, and without End-of-RIB."""
+        return self.states.owed
 
     async def run(self) -> None:
         """Keep a channel to ExaBGP, for ever."""
@@ -132,13 +104,13 @@ class Session:
     async def release(self) -> None:
         """End-of-RIB to every session that is owed it; the caller knows that all is said."""
         channel = await self.channel()
-        unheard = {peer for peer in self.owed if not self._families(peer)}
+        unheard = {peer for peer in self.owed if not self.states.families(peer)}
         if unheard:  # we came between the events "negotiated" and "up"
             for neighbor in await self._established(channel):
                 if neighbor.peer in unheard:
-                    self._up(neighbor.peer, neighbor.families)
+                    self.states.up(neighbor.peer, neighbor.families)
         for peer in sorted(self.owed, key=str):
-            families = self._families(peer)
+            families = self.states.families(peer)
             if not await channel.tell([end_of_rib(peer, family) for family in families]):
                 self.owed.discard(peer)
 
@@ -162,7 +134,7 @@ class Session:
                 "ExaBGP refuses the configuration with these sessions and goes on with the former "
                 f"one; {self.engine.log} says why"
             ) from error
-        self._expect(peerings)
+        self.states.expect(peerings)
         self.lost()
 
     async def _reload(self, channel: Channel) -> None:
@@ -209,12 +181,11 @@ class Session:
         if not self.memory.settled:  # a speaker was killed while ExaBGP reloaded
             with suppress(CommandRefused):
                 await self._reload(channel)
-        self._states = {}
-        self._expect(self.memory.peerings)
-        self.owed.clear()
+        self.states.forget()
+        self.states.expect(self.memory.peerings)
         await self._fill(channel)
         for neighbor in await self._established(channel):
-            self._up(neighbor.peer, neighbor.families)
+            self.states.up(neighbor.peer, neighbor.families)
         self.memory.replace(await announced(channel))
         self._channel = channel
         self.problem = ""
@@ -231,10 +202,6 @@ class Session:
             raise ConnectionError(f"ExaBGP's sessions cannot be read: {error}") from error
         return [neighbor for neighbor in found if neighbor.established]
 
-    def _families(self, peer: IP) -> tuple[str, ...]:
-        state = self._states.get(peer)
-        return state.families if state else ()
-
     async def _fill(self, channel: Channel) -> None:
         """Say what memory has to an ExaBGP that nobody, or a killed speaker, has filled."""
         pid = self.engine.pid()
@@ -250,56 +217,10 @@ class Session:
         text = config_text(peerings, self.router_id, self.engine.relay_command)
         self.engine.write_config(text)
 
-    def _expect(self, peers: Iterable[IP]) -> None:
-        new = State("connecting", "", time.time())
-        self._states = {peer: self._states.get(peer, new) for peer in peers}
-        self.owed &= self._states.keys()
-        for peer in [peer for peer in self.memory.causes if peer not in self._states]:
-            self.memory.explain(peer, None)
-
-    def _up(self, peer: IP, families: tuple[str, ...]) -> None:
-        self.memory.explain(peer, None)
-        self._states[peer] = State("established", "", time.time(), families)
-        self.owed.add(peer)
-
     def _on_event(self, event: SessionEvent) -> None:
-        if event.kind == "notification":
-            self._hear_notification(event)
-            return
-        sequel = self._sequel.pop(event.peer, None)
-        state = self._states.get(event.peer)
-        if event.kind == "negotiated":
-            why = state.reason if state else ""
-            self._states[event.peer] = State("connecting", why, time.time(), event.families)
-        elif event.state == "up":
-            self._up(event.peer, state.families if state else ())
+        self.states.hear(event)
+        if event.state == "up":
             self.lost()
-        elif event.state == "down":
-            self._down(event, sequel)
-
-    def _hear_notification(self, event: SessionEvent) -> None:
-        peering = self.memory.peerings.get(event.peer)
-        if peering is None:
-            return
-        cause, text = self.memory.causes.get(event.peer), notified(peering, event)
-        if replaces(cause.sent if cause else None, event.sent):
-            self.memory.explain(event.peer, Cause(text, event.sent))
-            text = ""
-        self._sequel[event.peer] = text
-
-    def _down(self, event: SessionEvent, sequel: str | None) -> None:
-        self.owed.discard(event.peer)
-        peering = self.memory.peerings.get(event.peer)
-        if sequel is None:
-            sequel = closed(peering, event.text) if peering else ""
-        state = self._states.get(event.peer)
-        self._states[event.peer] = State("down", sequel, time.time())
-        if not state or (state.state, state.reason) != ("down", sequel):
-            cause = self.memory.causes.get(event.peer)
-            text = with_sequel(cause.text if cause else "", sequel)
-            log.warning(
-                "session is down: peer=%s reason=%s said=%r", event.peer, text, event.text
-            )
 
 
 async def announced(channel: Channel) -> dict[RouteKey, Route]:

@@ -39,6 +39,8 @@ SCHEMA(struct event, event);
 struct drop { /* mg_drop, per CPU, index = enum drop_reason */
 	__u64 packets;
 	__u64 bytes;
+	__u64 from_pod;	    /* packets that a pod of this node, or this host, has sent */
+	__u64 from_overlay; /* packets that a node has sent; all others came from outside */
 };
 
 /* drop reason -> packets, bytes. Written by BPF. */
@@ -145,16 +147,25 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 	bpf_ringbuf_submit(event, 0);
 }
 
+/* Whoever reads the counts asks first whether a stranger can cause them alone. */
+static __always_inline void drop_count(struct drop *count, const struct packet *packet, __u32 bytes)
+{
+	count->packets++;
+	count->bytes += bytes;
+	if (packet->point == POINT_FROM_POD || packet->point == POINT_TO_POD)
+		count->from_pod++;
+	if (packet->point == POINT_FROM_OVERLAY)
+		count->from_overlay++;
+}
+
 __global int drop(hook_t *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop *count = bpf_map_lookup_elem(&mg_drop, &reason);
 
 	if (!packet)
 		return HOOK_DROP;
-	if (count) {
-		count->packets++;
-		count->bytes += hook_length(ctx);
-	}
+	if (count)
+		drop_count(count, packet, hook_length(ctx));
 	event_drop(ctx, packet, reason);
 	return HOOK_DROP;
 }

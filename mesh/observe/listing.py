@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def _text(value: Any, column: str = "") -> str:
 
 
 _SHORT: dict[str, Callable[[Any], str]] = {
+    "since": lambda at: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}",
     "time": lambda at: f"{str(at)[:23]}Z",  # milliseconds are enough for people
     "labels": lambda labels: str(labels).rstrip(";").replace(";", ","),
 }

@@ -96,7 +96,33 @@ def _screen(status: Status, now: float) -> Iterator[str]:
         yield section.title
         yield from _section(section.columns, section.rows)
         yield ""
-    yield from _findings(status.findings, now)
+    yield from _health(status)
+    yield from _findings(status, now)
+
+
+#: A map of rows is a line from this share on; connections, mappings and ports always are.
+_SHOWN_FROM = 1 / 2
+_ALWAYS = ("connections", "mappings", "ports")
+
+
+def _health(status: Status) -> Iterator[str]:
+    """What was dropped, and how much of what has an end is in use."""
+    packets = sum(row["packets"] for row in status.drops)
+    yield f"Drops in the last minute: {packets}"
+    yield from _section(("reason", "packets", "node"), status.drops)
+    yield ""
+    usage = [row for row in status.usage if _is_shown(row)]
+    yield "In use:" if usage else "In use: nothing is known"
+    yield from _section(
+        ("what", "node", "used", "size", "share"),
+        [row | {"share": f"{row['used'] / (row['size'] or 1):.0%}"} for row in usage],
+    )
+    yield ""
+
+
+def _is_shown(row: Row) -> bool:
+    always = str(row["what"]).partition(" ")[0] in _ALWAYS
+    return always or row["used"] >= _SHOWN_FROM * row["size"] > 0
 
 
 def _section(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
@@ -105,14 +131,15 @@ def _section(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
 
 
-def _findings(findings: Sequence[Row], now: float) -> Iterator[str]:
-    if not findings:
+def _findings(status: Status, now: float) -> Iterator[str]:
+    if not status.findings:
         yield "Healthy: nothing found"
         return
-    yield f"Findings: {len(findings)}"
-    for one in findings:
+    yield f"Findings: {len(status.findings)}"
+    for one, said_by in zip(status.findings, status.said_by, strict=True):
         thing = f"{one['object']} {one['field']}".strip()
-        yield f"  {one['code']}  {thing}: {one['text']} (since {age(one['since'], now)})"
+        many = f", said by {said_by} processes" if said_by > 1 else ""
+        yield f"  {one['code']}  {thing}: {one['text']} (since {age(one['since'], now)}{many})"
 
 
 def _cell(value: object) -> str:

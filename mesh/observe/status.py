@@ -54,8 +54,11 @@ class Section:
 class Status:
     """What ``meshgate status`` prints.
 
-    ``findings`` has {code, object, field, text, about, since}.
+    ``findings`` has {code, object, field, text, about, since}; ``said_by`` is how many processes
+    say each of them.
 
+    ``drops`` of the last minute are {reason, packets, node}; ``usage`` of tables, ports and maps
+    is {what, node, used, size}.
     ``processes`` has how long each event loop was busy and with what; only JSON and YAML show it.
     """
 
@@ -63,7 +66,10 @@ class Status:
     clusters: list[Row]
     sections: list[Section]
     findings: list[Row]
+    said_by: list[int] = field(default_factory=list)
     processes: list[Row] = field(default_factory=list)
+    drops: list[Row] = field(default_factory=list)
+    usage: list[Row] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -91,15 +97,28 @@ def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) 
         *_broken(answers),
         *_unsaid(nouns, rows, known),
     ]
-    found = [*_ordered(missing), *_ordered([*reported, *derived])]
+    ordered = [*_ordered(missing), *_ordered([*reported, *derived])]
+    found, said_by = [one for one, _ in ordered], [count for _, count in ordered]
     nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
     return Status(
         nodes=nodes,
         clusters=_clusters(nouns["cluster"], _dated(rows["cluster"], answers, now), rows["node"]),
         sections=_sections(nouns, rows),
         findings=[one | {"since": one["since"] or now} for one in found],
+        said_by=said_by,
         processes=list(_busy(answers)),
+        drops=_said(answers, "drops", ("reason", "packets", "node")),
+        usage=_said(answers, "usage", ("what", "node", "used", "size")),
     )
+
+
+def _said(answers: Iterable[Answer], part: str, columns: Sequence[str]) -> list[Row]:
+    """Rows of a part of the processes' own view, with exactly these columns."""
+    return [
+        {column: row.get(column) for column in columns}
+        for answer in answers
+        for row in answer.status.get(part) or ()
+    ]
 
 
 def _busy(answers: Iterable[Answer]) -> Iterator[Row]:
@@ -213,14 +232,16 @@ def _sections(nouns: Mapping[str, Noun], rows: Mapping[str, list[Row]]) -> list[
     return sorted(sections, key=lambda section: section.title)
 
 
-def _ordered(findings: Iterable[Row]) -> list[Row]:
-    """Each finding once, with its earliest time, by code, object and field."""
+def _ordered(findings: Iterable[Row]) -> list[tuple[Row, int]]:
+    """Each finding once, with its earliest time and its number, by code, object and field."""
     first: dict[tuple[str, ...], Row] = {}
+    counts: dict[tuple[str, ...], int] = {}
     for one in findings:
         name = (one["code"], one["object"], one["field"], one["text"], *one["about"])
+        counts[name] = counts.get(name, 0) + 1
         if name not in first or 0 < one["since"] < (first[name]["since"] or float("inf")):
             first[name] = one
-    return [first[name] for name in sorted(first)]
+    return [(first[name], counts[name]) for name in sorted(first)]
 
 
 def _dated(clusters: list[Row], answers: Iterable[Answer], now: float) -> list[Row]:

@@ -205,11 +205,11 @@ def test_a_connection_that_ends_is_told_in_words(down: str, words: str) -> None:
 
 def test_what_the_operator_of_the_router_has_written_is_shown() -> None:
     """RFC 9003: a length, then UTF-8."""
-    text = "maintenance until 18:00 – thé".encode()
+    text = "maintenance until 18:00, thé".encode()
     said = notification(f"0602{len(text):02x}{text.hex()}")
-    assert said.text == "maintenance until 18:00 – thé"
+    assert said.text == "maintenance until 18:00, thé"
     assert notified(PEERING, said).endswith(
-        'administrative shutdown) (6/2): "maintenance until 18:00 – thé"'
+        'administrative shutdown) (6/2): "maintenance until 18:00, thé"'
     )
 
 

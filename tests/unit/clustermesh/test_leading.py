@@ -56,10 +56,10 @@ def test_a_deposed_controller_drops_the_errors_of_its_term(tmp_path: Path) -> No
         failed.report.errors["ip/10.1.0.2"] = "refused"
         wants.refused.upsert({ONE: "full"})
         leading.__dict__.update(
-            _agree=answer(True), _loop=lambda _: (loop, []), leader=Problem()
+            _agree=answer(1), _mismatches=answer([]), _loop=lambda _: (loop, []), leader=Leader()
         )
         leading.allocator.__dict__["recover"] = answer(["claim/1 not restored"])
-        leads = asyncio.create_task(leading._lead(Fence("leader", 1, 1)))
+        leads = asyncio.create_task(leading.run())
         while not leading.applied:
             await asyncio.sleep(0)
         assert len([*leading.findings(), *wants.findings("east")]) == 3
@@ -70,8 +70,13 @@ def test_a_deposed_controller_drops_the_errors_of_its_term(tmp_path: Path) -> No
     assert [*leading.findings(), *wants.findings("east")] == []
 
 
-class Problem:
+class Leader:
+    """Leads at once."""
+
     problem = ""
+
+    async def run(self, lead: Callable[[Fence], Coroutine[None, None, None]]) -> None:
+        await lead(Fence("leader", 1, 1))
 
 
 class Answering:

@@ -35,7 +35,7 @@ ISSUE = {
     "block": "address number first last cluster node epoch",
     "peer": "node address asn state reason",
     "flow": "time node source destination protocol verdict reason translated",
-    "drop": "node reason number packets",
+    "drop": "node reason number packets since",
 }
 EAST = {
     "cluster": "east",
@@ -290,7 +290,8 @@ def test_watching_dead_agents_ends_and_names_them(run: Run, tmp_path: Path) -> N
 def test_status_is_health(run: Run, tmp_path: Path) -> None:
     """Exit status 0 and an empty list, or 1 and a finding with all its fields."""
     status, text, _ = run("status", "-o", "json")
-    assert (status, json.loads(text)) == (0, {"healthy": True, "findings": []})
+    whole = {"healthy": True, "findings": [], "drops": [], "usage": []}
+    assert (status, json.loads(text)) == (0, whole)
     (tmp_path / "west-1" / "speaker.yaml").touch()
     status, text, _ = run("status", "-o", "json")
     (one,) = json.loads(text)["findings"]
@@ -306,9 +307,9 @@ def test_drops_are_summed_over_cpus() -> None:
     values["packets"][167] = [3, 4]
     values["packets"][230] = [0, 1]
     texts = reason_texts({"DROP_NO_NAT_MAPPING": 167})
-    assert drop_rows("east-1", np.arange(256, dtype="<u4"), values, texts) == [
-        {"node": "east-1", "reason": "No NAT mapping", "number": 167, "packets": 7},
-        {"node": "east-1", "reason": "reason 230", "number": 230, "packets": 1},
+    assert drop_rows("east-1", np.arange(256, dtype="<u4"), values, texts, 5.0) == [
+        {"node": "east-1", "reason": text, "number": number, "packets": packets, "since": 5.0}
+        for text, number, packets in (("No NAT mapping", 167, 7), ("reason 230", 230, 1))
     ]
 
 
