@@ -37,7 +37,8 @@ from mesh.datapath.sweep import sweep
 from mesh.health.agent import Health, map_usages
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
-from mesh.kernel import Kernel, set_sysctl
+from mesh.host.agent import Host
+from mesh.kernel import Kernel
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.next_hops import NextHops
@@ -186,6 +187,9 @@ class Agent:
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.listeners: Sequence[Listener] = ()
+        self.host = Host(
+            config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
+        )
         self.started = time.monotonic()
         self._since = Since(self.findings)
 
@@ -228,11 +232,11 @@ class Agent:
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
         """What the kernel has, and the datapath's configuration from it."""
-        for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-            set_sysctl(f"net/{name}", "1")
         mount_bpffs()
         facts = await self.uplink.facts()
         vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
+        devices = self.config.uplink, VXLAN_DEVICE
+        self.host.prepare(devices, await self.host.default_routes())
         settings: dict[str, object] = {
             "node": int(facts.endpoint),
             "uplink": facts.ifindex,
@@ -263,7 +267,7 @@ class Agent:
             lambda: [(cluster, name) for name in namespaces.rows],
             str(self.facts.endpoint),
         )
-        nouns = dict(self.events.listings())
+        nouns = {**self.events.listings(), **self.host.listings()}
         for feature in self.features.all:
             nouns.update(feature.listings())
         self.server = Server(self.config.socket, nouns, self.status, observer)
@@ -288,7 +292,7 @@ class Agent:
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
             sweep(self.datapath),
-            self.health.run(), self._since.run(),
+            self.health.run(), self.host.run(), self._since.run(),
             *(listener.run() for listener in self.listeners),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
@@ -329,6 +333,7 @@ class Agent:
         for listener in self.listeners:
             yield from listener.findings()
         yield from self.health.findings()
+        yield from self.host.findings()
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
 
