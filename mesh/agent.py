@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.health.agent import Health, map_usages
+from mesh.host import restore as host_restore
+from mesh.host.agent import FILE, Host
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
-from mesh.host.agent import Host
 from mesh.kernel import Kernel
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
@@ -363,6 +364,24 @@ async def _become(config: AgentConfig, _: Steps, *, objects: Path) -> None:
     async with Kernel.open() as kernel:
         await Agent(config, kernel).become(objects)
     log.info("event=became node=%s objects=%s", config.node, objects)
+
+
+def restore(path: Path) -> Iterator[str]:
+    """Undo what the agent of this configuration has set on its host; what is done, line by line.
+
+    Raises ConfigError, and OSError when something is left.
+    """
+    config = load_agent(path)
+    if host_restore.answers(config.socket):
+        raise OSError(f"the agent at {config.socket} runs: stop it first")
+    yield from host_restore.unpinned(config.bpffs)
+    yield from asyncio.run(_remove_devices())
+    yield from host_restore.restored(config.state_dir / FILE)
+
+
+async def _remove_devices() -> list[str]:
+    async with Kernel.open() as kernel:
+        return await host_restore.removed(kernel, DEVICE_PREFIX, [VXLAN_DEVICE])
 
 
 def main(path: Path, objects: Path | None = None) -> int:

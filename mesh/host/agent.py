@@ -16,7 +16,7 @@ from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
 from mesh.host import firewall
 from mesh.host.findings import FIREWALL, NOT_SET, ROUTE_GONE
-from mesh.host.forwarding import Device, steps
+from mesh.host.forwarding import Interface, steps
 from mesh.host.ledger import Ledger, Sysctls
 from mesh.host.settings import ACCEPT_RA, FORWARD_6, FORWARD_ALL_6, SETTINGS, why
 from mesh.kernel import DefaultRoute, Kernel
@@ -62,7 +62,7 @@ class Host:
         written down.
         """
         self.ledger.settle()
-        self.ledger.routes |= {family: str(route) for family, route in routes.items() if route}
+        self.ledger.routes |= {family: str(hop) for family, hop in routes.items() if hop}
         sysctls = self.ledger.sysctls
         known = {name: _device(sysctls, name) for name in _names() if name != "all"}
         all_forward = sysctls.read(FORWARD_ALL_6)
@@ -88,13 +88,13 @@ class Host:
         """Compare the default routes with those that the host had."""
         routes = await self.default_routes()
         for family, before in self.ledger.routes.items():
-            route = routes.get(family)
-            silent = route is not None and await self._kernel.is_silent(route)
+            hop = routes.get(family)
+            silent = hop is not None and await self._kernel.is_silent(hop)
             self._silent[family] = self._silent.get(family, 0) + 1 if silent else 0
-            if route is None:
+            if hop is None:
                 self._lost[family] = f"{before} was the default route of IPv{family}, and is gone"
             elif self._silent[family] >= PATIENCE:
-                self._lost[family] = f"the next hop of IPv{family}'s default route, {route}, "
+                self._lost[family] = f"the next hop of IPv{family}'s default route, {hop}, "
                 self._lost[family] += "does not answer on its link"
             else:
                 self._lost.pop(family, None)
@@ -155,7 +155,7 @@ def _names(folder: Path = _DEVICES) -> list[str]:
         return []
 
 
-def _device(sysctls: Sysctls, name: str) -> Device:
+def _device(sysctls: Sysctls, name: str) -> Interface:
     """A device as it is; ``all`` is no device."""
     forwarding = sysctls.read(FORWARD_6.format(device=name))
-    return Device(forwarding or "", sysctls.read(ACCEPT_RA.format(device=name)) or "")
+    return Interface(forwarding or "", sysctls.read(ACCEPT_RA.format(device=name)) or "")

@@ -12,7 +12,7 @@ _HEAD = """# What Meshgate sets on a host
 This page is written by `make docs` from `mesh/host/settings.py`, the one table of everything that
 an agent sets on its host. `meshgate host list` shows the settings of each node with the value that
 was there before and the one that is there now. A setting that is not as it should be is finding
-D640; a lost default route is D642; a firewall that drops what Meshgate leaves to the kernel is D641.
+D640, a lost default route D642, a firewall that drops what Meshgate leaves to the kernel D641.
 
 Former values are kept in `host.json` in the state directory of the agent, until the host is booted.
 To uninstall, stop the agent, then

@@ -16,7 +16,7 @@ from mesh.host.settings import ACCEPT_RA, FORWARD_4, FORWARD_6, FORWARD_ALL_6
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class Interface:
     """``forwarding`` and ``accept_ra`` of a device in net/ipv6/conf, ``default`` among them."""
 
     forwarding: str
@@ -34,7 +34,7 @@ class Step:
 
 def steps(
     all_forwards: bool,  # noqa: FBT001 - what the kernel says
-    devices: Mapping[str, Device],
+    devices: Mapping[str, Interface],
     ours: Collection[str],
     uplink: str,
 ) -> Iterator[Step]:
@@ -51,7 +51,7 @@ def steps(
 
 
 def _become_router(
-    devices: Mapping[str, Device], ours: Collection[str], uplink: str
+    devices: Mapping[str, Interface], ours: Collection[str], uplink: str
 ) -> Iterator[Step]:
     learning = [name for name, one in devices.items() if one.accept_ra == "1"]
     for name in learning:

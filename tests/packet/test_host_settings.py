@@ -27,7 +27,7 @@ ALL_NODES = "ff02::1"
 
 @pytest.fixture
 def host(namespaces: Callable[[], Path]) -> Path:
-    """A host whose uplink ``uplink`` and device ``other`` have learned default routes from routers."""
+    """A host whose devices have learned default routes from routers."""
     space, router = namespaces(), namespaces()
     for key in ("disable_ipv6=0", "accept_dad=0", "accept_ra=1", "router_solicitations=0"):
         sysctl(space, f"net.ipv6.conf.default.{key}")
@@ -50,12 +50,11 @@ def sysctl(space: Path, setting: str) -> None:
 
 def advertised(space: Path, router: Path, device: str) -> bool:
     with enter(router), socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58) as sock:
+        index = socket.if_nametoindex(device)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-        sock.setsockopt(
-            socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(device)
-        )
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
         with suppress(OSError):  # the link is about to come up
-            sock.sendto(ADVERTISEMENT, (ALL_NODES, 0, 0, socket.if_nametoindex(device)))
+            sock.sendto(ADVERTISEMENT, (ALL_NODES, 0, 0, index))
     return device in learned(space)
 
 

@@ -1,4 +1,4 @@
-"""A host begins to forward: what Linux does to its devices meanwhile, and what is left at the end."""
+"""A host begins to forward: what Linux does to its devices meanwhile, and what is left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.host.forwarding import Device, Step, steps
+from mesh.host.forwarding import Interface, Step, steps
 from mesh.host.ledger import Ledger
 
 UPLINK, VXLAN, OTHER = "eth0", "mg_vxlan", "eth1.100"
@@ -50,9 +50,9 @@ class Linux:
             accepts == "1" and self.values[f"{CONF}/{device}/forwarding"] == "0"
         )
 
-    def devices(self) -> dict[str, Device]:
+    def devices(self) -> dict[str, Interface]:
         return {
-            name: Device(
+            name: Interface(
                 self.values[f"{CONF}/{name}/forwarding"], self.values[f"{CONF}/{name}/accept_ra"]
             )
             for name in (UPLINK, VXLAN, OTHER, "default")
@@ -163,7 +163,7 @@ def test_former_values_that_cannot_be_kept_change_nothing(tmp_path: Path) -> Non
     linux = Linux()
     before = linux.state()
     (tmp_path / "host.json.new").mkdir()
-    with pytest.raises(OSError, match="host.json"):
+    with pytest.raises(OSError, match="directory"):
         begin(linux, tmp_path)
     assert linux.state() == before
 
