@@ -137,8 +137,13 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 		rate->lost++;
 		return;
 	}
-	struct address *to = bpf_map_lookup_elem(&mg_address, destination_key(packet));
-	event->destination_identity = to ? to->identity : 0;
+	struct address end;
+	address_find(destination_key(packet), &end);
+	event->destination_identity = end.identity;
+	if (!event->source_identity) { /* dropped before anybody asked who sent it */
+		address_find(source_key(packet), &end);
+		event->source_identity = end.kind ? IDENTITY_UNKNOWN : IDENTITY_WORLD;
+	}
 	event->verdict = EVENT_DROPPED;
 	event->reason = reason;
 	event->lost = rate->lost;

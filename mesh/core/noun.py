@@ -48,22 +48,34 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """``key`` are the columns that identify a row."""
+    """``key`` are the columns that identify a row.
+
+    ``noted`` makes the row that people see in a table, where a cell says more than its value; it is
+    given what is known against a node, by name.
+    """
 
     name: str
     text: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
     shown: Shown | None = None
+    noted: Callable[[Row, Callable[[object], str]], Row] | None = None
 
     def unknown(self, rows: Iterable[Row]) -> set[str]:
         """Columns of rows that the noun does not have: misspelt ones, which nobody would see."""
         return set().union(*rows).difference(self.columns)
 
 
-def noun(name: str, text: str, columns: str, key: str, shown: Shown | None = None) -> Noun:
+def noun(
+    name: str,
+    text: str,
+    columns: str,
+    key: str,
+    shown: Shown | None = None,
+    noted: Callable[[Row, Callable[[object], str]], Row] | None = None,
+) -> Noun:
     """A noun; ``columns`` and ``key`` are words with spaces in between."""
-    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown)
+    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown, noted)
 
 
 class Rows(Sequence[Row]):

@@ -48,6 +48,15 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | Non
         out.writelines(f"{line}\n" for line in plain(heads, rows))
 
 
+def sheet(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each row as lines of its own, a column a line, with an empty line between rows."""
+    width = max(map(len, heads))
+    for number, row in enumerate(rows):
+        if number:
+            yield ""
+        yield from (f"{h.upper().ljust(width)}  {c}" for h, c in zip(heads, row, strict=True))
+
+
 def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import console, table, text  # noqa: PLC0415 (0.1 s that only a terminal needs)
 

@@ -82,14 +82,18 @@ def asked(nouns: Mapping[str, Noun]) -> list[str]:
     return [*_READ, *(name for name, _ in _shown(nouns))]
 
 
-def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) -> Status:
+def summarize(
+    answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun], run: str = ""
+) -> Status:
     """Merge all answers; ``now`` dates the findings that are made here.
+
+    ``run`` is the run directory in which the processes were looked for.
 
     Processes that do not answer come first, because they explain the rest.
     """
     rows = {noun: merge(nouns[noun], answers) for noun in asked(nouns)}
     agents = {_host(answer) for answer in answers if _role(answer) == "agent" and not answer.error}
-    missing = list(_missing(answers, rows["node"], agents))
+    missing = list(_missing(answers, rows["node"], agents, run))
     reported = list(_reported(answers))
     known = _known(answers)
     derived = [
@@ -142,10 +146,13 @@ def _finding(code: Code, thing: str, text: str, field: str = "", about: Sequence
     return row | {"about": list(about), "since": 0.0}
 
 
-def _missing(answers: Sequence[Answer], nodes: Iterable[Row], agents: set[str]) -> Iterator[Row]:
+def _missing(
+    answers: Sequence[Answer], nodes: Iterable[Row], agents: set[str], run: str
+) -> Iterator[Row]:
     """Processes that do not answer, and nodes of our clusters that have no agent at all."""
     if not answers:
-        yield _finding(codes.NO_PROCESS, "run directory", "no process of Meshgate runs here")
+        text = f"no process of Meshgate runs here: {run or 'it'} has no socket and no configuration"
+        yield _finding(codes.NO_PROCESS, "run directory", f"{text}; MESHGATE_RUN names another one")
     for answer in answers:
         if answer.error:
             code, means = _AWAY.get(_role(answer), (codes.PROCESS_AWAY, "its part stands still"))
