@@ -251,6 +251,10 @@ class Agent:
         return facts, settings
 
     def _observe(self) -> None:
+        nodes = self.features.nodes
+        self.hops = NextHops(
+            self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, DEVICE_PREFIX
+        )
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
         names = Names(labels=identity.labels_of, pod=identity.pod_of)
@@ -285,13 +289,10 @@ class Agent:
 
     async def run(self) -> None:
         """Serve and reconcile until cancelled."""
-        nodes, pods, store = self.features.nodes, self.features.pods, self.features.store
-        hops = NextHops(
-            self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, DEVICE_PREFIX
-        )
+        pods, store = self.features.pods, self.features.store
         jobs: list[Coroutine[Any, Any, object]] = [
             self.manifests.run(), store.run(self.entries), self.loop.run(),
-            self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
+            self.namespaces.run(pods.namespaces), self.hops.run(), self.uplink.run(self.facts),
             sweep(self.datapath),
             self.health.run(), self.host.run(), self._since.run(),
             *(listener.run() for listener in self.listeners),
@@ -335,6 +336,7 @@ class Agent:
             yield from listener.findings()
         yield from self.health.findings()
         yield from self.host.findings()
+        yield from self.hops.findings(self.config.node)
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
 

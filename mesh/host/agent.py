@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FILE = "host.json"
 #: Seconds between looks at settings and routes, and at the firewall, whose list may be long.
-LOOK_S, FIREWALL_S = 10.0, 60.0
+LOOK_S, FIREWALL_S = 10.0, 20.0
 #: How many times its own length a look at the firewall rests: a proxy has 10,000 rules.
 RESTS = 200
 #: Looks in a row at which a next hop does not answer, until that is said.
