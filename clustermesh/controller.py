@@ -18,6 +18,7 @@ from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
 from clustermesh.remote.tables import RemoteTables
+from clustermesh.remote.vanished import Vanished
 from clustermesh.store.complete import AllClaimed
 from clustermesh.store.follow import Batch
 from clustermesh.store.own import Own
@@ -187,9 +188,11 @@ class RemoteController(ControllerFeature):
         self._cluster, self._id = cluster, id_
         self._remote, self._publishing = remote, publishing
         self._ours = Ours(remote, networks, addresses)
+        self._vanished = Vanished(cluster)
 
     def derive(self, loop: Loop) -> None:
         self._ours.derive(loop)
+        loop.follow(self._remote.ids, self._vanished.take)
 
     def listings(self) -> Mapping[str, Listing]:
         return {"cluster": self._rows}
@@ -202,4 +205,5 @@ class RemoteController(ControllerFeature):
         return [own, *rows]
 
     def findings(self) -> Iterable[Finding]:
-        return self._remote.findings.values()
+        yield from self._remote.findings.values()
+        yield from self._vanished.findings()

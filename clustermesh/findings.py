@@ -167,6 +167,13 @@ CONTRADICTION = Code(
     "The two keys of a claim contradict each other. Its owner gets no number.",
     "Remove the owner's key, which the finding names; a controller then claims anew.",
 )
+VANISHED = Code(
+    "M170",
+    "Another cluster was in the mesh and has gone, since its lease has ended or its keys were "
+    "deleted. Its services, identities and addresses are withdrawn here.",
+    "Start a controller of that cluster. If the cluster is gone for good, restart the controller "
+    "that reports it.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

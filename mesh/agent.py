@@ -58,7 +58,7 @@ from mesh.pods.agent import PodsAgent, Wiring
 from mesh.pods.links import DEVICE_PREFIX, PodLinks
 from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
-from mesh.process import Since
+from mesh.process import SINCE, Since
 from mesh.services.agent import ServicesAgent
 from srv6.agent import LocatorsAgent
 
@@ -192,7 +192,7 @@ class Agent:
             config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
         )
         self.started = time.monotonic()
-        self._since = Since(self.findings)
+        self._since = Since(self.findings, file=config.state_dir / SINCE)
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""

@@ -39,7 +39,7 @@ from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
 from mesh.pools.foreign import meet
-from mesh.process import Dated, Since
+from mesh.process import SINCE, Dated, Since
 from mesh.services.controller import ServicesController
 from srv6.controller import LocatorsController
 
@@ -148,7 +148,7 @@ class Controller:
             on_synced=own.synced,
         )
         self._settled = False
-        self._since = Since(self._found)
+        self._since = Since(self._found, file=config.state_dir / SINCE)
 
     def _take(self, batch: Batch) -> None:
         """Our own subtree: for the tables, and for the allocator while we stand by."""

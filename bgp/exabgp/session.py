@@ -131,8 +131,8 @@ class Session:
             self._write_config()
             log.warning("ExaBGP refuses its configuration: said=%s", self.engine.last_words())
             raise OSError(
-                "ExaBGP refuses the configuration with these sessions and goes on with the former "
-                f"one; {self.engine.log} says why"
+                "ExaBGP refuses its configuration and goes on with the former one; "
+                f"{self.engine.log} says why"
             ) from error
         self.states.expect(peerings)
         self.lost()
