@@ -5,7 +5,7 @@ A table of 262,144 entries is read in batches in about 60 ms, of which the kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 
@@ -26,7 +26,8 @@ TABLES = {
 MAPPINGS = ("mappings IPv4", "mappings IPv6")
 #: Of a mapping's key, all but its port: the egress address, and the remote that the port serves.
 _REMOTE = ("destination", "source", "source_port", "protocol")
-_IPV4_SIZE = 4
+_IPV4_SIZE, _WORD = 4, 4
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Opened(Protocol):
@@ -43,19 +44,29 @@ def ports_in_use(keys: npt.NDArray[Any]) -> dict[IP, int]:
     """
     if not len(keys):
         return {}
-    remotes = np.zeros(len(keys), [(name, keys.dtype[name]) for name in _REMOTE])
-    for name in _REMOTE:
-        remotes[name] = keys[name]
-    whole = remotes.view(f"V{remotes.dtype.itemsize}")
-    names, counts = np.unique(whole, return_counts=True)
-    destinations = np.ascontiguousarray(names.view(remotes.dtype)["destination"])
-    width = keys.dtype["destination"].itemsize
-    addresses, which = np.unique(destinations.view(f"V{width}").ravel(), return_inverse=True)
-    most = np.zeros(len(addresses), np.int64)
+    remotes = _hashes(keys, _REMOTE)
+    _, at, counts = np.unique(remotes, return_index=True, return_counts=True)
+    destinations = keys["destination"][at]
+    _, first, which = np.unique(
+        _hashes(keys[at], _REMOTE[:1]), return_index=True, return_inverse=True
+    )
+    most = np.zeros(len(first), np.int64)
     np.maximum.at(most, which, counts)
-    family = IPv4Address if width == _IPV4_SIZE else IPv6Address
-    pairs = zip(addresses.tolist(), most.tolist(), strict=True)
-    return {family(raw): count for raw, count in pairs}
+    family = IPv4Address if keys.dtype["destination"].itemsize == _IPV4_SIZE else IPv6Address
+    pairs = zip(destinations[first], most.tolist(), strict=True)
+    return {family(address.tobytes()): count for address, count in pairs}
+
+
+def _hashes(keys: npt.NDArray[Any], names: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """Eight bytes for each row: sorting rows themselves takes twenty times as long."""
+    hashes = np.zeros(len(keys), np.uint64)
+    for name in names:
+        column = np.ascontiguousarray(keys[name])
+        words = column.view(f"u{min(column.dtype.itemsize, _WORD)}").reshape(len(keys), -1)
+        for word in words.T:
+            hashes = (hashes ^ word.astype(np.uint64)) * _PRIME
+            hashes ^= hashes >> np.uint64(32)
+    return hashes
 
 
 def counted(maps: Opened) -> tuple[dict[str, tuple[int, int]], dict[IP, int]]:
