@@ -44,7 +44,9 @@ def steps(
     """
     for name in ours:
         yield Step(FORWARD_4.format(device=name), "1")
-    if not all_forwards:
+    if all_forwards:
+        yield Step(FORWARD_ALL_6, "1")
+    else:
         yield from _become_router(devices, ours, uplink)
     for name in ours:
         yield Step(FORWARD_6.format(device=name), "1")

@@ -100,7 +100,7 @@ def _down(lab: Lab, options: argparse.Namespace) -> int:
 def _show(lab: Lab, options: argparse.Namespace) -> int:
     shape = _current(lab)
     pki, legacy = settings.pki_directory(lab), shape.legacy
-    tree = {
+    tree: dict[str, object] = {
         "hosts": {host: _host(lab, shape, host) for host in network.hosts(shape)},
         "etcd": {
             "endpoint": settings.etcd_endpoint(shape),
@@ -110,7 +110,6 @@ def _show(lab: Lab, options: argparse.Namespace) -> int:
                 for user in settings.etcd_users(shape)
             },
         },
-        "pods": _pods(lab),
         "manifests": {each.name: str(lab.manifests(each.name)) for each in shape.clusters},
         "egress": [
             {
@@ -130,6 +129,8 @@ def _show(lab: Lab, options: argparse.Namespace) -> int:
         },
         "vtySocketDir": str(lab.host_run("router")),
     }
+    if options.output == "table":  # for people; scripts have the keys that they know
+        tree["pods"] = _pods(lab)
     _print(tree, options.output)
     return 0
 

@@ -123,7 +123,7 @@ def test_a_host_that_forwards_already_keeps_how_it_treats_advertisements(tmp_pat
     linux = Linux()
     linux.write(f"{CONF}/all/forwarding", "1")
     before = linux.state()
-    begin(linux, tmp_path)
+    assert f"{CONF}/all/forwarding" in begin(linux, tmp_path).wanted
     assert {n for n in before if linux.values[n] != before[n]} == {
         "net/ipv4/conf/eth0/forwarding",
         "net/ipv4/conf/mg_vxlan/forwarding",
