@@ -16,6 +16,7 @@ import pytest
 from bpf.netns import enter
 from mesh.core.model import Finding
 from mesh.host.agent import Host
+from mesh.host.restore import removed, unpinned
 from mesh.host.settings import FORWARD_ALL_6
 from mesh.kernel import Kernel
 from tests.packet.nodes import ip
@@ -145,3 +146,33 @@ def test_a_default_route_that_goes_is_told(host: Path, tmp_path: Path) -> None:
             assert told() == []
 
     asyncio.run(story())
+
+
+def test_devices_and_routes_of_ours_are_removed_and_no_others(host: Path) -> None:
+    """``meshgate host restore``: what carries our names and our protocol number."""
+    for name in ("mgp0", "mg_vxlan", "mgx"):
+        ip(host.name, "link", "add", name, "type", "veth", "peer", "name", f"of_{name}")
+    for prefix, protocol in (("198.51.100.10/32", "77"), ("198.51.100.11/32", "78")):
+        ip(host.name, "route", "add", "unreachable", prefix, "proto", protocol)
+
+    async def story() -> None:
+        async with Kernel.open_in(str(host)) as kernel:
+            told = await removed(kernel, "mgp", ["mg_vxlan"])
+            assert told[0].startswith("links: 2 removed")
+            assert told[1].startswith("routes proto 77: 1 ")
+            assert {"uplink", "other", "mgx"} <= (await kernel.links()).keys()
+            assert not {"mgp0", "mg_vxlan"} & (await kernel.links()).keys()
+
+    asyncio.run(story())
+    command = ["ip", "-n", host.name, "route", "show", "type", "unreachable"]
+    left = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert left.split()[:2] == ["unreachable", "198.51.100.11"]
+
+
+def test_pins_are_removed_with_their_folder(pins: Path) -> None:
+    folder = pins / "node"
+    (folder / "links").mkdir(parents=True)
+    (line,) = unpinned(folder)
+    assert "0 removed" in line
+    assert not folder.exists()
+    assert list(unpinned(folder)) == []
