@@ -188,6 +188,8 @@ class Agent:
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.listeners: Sequence[Listener] = ()
+        #: What is watched once the datapath stands.
+        self._watched: Sequence[Callable[[], Iterable[Finding]]] = ()
         self.host = Host(
             config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
         )
@@ -267,6 +269,7 @@ class Agent:
             self.config.egress.block_size,
             self.usage,
         )
+        self._watched = self.health.findings, partial(self.hops.findings, node)
         observer = Observer(
             self.events.flows,
             lambda: [(cluster, name) for name in namespaces.rows],
@@ -334,9 +337,9 @@ class Agent:
         yield from self.namespaces.findings()
         for listener in self.listeners:
             yield from listener.findings()
-        yield from self.health.findings()
         yield from self.host.findings()
-        yield from self.hops.findings(self.config.node)
+        for found in self._watched:
+            yield from found()
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
 
