@@ -44,7 +44,7 @@ def test_a_claim_that_is_wanted_again_before_its_release_is_not_released() -> No
 def test_a_deposed_controller_drops_the_errors_of_its_term(tmp_path: Path) -> None:
     """What could not be written, restored or claimed is the next leader's affair."""
     own = Own("east")
-    wants = Wants([EgressController("east", Egress(), Objects(KINDS.nouns), own)])
+    wants = Wants([EgressController("east", EgressSettings(), Objects(KINDS.nouns), own)])
     who = Candidate("east", 1, "east-1", 900, tmp_path)
     client = cast("Client", Answering())
     publishing = cast("PublishController", None)
