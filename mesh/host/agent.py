@@ -31,7 +31,8 @@ RESTS = 200
 #: Looks in a row at which a next hop does not answer, until that is said.
 PATIENCE = 3
 _DEVICES = Path("/proc/sys/net/ipv6/conf")
-_LINKS = Path("/sys/class/net")
+#: Not /sys/class/net: a mounted /sys keeps the network namespace in which it was mounted.
+_LINKS = Path("/proc/sys/net/ipv4/conf")
 
 
 def spelled(name: str) -> str:
