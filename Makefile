@@ -15,7 +15,7 @@ help:
 	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
 	@echo "make lock       write requirements.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
-	@echo "make docs       write docs/findings.md and docs/objects.md from what the rooms declare"
+	@echo "make docs       write docs/findings.md, objects.md, host.md from what the rooms declare"
 	@echo "make cilium     Cilium's own code reads our store under churn for ten minutes (Go)"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
@@ -37,6 +37,7 @@ docs: install
 	@mkdir -p docs
 	@$(PYTHON) -m mesh.findings > docs/findings.md
 	@$(PYTHON) -m mesh.objects.kinds > docs/objects.md
+	@$(PYTHON) -m mesh.host.document > docs/host.md
 
 unit: install
 	@$(PYTHON) -m pytest -q tests/unit

@@ -19,6 +19,7 @@ from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
 from clustermesh.remote.ours import Ours
 from clustermesh.remote.tables import RemoteTables
+from clustermesh.remote.vanished import Vanished
 from clustermesh.store.complete import AllClaimed
 from clustermesh.store.follow import Batch
 from clustermesh.store.own import Own
@@ -196,13 +197,17 @@ class PublishController(ControllerFeature):
 
 
 class RemoteController(ControllerFeature):
-    """Other clusters; ``features`` are all others of the process: what is ours they declare."""
+    """Other clusters; ``features`` are all others of the process: what is ours they declare.
+
+    ``forgotten`` has the clusters for which nobody is to wait.
+    """
 
     def __init__(
         self,
         cluster: str,
         id_: int,
         remote: RemoteTables,
+        forgotten: Table[str, None],
         publishing: PublishController,
         features: Iterable[ControllerFeature],
     ) -> None:
@@ -212,9 +217,15 @@ class RemoteController(ControllerFeature):
         self._cluster, self._id = cluster, id_
         self._remote, self._publishing = remote, publishing
         self._ours = Ours(remote, networks, addresses)
+        self._vanished, self._forgotten = Vanished(cluster), forgotten
 
     def derive(self, loop: Loop) -> None:
         self._ours.derive(loop)
+        loop.follow(self._remote.ids, self._vanished.take)
+        loop.derive([self._forgotten], self._forget)
+
+    def _forget(self) -> None:
+        self._vanished.forget(self._forgotten.rows)
 
     def listings(self) -> Mapping[str, Listing]:
         return {"cluster": self._rows}
@@ -227,4 +238,5 @@ class RemoteController(ControllerFeature):
         return [own, *rows]
 
     def findings(self) -> Iterable[Finding]:
-        return self._remote.findings.values()
+        yield from self._remote.findings.values()
+        yield from self._vanished.findings()

@@ -204,6 +204,13 @@ AWAITED = Code(
     "Start a controller or kvstoremesh of that cluster. If the cluster is gone for good, say "
     "`meshgate cluster forget NAME`.",
 )
+VANISHED = Code(
+    "M170",
+    "Another cluster was in the mesh and has gone, since its lease has ended or its keys were "
+    "deleted. Its services, identities and addresses are withdrawn here.",
+    "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
+    "forget NAME`.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gateway.findings import UNEXPLAINED
@@ -33,6 +33,15 @@ def _counted(policy: Row) -> Row:
     return policy | {"pods": len(pods) if isinstance(pods, list) else pods}
 
 
+def _carried(policy: Row, against: Callable[[object], str]) -> Row:
+    """The gateway with what keeps it from carrying what the policy covers."""
+    gateway = policy["gateway"]
+    if not gateway:
+        return policy | {"gateway": "none: covered packets are dropped"}
+    why = against(gateway)
+    return policy | {"gateway": f"{gateway} ({why})"} if why else policy
+
+
 _COLUMNS = ("cluster", "policy", "addresses", "gateway", "pods")
 EGRESS = noun(
     "egress",
@@ -40,6 +49,7 @@ EGRESS = noun(
     " ".join(_COLUMNS),
     "cluster policy",
     Shown(_title, _COLUMNS, _problem, _counted),
+    _carried,
 )
 BLOCK = noun(
     "block",

@@ -114,9 +114,7 @@ def _gateway_findings(
 ) -> list[Finding]:
     text = "selects no node with an IPv4 address: what the policy covers is dropped"
     return [
-        Finding(
-            NO_GATEWAY, policy.origin, "gateways.nodeSelector", f"{name} {text}", _about(policy)
-        )
+        Finding(NO_GATEWAY, policy.origin, policy.fields.gateways, f"{name} {text}", _about(policy))
         for name, policy in policies.items()
         if gateways[name] is None
     ]
@@ -130,7 +128,7 @@ def _address_findings(policies: Iterable[EgressPolicy]) -> list[Finding]:
             text = (
                 f"no IPv{family} address: covered packets to IPv{family} destinations are dropped"
             )
-            field = f"addresses (IPv{family})"
+            field = f"{policy.fields.addresses} (IPv{family})"
             findings.append(Finding(NO_ADDRESS, policy.origin, field, text, _about(policy)))
     return findings
 
@@ -192,5 +190,7 @@ def _shared_addresses(
                     f" ({owner.origin}), not through {node.name}"
                 )
                 about = (*_about(policy, owner), f"address/{address}")
-                findings.append(Finding(SHARED_ADDRESS, policy.origin, "addresses", text, about))
+                findings.append(
+                    Finding(SHARED_ADDRESS, policy.origin, policy.fields.addresses, text, about)
+                )
     return findings

@@ -7,7 +7,7 @@ a null: a null in place of ``matchLabels:`` would select everything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
@@ -35,6 +35,17 @@ _SOURCES = ("k8s:", "any:")
 
 
 @dataclass(frozen=True, slots=True)
+class Fields:
+    """Where a document says which gateways and addresses it wants: findings name its own fields."""
+
+    gateways: str
+    addresses: str
+
+
+OWN_FIELDS = Fields("gateways.nodeSelector", "addresses")
+
+
+@dataclass(frozen=True, slots=True)
 class EgressPolicy:
     """One EgressPolicy or CiliumEgressGatewayPolicy, parsed; ``origin`` is its manifest path."""
 
@@ -46,6 +57,7 @@ class EgressPolicy:
     gateways: Selector
     origin: str = ""
     created: str = ""
+    fields: Fields = field(default=OWN_FIELDS, compare=False)
 
 
 POLICIES: ObjectNoun[str, EgressPolicy] = ObjectNoun("egress")
@@ -141,6 +153,7 @@ def _cilium(place: Place, document: object) -> Parsed:
         gateways=selector_of(f"{path}.nodeSelector", gateway.node_selector),
         origin=str(place),
         created=created_at(policy.metadata),
+        fields=Fields(f"{path}.nodeSelector", f"{path}.egressIP"),
     )
     return Parsed(POLICIES.name, row.name, row, tuple(notes))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from gateway.agent import EgressAgent
 from mesh import process
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
-from mesh.core.model import Finding, NodeKey
+from mesh.core.model import Finding, NodeKey, Usage
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
 from mesh.datapath.findings import FULL, NOT_WRITTEN
@@ -34,9 +34,12 @@ from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
+from mesh.health.agent import Health, map_usages
+from mesh.host import restore as host_restore
+from mesh.host.agent import FILE, Host
 from mesh.identity import labels
 from mesh.identity.agent import IdentityAgent, address_table, take_remote
-from mesh.kernel import Kernel, set_sysctl
+from mesh.kernel import Kernel
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.next_hops import NextHops
@@ -55,7 +58,7 @@ from mesh.pods.agent import PodsAgent, Wiring
 from mesh.pods.links import DEVICE_PREFIX, PodLinks
 from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
-from mesh.process import Since
+from mesh.process import SINCE, Since
 from mesh.services.agent import ServicesAgent
 from srv6.agent import LocatorsAgent
 
@@ -183,8 +186,13 @@ class Agent:
         self.namespaces = Namespaces(config.pod_netns)
         self.uplink = Uplink(kernel, config.uplink)
         self.listeners: Sequence[Listener] = ()
+        #: What is watched once the datapath stands.
+        self._watched: Sequence[Callable[[], Iterable[Finding]]] = ()
+        self.host = Host(
+            config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
+        )
         self.started = time.monotonic()
-        self._since = Since(self.findings)
+        self._since = Since(self.findings, file=config.state_dir / SINCE)
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
@@ -225,11 +233,11 @@ class Agent:
 
     async def _facts(self) -> tuple[Facts, dict[str, object]]:
         """What the kernel has, and the datapath's configuration from it."""
-        for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-            set_sysctl(f"net/{name}", "1")
         mount_bpffs()
         facts = await self.uplink.facts()
         vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
+        devices = self.config.uplink, VXLAN_DEVICE
+        self.host.prepare(devices, await self.host.default_routes())
         settings: dict[str, object] = {
             "node": int(facts.endpoint),
             "uplink": facts.ifindex,
@@ -243,16 +251,29 @@ class Agent:
         return facts, settings
 
     def _observe(self) -> None:
+        nodes = self.features.nodes
+        self.hops = NextHops(
+            self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, DEVICE_PREFIX
+        )
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
         names = Names(labels=identity.labels_of, pod=identity.pod_of)
         self.events = NodeEvents(cluster, node, self.datapath, names)
+        self.health = Health(
+            node,
+            self.datapath,
+            self.events.flows.texts,
+            lambda: self.features.egress.own_block.rows,
+            self.config.egress.block_size,
+            self.usage,
+        )
+        self._watched = self.health.findings, partial(self.hops.findings, node)
         observer = Observer(
             self.events.flows,
             lambda: [(cluster, name) for name in namespaces.rows],
             str(self.facts.endpoint),
         )
-        nouns = dict(self.events.listings())
+        nouns = {**self.events.listings(), **self.host.listings()}
         for feature in self.features.all:
             nouns.update(feature.listings())
         self.server = Server(self.config.socket, nouns, self.status, observer)
@@ -269,15 +290,12 @@ class Agent:
 
     async def run(self) -> None:
         """Serve and reconcile until cancelled."""
-        nodes, pods, store = self.features.nodes, self.features.pods, self.features.store
-        hops = NextHops(
-            self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, DEVICE_PREFIX
-        )
+        pods, store = self.features.pods, self.features.store
         jobs: list[Coroutine[Any, Any, object]] = [
             self.manifests.run(), store.run(self.entries), self.loop.run(),
-            self.namespaces.run(pods.namespaces), hops.run(), self.uplink.run(self.facts),
+            self.namespaces.run(pods.namespaces), self.hops.run(), self.uplink.run(self.facts),
             sweep(self.datapath),
-            self._since.run(),
+            self.health.run(), self.host.run(), self._since.run(),
             *(listener.run() for listener in self.listeners),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
@@ -300,7 +318,14 @@ class Agent:
             "adopted": self.datapath.adopted,
             "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(),
+            **self.health.status(),
         }
+
+    def usage(self) -> Iterable[Usage]:
+        """What has an end: maps of rows, and what features say."""
+        yield from map_usages(self.config.node, self.loop.applied)
+        for feature in self.features.all:
+            yield from feature.usage()
 
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
@@ -310,6 +335,9 @@ class Agent:
         yield from self.namespaces.findings()
         for listener in self.listeners:
             yield from listener.findings()
+        yield from self.host.findings()
+        for found in self._watched:
+            yield from found()
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
 
@@ -339,6 +367,24 @@ async def _become(config: AgentConfig, _: Steps, *, objects: Path) -> None:
     async with Kernel.open() as kernel:
         await Agent(config, kernel).become(objects)
     log.info("event=became node=%s objects=%s", config.node, objects)
+
+
+def restore(path: Path) -> Iterator[str]:
+    """Undo what the agent of this configuration has set on its host; what is done, line by line.
+
+    Raises ConfigError, and OSError when something is left.
+    """
+    config = load_agent(path)
+    if host_restore.answers(config.socket):
+        raise OSError(f"the agent at {config.socket} runs: stop it first")
+    yield from host_restore.unpinned(config.bpffs)
+    yield from asyncio.run(_remove_devices())
+    yield from host_restore.restored(config.state_dir / FILE)
+
+
+async def _remove_devices() -> list[str]:
+    async with Kernel.open() as kernel:
+        return await host_restore.removed(kernel, DEVICE_PREFIX, [VXLAN_DEVICE])
 
 
 def main(path: Path, objects: Path | None = None) -> int:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,14 @@ _PROCESSES = {
     "speaker": "BGP of this node",
 }
 _FORMATS = ("table", "json", "yaml")
+_ENVIRONMENT = (
+    "MESHGATE_RUN names the run directory, in which the processes have their sockets; it is "
+    "/run/meshgate by default."
+)
+_SET_RUN = "MESHGATE_RUN names another directory"
 _LAST = 1000
+#: Columns by which rows of a list may be chosen.
+_CHOSEN_BY = ("cluster", "namespace", "node")
 _VERDICTS = ("FORWARDED", "DROPPED")
 
 
@@ -43,6 +51,16 @@ def main(arguments: Sequence[str] | None = None, nouns: Mapping[str, Noun] | Non
     return status
 
 
+class _Version(argparse.Action):
+    """Looks for the version only when it is asked for: that takes 0.05 s."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from importlib.metadata import version
+
+        print(f"meshgate {version('meshgate')}")
+        parser.exit()
+
+
 def _nouns() -> Mapping[str, Noun]:
     from mesh.nouns import NOUNS
 
@@ -53,7 +71,10 @@ def _parser(
     given: Sequence[str], nouns: Mapping[str, Noun] | None = None
 ) -> argparse.ArgumentParser:
     nouns = nouns or _nouns()
-    parser = argparse.ArgumentParser(prog="meshgate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="meshgate", description=__doc__.splitlines()[0], epilog=_ENVIRONMENT
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for role, text in _PROCESSES.items():
         process = commands.add_parser(role, help=f"run the {role}: {text}")
@@ -83,11 +104,20 @@ def _add_nouns(
         )
         listing = verbs.add_parser("list", help=noun.text)
         _add_output(listing)
-        listing.set_defaults(run=_flow_list if name == "flow" else _list, noun=noun)
+        listing.set_defaults(run=_flow_list if name == "flow" else _list, noun=noun, whole=False)
+        if name != "flow":
+            _add_choice(listing, noun, nargs="?")
+            showing = verbs.add_parser("show", help=f"everything about one of the {noun.text}")
+            _add_output(showing)
+            _add_choice(showing, noun)
+            showing.set_defaults(run=_list, noun=noun, whole=True)
         if noun.verbs:
-            from importlib import import_module
-
             import_module(noun.verbs).add(verbs)
+        if name == "host":
+            text = "undo what the agent of this configuration has set on this host; stop it first"
+            restoring = verbs.add_parser("restore", help=text)
+            restoring.add_argument("--config", required=True, type=Path, metavar="FILE")
+            restoring.set_defaults(run=_restore)
         if name == "flow":
             watching = verbs.add_parser("watch", help="flows as they happen")
             watching.set_defaults(run=_flow_watch, last=0, noun=noun)
@@ -98,7 +128,17 @@ def _add_nouns(
             listing.add_argument("--last", type=_count, metavar="N", help=text)
 
 
+def _add_choice(parser: argparse.ArgumentParser, noun: Noun, nargs: str | None = None) -> None:
+    """A name as the noun's key says it, and columns."""
+    text = f"as {'/'.join(noun.key)}, from any part on"
+    parser.add_argument("name", nargs=nargs, default="", metavar="NAME", help=text)
+    for column in _CHOSEN_BY:
+        if column in noun.columns:
+            parser.add_argument(f"--{column}", default="", metavar="NAME")
+
+
 def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--node", default="", metavar="NAME", help="seen on this node")
     parser.add_argument("--verdict", type=str.upper, choices=_VERDICTS, default="")
     parser.add_argument(
         "--pod", default="", metavar="[[CLUSTER/]NAMESPACE/]NAME", help="prefix of a pod's name"
@@ -123,8 +163,6 @@ def _add_lab(
 
 
 def _run_process(parsed: argparse.Namespace) -> int | None:
-    from importlib import import_module
-
     only = getattr(parsed, "datapath", None)
     arguments = (parsed.config,) if only is None else (parsed.config, only)
     result: int | None = import_module(f"mesh.{parsed.role}").main(*arguments)
@@ -139,11 +177,31 @@ def _list(parsed: argparse.Namespace) -> int:
     answers = tables.ask(running, [noun.name], patient=True)
     lacks = list(_lacks(answers))
     if all(answer.error for answer in answers):
-        _complain([*lacks, f"no process answers under {tables.run_directory()}"])
+        _complain([*lacks, f"no process answers under {tables.run_directory()} ({_SET_RUN})"])
         return 1
     lacks += listing.unknown_columns(noun, answers)
-    _print_rows(noun, listing.merge(noun, answers), parsed.output)
+    columns = {column: getattr(parsed, column, "") for column in _CHOSEN_BY}
+    choice = listing.Choice(parsed.name or "", columns)
+    rows = choice.of(noun, listing.merge(noun, answers))
+    if parsed.whole and not rows:
+        lacks.append(f"no {noun.name} is called {parsed.name}; `meshgate {noun.name} list` has all")
+    if noun.noted and parsed.output == "table":
+        rows = [noun.noted(row, listing.against(answers)) for row in rows]
+    _print_rows(noun, rows, parsed.output, whole=parsed.whole)
     return _complain(lacks)
+
+
+def _restore(parsed: argparse.Namespace) -> int:
+    from mesh.agent import restore
+    from mesh.config import ConfigError
+
+    try:
+        for line in restore(parsed.config):
+            print(line)
+    except (ConfigError, OSError) as error:
+        print(f"meshgate: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _lacks(answers: Sequence[Answer]) -> Iterator[str]:
@@ -161,11 +219,15 @@ def _complain(sentences: Sequence[str]) -> int:
     return 1 if sentences else 0
 
 
-def _print_rows(noun: Noun, rows: list[Row], form: str) -> None:
+def _print_rows(noun: Noun, rows: list[Row], form: str, *, whole: bool = False) -> None:
     from mesh.observe import listing, render
 
     if form != "table":
         sys.stdout.writelines(render.rows(rows, form))
+        return
+    if whole:
+        lines = render.sheet(noun.columns, listing.texts(noun, rows))
+        sys.stdout.writelines(f"{line}\n" for line in lines)
         return
     render.table(noun.columns, listing.texts(noun, rows))
 
@@ -195,8 +257,9 @@ def _flow_list(parsed: argparse.Namespace) -> int:
         return 2
     lacks = [f"{name}: {why}" for name, why in failed.items()]
     if len(failed) == len(agents):
-        _complain([*lacks, f"no agent answers under {tables.run_directory()}"])
+        _complain([*lacks, f"no agent answers under {tables.run_directory()} ({_SET_RUN})"])
         return 1
+    rows = [row for row in rows if parsed.node in ("", row["node"])]
     rows = rows[-parsed.last :] if parsed.last else rows
     if parsed.output != "table":
         rows = [listing.exact_flow(row) for row in rows]
@@ -211,7 +274,7 @@ def _flow_watch(parsed: argparse.Namespace) -> int:
         for item in watch.live(_agents(), _wanted(parsed)):
             if isinstance(item, str):
                 print(f"meshgate: {item}", file=sys.stderr, flush=True)
-            else:
+            elif parsed.node in ("", item["node"]):
                 print(_flow_text(parsed.noun, item, parsed.output), flush=True)
     except watch.FlowsError as error:
         print(f"meshgate: {error}", file=sys.stderr)
@@ -235,12 +298,18 @@ def _status(parsed: argparse.Namespace) -> int:
     from mesh.observe import render, status, tables
 
     now = time.time()
-    answers = tables.ask(tables.processes(tables.run_directory()), status.asked(parsed.nouns))
-    whole = status.summarize(answers, now, parsed.nouns)
+    run = tables.run_directory()
+    answers = tables.ask(tables.processes(run), status.asked(parsed.nouns))
+    whole = status.summarize(answers, now, parsed.nouns, str(run))
     if parsed.output == "table":
         sys.stdout.write(render.screen(whole, now))
     else:
-        answer: dict[str, object] = {"healthy": whole.healthy, "findings": whole.findings}
+        answer: dict[str, object] = {
+            "healthy": whole.healthy,
+            "findings": whole.findings,
+            "drops": whole.drops,
+            "usage": whole.usage,
+        }
         if whole.processes:
             answer["processes"] = whole.processes
         sys.stdout.write(render.document(answer, parsed.output))

@@ -39,7 +39,7 @@ from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
 from mesh.pools.foreign import meet
-from mesh.process import Dated, Since
+from mesh.process import SINCE, Dated, Since
 from mesh.services.controller import ServicesController
 from srv6.controller import LocatorsController
 
@@ -81,7 +81,9 @@ class Features:
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
         ]  # fmt: skip
         features += more(self)
-        features.append(RemoteController(cluster, id_, remote, self.publish, features))
+        features.append(
+            RemoteController(cluster, id_, remote, own.forgotten, self.publish, features)
+        )
         self.all = tuple(features)
         self.wants = Wants(features)
         self.agreed = {key: value for one in features for key, value in one.agreed.items()}
@@ -148,7 +150,7 @@ class Controller:
             on_synced=own.synced,
         )
         self._settled = False
-        self._since = Since(self._found)
+        self._since = Since(self._found, file=config.state_dir / SINCE)
 
     def _take(self, batch: Batch) -> None:
         """Our own subtree: for the tables, and for the allocator while we stand by."""

@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ _SCOPE_LINK = 253
 _RTNH_F_ONLINK = 4
 _IFA_F_NODAD = 0x02
 _UNREACHABLE = 7  # RTN_UNREACHABLE
+_UNICAST = 1  # RTN_UNICAST
+_NUD_FAILED = 0x20
 _IFF_UP = 1
+#: Addresses that nobody has (RFC 5737, RFC 3849): no route of a host is about them alone.
+_WORLD = {4: "203.0.113.254", 6: "2001:db8:ffff:ffff::1"}
 
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _SO_RCVBUFFORCE = 33
@@ -71,6 +75,17 @@ class VethEnd:
 
     name: str
     mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """Where what is for the world goes; without a gateway the world is on the link."""
+
+    ifindex: int
+    gateway: str
+
+    def __str__(self) -> str:
+        return self.gateway or f"device {self.ifindex}"
 
 
 class Kernel:
@@ -261,6 +276,33 @@ class Kernel:
             except OSError as error:
                 log.warning("event=no_netlink_events reason=%s; opened again", error)
             await asyncio.sleep(_REOPEN_S)
+
+    async def default_route(self, version: int) -> DefaultRoute | None:
+        """Where the kernel sends what is for the world; None: nowhere.
+
+        It is asked about one address: a host may have 100,000 routes.
+        """
+        try:
+            found = await self._ask("route", "get", dst=_WORLD[version], family=_family(version))
+        except OSError:
+            return None
+        oif = found[0].get("oif") if found else None
+        if not oif or found[0]["type"] != _UNICAST:
+            return None
+        return DefaultRoute(oif, found[0].get("gateway") or "")
+
+    async def is_silent(self, route: DefaultRoute) -> bool:
+        """Whether the next hop does not answer on its link (RFC 4861 7.3.3, ARP likewise)."""
+        if not route.gateway:
+            return False
+        try:
+            found = await self._ask(
+                "neigh", "get", dst=route.gateway, ifindex=route.ifindex,
+                family=_family(ip_address(route.gateway).version),
+            )  # fmt: skip
+        except OSError:
+            return False  # nobody has asked for it yet
+        return bool(found) and bool(found[0]["state"] & _NUD_FAILED)
 
     async def _routes(self) -> list[Any]:
         found = []

@@ -12,6 +12,7 @@ from bgp import nouns as bgp
 from clustermesh import nouns as clusters
 from gateway import nouns as egress
 from mesh.core.noun import Noun
+from mesh.host import nouns as host
 from mesh.identity import nouns as identity
 from mesh.nodes import nouns as nodes
 from mesh.observe import nouns as observed
@@ -33,5 +34,6 @@ NOUNS: Final[Mapping[str, Noun]] = {
         observed.DROP,
         clusters.CLUSTER,
         bgp.ROUTE,
+        host.HOST,
     )
 }

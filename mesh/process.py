@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import signal
 import time
@@ -20,6 +21,7 @@ from bpf.object import DriftError
 from bpf.realtime import RealtimeKernelError
 from mesh.config import ConfigError
 from mesh.core import steps
+from mesh.core.files import replace_file
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
@@ -37,7 +39,12 @@ LOOK_S, RESTS = 2.0, 100
 #: Seconds for which a finding may be away and still be the same one: a client that tries again
 #: shows no error during the attempt, and pauses between attempts are at most 5 s.
 KEEP_S = 10.0
+#: Seconds after its start in which a process finds again what was wrong before.
+STARTING_S = 60.0
+#: The file with it, in the directory that outlives the process.
+SINCE = "findings.json"
 _Same = tuple[str, str, str, tuple[str, ...]]
+_KEYS = ("code", "object", "field", "about", "since")
 #: Seconds until the objects that are there count as there for good: no collection looks at them.
 FREEZE_S = 60.0
 #: Derivations that a process names in its status.
@@ -91,7 +98,8 @@ class Since:
     """The one place that knows since when a finding holds: since it was first seen here.
 
     A finding is the same as long as code, object, field and ``about`` are; its text may change.
-    ``found`` makes everything that is wrong now. ``monotonic`` and ``unix`` are clocks.
+    ``found`` makes everything that is wrong now. ``monotonic`` and ``unix`` are clocks. What was
+    wrong stands in ``file``, so that a finding is as old after a restart of the process as before.
     """
 
     def __init__(
@@ -99,9 +107,14 @@ class Since:
         found: Callable[[], Iterable[Finding]],
         monotonic: Callable[[], float] = time.monotonic,
         unix: Callable[[], float] = time.time,
+        *,
+        file: Path | None = None,
     ) -> None:
         self._found, self._monotonic, self._unix = found, monotonic, unix
+        self._file = file
         self._seen: dict[_Same, tuple[float, float]] = {}  # first (Unix), last (monotonic)
+        self._written: dict[_Same, float] = {}
+        self._load()
 
     def dated(self) -> list[Dated]:
         """Everything that is wrong now, each once."""
@@ -114,12 +127,33 @@ class Since:
         self._seen[_same(one)] = first, now
         return Dated(one.code, one.object, one.field, one.text, one.about, first)
 
+    def _load(self) -> None:
+        """What was wrong before the restart may be found again until all has been read."""
+        if self._file is None:
+            return
+        last = self._monotonic() + STARTING_S
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            for row in json.loads(self._file.read_text()):
+                same = row["code"], row["object"], row["field"], tuple(row["about"])
+                self._seen[same] = float(row["since"]), last
+
+    def save(self) -> None:
+        """Write down since when what holds, when that has changed."""
+        now = {same: at[0] for same, at in self._seen.items()}
+        if self._file is None or now == self._written:
+            return
+        rows = [dict(zip(_KEYS, (*same, since), strict=True)) for same, since in now.items()]
+        with suppress(OSError):  # a full disk is a finding of others; here an age is lost
+            replace_file(self._file, json.dumps(rows))
+            self._written = now
+
     async def run(self) -> None:
         """Look for ever, so that a finding is dated before somebody asks."""
         while True:
             began = self._monotonic()
             try:
                 self.dated()
+                self.save()
             except Exception:  # a health report that cannot be made ends no process
                 log.exception("event=findings_failed")
             await asyncio.sleep(max(LOOK_S, RESTS * (self._monotonic() - began)))

@@ -101,7 +101,7 @@ class Speaker:
         self.of_routes = self.loop.apply(self.routes, self.session.routes, after=[self.of_peerings])
         self._findings: dict[str, list[Finding]] = {}  # by the derivation that found them
         self._unreadable: dict[str, str] = {}
-        self._since = process.Since(self._found)
+        self._since = process.Since(self._found, file=config.run_dir / process.SINCE)
         self._owing = asyncio.Event()
         self._derivations()
 

@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 from bgp.desired import Peering, RouteKey
 from bgp.peer import Route
-from mesh.core.files import replace_file
+from mesh.core.files import in_words, replace_file
 from mesh.core.model import IP
 
 VERSION = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a session went down, as a NOTIFICATION said it; ``sent``: it was ours."""
+
+    text: str
+    sent: bool
+
+
 class Memory:
-    """The sessions and routes that ExaBGP was last given."""
+    """The sessions and routes that ExaBGP was last given, and why sessions are down.
+
+    A router says once why it ends a session. So a cause outlives the speaker that has heard it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,6 +44,7 @@ class Memory:
         self.routes: dict[RouteKey, Route] = {}
         self.filled = 0  # pid of the ExaBGP that was given the routes
         self.settled = True  # ExaBGP has said that it has loaded the sessions
+        self.causes: dict[IP, Cause] = {}
         self._load()
 
     def save(
@@ -54,12 +67,22 @@ class Memory:
                 {"peer": key.peer, "prefix": key.prefix, "next_hop": route.next_hop}
                 for key, route in self.routes.items()
             ],
+            "causes": [{"peer": peer, **asdict(cause)} for peer, cause in self.causes.items()],
         }
         try:
             replace_file(self.path, json.dumps(said, default=str))
             self.problem = ""
         except OSError as error:  # announcing goes on; only the next ExaBGP would know less
-            self.problem = str(error)
+            self.problem = f"{self.path} cannot be written: {in_words(error)}"
+
+    def explain(self, peer: IP, cause: Cause | None) -> None:
+        """Note why a session is down; None: it is up."""
+        if self.causes.get(peer) == cause:
+            return
+        self.causes.pop(peer, None)
+        if cause:
+            self.causes[peer] = cause
+        self.save()
 
     def remember(self, rows: Mapping[RouteKey, Route], forget: Iterable[RouteKey] = ()) -> None:
         """Add and drop routes."""
@@ -85,6 +108,8 @@ class Memory:
         self.routes = dict(routes)
         self.filled = said.get("filled", 0)
         self.settled = said.get("settled", True)
+        with suppress(ValueError, KeyError, TypeError):
+            self.causes = dict(map(_cause, said.get("causes", ())))
 
 
 def _peering(row: dict[str, Any]) -> Peering:
@@ -97,3 +122,7 @@ def _peering(row: dict[str, Any]) -> Peering:
 def _route(row: dict[str, Any]) -> tuple[RouteKey, Route]:
     prefix = ip_network(row["prefix"])
     return RouteKey(ip_address(row["peer"]), prefix), Route(prefix, ip_address(row["next_hop"]))
+
+
+def _cause(row: dict[str, Any]) -> tuple[IP, Cause]:
+    return ip_address(row["peer"]), Cause(str(row["text"]), bool(row["sent"]))

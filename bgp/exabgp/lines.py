@@ -27,6 +27,13 @@ ROUTES = "show adj-rib out json"
 NEIGHBORS = "show neighbor json"
 
 _NOTIFICATION_HEAD = 2  # code and subcode
+_CEASE = 6
+_MAXIMUM, _HARD_RESET = 1, 9
+#: Subcodes of Cease whose data is a length and a text for people (RFC 9003).
+_WITH_TEXT = (2, 4)
+#: Octets of a maximum of prefixes: AFI, SAFI, number (RFC 4486 4).
+_MAXIMUM_SIZE = 7
+_AFI_SAFI = {(1, 1): FAMILIES[0], (2, 1): FAMILIES[1]}
 
 _ADDRESS = r"[0-9a-f.:]+"
 ALLOWED = re.compile(
@@ -62,7 +69,11 @@ def end_of_rib(peer: IP, family: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """``state`` (connected, up, down), ``notification`` or ``negotiated`` of one session."""
+    """``state`` (connected, up, down), ``notification`` or ``negotiated`` of one session.
+
+    ``text`` of a received NOTIFICATION is what the router's operator has written (RFC 9003).
+    ``limit`` is the maximum of prefixes of ``family``, where the router names it (RFC 4486).
+    """
 
     kind: str
     peer: IP
@@ -72,6 +83,8 @@ class SessionEvent:
     code: int = 0
     subcode: int = 0
     families: tuple[str, ...] = ()
+    limit: int = 0
+    family: str = ""
 
 
 def event(line: str) -> SessionEvent | None:
@@ -81,27 +94,46 @@ def event(line: str) -> SessionEvent | None:
     kind = message.get("type", "")
     if not neighbor or kind not in ("state", "notification", "negotiated"):
         return None
-    notification = neighbor.get("notification") or _notification(neighbor.get("message", {}))
+    peer = ip_address(neighbor["address"]["peer"])
+    sent = neighbor.get("direction") == "send"
+    if kind == "notification" and "message" in neighbor:
+        return _notification(peer, neighbor["message"], sent=sent)
+    notification = neighbor.get("notification", {})
     return SessionEvent(
         kind=kind,
-        peer=ip_address(neighbor["address"]["peer"]),
+        peer=peer,
         state=neighbor.get("state", ""),
         text=notification.get("message", "") or neighbor.get("reason", ""),
-        sent=neighbor.get("direction") == "send",
+        sent=sent,
         code=notification.get("code", 0),
         subcode=notification.get("subcode", 0),
         families=tuple(neighbor.get("negotiated", {}).get("families", ())),
     )
 
 
-def _notification(packet: dict[str, Any]) -> dict[str, Any]:
-    """A received NOTIFICATION, which comes as a packet: code, subcode, text or octets."""
+def _notification(peer: IP, packet: dict[str, Any], *, sent: bool) -> SessionEvent:
+    """A received NOTIFICATION, which comes as a packet."""
     body = bytes.fromhex(packet.get("body", "").removeprefix("0x"))
+    if body[:_NOTIFICATION_HEAD] == bytes((_CEASE, _HARD_RESET)):
+        # RFC 8538 3.1: the reason for the hard reset stands in its data.
+        body = body[_NOTIFICATION_HEAD:] if len(body) >= 2 * _NOTIFICATION_HEAD else body
     if len(body) < _NOTIFICATION_HEAD:
-        return {}
-    rest = body[_NOTIFICATION_HEAD:]
-    text = rest.decode() if rest.isascii() else ""
-    return {"code": body[0], "subcode": body[1], "message": text if text.isprintable() else ""}
+        return SessionEvent("notification", peer, sent=sent)
+    code, subcode, rest = body[0], body[1], body[_NOTIFICATION_HEAD:]
+    limit, family = 0, ""
+    if (code, subcode) == (_CEASE, _MAXIMUM) and len(rest) == _MAXIMUM_SIZE:
+        family = _AFI_SAFI.get((int.from_bytes(rest[:2]), rest[2]), "")
+        limit = int.from_bytes(rest[3:])
+    text = _communication(rest) if code == _CEASE and subcode in _WITH_TEXT else ""
+    return SessionEvent("notification", peer, "", text, sent, code, subcode, (), limit, family)
+
+
+def _communication(data: bytes) -> str:
+    """A text of RFC 9003 as one line; what is no text becomes a question mark."""
+    if not data:
+        return ""
+    text = data[1 : 1 + data[0]].decode(errors="replace")
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def is_event(line: str) -> bool:

@@ -17,9 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from bgp.desired import Peering, RouteKey
@@ -39,8 +38,9 @@ from bgp.exabgp.lines import (
     end_of_rib,
     withdraw,
 )
+from bgp.exabgp.states import State, States
 from bgp.peer import Route
-from bgp.reasons import SILENT_S, reason, silent
+from mesh.core.files import in_words
 from mesh.core.model import IP
 
 log = logging.getLogger(__name__)
@@ -49,19 +49,6 @@ log = logging.getLogger(__name__)
 BACKOFF_S = (0.05, 5.0)
 #: How long a running ExaBGP may be without a relay (it starts another) before it is reported.
 RELAY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One session: ``state`` is established, down or connecting; ``reason`` in words.
-
-    ``entered`` is the Unix time of the last event.
-    """
-
-    state: str
-    reason: str
-    entered: float
-    families: tuple[str, ...] = ()
 
 
 class ConfigRefused(OSError):
@@ -79,9 +66,7 @@ class Session:
         self.routes = Routes(self)
         self.problem = ""  # why ExaBGP cannot be reached, in words
         self.lost: Callable[[], None] = lambda: None
-        self.owed: set[IP] = set()  # up, and without End-of-RIB
-        self._states: dict[IP, State] = {}
-        self._notification: dict[IP, SessionEvent] = {}
+        self.states = States(self.memory)
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
         self._channel: Channel | None = None
@@ -90,13 +75,15 @@ class Session:
 
     def state(self, peering: Peering) -> State:
         """The session as it is now."""
-        now = time.time()
-        state = self._states.get(peering.address)
+        state = self.states.of(peering)
         if self._channel is None or state is None:
-            return State("down", self.problem or "ExaBGP is starting", now)
-        if state.state == "connecting" and now - state.entered > SILENT_S:
-            return State("down", silent(peering), state.entered)
+            return State("down", self.problem or "ExaBGP is starting", time.time())
         return state
+
+    @property
+    def owed(self) -> set[IP]:
+        """Sessions that are up, and without End-of-RIB."""
+        return self.states.owed
 
     async def run(self) -> None:
         """Keep a channel to ExaBGP, for ever."""
@@ -106,7 +93,7 @@ class Session:
             try:
                 await self._once()
             except OSError as error:
-                self.problem = str(error)
+                self.problem = in_words(error)
                 log.warning("ExaBGP cannot be used: error=%s", error)
             long = time.monotonic() - began > BACKOFF_S[1]
             pause = BACKOFF_S[0] if long else min(2 * pause, BACKOFF_S[1])
@@ -121,13 +108,13 @@ class Session:
     async def release(self) -> None:
         """End-of-RIB to every session that is owed it; the caller knows that all is said."""
         channel = await self.channel()
-        unheard = {peer for peer in self.owed if not self._families(peer)}
+        unheard = {peer for peer in self.owed if not self.states.families(peer)}
         if unheard:  # we came between the events "negotiated" and "up"
             for neighbor in await self._established(channel):
                 if neighbor.peer in unheard:
-                    self._up(neighbor.peer, neighbor.families)
+                    self.states.up(neighbor.peer, neighbor.families)
         for peer in sorted(self.owed, key=str):
-            families = self._families(peer)
+            families = self.states.families(peer)
             if not await channel.tell([end_of_rib(peer, family) for family in families]):
                 self.owed.discard(peer)
 
@@ -146,10 +133,12 @@ class Session:
         except CommandRefused as error:
             self.memory.save(peerings=last, settled=settled)
             self._write_config()
+            log.warning("ExaBGP refuses its configuration: said=%s", self.engine.last_words())
             raise ConfigRefused(
-                f"ExaBGP refuses its configuration: {self.engine.last_words()}"
+                "ExaBGP refuses its configuration and goes on with the former one; "
+                f"{self.engine.log} says why"
             ) from error
-        self._expect(peerings)
+        self.states.expect(peerings)
         self.lost()
 
     async def _reload(self, channel: Channel) -> None:
@@ -183,8 +172,9 @@ class Session:
                 return await Channel.open(self.engine.socket, self._on_event)
             except OSError as error:
                 if self.engine.pid() is None:
-                    words = self.engine.last_words()
-                    raise OSError(f"ExaBGP ends at once: {words}") from error
+                    log.warning("ExaBGP ends at once: said=%s", self.engine.last_words())
+                    text = f"ExaBGP ends at once; {self.engine.log} says why"
+                    raise OSError(text) from error
                 if time.monotonic() > end:
                     text = f"ExaBGP (pid {self.engine.pid()}) has no relay at {self.engine.socket}"
                     raise OSError(text) from error
@@ -195,12 +185,11 @@ class Session:
         if not self.memory.settled:  # a speaker was killed while ExaBGP reloaded
             with suppress(CommandRefused):
                 await self._reload(channel)
-        self._states = {}
-        self._expect(self.memory.peerings)
-        self.owed.clear()
+        self.states.forget()
+        self.states.expect(self.memory.peerings)
         await self._fill(channel)
         for neighbor in await self._established(channel):
-            self._up(neighbor.peer, neighbor.families)
+            self.states.up(neighbor.peer, neighbor.families)
         self.memory.replace(await announced(channel))
         self._channel = channel
         self.problem = ""
@@ -216,10 +205,6 @@ class Session:
             channel.close()
             raise ConnectionError(f"ExaBGP's sessions cannot be read: {error}") from error
         return [neighbor for neighbor in found if neighbor.established]
-
-    def _families(self, peer: IP) -> tuple[str, ...]:
-        state = self._states.get(peer)
-        return state.families if state else ()
 
     async def _fill(self, channel: Channel) -> None:
         """Say what memory has to an ExaBGP that nobody, or a killed speaker, has filled."""
@@ -239,37 +224,10 @@ class Session:
         text = config_text(peerings, self.router_id, self.engine.relay_command)
         self.engine.write_config(text)
 
-    def _expect(self, peers: Iterable[IP]) -> None:
-        new = State("connecting", "", time.time())
-        self._states = {peer: self._states.get(peer, new) for peer in peers}
-        self.owed &= self._states.keys()
-
-    def _up(self, peer: IP, families: tuple[str, ...]) -> None:
-        self._states[peer] = State("established", "", time.time(), families)
-        self.owed.add(peer)
-
     def _on_event(self, event: SessionEvent) -> None:
-        state = self._states.get(event.peer)
-        if event.kind == "negotiated":
-            why = state.reason if state else ""
-            self._states[event.peer] = State("connecting", why, time.time(), event.families)
-        elif event.kind == "notification":
-            self._notification[event.peer] = event
-        elif event.state == "up":
-            self._up(event.peer, state.families if state else ())
+        self.states.hear(event)
+        if event.state == "up":
             self.lost()
-        elif event.state == "down":
-            self._down(event)
-
-    def _down(self, event: SessionEvent) -> None:
-        notification = self._notification.pop(event.peer, None)
-        self.owed.discard(event.peer)
-        peering = self.memory.peerings.get(event.peer)
-        text = reason(peering, event.text, notification) if peering else event.text
-        state = self._states.get(event.peer)
-        self._states[event.peer] = State("down", text, time.time())
-        if not state or state.reason != text:
-            log.warning("session is down: peer=%s reason=%s", event.peer, text)
 
 
 async def announced(channel: Channel) -> dict[RouteKey, Route]:
@@ -355,4 +313,5 @@ class Routes:
         if not commands:
             return {}
         refused = await (await self._session.channel()).tell(list(commands))
-        return {commands[line]: error for line, error in refused.items()}
+        why = OSError(f"ExaBGP refuses the route; {self._session.engine.log} says why")
+        return {commands[line]: why for line in refused}

@@ -39,6 +39,8 @@ SCHEMA(struct event, event);
 struct drop { /* mg_drop, per CPU, index = enum drop_reason */
 	__u64 packets;
 	__u64 bytes;
+	__u64 from_pod;	    /* packets that a pod of this node, or this host, has sent */
+	__u64 from_overlay; /* packets that a node has sent; all others came from outside */
 };
 
 /* drop reason -> packets, bytes. Written by BPF. */
@@ -135,8 +137,13 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 		rate->lost++;
 		return;
 	}
-	struct address *to = bpf_map_lookup_elem(&mg_address, destination_key(packet));
-	event->destination_identity = to ? to->identity : 0;
+	struct address end;
+	address_find(destination_key(packet), &end);
+	event->destination_identity = end.identity;
+	if (!event->source_identity) { /* dropped before anybody asked who sent it */
+		address_find(source_key(packet), &end);
+		event->source_identity = end.kind ? IDENTITY_UNKNOWN : IDENTITY_WORLD;
+	}
 	event->verdict = EVENT_DROPPED;
 	event->reason = reason;
 	event->lost = rate->lost;
@@ -145,16 +152,25 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 	bpf_ringbuf_submit(event, 0);
 }
 
+/* Whoever reads the counts asks first whether a stranger can cause them alone. */
+static __always_inline void drop_count(struct drop *count, const struct packet *packet, __u32 bytes)
+{
+	count->packets++;
+	count->bytes += bytes;
+	if (packet->point == POINT_FROM_POD || packet->point == POINT_TO_POD)
+		count->from_pod++;
+	if (packet->point == POINT_FROM_OVERLAY)
+		count->from_overlay++;
+}
+
 __global int drop(hook_t *ctx, const struct packet *packet, __u32 reason)
 {
 	struct drop *count = bpf_map_lookup_elem(&mg_drop, &reason);
 
 	if (!packet)
 		return HOOK_DROP;
-	if (count) {
-		count->packets++;
-		count->bytes += hook_length(ctx);
-	}
+	if (count)
+		drop_count(count, packet, hook_length(ctx));
 	event_drop(ctx, packet, reason);
 	return HOOK_DROP;
 }

@@ -98,6 +98,11 @@ class Wants:
         claimable = self._claimable.get(noun)
         return claimable is not None and claimable.released
 
+    def forget_refused(self) -> None:
+        """Nothing is refused: nobody asks any more."""
+        self.codes = {}
+        self.refused.delete(list(self.refused.rows))
+
     def findings(self, cluster: str) -> Iterable[Finding]:
         """Owners that get no number."""
         for want, text in self.refused.rows.items():
@@ -340,12 +345,20 @@ class Leading:
         self._lost = list(await self.allocator.recover())
         loop, targets = self._loop(fence)
         self.applied = loop.applied
-        async with asyncio.TaskGroup() as group:
-            group.create_task(loop.run(), name="apply")
-            group.create_task(self._heartbeat.run(fence), name="heartbeat")
-            group.create_task(self._forgetting.run(fence), name="forget clusters")
-            for target in targets:
-                group.create_task(target.run(), name="leases")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(loop.run(), name="apply")
+                group.create_task(self._heartbeat.run(fence), name="heartbeat")
+                group.create_task(self._forgetting.run(fence), name="forget clusters")
+                for target in targets:
+                    group.create_task(target.run(), name="leases")
+        finally:
+            self._forget_term()
+
+    def _forget_term(self) -> None:
+        """What could not be written is another leader's affair from now on."""
+        self.applied, self._lost = [], []
+        self._wants.forget_refused()
 
     def _loop(self, fence: Fence) -> tuple[Loop, list[LeasedTarget]]:
         """What goes where, and in which order."""

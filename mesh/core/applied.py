@@ -150,6 +150,19 @@ class Applied(ABC):
         """The target holds exactly what is desired."""
         return self.arrived and not self.full and not self._doomed and not self._deleting
 
+    @property
+    def name(self) -> str:
+        """The target's name, by which the configuration gives it a size."""
+        raise NotImplementedError
+
+    @property
+    def used(self) -> int:
+        """Rows that are or may be in the target."""
+        return self._count()
+
+    def _count(self) -> int:
+        raise NotImplementedError
+
     def recheck(self) -> None:
         """Read and diff everything at once: the target may have lost rows by itself."""
         self._recheck = self.full = True

@@ -163,6 +163,10 @@ class AppliedColumns(Applied):
             self._doomed[name] = None
         self._inside[losers] = False
 
+    @property
+    def name(self) -> str:
+        return self.target.name
+
     def overflow(self) -> Full | None:
         if self._room is None or not self._choice or not self._out.any():
             return None

@@ -242,6 +242,10 @@ class AppliedRows(Applied, Generic[K, V]):
         self.left_out.upsert(dict.fromkeys(out, True))
         self.left_out.delete([name for name in self.left_out.rows if name not in out])
 
+    @property
+    def name(self) -> str:
+        return self.target.name
+
     def overflow(self) -> Full | None:
         if not self._choice or not self._choice.out:
             return None

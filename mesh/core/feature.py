@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from mesh.core.model import IP, Finding, Network, Node, PodKey
+from mesh.core.model import IP, Finding, Network, Node, PodKey, Usage
 from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, ColumnTarget, Loop, Target
 from mesh.core.table import ColumnTable, Source, Table
@@ -112,6 +112,14 @@ class AgentFeature(Feature):
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         """Connect tables with maps."""
+
+    def usage(self) -> Iterable[Usage]:
+        """What has an end beside the maps that ``apply`` fills, and how much of it is in use.
+
+        Called at most every few seconds, on the event loop: it gives numbers that are there, and
+        counts nothing.
+        """
+        return ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -11,6 +11,12 @@ from pathlib import Path
 _FEW = 8
 
 
+def in_words(error: OSError) -> str:
+    """The reason of an error, without its number and without the path that the caller names."""
+    words = error.strerror or str(error) or type(error).__name__
+    return words[:1].lower() + words[1:]
+
+
 def replace_file(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     """Make ``content`` the file; its writers take turns.
 

@@ -39,6 +39,20 @@ class Finding:
     about: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of something that has an end is in use on a node.
+
+    ``what`` is in the words of an operator: ``connections IPv4``, ``ports 198.51.100.10``, or the
+    name of a map.
+    """
+
+    what: str
+    node: str
+    used: int
+    size: int
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class NodeKey:
     cluster: str

@@ -51,6 +51,8 @@ class Noun:
     """``key`` are the columns that identify a row.
 
     ``verbs`` is a module of the room whose ``add`` registers verbs beside ``list``.
+    ``noted`` makes the row that people see in a table, where a cell says more than its value; it is
+    given what is known against a node, by name.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Noun:
     key: tuple[str, ...]
     shown: Shown | None = None
     verbs: str = ""
+    noted: Callable[[Row, Callable[[object], str]], Row] | None = None
 
     def unknown(self, rows: Iterable[Row]) -> set[str]:
         """Columns of rows that the noun does not have: misspelt ones, which nobody would see."""
@@ -66,10 +69,16 @@ class Noun:
 
 
 def noun(
-    name: str, text: str, columns: str, key: str, shown: Shown | None = None, verbs: str = ""
+    name: str,
+    text: str,
+    columns: str,
+    key: str,
+    shown: Shown | None = None,
+    noted: Callable[[Row, Callable[[object], str]], Row] | None = None,
+    verbs: str = "",
 ) -> Noun:
     """A noun; ``columns`` and ``key`` are words with spaces in between."""
-    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown, verbs)
+    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown, verbs, noted)
 
 
 class Rows(Sequence[Row]):

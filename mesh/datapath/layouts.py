@@ -20,6 +20,7 @@ DECLARED: Declared = (
     Added("mg_nat_v4", ("value.zone",)),
     Added("mg_nat_v6", ("value.zone",)),
     Added("mg_zone"),
+    Added("mg_drop", ("value.from_pod", "value.from_overlay")),
     # Four bytes, one of which was ever used; the others hold the zone now.
     Converter("mg_frag", ("key.protocol",), ("key.protocol",), _protocol),
 )

@@ -174,6 +174,10 @@ class Datapath:
                 return look_up(types)
         return look_up(self._types[-1])
 
+    def made(self, name: str) -> float:
+        """Unix time at which a map was made: its pin is as old, and outlives every agent."""
+        return (self._directory / name).stat().st_mtime
+
     def map(self, name: str) -> Map:
         """A pinned map, opened once."""
         if name not in self._maps:

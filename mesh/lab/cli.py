@@ -32,7 +32,9 @@ def add(subparsers: Subparsers) -> None:
     verb.add_argument("--bare", action="store_true", help="without Meshgate's processes and pods")
     verb = _verb(verbs, "down", _down, "stop and remove everything that `up` has made")
     verb.add_argument("--force", action="store_true", help="also what only carries the lab's name")
-    _outputs(_verb(verbs, "show", _show, "hosts, addresses, etcd users, manifests, legacy server"))
+    _outputs(
+        _verb(verbs, "show", _show, "hosts, pods, addresses, etcd users, manifests, legacy server")
+    )
     _outputs(_verb(verbs, "ps", _ps, "the processes that run"))
     verb = _verb(verbs, "exec", _exec, "run a command on a host or in a pod")
     verb.add_argument("host", metavar="HOST", help="a host, or a pod as cluster/namespace/name")
@@ -98,7 +100,7 @@ def _down(lab: Lab, options: argparse.Namespace) -> int:
 def _show(lab: Lab, options: argparse.Namespace) -> int:
     shape = _current(lab)
     pki, legacy = settings.pki_directory(lab), shape.legacy
-    tree = {
+    tree: dict[str, object] = {
         "hosts": {host: _host(lab, shape, host) for host in network.hosts(shape)},
         "etcd": {
             "endpoint": settings.etcd_endpoint(shape),
@@ -127,8 +129,18 @@ def _show(lab: Lab, options: argparse.Namespace) -> int:
         },
         "vtySocketDir": str(lab.host_run("router")),
     }
+    if options.output == "table":  # for people; scripts have the keys that they know
+        tree["pods"] = _pods(lab)
     _print(tree, options.output)
     return 0
+
+
+def _pods(lab: Lab) -> dict[str, object]:
+    """Pods by the name that ``exec`` takes."""
+    return {
+        name: {"netns": place.netns, "cgroup": str(place.cgroup)}
+        for name, place in sorted(lab.pods().items())
+    }
 
 
 def _host(lab: Lab, shape: topology.Topology, host: str) -> dict[str, object]:

@@ -20,3 +20,10 @@ UPLINK_CHANGED = Code(
     "datapath goes on with the former ones.",
     "Restart the agent, which loads the datapath anew.",
 )
+NO_WAY = Code(
+    "D633",
+    "The kernel of a node has no route to the tunnel endpoint of another one. Packets for its pods "
+    "go to the next hop that it had before, or are dropped.",
+    "Add a route to the other node, or mend the routing daemon. `ip route get ADDRESS` shows what "
+    "the kernel knows.",
+)

@@ -16,8 +16,11 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Protocol
 
+from mesh.core.files import in_words
+from mesh.core.model import Finding
 from mesh.core.table import Source, Table
 from mesh.netlink import Event, Group, LinkEvent, Lost, NeighbourEvent, RouteEvent
+from mesh.nodes.findings import NO_WAY
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ PAUSE_S = 5.0
 RETRY_S = 1.0
 #: Events that are told apart; when there are more, one look at everything costs less.
 EVENTS = 500
+#: Nodes without a way that a finding names.
+_NAMED = 3
 #: Endpoints whose answers are worked on in one step: about 1 ms.
 SLICE = 256
 
@@ -102,6 +107,8 @@ class NextHops:
         self._list = endpoints
         self._hops = hops
         self._pods = pods
+        #: Endpoints to which the kernel knows no way now, with its reason in words.
+        self.away: dict[IPv4Address, str] = {}
         self._seen = -1
         self._endpoints: list[IPv4Address] = []
         self._due: set[IPv4Address] = set()
@@ -185,9 +192,29 @@ class NextHops:
                 answers = await self._kernel.next_hops(due[at : at + SLICE])
                 self._due.difference_update(answers)
                 _say_what_failed(answers)
+                self._note(answers)
                 changed |= new_rows(answers, rows)
         finally:
             self._hops.upsert(changed)
+
+    def _note(self, answers: Mapping[IPv4Address, IPv4Address | OSError]) -> None:
+        for address, answer in answers.items():
+            self.away.pop(address, None)
+            if isinstance(answer, OSError):
+                self.away[address] = in_words(answer)
+
+    def findings(self, node: str) -> Iterable[Finding]:
+        """The nodes that this one has no way to, in one finding."""
+        if not self.away:
+            return
+        first = sorted(self.away, key=int)[:_NAMED]
+        named = ", ".join(f"{address} ({self.away[address]})" for address in first)
+        more = f" and {len(self.away) - len(first)} more" if len(self.away) > len(first) else ""
+        text = (
+            f"this host has no route to the nodes at {named}{more}: what is for their pods goes to "
+            "the next hop that they had, or is dropped (160); add the routes"
+        )
+        yield Finding(NO_WAY, f"{node}/agent", "next hop", text, (f"node/{node}",))
 
     def _relist(self) -> None:
         """The endpoints as they are now; rows of those that have gone go, too."""
@@ -195,6 +222,7 @@ class NextHops:
         self._endpoints = sorted(listed, key=int)
         self._due = (self._due & listed) | (listed - rows.keys())
         self._hops.delete(rows.keys() - listed)
+        self.away = {address: why for address, why in self.away.items() if address in listed}
 
 
 def new_rows(

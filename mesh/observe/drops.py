@@ -12,12 +12,17 @@ if TYPE_CHECKING:  # the command line lists the nouns of this folder without num
 
 
 def drop_rows(
-    node: str, keys: npt.NDArray[Any], values: npt.NDArray[Any], texts: Mapping[int, str]
+    node: str,
+    keys: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    texts: Mapping[int, str],
+    since: float,
 ) -> list[Row]:
     """Rows of every reason that has counted a packet, by number.
 
-    ``keys`` and ``values[key, cpu]`` are what ``Map.dump_percpu`` of ``mg_drop`` returns;
-    ``texts`` is ``events.reason_texts``. A number without a name is printed as a number.
+    ``keys`` and ``values[key, cpu]`` are what ``Map.dump_percpu`` of ``mg_drop`` returns,
+    ``texts`` is ``events.reason_texts``. The counters outlive the agent: ``since`` is the Unix time
+    from which on they count. A number without a name is printed as a number.
     """
     packets = values["packets"].sum(axis=1, dtype="uint64")
     counted = zip(keys.ravel().tolist(), packets.tolist(), strict=True)
@@ -27,6 +32,7 @@ def drop_rows(
             "reason": texts.get(number, f"reason {number}"),
             "number": number,
             "packets": count,
+            "since": since,
         }
         for number, count in sorted(counted)
         if count

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,37 @@ def merge(noun: Noun, answers: Iterable[Answer]) -> list[Row]:
     return sorted(rows, key=lambda row: _order(row, noun.key))
 
 
+#: Columns by which people call a row, beside its key.
+_NAMES = ("name", "policy", "address", "prefix", "setting", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which rows of a list: ``name`` as the key says it, from its end on, and values of columns.
+
+    ``web-1``, ``shop/web-1`` and ``east/shop/web-1`` are one pod.
+    """
+
+    name: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, noun: Noun, rows: Iterable[Row]) -> list[Row]:
+        """The chosen rows."""
+        return [row for row in rows if self._takes(noun, row)]
+
+    def _takes(self, noun: Noun, row: Row) -> bool:
+        if any(value and row.get(column) != value for column, value in self.columns.items()):
+            return False
+        return not self.name or self.name in _called(noun, row)
+
+
+def _called(noun: Noun, row: Row) -> set[str]:
+    """Everything that a row is called."""
+    key = [str(row.get(column)) for column in noun.key]
+    names = {"/".join(key[at:]) for at in range(len(key))}
+    return names | {str(row[column]) for column in _NAMES if row.get(column)}
+
+
 def unknown_columns(noun: Noun, answers: Iterable[Answer]) -> Iterator[str]:
     """A sentence for each process whose rows have columns that the noun does not have."""
     for answer in answers:
@@ -64,6 +97,26 @@ def exact_flow(row: Row) -> Row:
     return row | ends
 
 
+def against(answers: Iterable[Answer]) -> Callable[[object], str]:
+    """What is known against a node, in words: its agent does not answer, or has findings of it."""
+    known: dict[str, str] = {}
+    for answer in answers:
+        if answer.process.role == "agent":
+            node = str(answer.status.get("host") or answer.process.host)
+            known[node] = "its agent does not answer" if answer.error else _codes(node, answer)
+    return lambda node: known.get(str(node), "")
+
+
+def _codes(node: str, answer: Answer) -> str:
+    """Codes about the datapath of a node."""
+    found = [
+        str(one.get("code"))
+        for one in answer.status.get("findings") or ()
+        if f"node/{node}" in (one.get("about") or ()) and str(one.get("code")).startswith("D")
+    ]
+    return ", ".join(sorted(set(found)))
+
+
 def texts(noun: Noun, rows: Iterable[Row]) -> list[list[str]]:
     """The rows as cells for people."""
     return [[_text(row[column], column) for column in noun.columns] for row in rows]
@@ -82,6 +135,7 @@ def _text(value: Any, column: str = "") -> str:
 
 
 _SHORT: dict[str, Callable[[Any], str]] = {
+    "since": lambda at: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}",
     "time": lambda at: f"{str(at)[:23]}Z",  # milliseconds are enough for people
     "labels": lambda labels: str(labels).rstrip(";").replace(";", ","),
 }

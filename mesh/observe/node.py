@@ -36,7 +36,8 @@ class NodeEvents:
     def listings(self) -> Mapping[str, Listing]:
         """Rows of ``drop list``."""
         drops = self._datapath.map("mg_drop")
-        return {"drop": lambda: drop_rows(self._node, *drops.dump_percpu(), self.flows.texts)}
+        texts, since = self.flows.texts, self._datapath.made("mg_drop")
+        return {"drop": lambda: drop_rows(self._node, *drops.dump_percpu(), texts, since)}
 
     def _drain(self) -> None:
         self.flows.append(self._ring.drain())

@@ -13,6 +13,6 @@ FLOW = noun(
 DROP = noun(
     "drop",
     "dropped packets by reason",
-    "node reason number packets",
+    "node reason number packets since",
     "node number",
 )

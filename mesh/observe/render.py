@@ -48,6 +48,15 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | Non
         out.writelines(f"{line}\n" for line in plain(heads, rows))
 
 
+def sheet(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each row as lines of its own, a column a line, with an empty line between rows."""
+    width = max(map(len, heads))
+    for number, row in enumerate(rows):
+        if number:
+            yield ""
+        yield from (f"{h.upper().ljust(width)}  {c}" for h, c in zip(heads, row, strict=True))
+
+
 def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import console, table, text  # noqa: PLC0415 (0.1 s that only a terminal needs)
 
@@ -96,7 +105,33 @@ def _screen(status: Status, now: float) -> Iterator[str]:
         yield section.title
         yield from _section(section.columns, section.rows)
         yield ""
-    yield from _findings(status.findings, now)
+    yield from _health(status)
+    yield from _findings(status, now)
+
+
+#: A map of rows is a line from this share on; connections, mappings and ports always are.
+_SHOWN_FROM = 1 / 2
+_ALWAYS = ("connections", "mappings", "ports")
+
+
+def _health(status: Status) -> Iterator[str]:
+    """What was dropped, and how much of what has an end is in use."""
+    packets = sum(row["packets"] for row in status.drops)
+    yield f"Drops in the last minute: {packets}"
+    yield from _section(("reason", "packets", "node"), status.drops)
+    yield ""
+    usage = [row for row in status.usage if _is_shown(row)]
+    yield "In use:" if usage else "In use: nothing is known"
+    yield from _section(
+        ("what", "node", "used", "size", "share"),
+        [row | {"share": f"{row['used'] / (row['size'] or 1):.0%}"} for row in usage],
+    )
+    yield ""
+
+
+def _is_shown(row: Row) -> bool:
+    always = str(row["what"]).partition(" ")[0] in _ALWAYS
+    return always or row["used"] >= _SHOWN_FROM * row["size"] > 0
 
 
 def _section(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
@@ -105,14 +140,15 @@ def _section(heads: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
 
 
-def _findings(findings: Sequence[Row], now: float) -> Iterator[str]:
-    if not findings:
+def _findings(status: Status, now: float) -> Iterator[str]:
+    if not status.findings:
         yield "Healthy: nothing found"
         return
-    yield f"Findings: {len(findings)}"
-    for one in findings:
+    yield f"Findings: {len(status.findings)}"
+    for one, said_by in zip(status.findings, status.said_by, strict=True):
         thing = f"{one['object']} {one['field']}".strip()
-        yield f"  {one['code']}  {thing}: {one['text']} (since {age(one['since'], now)})"
+        many = f", said by {said_by} processes" if said_by > 1 else ""
+        yield f"  {one['code']}  {thing}: {one['text']} (since {age(one['since'], now)}{many})"
 
 
 def _cell(value: object) -> str:

@@ -54,8 +54,11 @@ class Section:
 class Status:
     """What ``meshgate status`` prints.
 
-    ``findings`` has {code, object, field, text, about, since}.
+    ``findings`` has {code, object, field, text, about, since}; ``said_by`` is how many processes
+    say each of them.
 
+    ``drops`` of the last minute are {reason, packets, node}; ``usage`` of tables, ports and maps
+    is {what, node, used, size}.
     ``processes`` has how long each event loop was busy and with what; only JSON and YAML show it.
     """
 
@@ -63,7 +66,10 @@ class Status:
     clusters: list[Row]
     sections: list[Section]
     findings: list[Row]
+    said_by: list[int] = field(default_factory=list)
     processes: list[Row] = field(default_factory=list)
+    drops: list[Row] = field(default_factory=list)
+    usage: list[Row] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -76,14 +82,18 @@ def asked(nouns: Mapping[str, Noun]) -> list[str]:
     return [*_READ, *(name for name, _ in _shown(nouns))]
 
 
-def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) -> Status:
+def summarize(
+    answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun], run: str = ""
+) -> Status:
     """Merge all answers; ``now`` dates the findings that are made here.
+
+    ``run`` is the run directory in which the processes were looked for.
 
     Processes that do not answer come first, because they explain the rest.
     """
     rows = {noun: merge(nouns[noun], answers) for noun in asked(nouns)}
     agents = {_host(answer) for answer in answers if _role(answer) == "agent" and not answer.error}
-    missing = list(_missing(answers, rows["node"], agents))
+    missing = list(_missing(answers, rows["node"], agents, run))
     reported = list(_reported(answers))
     known = _known(answers)
     derived = [
@@ -91,15 +101,28 @@ def summarize(answers: Sequence[Answer], now: float, nouns: Mapping[str, Noun]) 
         *_broken(answers),
         *_unsaid(nouns, rows, known),
     ]
-    found = [*_ordered(missing), *_ordered([*reported, *derived])]
+    ordered = [*_ordered(missing), *_ordered([*reported, *derived])]
+    found, said_by = [one for one, _ in ordered], [count for _, count in ordered]
     nodes = [row | {"agent": "up" if row["name"] in agents else "-"} for row in rows["node"]]
     return Status(
         nodes=nodes,
         clusters=_clusters(nouns["cluster"], _dated(rows["cluster"], answers, now), rows["node"]),
         sections=_sections(nouns, rows),
         findings=[one | {"since": one["since"] or now} for one in found],
+        said_by=said_by,
         processes=list(_busy(answers)),
+        drops=_said(answers, "drops", ("reason", "packets", "node")),
+        usage=_said(answers, "usage", ("what", "node", "used", "size")),
     )
+
+
+def _said(answers: Iterable[Answer], part: str, columns: Sequence[str]) -> list[Row]:
+    """Rows of a part of the processes' own view, with exactly these columns."""
+    return [
+        {column: row.get(column) for column in columns}
+        for answer in answers
+        for row in answer.status.get(part) or ()
+    ]
 
 
 def _busy(answers: Iterable[Answer]) -> Iterator[Row]:
@@ -123,10 +146,13 @@ def _finding(code: Code, thing: str, text: str, field: str = "", about: Sequence
     return row | {"about": list(about), "since": 0.0}
 
 
-def _missing(answers: Sequence[Answer], nodes: Iterable[Row], agents: set[str]) -> Iterator[Row]:
+def _missing(
+    answers: Sequence[Answer], nodes: Iterable[Row], agents: set[str], run: str
+) -> Iterator[Row]:
     """Processes that do not answer, and nodes of our clusters that have no agent at all."""
     if not answers:
-        yield _finding(codes.NO_PROCESS, "run directory", "no process of Meshgate runs here")
+        text = f"no process of Meshgate runs here: {run or 'it'} has no socket and no configuration"
+        yield _finding(codes.NO_PROCESS, "run directory", f"{text}; MESHGATE_RUN names another one")
     for answer in answers:
         if answer.error:
             code, means = _AWAY.get(_role(answer), (codes.PROCESS_AWAY, "its part stands still"))
@@ -213,14 +239,16 @@ def _sections(nouns: Mapping[str, Noun], rows: Mapping[str, list[Row]]) -> list[
     return sorted(sections, key=lambda section: section.title)
 
 
-def _ordered(findings: Iterable[Row]) -> list[Row]:
-    """Each finding once, with its earliest time, by code, object and field."""
+def _ordered(findings: Iterable[Row]) -> list[tuple[Row, int]]:
+    """Each finding once, with its earliest time and its number, by code, object and field."""
     first: dict[tuple[str, ...], Row] = {}
+    counts: dict[tuple[str, ...], int] = {}
     for one in findings:
         name = (one["code"], one["object"], one["field"], one["text"], *one["about"])
+        counts[name] = counts.get(name, 0) + 1
         if name not in first or 0 < one["since"] < (first[name]["since"] or float("inf")):
             first[name] = one
-    return [first[name] for name in sorted(first)]
+    return [(first[name], counts[name]) for name in sorted(first)]
 
 
 def _dated(clusters: list[Row], answers: Iterable[Answer], now: float) -> list[Row]:

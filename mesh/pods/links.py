@@ -17,6 +17,7 @@ from typing import Protocol
 from mesh.core.model import IP, Pod, PodKey
 from mesh.core.reconcile import Errors
 from mesh.core.table import Table
+from mesh.host.settings import ACCEPT_RA, FORWARD_4, FORWARD_6, RP_FILTER
 from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, Link, VethEnd, set_sysctl
 
 POD_DEVICE = "eth0"
@@ -180,8 +181,8 @@ class PodLinks:
         return link
 
     async def _host_side(self, link: Link, row: PodLink, mac: str) -> None:
-        set_sysctl(f"net/ipv6/conf/{row.device}/accept_ra", "0")
-        set_sysctl(f"net/ipv4/conf/{row.device}/rp_filter", "0")
+        for name, value in ((ACCEPT_RA, "0"), (RP_FILTER, "0"), (FORWARD_4, "1"), (FORWARD_6, "1")):
+            set_sysctl(name.format(device=row.device), value)
         await self._kernel.set_up(link.ifindex)
         for address in row.addresses:
             await self._kernel.add_neighbour(link.ifindex, address, mac)

@@ -33,8 +33,13 @@ def service_row(service: Service) -> Row:
             for port in service.ports
         ],
         "global": service.is_global,
-        "backends": [backend_row(backend) for backend in service.backends],
+        "backends": _once(backend_row(backend) for backend in service.backends),
     }
+
+
+def _once(rows: Iterable[Row]) -> list[Row]:
+    """Equal rows once: one backend may serve several ports of the service."""
+    return list({tuple(row.values()): row for row in rows}.values())
 
 
 def backend_row(backend: Backend) -> Row:

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import yaml
 from running import Lab, wait
 
 HOSTS = {"east-1", "east-2", "west-1", "west-2", "router", "firewall", "legacy", "etcd"}
@@ -24,6 +25,14 @@ def test_show_names_hosts_users_manifests_and_the_legacy_server(lab: Lab) -> Non
     assert all(Path(directory).is_dir() for directory in shown["manifests"].values())
     assert set(shown["legacy"]) == {"addresses", "tcp", "udp", "closed", "log"}
     assert {row["gateway"] for row in shown["egress"]} == {"east-2", "west-2"}
+
+
+def test_show_lists_the_pods_for_people(lab: Lab) -> None:
+    """By the names that ``exec`` takes."""
+    pods = yaml.safe_load(lab.run("lab", "show").stdout)["pods"]
+    assert {
+        f"{c}/shop/{app}-{n}" for c in ("east", "west") for app in ("web", "client") for n in (1, 2)
+    } == set(pods)
 
 
 def test_every_process_is_listed_once(lab: Lab) -> None:

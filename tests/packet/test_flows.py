@@ -1,12 +1,14 @@
 """What the datapath writes is what flows and drops show."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from nodes import EGRESS, LEGACY, Node
-from packets import TCP, Echo, Packet
+from packets import TCP, Echo, Overlay, Packet
 
+from mesh.health.agent import counters
+from mesh.health.history import Dropped
 from mesh.observe.drops import drop_rows
 from mesh.observe.events import Flow, Flows, Names, reason_texts
 from tests.fixtures.flow_events import EVENT
@@ -50,10 +52,31 @@ def test_a_drop_is_one_flow_and_one_row(nodes: dict[str, Node], family: int) -> 
     got = node.from_pod("web", forged)
     (flow,) = decoded(node, got.events)
     texts = reason_texts({name: number for number, name in node.reasons.items()})
-    rows = {row["number"]: row for row in drop_rows("a", *_counters(node), texts)}
+    rows = {row["number"]: row for row in drop_rows("a", *_counters(node), texts, 5.0)}
     assert (flow.verdict, flow.reason) == (2, 132)
     assert rows[132]["reason"] == texts[flow.reason] == "Invalid source IP"
     assert rows[132]["packets"] >= 1
+    assert rows[132]["since"] == 5.0
+
+
+def test_a_drop_is_counted_where_it_came_from(nodes: dict[str, Node], family: int) -> None:
+    """Who judges the rate asks whether a stranger can cause it."""
+    pod, other = nodes["a"].plan.pods["client"], nodes["b"].plan.pods["web"]
+    forged = Packet(other[family], LEGACY[family], TCP(40000, 80, "S"))
+    assert places(nodes["a"], 132, lambda a: a.from_pod("web", forged)) == (1, 0, 0)
+    inner = Packet(pod[family], nodes["a"].plan.pods["web"][family], TCP(40000, 80, "S"))
+    told = Overlay("10.99.0.12", "10.99.0.11", other.identity, inner)
+    assert places(nodes["a"], 132, lambda a: a.from_uplink(told)) == (0, 1, 0)
+    stranger = Packet(LEGACY[family], EGRESS[family], TCP(443, 80, "S"))
+    assert places(nodes["g"], 221, lambda g: g.from_uplink(stranger)) == (0, 0, 1)
+
+
+def places(node: Node, number: int, send: Callable[[Node], object]) -> tuple[int, int, int]:
+    """By origin, the packets that were counted while one was sent."""
+    before = counters(*_counters(node)).get(number, Dropped())
+    send(node)
+    one = counters(*_counters(node))[number].since(before)
+    return one.pod, one.overlay, one.outside
 
 
 def _counters(node: Node) -> tuple[Any, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from gateway.findings import CONFLICT, NO_GATEWAY
 from mesh.core.model import Finding
-from mesh.process import KEEP_S, Since
+from mesh.process import KEEP_S, STARTING_S, Since
 
 ERP = Finding(NO_GATEWAY, "erp.yaml", "gateways", "no node", ("egress/erp",))
 
@@ -93,3 +94,26 @@ async def looked(since: Since) -> None:
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
+
+
+def test_a_finding_is_as_old_after_a_restart_as_before(tmp_path: Path) -> None:
+    """And one that has ended meanwhile is new when it comes back later."""
+    file = tmp_path / "findings.json"
+    before = Since(lambda: [ERP], lambda: 1.0, lambda: 1001.0, file=file)
+    before.dated()
+    before.save()
+    after = Since(lambda: [ERP], lambda: 5.0, lambda: 2000.0, file=file)
+    assert [one.since for one in after.dated()] == [1001.0]
+    now = 5.0
+    wrong: list[Finding] = []
+    later = Since(lambda: wrong, lambda: now, lambda: 3000.0, file=file)
+    now = 5.0 + STARTING_S + KEEP_S + 1
+    later.dated()
+    wrong = [ERP]
+    assert later.dated()[0].since == 3000.0
+
+
+def test_a_file_that_cannot_be_read_makes_findings_young(tmp_path: Path) -> None:
+    (tmp_path / "findings.json").write_text('[{"code": 1}]')
+    since = Since(lambda: [ERP], lambda: 1.0, lambda: 7.0, file=tmp_path / "findings.json")
+    assert [one.since for one in since.dated()] == [7.0]

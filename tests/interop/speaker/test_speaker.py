@@ -337,3 +337,60 @@ def test_peers_that_cannot_work_are_findings(node: Node, router: Router) -> None
     until(lambda: "has the address 10.99.0.1" in node.finding("B207"), "one address twice")
     until(lambda: "10.99.0.77 is not reachable" in node.finding("B201"), "a router that is away")
     until(lambda: holds(router, *ALL), "the good peer is not disturbed")
+
+
+AGAIN = ["router bgp 65000", "no neighbor 10.99.0.11 shutdown"]
+
+
+def reason(node: Node) -> str:
+    return str(node.rows("peer")[0]["reason"])
+
+
+def test_the_router_s_reason_stays_until_the_session_is_up(node: Node, router: Router) -> None:
+    """Its next words, that it does not take us back, are added to it."""
+    up(node, router)
+    shut = "neighbor 10.99.0.11 shutdown message maintenance until 18:00"
+    router.vty.configure("router bgp 65000", shut)
+    try:
+        until(lambda: "since then: 10.99.0.1 closes the connection" in reason(node), "refused")
+        assert 'administrative shutdown) (6/2): "maintenance until 18:00"' in reason(node)
+        assert "maintenance until 18:00" in node.finding("B201")
+        node.kill()
+        node.start()
+        until(lambda: node.rows("peer") and "maintenance" in reason(node), "the next speaker")
+    finally:
+        router.vty.configure(*AGAIN)
+    until(lambda: reason(node) == "", "the session is up again")
+
+
+def test_a_maximum_of_prefixes_stays_the_reason(node: Node, router: Router) -> None:
+    up(node, router)
+    family = ["router bgp 65000", "address-family ipv4 unicast"]
+    router.vty.configure(*family, "neighbor 10.99.0.11 maximum-prefix 1")
+    try:
+        until(lambda: "since then" in reason(node), "the next connection is refused")
+        assert "(maximum reached): it takes 1 of ipv4 unicast (6/1)" in reason(node)
+    finally:
+        router.vty.configure(*family, "no neighbor 10.99.0.11 maximum-prefix 1")
+        router.vty.ask("clear bgp 10.99.0.11")
+    until(lambda: reason(node) == "", "the session is up again")
+
+
+def test_a_password_of_the_router_alone_is_named(node: Node, router: Router) -> None:
+    """It has reset the session; then our SYNs get no answer."""
+    up(node, router)
+    router.vty.configure("router bgp 65000", "neighbor 10.99.0.11 password secret")
+    try:
+        until(lambda: "TCP MD5 password that we do not have" in reason(node), "a hint")
+        assert "Errno" not in reason(node)
+    finally:
+        router.vty.configure("router bgp 65000", "no neighbor 10.99.0.11 password")
+    until(lambda: reason(node) == "", "the session is up again")
+
+
+def test_another_as_than_expected_is_named(node: Node, router: Router) -> None:
+    up(node, router)
+    node.write("peer", own_document("BGPPeer", "router", {**PEER_SPEC, "asn": 65009}))
+    until(lambda: "the router is 65000, the BGPPeer says 65009" in reason(node), "the AS")
+    node.write("peer", own_document("BGPPeer", "router", PEER_SPEC))
+    until(lambda: node.rows("peer") and reason(node) == "", "the session is up again")

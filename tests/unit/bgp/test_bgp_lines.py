@@ -18,7 +18,7 @@ from bgp.exabgp.lines import (
     withdraw,
 )
 from bgp.peer import Route
-from bgp.reasons import reason, silent
+from bgp.reasons import closed, notified, silent
 
 PEER = ip_address("10.99.0.1")
 KEY4 = RouteKey(PEER, ip_network("10.1.0.0/24"))
@@ -151,31 +151,86 @@ def test_only_negotiated_families_of_an_established_session_count() -> None:
     assert (down.established, down.families) == (False, ())
 
 
+def notification(body: str) -> SessionEvent:
+    """A received one, as ExaBGP passes it on."""
+    said = event(
+        f'{HEAD}"type": "notification", {NEIGHBOR}"direction": "receive", '
+        f'"message": {{ "category": 3, "header": "0xFF", "body": "0x{body}" }} }} }}'
+    )
+    assert said is not None
+    return said
+
+
 @pytest.mark.parametrize(
-    ("down", "said", "words"),
+    ("said", "words"),
     [
-        ("x", sent(2, 2, "ASN in OPEN (65009) did"), "the router is 65009, the BGPPeer says 65000"),
-        ("x", received(2, 2), "AS mismatch: the router expects another AS than our 65101"),
-        ("x", sent(4, 0), "hold timer expired: nothing heard from 10.99.0.1 for 9 s"),
-        ("x", received(4, 0), "hold timer expired: the router heard nothing"),
-        ("x", received(3, 10), "the router refuses our route (3/10)"),
-        ("x", received(6, 2), "the router has shut this session down"),
-        ("x", received(6, 10), "BFD"),
-        ("x", sent(6, 3), "we have closed the session"),
-        ("closing connection: Broken TCP connection", None, "is not reachable, or refuses"),
-        ("closing connection: … closed by the remote end", None, "does not know 10.99.0.11"),
-        (
-            "graceful restarted negotiated, closing without sending any notification",
-            None,
-            "new conf",
-        ),
-        ("something new", None, "something new"),
+        (sent(2, 2, "ASN in OPEN (65009) did"), "the router is 65009, the BGPPeer says 65000"),
+        (received(2, 2), "AS mismatch: the router expects another AS than our 65101"),
+        (sent(4, 0), "hold timer expired: nothing heard from 10.99.0.1 for 9 s"),
+        (received(4, 0), "hold timer expired: the router heard nothing"),
+        (received(3, 10), "the router refuses our route (3/10)"),
+        (received(6, 2), "the router has shut this session down"),
+        (received(6, 10), "BFD"),
+        (sent(6, 3), "we have closed the session"),
+        (received(2, 6), "the router closes the session: the other side's hold time"),
+        (sent(5, 1), "we close the session: a message came that does not belong here (5/1)"),
+        (received(9, 9), "a code that we do not know (9/9)"),
     ],
 )
-def test_the_reason_names_the_side_that_has_to_act(
-    down: str, said: SessionEvent | None, words: str
-) -> None:
-    assert words in reason(PEERING, down, said)
+def test_the_reason_names_the_side_that_has_to_act(said: SessionEvent, words: str) -> None:
+    assert words in notified(PEERING, said)
+
+
+@pytest.mark.parametrize(
+    ("down", "words"),
+    [
+        ("closing connection: Broken TCP connection", "is not reachable, or refuses"),
+        ("connection to 10.99.0.1:179 failed", "is not reachable, or refuses"),
+        ("closing connection: the TCP … closed by the remote end", "does not know 10.99.0.11"),
+        ("graceful … closing without sending any notification", "a new configuration"),
+        (
+            "closing connection: Could not bind to local ip 10.99.0.11 - [Errno 99] Cannot assign",
+            "this host does not have the address 10.99.0.11",
+        ),
+        ("closing connection: issue reading on the socket: [Errno 104] ECONNRESET", "broke"),
+        ("something new [Errno 5]", "has ended without a NOTIFICATION"),
+    ],
+)
+def test_a_connection_that_ends_is_told_in_words(down: str, words: str) -> None:
+    text = closed(PEERING, down)
+    assert words in text
+    assert "Errno" not in text
+    assert "something new" not in text
+
+
+def test_what_the_operator_of_the_router_has_written_is_shown() -> None:
+    """RFC 9003: a length, then UTF-8."""
+    text = "maintenance until 18:00, thé".encode()
+    said = notification(f"0602{len(text):02x}{text.hex()}")
+    assert said.text == "maintenance until 18:00, thé"
+    assert notified(PEERING, said).endswith(
+        'administrative shutdown) (6/2): "maintenance until 18:00, thé"'
+    )
+
+
+@pytest.mark.parametrize("body", ["0602", "060200", "0602ff41", "0602024aff", "0604050a0a0a1b41"])
+def test_a_text_that_is_none_is_no_harm(body: str) -> None:
+    text = notification(body).text
+    assert text.isprintable()
+    assert "\n" not in text
+
+
+def test_a_maximum_of_prefixes_says_its_number() -> None:
+    """RFC 4486 4: AFI, SAFI, number."""
+    said = notified(PEERING, notification("06010001010000000c"))
+    assert said.endswith("(maximum reached): it takes 12 of ipv4 unicast (6/1)")
+
+
+def test_a_hard_reset_is_its_reason() -> None:
+    """RFC 8538 3.1: code and subcode of the reason stand in the data."""
+    said = notification("06090602" + "0441424344")
+    assert (said.code, said.subcode, said.text) == (6, 2, "ABCD")
+    assert (notification("0609").code, notification("0609").subcode) == (6, 9)
 
 
 def test_silence_hints_at_a_password() -> None:

@@ -7,9 +7,11 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import RemoteTables
+from clustermesh.remote.vanished import Vanished
 from clustermesh.store.follow import Batch, Entry
 from mesh.core.model import Address, Node, NodeKey, PodKey
-from mesh.core.table import ColumnChanges
+from mesh.core.reconcile import Loop
+from mesh.core.table import Changes, ColumnChanges
 
 OWN = OwnFacts("east", 1, (ip_network("10.1.0.0/16"),))
 BAD, GOOD = NodeKey("west", "bad"), NodeKey("west", "good")
@@ -92,3 +94,30 @@ def test_expected_clusters_hold_completeness_back() -> None:
     assert not it.complete.synced
     it.take(Batch(7, [Entry(canaries[1], b"now", 7, 7, 0)]))
     assert it.complete.synced
+
+
+def test_a_cluster_that_vanishes_is_a_finding_until_it_is_back() -> None:
+    """Its lease ends, and all of its keys with it: nothing else would say so."""
+    it, loop, vanished = peers(), Loop(), Vanished("east")
+    loop.follow(it.ids, vanished.take)
+    it.update_own(OWN)
+    came = batch()
+
+    def said() -> list[str]:
+        loop.derive_all()
+        return [one.object for one in vanished.findings()]
+
+    it.take(came)
+    assert said() == []
+    it.take(Batch(6, (), [entry.key for entry in came.puts]))
+    assert said() == ["Cluster/west"]
+    it.take(came)
+    assert said() == []
+
+
+def test_a_cluster_that_an_operator_gives_up_is_no_finding() -> None:
+    vanished = Vanished("east")
+    vanished.take(Changes({}, frozenset({"west", "east"})))
+    assert [one.object for one in vanished.findings()] == ["Cluster/west"]
+    vanished.forget(["west"])
+    assert list(vanished.findings()) == []

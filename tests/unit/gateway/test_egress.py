@@ -1,5 +1,6 @@
 """Coverage, gateways, classes and block arithmetic of egress policies (egress.md 3 and 10.3)."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from gateway.plan import (
     egress_classes,
     exclusions,
 )
-from gateway.policy import EgressPolicy
+from gateway.policy import EgressPolicy, Fields
 from mesh.core.model import (
     Namespace,
     Node,
@@ -88,6 +89,15 @@ def test_a_policy_covers_the_pods_that_one_of_its_selectors_selects() -> None:
     found = planned(policy("erp"))
     assert found.covered == {CLIENT: ("erp",), PodKey("east", "shop", "client-2"): ("erp",)}
     assert codes(found) == []
+
+
+def test_findings_name_the_fields_of_their_own_document() -> None:
+    """A CiliumEgressGatewayPolicy has no ``gateways`` and no ``addresses``."""
+    own = Fields("spec.egressGateway.nodeSelector", "spec.egressGateway.egressIP")
+    theirs = replace(policy("erp", gateways=choose(role="none")), fields=own)
+    assert [one.field for one in planned(theirs).findings] == ["spec.egressGateway.nodeSelector"]
+    v6 = replace(policy("erp", to=("2001:db8::/32",)), fields=own)
+    assert [one.field for one in planned(v6).findings] == ["spec.egressGateway.egressIP (IPv6)"]
 
 
 def test_selectors_are_ored() -> None:

@@ -237,6 +237,36 @@ def test_a_route_that_comes_back_is_asked_again_by_its_event() -> None:
     play(story())
 
 
+def test_a_node_without_a_route_is_a_finding_until_the_route_is_back() -> None:
+    """It keeps the next hop that it had (D13), and that is said."""
+
+    async def story() -> None:
+        async with watched(A, B) as it:
+            assert list(it.watcher.findings("east-1")) == []
+            del it.kernel.routes[B]
+            await it.asked(route("10.99.1.0/24"))
+            (one,) = it.watcher.findings("east-1")
+            assert (one.code, one.object, one.about) == ("D633", "east-1/agent", ("node/east-1",))
+            assert f"{B} (no route)" in one.text
+            it.kernel.routes[B] = A
+            await it.asked(route("10.99.1.0/24"))
+            assert list(it.watcher.findings("east-1")) == []
+
+    play(story())
+
+
+def test_a_node_that_has_gone_is_no_finding() -> None:
+    async def story() -> None:
+        async with watched(A, B) as it:
+            del it.kernel.routes[B]
+            await it.asked(route("10.99.1.0/24"))
+            it.node.delete([B])
+            await rest()
+            assert list(it.watcher.findings("east-1")) == []
+
+    play(story())
+
+
 def test_an_event_during_a_look_is_a_look_of_its_own() -> None:
     async def story() -> None:
         async with watched(A) as it:

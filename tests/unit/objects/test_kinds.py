@@ -560,6 +560,8 @@ def test_a_cilium_policy_is_read_as_it_is() -> None:
         origin="m.yaml CiliumEgressGatewayPolicy/erp",
     )
     assert found.findings == ()
+    assert found.row.fields.gateways == "spec.egressGateway.nodeSelector"
+    assert found.row.fields.addresses == "spec.egressGateway.egressIP"
 
 
 @pytest.mark.parametrize("more", ["", ", interface: eth1"])

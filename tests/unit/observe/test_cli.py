@@ -35,7 +35,8 @@ ISSUE = {
     "block": "address number first last cluster node epoch",
     "peer": "node address asn state reason",
     "flow": "time node source destination protocol verdict reason translated",
-    "drop": "node reason number packets",
+    "drop": "node reason number packets since",
+    "host": "node setting was now why",
 }
 EAST = {
     "cluster": "east",
@@ -290,7 +291,8 @@ def test_watching_dead_agents_ends_and_names_them(run: Run, tmp_path: Path) -> N
 def test_status_is_health(run: Run, tmp_path: Path) -> None:
     """Exit status 0 and an empty list, or 1 and a finding with all its fields."""
     status, text, _ = run("status", "-o", "json")
-    assert (status, json.loads(text)) == (0, {"healthy": True, "findings": []})
+    whole = {"healthy": True, "findings": [], "drops": [], "usage": []}
+    assert (status, json.loads(text)) == (0, whole)
     (tmp_path / "west-1" / "speaker.yaml").touch()
     status, text, _ = run("status", "-o", "json")
     (one,) = json.loads(text)["findings"]
@@ -306,9 +308,9 @@ def test_drops_are_summed_over_cpus() -> None:
     values["packets"][167] = [3, 4]
     values["packets"][230] = [0, 1]
     texts = reason_texts({"DROP_NO_NAT_MAPPING": 167})
-    assert drop_rows("east-1", np.arange(256, dtype="<u4"), values, texts) == [
-        {"node": "east-1", "reason": "No NAT mapping", "number": 167, "packets": 7},
-        {"node": "east-1", "reason": "reason 230", "number": 230, "packets": 1},
+    assert drop_rows("east-1", np.arange(256, dtype="<u4"), values, texts, 5.0) == [
+        {"node": "east-1", "reason": text, "number": number, "packets": packets, "since": 5.0}
+        for text, number, packets in (("No NAT mapping", 167, 7), ("reason 230", 230, 1))
     ]
 
 
@@ -342,3 +344,97 @@ def test_listing_needs_no_numpy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert printed == "False\n"
+
+
+# --- What a newcomer types ------------------------------------------------------------------------
+
+PODS = [
+    {"cluster": cluster, "namespace": namespace, "name": name, "node": f"{cluster}-{number}"}
+    for cluster, namespace, name, number in (
+        ("east", "shop", "web-1", 1),
+        ("east", "bank", "web-1", 2),
+        ("west", "shop", "web-1", 1),
+        ("west", "shop", "client-1", 1),
+    )
+]
+
+
+def names(text: str) -> list[str]:
+    return [f"{row['cluster']}/{row['namespace']}/{row['name']}" for row in json.loads(text)]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["client-1"], ["west/shop/client-1"]),
+        (["bank/web-1"], ["east/bank/web-1"]),
+        (["west/shop/web-1"], ["west/shop/web-1"]),
+        (["--cluster", "east"], ["east/bank/web-1", "east/shop/web-1"]),
+        (["--namespace", "bank"], ["east/bank/web-1"]),
+        (["--node", "east-2"], ["east/bank/web-1"]),
+        (["web-1", "--cluster", "west"], ["west/shop/web-1"]),
+        (["nobody"], []),
+    ],
+)
+def test_a_list_takes_names_and_places(
+    run: Run, tmp_path: Path, words: list[str], found: list[str]
+) -> None:
+    with served(tmp_path / "agent.sock", {"pod": PODS}, {"cluster": "east"}):
+        status, out, err = run("pod", "list", *words, "-o", "json")
+    assert (status, names(out), err) == (0, found, "")
+
+
+def test_show_prints_everything_about_one(run: Run, tmp_path: Path) -> None:
+    with served(tmp_path / "agent.sock", {"pod": PODS}, {"cluster": "east"}):
+        status, out, _ = run("pod", "show", "shop/client-1")
+        missing, nothing, err = run("pod", "show", "nobody")
+    assert status == 0
+    assert "NAME       client-1" in out.splitlines()
+    assert (missing, nothing) == (1, "")
+    assert "no pod is called nobody" in err
+
+
+def test_nouns_without_a_place_do_not_take_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("identity", "list", "--namespace", "shop")
+    assert "--namespace" in capsys.readouterr().err
+
+
+def test_help_and_version_name_what_a_newcomer_looks_for(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (("-h", "MESHGATE_RUN"), ("--version", "meshgate 0.")):
+        with pytest.raises(SystemExit) as end:
+            run(words)
+        assert end.value.code == 0
+        assert said in capsys.readouterr().out
+
+
+def test_status_without_processes_names_the_directory(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("status")
+    assert status == 1
+    assert f"{tmp_path} has no socket" in out
+    assert "MESHGATE_RUN" in out
+
+
+def test_a_gateway_that_cannot_carry_is_seen_in_the_list(run: Run, tmp_path: Path) -> None:
+    """For people; scripts read the name alone."""
+    policies = [
+        {"cluster": "east", "policy": f"for-{node}", "gateway": node, "addresses": [], "pods": []}
+        for node in ("east-1", "east-2", None)
+    ]
+    wrong = {"code": "D642", "about": ["node/east-2"]}
+    status = {"role": "agent", "host": "east-2", "cluster": "east", "findings": [wrong]}
+    with served(tmp_path / "east-2" / "agent.sock", {"egress": policies}, status):
+        out = run("egress", "list")[1]
+        rows = json.loads(run("egress", "list", "-o", "json")[1])
+    assert "east-2 (D642)" in out
+    assert "none: covered packets are dropped" in out
+    assert "east-1 (" not in out
+    assert [row["gateway"] for row in rows] == [None, "east-1", "east-2"]
+
+
+@pytest.mark.usefixtures("lab")
+def test_flows_of_one_node(run: Run) -> None:
+    rows = json.loads(run("flow", "list", "--node", "west-1", "-o", "json")[1])
+    assert {row["node"] for row in rows} <= {"west-1"}

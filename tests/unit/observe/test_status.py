@@ -280,3 +280,50 @@ def test_status_says_how_long_each_loop_was_busy_and_with_what() -> None:
     answers = east(east_1_agent=answer("east-1", "agent", node=NODES, ready=True, loop=loop))
     (row,) = summarize(answers, NOW).processes
     assert row == {"process": answers[0].process.name, **loop}
+
+
+# --- Drops and what is in use ---------------------------------------------------------------------
+
+
+def test_drops_and_usage_of_all_agents_are_one_list() -> None:
+    drops = [{"reason": "No NAT mapping", "packets": 120, "node": "east-1"}]
+    usage = [{"what": "ports 198.51.100.10", "node": "east-2", "used": 900, "size": 1024}]
+    status = summarize(
+        east(
+            east_1_agent=answer("east-1", "agent", node=NODES, drops=drops, ready=True),
+            east_2_agent=answer("east-2", "agent", usage=usage, ready=True),
+        ),
+        NOW,
+    )
+    assert (status.drops, status.usage) == (drops, usage)
+    lines = screen(status, NOW).splitlines()
+    assert "Drops in the last minute: 120" in lines
+    assert "  No NAT mapping  120      east-1" in lines
+    assert "  ports 198.51.100.10  east-2  900   1024  88%" in lines
+
+
+def test_a_map_is_a_line_only_when_it_is_half_full() -> None:
+    usage = [
+        {"what": what, "node": "east-1", "used": used, "size": 100}
+        for what, used in (("mg_egress", 50), ("mg_address", 49), ("connections IPv4", 0))
+    ]
+    status = summarize(east(east_1_agent=answer("east-1", "agent", node=NODES, usage=usage)), NOW)
+    text = screen(status, NOW)
+    assert "mg_egress" in text
+    assert "mg_address" not in text
+    assert "connections IPv4" in text
+
+
+def test_equal_findings_of_several_processes_are_one_line_with_a_count() -> None:
+    said = finding("M103", "shop.yaml", "unknown field")
+    status = summarize(
+        east(
+            east_1_agent=answer("east-1", "agent", node=NODES, findings=[said]),
+            east_2_agent=answer("east-2", "agent", findings=[said]),
+            east_1_controller=answer("east-1", "controller", findings=[finding("M104", "x")]),
+        ),
+        NOW,
+    )
+    first, second = screen(status, NOW).splitlines()[-2:]
+    assert first.endswith(", said by 2 processes)")
+    assert "said by" not in second

@@ -1,0 +1,122 @@
+"""What ExaBGP's events say of each session: its state, and why it is down."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from bgp.desired import Peering
+from bgp.exabgp.applied import Cause, Memory
+from bgp.exabgp.lines import SessionEvent
+from bgp.reasons import (
+    SILENT_AGAIN_S,
+    SILENT_S,
+    closed,
+    notified,
+    replaces,
+    silent,
+    with_sequel,
+)
+from mesh.core.model import IP
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One session: ``state`` is established, down or connecting; ``reason`` in words.
+
+    ``entered`` is the Unix time of the last event.
+    """
+
+    state: str
+    reason: str
+    entered: float
+    families: tuple[str, ...] = ()
+
+
+class States:
+    """``memory`` keeps the cause of each session's end; a reason here is what came after it."""
+
+    def __init__(self, memory: Memory, unix: Callable[[], float] = time.time) -> None:
+        self.owed: set[IP] = set()  # up, and without End-of-RIB
+        self._memory, self._unix = memory, unix
+        self._states: dict[IP, State] = {}
+        #: A NOTIFICATION came, and "down" comes next: what is to be added to the cause.
+        self._sequel: dict[IP, str] = {}
+
+    def of(self, peering: Peering) -> State | None:
+        """The session as it is now; None when nothing is known of it."""
+        now, state = self._unix(), self._states.get(peering.address)
+        if state is None:
+            return None
+        patience_s = {"connecting": SILENT_S, "down": SILENT_AGAIN_S}.get(state.state)
+        if patience_s is not None and now - state.entered > patience_s:
+            state = State("down", silent(peering), state.entered)
+        cause = self._memory.causes.get(peering.address)
+        if cause is None or state.state == "established":
+            return state
+        return replace(state, reason=with_sequel(cause.text, state.reason))
+
+    def families(self, peer: IP) -> tuple[str, ...]:
+        """What was negotiated."""
+        state = self._states.get(peer)
+        return state.families if state else ()
+
+    def forget(self) -> None:
+        """Another conversation with ExaBGP begins; causes stay."""
+        self._states = {}
+        self.owed.clear()
+
+    def expect(self, peers: Iterable[IP]) -> None:
+        """These are the sessions from now on."""
+        new = State("connecting", "", self._unix())
+        self._states = {peer: self._states.get(peer, new) for peer in peers}
+        self.owed &= self._states.keys()
+        for peer in [peer for peer in self._memory.causes if peer not in self._states]:
+            self._memory.explain(peer, None)
+
+    def up(self, peer: IP, families: tuple[str, ...]) -> None:
+        """The session stands."""
+        self._memory.explain(peer, None)
+        self._states[peer] = State("established", "", self._unix(), families)
+        self.owed.add(peer)
+
+    def hear(self, event: SessionEvent) -> None:
+        """Take in what has happened."""
+        if event.kind == "notification":
+            self._hear_notification(event)
+            return
+        sequel = self._sequel.pop(event.peer, None)
+        if event.kind == "negotiated":
+            state = self._states.get(event.peer)
+            why = state.reason if state else ""
+            self._states[event.peer] = State("connecting", why, self._unix(), event.families)
+        elif event.state == "up":
+            self.up(event.peer, self.families(event.peer))
+        elif event.state == "down":
+            self._down(event, sequel)
+
+    def _hear_notification(self, event: SessionEvent) -> None:
+        peering = self._memory.peerings.get(event.peer)
+        if peering is None:
+            return
+        cause, text = self._memory.causes.get(event.peer), notified(peering, event)
+        if replaces(cause, event):
+            self._memory.explain(event.peer, Cause(text, event.sent))
+            text = ""
+        self._sequel[event.peer] = text
+
+    def _down(self, event: SessionEvent, sequel: str | None) -> None:
+        self.owed.discard(event.peer)
+        peering = self._memory.peerings.get(event.peer)
+        if sequel is None:
+            sequel = closed(peering, event.text) if peering else ""
+        state = self._states.get(event.peer)
+        self._states[event.peer] = State("down", sequel, self._unix())
+        if not state or (state.state, state.reason) != ("down", sequel):
+            cause = self._memory.causes.get(event.peer)
+            text = with_sequel(cause.text if cause else "", sequel)
+            log.warning("session is down: peer=%s reason=%s said=%r", event.peer, text, event.text)

@@ -1,0 +1,119 @@
+"""The health of a node's datapath: counters and tables are looked at for as long as the agent runs.
+
+Walk: ``run`` reads the drop counters every few seconds, and counts tables every ten; ``findings``
+and ``status`` only say what was seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mesh.core.model import IP, Finding, Usage
+from mesh.core.noun import Row
+from mesh.core.reconcile import Applied
+from mesh.datapath.programs import Datapath
+from mesh.health import counts, rules
+from mesh.health.history import Dropped, History
+from mesh.health.shares import Pressure
+
+#: Seconds between looks at the drop counters, and between counts of the tables.
+LOOK_S, COUNT_S = 5.0, 10.0
+
+
+def counters(keys: Any, values: Any) -> dict[int, Dropped]:
+    """``mg_drop`` by reason; ``keys`` and ``values[key, cpu]`` are what a dump returns."""
+    packets, pod, overlay = (
+        values[name].sum(axis=1, dtype="uint64").tolist()
+        for name in ("packets", "from_pod", "from_overlay")
+    )
+    rows = zip(keys.ravel().tolist(), packets, pod, overlay, strict=True)
+    # Counters of different CPUs are not read at one moment, so a part may be ahead of the whole.
+    return {
+        number: Dropped(mine, others, max(0, all_ - mine - others))
+        for number, all_, mine, others in rows
+        if all_
+    }
+
+
+def map_usages(node: str, applied: Iterable[Applied]) -> Iterator[Usage]:
+    """The maps that rows are written into."""
+    for one in applied:
+        if one.limit.capacity is not None:
+            yield Usage(one.name, node, one.used, one.limit.capacity)
+
+
+class Health:
+    """``blocks`` are this node's port blocks by egress address; ``texts`` name the reasons.
+
+    ``more`` gives what else has an end: maps of rows, and what features say.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        datapath: Datapath,
+        texts: Mapping[int, str],
+        blocks: Callable[[], Mapping[IP, tuple[int, ...]]],
+        block_size: int,
+        more: Callable[[], Iterable[Usage]],
+    ) -> None:
+        self._node, self._datapath, self._texts = node, datapath, texts
+        self._blocks, self._block_size, self._more = blocks, block_size, more
+        self._names = {number: name for name, number in datapath.enum("drop_reason").items()}
+        self._history = History()
+        self._alarms: frozenset[rules.Alarm] = frozenset()
+        self._pressure = Pressure()
+        self._sizes: Mapping[str, tuple[int, int]] = {}
+        self._ports: Mapping[IP, int] = {}
+
+    def look(self) -> None:
+        """Read the counters, and judge the last minute."""
+        now = time.monotonic()
+        self._history.note(now, counters(*self._datapath.map("mg_drop").dump_percpu()))
+        self._alarms = rules.judged(self._alarms, self._lately())
+        self._pressure.note(now, self._usages().values())
+
+    async def count(self) -> None:
+        """Count the tables, in a thread."""
+        self._sizes, self._ports = await asyncio.to_thread(counts.counted, self._datapath)
+
+    async def run(self) -> None:
+        """Look for ever."""
+        counted = -COUNT_S
+        while True:
+            if (now := time.monotonic()) - counted >= COUNT_S:
+                counted = now
+                await self.count()
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def findings(self) -> Iterable[Finding]:
+        """What is dropped at a rate, and what is nearly full."""
+        texts = {name: self._texts.get(number, name) for number, name in self._names.items()}
+        yield from rules.findings(self._node, self._alarms, self._lately(), texts)
+        yield from self._pressure.findings(self._node, self._usages())
+
+    def status(self) -> dict[str, list[Row]]:
+        """``drops`` of the last minute and ``usage``, for ``meshgate status``."""
+        self.look()
+        drops = [
+            {"reason": self._texts.get(number, str(number)), "packets": dropped.packets}
+            | {"node": self._node}
+            for number, dropped in sorted(self._history.lately().items())
+        ]
+        return {"drops": drops, "usage": [asdict(one) for one in self._usages().values()]}
+
+    def _lately(self) -> dict[str, Dropped]:
+        lately = self._history.lately()
+        return {self._names.get(number, str(number)): one for number, one in lately.items()}
+
+    def _usages(self) -> dict[str, Usage]:
+        """By what they are; what a feature says itself stands."""
+        blocks = self._blocks()
+        found = counts.usages(self._node, self._sizes, self._ports, blocks, self._block_size)
+        rows = {one.what: one for one in found}
+        return rows | {one.what: one for one in self._more()}

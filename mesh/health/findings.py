@@ -1,0 +1,20 @@
+"""Codes of findings about the health of a node's datapath."""
+
+from mesh.core.findings import Code
+
+DROPPING = Code(
+    "D630",
+    "A node has dropped packets of one reason and origin during the last minute, more than usual "
+    "operation explains. The text says whose packets, and what that means for them. The finding "
+    "ends when the minute has less than half of the number at which it begins.",
+    "Do what the text says. `meshgate flow list --verdict DROPPED` shows the packets, "
+    "`meshgate drop list` the counters.",
+)
+NEARLY_FULL = Code(
+    "D631",
+    "A table, or the ports of an egress address, are used up to three quarters and more. The text "
+    "says what is refused when the rest is used, too. The finding ends when less than two thirds "
+    "were in use for a minute.",
+    "Make it larger as the text says, or look which pod has the connections "
+    "(`meshgate flow list`).",
+)

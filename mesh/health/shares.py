@@ -1,0 +1,79 @@
+"""How full tables and ports are, and from when on that is a finding. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mesh.core.model import Finding, Usage
+from mesh.health.findings import NEARLY_FULL
+
+#: Share in use at which a finding begins, and below which it ends after ``QUIET_S``.
+BEGINS, ENDS = 3 / 4, 2 / 3
+QUIET_S = 60.0
+#: Tables that give way to new entries by themselves: they are full, and nothing is refused.
+GIVE_WAY = ("fragments",)
+
+_CONNECTIONS = (
+    "from three quarters on, a pod that has its share of the table opens no further connection; "
+    "when it is full, no new connection from or to the outside is opened (drop 155): give {map} "
+    "more entries in `limits` of the agent's configuration, or find the pod that opens them "
+    "(`meshgate flow list`)"
+)
+_MAPPINGS = (
+    "when it is full, covered pods open no connection out of the mesh (drop 167): give {map} more "
+    "entries in `limits` of the agent's configuration"
+)
+_PORTS = (
+    "from three quarters on, a pod that has its share of the ports opens no further connection to "
+    "the busiest remote; when all are used, no pod of this node does (drop 167): give nodes more "
+    "blocks (`blocksPerNode` of the egress section), or the policy more addresses"
+)
+_ROWS = (
+    "rows that do not fit are left out, and finding D608 says who lacks what: give {map} more "
+    "entries in `limits` of the agent's configuration"
+)
+_MAPS = {
+    "connections IPv4": "mg_ct_v4",
+    "connections IPv6": "mg_ct_v6",
+    "mappings IPv4": "mg_nat_v4",
+    "mappings IPv6": "mg_nat_v6",
+}
+
+
+def share(usage: Usage) -> float:
+    """The part in use; nothing of nothing is nothing."""
+    return usage.used / usage.size if usage.size else 0.0
+
+
+def means(what: str) -> str:
+    """What is refused when the rest is used, and the mend."""
+    noun = what.partition(" ")[0]
+    text = {"connections": _CONNECTIONS, "mappings": _MAPPINGS, "ports": _PORTS}.get(noun, _ROWS)
+    return text.format(map=_MAPS.get(what, what))
+
+
+@dataclass(slots=True)
+class Pressure:
+    """What is nearly full, and since when it has been less so."""
+
+    _alarms: dict[str, float] = field(default_factory=dict)  # -> when it last was not quiet
+
+    def note(self, at: float, usages: Iterable[Usage]) -> None:
+        """How much is in use at a time."""
+        shares = {one.what: share(one) for one in usages if one.what not in GIVE_WAY}
+        for what, part in shares.items():
+            if part >= BEGINS or (what in self._alarms and part >= ENDS):
+                self._alarms[what] = at
+        self._alarms = {
+            what: last
+            for what, last in self._alarms.items()
+            if what in shares and at - last < QUIET_S
+        }
+
+    def findings(self, node: str, usages: Mapping[str, Usage]) -> Iterator[Finding]:
+        """One finding for each table that is nearly full."""
+        for what in sorted(self._alarms.keys() & usages.keys()):
+            one = usages[what]
+            text = f"{one.used} of {one.size} are in use ({share(one):.0%}): {means(what)}"
+            yield Finding(NEARLY_FULL, f"{node}/agent", what, text, (f"node/{node}",))
