@@ -17,6 +17,7 @@ class NodeHop:
 
     next_hop: IPv4Address
     cluster: int
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
