@@ -294,16 +294,13 @@ def node_value(node: Node, cluster_id: int) -> bytes:
 
 def node_row(wire: WireNode) -> Node:
     """The row of a node. Raises WireError naming the field that is no address or prefix."""
-    addresses = tuple(dict.fromkeys(_node_addresses(wire)))
-    routers = dict.fromkeys(a for a in router_addresses(wire) if a not in addresses)
     return Node(
         cluster=wire.cluster,
         name=wire.name,
-        addresses=addresses,
+        addresses=tuple(dict.fromkeys(_node_addresses(wire))),
         pod_cidrs=tuple(dict.fromkeys(_node_cidrs(wire))),
         locator=_locator(wire),
         labels=tuple(sorted((wire.labels or {}).items())),
-        routers=tuple(routers),
     )
 
 

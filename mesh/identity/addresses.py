@@ -187,12 +187,17 @@ def first_asked(
 
 
 def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> None:
-    """Write changed address rows into ``table``."""
+    """Write changed address rows of nodes into ``table``.
+
+    An address that a node has no more may be a pod's by now: that row stays.
+    """
     if changes.upsert:
         keys = np.frombuffer(b"".join(changes.upsert), ADDRESS)
         table.upsert(keys, np.array(list(changes.upsert.values()), VALUE))
-    if changes.delete:
-        table.delete(np.frombuffer(b"".join(changes.delete), ADDRESS))
+    rows = {address: table.get(address) for address in changes.delete}
+    gone = [key for key, row in rows.items() if row is not None and row["kind"] != KIND_POD]
+    if gone:
+        table.delete(np.frombuffer(b"".join(gone), ADDRESS))
 
 
 def tunnel_endpoint(node: Node) -> IPv4Address | None:
