@@ -35,7 +35,8 @@ from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.identity import labels
-from mesh.identity.agent import IdentityAgent, address_table, take_remote
+from mesh.identity.addresses import take_remote
+from mesh.identity.agent import IdentityAgent, address_table
 from mesh.kernel import Kernel, set_sysctl
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent

@@ -33,7 +33,6 @@ from clustermesh.remote.holdings import (
 from clustermesh.remote.keys import AddressKeys, Keys, KeyStore
 from clustermesh.remote.shared import ADDRESS, CONFIG, IDENTITY, NODE, SERVICE, SHARED, Shared
 from clustermesh.remote.wire import CANARIES, WireError
-from mesh.core.address import unpacked
 from mesh.core.model import (
     IP,
     Finding,
@@ -395,8 +394,8 @@ class Importer:
     def _draft_address(
         self, draft: Draft, row: AcceptedAddress | None, before: AcceptedAddress | None
     ) -> None:
-        if before is not None and str(unpacked(before[0])) not in self.cluster.routers:
-            draft.addresses[before[0]] = None  # a router's row comes with its node's
+        if before is not None:
+            draft.addresses[before[0]] = None
         if row is not None:
             draft.addresses[row[0]] = address_row(row[1], row[2], self.cluster.id)
 

@@ -26,7 +26,7 @@ from mesh.core.model import (
     PodEntry,
     PodRef,
 )
-from mesh.core.table import Changes, ColumnTable
+from mesh.core.table import Changes, ColumnChanges, ColumnTable
 
 #: ``enum address_kind`` and ``struct address``. They stand here, because a controller judges
 #: addresses of other clusters without a datapath; ``tests/unit/datapath/test_numbers.py`` compares.
@@ -194,10 +194,21 @@ def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> 
     if changes.upsert:
         keys = np.frombuffer(b"".join(changes.upsert), ADDRESS)
         table.upsert(keys, np.array(list(changes.upsert.values()), VALUE))
-    rows = {address: table.get(address) for address in changes.delete}
-    gone = [key for key, row in rows.items() if row is not None and row["kind"] != KIND_POD]
-    if gone:
-        table.delete(np.frombuffer(b"".join(gone), ADDRESS))
+    if changes.delete:
+        keys, values = table.existing(np.frombuffer(b"".join(changes.delete), ADDRESS))
+        table.delete(keys[values["kind"] != KIND_POD])
+
+
+def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
+    """Write accepted addresses of other clusters into ``table``.
+
+    A router's row goes with its node (``write_columns``), whether or not it has a key of its own.
+    """
+    if len(changes.keys):
+        table.upsert(changes.keys, changes.values)
+    if len(changes.deleted):
+        keys, values = table.existing(changes.deleted)
+        table.delete(keys[values["kind"] == KIND_POD])
 
 
 def tunnel_endpoint(node: Node) -> IPv4Address | None:
