@@ -40,6 +40,7 @@ from mesh.identity.agent import IdentityAgent, address_table
 from mesh.kernel import Kernel, set_sysctl
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
+from mesh.nodes.hosts import HostsAgent
 from mesh.nodes.next_hops import NextHops
 from mesh.nodes.uplink import Facts, Uplink
 from mesh.objects.kinds import KINDS
@@ -104,6 +105,10 @@ class Features:
             me, config.uplink, facts.endpoint, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
+        self.hosts = HostsAgent(
+            me, VXLAN_DEVICE, facts.pod_mtu, kernel, node, remote.ids, self.nodes.flags,
+            native=config.hosts == "native",
+        )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
         self.services = ServicesAgent(
             me.cluster, objects, own.pods, remote.services, remote.complete
@@ -120,7 +125,8 @@ class Features:
             self.nodes.standing.table,
         )
         features: list[AgentFeature] = [
-            self.locators, self.nodes, self.identity, self.services, self.local, self.egress,
+            self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
+            self.egress,
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
