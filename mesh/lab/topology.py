@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -95,6 +96,10 @@ class Topology(_Section, frozen=True):
     """The whole file."""
 
     lease_seconds: int
+    hosts: Literal["overlay", "native"] = "overlay"
+    """``hosts`` of every agent, and the label of every node."""
+    bgp: bool = True
+    """Whether the nodes peer with the router."""
     egress: EgressSettings
     pods: Pods
     fabric: tuple[AnyNetwork, ...]

@@ -52,9 +52,9 @@ def concerned(events: Iterable[Event], prefixes: Sequence[Network]) -> set[Netwo
     for event in events:
         if not isinstance(event, RouteEvent):
             return set(prefixes)
-        version, last = event.prefix.version, int(event.prefix.broadcast_address)
+        last: tuple[int, ...] = (event.prefix.version, int(event.prefix.broadcast_address))
         begin = bisect_left(prefixes, order(event.prefix), key=order)
-        end = bisect_right(prefixes, (version, last), key=order)
+        end = bisect_right(prefixes, last, key=order)
         found.update(prefixes[begin:end])
     return found
 
