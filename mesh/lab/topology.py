@@ -96,10 +96,6 @@ class Topology(_Section, frozen=True):
     """The whole file."""
 
     lease_seconds: int
-    hosts: Literal["overlay", "native"] = "overlay"
-    """``hosts`` of every agent, and the label of every node."""
-    bgp: bool = True
-    """Whether the nodes peer with the router."""
     egress: EgressSettings
     pods: Pods
     fabric: tuple[AnyNetwork, ...]
@@ -108,6 +104,10 @@ class Topology(_Section, frozen=True):
     etcd: Etcd
     legacy: Legacy
     clusters: tuple[Cluster, ...]
+    hosts: Literal["overlay", "native"] = "overlay"
+    """``hosts`` of every agent, and the label of every node."""
+    bgp: bool = True
+    """Whether the nodes peer with the router."""
 
     @property
     def nodes(self) -> Iterator[tuple[Cluster, NodeHost]]:
