@@ -78,15 +78,13 @@ class NativeRoutes(Asking[Network, Native, bool]):
 
     async def ask(self, keys: Collection[Network]) -> Mapping[Network, bool]:
         """One question for each device, until one has a route."""
-        links = (await self._kernel.links()).values()
-        left, answers = set(keys), dict.fromkeys(keys, False)
-        for link in links:
-            if link.up and link.name != LOOPBACK and not link.name.startswith(OURS):
+        left, native = set(keys), dict[Network, bool]()
+        for link in (await self._kernel.links()).values():
+            if left and link.up and link.name != LOOPBACK and not link.name.startswith(OURS):
                 found = await self._kernel.natively_routed(left, link.ifindex)
-                answers = {key: value for key, value in answers.items() if key in found or value}
-                answers.update(found)
+                native.update((key, True) for key, there in found.items() if there)
                 left = {key for key, there in found.items() if not there}
-        return answers
+        return native | dict.fromkeys(left, False)
 
     def new_rows(self, answers: Mapping[Network, bool]) -> dict[Network, Native]:
         return {key: Native.YES if there else Native.NO for key, there in answers.items()}
