@@ -193,8 +193,7 @@ def _start_meshgate(lab: Lab, topology: Topology, progress: Progress) -> None:
         processes.record(lab, _process(lab, host, "controller2", standby))
         for node in cluster.nodes:
             for role, path in settings.node_configs(lab, topology, cluster, node).items():
-                if topology.bgp or role != "speaker":
-                    _spawn(lab, node.name, role, settings.meshgate(role, path))
+                _spawn(lab, node.name, role, settings.meshgate(role, path))
     progress.say("controllers, agents and speakers are started")
     _spawn(lab, OWN, "kubelet", (sys.executable, "-m", "mesh.lab.fake_kubelet"))
 

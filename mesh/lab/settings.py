@@ -26,7 +26,7 @@ Document = dict[str, object]
 
 
 def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost) -> dict[str, Path]:
-    """Write agent.yaml and speaker.yaml of a node; the paths by role."""
+    """Write agent.yaml and, where nodes speak BGP, speaker.yaml of a node; the paths by role."""
     common = _common(lab, cluster)
     run = lab.host_run(node.name)
     agent = {
@@ -50,7 +50,8 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "socket": str(run / "speaker.sock"),
         "routerID": str(node.addresses[0]),
     }
-    return {"agent": _write(run, "agent", agent), "speaker": _write(run, "speaker", speaker)}
+    configs = {"agent": agent} | ({"speaker": speaker} if topology.bgp else {})
+    return {role: _write(run, role, tree) for role, tree in configs.items()}
 
 
 def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[str, Path]:
