@@ -40,7 +40,7 @@ from mesh.identity.agent import IdentityAgent, address_table
 from mesh.kernel import Kernel, set_sysctl
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
-from mesh.nodes.hosts import HostsAgent
+from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
 from mesh.nodes.uplink import Facts, Uplink
 from mesh.objects.kinds import KINDS
@@ -106,7 +106,8 @@ class Features:
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
-            me, VXLAN_DEVICE, facts.pod_mtu, kernel, node, remote.ids, self.nodes.flags,
+            me, Devices(config.uplink, VXLAN_DEVICE, facts.pod_mtu), kernel,
+            node, remote, self.nodes.flags,
             native=config.hosts == "native",
         )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)

@@ -437,6 +437,14 @@ def set_sysctl(name: str, value: str) -> None:
         path.write_text(value)
 
 
+def get_sysctl(name: str) -> str:
+    """One sysctl of the calling thread's network namespace; empty when there is none."""
+    try:
+        return (Path("/proc/sys") / name).read_text().strip()
+    except OSError:
+        return ""
+
+
 def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 

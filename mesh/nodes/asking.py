@@ -51,6 +51,8 @@ class Asking(Generic[K, V, A]):
     """
 
     groups: Sequence[Group]
+    #: Whether nothing is asked before all keys are known.
+    waits = True
 
     def __init__(self, kernel: Events, source: Source, answers: Table[K, V], pods: str) -> None:
         self._events_of = kernel
@@ -122,7 +124,7 @@ class Asking(Generic[K, V, A]):
             if loop.time() >= full_at:
                 self._events = {Lost()}
                 full_at = loop.time() + FULL_INTERVAL_S
-            if self._source.synced:
+            if self._source.synced or not self.waits:
                 await asyncio.sleep(await self._paced_look())
 
     async def _paced_look(self) -> float:
@@ -137,7 +139,8 @@ class Asking(Generic[K, V, A]):
         if self._due:
             self._wake.set()
             return RETRY_S
-        self._answers.mark_synced()
+        if self._source.synced:
+            self._answers.mark_synced()
         return min(PAUSE * (loop.time() - started), PAUSE_S)
 
     async def _look(self, events: Iterable[Event]) -> None:

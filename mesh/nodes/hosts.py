@@ -12,23 +12,35 @@ by the flags, until it has seen which way the host's packets come.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from typing import Any
 
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, To
-from mesh.core.model import Network, Node, NodeKey
+from mesh.core.model import Finding, Network, Node, NodeKey
 from mesh.core.reconcile import Errors, Loop
+from mesh.core.sources import Remote
 from mesh.core.table import Table
-from mesh.kernel import Kernel
+from mesh.kernel import Kernel, get_sysctl
 from mesh.nodes import rows
+from mesh.nodes.findings import STRICT_FILTER
 from mesh.nodes.native import NativeRoutes
 from mesh.nodes.rows import Behind, HostSetting, Native, OverlayRoute
 
 
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Names of the uplink and of the overlay's device; ``mtu`` is what an inner packet may have."""
+
+    uplink: str
+    overlay: str
+    mtu: int
+
+
 class HostsAgent(AgentFeature):
-    """``device`` is the device of the overlay, ``mtu`` what an inner packet may have.
+    """Routes of this host into the overlay, and the flags of the other nodes.
 
     ``native``: the fabric knows the pod CIDRs of our cluster. ``flags``, the table by tunnel
     endpoint, is filled; until the kernel has answered, it holds what the last agent wrote.
@@ -37,14 +49,14 @@ class HostsAgent(AgentFeature):
     def __init__(
         self,
         own: NodeKey,
-        device: str,
-        mtu: int,
+        devices: Devices,
         kernel: Kernel,
         node: Table[NodeKey, Node],
-        ids: Table[str, int],
+        remote: Remote,
         flags: Table[IPv4Address, int],
         *,
         native: bool,
+        sysctl: Callable[[str], str] = get_sysctl,
     ) -> None:
         self.behind: Table[Network, Behind] = Table("pod CIDR of other nodes")
         self.native: Table[Network, Native] = Table("native pod CIDR")
@@ -52,26 +64,40 @@ class HostsAgent(AgentFeature):
         self.route: Table[Network, OverlayRoute] = Table("overlay route")
         self._by_overlay: Table[IPv4Address, int] = Table("host by the overlay")
         self._this: Table[NodeKey, Node] = Table("this host")
-        self._own, self._device, self._mtu, self._kernel = own, device, mtu, kernel
-        self._node, self._ids, self._flags, self._all_native = node, ids, flags, native
+        self._own, self._kernel, self._sysctl = own, kernel, sysctl
+        self._uplink, self._device, self._mtu = devices.uplink, devices.overlay, devices.mtu
+        self._node, self._remote, self._flags, self._all_native = node, remote, flags, native
 
     def derive(self, loop: Loop) -> None:
         loop.group(
             self.behind,
             partial(rows.behind, own=self._own, native=self._all_native),
             By(self._node),
-            To(self._ids, lambda key, _: key.cluster),
+            To(self._remote.ids, lambda key, _: key.cluster),
+            late=[self._remote.complete],
         )
-        loop.group(self.overlay, rows.by_overlay, By(self.behind), By(self.native))
+        loop.group(
+            self.overlay,
+            rows.by_overlay,
+            By(self.behind),
+            By(self.native),
+            late=[self.behind, self.native],
+        )
         loop.group(self._this, rows.one_node, By(self._node, self._if_own))
         loop.group(
             self.route,
             partial(rows.overlay_route, mtu=self._mtu),
             By(self.overlay),
             To(self._this, lambda *_: self._own),
+            late=[self.overlay],
         )
-        loop.group(self._by_overlay, rows.host_flags, By(self.overlay, _endpoint_of_ours))
-        loop.derive([self._by_overlay], self._settle_flags)
+        loop.group(
+            self._by_overlay,
+            rows.host_flags,
+            By(self.overlay, _endpoint_of_ours),
+            late=[self.overlay],
+        )
+        loop.derive([], self._settle_flags, also=[self._by_overlay])
 
     def apply(self, loop: Loop, maps: Maps) -> None:  # noqa: ARG002 - routes, not a map
         loop.apply(self.route, OverlayRoutes(self._kernel, self._device))
@@ -79,14 +105,32 @@ class HostsAgent(AgentFeature):
     def tasks(self) -> Iterable[Callable[[], Any]]:
         return (NativeRoutes(self._kernel, self.behind, self.native).run,)
 
+    def findings(self) -> Iterable[Finding]:
+        """Answers of other clusters' pods that the kernel drops."""
+        foreign = (p for p, row in self.overlay.rows.items() if not row.own and p.version == 4)
+        prefix = next(foreign, None)
+        if prefix and self._filters_strictly():
+            place, field = f"{self._own.name}/{self._uplink}", "rp_filter"
+            text = f"answers from pods of {prefix} come in by {self._uplink} and are dropped: the "
+            text += f"route to them leads to {self._device}"
+            yield Finding(STRICT_FILTER, place, field, text, (f"node/{self._own.name}",))
+
+    def _filters_strictly(self) -> bool:
+        """The greater of the two values counts (networking/ip-sysctl): 1 is strict, 2 is loose."""
+        names = (f"net/ipv4/conf/{name}/rp_filter" for name in ("all", self._uplink))
+        return max(map(self._sysctl, names)) == "1"
+
     def settings_of_host(self) -> Iterable[HostSetting]:
         """The routes that this feature sets on the host."""
         for prefix, route in self.route.rows.items():
             yield rows.setting_of(prefix, route, self._device)
 
     def _settle_flags(self) -> None:
-        """The flags are ours from now on: those of nodes that are reached natively go."""
-        self._flags.replace(self._by_overlay.rows)
+        """Those of nodes that are reached natively go when the kernel was asked about all."""
+        if self._by_overlay.synced:
+            self._flags.replace(self._by_overlay.rows)
+        else:
+            self._flags.upsert(self._by_overlay.rows)
 
     def _if_own(self, key: NodeKey, _: Node) -> list[NodeKey]:
         return [key] if key == self._own else []

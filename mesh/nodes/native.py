@@ -63,6 +63,7 @@ class NativeRoutes(Asking[Network, Native, bool]):
     """Keeps ``native``: whether a native route leads to each pod CIDR of ``behind``."""
 
     groups = GROUPS
+    waits = False  # the pods of our own cluster are reached while another one is awaited
 
     def __init__(
         self, kernel: Kernel, behind: Table[Network, Behind], native: Table[Network, Native]

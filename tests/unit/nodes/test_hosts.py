@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from ipaddress import IPv4Address, ip_address, ip_network
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mesh.core.model import Network, Node, NodeKey
-from mesh.core.table import Table
+from mesh.core.reconcile import Loop
+from mesh.core.table import Source, Table
 from mesh.kernel import Link
 from mesh.netlink import Event, Group, LinkEvent, Lost, RouteEvent
 from mesh.nodes import rows
+from mesh.nodes.findings import STRICT_FILTER
+from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.native import NativeRoutes, concerned, order
 from mesh.nodes.rows import NATIVE_LABEL, Behind, HostFlag, Native, OverlayRoute
 
 ME, OTHER, PEER = NodeKey("east", "e1"), NodeKey("east", "e2"), NodeKey("west", "w1")
 V4, V6 = ip_network("10.1.1.0/24"), ip_network("fd01:0:0:1::/64")
 ENDPOINT = IPv4Address("10.99.0.12")
+NO_KERNEL: Any = None
+NO_REMOTE: Any = None
 
 
 def node(key: NodeKey, *cidrs: Network, native: bool = False) -> Node:
@@ -71,6 +78,52 @@ def test_a_setting_says_what_is_set_and_why() -> None:
     assert setting.setting == "route 10.1.1.0/24 dev mg_vxlan"
     assert setting.value == "src 10.99.0.11 mtu 1450"
     assert setting.reason
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_uplink", "found"), [("0", "1", 1), ("1", "0", 1), ("1", "2", 0), ("0", "0", 0)]
+)
+def test_a_strict_filter_is_a_finding_where_answers_come_in_by_the_uplink(
+    of_all: str, of_uplink: str, found: int
+) -> None:
+    values = {"net/ipv4/conf/all/rp_filter": of_all, "net/ipv4/conf/eth0/rp_filter": of_uplink}
+    node, flags = Table[NodeKey, Node]("node"), Table[IPv4Address, int]("flags")
+    agent = HostsAgent(
+        ME, Devices("eth0", "mg_vxlan", 1450), NO_KERNEL, node, NO_REMOTE, flags,
+        native=False, sysctl=values.__getitem__,
+    )  # fmt: skip
+    agent.overlay.upsert({V6: Behind(ENDPOINT, own=False), V4: Behind(ENDPOINT, own=True)})
+    assert not list(agent.findings())
+    agent.overlay.upsert({V4: Behind(ENDPOINT, own=False)})
+    assert [finding.code for finding in agent.findings()] == [STRICT_FILTER] * found
+
+
+def test_nothing_goes_before_the_kernel_was_asked_about_all_and_our_own_need_not_wait() -> None:
+    """A peer is awaited: routes and flags of our own nodes come, those of before stay."""
+    remote: Any = SimpleNamespace(ids=Table("id"), complete=Source("complete"))
+    remote.ids.replace({"east": 1, "west": 2})
+    nodes, flags = Table[NodeKey, Node]("node"), Table[IPv4Address, int]("flags")
+    former = IPv4Address("10.99.0.99")
+    flags.replace({former: 3})
+    agent = HostsAgent(
+        ME, Devices("eth0", "mg_vxlan", 1450), NO_KERNEL, nodes, remote, flags, native=False
+    )
+    loop = Loop()
+    agent.derive(loop)
+    me = Node("east", "e1", (IPv4Address("10.99.0.11"),))
+    nodes.replace({ME: me, OTHER: node(OTHER, V4)})
+    loop.derive_all()
+    agent.native.upsert({V4: Native.NO})
+    loop.derive_all()
+    assert agent.route.rows == {V4: OverlayRoute(IPv4Address("10.99.0.11"), 1450)}
+    assert (dict(flags.rows), agent.route.synced) == ({former: 3, ENDPOINT: 1}, False)
+    remote.complete.mark_synced()
+    agent.native.mark_synced()
+    loop.derive_all()
+    assert (dict(flags.rows), agent.route.synced) == ({ENDPOINT: 1}, True)
+    agent.native.upsert({V4: Native.YES})
+    loop.derive_all()
+    assert (dict(flags.rows), dict(agent.route.rows)) == ({}, {})
 
 
 PREFIXES = sorted(
