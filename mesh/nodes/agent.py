@@ -15,7 +15,6 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Network
 from typing import Any
 
-from bpf.migrate import Added
 from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, Each, To
@@ -67,7 +66,6 @@ class NodesAgent(AgentFeature):
         self.next_hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
         self.hop: Table[IPv4Address, rows.NodeHop] = Table("node hop")
         self.pod_cidr: Table[Network, rows.PodCIDR] = Table("pod CIDR")
-        self.layouts = (Added("mg_node", ("value.flags",)),)
         self.announced = (Table[Network, None]("own pod CIDR"),)
         self.ours = (Table[Network, None]("pod CIDR pools"),)
         self.own_addresses = (Table[IP, None]("address of own node"),)
