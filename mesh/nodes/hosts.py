@@ -143,6 +143,8 @@ def _endpoint_of_ours(_: Network, behind: Behind) -> list[IPv4Address]:
 class OverlayRoutes:
     """Target: routes into the overlay, behind every other route to the same prefix."""
 
+    name = "overlay routes"
+
     def __init__(self, kernel: Kernel, device: str) -> None:
         self._kernel, self._device, self._ifindex = kernel, device, 0
 

@@ -1,4 +1,4 @@
-"""Maps of former versions: pod CIDRs without zones, whose bits counted less; nodes without flags."""
+"""Maps of former versions: pod CIDRs had no zone and counted bits without it, nodes no flags."""
 
 from __future__ import annotations
 
