@@ -188,7 +188,7 @@ static __always_inline __u32 own_identity(const struct packet *packet, const str
 /* decide: may the sender say this identity of this source; from here on it has ours. Returns 0 or a
  * drop reason.
  */
-static __framed int tunnel_identity(struct packet *packet, const struct address *source)
+static __always_inline int tunnel_identity(struct packet *packet, const struct address *source)
 {
 	int reason = wire_identity(packet, source);
 
