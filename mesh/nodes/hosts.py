@@ -61,7 +61,7 @@ class HostsAgent(AgentFeature):
         self.behind: Table[Network, Behind] = Table("pod CIDR of other nodes")
         self.native: Table[Network, Native] = Table("native pod CIDR")
         self.overlay: Table[Network, Behind] = Table("pod CIDR by the overlay")
-        self.route: Table[Network, OverlayRoute] = Table("overlay route")
+        self.routes: Table[Network, OverlayRoute] = Table("overlay route")
         self._by_overlay: Table[IPv4Address, int] = Table("host by the overlay")
         self._this: Table[NodeKey, Node] = Table("this host")
         self._own, self._kernel, self._sysctl = own, kernel, sysctl
@@ -85,7 +85,7 @@ class HostsAgent(AgentFeature):
         )
         loop.group(self._this, rows.one_node, By(self._node, self._if_own))
         loop.group(
-            self.route,
+            self.routes,
             partial(rows.overlay_route, mtu=self._mtu),
             By(self.overlay),
             To(self._this, lambda *_: self._own),
@@ -100,7 +100,7 @@ class HostsAgent(AgentFeature):
         loop.derive([], self._settle_flags, also=[self._by_overlay])
 
     def apply(self, loop: Loop, maps: Maps) -> None:  # noqa: ARG002 - routes, not a map
-        loop.apply(self.route, OverlayRoutes(self._kernel, self._device))
+        loop.apply(self.routes, OverlayRoutes(self._kernel, self._device))
 
     def tasks(self) -> Iterable[Callable[[], Any]]:
         return (NativeRoutes(self._kernel, self.behind, self.native).run,)
@@ -122,8 +122,8 @@ class HostsAgent(AgentFeature):
 
     def settings_of_host(self) -> Iterable[HostSetting]:
         """The routes that this feature sets on the host."""
-        for prefix, route in self.route.rows.items():
-            yield rows.setting_of(prefix, route, self._device)
+        for prefix, row in self.routes.rows.items():
+            yield rows.setting_of(prefix, row, self._device)
 
     def _settle_flags(self) -> None:
         """Those of nodes that are reached natively go when the kernel was asked about all."""

@@ -155,11 +155,11 @@ def host_flags(endpoint: IPv4Address, prefixes: Mapping[Network, Behind]) -> dic
     return {endpoint: int(flags)} if prefixes else {}
 
 
-def setting_of(prefix: Network, route: OverlayRoute, device: str) -> HostSetting:
+def setting_of(prefix: Network, row: OverlayRoute, device: str) -> HostSetting:
     """A route as a setting of the host."""
     return HostSetting(
         f"route {prefix} dev {device}",
-        f"src {route.source} mtu {route.mtu}",
+        f"src {row.source} mtu {row.mtu}",
         "no native route leads to these pods: the host reaches them by the overlay",
     )
 

@@ -115,15 +115,15 @@ def test_nothing_goes_before_the_kernel_was_asked_about_all_and_our_own_need_not
     loop.derive_all()
     agent.native.upsert({V4: Native.NO})
     loop.derive_all()
-    assert agent.route.rows == {V4: OverlayRoute(IPv4Address("10.99.0.11"), 1450)}
-    assert (dict(flags.rows), agent.route.synced) == ({former: 3, ENDPOINT: 1}, False)
+    assert agent.routes.rows == {V4: OverlayRoute(IPv4Address("10.99.0.11"), 1450)}
+    assert (dict(flags.rows), agent.routes.synced) == ({former: 3, ENDPOINT: 1}, False)
     remote.complete.mark_synced()
     agent.native.mark_synced()
     loop.derive_all()
-    assert (dict(flags.rows), agent.route.synced) == ({ENDPOINT: 1}, True)
+    assert (dict(flags.rows), agent.routes.synced) == ({ENDPOINT: 1}, True)
     agent.native.upsert({V4: Native.YES})
     loop.derive_all()
-    assert (dict(flags.rows), dict(agent.route.rows)) == ({}, {})
+    assert (dict(flags.rows), dict(agent.routes.rows)) == ({}, {})
 
 
 PREFIXES = sorted(
