@@ -9,11 +9,25 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* decide: to a host of our cluster by the overlay: as its own packets come; before any has come, as
+ * to its pods. Other clusters' hosts take nothing from the overlay.
+ */
+static __framed bool host_by_overlay(const struct packet *packet, const struct address *to,
+				     const struct connection *connection, enum direction direction)
+{
+	if (to->kind != ADDRESS_NODE || to->node == cfg.node || to->cluster != cfg.cluster)
+		return false;
+	if (direction == DIRECTION_REPLY ||
+	    (direction == DIRECTION_ORIGINAL && connection->flags & CONNECTION_REPLIED))
+		return connection->flags & CONNECTION_OVERLAY;
+	return is_overlay_host(packet, to->node);
+}
+
 /* decide: to a destination that needs no translation. Returns 0 or a drop reason. */
 static __always_inline int plain_way(struct packet *packet, struct way *way,
-				     const struct address *to)
+				     const struct address *to, bool overlay)
 {
-	if (to->kind != ADDRESS_POD)
+	if (!overlay && (!to->kind || to->kind == ADDRESS_NODE))
 		return 0; /* hosts, the world: the stack */
 	if (to->node != cfg.node)
 		return overlay_way(packet, way, to->node, packet->identity);
@@ -122,8 +136,9 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	if (packet->icmp == ICMP_NEIGHBOUR &&
 	    (to.kind == ADDRESS_POD || pod_find(destination_key(packet))))
 		return DROP_INVALID_PACKET;
+	bool overlay = host_by_overlay(packet, &to, connection, direction);
 	reason = connection_plain(ctx, packet, connection, direction, to.identity);
-	return reason ? reason : plain_way(packet, way, &to);
+	return reason ? reason : plain_way(packet, way, &to, overlay);
 }
 
 SEC("tc")
@@ -146,7 +161,7 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
 
 	/* 2. connection */
 	address_find(source_key(packet), &from);
-	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_HOST : from.identity;
+	packet->identity = is_own_host(&from) ? IDENTITY_HOST : from.identity;
 	struct pod *pod = pod_find(destination_key(packet));
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))

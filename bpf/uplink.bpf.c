@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The uplink: mg_from_uplink takes overlay packets, replies to egress addresses and packets to
  * pods, and leaves the rest to the host. mg_from_vxlan sees what the kernel's VXLAN device had to
- * decapsulate, and decides the same.
+ * decapsulate, and decides the same. mg_to_vxlan sees what the host's routes send into the overlay.
  */
 #include "hook_tc.h"
 #include "parse.h"
@@ -13,27 +13,41 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define PACKET_HOST 0
 
+/* decide: why a packet is refused whose source is not its sender's: what comes from nobody of the
+ * mesh and says "world" would be a reply of egress
+ */
+static __always_inline int source_refusal(const struct packet *packet, const struct address *from)
+{
+	return !from->kind && packet->identity == IDENTITY_WORLD ? DROP_NOT_FROM_GATEWAY
+								 : DROP_INVALID_SOURCE_IP;
+}
+
 /* decide: a decapsulated packet of a known sender. Returns 0 or a drop reason. */
 static __framed int tunnel_deliver(hook_t *ctx, struct packet *packet, struct way *way)
 {
+	struct address from;
+
 	/* 1. parse */
 	int reason = parse(ctx, packet);
 	if (reason)
 		return reason;
 
-	/* 2. replies, from a gateway */
-	if (packet->identity == IDENTITY_WORLD)
+	/* 2. to an egress address: replies, from a gateway */
+	struct pod *pod = pod_find(destination_key(packet));
+	if (!pod && is_egress_address(packet))
 		return tunnel_reply(packet, way);
 
 	/* 3. from a pod or host behind the sender; or egress, and this is the gateway */
-	reason = tunnel_source(packet);
+	address_find(source_key(packet), &from);
+	if (!is_senders(packet, &from))
+		return tunnel_egress(ctx, packet, way, source_refusal(packet, &from));
+	reason = tunnel_identity(packet, &from);
 	if (reason)
-		return tunnel_egress(ctx, packet, way, reason);
+		return reason;
 	fragment_record(packet);
 
-	/* 4. to a pod */
-	struct pod *pod = pod_find(destination_key(packet));
-	return pod ? deliver(ctx, packet, way, pod) : DROP_UNKNOWN_L3_TARGET;
+	/* 4. to a pod, or to this host */
+	return pod ? deliver(ctx, packet, way, pod) : host_way(ctx, packet, way);
 }
 
 /* decide: a native packet to a pod of this node. Returns 0 or a drop reason. */
@@ -43,7 +57,7 @@ static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way 
 	struct address from;
 
 	address_find(source_key(packet), &from);
-	if (from.kind == ADDRESS_POD)
+	if (from.kind && from.kind != ADDRESS_NODE)
 		return DROP_INVALID_SOURCE_IP;
 	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_REMOTE_NODE : IDENTITY_WORLD;
 	int reason = parse_transport(ctx, packet);
@@ -98,13 +112,13 @@ static __always_inline int from_vxlan(hook_t *ctx, struct packet *packet, struct
 {
 	struct bpf_tunnel_key key = {};
 
-	/* 1. who sent it */
+	/* 1. who sent it; the device always says, so the rest is what ACT_HOST gave to it */
+	bpf_skb_change_type(ctx, PACKET_HOST); /* the inner MAC addresses mean nothing */
 	if (bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
-		return DROP_UNKNOWN_SENDER;
+		return 0;
 	packet->sender = bpf_htonl(key.remote_ipv4);
 	packet->identity = key.tunnel_id;
 	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
-	bpf_skb_change_type(ctx, PACKET_HOST); /* the inner MAC addresses mean nothing */
 
 	/* 2. as if it came from the uplink */
 	int reason = tunnel_sender(packet);
@@ -117,4 +131,48 @@ int mg_from_vxlan(hook_t *ctx)
 	struct slot *slot = enter(ctx, SLOT_FROM_VXLAN, POINT_FROM_OVERLAY);
 
 	return slot ? leave(ctx, slot, from_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+}
+
+/* Returns 0 or a drop reason. */
+static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct way *way)
+{
+	struct bpf_tunnel_key key = {};
+	struct address from, to;
+
+	/* 1. what ACT_DEVICE gave to the device */
+	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
+		return 0;
+
+	/* 2. parse; the device drops what concerns its link: it has none */
+	int reason = parse_network(ctx, packet);
+	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
+		return 0;
+	if (!reason && is_link_scope(&packet->destination))
+		return 0;
+	if (!reason)
+		reason = parse_transport(ctx, packet);
+	if (reason)
+		return reason;
+	if (is_link_scope(&packet->source) || packet->icmp == ICMP_NEIGHBOUR)
+		return 0;
+
+	/* 3. the source is the host's own: the others take nothing else */
+	packet->identity = IDENTITY_HOST;
+	address_find(source_key(packet), &from);
+	if (!is_own_host(&from))
+		return DROP_INVALID_SOURCE_IP;
+
+	/* 4. to a pod of another node */
+	address_find(destination_key(packet), &to);
+	if (!to.kind || to.kind == ADDRESS_NODE || to.node == cfg.node)
+		return DROP_UNKNOWN_L3_TARGET;
+	return overlay_way(packet, way, to.node, IDENTITY_REMOTE_NODE);
+}
+
+SEC("tc")
+int mg_to_vxlan(hook_t *ctx)
+{
+	struct slot *slot = enter(ctx, SLOT_TO_VXLAN, POINT_FROM_HOST);
+
+	return slot ? leave(ctx, slot, to_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }

@@ -38,10 +38,12 @@ from mesh.health.agent import Health, map_usages
 from mesh.host import restore as host_restore
 from mesh.host.agent import FILE, Host
 from mesh.identity import labels
-from mesh.identity.agent import IdentityAgent, address_table, take_remote
+from mesh.identity.addresses import take_remote
+from mesh.identity.agent import IdentityAgent, address_table
 from mesh.kernel import Kernel
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
+from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
 from mesh.nodes.uplink import Facts, Uplink
 from mesh.objects.kinds import KINDS
@@ -106,6 +108,11 @@ class Features:
             me, config.uplink, facts.endpoint, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
+        self.hosts = HostsAgent(
+            me, Devices(config.uplink, VXLAN_DEVICE, facts.pod_mtu), kernel,
+            node, remote, self.nodes.flags,
+            native=config.hosts == "native",
+        )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
         self.services = ServicesAgent(me.cluster, objects, own.pods, remote)
         self.local = LocalPods(me.name, objects)
@@ -120,7 +127,8 @@ class Features:
             self.nodes.standing.table,
         )
         features: list[AgentFeature] = [
-            self.locators, self.nodes, self.identity, self.services, self.local, self.egress,
+            self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
+            self.egress,
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -114,6 +114,9 @@ class AgentConfig(Section, frozen=True):
     """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``."""
     state_dir: Path
     """Directory that outlives the process: last good manifests."""
+    hosts: Literal["overlay", "native"] = "overlay"
+    """How hosts and pods of other nodes reach each other: ``native`` where the fabric knows the pod
+    CIDRs of the cluster, by BGP; else by the overlay, as far as the kernel has no route to them."""
     egress: EgressSettings = EgressSettings()
     """Port blocks."""
     limits: tuple[Size, ...] = ()

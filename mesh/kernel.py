@@ -12,24 +12,43 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from bpf import netns
 from mesh.core.model import IP, Network
-from mesh.netlink import Event, Group, Lost, events, next_hops, question
+from mesh.netlink import (
+    PROTOCOL,
+    Event,
+    Group,
+    Lost,
+    events,
+    match_question,
+    matches,
+    next_hops,
+    question,
+)
 
 log = logging.getLogger(__name__)
 
-#: Routes that carry this protocol number are ours (rtnetlink.h: above RTPROT_STATIC is free).
-PROTOCOL = 77
+T = TypeVar("T")
+A = TypeVar("A")
+
 GATEWAY_V4 = IPv4Address("169.254.1.1")
 GATEWAY_V6 = IPv6Address("fe80::1")
 
@@ -39,6 +58,10 @@ _IFA_F_NODAD = 0x02
 _UNREACHABLE = 7  # RTN_UNREACHABLE
 _UNICAST = 1  # RTN_UNICAST
 _NUD_FAILED = 0x20
+#: Metric of the routes into the overlay: every other route to the same prefix comes first.
+_LAST = 1 << 20
+#: Any unicast address will do: the overlay has none of its own.
+_OVERLAY_MAC = "02:02:02:02:02:02"
 _IFF_UP = 1
 #: Addresses that nobody has (RFC 5737, RFC 3849): no route of a host is about them alone.
 _WORLD = {4: "203.0.113.254", 6: "2001:db8:ffff:ffff::1"}
@@ -241,6 +264,41 @@ class Kernel:
             if error.errno not in (errno.ESRCH, errno.ENOENT):
                 raise
 
+    async def overlay_routes(self, ifindex: int) -> dict[Network, tuple[IP, int]]:
+        """Our own routes out of the device: source address and MTU of each."""
+        found: dict[Network, tuple[IP, int]] = {}
+        for message in await self._routes():
+            source, metrics = message.get("prefsrc"), message.get("metrics")
+            if message.get("oif") == ifindex and message["type"] != _UNREACHABLE and source:
+                mtu = metrics.get("mtu") if metrics else None
+                found[_prefix(message)] = ip_address(source), int(mtu or 0)
+        return found
+
+    async def add_overlay_gateways(self, ifindex: int) -> None:
+        """What the routes of the overlay lead to: neighbours that nobody has to resolve."""
+        for gateway in (GATEWAY_V4, GATEWAY_V6):
+            await self.add_neighbour(ifindex, gateway, _OVERLAY_MAC)
+
+    async def add_overlay_route(self, ifindex: int, prefix: Network, source: IP, mtu: int) -> None:
+        """A route out of the device, behind any other route to the same prefix."""
+        gateway = GATEWAY_V4 if prefix.version == 4 else GATEWAY_V6
+        await self._ask(
+            "route", "replace", dst=str(prefix), gateway=str(gateway), oif=ifindex,
+            prefsrc=str(source), priority=_LAST, proto=PROTOCOL, flags=_RTNH_F_ONLINK,
+            metrics={"mtu": mtu}, family=_family(prefix.version),
+        )  # fmt: skip
+
+    async def delete_overlay_route(self, ifindex: int, prefix: Network) -> None:
+        """Remove one of these routes; an absent one is no error."""
+        try:
+            await self._ask(
+                "route", "del", dst=str(prefix), oif=ifindex, priority=_LAST, proto=PROTOCOL,
+                family=_family(prefix.version),
+            )  # fmt: skip
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.ENOENT):
+                raise
+
     async def next_hops(
         self, addresses: Collection[IPv4Address]
     ) -> dict[IPv4Address, IPv4Address | OSError]:
@@ -250,11 +308,35 @@ class Kernel:
         memory for one) are left out: the caller has to ask again. Each batch is one step of the
         loop.
         """
-        found: dict[IPv4Address, IPv4Address | OSError] = {}
+        return await self._answers(addresses, question, next_hops)
+
+    async def natively_routed(
+        self, prefixes: Collection[Network], ifindex: int
+    ) -> dict[Network, bool]:
+        """Whether a route out of the device, more specific than a default route, leads to each.
+
+        Prefixes without an answer are left out, as with ``next_hops``.
+        """
+
+        def about(prefix: Network, number: int) -> bytes:
+            return match_question(prefix, ifindex, number)
+
+        return await self._answers(prefixes, about, matches)
+
+    async def _answers(
+        self,
+        things: Collection[T],
+        ask: Callable[[T, int], bytes],
+        read: Callable[[bytes, Mapping[int, T]], dict[T, A]],
+    ) -> dict[T, A]:
+        found: dict[T, A] = {}
         with self._make() as sock:
-            questions = list(enumerate(addresses))
+            questions = list(enumerate(things))
             for at in range(0, len(questions), _QUESTIONS):
-                found |= _answers(sock, dict(questions[at : at + _QUESTIONS]))
+                asked = dict(questions[at : at + _QUESTIONS])
+                texts = [ask(thing, number) for number, thing in asked.items()]
+                for datagram in _replies(sock, texts):
+                    found |= read(datagram, asked)
                 await asyncio.sleep(0)
         return found
 
@@ -271,7 +353,7 @@ class Kernel:
                     for group in groups:
                         sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
                     yield Lost()
-                    async for event in _Listener(sock).events():
+                    async for event in _Listener(sock, ipv6=Group.ROUTE_V6 in groups).events():
                         yield event
             except OSError as error:
                 log.warning("event=no_netlink_events reason=%s; opened again", error)
@@ -332,8 +414,8 @@ class _Listener:
     gap ends, and ``Lost`` is said, when the socket is empty and not with the error.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, sock: socket.socket, *, ipv6: bool) -> None:
+        self._sock, self._ipv6 = sock, ipv6
         self._gap = False
 
     async def events(self) -> AsyncIterator[Event]:
@@ -359,7 +441,7 @@ class _Listener:
                     raise
                 self._gap = True
             else:
-                found += events(datagram) if not self._gap else ()
+                found += events(datagram, ipv6=self._ipv6) if not self._gap else ()
         return found, False
 
 
@@ -372,21 +454,17 @@ async def _readable(sock: socket.socket) -> None:
         loop.remove_reader(sock)
 
 
-def _answers(
-    sock: socket.socket, asked: dict[int, IPv4Address]
-) -> dict[IPv4Address, IPv4Address | OSError]:
+def _replies(sock: socket.socket, questions: Sequence[bytes]) -> Iterator[bytes]:
     """Ask and collect: when ``send`` returns, the kernel has answered everything."""
-    sock.send(b"".join(question(address, number) for number, address in asked.items()))
-    found: dict[IPv4Address, IPv4Address | OSError] = {}
-    while len(found) < len(asked):
+    sock.send(b"".join(questions))
+    while True:
         try:
-            found |= next_hops(sock.recv(_DATAGRAM), asked)
+            yield sock.recv(_DATAGRAM)
         except BlockingIOError:
-            break
+            return
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
-    return found
 
 
 def _socket() -> socket.socket:
@@ -399,6 +477,14 @@ def set_sysctl(name: str, value: str) -> None:
     path = Path("/proc/sys") / name
     if path.read_text().strip() != value:
         path.write_text(value)
+
+
+def get_sysctl(name: str) -> str:
+    """One sysctl of the calling thread's network namespace; empty when there is none."""
+    try:
+        return (Path("/proc/sys") / name).read_text().strip()
+    except OSError:
+        return ""
 
 
 def _family(version: int) -> int:

@@ -4,7 +4,8 @@ A routing daemon changes 100,000 routes in seconds, and a mesh has thousands of 
 needs 0.1 to 0.4 ms for each message, this module about 10 µs. ``mesh/kernel.py`` has the sockets.
 Source: rtnetlink(7); linux/netlink.h, rtnetlink.h, neighbour.h. Numbers have the host's byte order.
 
-Only IPv4 routes, addresses and neighbours are read, because outer packets are IPv4.
+Only IPv4 addresses and neighbours are read, because outer packets are IPv4. Routes of our own
+change no answer that anybody asks for, so they are no events.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, ip_network
+
+from mesh.core.model import Network
+
+#: Routes that carry this protocol number are ours (rtnetlink.h: above RTPROT_STATIC is free).
+PROTOCOL = 77
 
 
 class Group(IntEnum):
@@ -27,6 +33,8 @@ class Group(IntEnum):
     ADDRESS = 5
     ROUTE = 7
     RULE = 8
+    ROUTE_V6 = 11
+    RULE_V6 = 19
     NEXT_HOP = 32
 
 
@@ -39,7 +47,7 @@ class Lost:
 class RouteEvent:
     """A route to ``prefix`` came, changed or went, in any table."""
 
-    prefix: IPv4Network
+    prefix: Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +103,20 @@ _NEWNEXTHOP, _DELNEXTHOP = 104, 105
 _REQUEST = 1  # NLM_F_REQUEST
 _IFLA_NAME, _IFLA_MTU, _IFLA_MASTER = 3, 4, 10
 _IFF_UP, _IFF_LOWER_UP = 1, 1 << 16
-_RTA_DST, _RTA_GATEWAY, _RTA_VIA = 1, 5, 18
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_VIA = 1, 4, 5, 18
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what it says of one address
 _NDA_DST = 1
 _NUD_FAILED = 0x20
 
 
-def events(datagram: bytes) -> list[Event]:
-    """What a datagram of the groups says; a torn one says ``Lost``."""
+def events(datagram: bytes, *, ipv6: bool = False) -> list[Event]:
+    """What a datagram of the groups says, of IPv6 routes if wanted; a torn one says ``Lost``."""
     found: list[Event] = []
     try:
         for kind, _, body in _messages(datagram):
             event = _event(kind, body)
-            if event is not None:
+            foreign = isinstance(event, RouteEvent) and event.prefix.version == 6 and not ipv6
+            if event is not None and not foreign:
                 found.append(event)
     except (struct.error, ValueError):
         found.append(Lost())
@@ -149,6 +159,26 @@ def _next_hop(address: IPv4Address, body: bytes) -> IPv4Address | OSError:
     return IPv4Address(gateway) if gateway else address
 
 
+def match_question(prefix: Network, ifindex: int, sequence: int) -> bytes:
+    """Ask which route out of a device leads to the first address of a prefix."""
+    address = prefix.network_address
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    wanted = _ATTRIBUTE.pack(4 + len(address.packed), _RTA_DST) + address.packed
+    wanted += _ATTRIBUTE.pack(8, _RTA_OIF) + _NUMBER.pack(ifindex)
+    route = _ROUTE.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    size = _HEADER.size + len(route) + len(wanted)
+    return _HEADER.pack(size, _GETROUTE, _REQUEST, sequence, 0) + route + wanted
+
+
+def matches(datagram: bytes, asked: Mapping[int, Network]) -> dict[Network, bool]:
+    """Whether a route that is more specific than a default route leads to each prefix."""
+    found: dict[Network, bool] = {}
+    for kind, sequence, body in _messages(datagram):
+        if sequence in asked and kind in (_ERROR, _NEWROUTE):
+            found[asked[sequence]] = kind == _NEWROUTE and _ROUTE.unpack_from(body)[1] > 0
+    return found
+
+
 def _event(kind: int, body: bytes) -> Event | None:
     if kind in (_NEWROUTE, _DELROUTE):
         return _route(body)
@@ -165,11 +195,12 @@ def _event(kind: int, body: bytes) -> Event | None:
 
 
 def _route(body: bytes) -> RouteEvent | None:
-    family, bits, *_ = _ROUTE.unpack_from(body)
-    if family != socket.AF_INET:
+    family, bits, _, _, _, protocol, *_ = _ROUTE.unpack_from(body)
+    if family not in (socket.AF_INET, socket.AF_INET6) or protocol == PROTOCOL:
         return None
-    destination = _attributes(body, _ROUTE.size).get(_RTA_DST, bytes(4))
-    return RouteEvent(IPv4Network((destination, bits)))
+    destination = _attributes(body, _ROUTE.size).get(_RTA_DST)
+    nothing = bytes(4 if family == socket.AF_INET else 16)
+    return RouteEvent(ip_network((destination or nothing, bits)))
 
 
 def _link(body: bytes, *, gone: bool) -> LinkEvent | None:

@@ -6,8 +6,9 @@
 #include "way.h"
 
 enum address_kind {
-	ADDRESS_POD = 1,  /* reached through the tunnel to .node */
-	ADDRESS_NODE = 2, /* reached natively, or this host itself when .node is our own */
+	ADDRESS_POD = 1,    /* reached through the tunnel to .node */
+	ADDRESS_NODE = 2,   /* a host; this one when .node is our own */
+	ADDRESS_ROUTER = 3, /* a host, too, by an address that the tunnel leads to (Cilium's own) */
 };
 SCHEMA(enum address_kind, address_kind);
 
@@ -50,7 +51,11 @@ enum identity {
 	IDENTITY_UNKNOWN = 0,
 	IDENTITY_HOST = 1,
 	IDENTITY_WORLD = 2,
+	IDENTITY_HEALTH = 4,
 	IDENTITY_REMOTE_NODE = 6,
+	IDENTITY_INGRESS = 8,
+	IDENTITY_WELL_KNOWN = 100, /* of parts of a cluster that run before there are identities */
+	IDENTITY_WELL_KNOWN_END = 116,
 	IDENTITY_RESERVED_END = 256,
 	IDENTITY_CLUSTER_SHIFT =
 	    16, /* of 24 bits, the upper ones are the cluster's id; 15 in 511 mode */
@@ -111,22 +116,83 @@ static __always_inline int pod_source(const struct packet *packet, __u32 ifindex
 	return (*pod)->ifindex == ifindex ? 0 : DROP_INVALID_SOURCE_IP;
 }
 
-/* decide: an identity that a tunnel packet of this cluster may carry */
-static __always_inline int identity_allowed(__u32 identity, __u32 cluster)
+/* decide: the address is this node's own, as its Node object says */
+static __always_inline bool is_own_host(const struct address *address)
 {
-	if (identity == IDENTITY_REMOTE_NODE)
-		return 0;
-	if (identity < IDENTITY_RESERVED_END)
-		return DROP_INVALID_IDENTITY;
-	return identity >> cfg.cluster_shift == cluster ? 0 : DROP_INVALID_CLUSTER_ID;
+	return address->kind == ADDRESS_NODE && address->node == cfg.node;
 }
 
-/* decide: an inner source that lives behind the node that sent it */
-static __always_inline int tunnel_source(const struct packet *packet)
+/* decide: the inner source lives behind the node that sent the packet */
+static __always_inline bool is_senders(const struct packet *packet, const struct address *source)
 {
-	struct address owner;
+	return source->kind && source->node == packet->sender;
+}
 
-	address_find(source_key(packet), &owner);
-	__u8 kind = packet->identity == IDENTITY_REMOTE_NODE ? ADDRESS_NODE : ADDRESS_POD;
-	return owner.kind == kind && owner.node == packet->sender ? 0 : DROP_INVALID_SOURCE_IP;
+/* decide: a reserved identity that only nodes of other makes put on the wire */
+static __always_inline bool is_foreign_identity(__u32 identity)
+{
+	if (identity >= IDENTITY_WELL_KNOWN && identity < IDENTITY_WELL_KNOWN_END)
+		return true;
+	return identity == IDENTITY_WORLD ||
+	       (identity >= IDENTITY_HEALTH && identity <= IDENTITY_INGRESS);
+}
+
+/* decide: the identity on the wire is one of a pod of the sender's cluster */
+static __always_inline int pod_identity(const struct packet *packet)
+{
+	if (packet->identity < IDENTITY_RESERVED_END)
+		return DROP_INVALID_IDENTITY;
+	return packet->identity >> cfg.cluster_shift == packet->cluster ? 0
+									: DROP_INVALID_CLUSTER_ID;
+}
+
+/* decide: between nodes of our cluster an identity of a node comes from a node, but for what is
+ * sent in the name of a pod: errors about its packets, and resets
+ */
+static __always_inline int node_identity(const struct packet *packet, const struct address *source)
+{
+	bool names = is_icmp_error(packet) || packet->tcp_flags & TCP_RST;
+
+	return source->kind != ADDRESS_POD || names ? 0 : DROP_INVALID_SOURCE_IP;
+}
+
+/* decide: what the wire may say of a source of this kind. A pod's identity on a host's address is
+ * how Cilium answers at a node port. Returns 0 or a drop reason.
+ */
+static __always_inline int wire_identity(struct packet *packet, const struct address *source)
+{
+	if (packet->identity >= IDENTITY_RESERVED_END) {
+		packet->answers = source->kind != ADDRESS_POD;
+		return pod_identity(packet);
+	}
+	if (packet->cluster != cfg.cluster)
+		return is_foreign_identity(packet->identity) ? 0 : DROP_INVALID_IDENTITY;
+	if (packet->identity != IDENTITY_REMOTE_NODE)
+		return DROP_INVALID_IDENTITY;
+	return node_identity(packet, source);
+}
+
+/* decide: who the source of a tunnel packet is to us, whatever the wire says. Our own cluster's
+ * nodes know their new pods before our rows do; nobody else's word is taken.
+ */
+static __always_inline __u32 own_identity(const struct packet *packet, const struct address *source)
+{
+	if (source->kind != ADDRESS_POD)
+		return packet->identity == IDENTITY_WORLD ? IDENTITY_WORLD : IDENTITY_REMOTE_NODE;
+	if (source->identity)
+		return source->identity;
+	bool known = packet->cluster == cfg.cluster && packet->identity >= IDENTITY_RESERVED_END;
+	return known ? packet->identity : IDENTITY_UNKNOWN;
+}
+
+/* decide: may the sender say this identity of this source; from here on it has ours. Returns 0 or a
+ * drop reason.
+ */
+static __always_inline int tunnel_identity(struct packet *packet, const struct address *source)
+{
+	int reason = wire_identity(packet, source);
+
+	if (!reason)
+		packet->identity = own_identity(packet, source);
+	return reason;
 }

@@ -23,7 +23,8 @@ enum connection_flag {
 	CONNECTION_FIN = 4,	  /* from the opener */
 	CONNECTION_REPLY_FIN = 8, /* from the other side */
 	CONNECTION_RST = 16,
-	CONNECTION_HANDED = 32, /* the other generation has it (handover.h) */
+	CONNECTION_HANDED = 32,	      /* the other generation has it (handover.h) */
+	CONNECTION_OVERLAY = 1 << 16, /* its host's packets come by the overlay, and so go back */
 };
 
 struct connection {
@@ -144,11 +145,19 @@ static __framed enum direction connection_find(const struct packet *packet,
 	return *connection ? DIRECTION_REPLY : DIRECTION_NEW;
 }
 
+/* decide: a host of another node sent it through the overlay */
+static __always_inline bool is_host_overlay(const struct packet *packet)
+{
+	return packet->sender && packet->identity == IDENTITY_REMOTE_NODE;
+}
+
 static __always_inline __u32 connection_flags(const struct packet *packet, enum direction direction)
 {
 	bool reply = direction == DIRECTION_REPLY;
 	__u32 flags = reply ? CONNECTION_REPLIED : 0;
 
+	if (is_host_overlay(packet))
+		flags |= CONNECTION_OVERLAY;
 	if (packet->protocol != IPPROTO_TCP || packet->fragment == FRAGMENT_LATER)
 		return flags;
 	if (packet->tcp_flags & TCP_FIN)
@@ -174,6 +183,8 @@ static __always_inline bool connection_see(struct connection *connection,
 		return false;
 	if (connection->flags & CONNECTION_RST && !is_translated(connection) && is_going_on(packet))
 		__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
+	if (connection->flags & CONNECTION_OVERLAY && packet->point == POINT_FROM_UPLINK)
+		__sync_fetch_and_and(&connection->flags, ~CONNECTION_OVERLAY);
 	if (connection->seen != now) /* a dirty line costs more than the look-up */
 		connection->seen = now;
 	if ((connection->flags & flags) == flags)

@@ -18,6 +18,8 @@ static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))
 		return HANDOVER;
+	if (packet->answers && direction != DIRECTION_REPLY)
+		return DROP_INVALID_SOURCE_IP;
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
 	return reason ? reason : pod_way(way, pod);
 }
@@ -75,10 +77,37 @@ static __framed int gateway_return(struct packet *packet, struct way *way)
 	return overlay_way(packet, way, block->node, IDENTITY_WORLD);
 }
 
+/* decide: an overlay packet for this host, by one of the addresses of its Node object. What ARP and
+ * NDP say stays on a link. Returns 0 or a drop reason.
+ */
+static __framed int host_way(hook_t *ctx, const struct packet *packet, struct way *way)
+{
+	struct address to;
+
+	address_find(destination_key(packet), &to);
+	if (!is_own_host(&to) || !packet->hosts)
+		return DROP_UNKNOWN_L3_TARGET;
+	if (packet->answers)
+		return DROP_INVALID_SOURCE_IP;
+	if (packet->icmp == ICMP_NEIGHBOUR)
+		return DROP_INVALID_PACKET;
+	if (hook_device(ctx) != cfg.vxlan) /* there the stack takes it */
+		way->kind.act = ACT_HOST;
+	return 0;
+}
+
+/* decide: for an address that egress policies translate to */
+static __always_inline bool is_egress_address(const struct packet *packet)
+{
+	return gateway_find(&packet->destination, packet->sender) ||
+	       bpf_map_lookup_elem(&mg_egress_addr, &packet->destination);
+}
+
 /* decide: the way back of egress, which only a gateway of the address may send */
 static __always_inline int tunnel_reply(struct packet *packet, struct way *way)
 {
-	if (!gateway_accepts(&packet->destination, packet->sender))
+	if (packet->identity != IDENTITY_WORLD ||
+	    !gateway_accepts(&packet->destination, packet->sender))
 		return DROP_NOT_FROM_GATEWAY;
 	fragment_record(packet);
 	return egress_reply(packet, way);

@@ -33,6 +33,8 @@ struct event {	    /* one new connection, or one drop */
 	__u32 ifindex;
 	__u32 length;
 	__u32 lost; /* drop events suppressed by the rate limit since the last one of this reason */
+	__be32 sender; /* tunnel endpoint that it came from; 0: no tunnel */
+	__u32 pad_at_end;
 };
 SCHEMA(struct event, event);
 
@@ -94,6 +96,7 @@ static __always_inline struct event *event_open(hook_t *ctx, const struct packet
 				.point = packet->point,
 				.tcp_flags = packet->tcp_flags,
 				.source_identity = packet->identity,
+				.sender = packet->sender,
 				.ifindex = hook_device(ctx),
 				.length = hook_length(ctx)};
 	if (packet->icmp) {

@@ -138,6 +138,9 @@ static __framed int tunnel_egress(hook_t *ctx, struct packet *packet, struct way
 		bool egress = bpf_map_lookup_elem(&mg_egress_addr, &packet->source);
 		return egress ? DROP_NO_EGRESS_GATEWAY : reason;
 	}
+	reason = pod_identity(packet);
+	if (reason)
+		return reason;
 	struct block *block = block_find(&packet->source, packet->flow.source_port);
 	way->as.address = packet->source;
 	way->as.owner = block ? block->node : 0;

@@ -120,6 +120,12 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 	return bpf_redirect_peer(ifindex, 0);
 }
 
+/* To the host, as if it had come by this device. */
+static __always_inline int hook_to_host(__u32 ifindex)
+{
+	return bpf_redirect(ifindex, BPF_F_INGRESS);
+}
+
 /* As if it came from a collect_md tunnel device, which says who sent it. */
 static __always_inline void hook_from_device(hook_t *ctx, struct bpf_tunnel_key *key)
 {

@@ -165,6 +165,12 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 	return bpf_redirect(ifindex, 0);
 }
 
+/* By the device that it came by: here it has no other way up. */
+static __always_inline int hook_to_host(__u32 ifindex __attribute__((unused)))
+{
+	return HOOK_PASS;
+}
+
 static __always_inline void hook_from_device(hook_t *ctx __attribute__((unused)),
 					     struct bpf_tunnel_key *key __attribute__((unused)))
 {

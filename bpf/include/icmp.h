@@ -205,6 +205,10 @@ static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way
 		way->kind.late = is_syn(packet);
 		return pod ? pod_way(way, pod) : DROP_UNKNOWN_L3_TARGET;
 	}
+	if (packet->point == POINT_FROM_HOST) {
+		way->kind.act = ACT_HOST;
+		return 0;
+	}
 	packet->length = 0; /* limits were for the packet, not for the error */
 	if (packet->sender && !HOOK_HAS_DEVICE)
 		return overlay_way(packet, way, packet->sender, IDENTITY_WORLD);

@@ -18,6 +18,7 @@ enum slot_of { /* one for each program: mg_to_pod may run between two steps of a
 	       SLOT_TO_POD,
 	       SLOT_FROM_UPLINK,
 	       SLOT_FROM_VXLAN,
+	       SLOT_TO_VXLAN,
 	       SLOTS,
 };
 
@@ -72,6 +73,8 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 		return icmp_enter(ctx, way);
 	if (way->kind.act == ACT_HOP)
 		return forward_hop(ctx, way);
+	if (way->kind.act == ACT_HOST)
+		return hook_to_host(cfg.vxlan);
 	return way->kind.act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
 }
 

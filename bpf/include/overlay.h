@@ -8,12 +8,21 @@
 #include "event.h"
 #include "way.h"
 
+enum node_flag {
+	NODE_OVERLAY_V4 = 1, /* our cluster's: no native route leads to its pods, so its host */
+	NODE_OVERLAY_V6 = 2, /* is reached by the overlay, too */
+	NODE_HOSTS = 4,	     /* another cluster's, whose contract lets it reach hosts of ours */
+};
+SCHEMA(enum node_flag, node_flag);
+
 struct node {		 /* another node, by its tunnel endpoint */
 	__be32 next_hop; /* IPv4 next hop of the outer packet */
 	__u32 cluster;
+	__u32 flags; /* enum node_flag */
 };
 
-/* tunnel endpoint -> next hop, cluster: who may send to our overlay. Agent, from table node. */
+/* tunnel endpoint -> next hop, cluster, flags: who may send to our overlay. Agent, from table node.
+ */
 MAP_HASH(mg_node, __be32, struct node, 16384, BPF_F_NO_PREALLOC);
 
 enum overlay_number {
@@ -75,6 +84,14 @@ static __framed int overlay_way(struct packet *packet, struct way *way, __be32 e
 	way->next_hop = node->next_hop;
 	way->vni = vni;
 	return 0;
+}
+
+/* decide: no native route leads to the pods of a node, and so none from its host to ours */
+static __always_inline bool is_overlay_host(const struct packet *packet, __be32 endpoint)
+{
+	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
+
+	return node && node->flags & (packet->family == 4 ? NODE_OVERLAY_V4 : NODE_OVERLAY_V6);
 }
 
 /* act: through the kernel's device, which may fragment the outer packet */

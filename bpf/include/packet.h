@@ -42,6 +42,7 @@ struct ipv6_header {
 
 enum event_point { /* where it was seen; Hubble's TraceObservationPoint numbers */
 		   POINT_FROM_POD = 5,
+		   POINT_FROM_HOST = 7,
 		   POINT_TO_POD = 101,
 		   POINT_FROM_OVERLAY = 9,
 		   POINT_FROM_UPLINK = 10,
@@ -96,8 +97,10 @@ struct packet {
 	__u8 icmp_code;
 	__u8 ttl;
 	__u8 dont_fragment;
-	__u8 point; /* enum event_point */
-	__u32 pad_at_end;
+	__u8 point;	       /* enum event_point */
+	__u8 hosts;	       /* its sender is one that may reach this host */
+	__u8 answers;	       /* it may only answer what a pod of ours has opened */
+	__u16 cluster;	       /* of its sender */
 } __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
 
 /* Keys in place: made anew before each look-up they would cost more than the look-up itself. */

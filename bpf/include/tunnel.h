@@ -80,24 +80,28 @@ static __always_inline int overlay_pop(hook_t *ctx, __be16 inner, struct packet 
 	packet_store(ctx, offsetof(struct ethhdr, h_proto), &inner, sizeof(inner));
 	__be32 sender = packet->sender;
 	__u32 identity = packet->identity;
+	__u16 cluster = packet->cluster;
+	__u8 hosts = packet->hosts;
 	__builtin_memset(packet, 0, sizeof(*packet));
 	packet->sender = sender;
 	packet->identity = identity;
+	packet->cluster = cluster;
+	packet->hosts = hosts;
 	packet->point = POINT_FROM_OVERLAY;
 	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
 	return 0;
 }
 
-/* decide: a sender that we know, an identity that it may give. Returns 0 or a drop reason. */
-static __always_inline int tunnel_sender(const struct packet *packet)
+/* decide: a sender that we know, and whom it may reach. Returns 0 or a drop reason. */
+static __always_inline int tunnel_sender(struct packet *packet)
 {
 	struct node *node = bpf_map_lookup_elem(&mg_node, &packet->sender);
 
 	if (!node)
 		return DROP_UNKNOWN_SENDER;
-	if (packet->identity == IDENTITY_WORLD)
-		return 0; /* the way back from a gateway: tunnel_deliver */
-	return identity_allowed(packet->identity, node->cluster);
+	packet->cluster = node->cluster;
+	packet->hosts = node->cluster == cfg.cluster || node->flags & NODE_HOSTS;
+	return 0;
 }
 
 /* act: open an overlay packet of a known sender. Returns 0 or a drop reason. */

@@ -11,6 +11,7 @@ enum act {	       /* where a packet goes */
 	   ACT_NODE,   /* to another node, through the overlay */
 	   ACT_DEVICE, /* likewise, through the kernel's device, which may fragment */
 	   ACT_HOP,    /* out by the kernel's route */
+	   ACT_HOST,   /* up to the host, as if mg_vxlan had received it */
 };
 
 enum end { /* of a connection */

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from clustermesh.remote.shared import IDENTITY, NODE, SERVICE, Shared
 from mesh.core.address import ADDRESS
-from mesh.core.model import Identity, Node, NodeKey, Service, ServiceKey
+from mesh.core.model import IDENTITY_REMOTE_NODE, Identity, Node, NodeKey, Service, ServiceKey
 from mesh.core.table import Changes, ColumnChanges
-from mesh.identity.addresses import KIND_POD, VALUE
+from mesh.identity.addresses import KIND_POD, KIND_ROUTER, VALUE
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -24,8 +24,9 @@ AddressRow = tuple[int, int, int, int, int]
 
 
 def address_row(identity: int, endpoint: int, cluster_id: int) -> AddressRow:
-    """The value of an address."""
-    return identity, endpoint, KIND_POD, cluster_id, 0
+    """The value of an address, a pod's or a router's."""
+    kind = KIND_ROUTER if identity == IDENTITY_REMOTE_NODE else KIND_POD
+    return identity, endpoint, kind, cluster_id, 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,10 +68,9 @@ _CANONICAL_MAPPED = MAPPED.to_bytes(16, "big")[:12]
 
 @dataclass(frozen=True, slots=True)
 class RemoteNode:
-    """An accepted node, and its own addresses inside its pod CIDRs."""
+    """An accepted node."""
 
     row: Node
-    routers: tuple[IP, ...] = ()
 
     @property
     def endpoint(self) -> int | None:
@@ -103,7 +102,7 @@ class RemoteCluster:
         name = node.row.name
         self.nodes[name] = node
         self.hosts.update((str(address), name) for address in node.row.addresses)
-        self.routers.update((str(address), name) for address in node.routers)
+        self.routers.update((str(address), name) for address in node.row.routers)
         for network in node.row.pod_cidrs:
             shift = shift_of(network)
             self.cidrs.setdefault(shift, {})[span(network)[0] >> shift] = name
@@ -113,7 +112,7 @@ class RemoteCluster:
         node = self.nodes.pop(name)
         for address in node.row.addresses:
             self.hosts.pop(str(address), None)
-        for address in node.routers:
+        for address in node.row.routers:
             self.routers.pop(str(address), None)
         for network in node.row.pod_cidrs:
             shift = shift_of(network)
@@ -164,10 +163,11 @@ def node(
     _check_cluster(remote, "Cluster", wired.cluster, "ClusterID", wired.cluster_id)
     if wired.name != name or not wire.is_object_name(name):
         raise NotAccepted(MISMATCH, "Name", f"node {wired.name!r} under key {name!r}")
-    row, routers = wire.node_row(wired), tuple(wire.router_addresses(wired))
-    claimed = Holdings(tuple(_networks(row)), tuple(("IPAddresses", a) for a in row.addresses))
-    remote.ledger.take(Holder(remote.name, name), claimed)
-    return RemoteNode(row, routers), ()
+    row = wire.node_row(wired)
+    routers = dict.fromkeys(a for a in wire.router_addresses(wired) if a not in row.addresses)
+    addresses = tuple(("IPAddresses", address) for address in (*row.addresses, *routers))
+    remote.ledger.take(Holder(remote.name, name), Holdings(tuple(_networks(row)), addresses))
+    return RemoteNode(replace(row, routers=tuple(routers))), ()
 
 
 def read_identity(_: str, value: bytes) -> bytes:
@@ -283,7 +283,8 @@ class AddressValue(NamedTuple):
     pod: str = ""  # namespace/name for people to read; it decides nothing
 
 
-#: 16 bytes of the address, its identity, its tunnel endpoint as a number.
+#: 16 bytes of the address, its identity, its tunnel endpoint as a number. The identity of a node
+#: says that the address is a router's.
 AcceptedAddress = tuple[bytes, int, int]
 
 
@@ -311,7 +312,7 @@ def address(
     packed = pack(name)
     here = int.from_bytes(packed, "big")
     of_node, host = remote.node_of(here), remote.hosts.get(value.host)
-    if value.identity == IDENTITY_HOST:
+    if value.identity == IDENTITY_HOST or name in remote.routers:
         return _node_address(remote, name, packed)
     if value.identity in _OF_NODE and name in remote.hosts:
         return None, (remote.hosts[name],)

@@ -692,4 +692,4 @@ def _still_accepted(refusal: NotAccepted | WireError) -> tuple[Any, tuple[str, .
 
 def _reach(node: RemoteNode | None) -> object:
     """What addresses and services of a node rest on."""
-    return (node.row.pod_cidrs, node.row.addresses, node.routers) if node else None
+    return (node.row.pod_cidrs, node.row.addresses, node.row.routers) if node else None

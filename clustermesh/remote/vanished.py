@@ -35,7 +35,7 @@ class Vanished:
             text = (
                 f"cluster {name} was here and has gone: its lease has ended, or its keys were "
                 "deleted; its services, identities and addresses are withdrawn here; start a "
-                f"controller of that cluster, or say `meshgate cluster forget {name}` if it is gone "
-                "for good"
+                f"controller of that cluster, or say `meshgate cluster forget {name}` if it is "
+                "gone for good"
             )
             yield Finding(VANISHED, f"Cluster/{name}", "", text, (f"cluster/{name}",))

@@ -61,7 +61,10 @@ class NodeKey:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of this or another cluster; the first IPv4 address is its tunnel endpoint."""
+    """A node of this or another cluster; the first IPv4 address is its tunnel endpoint.
+
+    ``routers`` are further addresses of the host, to which the tunnel leads (CiliumInternalIP).
+    """
 
     cluster: str
     name: str
@@ -69,6 +72,7 @@ class Node:
     pod_cidrs: tuple[Network, ...] = ()
     locator: IPv6Network | None = None
     labels: Labels = ()
+    routers: tuple[IP, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,12 @@ class ColumnTable(Source):
         """All keys and values, copied."""
         return self._keys[self._live], self._values[self._live]
 
+    def existing(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Those of the keys that have a row, and their values."""
+        there = [name for name in column_names(keys) if name in self._index]
+        slots = np.fromiter((self._index[name] for name in there), np.int64, len(there))
+        return self._keys[slots], self._values[slots]
+
     def get(self, key: bytes) -> npt.NDArray[Any] | None:
         """The value of one key as a 0-d structured array, or None."""
         slot = self._index.get(key)

@@ -6,6 +6,7 @@ from bpf.sys import AttachType
 
 UPLINK_PROGRAM = "mg_from_uplink"
 VXLAN_PROGRAM = "mg_from_vxlan"
+HOST_PROGRAM = "mg_to_vxlan"
 VXLAN_DEVICE = "mg_vxlan"
 #: As in ``enum overlay_number``: the device is there before the datapath is loaded.
 VXLAN_PORT = 8472
@@ -34,6 +35,6 @@ def program_of(link: str) -> str | None:
     """The program that a pinned link runs, by the link's name; None: no link of ours."""
     if link in SOCKET_PROGRAMS:
         return link
-    by_name = {"uplink": UPLINK_PROGRAM, "vxlan": VXLAN_PROGRAM}
+    by_name = {"uplink": UPLINK_PROGRAM, "vxlan": VXLAN_PROGRAM, "host": HOST_PROGRAM}
     by_suffix = {suffix: program for suffix, program, _ in POD_PROGRAMS}
     return by_name.get(link) or by_suffix.get(link.rpartition("_")[2])

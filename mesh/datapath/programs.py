@@ -31,6 +31,7 @@ from bpf.realtime import refuse_realtime
 from bpf.sys import MapType, open_pinned
 from mesh.datapath import migrate
 from mesh.datapath.hooks import (
+    HOST_PROGRAM,
     POD_PROGRAMS,
     SOCKET_PROGRAMS,
     UPLINK_PROGRAM,
@@ -138,6 +139,7 @@ class Datapath:
         """Attach to the uplink, the VXLAN device, the cgroup and every pod that has a link."""
         self._tcx(uplink, "uplink", UPLINK_PROGRAM, ingress=True)
         self._tcx(VXLAN_DEVICE, "vxlan", VXLAN_PROGRAM, ingress=True)
+        self._tcx(VXLAN_DEVICE, "host", HOST_PROGRAM, ingress=False)
         for name, attach_type in SOCKET_PROGRAMS.items():
             links.cgroup(self._programs[name], cgroup, attach_type, self._links / name)
         for pin in self._links.glob("mgp*_in"):

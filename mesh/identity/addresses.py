@@ -26,12 +26,13 @@ from mesh.core.model import (
     PodEntry,
     PodRef,
 )
-from mesh.core.table import Changes, ColumnTable
+from mesh.core.table import Changes, ColumnChanges, ColumnTable
 
 #: ``enum address_kind`` and ``struct address``. They stand here, because a controller judges
 #: addresses of other clusters without a datapath; ``tests/unit/datapath/test_numbers.py`` compares.
 KIND_POD = 1
 KIND_NODE = 2
+KIND_ROUTER = 3
 VALUE = np.dtype(
     [("identity", "u4"), ("node", ">u4"), ("kind", "u1"), ("cluster", "u1"), ("pad", "u2")]
 )
@@ -150,13 +151,13 @@ class OwnPods(PodJoin):
 
 
 def address_ranks(cluster_id: int, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Which rows have room first: own nodes, peers' nodes, own pods, peers' pods.
+    """Which rows have room first: own nodes, peers' nodes and routers, own pods, peers' pods.
 
     A pod without a row is known by the pod CIDR of its node. A node without one would count as the
     world, and packets to it would be translated.
     """
     ranks: npt.NDArray[np.int64] = (values["cluster"] != cluster_id).astype(np.int64)
-    ranks[values["kind"] != KIND_NODE] += 2
+    ranks[values["kind"] == KIND_POD] += 2
     return ranks
 
 
@@ -167,13 +168,15 @@ AddressValue = tuple[int, int, int, int, int]
 def node_addresses(
     key: NodeKey, node: Node | None, cluster_id: int | None, own: NodeKey
 ) -> dict[tuple[bytes, NodeKey], AddressValue]:
-    """Rows of a node's addresses, each with the node that asks for the row."""
+    """Rows of a node's addresses and routers, each with the node that asks for the row."""
     endpoint = tunnel_endpoint(node) if node else None
     if node is None or endpoint is None or cluster_id is None:
         return {}
     identity = IDENTITY_HOST if key == own else IDENTITY_REMOTE_NODE
-    value = (identity, int(endpoint), KIND_NODE, cluster_id, 0)
-    return {(packed(address), key): value for address in node.addresses}
+    host = (identity, int(endpoint), KIND_NODE, cluster_id, 0)
+    router = (identity, int(endpoint), KIND_ROUTER, cluster_id, 0)
+    rows = {(packed(address), key): router for address in node.routers}
+    return rows | {(packed(address), key): host for address in node.addresses}
 
 
 def first_asked(
@@ -184,12 +187,28 @@ def first_asked(
 
 
 def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> None:
-    """Write changed address rows into ``table``."""
+    """Write changed address rows of nodes into ``table``.
+
+    An address that a node has no more may be a pod's by now: that row stays.
+    """
     if changes.upsert:
         keys = np.frombuffer(b"".join(changes.upsert), ADDRESS)
         table.upsert(keys, np.array(list(changes.upsert.values()), VALUE))
     if changes.delete:
-        table.delete(np.frombuffer(b"".join(changes.delete), ADDRESS))
+        keys, values = table.existing(np.frombuffer(b"".join(changes.delete), ADDRESS))
+        table.delete(keys[values["kind"] != KIND_POD])
+
+
+def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
+    """Write accepted addresses of other clusters into ``table``.
+
+    A router's row goes with its node (``write_columns``), whether or not it has a key of its own.
+    """
+    if len(changes.keys):
+        table.upsert(changes.keys, changes.values)
+    if len(changes.deleted):
+        keys, values = table.existing(changes.deleted)
+        table.delete(keys[values["kind"] == KIND_POD])
 
 
 def tunnel_endpoint(node: Node) -> IPv4Address | None:

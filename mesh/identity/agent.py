@@ -21,7 +21,7 @@ from mesh.core.model import IP, Node, NodeKey, PodEntry, PodKey, PodRef
 from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
-from mesh.core.table import Changes, ColumnChanges, ColumnTable, Source, Table
+from mesh.core.table import Changes, ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
 from mesh.identity.labels import NOUN, POOL
@@ -41,14 +41,6 @@ WITHOUT_ADDRESS = (
 def address_table() -> ColumnTable:
     """The table of all addresses of the mesh."""
     return ColumnTable("address", ADDRESS, VALUE)
-
-
-def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
-    """Write accepted addresses of other clusters into ``table``."""
-    if len(changes.keys):
-        table.upsert(changes.keys, changes.values)
-    if len(changes.deleted):
-        table.delete(changes.deleted)
 
 
 class IdentityAgent(AgentFeature):

@@ -12,6 +12,7 @@ from bgp.routers.frr import Neighbor, router_config
 from mesh.lab.places import Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
+from mesh.nodes.rows import NATIVE_LABEL
 from mesh.pools.settings import Pool
 
 POLICY = "erp"
@@ -25,7 +26,7 @@ Document = dict[str, object]
 
 
 def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost) -> dict[str, Path]:
-    """Write agent.yaml and speaker.yaml of a node; the paths by role."""
+    """Write agent.yaml and, where nodes speak BGP, speaker.yaml of a node; the paths by role."""
     common = _common(lab, cluster)
     run = lab.host_run(node.name)
     agent = {
@@ -37,6 +38,7 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "uplink": "uplink",
         "socket": str(run / "agent.sock"),
         "podNetns": f"/run/netns/{lab.name}-{{cluster}}-{{namespace}}-{{name}}",
+        "hosts": topology.hosts,
         "egress": _egress(topology),
         "stateDir": str(run / "agent"),
     }
@@ -48,7 +50,8 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "socket": str(run / "speaker.sock"),
         "routerID": str(node.addresses[0]),
     }
-    return {"agent": _write(run, "agent", agent), "speaker": _write(run, "speaker", speaker)}
+    configs = {"agent": agent} | ({"speaker": speaker} if topology.bgp else {})
+    return {role: _write(run, role, tree) for role, tree in configs.items()}
 
 
 def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[str, Path]:
@@ -118,11 +121,11 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         directory = lab.manifests(cluster.name)
         directory.mkdir(parents=True, exist_ok=True)
         files = {
-            "nodes": [_node(node) for node in cluster.nodes],
+            "nodes": [_node(topology, node) for node in cluster.nodes],
             "namespaces": [_object("v1", "Namespace", {"name": topology.pods.namespace})],
             "services": [_service(topology, cluster)],
             "egress": [_egress_policy(topology, cluster)],
-            "peers": [_peer(topology, cluster)],
+            "peers": [_peer(topology, cluster)] if topology.bgp else [],
         }
         for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
             files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
@@ -164,9 +167,10 @@ def _object(version: str, kind: str, metadata: Document, **sections: object) -> 
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **sections}
 
 
-def _node(node: NodeHost) -> Document:
+def _node(topology: Topology, node: NodeHost) -> Document:
     addresses = [{"type": "InternalIP", "address": str(each)} for each in node.addresses]
-    metadata: Document = {"name": node.name, "labels": dict(node.labels)}
+    native = dict([NATIVE_LABEL]) if topology.hosts == "native" else {}
+    metadata: Document = {"name": node.name, "labels": node.labels | native}
     return _object("v1", "Node", metadata, status={"addresses": addresses})
 
 

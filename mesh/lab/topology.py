@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -103,6 +104,10 @@ class Topology(_Section, frozen=True):
     etcd: Etcd
     legacy: Legacy
     clusters: tuple[Cluster, ...]
+    hosts: Literal["overlay", "native"] = "overlay"
+    """``hosts`` of every agent, and the label of every node."""
+    bgp: bool = True
+    """Whether the nodes peer with the router."""
 
     @property
     def nodes(self) -> Iterator[tuple[Cluster, NodeHost]]:

@@ -69,6 +69,9 @@ class NodesAgent(AgentFeature):
         self.announced = (Table[Network, None]("own pod CIDR"),)
         self.ours = (Table[Network, None]("pod CIDR pools"),)
         self.own_addresses = (Table[IP, None]("address of own node"),)
+        #: ``HostFlag`` by tunnel endpoint; at the start of the agent those of the last one.
+        self.flags: Table[IPv4Address, int] = Table("flags of node")
+        self.flags.mark_synced()
         self._uplink, self._endpoint = uplink, endpoint
         self._objects, self._claims, self._locator = objects, store.claims_of(NOUN).held, locator
         self._remote = remote
@@ -109,6 +112,7 @@ class NodesAgent(AgentFeature):
             Each(self._remote.ids, lambda _, nodes: [key.cluster for key in nodes]),
             By(self.next_hops),
             By(self._recovered),
+            By(self.flags),
             late=[self.next_hops, self._asked],
         )
         loop.group(
@@ -128,6 +132,7 @@ class NodesAgent(AgentFeature):
     def take_recovered(self, hops: Mapping[IPv4Address, rows.NodeHop]) -> None:
         """Start from the rows that the map has."""
         self._recovered.upsert({address: row.next_hop for address, row in hops.items()})
+        self.flags.upsert({address: row.flags for address, row in hops.items()})
 
     def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
         return (self.standing.run,)

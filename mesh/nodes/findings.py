@@ -27,3 +27,11 @@ NO_WAY = Code(
     "Add a route to the other node, or mend the routing daemon. `ip route get ADDRESS` shows what "
     "the kernel knows.",
 )
+STRICT_FILTER = Code(
+    "D609",
+    "The uplink takes only packets whose way back leads out of it (rp_filter 1). This host reaches "
+    "pods of another cluster by the overlay, and their answers come in by the uplink: the kernel "
+    "drops them without a word.",
+    "Set net.ipv4.conf.UPLINK.rp_filter to 2. Where the fabric knows the pod CIDRs, give the other "
+    "cluster's Node objects the label meshgate.io/hosts: native instead.",
+)

@@ -1,4 +1,4 @@
-"""Pod CIDR maps of former versions: their keys had no zone, and counted bits without it."""
+"""Maps of former versions: pod CIDRs had no zone and counted bits without it, nodes no flags."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def _prefix_of_bits(old: Entries, new: Entries) -> None:
 
 
 DECLARED: Declared = (
+    Added("mg_node", ("value.flags",)),
     Added("mg_addr_cidr", ("key.zone",)),
     Converter("mg_addr_cidr", ("key.prefix",), ("key.bits",), _bits_of_prefix),
     Converter("mg_addr_cidr", ("key.bits",), ("key.prefix",), _prefix_of_bits),

@@ -13,13 +13,15 @@ from mesh.nodes.rows import NodeHop, PodCIDR
 
 def encode_node(address: IPv4Address, row: NodeHop) -> Entry:
     """Entry of ``mg_node``."""
-    return int(address), {"next_hop": int(row.next_hop), "cluster": row.cluster}
+    value = {"next_hop": int(row.next_hop), "cluster": row.cluster, "flags": row.flags}
+    return int(address), value
 
 
 def decode_node(key: Any, value: Any) -> tuple[IPv4Address, NodeHop]:
     """Inverse of ``encode_node``."""
     next_hop = IPv4Address(int(value["next_hop"]))
-    return IPv4Address(int(key)), NodeHop(next_hop, int(value["cluster"]))
+    row = NodeHop(next_hop, int(value["cluster"]), int(value["flags"]))
+    return IPv4Address(int(key)), row
 
 
 def encode_cidr(prefix: Network, row: PodCIDR, before: int) -> Entry:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, IntFlag
 from ipaddress import IPv4Address, IPv6Network
 
 from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.pools.prefixes import claimed
+
+#: A node with this label is behind a fabric that knows its pod CIDRs, for hosts of any cluster.
+NATIVE_LABEL = ("meshgate.io/hosts", "native")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class NodeHop:
 
     next_hop: IPv4Address
     cluster: int
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,36 @@ class PodCIDR:
 
     node: IPv4Address
     cluster: int
+
+
+class HostFlag(IntFlag):
+    """``enum node_flag``; ``tests/unit/datapath/test_numbers.py`` compares."""
+
+    OVERLAY_V4 = 1
+    OVERLAY_V6 = 2
+
+
+class Native(Enum):
+    """Whether the kernel knows a native route to a pod CIDR."""
+
+    NO = "no"
+    YES = "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A pod CIDR of another node: its tunnel endpoint, whether the node is of our cluster."""
+
+    node: IPv4Address
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayRoute:
+    """A route of this host to a pod CIDR by the overlay."""
+
+    source: IP
+    mtu: int
 
 
 def own_node(
@@ -53,6 +88,7 @@ def node_hop(
     cluster_ids: Mapping[str, int],
     hop: IPv4Address | None,
     recovered: IPv4Address | None,
+    flags: int | None = None,
 ) -> dict[IPv4Address, NodeHop]:
     """The row of ``mg_node`` of a tunnel endpoint to which the kernel has, or had, a route (D13).
 
@@ -60,7 +96,7 @@ def node_hop(
     """
     clusters = [cluster_ids[key.cluster] for key in sorted(nodes) if key.cluster in cluster_ids]
     next_hop = hop or recovered
-    return {endpoint: NodeHop(next_hop, clusters[0])} if clusters and next_hop else {}
+    return {endpoint: NodeHop(next_hop, clusters[0], flags or 0)} if clusters and next_hop else {}
 
 
 def pod_cidrs(_: NodeKey, node: Node | None, cluster_id: int | None) -> dict[Network, PodCIDR]:
@@ -69,6 +105,45 @@ def pod_cidrs(_: NodeKey, node: Node | None, cluster_id: int | None) -> dict[Net
     if node is None or address is None or cluster_id is None:
         return {}
     return dict.fromkeys(node.pod_cidrs, PodCIDR(address, cluster_id))
+
+
+def behind(
+    key: NodeKey, node: Node | None, cluster_id: int | None, *, own: NodeKey, native: bool
+) -> dict[Network, Behind]:
+    """Pod CIDRs of another node, unless a fabric that knows them is named (``hosts``).
+
+    ``native``: our configuration says so of our cluster. Of any node its label may say so.
+    """
+    address = tunnel_endpoint(node) if node else None
+    if node is None or address is None or cluster_id is None or key == own:
+        return {}
+    ours = key.cluster == own.cluster
+    if (ours and native) or NATIVE_LABEL in node.labels:
+        return {}
+    return dict.fromkeys(node.pod_cidrs, Behind(address, ours))
+
+
+def by_overlay(
+    prefix: Network, behind: Behind | None, natively: Native | None
+) -> dict[Network, Behind]:
+    """A pod CIDR to which the kernel knows no native route; it has been asked."""
+    return {prefix: behind} if behind and natively is Native.NO else {}
+
+
+def overlay_route(
+    prefix: Network, behind: Behind | None, this: Node | None, *, mtu: int
+) -> dict[Network, OverlayRoute]:
+    """The route to a pod CIDR by the overlay, from this node's first address of the family."""
+    addresses = this.addresses if this else ()
+    source = next((a for a in addresses if a.version == prefix.version), None)
+    return {prefix: OverlayRoute(source, mtu)} if behind and source else {}
+
+
+def host_flags(endpoint: IPv4Address, prefixes: Mapping[Network, Behind]) -> dict[IPv4Address, int]:
+    """How pods of ours reach the host of another node of our cluster."""
+    versions = {prefix.version for prefix in prefixes}
+    flags = HostFlag.OVERLAY_V4 * (4 in versions) | HostFlag.OVERLAY_V6 * (6 in versions)
+    return {endpoint: int(flags)} if prefixes else {}
 
 
 def one_node(key: NodeKey, nodes: Mapping[NodeKey, Node]) -> dict[NodeKey, Node]:

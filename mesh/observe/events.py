@@ -91,7 +91,10 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One event, decoded. ``translated`` is the source after egress translation.
+    """One event, decoded.
+
+    ``translated`` is the source after egress translation, ``sender`` the node whose tunnel it came
+    by.
 
     ``run`` is a random number of 80 bits, the same for all flows of a run of the agent.
     """
@@ -109,6 +112,7 @@ class Flow:
     icmp: tuple[int, int] | None
     translated: tuple[IP, int] | None
     lost: int
+    sender: IPv4Address | None = None
 
 
 def reason_texts(enum: Mapping[str, int]) -> dict[int, str]:
@@ -199,6 +203,7 @@ def _decode(
     column = {name: events[name].tolist() for name in events.dtype.names or () if name != "pad"}
     sources, destinations = _addresses(events["source"]), _addresses(events["destination"])
     translated = _addresses(events["translated"])
+    senders = column.get("sender", [0] * len(sequences))  # builds before had none
     flows = []
     for i, sequence in enumerate(sequences.tolist()):
         protocol, first = column["protocol"][i], column["source_port"][i]
@@ -225,6 +230,7 @@ def _decode(
                 if int(translated[i])
                 else None,
                 lost=column["lost"][i],
+                sender=IPv4Address(senders[i]) if senders[i] else None,
             )
         )
     return flows

@@ -319,6 +319,8 @@ def _summary(flow: Flow, texts: dict[int, str]) -> str:
         parts.append("TCP Flags: " + ", ".join(name.upper() for name in filters.flag_names(flow)))
     if flow.translated:
         parts.append("source translated to {}, port {}".format(*flow.translated))
+    if flow.sender and flow.verdict == DROPPED:
+        parts.append(f"sent by node {flow.sender}")
     if flow.lost:
         parts.append(f"{flow.lost} more drops of this reason not shown")
     return "; ".join(parts)
@@ -338,6 +340,8 @@ def _extensions(flow: Flow, texts: dict[int, str]) -> AnyMessage | None:
         facts["translatedPort"] = flow.translated[1]
     if flow.verdict != FORWARDED:
         facts["reason"] = texts.get(flow.reason, f"reason {flow.reason}")
+    if flow.sender:
+        facts["sender"] = str(flow.sender)
     if flow.icmp is None and flow.source.port is None:
         facts["protocol"] = flow.protocol
     if not facts.fields:

@@ -26,10 +26,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if os.environ.get("MESHGATE_TEST_LAB"):
         yield Lab({**os.environ, "PYTHONPATH": str(ROOT)})
         return
-    name = f"t{os.getpid() % 10_000_000}"
     shape = tmp_path_factory.mktemp("lab") / "topology.yaml"
     text = (ROOT / "mesh/lab/topology.yaml").read_text()
     shape.write_text(text.replace("leaseSeconds: 60", f"leaseSeconds: {LEASE_S}"))
+    yield from _brought_up(f"t{os.getpid() % 10_000_000}", shape)
+
+
+@pytest.fixture(scope="module")
+def overlay_lab() -> Iterator[Lab]:
+    """A second lab, whose fabric knows no pod CIDR: nobody speaks BGP."""
+    shape = ROOT / "mesh/lab/topology-overlay.yaml"
+    yield from _brought_up(f"o{os.getpid() % 10_000_000}", shape)
+
+
+def _brought_up(name: str, shape: Path) -> Iterator[Lab]:
     environment = {
         **os.environ,
         "MESHGATE_LAB": name,

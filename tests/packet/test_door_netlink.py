@@ -7,7 +7,7 @@ import errno
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,66 @@ def test_next_hops_are_gateways_and_neighbours_on_the_link(host: Host) -> None:
         assert isinstance(error := found[FARTHER], OSError)
         assert error.errno == errno.ENETUNREACH
         assert await kernel.next_hops([]) == {}
+
+    play(host, story)
+
+
+def test_a_native_route_is_more_specific_than_the_default_and_leads_out_of_the_device(
+    host: Host,
+) -> None:
+    """Our own routes out of another device, longer ones too, hide none."""
+    host.ip(
+        "route add default via 10.99.0.1",
+        "route add 10.1.0.0/16 via 10.99.0.1",
+        "route add 10.1.1.0/24 dev right",
+        "route add 10.2.1.0/24 dev right",
+    )
+    with netns.enter(host.namespace):
+        for device in ("left", "right"):
+            Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").write_text("0")
+    host.ip(
+        "addr add fd99::9/64 dev left nodad",
+        "route add default via fd99::1 dev left",
+        "route add fd01::/48 via fd99::1",
+        "route add fd01:0:0:1::/64 dev right",
+        "route add fd02:0:0:1::/64 dev right",
+    )
+    there = ["10.1.0.0/24", "10.1.1.0/24", "fd01::/64", "fd01:0:0:1::/64"]
+    away = ["10.2.1.0/24", "10.3.0.0/24", "fd02:0:0:1::/64", "fd03::/64"]
+    prefixes = [ip_network(text) for text in (*there, *away)]
+
+    async def story(kernel: Kernel) -> None:
+        left = (await kernel.link("left")).ifindex
+        found = await kernel.natively_routed(prefixes, left)
+        assert found == {each: str(each) in there for each in prefixes}
+
+    play(host, story)
+
+
+def test_routes_into_the_overlay_are_the_last_and_are_read_back(host: Host) -> None:
+    v4, v6 = ip_network("10.1.1.0/24"), ip_network("fd01:0:0:1::/64")
+    with netns.enter(host.namespace):
+        for device in ("left", "right"):
+            Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").write_text("0")
+    host.ip("addr add fd99::9/64 dev left nodad", "route add 10.2.0.0/24 dev right")
+    sources = {v4: ip_address("10.99.0.9"), v6: ip_address("fd99::9")}
+
+    async def story(kernel: Kernel) -> None:
+        right = (await kernel.link("right")).ifindex
+        await kernel.add_overlay_gateways(right)
+        for prefix, source in sources.items():
+            await kernel.add_overlay_route(right, prefix, source, 1450)
+            await kernel.add_overlay_route(right, prefix, source, 1400)
+        wanted = {prefix: (source, 1400) for prefix, source in sources.items()}
+        assert await kernel.overlay_routes(right) == wanted
+        assert await kernel.host_routes() == {}
+        host.ip("route add 10.1.1.0/24 via 10.99.0.1")
+        hops = await kernel.next_hops([IPv4Address("10.1.1.7")])
+        assert hops == {IPv4Address("10.1.1.7"): GATEWAY}
+        for prefix in sources:
+            await kernel.delete_overlay_route(right, prefix)
+            await kernel.delete_overlay_route(right, prefix)
+        assert await kernel.overlay_routes(right) == {}
 
     play(host, story)
 

@@ -25,7 +25,14 @@ def test_no_chain_of_calls_is_deeper_than_the_bound(programs: dict[str, Depth]) 
 
 
 def test_every_program_is_there(programs: dict[str, Depth]) -> None:
-    wanted = {"mg_from_pod", "mg_to_pod", "mg_from_uplink", "mg_from_vxlan", "mg_sweep"}
+    wanted = {
+        "mg_from_pod",
+        "mg_to_pod",
+        "mg_from_uplink",
+        "mg_from_vxlan",
+        "mg_to_vxlan",
+        "mg_sweep",
+    }
     assert wanted <= set(programs)
 
 

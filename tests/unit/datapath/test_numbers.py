@@ -12,8 +12,9 @@ from gateway.maps import BLOCK_KEY, BLOCK_VALUE
 from mesh.core import model
 from mesh.core.address import bits_before
 from mesh.datapath.hooks import VXLAN_PORT
-from mesh.identity.addresses import KIND_NODE, KIND_POD, VALUE
+from mesh.identity.addresses import KIND_NODE, KIND_POD, KIND_ROUTER, VALUE
 from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY
+from mesh.nodes.rows import HostFlag
 from mesh.nodes.uplink import OVERHEAD
 
 
@@ -35,6 +36,9 @@ def types(pod: Object) -> Btf:
         ("port_limit", "OWN_BLOCKS", OWN_BLOCKS),
         ("address_kind", "ADDRESS_POD", KIND_POD),
         ("address_kind", "ADDRESS_NODE", KIND_NODE),
+        ("address_kind", "ADDRESS_ROUTER", KIND_ROUTER),
+        ("node_flag", "NODE_OVERLAY_V4", HostFlag.OVERLAY_V4),
+        ("node_flag", "NODE_OVERLAY_V6", HostFlag.OVERLAY_V6),
         ("identity", "IDENTITY_HOST", model.IDENTITY_HOST),
         ("identity", "IDENTITY_WORLD", model.IDENTITY_WORLD),
         ("identity", "IDENTITY_REMOTE_NODE", model.IDENTITY_REMOTE_NODE),

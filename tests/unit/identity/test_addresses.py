@@ -5,16 +5,22 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mesh.core.address import ADDRESS, packed
 from mesh.core.model import Node, NodeKey, PodEntry, PodRef
-from mesh.core.table import Changes, ColumnTable
+from mesh.core.table import Changes, ColumnChanges, ColumnTable
 from mesh.identity.addresses import (
+    KIND_NODE,
+    KIND_POD,
+    KIND_ROUTER,
     VALUE,
+    AddressValue,
     OwnPods,
     first_asked,
     node_addresses,
+    take_remote,
     write_columns,
 )
 
@@ -93,3 +99,43 @@ def test_this_node_is_host_and_others_are_remote_nodes() -> None:
     assert row(rows, "10.99.0.21") == (6, int(IPv4Address("10.99.0.21")), 2, 2, 0)
     write_columns(rows, Changes({}, frozenset(written)))
     assert len(rows) == 0
+
+
+ROUTER = ip_address("10.2.1.1")
+
+
+def test_a_router_is_a_hosts_address_behind_the_tunnel() -> None:
+    key = NodeKey("west", "w1")
+    node = Node("west", "w1", (ip_address("10.99.0.21"),), routers=(ROUTER,))
+    found = node_addresses(key, node, 2, NodeKey("east", "e1"))
+    endpoint = int(IPv4Address("10.99.0.21"))
+    assert found == {
+        (packed(ip_address("10.99.0.21")), key): (6, endpoint, KIND_NODE, 2, 0),
+        (packed(ROUTER), key): (6, endpoint, KIND_ROUTER, 2, 0),
+    }
+
+
+def test_each_writer_takes_away_its_own_kind_of_row() -> None:
+    """An address that was a router's may be a pod's when the node's row goes, and vice versa."""
+    rows, endpoint = table(), int(IPv4Address("10.99.0.21"))
+    at, router, pod = (
+        packed(ROUTER),
+        (6, endpoint, KIND_ROUTER, 2, 0),
+        (9, endpoint, KIND_POD, 2, 0),
+    )
+    keys = np.frombuffer(at, ADDRESS)
+    node_gone: Changes[bytes, AddressValue] = Changes({}, frozenset([at]))
+    key_gone = ColumnChanges(keys[:0], np.zeros(0, VALUE), keys)
+
+    write_columns(rows, Changes({at: router}, frozenset()))
+    take_remote(rows, ColumnChanges(keys, np.array([router], VALUE), keys[:0]))
+    take_remote(rows, key_gone)
+    assert row(rows, str(ROUTER)) == router
+    take_remote(rows, ColumnChanges(keys, np.array([pod], VALUE), keys[:0]))
+    write_columns(rows, node_gone)
+    assert row(rows, str(ROUTER)) == pod
+    take_remote(rows, key_gone)
+    assert row(rows, str(ROUTER)) is None
+    write_columns(rows, Changes({at: router}, frozenset()))
+    write_columns(rows, node_gone)
+    assert row(rows, str(ROUTER)) is None

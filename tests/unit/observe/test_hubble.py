@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,16 @@ def test_every_flow_has_an_event_type(client: Client) -> None:
         for flow in client.get(pb.GetFlowsRequest())
     ]
     assert kinds == [(4, 5), (4, 11), (1, 167), (4, 0), (1, 222)]
+
+
+def test_a_drop_says_which_node_sent_the_packet(client: Client) -> None:
+    client.append(drop(sender=int(IPv4Address("10.99.0.21"))))
+    *_, before, flow = client.get(pb.GetFlowsRequest())
+    facts = Struct()
+    assert flow.extensions.Unpack(facts)
+    assert facts["sender"] == "10.99.0.21"
+    assert "sent by node 10.99.0.21" in flow.summary
+    assert "sent by" not in before.summary
 
 
 def test_a_translated_flow_shows_the_address_outside(client: Client) -> None:
