@@ -33,7 +33,7 @@ static __framed int tunnel_deliver(hook_t *ctx, struct packet *packet, struct wa
 
 	/* 4. to a pod */
 	struct pod *pod = pod_find(destination_key(packet));
-	return pod ? deliver(ctx, packet, way, pod) : DROP_UNKNOWN_L3_TARGET;
+	return pod ? deliver(ctx, packet, way, pod) : no_pod(packet, way);
 }
 
 /* decide: a native packet to a pod of this node. Returns 0 or a drop reason. */

@@ -24,6 +24,9 @@ enum connection_flag {
 	CONNECTION_REPLY_FIN = 8, /* from the other side */
 	CONNECTION_RST = 16,
 	CONNECTION_HANDED = 32, /* the other generation has it (handover.h) */
+	/* reset with the pod's own address (reset.h); challenged, and reset once more */
+	CONNECTION_RESET = 256,
+	CONNECTION_CHALLENGED = 512,
 };
 
 struct connection {

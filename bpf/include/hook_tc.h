@@ -13,10 +13,14 @@
 
 typedef struct __sk_buff hook_t;
 
+/* Newer than Debian's headers; kernels before 6.7 refuse it. */
+#define FIB_LOOKUP_SRC (1U << 4)
+
 enum {
 	HOOK_PASS = TC_ACT_OK,
 	HOOK_DROP = TC_ACT_SHOT,
 	HOOK_HAS_DEVICE = 1, /* the kernel's VXLAN device can be given packets (hook_to_device) */
+	HOOK_HAS_COPY = 1,   /* one packet can become two (hook_copy) */
 };
 
 /* Bytes and lengths */
@@ -97,6 +101,12 @@ static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib,
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
 }
 
+/* The address that this host has towards a destination. Returns 0 when there is one. */
+static __always_inline long hook_source(hook_t *ctx, struct bpf_fib_lookup *fib)
+{
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH | FIB_LOOKUP_SRC);
+}
+
 static __always_inline int hook_to_hop(hook_t *ctx __attribute__((unused)), __u32 ifindex,
 				       struct bpf_redir_neigh *next,
 				       const __u8 *mac __attribute__((unused)),
@@ -118,6 +128,22 @@ static __always_inline int hook_to_neighbour(hook_t *ctx __attribute__((unused))
 static __always_inline int hook_to_pod(__u32 ifindex)
 {
 	return bpf_redirect_peer(ifindex, 0);
+}
+
+static __always_inline __u32 hook_mark(hook_t *ctx)
+{
+	return ctx->mark;
+}
+
+/* Send a copy out of a device, marked. Returns 0 when it has gone. */
+static __always_inline long hook_copy(hook_t *ctx, __u32 ifindex, __u32 mark)
+{
+	__u32 before = ctx->mark;
+
+	ctx->mark = mark;
+	long failed = bpf_clone_redirect(ctx, ifindex, 0);
+	ctx->mark = before;
+	return failed;
 }
 
 /* As if it came from a collect_md tunnel device, which says who sent it. */
