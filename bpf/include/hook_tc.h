@@ -73,9 +73,10 @@ static __always_inline long hook_room(hook_t *ctx, __s32 size, __u64 flags)
 	return bpf_skb_adjust_room(ctx, size, BPF_ADJ_ROOM_MAC, flags);
 }
 
+/* The kernel refuses what a veth has carried through a tunnel, also when nothing is to be cut. */
 static __always_inline long hook_cut(hook_t *ctx, __u32 length)
 {
-	return bpf_skb_change_tail(ctx, length, 0);
+	return length == ctx->len ? 0 : bpf_skb_change_tail(ctx, length, 0);
 }
 
 /* Checksums; right for CHECKSUM_PARTIAL, COMPLETE and GSO */
