@@ -200,19 +200,6 @@ while time.monotonic() < end:
         break
     time.sleep(0.2)
 """
-#: One connect(); prints the error and how long it took.
-TRY = """
-import errno, socket, sys, time
-made = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
-made.settimeout(6)
-begin = time.monotonic()
-try:
-    made.connect((sys.argv[1], 5353))
-    said = "connected"
-except OSError as error:
-    said = errno.errorcode.get(error.errno, "silence")
-print(said, round(time.monotonic() - begin, 2))
-"""
 
 
 def udp_pod(tmp: Path, number: int) -> str:
@@ -228,11 +215,6 @@ spec:
 """
 
 
-def known(lab: Lab) -> set[str]:
-    """Every address of the mesh."""
-    return {row["address"].split("/")[0] for row in lab.table("address")}
-
-
 def test_what_asks_a_gone_backend_hears_of_it(lab: Lab, tmp_path: Path) -> None:
     client = "east/shop/client-1"
     with ExitStack() as stack:
@@ -246,7 +228,6 @@ def test_what_asks_a_gone_backend_hears_of_it(lab: Lab, tmp_path: Path) -> None:
                 return len({one["address"] for one in found if ":" not in one["address"]})
 
             wait(lambda: backends() == 2, 15, "both pods are backends")
-            addresses = lab.pod("east/shop/u-2")["addresses"]
             askers = [
                 lab.start(client, sys.executable, "-c", ASKER, "10.97.1.62", 15) for _ in range(8)
             ]
@@ -260,8 +241,4 @@ def test_what_asks_a_gone_backend_hears_of_it(lab: Lab, tmp_path: Path) -> None:
         ends = {one[-1] for one in said if one[0] == "u-2"}
         assert {one for one in said if one[0] == "u-1"} == {("u-1",)}
         assert ends == {"ECONNABORTED"}, "whatever a dying pod's kernel says before"
-        wait(lambda: not known(lab) & {*addresses}, 10, "its addresses are nobody's")
-        for address in addresses:
-            word, seconds = lab.python(client, TRY, address).split()
-            assert (word, float(seconds) < 3) == ("EHOSTUNREACH", True), f"{address}: {seconds} s"
     wait(lab.healthy, 30, "healthy afterwards")
