@@ -123,14 +123,20 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	/* 9. egress policy: never for the mesh itself, nor for replies of what others opened */
 	address_find(destination_key(packet), &to);
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
-		const struct egress *egress = egress_find(pod->egress_class, packet);
+		const struct egress *egress =
+		    egress_find(pod->egress_class, &packet->destination, packet->family);
 		if (egress) {
 			reason = egress_open(ctx, packet, way, egress, connection);
-			return reason ? reason : egress_way(ctx, packet, way);
+			if (!reason)
+				return egress_way(ctx, packet, way);
+			reset_from_pod(packet, way, connection, direction, pod);
+			return reason;
 		}
 	}
-	if (translated && !may_untranslate(packet, &to))
+	if (translated && !may_untranslate(packet, &to)) {
+		reset_from_pod(packet, way, connection, direction, pod);
 		return DROP_NO_EGRESS_GATEWAY;
+	}
 
 	/* 10. plain; RFC 4861 knows a neighbour by its hop limit, which a redirect keeps */
 	if (packet->icmp == ICMP_NEIGHBOUR &&
@@ -150,7 +156,7 @@ int mg_from_pod(hook_t *ctx)
 }
 
 /* Returns 0 or a drop reason. */
-static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
+static __always_inline int to_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct connection *connection;
 	struct address from;
@@ -166,6 +172,9 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))
 		return HANDOVER;
+	if (pod && packet->identity == IDENTITY_WORLD &&
+	    reset_to_pod(packet, way, connection, direction, pod))
+		return DROP_CONNECTION_ENDED;
 	return connection_plain(ctx, packet, connection, direction,
 				pod ? pod->identity : IDENTITY_UNKNOWN);
 }
@@ -173,12 +182,9 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet)
 SEC("tc")
 int mg_to_pod(hook_t *ctx)
 {
+	if (hook_mark(ctx) == RESET_MARK)
+		return HOOK_PASS;
 	struct slot *slot = enter(ctx, SLOT_TO_POD, POINT_TO_POD);
-	int reason = slot ? to_pod(ctx, &slot->packet) : 0;
 
-	if (!slot)
-		return HOOK_DROP;
-	if (reason == HANDOVER)
-		reason = hand_over(ctx, &slot->packet);
-	return reason ? drop(ctx, &slot->packet, reason) : HOOK_PASS;
+	return slot ? leave(ctx, slot, to_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }

@@ -3,6 +3,7 @@
  *
  *   connect, sendmsg      service address -> backend; refused when the service has none
  *   recvmsg, getpeername  backend -> the service address that this socket had asked for
+ *   iterator              sockets whose backend is gone end with ECONNABORTED
  *
  * An IPv6 socket that asks for ::ffff:a.b.c.d comes by the 6-programs on connect and recvmsg, and
  * by the 4-programs on sendmsg: both families share one key form, so that both meet the same rows.
@@ -11,6 +12,7 @@
 #include <linux/in.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "ends.h"
 #include "service.h"
 
 #define ECONNREFUSED 111 /* asm-generic/errno.h */
@@ -148,6 +150,16 @@ SEC("cgroup/getpeername6")
 int mg_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return to_service6(ctx);
+}
+
+SEC("iter/udp")
+int mg_end_udp(struct bpf_iter__udp *ctx)
+{
+	struct udp_sock *udp = ctx->udp_sk;
+
+	if (udp && has_gone(udp))
+		bpf_sock_destroy((struct sock_common *)udp);
+	return 0;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -33,6 +33,7 @@ class Command(IntEnum):
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
     LINK_UPDATE = 29
+    ITER_CREATE = 33
     LINK_DETACH = 34
 
 

@@ -2,6 +2,7 @@
 
     policies, pods of this node -> covered -> classes -> mg_egress, the class of each pod
     policies, nodes             -> gateways           -> mg_egress_addr
+    addresses without a policy  -> ended              -> mg_ended
     claims of blocks, nodes     -> mg_block (everyone's), mg_own_block (of this node)
 
 A covered pod sends nothing uncovered: its class is written after the rows of this class, each of
@@ -28,6 +29,7 @@ from typing import Any
 from gateway import blocks, nouns, rows
 from gateway import maps as entries
 from gateway.coverage import Coverage
+from gateway.ended import Ending, ended_rows, endings
 from gateway.layouts import DECLARED
 from gateway.members import (
     GatewayKey,
@@ -49,7 +51,7 @@ from mesh.core.files import replace_file
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
-from mesh.core.reconcile import Loop, Refers
+from mesh.core.reconcile import Loop, Refers, Target
 from mesh.core.sources import OwnStore
 from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects
@@ -68,6 +70,7 @@ WITHOUT_OWNER = (
 WITHOUT_BLOCK = (
     "new connections to be translated to the addresses that do not fit are dropped (NO_BLOCK)"
 )
+WITHOUT_ENDING = "TCP connections of the addresses that do not fit stand still instead of a reset"
 #: Seconds between looks at gateways that have left.
 REST_INTERVAL_S = 5.0
 
@@ -99,6 +102,7 @@ class EgressAgent(AgentFeature):
         self.egress: Table[rows.EgressKey, rows.EgressRow] = Table("egress")
         self.egress_address: Table[IP, tuple[IPv4Address, ...]] = Table("egress address")
         self.gateway: Table[GatewayKey, GatewayRow] = Table("gateway")
+        self.ended: Table[IP, tuple[IPv4Address, ...]] = Table("ended egress address")
         self.owner = entries.block_table()
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
         self.mark = Mark("egress_class", Table("egress class of pod"), former="egress")
@@ -112,6 +116,8 @@ class EgressAgent(AgentFeature):
         self._claims = store.claims_of(blocks.NOUN)
         self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
         self._left: dict[GatewayKey, float] = {}
+        self._known: frozenset[IP] = frozenset()  # addresses that policies named last
+        self._endings: dict[IP, Ending] = {}
         self._owners: Table[ClaimKey, blocks.BlockOwner] = Table("owner of block")
         self._count: Table[int, int] = Table("rows of egress class")
         self._node_key = cache(partial(NodeKey, own.cluster))  # one object for all blocks
@@ -126,7 +132,7 @@ class EgressAgent(AgentFeature):
         self.coverage.derive(loop)
         loop.group(self.ours[0], egress_network, By(policies, lambda _, policy: policy.addresses))
         loop.group(self._now, rows.endpoints_of_address, By(gateways.of_address))
-        loop.derive([self._now], self._rest_now, [self.no_gateway])
+        loop.derive([self._now, self.ours[0]], self._rest_now, [self.no_gateway])
         loop.group(self.announced[0], self._announced, By(self._now))
         loop.derive([self.coverage.covered], self._classes, [self.no_class])
         loop.group(
@@ -146,6 +152,21 @@ class EgressAgent(AgentFeature):
 
     async def recover(self, maps: Maps) -> None:
         self._special = maps.enum("egress_class")
+        sets, ended = await self._sets(maps).read(), await self._ended_sets(maps).read()
+        self.take_sets(sets, ended, await self._gateways(maps).read(), monotonic())
+
+    def take_sets(
+        self,
+        sets: Gateways,
+        ended: Gateways,
+        members: Mapping[GatewayKey, GatewayRow],
+        time_s: float,
+    ) -> None:
+        """Start from what the maps have: what has gone meanwhile is known to have gone."""
+        self.egress_address.upsert(sets)
+        self._known = frozenset(sets)
+        self._endings = {address: Ending(time_s, nodes) for address, nodes in ended.items()}
+        self._left = {key: time_s for key, row in members.items() if not row.sends}
 
     def _derive_blocks(self, loop: Loop) -> None:
         held, resting = self._claims.held, self._claims.resting
@@ -184,6 +205,10 @@ class EgressAgent(AgentFeature):
 
     def rest_gateways(self, gateways: Gateways, time_s: float) -> None:
         """Take in the gateways of now, all at once; those that have left are accepted a while."""
+        named = frozenset((*gateways, *(network.network_address for network in self.ours[0].rows)))
+        self._endings = endings(self._known, named, self.egress_address.rows, self._endings, time_s)
+        self._known = named
+        self.ended.replace(ended_rows(self._endings, time_s))
         self._left = departures(self.egress_address.rows, gateways, self._left, time_s)
         self.gateway.replace(gateway_members(gateways, self._left, time_s))
         self.egress_address.replace(with_room(gateways, self.no_gateway.rows))
@@ -222,17 +247,21 @@ class EgressAgent(AgentFeature):
         self._apply_blocks(loop, maps)
         gateway = loop.apply(
             self.gateway,
-            maps.rows("mg_gateway", entries.encode_gateway, entries.decode_gateway),
+            self._gateways(maps),
             capacity=maps.capacity("mg_gateway"),
             rank=partial(gateway_rank, self._endpoint),
             meaning=WITHOUT_GATEWAY,
             left_out=self.no_gateway,
         )
-        most = maps.enum("gateway_limit")["GATEWAYS"]
-        encode_address = partial(entries.encode_egress_address, most=most)
+        loop.apply(
+            self.ended,
+            self._ended_sets(maps),
+            capacity=maps.capacity("mg_ended"),
+            meaning=WITHOUT_ENDING,
+        )
         egress_address = loop.apply(
             self.egress_address,
-            maps.rows("mg_egress_addr", encode_address, entries.decode_egress_address),
+            self._sets(maps),
             refers=[Refers(gateway, members_of)],
             capacity=maps.capacity("mg_egress_addr"),
             meaning=WITHOUT_GATEWAY,
@@ -252,6 +281,17 @@ class EgressAgent(AgentFeature):
             left_out=self.no_class,
         )
         self.mark.refers.append((egress, self._rows_of_class))
+
+    def _sets(self, maps: Maps, name: str = "mg_egress_addr") -> Target[Any, Any]:
+        most = maps.enum("gateway_limit")["GATEWAYS"]
+        encode = partial(entries.encode_egress_address, most=most)
+        return maps.rows(name, encode, entries.decode_egress_address)
+
+    def _gateways(self, maps: Maps) -> Target[Any, Any]:
+        return maps.rows("mg_gateway", entries.encode_gateway, entries.decode_gateway)
+
+    def _ended_sets(self, maps: Maps) -> Target[Any, Any]:
+        return self._sets(maps, "mg_ended")
 
     def _rows_of_class(self, number: int) -> Iterable[int]:
         """The class by which a pod's row refers to ``mg_egress``; special ones have no rows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpf.btf import Dtype
-from bpf.migrate import Converter, Declared, Entries, Made, PortRanges, Renamed
+from bpf.migrate import Converter, Declared, Entries, Made, PortRanges, Renamed, Scratch
 
 
 def _set_of_one(old: Entries, new: Entries) -> None:
@@ -36,4 +36,6 @@ DECLARED: Declared = (
     Converter("mg_egress_addr", ("value.gateway",), ("value.count", "value.node"), _set_of_one),
     Converter("mg_egress_addr", ("value.count", "value.node"), ("value.gateway",), _one_of_set),
     Made("mg_gateway", "mg_egress_addr", ("value.gateway",), _members),
+    # Without its rows connections that have ended stand still, as they did before there were any.
+    Scratch("mg_ended"),
 )

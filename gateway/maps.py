@@ -60,7 +60,7 @@ def decode_egress(
 
 
 def encode_egress_address(address: IP, nodes: tuple[IPv4Address, ...], most: int) -> Entry:
-    """Entry of ``mg_egress_addr``; ValueError for more than ``most`` nodes, a set's room."""
+    """Entry of ``mg_egress_addr`` and ``mg_ended``; ValueError for more than ``most`` nodes."""
     if len(nodes) > most:
         raise ValueError(f"{address}: {len(nodes)} gateways, an address has at most {most}")
     padded = [*(int(node) for node in nodes), *[0] * (most - len(nodes))]

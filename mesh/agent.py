@@ -62,6 +62,7 @@ from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
 from mesh.process import SINCE, Since
 from mesh.services.agent import ServicesAgent
+from mesh.services.ends import SocketsAgent
 from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class Features:
             self.store.keys,
         )
         features.append(self.pods)
+        features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
         features.append(RemoteAgent(remote, features))

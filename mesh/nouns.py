@@ -32,6 +32,7 @@ NOUNS: Final[Mapping[str, Noun]] = {
         bgp.PEER,
         observed.FLOW,
         observed.DROP,
+        observed.RESET,
         clusters.CLUSTER,
         bgp.ROUTE,
         host.HOST,

@@ -23,7 +23,10 @@ enum connection_flag {
 	CONNECTION_FIN = 4,	  /* from the opener */
 	CONNECTION_REPLY_FIN = 8, /* from the other side */
 	CONNECTION_RST = 16,
-	CONNECTION_HANDED = 32,	      /* the other generation has it (handover.h) */
+	CONNECTION_HANDED = 32, /* the other generation has it (handover.h) */
+	/* reset with the pod's own address (reset.h); challenged, and reset once more */
+	CONNECTION_RESET = 256,
+	CONNECTION_CHALLENGED = 512,
 	CONNECTION_OVERLAY = 1 << 16, /* its host's packets come by the overlay, and so go back */
 };
 

@@ -6,6 +6,14 @@
 #include "gateway.h"
 #include "handover.h"
 #include "overlay.h"
+#include "reset.h"
+
+/* decide: no such pod; the sender hears of one that is gone. Returns a drop reason. */
+static __always_inline int no_pod(const struct packet *packet, struct way *way)
+{
+	way->kind.tell = is_gone(packet);
+	return DROP_UNKNOWN_L3_TARGET;
+}
 
 /* decide: from elsewhere into a pod, checks of the sender done. Returns 0 or a drop reason. */
 static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
@@ -20,14 +28,18 @@ static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
 		return HANDOVER;
 	if (packet->answers && direction != DIRECTION_REPLY)
 		return DROP_INVALID_SOURCE_IP;
+	if (packet->identity == IDENTITY_WORLD &&
+	    reset_to_pod(packet, way, connection, direction, pod))
+		return DROP_CONNECTION_ENDED;
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
 	return reason ? reason : pod_way(way, pod);
 }
 
 /* look up: the pod behind a reply, its connection noted. Returns 0 or a drop reason. */
-static __always_inline int nat_reply(const struct packet *packet, struct translation *to,
+static __always_inline int nat_reply(const struct packet *packet, struct way *way,
 				     struct zoned_addr *pod)
 {
+	struct translation *to = &way->as;
 	struct tuple original;
 	struct mapping *mapping = mapping_get(&packet->flow);
 
@@ -39,6 +51,8 @@ static __always_inline int nat_reply(const struct packet *packet, struct transla
 		return handover_phase() ? HANDOVER : DROP_NO_NAT_MAPPING;
 	if (is_handed(packet, connection))
 		return HANDOVER;
+	if (reset_of_reply(packet, way, connection))
+		return DROP_CONNECTION_ENDED;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
 		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);
 	to->address = original.source;
@@ -53,7 +67,7 @@ static __always_inline int nat_reply(const struct packet *packet, struct transla
 static __framed int egress_reply(const struct packet *packet, struct way *way)
 {
 	struct zoned_addr name;
-	int reason = nat_reply(packet, &way->as, &name);
+	int reason = nat_reply(packet, way, &name);
 
 	if (reason)
 		return reason;
@@ -77,15 +91,17 @@ static __framed int gateway_return(struct packet *packet, struct way *way)
 	return overlay_way(packet, way, block->node, IDENTITY_WORLD);
 }
 
-/* decide: an overlay packet for this host, by one of the addresses of its Node object. What ARP and
- * NDP say stays on a link. Returns 0 or a drop reason.
+/* decide: an overlay packet for no pod: for this host, by one of the addresses of its Node object,
+ * or for somebody gone. What ARP and NDP say stays on a link. Returns 0 or a drop reason.
  */
 static __framed int host_way(hook_t *ctx, const struct packet *packet, struct way *way)
 {
 	struct address to;
 
 	address_find(destination_key(packet), &to);
-	if (!is_own_host(&to) || !packet->hosts)
+	if (!is_own_host(&to))
+		return no_pod(packet, way);
+	if (!packet->hosts)
 		return DROP_UNKNOWN_L3_TARGET;
 	if (packet->answers)
 		return DROP_INVALID_SOURCE_IP;

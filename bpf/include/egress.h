@@ -40,11 +40,11 @@ MAP_LPM(mg_egress, struct egress_key, struct egress, 65536);
 
 const volatile struct egress egress_no_room = {.action = EGRESS_NO_ROOM};
 
-/* look up: the row that covers this packet, if any */
-static __framed const struct egress *egress_find(__u32 class, const struct packet *packet)
+/* look up: the row that covers packets to this destination, if any */
+static __framed const struct egress *egress_find(__u32 class, const struct addr *destination,
+						 __u8 family)
 {
-	struct egress_key key = {
-	    .prefix = 32 + 128, .egress_class = class, .addr = packet->destination};
+	struct egress_key key = {.prefix = 32 + 128, .egress_class = class, .addr = *destination};
 
 	if (class == EGRESS_UNCOVERED)
 		return NULL;
@@ -53,7 +53,7 @@ static __framed const struct egress *egress_find(__u32 class, const struct packe
 	struct egress *egress = bpf_map_lookup_elem(&mg_egress, &key);
 	if (!egress || egress->action == EGRESS_EXCLUDED)
 		return NULL;
-	return !egress->family || egress->family == packet->family ? egress : NULL;
+	return !egress->family || egress->family == family ? egress : NULL;
 }
 
 /* decide: replies of connections that were opened from outside keep the pod's address; of TCP

@@ -50,6 +50,7 @@ static __framed int hop_way(hook_t *ctx, struct packet *packet, struct way *way,
 		return DROP_FRAGMENTATION_NEEDED;
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
+	way->kind.tell = result && result != BPF_FIB_LKUP_RET_BLACKHOLE;
 	if (result)
 		return DROP_FIB_LOOKUP_FAILED;
 	way->kind.act = ACT_HOP;

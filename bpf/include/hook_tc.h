@@ -13,10 +13,14 @@
 
 typedef struct __sk_buff hook_t;
 
+/* Newer than Debian's headers; kernels before 6.7 refuse it. */
+#define FIB_LOOKUP_SRC (1U << 4)
+
 enum {
 	HOOK_PASS = TC_ACT_OK,
 	HOOK_DROP = TC_ACT_SHOT,
 	HOOK_HAS_DEVICE = 1, /* the kernel's VXLAN device can be given packets (hook_to_device) */
+	HOOK_HAS_COPY = 1,   /* one packet can become two (hook_copy) */
 };
 
 /* Bytes and lengths */
@@ -69,9 +73,10 @@ static __always_inline long hook_room(hook_t *ctx, __s32 size, __u64 flags)
 	return bpf_skb_adjust_room(ctx, size, BPF_ADJ_ROOM_MAC, flags);
 }
 
+/* The kernel refuses what a veth has carried through a tunnel, also when nothing is to be cut. */
 static __always_inline long hook_cut(hook_t *ctx, __u32 length)
 {
-	return bpf_skb_change_tail(ctx, length, 0);
+	return length == ctx->len ? 0 : bpf_skb_change_tail(ctx, length, 0);
 }
 
 /* Checksums; right for CHECKSUM_PARTIAL, COMPLETE and GSO */
@@ -95,6 +100,12 @@ static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib,
 				       __u8 *host_mac __attribute__((unused)))
 {
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
+}
+
+/* The address that this host has towards a destination. Returns 0 when there is one. */
+static __always_inline long hook_source(hook_t *ctx, struct bpf_fib_lookup *fib)
+{
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH | FIB_LOOKUP_SRC);
 }
 
 static __always_inline int hook_to_hop(hook_t *ctx __attribute__((unused)), __u32 ifindex,
@@ -124,6 +135,22 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 static __always_inline int hook_to_host(__u32 ifindex)
 {
 	return bpf_redirect(ifindex, BPF_F_INGRESS);
+}
+
+static __always_inline __u32 hook_mark(hook_t *ctx)
+{
+	return ctx->mark;
+}
+
+/* Send a copy out of a device, marked. Returns 0 when it has gone. */
+static __always_inline long hook_copy(hook_t *ctx, __u32 ifindex, __u32 mark)
+{
+	__u32 before = ctx->mark;
+
+	ctx->mark = mark;
+	long failed = bpf_clone_redirect(ctx, ifindex, 0);
+	ctx->mark = before;
+	return failed;
 }
 
 /* As if it came from a collect_md tunnel device, which says who sent it. */

@@ -13,10 +13,14 @@
 
 typedef struct xdp_md hook_t;
 
+/* Newer than Debian's headers; kernels before 6.7 refuse it. */
+#define FIB_LOOKUP_SRC (1U << 4)
+
 enum {
 	HOOK_PASS = XDP_PASS,
 	HOOK_DROP = XDP_DROP,
 	HOOK_HAS_DEVICE = 0,
+	HOOK_HAS_COPY = 0,
 };
 
 /* Bytes and lengths */
@@ -137,6 +141,11 @@ static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib, 
 	return result;
 }
 
+static __always_inline long hook_source(hook_t *ctx, struct bpf_fib_lookup *fib)
+{
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH | FIB_LOOKUP_SRC);
+}
+
 static __always_inline int hook_to_hop(hook_t *ctx, __u32 ifindex,
 				       struct bpf_redir_neigh *next __attribute__((unused)),
 				       const __u8 *mac, const __u8 *host_mac)
@@ -169,6 +178,13 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 static __always_inline int hook_to_host(__u32 ifindex __attribute__((unused)))
 {
 	return HOOK_PASS;
+}
+
+static __always_inline long hook_copy(hook_t *ctx __attribute__((unused)),
+				      __u32 ifindex __attribute__((unused)),
+				      __u32 mark __attribute__((unused)))
+{
+	return -1;
 }
 
 static __always_inline void hook_from_device(hook_t *ctx __attribute__((unused)),

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* ICMP errors that we originate, in the name of the packet's destination: full blocks, packets
- * that do not fit. The offending packet becomes the error and goes back to where it came from.
+/* ICMP errors that we originate: full blocks, packets that do not fit or have lived too long, pods
+ * that are gone. The offending packet becomes the error and goes back to where it came from, in the
+ * name of its destination; from a hop of the way, and from a node to a pod of another one, in the
+ * name of this host.
  */
 #pragma once
 #include "addresses.h"
 #include "config.h"
 #include "event.h"
 #include "forward.h"
+#include "gateway.h"
 #include "overlay.h"
 #include "packet.h"
 
@@ -47,12 +50,21 @@ struct {
 	__uint(max_entries, 256 << 10);
 } mg_icmp SEC(".maps");
 
+enum known { /* tables of which a missing row says something */
+	     KNOWN_PODS = 1,
+};
+SCHEMA(enum known, known);
+
+/* enum known -> 1: every row of the table has been written once. Agent. */
+MAP_HASH(mg_known, __u32, __u32, 8, BPF_F_NO_PREALLOC);
+
 struct icmp_cause {
 	__u8 type4;
 	__u8 code4;
 	__u8 type6;
 	__u8 code6;
 	__u16 mtu;
+	struct addr source; /* in whose name */
 };
 
 struct icmp_header {
@@ -127,7 +139,7 @@ static __framed long icmp_push_v4(hook_t *ctx, const struct packet *packet,
 		   .length = bpf_htons(sizeof(error) + size),
 		   .ttl = 64,
 		   .protocol = IPPROTO_ICMP,
-		   .source = packet->destination.w[3],
+		   .source = cause->source.w[3],
 		   .destination = packet->source.w[3]},
 	    .icmp = icmp_header(packet, cause),
 	};
@@ -158,7 +170,7 @@ static __framed long icmp_push_v6(hook_t *ctx, const struct packet *packet,
 	__u64 sum =
 	    sum_bytes(ctx, size) + bpf_htonl(sizeof(error.icmp) + size) + bpf_htonl(IPPROTO_ICMPV6);
 
-	__builtin_memcpy(error.ip.source, &packet->destination, 16);
+	__builtin_memcpy(error.ip.source, &cause->source, 16);
 	__builtin_memcpy(error.ip.destination, &packet->source, 16);
 	sum += (__u32)bpf_csum_diff(NULL, 0, error.ip.source, 32, 0);
 	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.icmp, sizeof(error.icmp), 0);
@@ -194,6 +206,41 @@ static __always_inline int icmp_enter(hook_t *ctx, const struct way *way)
 	return verdict;
 }
 
+/* decide: it came from a pod or host of another node, not from a gateway's side of egress */
+static __always_inline bool is_from_mesh(const struct packet *packet)
+{
+	return packet->sender && !gateway_accepts(&packet->source, cfg.node);
+}
+
+/* look up: this host's own address; where it has none of the family, `own` stays as it is */
+static __framed void own_address(hook_t *ctx, const struct packet *packet, const struct addr *to,
+				 struct addr *own)
+{
+	struct bpf_fib_lookup fib = {.family = AF_INET6, .ifindex = hook_device(ctx)};
+
+	if (packet->family == 4) {
+		addr_from_v4(own, cfg.node);
+		return;
+	}
+	__builtin_memcpy(fib.ipv6_dst, to, 16);
+	if (!hook_source(ctx, &fib))
+		__builtin_memcpy(own, fib.ipv6_src, 16);
+}
+
+/* decide: in whose name. A sender knows a hop of the way by its own address, and another node
+ * believes this one only in its own name; all else comes from where the packet went to, which is
+ * what a firewall lets through.
+ */
+static __always_inline void icmp_name(hook_t *ctx, const struct packet *packet,
+				      struct icmp_cause *cause, __u32 reason)
+{
+	cause->source = packet->destination;
+	if (is_from_mesh(packet))
+		own_address(ctx, packet, &packet->source, &cause->source);
+	else if (reason == DROP_TTL_EXCEEDED)
+		own_address(ctx, packet, &packet->destination, &cause->source);
+}
+
 /* decide: the error goes back to a pod, to the node that tunnelled the packet, or by the routes.
  * Returns 0 or a drop reason.
  */
@@ -210,21 +257,35 @@ static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way
 		return 0;
 	}
 	packet->length = 0; /* limits were for the packet, not for the error */
+	__u32 vni = is_from_mesh(packet) ? IDENTITY_REMOTE_NODE : IDENTITY_WORLD;
 	if (packet->sender && !HOOK_HAS_DEVICE)
-		return overlay_way(packet, way, packet->sender, IDENTITY_WORLD);
+		return overlay_way(packet, way, packet->sender, vni);
 	if (packet->sender) {
 		way->kind.act = ACT_DEVICE;
 		way->node = packet->sender;
-		way->vni = IDENTITY_WORLD;
+		way->vni = vni;
 		return 0;
 	}
 	return hop_way(ctx, packet, way, &packet->destination, &packet->source);
 }
 
+/* decide: an address of this node's pod CIDRs that no pod has, as far as anybody knows */
+static __framed bool is_gone(const struct packet *packet)
+{
+	__u32 pods = KNOWN_PODS;
+	struct address to;
+
+	if (!bpf_map_lookup_elem(&mg_known, &pods) ||
+	    bpf_map_lookup_elem(&mg_address, destination_key(packet)))
+		return false;
+	address_find(destination_key(packet), &to);
+	return to.kind == ADDRESS_POD && to.node == cfg.node;
+}
+
 /* decide: drops that the sender is told of */
 static __always_inline bool icmp_tells(const struct way *way, int reason)
 {
-	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED;
+	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED || reason == DROP_TTL_EXCEEDED;
 }
 
 /* act: count the drop; true when the packet has become the error that tells its sender why, and
@@ -237,6 +298,11 @@ __global int drop_with_icmp(hook_t *ctx, struct packet *packet, struct way *way,
 	struct icmp_cause cause = {.type4 = 3, .code4 = 1, .type6 = 1, .code6 = 3};
 	if (reason == DROP_FRAGMENTATION_NEEDED)
 		cause = (struct icmp_cause){.type4 = 3, .code4 = 4, .type6 = 2, .mtu = packet->mtu};
+	else if (reason == DROP_TTL_EXCEEDED)
+		cause = (struct icmp_cause){.type4 = 11, .type6 = 3};
+	else if (reason == DROP_FIB_LOOKUP_FAILED)
+		cause = (struct icmp_cause){.type4 = 3, .type6 = 1};
+	icmp_name(ctx, packet, &cause, reason);
 	__u32 size = packet->end - L3_OFFSET;
 	drop(ctx, packet, reason);
 	if (!icmp_may_answer(packet))

@@ -5,6 +5,7 @@
 #include "handover.h"
 #include "icmp.h"
 #include "overlay.h"
+#include "reset.h"
 #include "rewrite.h"
 #include "zone.h"
 
@@ -78,8 +79,19 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 	return way->kind.act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
 }
 
-/* act: the end of every packet's way through a program. A drop that its sender is told of leaves,
- * too, as the ICMP error. Returns the verdict.
+/* act: count the drop; true when the packet has become what tells its sender, or the other end of
+ * its connection
+ */
+static __always_inline bool answer(hook_t *ctx, struct packet *packet, struct way *way, int reason)
+{
+	if (!way->kind.reset)
+		return drop_with_icmp(ctx, packet, way, reason);
+	drop(ctx, packet, reason);
+	return reset_answer(ctx, packet) && !reset_way(ctx, packet, way);
+}
+
+/* act: the end of every packet's way through a program. A drop that somebody is told of leaves,
+ * too, as what tells: an ICMP error or RST. Returns the verdict.
  */
 static __always_inline int leave(hook_t *ctx, struct slot *slot, int reason)
 {
@@ -88,9 +100,11 @@ static __always_inline int leave(hook_t *ctx, struct slot *slot, int reason)
 
 	if (reason == HANDOVER)
 		return drop(ctx, packet, hand_over(ctx, packet));
-	if (reason && !icmp_tells(way, reason))
+	if (reason && way->kind.reset && !HOOK_HAS_COPY)
+		return HOOK_PASS; /* the tc program behind this one */
+	if (reason && !way->kind.reset && !icmp_tells(way, reason))
 		return drop(ctx, packet, reason);
-	if (reason && !drop_with_icmp(ctx, packet, way, reason))
+	if (reason && !answer(ctx, packet, way, reason))
 		return HOOK_DROP;
 	int outcome = go(ctx, packet, way);
 	return outcome < DROP_FIRST ? outcome : drop(ctx, packet, outcome);

@@ -40,5 +40,6 @@ enum drop_reason {
 	    224, /* return packet from a host that is no gateway of the address */
 	DROP_IP_OPTIONS =
 	    225, /* a pod's IPv4 source route; any IPv4 options on the overlay's packet */
-	DROP_EGRESS_NO_ROOM = 226, /* mg_egress has no room for the rows of the pod's class */
+	DROP_EGRESS_NO_ROOM = 226,   /* mg_egress has no room for the rows of the pod's class */
+	DROP_CONNECTION_ENDED = 229, /* TCP that a change of egress policy ended: both are reset */
 };

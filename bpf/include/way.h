@@ -33,13 +33,14 @@ struct hop { /* where a route leads */
 	struct bpf_redir_neigh next;
 };
 
-struct way_kind {  /* what of a way is read in any case, so written in any case */
-	__u8 act;  /* enum act */
-	__u8 end;  /* enum end: which one is rewritten */
-	__u8 ttl;  /* that the packet leaves with; 0: as it came */
-	__u8 tell; /* the sender hears that something is used up */
-	__u8 late; /* an ICMP error that the agent sends once more (icmp.h) */
-	__u8 pad[3];
+struct way_kind {   /* what of a way is read in any case, so written in any case */
+	__u8 act;   /* enum act */
+	__u8 end;   /* enum end: which one is rewritten */
+	__u8 ttl;   /* that the packet leaves with; 0: as it came */
+	__u8 tell;  /* the sender hears of the drop */
+	__u8 late;  /* an ICMP error that the agent sends once more (icmp.h) */
+	__u8 reset; /* both ends hear that their connection has ended (reset.h) */
+	__u8 pad[2];
 };
 
 struct way { /* the other fields are written together with the kind that makes go() read them */

@@ -5,7 +5,7 @@ A row stays until no agent of the version before it can be running.
 
 from __future__ import annotations
 
-from bpf.migrate import Added, Converter, Declared, Entries
+from bpf.migrate import Added, Converter, Declared, Entries, Scratch
 
 #: Maps whose keys have had a zone since networks may overlap; in zone 0 nothing has changed.
 _ZONED = ("mg_frag", "mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6")
@@ -21,6 +21,7 @@ DECLARED: Declared = (
     Added("mg_nat_v6", ("value.zone",)),
     Added("mg_zone"),
     Added("mg_drop", ("value.from_pod", "value.from_overlay")),
+    Scratch("mg_reset"),
     # Four bytes, one of which was ever used; the others hold the zone now.
     Converter("mg_frag", ("key.protocol",), ("key.protocol",), _protocol),
 )

@@ -192,6 +192,13 @@ RULES: Final[Mapping[str, Rule]] = {
         overlay=WRONG,
     ),
     "DROP_IP_OPTIONS": _sent_wrongly("they carry IPv4 options that are refused", _SENDER),
+    "DROP_CONNECTION_ENDED": Rule(
+        "they belong to TCP connections that a change of egress policy has ended; both ends are "
+        "reset, and a program that opens them again is translated",
+        "nothing, if the policy was meant to change; else compare `meshgate egress list` with it",
+        pod=None,
+        overlay=None,
+    ),
     "DROP_EGRESS_NO_ROOM": Rule(
         "the egress table has no room for their policy: these pods send nothing out of the mesh",
         "give mg_egress more entries in `limits` of the agent's configuration",

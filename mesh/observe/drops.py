@@ -1,4 +1,4 @@
-"""Drops: the per-CPU counters of ``mg_drop`` as rows of the noun ``drop``."""
+"""The per-CPU counters of ``mg_drop`` and ``mg_reset`` as rows of the nouns ``drop``, ``reset``."""
 
 from __future__ import annotations
 
@@ -36,4 +36,21 @@ def drop_rows(
         }
         for number, count in sorted(counted)
         if count
+    ]
+
+
+#: Who gets a reset, and with which source, by name of ``enum reset_count``.
+_RESETS = {
+    "RESET_POD": ("pod", "the other end"),
+    "RESET_FAR": ("other end", "the egress address"),
+    "RESET_BARE": ("other end", "the pod's own address"),
+}
+
+
+def reset_rows(node: str, values: npt.NDArray[Any], kinds: Mapping[str, int]) -> list[Row]:
+    """Rows of each kind of reset; ``values[kind, cpu]`` are packets, ``kinds`` the enum."""
+    packets = values.sum(axis=1, dtype="uint64").tolist()
+    return [
+        {"node": node, "receiver": who, "source": source, "packets": packets[kinds[name]]}
+        for name, (who, source) in _RESETS.items()
     ]

@@ -9,7 +9,7 @@ from bpf.ring import Ring
 from mesh.core.noun import Listing
 from mesh.datapath.late_errors import LateErrors
 from mesh.datapath.programs import Datapath
-from mesh.observe.drops import drop_rows
+from mesh.observe.drops import drop_rows, reset_rows
 from mesh.observe.events import Flows, Names
 
 
@@ -34,10 +34,14 @@ class NodeEvents:
         self._late.close()
 
     def listings(self) -> Mapping[str, Listing]:
-        """Rows of ``drop list``."""
-        drops = self._datapath.map("mg_drop")
+        """Rows of ``drop list`` and ``reset list``."""
+        drops, resets = self._datapath.map("mg_drop"), self._datapath.map("mg_reset")
+        kinds = self._datapath.enum("reset_count")
         texts, since = self.flows.texts, self._datapath.made("mg_drop")
-        return {"drop": lambda: drop_rows(self._node, *drops.dump_percpu(), texts, since)}
+        return {
+            "drop": lambda: drop_rows(self._node, *drops.dump_percpu(), texts, since),
+            "reset": lambda: reset_rows(self._node, resets.dump_percpu()[1], kinds),
+        }
 
     def _drain(self) -> None:
         self.flows.append(self._ring.drain())

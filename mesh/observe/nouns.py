@@ -1,4 +1,4 @@
-"""Flows and drops as ``meshgate flow list`` and ``drop list`` print them."""
+"""Flows, drops and resets as ``meshgate flow list`` and so on print them."""
 
 from __future__ import annotations
 
@@ -15,4 +15,10 @@ DROP = noun(
     "dropped packets by reason",
     "node reason number packets since",
     "node number",
+)
+RESET = noun(
+    "reset",
+    "TCP resets sent because a change of egress policy had ended a connection",
+    "node receiver source packets",
+    "node receiver source",
 )

@@ -2,7 +2,7 @@
 
     objects, CIDRs of this node           -> local pod -> links (the kernel)
     local pod, devices of the kernel      -> keys ``pod/<node>/…`` in the store
-    local pod, devices, identities, marks -> mg_pod_addr
+    local pod, devices, identities, marks -> mg_pod_addr, then mg_known: who is not there is gone
 
 A covered pod sends nothing uncovered: its row is written after the rows that its own marks lead
 to, and those are deleted after it. Rows of other marks hold no pod up.
@@ -39,7 +39,7 @@ from mesh.pods.assigned import Assigned, assign
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
-from mesh.pods.maps import pod_target
+from mesh.pods.maps import KNOWN_PODS, known_target, pod_target
 from mesh.pods.nouns import pod_row
 from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows, tokens_of_mark
 
@@ -92,6 +92,8 @@ class PodsAgent(AgentFeature):
         self.link: Table[PodKey, PodLink] = Table("pod link")
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
+        #: Tables of which a missing row says something, by name of ``enum known``.
+        self.complete_pods: Table[str, bool] = Table("complete pods")
         self._wiring, self._mine = wiring, mine
         self._seen: tuple[int, tuple[Network, ...]] | None = None  # pods and CIDRs
         self._assigned = Assigned((), (), self.held)
@@ -143,6 +145,10 @@ class PodsAgent(AgentFeature):
             also=[self.devices],
             late=[self.devices],
         )
+        loop.derive([self.pod], self._know_pods)
+
+    def _know_pods(self) -> None:
+        self.complete_pods.replace({KNOWN_PODS: True})
 
     def _assign(self) -> None:
         """Addresses of the pods of this node: which are free depends on the other pods."""
@@ -274,16 +280,19 @@ class PodsAgent(AgentFeature):
     def apply(self, loop: Loop, maps: Maps) -> None:
         clear = partial(forget, maps.program("mg_forget"), maps.struct("forget"))
         target = PodRows(pod_target(maps, self._mark_names), clear)
-        self.apply_rows(loop, target, maps.capacity("mg_pod_addr"))
+        rows = self.apply_rows(loop, target, maps.capacity("mg_pod_addr"))
+        loop.apply(self.complete_pods, known_target(maps), after=[rows])
 
-    def apply_rows(self, loop: Loop, target: Target[IP, LocalPod], capacity: int) -> None:
+    def apply_rows(
+        self, loop: Loop, target: Target[IP, LocalPod], capacity: int
+    ) -> AppliedRows[IP, LocalPod]:
         """Connect the rows of pods with their map."""
         refers = [
             Refers(applied, partial(tokens_of_mark, mark.name, tokens))
             for mark in self._marked
             for applied, tokens in mark.refers
         ]
-        loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
+        return loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
 
     # --- What others see ----------------------------------------------------------------------
 

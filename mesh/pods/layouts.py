@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bpf.migrate import Added, Declared, Renamed
+from bpf.migrate import Added, Declared, Renamed, Scratch
 from mesh.core.feature import Mark
 from mesh.pods.maps import POD_MAP
 
@@ -14,5 +14,6 @@ def declared(marks: Iterable[Mark]) -> Declared:
     renamed = [mark for mark in marks if mark.former]
     return (
         Added(POD_MAP, ("key.zone",)),
+        Scratch("mg_known"),  # the agent says it anew, after its pods have their rows
         *(Renamed(f"value.{one.former}", f"value.{one.name}", map=POD_MAP) for one in renamed),
     )

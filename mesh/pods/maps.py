@@ -16,6 +16,8 @@ from mesh.core.reconcile import Target
 from mesh.pods.rows import LocalPod
 
 POD_MAP = "mg_pod_addr"
+#: Of ``enum known``: an address of this node without a row in ``mg_pod_addr`` is no pod's.
+KNOWN_PODS = "KNOWN_PODS"
 
 
 def encode_pod(address: IP, row: LocalPod) -> Entry:
@@ -37,6 +39,17 @@ def decode_pod(key: Any, value: Any, marks: Sequence[str]) -> tuple[IP, LocalPod
         mac=value["mac"].tobytes().hex(":"),
         host_mac=value["host_mac"].tobytes().hex(":"),
         marks=tuple((name, int(value[name])) for name in marks),
+    )
+
+
+def known_target(maps: Maps) -> Target[str, bool]:
+    """``mg_known`` as the target of names of ``enum known``."""
+    numbers = maps.enum("known")
+    names = {number: name for name, number in numbers.items()}
+    return maps.rows(
+        "mg_known",
+        lambda name, known: (numbers[name], int(known)),
+        lambda key, value: (names[int(key)], bool(value)),
     )
 
 

@@ -37,6 +37,7 @@ from mesh.services.own import OwnServices
 from mesh.services.placement import Placement
 from mesh.services.slots import SlotRange, recovered_slots
 
+_UDP = "UDP"
 #: Services that a finding names.
 _NAMED = 8
 
@@ -61,6 +62,8 @@ class ServicesAgent(AgentFeature):
         self.service_slots: Table[ServiceAddress, SlotRange] = Table("service slots")
         self.backend: Table[int, BackendAddress] = Table("backend")
         self.ours = (self._own.network,)
+        #: UDP backends to which a service leads.
+        self.used: Table[BackendAddress, bool] = Table("used backend")
         self._translation: Table[ServiceAddress, Translation] = Table("translation")
         self._placement = Placement(self._translation, self.service_slots, self.backend)
         self._room_for_services: int | None = None
@@ -81,6 +84,7 @@ class ServicesAgent(AgentFeature):
         loop.group(
             self._translation, self._translate, By(self.service, self._asks), By(self._held.table)
         )
+        loop.group(self.used, _used, By(self._translation, _backends_of))
         loop.work("slots of services", placement, [self._translation, placement.released])
 
     def _asks(self, key: ServiceKey, service: Service) -> list[ServiceAddress]:
@@ -104,6 +108,7 @@ class ServicesAgent(AgentFeature):
         services, slots = await service_map(maps).read(), await backend_map(maps).read()
         self._held.take_over(read_back(services, slots))
         self._placement.take_over(recovered_slots(services, slots, maps.capacity(BACKEND_MAP)))
+        self.used.upsert(dict.fromkeys(_recovered(services, slots), True))
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         placement = self._placement
@@ -158,3 +163,22 @@ class ServicesAgent(AgentFeature):
 def _slots_of(_: ServiceAddress, row: SlotRange) -> Iterable[int]:
     """The entries of ``mg_backend_addr`` to which a service address leads."""
     return range(row.first, row.first + row.count)
+
+
+def _backends_of(ask: ServiceAddress, row: Translation) -> Iterable[BackendAddress]:
+    return row.backends if ask.protocol == _UDP else ()
+
+
+def _used(
+    backend: BackendAddress, asks: Mapping[ServiceAddress, Translation]
+) -> dict[BackendAddress, bool]:
+    return {backend: True} if asks else {}
+
+
+def _recovered(
+    services: Mapping[ServiceAddress, SlotRange], slots: Mapping[int, BackendAddress]
+) -> Iterable[BackendAddress]:
+    """The UDP backends that the maps of the last process have."""
+    for ask, row in services.items():
+        if ask.protocol == _UDP:
+            yield from (slots[slot] for slot in _slots_of(ask, row) if slot in slots)

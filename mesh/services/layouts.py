@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bpf.migrate import Added, Declared
+from bpf.migrate import Added, Declared, Scratch
 from mesh.services.maps import SERVICE_MAP
 
-DECLARED: Declared = (Added(SERVICE_MAP, ("key.zone",)),)
+DECLARED: Declared = (
+    Added(SERVICE_MAP, ("key.zone",)),
+    Scratch("mg_gone"),  # filled for the moment in which sockets are ended
+)

@@ -197,7 +197,14 @@ class Node:
         """Rows as in the picture, no connection, no event pending."""
         for name in (*TABLES, "mg_address", "mg_node", "mg_pod_addr", "mg_egress_addr", "mg_block"):
             self.clear(name)
-        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr", "mg_gateway"):
+        for name in (
+            "mg_own_block",
+            "mg_egress",
+            "mg_addr_cidr",
+            "mg_gateway",
+            "mg_ended",
+            "mg_known",
+        ):
             self.clear(name)
         self.rows_of_nodes()
         self._rows_of_pods()
@@ -279,6 +286,14 @@ class Node:
         self.maps["mg_egress_addr"].update_one(addr(EGRESS[family]), row)
         for name in PLANS:
             self.gateway(family, name, sends=name in names, accepts=name in names)
+
+    def ended(self, family: int, *names: str) -> None:
+        """No policy names the egress address any more; these were its gateways."""
+        address = addr(EGRESS[family])
+        nodes = [int(IPv4Address(PLANS[name].endpoint)) for name in names]
+        row = {"count": len(nodes), "node": [*nodes, *[0] * (16 - len(nodes))]}
+        self.maps["mg_ended"].update_one(address, row)
+        self.maps["mg_egress_addr"].delete_one(address)
 
     def gateway(self, family: int, name: str, *, sends: bool, accepts: bool) -> None:
         node = int(IPv4Address(PLANS[name].endpoint))

@@ -33,18 +33,20 @@ class TCP:
     destination: int
     flags: str = "A"
     sequence: int = 1
+    acknowledged: int = 0
     number = TCP_
 
     def bytes(self, payload: bytes) -> bytes:
         bits = sum(1 << FLAGS.index(flag) for flag in self.flags)
-        head = struct.pack("!HHII", self.source, self.destination, self.sequence, 0)
+        numbers = (self.sequence, self.acknowledged)
+        head = struct.pack("!HHII", self.source, self.destination, *numbers)
         return head + struct.pack("!BBHHH", 5 << 4, bits, 65535, 0, 0) + payload
 
     @classmethod
     def read(cls, data: bytes) -> tuple[TCP, bytes]:
-        source, destination, sequence, _, size, bits = struct.unpack_from("!HHIIBB", data)
+        source, destination, *numbers, size, bits = struct.unpack_from("!HHIIBB", data)
         flags = "".join(flag for i, flag in enumerate(FLAGS) if bits & 1 << i)
-        return cls(source, destination, flags, sequence), data[(size >> 4) * 4 :]
+        return cls(source, destination, flags, *numbers), data[(size >> 4) * 4 :]
 
 
 @dataclass(frozen=True)

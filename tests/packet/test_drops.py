@@ -252,13 +252,6 @@ GATEWAY: list[tuple[str, str, Make]] = [
         lambda _, f: Overlay(B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], Other(47), b"\0" * 8)),
     ),
     (
-        "no life left",
-        "TTL_EXCEEDED",
-        lambda _, f: Overlay(
-            B, G, WEB_B, Packet(EGRESS[f], LEGACY[f], TCP(1024 + 5 * 256, 443, "S"), ttl=1)
-        ),
-    ),
-    (
         "from outside to a port of nobody's block",
         "BLOCK_NO_OWNER",
         lambda _, f: Packet(LEGACY[f], EGRESS[f], TCP(443, 60000, "SA")),

@@ -52,6 +52,7 @@ HISTORY = {
     "egress": "their rows",
     "rows of egress class": "how many they are",
     "gateway": "gateways that have left",
+    "ended egress address": "addresses that policies have named",
     "backend": "slots",
     "service slots": "slots",
 }
@@ -150,6 +151,8 @@ def compare(live: Reader, world: World, path: Path) -> None:
         assert synced == wanted_synced or name in SYNCED_BEFORE, at
     assert live.translations() == fresh.translations()
     assert live.features.egress.egress_address.rows == fresh.features.egress.egress_address.rows
+    named = {network.network_address for network in live.features.egress.ours[0].rows}
+    assert not named & live.features.egress.ended.rows.keys(), "ended, and a policy names it"
     ours, theirs = (one.features.store.remote.imports.ledger.own for one in (live, fresh))
     assert set(ours.networks) == set(theirs.networks)
     assert ours.addresses == theirs.addresses
