@@ -220,7 +220,8 @@ static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way
 /* decide: drops that the sender is told of */
 static __always_inline bool icmp_tells(const struct way *way, int reason)
 {
-	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED;
+	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED ||
+	       reason == DROP_CT_MAP_INSERTION_FAILED;
 }
 
 /* act: count the drop; true when the packet has become the error that tells its sender why, and

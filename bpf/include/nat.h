@@ -1,13 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Egress translation: which pod holds a port of an egress address. The mapping is keyed by the
  * tuple of the reply as it arrives, so its insert with BPF_NOEXIST is the lock on the port, and a
- * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate.
+ * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate: a packet of a
+ * one-shot swaps it, too, so of a packet and a taker the first one wins.
  */
 #pragma once
 #include "addresses.h"
 #include "config.h"
 #include "conntrack.h"
 #include "way.h"
+
+/* What is live is never taken: TCP that has not ended, and datagrams that have gone to and fro for
+ * longer than a one-shot does. The rest gives its port when none is free for a remote (port.h), in
+ * the order of this enum, oldest first.
+ */
+enum idle {
+	IDLE_CLOSED,	 /* has ended, or its connection is gone */
+	IDLE_ANSWERED,	 /* a one-shot: quiet for ANSWERED_REST */
+	IDLE_UNANSWERED, /* a one-shot: quiet for UNANSWERED_REST */
+	IDLE_SHIFT = 62, /* below it: since when */
+};
+
+#define ONE_SHOT (2 * NSEC_PER_SEC) /* from the first packet to the last one, at most */
+#define ANSWERED_REST (1 * NSEC_PER_SEC)
+#define UNANSWERED_REST (10 * NSEC_PER_SEC)
 
 #define DYING (~0ULL)
 /* A reset from outside may be forged: nobody here knows which sequence number the pod expects. So
@@ -22,7 +38,9 @@ struct mapping {
 	__u16 orphan;	 /* the sweep has met it without a connection */
 	__u16 zone;	 /* of the pod */
 	__u16 pad;
-	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
+	__u64 closed; /* 0: live, DYING: somebody is taking it away; else enum idle << IDLE_SHIFT,
+			 and since when, CLOCK_MONOTONIC in ns */
+	__u64 first;  /* packet, likewise; 0: before it was noted */
 };
 
 /* {remote, egress address, remote port, egress port} -> pod, in the zone of the world. BPF only. */
@@ -96,6 +114,32 @@ static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __
 	return __sync_val_compare_and_swap(&mapping->closed, from, to) == from;
 }
 
+static __always_inline bool is_one_shot(__u64 idle)
+{
+	return idle != DYING && idle >> IDLE_SHIFT != IDLE_CLOSED;
+}
+
+/* decide: whether a port may be taken, by its mapping's word; the smaller word goes first */
+static __always_inline bool may_take(__u64 idle, __u64 now)
+{
+	__u64 since = idle & ((1ULL << IDLE_SHIFT) - 1);
+
+	if (!idle || idle == DYING)
+		return false;
+	if (idle >> IDLE_SHIFT == IDLE_CLOSED)
+		return true;
+	return now - since >=
+	       (idle >> IDLE_SHIFT == IDLE_ANSWERED ? ANSWERED_REST : UNANSWERED_REST);
+}
+
+/* The word after a packet of datagrams: a one-shot's, or a stream's, which is live. */
+static __always_inline __u64 idle_after(const struct mapping *mapping, __u64 now, bool answered)
+{
+	if (now - mapping->first > ONE_SHOT)
+		return 0;
+	return (__u64)(answered ? IDLE_ANSWERED : IDLE_UNANSWERED) << IDLE_SHIFT | now;
+}
+
 /* decide: whether a mapping is that of this connection, and of no other one */
 static __always_inline bool connection_holds(const struct connection *connection,
 					     const struct tuple *reply)
@@ -117,20 +161,57 @@ static __framed void mapping_close(const struct tuple *original,
 	struct mapping *mapping = mapping_get(&reply);
 	if (!mapping || !mapping_is_of(mapping, original))
 		return;
-	__u64 closed = bpf_ktime_get_ns() + rest;
-	if (mapping_swap(mapping, 0, closed) && !is_closed(connection))
-		mapping_swap(mapping, closed, 0);
+	__u64 before = mapping->closed, closed = bpf_ktime_get_ns() + rest;
+	if (before && !is_one_shot(before))
+		return;
+	if (mapping_swap(mapping, before, closed) && !is_closed(connection))
+		mapping_swap(mapping, closed, before);
 }
 
-/* act: take a closed mapping back into use; false when its port has gone to another connection */
+/* act: take a mapping back into use; false when its port has gone to another connection */
 static __always_inline bool mapping_revive(const struct tuple *reply, const struct tuple *original)
 {
 	struct mapping *mapping = mapping_get(reply);
 
 	if (!mapping || !mapping_is_of(mapping, original))
 		return false;
-	__u64 closed = mapping->closed;
-	return closed != DYING && (!closed || mapping_swap(mapping, closed, 0));
+	__u64 idle = mapping->closed;
+	return idle != DYING && (!idle || mapping_swap(mapping, idle, 0));
+}
+
+/* act: a packet of datagrams that are no stream yet keeps their port; false when it has been taken.
+ * A swap fails because of a taker, or of another packet; then the word says which.
+ */
+static __framed bool mapping_keep(const struct tuple *reply, const struct tuple *original,
+				  struct connection *connection, bool answered)
+{
+	struct mapping *mapping = mapping_get(reply);
+
+	if (!mapping || !mapping_is_of(mapping, original))
+		return false;
+	__u64 before = mapping->closed, after = idle_after(mapping, bpf_ktime_get_ns(), answered);
+	if (before && before != DYING && !mapping_swap(mapping, before, after))
+		before = mapping->closed;
+	if (before == DYING)
+		return false;
+	if (!before || !after)
+		__sync_fetch_and_or(&connection->flags, CONNECTION_STREAM);
+	return true;
+}
+
+/* act: a packet of a translated connection from the pod keeps its port; false when it has been
+ * taken. Of TCP and of streams none is. ICMP errors keep nothing (RFC 5508 REQ-6).
+ */
+static __framed bool nat_keep(const struct packet *packet, struct connection *connection)
+{
+	struct tuple reply;
+
+	if (connection->flags & CONNECTION_STREAM || packet->protocol == IPPROTO_TCP ||
+	    is_icmp_error(packet))
+		return true;
+	connection_reply(&reply, &packet->flow, connection);
+	return mapping_keep(&reply, &packet->flow, connection,
+			    connection->flags & CONNECTION_REPLIED);
 }
 
 /* act: give up the mapping of a tuple that is used without it from now on */
@@ -168,5 +249,6 @@ static __always_inline int connection_plain(hook_t *ctx, const struct packet *pa
 		return DROP_NO_NAT_MAPPING;
 	if (translated && direction != DIRECTION_REPLY)
 		connection_untranslate(&packet->flow, connection);
-	return connection_open(ctx, packet, destination_identity);
+	return connection_open(ctx, packet, destination_identity,
+			       connection && direction != DIRECTION_REPLY);
 }
