@@ -89,8 +89,8 @@ static __framed bool sweep_delete(const struct tuple *original, const struct con
 	struct mapping *mapping = is_translated(connection) ? mapping_get(&reply) : NULL;
 	if (!mapping || !mapping_is_of(mapping, original))
 		return !connection_delete(original);
-	__u64 idle = mapping->closed;
-	if (idle == DYING || !mapping_swap(mapping, idle, DYING))
+	__u64 closed = mapping->closed;
+	if (closed == DYING || !mapping_swap(mapping, closed, DYING))
 		return false;
 	connection_delete(original);
 	mapping_delete(&reply);
@@ -130,22 +130,22 @@ static __framed long sweep_one(const struct tuple *original, const struct connec
 static __framed long sweep_mapping(const struct tuple *reply, struct mapping *mapping,
 				   const struct sweep *sweep)
 {
-	__u64 idle = mapping->closed;
+	__u64 closed = mapping->closed;
 	struct tuple original;
 
 	original_tuple(&original, reply, mapping);
 	struct connection *connection = connection_get(&original);
-	if (idle == DYING || (connection && connection_holds(connection, reply))) {
+	if (closed == DYING || (connection && connection_holds(connection, reply))) {
 		if (mapping->orphan)
 			mapping->orphan = 0;
 		return 0;
 	}
 	if (!mapping->orphan)
 		mapping->orphan = 1;
-	else if (!idle || is_one_shot(idle))
-		mapping_swap(mapping, idle, bpf_ktime_get_ns());
-	else if ((__s32)(sweep->now - (__u32)(idle >> 30)) > (__s32)sweep->closed &&
-		 mapping_swap(mapping, idle, DYING))
+	else if (!closed)
+		mapping_swap(mapping, 0, bpf_ktime_get_ns());
+	else if ((__s32)(sweep->now - (__u32)(closed >> 30)) > (__s32)sweep->closed &&
+		 mapping_swap(mapping, closed, DYING))
 		mapping_delete(reply);
 	return 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Egress translation: which pod holds a port of an egress address. The mapping is keyed by the
  * tuple of the reply as it arrives, so its insert with BPF_NOEXIST is the lock on the port, and a
- * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate: a packet of a
- * one-shot swaps it, too, so of a packet and a taker the first one wins.
+ * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate. Of a one-shot
+ * each packet swaps `quiet`, and so does who takes its port: the first one wins.
  */
 #pragma once
 #include "addresses.h"
@@ -11,17 +11,16 @@
 #include "way.h"
 
 /* What is live is never taken: TCP that has not ended, and datagrams that have gone to and fro for
- * longer than a one-shot does. The rest gives its port when none is free for a remote (port.h), in
- * the order of this enum, oldest first.
+ * longer than a one-shot does. The rest gives its port when none is free for a remote (port.h):
+ * what has ended, then one-shots in the order of this enum; the oldest first.
  */
-enum idle {
-	IDLE_CLOSED,	 /* has ended, or its connection is gone */
-	IDLE_ANSWERED,	 /* a one-shot: quiet for ANSWERED_REST */
-	IDLE_UNANSWERED, /* a one-shot: quiet for UNANSWERED_REST */
-	IDLE_SHIFT = 62, /* below it: since when */
+enum one_shot {
+	ONE_SHOT_ANSWERED = 1,	/* taken when quiet for ANSWERED_REST */
+	ONE_SHOT_UNANSWERED,	/* taken when quiet for UNANSWERED_REST */
+	ONE_SHOT_SHIFT = 62,	/* below it: since when, CLOCK_MONOTONIC in ns */
 };
 
-#define ONE_SHOT (2 * NSEC_PER_SEC) /* from the first packet to the last one, at most */
+#define ONE_SHOT_MOST (2 * NSEC_PER_SEC) /* from its first packet to its last one */
 #define ANSWERED_REST (1 * NSEC_PER_SEC)
 #define UNANSWERED_REST (10 * NSEC_PER_SEC)
 
@@ -38,9 +37,9 @@ struct mapping {
 	__u16 orphan;	 /* the sweep has met it without a connection */
 	__u16 zone;	 /* of the pod */
 	__u16 pad;
-	__u64 closed; /* 0: live, DYING: somebody is taking it away; else enum idle << IDLE_SHIFT,
-			 and since when, CLOCK_MONOTONIC in ns */
-	__u64 first;  /* packet, likewise; 0: before it was noted */
+	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
+	__u64 first;  /* packet, likewise; of datagrams */
+	__u64 quiet;  /* a one-shot: enum one_shot and its last packet; 0: none, DYING: taken */
 };
 
 /* {remote, egress address, remote port, egress port} -> pod, in the zone of the world. BPF only. */
@@ -109,35 +108,50 @@ static __always_inline bool mapping_is_of(const struct mapping *mapping,
 	       mapping->pod_port == original->source_port && mapping->zone == original->zone;
 }
 
+static __always_inline bool swap(__u64 *word, __u64 from, __u64 to)
+{
+	return __sync_val_compare_and_swap(word, from, to) == from;
+}
+
 static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __u64 to)
 {
-	return __sync_val_compare_and_swap(&mapping->closed, from, to) == from;
+	return swap(&mapping->closed, from, to);
 }
 
-static __always_inline bool is_one_shot(__u64 idle)
+/* decide: what may be taken, as a number that is smaller for what goes first; 0: it is live */
+static __always_inline __u64 mapping_rank(const struct mapping *mapping, __u64 now)
 {
-	return idle != DYING && idle >> IDLE_SHIFT != IDLE_CLOSED;
-}
+	__u64 closed = mapping->closed, quiet = mapping->quiet;
+	__u64 rest =
+	    quiet >> ONE_SHOT_SHIFT == ONE_SHOT_ANSWERED ? ANSWERED_REST : UNANSWERED_REST;
 
-/* decide: whether a port may be taken, by its mapping's word; the smaller word goes first */
-static __always_inline bool may_take(__u64 idle, __u64 now)
-{
-	__u64 since = idle & ((1ULL << IDLE_SHIFT) - 1);
-
-	if (!idle || idle == DYING)
-		return false;
-	if (idle >> IDLE_SHIFT == IDLE_CLOSED)
-		return true;
-	return now - since >=
-	       (idle >> IDLE_SHIFT == IDLE_ANSWERED ? ANSWERED_REST : UNANSWERED_REST);
-}
-
-/* The word after a packet of datagrams: a one-shot's, or a stream's, which is live. */
-static __always_inline __u64 idle_after(const struct mapping *mapping, __u64 now, bool answered)
-{
-	if (now - mapping->first > ONE_SHOT)
+	if (closed)
+		return closed == DYING ? 0 : closed;
+	if (!quiet || quiet == DYING)
 		return 0;
-	return (__u64)(answered ? IDLE_ANSWERED : IDLE_UNANSWERED) << IDLE_SHIFT | now;
+	__s64 since = now - (quiet & ((1ULL << ONE_SHOT_SHIFT) - 1));
+	return since >= (__s64)rest ? quiet : 0; /* another CPU may be ahead of `now` */
+}
+
+/* act: what was found by its rank is DYING now; false when a packet or another CPU came first */
+static __always_inline bool mapping_take(struct mapping *mapping, __u64 rank)
+{
+	if (!(rank >> ONE_SHOT_SHIFT))
+		return mapping_swap(mapping, rank, DYING);
+	if (!mapping_swap(mapping, 0, DYING))
+		return false;
+	if (swap(&mapping->quiet, rank, DYING))
+		return true;
+	mapping_swap(mapping, DYING, 0);
+	return false;
+}
+
+/* `quiet` after a packet of datagrams that began at `first`. */
+static __always_inline __u64 quiet_after(__u64 first, __u64 now, bool answered)
+{
+	if (now - first > ONE_SHOT_MOST)
+		return 0;
+	return (__u64)(answered ? ONE_SHOT_ANSWERED : ONE_SHOT_UNANSWERED) << ONE_SHOT_SHIFT | now;
 }
 
 /* decide: whether a mapping is that of this connection, and of no other one */
@@ -161,22 +175,22 @@ static __framed void mapping_close(const struct tuple *original,
 	struct mapping *mapping = mapping_get(&reply);
 	if (!mapping || !mapping_is_of(mapping, original))
 		return;
-	__u64 before = mapping->closed, closed = bpf_ktime_get_ns() + rest;
-	if (before && !is_one_shot(before))
-		return;
-	if (mapping_swap(mapping, before, closed) && !is_closed(connection))
-		mapping_swap(mapping, closed, before);
+	__u64 closed = bpf_ktime_get_ns() + rest;
+	if (mapping_swap(mapping, 0, closed) && !is_closed(connection))
+		mapping_swap(mapping, closed, 0);
 }
 
-/* act: take a mapping back into use; false when its port has gone to another connection */
+/* act: take a mapping back into use for good; false when its port has gone to another connection */
 static __always_inline bool mapping_revive(const struct tuple *reply, const struct tuple *original)
 {
 	struct mapping *mapping = mapping_get(reply);
 
 	if (!mapping || !mapping_is_of(mapping, original))
 		return false;
-	__u64 idle = mapping->closed;
-	return idle != DYING && (!idle || mapping_swap(mapping, idle, 0));
+	__u64 closed = mapping->closed, quiet = mapping->quiet;
+	if (closed == DYING || quiet == DYING || (closed && !mapping_swap(mapping, closed, 0)))
+		return false;
+	return !quiet || swap(&mapping->quiet, quiet, 0);
 }
 
 /* act: a packet of datagrams that are no stream yet keeps their port; false when it has been taken.
@@ -189,9 +203,10 @@ static __framed bool mapping_keep(const struct tuple *reply, const struct tuple 
 
 	if (!mapping || !mapping_is_of(mapping, original))
 		return false;
-	__u64 before = mapping->closed, after = idle_after(mapping, bpf_ktime_get_ns(), answered);
-	if (before && before != DYING && !mapping_swap(mapping, before, after))
-		before = mapping->closed;
+	__u64 before = mapping->quiet;
+	__u64 after = quiet_after(mapping->first, bpf_ktime_get_ns(), answered);
+	if (before && before != DYING && !swap(&mapping->quiet, before, after))
+		before = mapping->quiet;
 	if (before == DYING)
 		return false;
 	if (!before || !after)

@@ -41,7 +41,7 @@ struct search { /* for a free port */
 	struct tuple reply;
 	struct mapping mapping;
 	const struct own_blocks *blocks;
-	__u64 oldest; /* `closed` of what may be taken, 0: none */
+	__u64 oldest; /* rank of what may be taken, 0: none met */
 	__u16 start;
 	__u16 step;  /* odd: start + i * step visits each number up to mask once */
 	__u16 ports; /* candidates */
@@ -57,14 +57,14 @@ struct search { /* for a free port */
 
 static __always_inline void search_meet(struct search *search, const struct mapping *taken)
 {
-	__u64 idle = taken->closed;
+	__u64 rank = mapping_rank(taken, search->mapping.first);
 
-	if (!may_take(idle, search->mapping.first)) {
+	if (!rank) {
 		search->live++;
 		search->own += addr_equal(&taken->pod, &search->mapping.pod) &&
 			       taken->zone == search->mapping.zone;
-	} else if (!search->oldest || idle < search->oldest) {
-		search->oldest = idle;
+	} else if (!search->oldest || rank < search->oldest) {
+		search->oldest = rank;
 		search->oldest_port = search->reply.destination_port;
 	}
 }
@@ -105,7 +105,7 @@ static __framed long search_take_over(struct search *search)
 
 	search->reply.destination_port = search->oldest_port;
 	struct mapping *mapping = mapping_get(&search->reply);
-	if (!mapping || !mapping_swap(mapping, search->oldest, DYING))
+	if (!mapping || !mapping_take(mapping, search->oldest))
 		return -EEXIST;
 	original_tuple(&victim, &search->reply, mapping);
 	struct connection *connection = connection_get(&victim);
@@ -171,8 +171,8 @@ static __always_inline void search_run(struct search *search)
 	for (int i = 0; i < SEARCHES_MAX; i++) {
 		search->mapping.first = bpf_ktime_get_ns();
 		if (search->reply.protocol != IPPROTO_TCP)
-			search->mapping.closed =
-			    idle_after(&search->mapping, search->mapping.first, false);
+			search->mapping.quiet =
+			    quiet_after(search->mapping.first, search->mapping.first, false);
 		search->oldest = search->live = search->own = search->free_port = 0;
 		search->result = -EEXIST;
 		search_part(search, 0, common);

@@ -20,6 +20,14 @@ DECLARED: Declared = (
     Added("mg_nat_v4", ("value.zone",)),
     Added("mg_nat_v6", ("value.zone",)),
     Added("mg_zone"),
+    # Mappings of before are live as long as their connections are.
+    Added("mg_nat_v4", ("value.first", "value.quiet")),
+    Added("mg_nat_v6", ("value.first", "value.quiet")),
+    # Counts, which the first sweep makes.
+    Added("mg_used"),
+    Added("mg_pod_used"),
+    Added("mg_pressure"),
+    Added("mg_told"),
     # Four bytes, one of which was ever used; the others hold the zone now.
     Converter("mg_frag", ("key.protocol",), ("key.protocol",), _protocol),
 )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,10 +35,11 @@ OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
 LIMITS = (
     "opening", "established", "closed", "datagram", "echo", "plain_closed", "plain_datagram",
+    "one_shot", "known_answered", "known_unanswered", "plain_answered", "plain_unanswered",
 )  # fmt: skip
 #: Per-CPU memory of one program's run; what an earlier one left there must not matter.
 SLOT = "mg_slot"
-TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag")
+TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag", "mg_pod_used")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 
 
@@ -197,8 +199,10 @@ class Node:
         """Rows as in the picture, no connection, no event pending."""
         for name in (*TABLES, "mg_address", "mg_node", "mg_pod_addr", "mg_egress_addr", "mg_block"):
             self.clear(name)
-        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr", "mg_gateway"):
+        for name in ("mg_own_block", "mg_egress", "mg_addr_cidr", "mg_gateway", "mg_egress_pods"):
             self.clear(name)
+        for table in range(self.maps["mg_used"].max_entries):
+            self.maps["mg_used"].update_one(table, {"held": 0})
         self.rows_of_nodes()
         self._rows_of_pods()
         self.rows_of_egress()
@@ -350,6 +354,32 @@ class Node:
             if len(keys):
                 values["seen"] -= np.uint32(seconds)
                 self.maps[name].update(keys, values)
+
+    def quiet(self, seconds: float) -> None:
+        """Every packet of a datagram connection was that much earlier."""
+        for name in ("mg_nat_v4", "mg_nat_v6"):
+            keys, values = self.maps[name].dump()
+            shots = values["quiet"] != 0
+            values["first"] -= np.uint64(seconds * 1e9)
+            values["quiet"][shots] -= np.uint64(seconds * 1e9)
+            if len(keys):
+                self.maps[name].update(keys, values)
+
+    def rest(self, seconds: float) -> None:
+        """Every one-shot's last packet was that long ago, in the order of before."""
+        for name in ("mg_nat_v4", "mg_nat_v6"):
+            keys, values = self.maps[name].dump()
+            shots = values["quiet"] != 0
+            words = values["quiet"][shots]
+            order = np.argsort(np.argsort(words)).astype(np.uint64)
+            since = np.uint64(time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(seconds * 1e9))
+            values["quiet"][shots] = (words >> np.uint64(62) << np.uint64(62)) + since + order
+            if len(keys):
+                self.maps[name].update(keys, values)
+
+    def pods_of_egress(self, family: int, pods: int) -> None:
+        """So many pods of this node leave by the egress address."""
+        self.maps["mg_egress_pods"].update_one(addr(EGRESS[family]), np.uint32(pods).tobytes())
 
     def drop_counts(self) -> Any:
         _, values = self.maps["mg_drop"].dump_percpu()
