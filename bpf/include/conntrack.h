@@ -31,8 +31,8 @@ enum connection_flag {
 struct connection {
 	struct addr translated; /* egress address; zero: not translated */
 	__be16 translated_port; /* or ICMP id */
-	__u16 pad;
-	__u32 flags;  /* enum connection_flag */
+	__u16 touched;		/* when a packet of a one-shot was noted in its mapping (nat.h) */
+	__u32 flags;		/* enum connection_flag */
 	__u32 seen;   /* last packet, CLOCK_MONOTONIC in 2^30 ns; sweep.bpf.c compares it */
 	__u32 opened; /* first packet, likewise */
 	__u32 source_identity; /* of the opener */
@@ -254,8 +254,7 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 static __always_inline int connection_missed(const struct packet *packet,
 					     __u32 destination_identity)
 {
-	bool world =
-	    packet->identity == IDENTITY_WORLD || destination_identity == IDENTITY_WORLD;
+	bool world = packet->identity == IDENTITY_WORLD || destination_identity == IDENTITY_WORLD;
 
 	return world ? DROP_CT_MAP_INSERTION_FAILED : 0;
 }

@@ -37,8 +37,8 @@ static __always_inline int nat_reply(const struct packet *packet, struct transla
 		return handover_phase() ? HANDOVER : DROP_NO_NAT_MAPPING;
 	if (is_handed(packet, connection))
 		return HANDOVER;
-	if (!(connection->flags & CONNECTION_STREAM) && packet->protocol != IPPROTO_TCP &&
-	    !is_icmp_error(packet) && !mapping_keep(&packet->flow, &original, connection, true))
+	if (is_touch(packet, connection, true) &&
+	    !mapping_keep(&packet->flow, &original, connection, true))
 		return DROP_NO_NAT_MAPPING;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
 		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);

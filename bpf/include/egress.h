@@ -95,7 +95,9 @@ static __framed bool translation_holds(const struct packet *packet, struct conne
 {
 	struct address to;
 
-	if (translation_ended(packet, connection, as) || !nat_keep(packet, connection))
+	if (translation_ended(packet, connection, as))
+		return false;
+	if (is_touch(packet, connection, false) && !nat_keep(packet, connection))
 		return false;
 	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
 		return true;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Egress translation: which pod holds a port of an egress address. The mapping is keyed by the
  * tuple of the reply as it arrives, so its insert with BPF_NOEXIST is the lock on the port, and a
- * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate. Of a one-shot
- * each packet swaps `quiet`, and so does who takes its port: the first one wins.
+ * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate. Of a
+ * one-shot each packet swaps `quiet`, and so does who takes its port: the first one wins.
  */
 #pragma once
 #include "addresses.h"
@@ -15,14 +15,20 @@
  * what has ended, then one-shots in the order of this enum; the oldest first.
  */
 enum one_shot {
-	ONE_SHOT_ANSWERED = 1,	/* taken when quiet for ANSWERED_REST */
-	ONE_SHOT_UNANSWERED,	/* taken when quiet for UNANSWERED_REST */
-	ONE_SHOT_SHIFT = 62,	/* below it: since when, CLOCK_MONOTONIC in ns */
+	ONE_SHOT_ANSWERED = 1, /* taken when quiet for ANSWERED_REST */
+	ONE_SHOT_UNANSWERED,   /* taken when quiet for UNANSWERED_REST */
+	ONE_SHOT_SHIFT = 62,   /* below it: since when, CLOCK_MONOTONIC in ns */
 };
 
-#define ONE_SHOT_MOST (2 * NSEC_PER_SEC) /* from its first packet to its last one */
-#define ANSWERED_REST (1 * NSEC_PER_SEC)
-#define UNANSWERED_REST (10 * NSEC_PER_SEC)
+enum {
+	TOUCH_SHIFT =
+	    26, /* packets of a one-shot are noted once in 2^26 ns: a dirty line is dear */
+};
+
+#define ONE_SHOT_MOST	(2 * NSEC_PER_SEC)    /* from its first packet to its last one */
+#define TOUCH		(1ULL << TOUCH_SHIFT) /* what was not noted was at most that much later */
+#define ANSWERED_REST	(1 * NSEC_PER_SEC + TOUCH)
+#define UNANSWERED_REST (10 * NSEC_PER_SEC + TOUCH)
 
 #define DYING (~0ULL)
 /* A reset from outside may be forged: nobody here knows which sequence number the pod expects. So
@@ -46,8 +52,8 @@ struct mapping {
 MAP_HASH(mg_nat_v4, struct tuple_v4, struct mapping, CONNECTIONS, 0);
 MAP_HASH(mg_nat_v6, struct tuple, struct mapping, CONNECTIONS, 0);
 
-/* look up */
-static __framed struct mapping *mapping_get(const struct tuple *reply)
+/* look up; without a frame, for the body of a loop */
+static __always_inline struct mapping *mapping_find(const struct tuple *reply)
 {
 	if (!addr_is_v4(&reply->source))
 		return bpf_map_lookup_elem(&mg_nat_v6, reply);
@@ -57,13 +63,24 @@ static __framed struct mapping *mapping_get(const struct tuple *reply)
 	return mapping;
 }
 
-static __framed long mapping_put(const struct tuple *reply, const struct mapping *value,
-				 __u64 flags)
+static __framed struct mapping *mapping_get(const struct tuple *reply)
+{
+	return mapping_find(reply);
+}
+
+static __always_inline long mapping_write(const struct tuple *reply, const struct mapping *value,
+					  __u64 flags)
 {
 	if (!addr_is_v4(&reply->source))
 		return bpf_map_update_elem(&mg_nat_v6, reply, value, flags);
 	struct tuple_v4 key = tuple_narrow(reply);
 	return bpf_map_update_elem(&mg_nat_v4, &key, value, flags);
+}
+
+static __framed long mapping_put(const struct tuple *reply, const struct mapping *value,
+				 __u64 flags)
+{
+	return mapping_write(reply, value, flags);
 }
 
 static __framed long mapping_delete(const struct tuple *reply)
@@ -122,8 +139,7 @@ static __always_inline bool mapping_swap(struct mapping *mapping, __u64 from, __
 static __always_inline __u64 mapping_rank(const struct mapping *mapping, __u64 now)
 {
 	__u64 closed = mapping->closed, quiet = mapping->quiet;
-	__u64 rest =
-	    quiet >> ONE_SHOT_SHIFT == ONE_SHOT_ANSWERED ? ANSWERED_REST : UNANSWERED_REST;
+	__u64 rest = quiet >> ONE_SHOT_SHIFT == ONE_SHOT_ANSWERED ? ANSWERED_REST : UNANSWERED_REST;
 
 	if (closed)
 		return closed == DYING ? 0 : closed;
@@ -144,6 +160,11 @@ static __always_inline bool mapping_take(struct mapping *mapping, __u64 rank)
 		return true;
 	mapping_swap(mapping, DYING, 0);
 	return false;
+}
+
+static __always_inline __u16 touch_now(void)
+{
+	return bpf_ktime_get_coarse_ns() >> TOUCH_SHIFT;
 }
 
 /* `quiet` after a packet of datagrams that began at `first`. */
@@ -193,6 +214,19 @@ static __always_inline bool mapping_revive(const struct tuple *reply, const stru
 	return !quiet || swap(&mapping->quiet, quiet, 0);
 }
 
+/* decide: whether a packet has to be noted in its mapping. TCP and streams give no port, and ICMP
+ * errors keep none (RFC 5508 REQ-6).
+ */
+static __always_inline bool is_touch(const struct packet *packet,
+				     const struct connection *connection, bool reply)
+{
+	if (connection->flags & CONNECTION_STREAM || packet->protocol == IPPROTO_TCP ||
+	    is_icmp_error(packet))
+		return false;
+	return (reply && !(connection->flags & CONNECTION_REPLIED)) ||
+	       connection->touched != touch_now();
+}
+
 /* act: a packet of datagrams that are no stream yet keeps their port; false when it has been taken.
  * A swap fails because of a taker, or of another packet; then the word says which.
  */
@@ -209,21 +243,17 @@ static __framed bool mapping_keep(const struct tuple *reply, const struct tuple 
 		before = mapping->quiet;
 	if (before == DYING)
 		return false;
+	connection->touched = touch_now();
 	if (!before || !after)
 		__sync_fetch_and_or(&connection->flags, CONNECTION_STREAM);
 	return true;
 }
 
-/* act: a packet of a translated connection from the pod keeps its port; false when it has been
- * taken. Of TCP and of streams none is. ICMP errors keep nothing (RFC 5508 REQ-6).
- */
+/* act: a packet of a translated connection from the pod; false when its port has been taken */
 static __framed bool nat_keep(const struct packet *packet, struct connection *connection)
 {
 	struct tuple reply;
 
-	if (connection->flags & CONNECTION_STREAM || packet->protocol == IPPROTO_TCP ||
-	    is_icmp_error(packet))
-		return true;
 	connection_reply(&reply, &packet->flow, connection);
 	return mapping_keep(&reply, &packet->flow, connection,
 			    connection->flags & CONNECTION_REPLIED);

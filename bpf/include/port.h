@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Ports of egress addresses, out of this node's own blocks. Candidates are all ports of all blocks
  * in keyed order, so a full block is found full. A live mapping is never taken; the port of another
- * one is used again when none is free (nat.h). Three quarters of the ports are anybody's. When those
- * are in use, all are looked at; of a remote with three quarters of them live, a pod with its share
- * of live ones gets no more.
+ * one is used again when none is free (nat.h). Three quarters of the ports are anybody's. When
+ * those are in use, all are looked at; of a remote with three quarters of them live, a pod with its
+ * share of live ones gets no more.
  */
 #pragma once
 #include "addresses.h"
@@ -45,11 +45,11 @@ struct search { /* for a free port */
 	__u16 start;
 	__u16 step;  /* odd: start + i * step visits each number up to mask once */
 	__u16 ports; /* candidates */
-	__u16 first; /* of those that are tried now: each of `count` from here on */
-	__u16 count;
-	__u16 mask; /* the next power of two above count, minus one */
-	__u16 live; /* met: mappings that may not be taken */
-	__u16 own;  /* of these, the pod's own */
+	__u16 first; /* of those that are tried now: 0, or the first one of the last quarter */
+	__u16 mask;  /* of as many numbers as are tried, and more: a power of two, minus one */
+	__u16 live;  /* met: mappings that may not be taken */
+	__u16 own;   /* of these, the pod's own */
+	__u16 pods;  /* of this node that leave by the address; while the last quarter is tried */
 	__be16 oldest_port;
 	__be16 free_port; /* 0: none met */
 	int result;	  /* 0, -EEXIST: none free, or the map's error */
@@ -69,12 +69,20 @@ static __always_inline void search_meet(struct search *search, const struct mapp
 	}
 }
 
+/* How many candidates are anybody's. */
+static __always_inline __u16 search_common(const struct search *search)
+{
+	return search->ports - search->ports / 4;
+}
+
 static long search_port(__u32 i, struct search *search)
 {
 	__u64 at = ((__u32)search->start + i * search->step) & search->mask;
-	bool reserved = search->first;
+	bool reserved = search->pods > 1;
 
-	if (at >= search->count)
+	__u16 common = search_common(search);
+
+	if (at >= (search->first ? search->ports - common : common))
 		return 0;
 	at += search->first;
 	__u64 block = at / cfg.block_size;
@@ -83,7 +91,7 @@ static long search_port(__u32 i, struct search *search)
 		return 0;
 	__u32 port = 1024 + search->blocks->number[block] * cfg.block_size + at % cfg.block_size;
 	search->reply.destination_port = bpf_htons(port);
-	struct mapping *taken = mapping_get(&search->reply);
+	struct mapping *taken = mapping_find(&search->reply);
 	if (taken) {
 		search_meet(search, taken);
 		return 0;
@@ -92,26 +100,34 @@ static long search_port(__u32 i, struct search *search)
 		search->free_port = search->reply.destination_port;
 		return 0;
 	}
-	search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
+	search->result = mapping_write(&search->reply, &search->mapping, BPF_NOEXIST);
 	return search->result != -EEXIST;
 }
 
-/* What has been found changes hands; its connection's entry goes with it. The mapping is DYING until
- * then, or its old connection could come back to life on the same port.
+/* What has been found changes hands; its connection's entry goes with it. The mapping is DYING
+ * until then, or its old connection could come back to life on the same port.
  */
 static __framed long search_take_over(struct search *search)
 {
-	struct tuple victim;
+	union {
+		struct tuple flow;
+		struct zoned_addr pod;
+	} victim;
 
 	search->reply.destination_port = search->oldest_port;
 	struct mapping *mapping = mapping_get(&search->reply);
 	if (!mapping || !mapping_take(mapping, search->oldest))
 		return -EEXIST;
-	original_tuple(&victim, &search->reply, mapping);
-	struct connection *connection = connection_get(&victim);
+	original_tuple(&victim.flow, &search->reply, mapping);
+	struct connection *connection = connection_get(&victim.flow);
 	if (connection && connection_holds(connection, &search->reply) &&
-	    !connection_delete(&victim))
-		used_less(&victim, connection_table(&victim));
+	    !connection_delete(&victim.flow)) {
+		__u32 table = connection_table(&victim.flow);
+		__u16 zone = victim.flow.zone;
+		victim.pod.zone = zone;
+		victim.pod.pad = 0;
+		used_less(&victim.pod, table);
+	}
 	return mapping_put(&search->reply, &search->mapping, BPF_EXIST);
 }
 
@@ -122,7 +138,7 @@ static __always_inline __u64 mix(__u64 hash, __u64 word)
 }
 
 /* The keyed order of candidates: unpredictable from outside (RFC 6888 R15). */
-static __always_inline void search_order(struct search *search, const struct tuple *flow)
+static __framed void search_order(struct search *search, const struct tuple *flow)
 {
 	__u64 hash = mix(cfg.permutation_key, (__u64)flow->source.w[0] << 32 | flow->source.w[1]);
 
@@ -137,7 +153,7 @@ static __always_inline void search_order(struct search *search, const struct tup
 }
 
 /* look at the candidates from `first` up to `end`, each once */
-static __always_inline void search_part(struct search *search, __u32 first, __u32 end)
+static __framed void search_part(struct search *search, __u32 first, __u32 end)
 {
 	__u32 mask = end - first - 1;
 
@@ -146,27 +162,34 @@ static __always_inline void search_part(struct search *search, __u32 first, __u3
 	mask |= mask >> 4;
 	mask |= mask >> 8;
 	search->first = first;
-	search->count = end - first;
 	search->mask = mask & 0xffff;
 	if (end > first)
 		bpf_loop(search->mask + 1, search_port, search, 0);
 }
 
-/* decide: whether what is left of this remote's ports is for others */
-static __framed bool search_has_share(const struct search *search)
+/* look up: how many pods of this node leave by the address, 65535 at most */
+static __framed __u16 egress_pods(const struct addr *address)
 {
-	__u32 *pods = bpf_map_lookup_elem(&mg_egress_pods, &search->reply.destination);
+	__u32 *pods = bpf_map_lookup_elem(&mg_egress_pods, address);
 
-	return !pods || search->live < search->ports - search->ports / 4 ||
-	       (__u64)search->own * *pods < search->ports;
+	if (!pods)
+		return 0;
+	return *pods < 0xffff ? *pods : 0xffff;
 }
 
-/* act: the first free port, or that of the mapping which goes first. What is found may go to another
- * CPU, which chose alike: then once more.
+/* decide: whether what is left of this remote's ports is for others */
+static __always_inline bool search_has_share(const struct search *search)
+{
+	return search->pods <= 1 || search->live < search_common(search) ||
+	       (__u32)search->own * search->pods < search->ports;
+}
+
+/* act: the first free port, or that of the mapping which goes first. What is found may go to
+ * another CPU, which chose alike: then once more.
  */
 static __always_inline void search_run(struct search *search)
 {
-	__u32 common = search->ports - search->ports / 4;
+	__u32 common = search_common(search);
 
 	for (int i = 0; i < SEARCHES_MAX; i++) {
 		search->mapping.first = bpf_ktime_get_ns();
@@ -174,17 +197,18 @@ static __always_inline void search_run(struct search *search)
 			search->mapping.quiet =
 			    quiet_after(search->mapping.first, search->mapping.first, false);
 		search->oldest = search->live = search->own = search->free_port = 0;
+		search->pods = 0;
 		search->result = -EEXIST;
 		search_part(search, 0, common);
 		if (search->result != -EEXIST)
 			return;
+		search->pods = egress_pods(&search->reply.destination);
 		search_part(search, common, search->ports);
-		if (!search_has_share(search))
+		if (search->result != -EEXIST || !search_has_share(search))
 			return;
 		if (search->free_port) {
 			search->reply.destination_port = search->free_port;
-			search->result =
-			    mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
+			search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
 		} else if (search->oldest) {
 			search->result = search_take_over(search);
 		} else {
@@ -259,6 +283,7 @@ static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 	connection_new(packet, IDENTITY_WORLD, &connection);
 	connection.translated = translation->address;
 	connection.translated_port = translation->port;
+	connection.touched = touch_now();
 	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {
 		if (translated && !same)
 			mapping_forget(&reply, &packet->flow);

@@ -8,7 +8,7 @@
 #include "addresses.h"
 #include "event.h"
 
-struct used { /* entries of a connection table */
+struct used {	       /* entries of a connection table */
 	__u32 held;    /* what the last sweep met */
 	__u32 mark;    /* `opened` when that sweep began */
 	__u32 opened;  /* entries ever made; goes round */
@@ -35,7 +35,7 @@ struct {
 /* pod of this node -> entries that it opened, or that others opened to it. Written by BPF. */
 MAP_HASH(mg_pod_used, struct zoned_addr, struct used, 16384, BPF_F_NO_PREALLOC);
 
-struct pressure { /* a table is more than half full: the next sweep is due */
+struct pressure {    /* a table is more than half full: the next sweep is due */
 	__u32 table; /* enum used_table */
 };
 SCHEMA(struct pressure, pressure);
@@ -119,14 +119,14 @@ static __framed void used_more(const struct tuple *tuple, __u32 table, __u32 siz
 		pressure_tell(table);
 }
 
-/* act: an entry less */
-static __framed void used_less(const struct tuple *tuple, __u32 table)
+/* act: an entry less of a pod of this node */
+static __always_inline void used_less(const struct zoned_addr *pod, __u32 table)
 {
 	struct used *all = table_used(table);
-	struct used *pod = used_by(tuple);
+	struct used *used = bpf_map_lookup_elem(&mg_pod_used, pod);
 
-	if (pod)
-		__sync_fetch_and_sub(&pod->opened, 1);
+	if (used)
+		__sync_fetch_and_sub(&used->opened, 1);
 	if (all)
 		__sync_fetch_and_sub(&all->opened, 1);
 }

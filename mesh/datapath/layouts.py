@@ -23,6 +23,8 @@ DECLARED: Declared = (
     # Mappings of before are live as long as their connections are.
     Added("mg_nat_v4", ("value.first", "value.quiet")),
     Added("mg_nat_v6", ("value.first", "value.quiet")),
+    Added("mg_ct_v4", ("value.touched",)),
+    Added("mg_ct_v6", ("value.touched",)),
     # Counts, which the first sweep makes.
     Added("mg_used"),
     Added("mg_pod_used"),

@@ -21,7 +21,7 @@ CONNECTIONS = ("mg_ct_v4", "mg_ct_v6")
 MAPPINGS = ("mg_nat_v4", "mg_nat_v6")
 DYING = (1 << 64) - 1  # of bpf/include/nat.h, as what follows
 #: Nanoseconds after which a one-shot gives its port, by ``enum one_shot``.
-RESTS = {1: 10**9, 2: 10**10}
+RESTS = {1: 10**9 + (1 << 26), 2: 10**10 + (1 << 26)}
 _SHIFT = 62
 
 

@@ -35,7 +35,6 @@ OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
 LIMITS = (
     "opening", "established", "closed", "datagram", "echo", "plain_closed", "plain_datagram",
-    "one_shot", "known_answered", "known_unanswered", "plain_answered", "plain_unanswered",
 )  # fmt: skip
 #: Per-CPU memory of one program's run; what an earlier one left there must not matter.
 SLOT = "mg_slot"
@@ -343,7 +342,9 @@ class Node:
         """Entries kept and expired; a limit that is not given never passes."""
         argument = np.zeros((), self.objects[2].btf.struct("sweep"))
         for name in LIMITS:
-            argument[name] = limits.get(name, 1 << 30)
+            argument[name] = 1 << 30
+        for name, seconds in limits.items():
+            argument[name] = seconds
         result = call(self.programs["mg_sweep"], argument)
         return int(result["kept"]), int(result["expired"])
 

@@ -62,7 +62,10 @@ class FakeMaps(Maps):
 
     def __init__(self, choose: random.Random, told: Mapping[str, int]) -> None:
         self.told = dict(told)
-        names = ("mg_egress", "mg_egress_addr", "mg_gateway", "mg_own_block", "mg_pod_addr")
+        names = (
+            "mg_egress", "mg_egress_addr", "mg_gateway", "mg_own_block", "mg_egress_pods",
+            "mg_pod_addr",
+        )  # fmt: skip
         self.of = {name: FakeMap(choose, self.capacity(name), name) for name in names}
 
     def rows(self, name: str, *_: object) -> FakeMap:
