@@ -31,8 +31,9 @@ enum connection_flag {
 struct connection {
 	struct addr translated; /* egress address; zero: not translated */
 	__be16 translated_port; /* or ICMP id */
-	__u16 touched;		/* when a packet of a one-shot was noted in its mapping (nat.h) */
-	__u32 flags;		/* enum connection_flag */
+	/* When a packet of a one-shot was noted in its mapping (nat.h). */
+	__u16 touched;
+	__u32 flags;  /* enum connection_flag */
 	__u32 seen;   /* last packet, CLOCK_MONOTONIC in 2^30 ns; sweep.bpf.c compares it */
 	__u32 opened; /* first packet, likewise */
 	__u32 source_identity; /* of the opener */

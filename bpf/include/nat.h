@@ -10,7 +10,7 @@
 #include "conntrack.h"
 #include "way.h"
 
-/* What is live is never taken: TCP that has not ended, and datagrams that have gone to and fro for
+/* What is live is never taken: TCP that has not ended, and datagrams exchanged for
  * longer than a one-shot does. The rest gives its port when none is free for a remote (port.h):
  * what has ended, then one-shots in the order of this enum; the oldest first.
  */

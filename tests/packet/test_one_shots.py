@@ -53,11 +53,11 @@ def fill(a: Node, family: int, kind: str, *, answered: bool) -> list[int]:
 
 
 @KINDS
-@pytest.mark.parametrize(("answered", "rest"), [(True, 1.0), (False, 10.0)], ids=["yes", "no"])
+@pytest.mark.parametrize(("answers", "rest"), [(1, 1.0), (0, 10.0)], ids=["answered", "not"])
 def test_the_oldest_one_shot_gives_its_port_after_its_rest(
-    a: Node, family: int, kind: str, answered: bool, rest: float
+    a: Node, family: int, kind: str, answers: int, rest: float
 ) -> None:
-    ports = fill(a, family, kind, answered=answered)
+    ports = fill(a, family, kind, answered=answers > 0)
     a.rest(rest / 2)
     assert ask(a, family, kind, 1000).dropped == {"NO_NAT_MAPPING": 1}
     a.rest(rest + 0.1)
@@ -130,20 +130,20 @@ def test_a_remote_that_answers_is_asked_for_ever(a: Node, family: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "kind", "answered"),
+    ("limit", "kind", "answers"),
     [
-        ("known_answered", "query", True),
-        ("known_unanswered", "query", False),
-        ("one_shot", "other", True),
-        ("one_shot", "other", False),
-        ("echo", "ping", True),
+        ("known_answered", "query", 1),
+        ("known_unanswered", "query", 0),
+        ("one_shot", "other", 1),
+        ("one_shot", "other", 0),
+        ("echo", "ping", 1),
     ],
 )
 def test_each_one_shot_has_its_lifetime(
-    a: Node, family: int, limit: str, kind: str, answered: bool
+    a: Node, family: int, limit: str, kind: str, answers: int
 ) -> None:
     port = port_of(ask(a, family, kind, 0))
-    if answered:
+    for _ in range(answers):
         answer(a, family, kind, port)
     a.age(100)
     assert a.sweep(**{limit: 101}) == (1, 0)
