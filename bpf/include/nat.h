@@ -25,10 +25,11 @@ enum {
 	    26, /* packets of a one-shot are noted once in 2^26 ns: a dirty line is dear */
 };
 
-#define ONE_SHOT_MOST	(2 * NSEC_PER_SEC)    /* from its first packet to its last one */
-#define TOUCH		(1ULL << TOUCH_SHIFT) /* what was not noted was at most that much later */
-#define ANSWERED_REST	(1 * NSEC_PER_SEC + TOUCH)
-#define UNANSWERED_REST (10 * NSEC_PER_SEC + TOUCH)
+#define ONE_SHOT_MOST (2 * NSEC_PER_SEC) /* from its first packet to its last one */
+/* What was not noted was that much later at most. */
+#define NOT_NOTED	(1ULL << TOUCH_SHIFT)
+#define ANSWERED_REST	(1 * NSEC_PER_SEC + NOT_NOTED)
+#define UNANSWERED_REST (10 * NSEC_PER_SEC + NOT_NOTED)
 
 #define DYING (~0ULL)
 /* A reset from outside may be forged: nobody here knows which sequence number the pod expects. So

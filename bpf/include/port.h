@@ -123,10 +123,11 @@ static __framed long search_take_over(struct search *search)
 	if (connection && connection_holds(connection, &search->reply) &&
 	    !connection_delete(&victim.flow)) {
 		__u32 table = connection_table(&victim.flow);
+		__u32 size = connection_room(&victim.flow);
 		__u16 zone = victim.flow.zone;
 		victim.pod.zone = zone;
 		victim.pod.pad = 0;
-		used_less(&victim.pod, table);
+		used_less(&victim.pod, table, size);
 	}
 	return mapping_put(&search->reply, &search->mapping, BPF_EXIST);
 }
@@ -283,7 +284,6 @@ static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 	connection_new(packet, IDENTITY_WORLD, &connection);
 	connection.translated = translation->address;
 	connection.translated_port = translation->port;
-	connection.touched = touch_now();
 	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {
 		if (translated && !same)
 			mapping_forget(&reply, &packet->flow);

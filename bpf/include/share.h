@@ -2,7 +2,8 @@
 /* Shares of the connection tables. From three quarters of a table on, a new entry is only for a
  * pod of this node that has less than its share, size / (pods of this node); below that nobody is
  * limited. A count is what the last sweep met and what has been opened since: BPF counts up, the
- * sweep sets right whatever else has changed (the agent's copies while it migrates, say).
+ * sweep sets right whatever else has changed (the agent's copies while it migrates, say). Pods are
+ * counted by the sweep, and at inserts from half of a table on: the first of these calls the sweep.
  */
 #pragma once
 #include "addresses.h"
@@ -63,7 +64,15 @@ const volatile struct used unused = {};
 /* look up */
 static __always_inline __u32 used_now(const struct used *used)
 {
-	return used->held + (used->opened - used->mark);
+	__s32 now = used->held + (used->opened - used->mark);
+
+	return now > 0 ? now : 0;
+}
+
+/* decide: whether the sweep is due, and pods are counted at each insert from then on */
+static __always_inline bool is_pressed(const struct used *table, __u32 size)
+{
+	return used_now(table) > size / 2;
 }
 
 static __always_inline struct used *table_used(__u32 table)
@@ -108,27 +117,29 @@ static __always_inline void pressure_tell(__u32 table)
 static __framed void used_more(const struct tuple *tuple, __u32 table, __u32 size)
 {
 	struct used *all = table_used(table);
-	struct used *pod = used_by(tuple);
 
-	if (pod)
-		__sync_fetch_and_add(&pod->opened, 1);
 	if (!all)
 		return;
 	__sync_fetch_and_add(&all->opened, 1);
-	if (used_now(all) > size / 2)
-		pressure_tell(table);
+	if (!is_pressed(all, size))
+		return;
+	struct used *pod = used_by(tuple);
+	if (pod)
+		__sync_fetch_and_add(&pod->opened, 1);
+	pressure_tell(table);
 }
 
 /* act: an entry less of a pod of this node */
-static __always_inline void used_less(const struct zoned_addr *pod, __u32 table)
+static __always_inline void used_less(const struct zoned_addr *pod, __u32 table, __u32 size)
 {
 	struct used *all = table_used(table);
-	struct used *used = bpf_map_lookup_elem(&mg_pod_used, pod);
 
+	if (!all)
+		return;
+	__sync_fetch_and_sub(&all->opened, 1);
+	struct used *used = is_pressed(all, size) ? bpf_map_lookup_elem(&mg_pod_used, pod) : NULL;
 	if (used)
 		__sync_fetch_and_sub(&used->opened, 1);
-	if (all)
-		__sync_fetch_and_sub(&all->opened, 1);
 }
 
 /* decide: whether a new entry in a table of `size` entries is for whoever opens it */

@@ -60,7 +60,7 @@ def test_the_oldest_one_shot_gives_its_port_after_its_rest(
     ports = fill(a, family, kind, answered=answers > 0)
     a.rest(rest / 2)
     assert ask(a, family, kind, 1000).dropped == {"NO_NAT_MAPPING": 1}
-    a.rest(rest + 0.1)
+    a.rest(rest + 0.2)
     for number in range(3):
         got = ask(a, family, kind, 1000 + number)
         assert got.dropped == {}
