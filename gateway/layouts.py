@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpf.btf import Dtype
-from bpf.migrate import Added, Converter, Declared, Entries, Made, PortRanges, Renamed
+from bpf.migrate import Converter, Declared, Entries, Made, PortRanges, Renamed, Scratch
 
 
 def _set_of_one(old: Entries, new: Entries) -> None:
@@ -31,7 +31,7 @@ def _members(old: Entries, key: Dtype, value: Dtype) -> Entries:
 
 
 DECLARED: Declared = (
-    Added("mg_egress_pods"),
+    Scratch("mg_egress_pods"),  # the agent's rows; without them nobody is limited
     PortRanges("mg_own_block", size="block_size"),
     Renamed("key.egress", "key.egress_class", map="mg_egress"),
     Converter("mg_egress_addr", ("value.gateway",), ("value.count", "value.node"), _set_of_one),

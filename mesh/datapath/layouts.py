@@ -5,7 +5,7 @@ A row stays until no agent of the version before it can be running.
 
 from __future__ import annotations
 
-from bpf.migrate import Added, Converter, Declared, Entries
+from bpf.migrate import Added, Converter, Declared, Entries, Scratch
 
 #: Maps whose keys have had a zone since networks may overlap; in zone 0 nothing has changed.
 _ZONED = ("mg_frag", "mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6")
@@ -25,11 +25,10 @@ DECLARED: Declared = (
     Added("mg_nat_v6", ("value.first", "value.quiet")),
     Added("mg_ct_v4", ("value.touched",)),
     Added("mg_ct_v6", ("value.touched",)),
-    # Counts, which the first sweep makes.
-    Added("mg_used"),
-    Added("mg_pod_used"),
-    Added("mg_pressure"),
-    Added("mg_told"),
+    # Counts, which the first sweep makes anew.
+    Scratch("mg_used"),
+    Scratch("mg_pod_used"),
+    Scratch("mg_told"),
     # Four bytes, one of which was ever used; the others hold the zone now.
     Converter("mg_frag", ("key.protocol",), ("key.protocol",), _protocol),
 )
