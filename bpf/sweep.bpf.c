@@ -11,7 +11,8 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* The argument of mg_sweep. Limits are seconds without a packet; what is not translated holds no
- * port, so it may go earlier than the RFCs on translation say.
+ * port, so it may go earlier than the RFCs on translation say. Of the limits for one-shots 0 stands
+ * for that of all datagrams.
  */
 struct sweep {
 	__u32 opening;	      /* TCP before both sides have spoken, RFC 5382: 240 */
@@ -24,19 +25,58 @@ struct sweep {
 	__u32 kept;	      /* result: entries left */
 	__u32 expired;	      /* result: entries deleted */
 	__u32 now;	      /* result: in the unit of `seen` */
+	__u32 one_shot;	      /* a datagram or few, RFC 4787: 120 or more */
+	__u32 known_answered; /* likewise, to ports up to 1023, for which RFC 4787 has no minimum */
+	__u32 known_unanswered;
+	__u32 plain_answered; /* one-shots that are not translated, ICMP too */
+	__u32 plain_unanswered;
 };
 
-static __always_inline __u32 sweep_limit(const struct sweep *sweep, __u8 protocol,
+enum {
+	KNOWN_PORTS = 1024,
+	ONE_SHOT_UNITS = 1, /* of `seen`, from the first packet to the last one, at most */
+};
+
+static __always_inline __u32 limit_of_one_shot(const struct sweep *sweep,
+					       const struct tuple *original,
+					       const struct connection *connection)
+{
+	bool answered = connection->flags & CONNECTION_REPLIED;
+	bool known = bpf_ntohs(original->destination_port) < KNOWN_PORTS;
+	bool echo = original->protocol != IPPROTO_UDP;
+
+	if (!is_translated(connection))
+		return answered ? sweep->plain_answered : sweep->plain_unanswered;
+	if (echo)
+		return 0;
+	if (known)
+		return answered ? sweep->known_answered : sweep->known_unanswered;
+	return sweep->one_shot;
+}
+
+static __always_inline __u32 limit_of_datagrams(const struct sweep *sweep,
+						const struct tuple *original,
+						const struct connection *connection)
+{
+	bool stream = is_translated(connection)
+			  ? connection->flags & CONNECTION_STREAM
+			  : connection->seen - connection->opened > ONE_SHOT_UNITS;
+	__u32 limit = stream ? 0 : limit_of_one_shot(sweep, original, connection);
+
+	if (limit)
+		return limit;
+	if (original->protocol == IPPROTO_ICMP || original->protocol == IPPROTO_ICMPV6)
+		return sweep->echo;
+	return is_translated(connection) ? sweep->datagram : sweep->plain_datagram;
+}
+
+static __always_inline __u32 sweep_limit(const struct sweep *sweep, const struct tuple *original,
 					 const struct connection *connection)
 {
-	bool plain = !is_translated(connection);
-
-	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
-		return sweep->echo;
-	if (protocol != IPPROTO_TCP)
-		return plain ? sweep->plain_datagram : sweep->datagram;
+	if (original->protocol != IPPROTO_TCP)
+		return limit_of_datagrams(sweep, original, connection);
 	if (is_closed(connection))
-		return plain ? sweep->plain_closed : sweep->closed;
+		return is_translated(connection) ? sweep->closed : sweep->plain_closed;
 	return connection->flags & CONNECTION_REPLIED ? sweep->established : sweep->opening;
 }
 
@@ -57,17 +97,30 @@ static __framed bool sweep_delete(const struct tuple *original, const struct con
 	return true;
 }
 
+static __framed void used_count(const struct tuple *original)
+{
+	struct used *table = table_used(connection_table(original));
+	struct used *pod = used_by(original);
+
+	if (table)
+		table->counted++;
+	if (pod)
+		pod->counted++;
+}
+
 static __framed long sweep_one(const struct tuple *original, const struct connection *connection,
 			       struct sweep *sweep)
 {
 	__u32 idle = sweep->now - connection->seen;
 
 	/* Another CPU may have noted a packet after we read the clock. */
-	if ((__s32)idle > (__s32)sweep_limit(sweep, original->protocol, connection) &&
-	    sweep_delete(original, connection))
+	if ((__s32)idle > (__s32)sweep_limit(sweep, original, connection) &&
+	    sweep_delete(original, connection)) {
 		sweep->expired++;
-	else
-		sweep->kept++;
+		return 0;
+	}
+	sweep->kept++;
+	used_count(original);
 	return 0;
 }
 
@@ -188,6 +241,78 @@ static long forget_v6(void *map, const struct tuple *key, struct connection *con
 	return forget_one(&original, connection, forget);
 }
 
+static __always_inline void used_begin(struct used *used)
+{
+	used->counted = 0;
+	used->begun = used->opened;
+}
+
+static __always_inline void used_end(struct used *used)
+{
+	used->held = used->counted;
+	used->mark = used->begun;
+}
+
+static long pod_begin(void *map, const struct zoned_addr *pod, struct used *used, void *context)
+{
+	(void)map;
+	(void)pod;
+	(void)context;
+	used_begin(used);
+	return 0;
+}
+
+/* act: the count of a pod that has gone goes with its last entry */
+static long pod_end(void *map, const struct zoned_addr *pod, struct used *used, void *context)
+{
+	struct zoned_addr key = *pod;
+
+	(void)context;
+	used_end(used);
+	if (!used_now(used) && !pod_find(&key))
+		bpf_map_delete_elem(map, &key);
+	return 0;
+}
+
+struct pods { /* of this node, by enum used_table */
+	__u32 count[USED_TABLES];
+};
+
+static long pod_count(void *map, const struct zoned_addr *key, const struct pod *pod,
+		      struct pods *pods)
+{
+	(void)map;
+	(void)pod;
+	bool v4 = !key->w[0] && !key->w[1] && key->w[2] == bpf_htonl(0xffff);
+	pods->count[v4 ? USED_V4 : USED_V6]++;
+	return 0;
+}
+
+static __framed void used_begin_all(void)
+{
+	for (int table = 0; table < USED_TABLES; table++) {
+		struct used *used = table_used(table);
+		if (used)
+			used_begin(used);
+	}
+	bpf_for_each_map_elem(&mg_pod_used, pod_begin, NULL, 0);
+}
+
+static __framed void used_end_all(void)
+{
+	struct pods pods = {};
+
+	bpf_for_each_map_elem(&mg_pod_addr, pod_count, &pods, 0);
+	for (int table = 0; table < USED_TABLES; table++) {
+		struct used *used = table_used(table);
+		if (!used)
+			continue;
+		used_end(used);
+		used->pods = pods.count[table];
+	}
+	bpf_for_each_map_elem(&mg_pod_used, pod_end, NULL, 0);
+}
+
 SEC("syscall")
 int mg_sweep(struct sweep *ctx)
 {
@@ -196,8 +321,10 @@ int mg_sweep(struct sweep *ctx)
 	sweep.kept = 0;
 	sweep.expired = 0;
 	sweep.now = bpf_ktime_get_ns() >> 30;
+	used_begin_all();
 	bpf_for_each_map_elem(&mg_ct_v4, sweep_v4, &sweep, 0);
 	bpf_for_each_map_elem(&mg_ct_v6, sweep_v6, &sweep, 0);
+	used_end_all();
 	bpf_for_each_map_elem(&mg_nat_v4, sweep_nat_v4, &sweep, 0);
 	bpf_for_each_map_elem(&mg_nat_v6, sweep_nat_v6, &sweep, 0);
 	*ctx = sweep;

@@ -71,6 +71,10 @@ WITHOUT_BLOCK = (
     "new connections to be translated to the addresses that do not fit are dropped (NO_BLOCK)"
 )
 WITHOUT_ENDING = "TCP connections of the addresses that do not fit stand still instead of a reset"
+WITHOUT_SHARES = (
+    "of the ports of the addresses that do not fit a pod of this node may take all, "
+    "and others' new connections are dropped then (NO_NAT_MAPPING)"
+)
 #: Seconds between looks at gateways that have left.
 REST_INTERVAL_S = 5.0
 
@@ -105,6 +109,7 @@ class EgressAgent(AgentFeature):
         self.ended: Table[IP, tuple[IPv4Address, ...]] = Table("ended egress address")
         self.owner = entries.block_table()
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
+        self.pods: Table[IP, int] = Table("pods of egress address")
         self.mark = Mark("egress_class", Table("egress class of pod"), former="egress")
         #: What the maps have no room for.
         self.no_class: Table[int, bool] = Table("egress class without room")
@@ -146,6 +151,7 @@ class EgressAgent(AgentFeature):
             also=[self.no_egress_address],
         )
         loop.group(self._count, rows.row_count, By(self.egress, rows.classes_of_row))
+        loop.derive([self.coverage.covered, policies], self._count_pods)
         inputs: list[Source] = [self.coverage.covered, self.classes, self._count]
         loop.derive(inputs, self._number_pods, [self.no_class])
         self._derive_blocks(loop)
@@ -199,6 +205,11 @@ class EgressAgent(AgentFeature):
             for key, names in self.coverage.covered.rows.items()
         }
         self.mark.numbers.replace(numbers)
+
+    def _count_pods(self) -> None:
+        """How many pods of this node leave by each address, all at once."""
+        covered, policies = self.coverage.covered.rows, self._objects[POLICIES].rows
+        self.pods.replace(rows.pods_of_addresses(covered, policies))
 
     def _rest_now(self) -> None:
         self.rest_gateways(self._now.rows, monotonic())
@@ -310,6 +321,12 @@ class EgressAgent(AgentFeature):
             maps.rows("mg_own_block", entries.encode_own_block, entries.decode_own_block),
             capacity=maps.capacity("mg_own_block"),
             meaning=WITHOUT_BLOCK,
+        )
+        loop.apply(
+            self.pods,
+            maps.rows("mg_egress_pods", entries.encode_pods, entries.decode_pods),
+            capacity=maps.capacity("mg_egress_pods"),
+            meaning=WITHOUT_SHARES,
         )
 
     def listings(self) -> Mapping[str, Listing]:

@@ -31,6 +31,7 @@ def _members(old: Entries, key: Dtype, value: Dtype) -> Entries:
 
 
 DECLARED: Declared = (
+    Scratch("mg_egress_pods"),  # the agent's rows; without them nobody is limited
     PortRanges("mg_own_block", size="block_size"),
     Renamed("key.egress", "key.egress_class", map="mg_egress"),
     Converter("mg_egress_addr", ("value.gateway",), ("value.count", "value.node"), _set_of_one),

@@ -97,6 +97,16 @@ def decode_own_block(key: Any, value: Any) -> tuple[IP, tuple[int, ...]]:
     return decode_address(key), tuple(int(number) for number in value["number"][:count])
 
 
+def encode_pods(address: IP, pods: int) -> Entry:
+    """Entry of ``mg_egress_pods``."""
+    return packed(address), np.uint32(pods).tobytes()
+
+
+def decode_pods(key: Any, value: Any) -> tuple[IP, int]:
+    """Inverse of ``encode_pods``."""
+    return decode_address(key), int(value)
+
+
 def block_table() -> ColumnTable:
     """The table of ``mg_block``."""
     return ColumnTable("block owner", BLOCK_KEY, BLOCK_VALUE)

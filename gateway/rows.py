@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +10,7 @@ from ipaddress import IPv4Address
 
 from gateway.plan import address_for, by_precedence, exclusions
 from gateway.policy import EgressPolicy
-from mesh.core.model import IP, Network, Node
+from mesh.core.model import IP, Network, Node, PodKey
 from mesh.identity.addresses import tunnel_endpoint
 
 
@@ -70,6 +71,17 @@ def addresses_of(
 ) -> list[IP]:
     """The egress addresses of the policies of a class."""
     return [address for policy in policies.values() for address in policy.addresses]
+
+
+def pods_of_addresses(
+    covered: Mapping[PodKey, tuple[str, ...]], policies: Mapping[str, EgressPolicy]
+) -> dict[IP, int]:
+    """Row of ``mg_egress_pods``: egress address -> how many of the covered pods may leave by it."""
+    addresses = (
+        {address for name in names if name in policies for address in policies[name].addresses}
+        for names in covered.values()
+    )
+    return dict(Counter(address for each in addresses for address in each))
 
 
 def class_of_row(key: EgressKey) -> int:

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Connection tracking: one entry per connection, keyed by the tuple of the packet that opened it.
- * Preallocated, never evicting: a full map refuses new connections. Entries go by sweep.bpf.c only,
- * or when a translation takes a closed one's port (nat.h).
+ * Preallocated, never evicting: a full map refuses new connections (share.h). Entries go by
+ * sweep.bpf.c only, or when a translation takes the port of one that is not live (nat.h).
  */
 #pragma once
 #include "event.h"
 #include "packet.h"
+#include "share.h"
 
 struct tuple_v4 { /* struct tuple in native width */
 	__be32 source;
@@ -24,6 +25,7 @@ enum connection_flag {
 	CONNECTION_REPLY_FIN = 8, /* from the other side */
 	CONNECTION_RST = 16,
 	CONNECTION_HANDED = 32, /* the other generation has it (handover.h) */
+	CONNECTION_STREAM = 64, /* TCP, or translated datagrams for more than 2 s (nat.h) */
 	/* reset with the pod's own address (reset.h); challenged, and reset once more */
 	CONNECTION_RESET = 256,
 	CONNECTION_CHALLENGED = 512,
@@ -33,7 +35,8 @@ enum connection_flag {
 struct connection {
 	struct addr translated; /* egress address; zero: not translated */
 	__be16 translated_port; /* or ICMP id */
-	__u16 pad;
+	/* When a packet of a one-shot was noted in its mapping (nat.h). */
+	__u16 touched;
 	__u32 flags;  /* enum connection_flag */
 	__u32 seen;   /* last packet, CLOCK_MONOTONIC in 2^30 ns; sweep.bpf.c compares it */
 	__u32 opened; /* first packet, likewise */
@@ -42,7 +45,7 @@ struct connection {
 };
 
 enum connection_limit {
-	CONNECTIONS = 65536, /* entries, unless the configuration says otherwise */
+	CONNECTIONS = 262144, /* entries, unless the configuration says otherwise */
 };
 
 enum direction {
@@ -80,13 +83,59 @@ static __framed struct connection *connection_get(const struct tuple *tuple)
 	return connection;
 }
 
-static __framed long connection_put(const struct tuple *tuple, const struct connection *value,
-				    __u64 flags)
+static __framed long connection_write(const struct tuple *tuple, const struct connection *value,
+				      __u64 flags)
 {
 	if (!addr_is_v4(&tuple->source))
 		return bpf_map_update_elem(&mg_ct_v6, tuple, value, flags);
 	struct tuple_v4 key = tuple_narrow(tuple);
 	return bpf_map_update_elem(&mg_ct_v4, &key, value, flags);
+}
+
+/* The kernel's own view of a map, as far as it is read here. */
+struct bpf_map {
+	__u32 max_entries;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u32 connection_table(const struct tuple *tuple)
+{
+	return addr_is_v4(&tuple->source) ? USED_V4 : USED_V6;
+}
+
+/* The verifier knows a field of a map only where its offset stands in the load: so each has a
+ * function of its own, which clang does not merge.
+ */
+static __framed __u32 room_v4(void)
+{
+	return ((struct bpf_map *)&mg_ct_v4)->max_entries;
+}
+
+static __framed __u32 room_v6(void)
+{
+	return ((struct bpf_map *)&mg_ct_v6)->max_entries;
+}
+
+/* look up: how many entries the table of this family has room for */
+static __always_inline __u32 connection_room(const struct tuple *tuple)
+{
+	return addr_is_v4(&tuple->source) ? room_v4() : room_v6();
+}
+
+/* act: BPF_NOEXIST makes an entry, which counts; all else writes over the one that is there */
+static __always_inline long connection_put(const struct tuple *tuple,
+					   const struct connection *value, __u64 flags)
+{
+	long failed = connection_write(tuple, value, flags);
+
+	if (!failed && flags == BPF_NOEXIST)
+		used_more(tuple, connection_table(tuple), connection_room(tuple));
+	return failed;
+}
+
+/* decide: whether a new entry is for whoever opens it */
+static __always_inline bool connection_fits(const struct tuple *tuple)
+{
+	return has_share(tuple, connection_table(tuple), connection_room(tuple));
 }
 
 static __framed long connection_delete(const struct tuple *tuple)
@@ -204,8 +253,9 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 	__u32 now = now_s();
 
 	*connection = (struct connection){
-	    .flags =
-		(opened ? CONNECTION_OPENED : 0) | connection_flags(packet, DIRECTION_ORIGINAL),
+	    .flags = (opened ? CONNECTION_OPENED : 0) |
+		     (packet->protocol == IPPROTO_TCP ? CONNECTION_STREAM : 0) |
+		     connection_flags(packet, DIRECTION_ORIGINAL),
 	    .seen = now,
 	    .opened = now,
 	    .source_identity = packet->identity,
@@ -213,17 +263,35 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 	};
 }
 
-/* act: open a connection that is not translated. An ICMP error opens none. */
+/* decide: a packet without an entry. Between two addresses of the mesh it needs none; from or to
+ * the world the direction of the entry decides whether egress may leave it untranslated.
+ */
+static __always_inline int connection_missed(const struct packet *packet,
+					     __u32 destination_identity)
+{
+	bool world = packet->identity == IDENTITY_WORLD || destination_identity == IDENTITY_WORLD;
+
+	return world ? DROP_CT_MAP_INSERTION_FAILED : 0;
+}
+
+/* act: open a connection that is not translated, in place of the entry that its tuple `has`. An
+ * ICMP error opens none. Returns 0 or a drop reason.
+ */
 static __framed int connection_open(hook_t *ctx, const struct packet *packet,
-				    __u32 destination_identity)
+				    __u32 destination_identity, bool has)
 {
 	struct connection connection;
 
 	if (is_icmp_error(packet))
 		return 0;
+	if (!has && !connection_fits(&packet->flow))
+		return connection_missed(packet, destination_identity);
 	connection_new(packet, destination_identity, &connection);
-	if (connection_put(&packet->flow, &connection, BPF_ANY))
-		return DROP_CT_MAP_INSERTION_FAILED;
+	long failed = connection_put(&packet->flow, &connection, has ? BPF_ANY : BPF_NOEXIST);
+	if (failed == -EEXIST) /* another CPU was faster */
+		return 0;
+	if (failed)
+		return connection_missed(packet, destination_identity);
 	event_connection(ctx, packet, destination_identity, NULL, 0);
 	return 0;
 }

@@ -53,6 +53,9 @@ static __always_inline int nat_reply(const struct packet *packet, struct way *wa
 		return HANDOVER;
 	if (reset_of_reply(packet, way, connection))
 		return DROP_CONNECTION_ENDED;
+	if (is_touch(packet, connection, true) &&
+	    !mapping_keep(&packet->flow, &original, connection, true))
+		return DROP_NO_NAT_MAPPING;
 	if (connection_see(connection, packet, DIRECTION_REPLY))
 		mapping_close(&original, connection, packet->tcp_flags & TCP_RST ? RESET_REST : 0);
 	to->address = original.source;

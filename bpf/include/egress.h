@@ -90,12 +90,14 @@ static __always_inline bool translation_ended(const struct packet *packet,
 /* decide: a translated connection goes on as it is. What nobody has answered may be for an address
  * of the mesh whose row came later, and its sender need not ever pause: it is asked once a second.
  */
-static __framed bool translation_holds(const struct packet *packet,
-				       const struct connection *connection, struct translation *as)
+static __framed bool translation_holds(const struct packet *packet, struct connection *connection,
+				       struct translation *as)
 {
 	struct address to;
 
 	if (translation_ended(packet, connection, as))
+		return false;
+	if (is_touch(packet, connection, false) && !nat_keep(packet, connection))
 		return false;
 	if (connection->flags & CONNECTION_REPLIED || connection->seen == now_s())
 		return true;
@@ -171,10 +173,13 @@ static __framed int egress_open(hook_t *ctx, struct packet *packet, struct way *
 	if (reason)
 		return reason;
 	way->as.address = egress->address;
-	reason = port_take(&packet->flow, previous, &way->as);
+	if (!previous && !connection_fits(&packet->flow))
+		reason = DROP_CT_MAP_INSERTION_FAILED;
+	if (!reason)
+		reason = port_take(&packet->flow, previous, &way->as);
 	if (!reason)
 		reason = nat_open(ctx, packet, previous, &way->as);
-	way->kind.tell = reason == DROP_NO_NAT_MAPPING || reason == DROP_CT_MAP_INSERTION_FAILED;
+	way->kind.tell = reason == DROP_NO_NAT_MAPPING;
 	if (!reason)
 		translation_find(packet, &way->as);
 	return reason;

@@ -61,7 +61,7 @@ static __always_inline void handover_mark(const struct packet *packet,
 	if (connection)
 		connection->flags = CONNECTION_HANDED;
 	else if (!is_icmp_error(packet))
-		connection_put(&packet->flow, &marked, BPF_NOEXIST);
+		connection_write(&packet->flow, &marked, BPF_NOEXIST);
 }
 
 /* decide: whether a packet changes more of its connection than the time of its last packet */

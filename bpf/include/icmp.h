@@ -285,7 +285,8 @@ static __framed bool is_gone(const struct packet *packet)
 /* decide: drops that the sender is told of */
 static __always_inline bool icmp_tells(const struct way *way, int reason)
 {
-	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED || reason == DROP_TTL_EXCEEDED;
+	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED ||
+	       reason == DROP_TTL_EXCEEDED || reason == DROP_CT_MAP_INSERTION_FAILED;
 }
 
 /* act: count the drop; true when the packet has become the error that tells its sender why, and

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Ports of egress addresses, out of this node's own blocks. Candidates are all ports of all blocks
- * in keyed order, so a full block is found full. A live mapping is never taken; a closed one's
- * port is used again, oldest first, when none is free.
+ * in keyed order, so a full block is found full. A live mapping is never taken; the port of another
+ * one is used again when none is free (nat.h). Three quarters of the ports are anybody's. When
+ * those are in use, all are looked at; of a remote with three quarters of them live, a pod with its
+ * share of live ones gets no more.
  */
 #pragma once
 #include "addresses.h"
@@ -20,7 +22,9 @@ struct own_blocks { /* blocks of this node, by egress address */
 /* egress address -> our own blocks of it. Agent, from table block. */
 MAP_HASH(mg_own_block, struct addr, struct own_blocks, 4096, BPF_F_NO_PREALLOC);
 
-#define EEXIST	     17
+/* egress address -> pods of this node that leave through it. Agent, from table egress pods. */
+MAP_HASH(mg_egress_pods, struct addr, __u32, 4096, BPF_F_NO_PREALLOC);
+
 #define SEARCHES_MAX 8 /* for one port, when other CPUs take over what was found */
 
 static __always_inline bool block_holds(const struct own_blocks *blocks, __be16 port)
@@ -37,54 +41,94 @@ struct search { /* for a free port */
 	struct tuple reply;
 	struct mapping mapping;
 	const struct own_blocks *blocks;
-	__u64 oldest; /* of the closed mappings met, 0: none */
-	__u32 ports;  /* candidates */
-	__u32 mask;   /* the next power of two, minus one */
-	__u32 start;
-	__u32 step; /* odd: start + i * step visits each number up to mask once */
+	__u64 oldest; /* rank of what may be taken, 0: none met */
+	__u16 start;
+	__u16 step;  /* odd: start + i * step visits each number up to mask once */
+	__u16 ports; /* candidates */
+	__u16 first; /* of those that are tried now: 0, or the first one of the last quarter */
+	__u16 mask;  /* of as many numbers as are tried, and more: a power of two, minus one */
+	__u16 live;  /* met: mappings that may not be taken */
+	__u16 own;   /* of these, the pod's own */
+	__u16 pods;  /* of this node that leave by the address; while the last quarter is tried */
 	__be16 oldest_port;
-	__u16 pad;
-	int result; /* 0, -EEXIST: none free, or the map's error */
+	__be16 free_port; /* 0: none met */
+	int result;	  /* 0, -EEXIST: none free, or the map's error */
 };
+
+static __always_inline void search_meet(struct search *search, const struct mapping *taken)
+{
+	__u64 rank = mapping_rank(taken, search->mapping.first);
+
+	if (!rank) {
+		search->live++;
+		search->own += addr_equal(&taken->pod, &search->mapping.pod) &&
+			       taken->zone == search->mapping.zone;
+	} else if (!search->oldest || rank < search->oldest) {
+		search->oldest = rank;
+		search->oldest_port = search->reply.destination_port;
+	}
+}
+
+/* How many candidates are anybody's. */
+static __always_inline __u16 search_common(const struct search *search)
+{
+	return search->ports - search->ports / 4;
+}
 
 static long search_port(__u32 i, struct search *search)
 {
-	__u64 at = (search->start + i * search->step) & search->mask;
-	__u64 block = at / cfg.block_size;
+	__u64 at = ((__u32)search->start + i * search->step) & search->mask;
+	bool reserved = search->pods > 1;
 
+	__u16 common = search_common(search);
+
+	if (at >= (search->first ? search->ports - common : common))
+		return 0;
+	at += search->first;
+	__u64 block = at / cfg.block_size;
 	asm volatile("" : "+r"(block)); /* the verifier loses the bound of a 32-bit quotient */
-	if (at >= search->ports || block >= OWN_BLOCKS)
+	if (block >= OWN_BLOCKS)
 		return 0;
 	__u32 port = 1024 + search->blocks->number[block] * cfg.block_size + at % cfg.block_size;
 	search->reply.destination_port = bpf_htons(port);
-	struct mapping *taken = mapping_get(&search->reply);
-	if (!taken) {
-		search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
-		return search->result != -EEXIST;
+	struct mapping *taken = mapping_find(&search->reply);
+	if (taken) {
+		search_meet(search, taken);
+		return 0;
 	}
-	__u64 closed = taken->closed;
-	if (closed && closed != DYING && (!search->oldest || closed < search->oldest)) {
-		search->oldest = closed;
-		search->oldest_port = search->reply.destination_port;
+	if (reserved) {
+		search->free_port = search->reply.destination_port;
+		return 0;
 	}
-	return 0;
+	search->result = mapping_write(&search->reply, &search->mapping, BPF_NOEXIST);
+	return search->result != -EEXIST;
 }
 
-/* The oldest closed mapping changes hands; its connection's entry goes with it. It is DYING until
- * then, or its old connection could come back to life on the same port.
+/* What has been found changes hands; its connection's entry goes with it. The mapping is DYING
+ * until then, or its old connection could come back to life on the same port.
  */
 static __framed long search_take_over(struct search *search)
 {
-	struct tuple victim;
+	union {
+		struct tuple flow;
+		struct zoned_addr pod;
+	} victim;
 
 	search->reply.destination_port = search->oldest_port;
 	struct mapping *mapping = mapping_get(&search->reply);
-	if (!mapping || !mapping_swap(mapping, search->oldest, DYING))
+	if (!mapping || !mapping_take(mapping, search->oldest))
 		return -EEXIST;
-	original_tuple(&victim, &search->reply, mapping);
-	struct connection *connection = connection_get(&victim);
-	if (connection && connection_holds(connection, &search->reply))
-		connection_delete(&victim);
+	original_tuple(&victim.flow, &search->reply, mapping);
+	struct connection *connection = connection_get(&victim.flow);
+	if (connection && connection_holds(connection, &search->reply) &&
+	    !connection_delete(&victim.flow)) {
+		__u32 table = connection_table(&victim.flow);
+		__u32 size = connection_room(&victim.flow);
+		__u16 zone = victim.flow.zone;
+		victim.pod.zone = zone;
+		victim.pod.pad = 0;
+		used_less(&victim.pod, table, size);
+	}
 	return mapping_put(&search->reply, &search->mapping, BPF_EXIST);
 }
 
@@ -95,7 +139,7 @@ static __always_inline __u64 mix(__u64 hash, __u64 word)
 }
 
 /* The keyed order of candidates: unpredictable from outside (RFC 6888 R15). */
-static __always_inline void search_order(struct search *search, const struct tuple *flow)
+static __framed void search_order(struct search *search, const struct tuple *flow)
 {
 	__u64 hash = mix(cfg.permutation_key, (__u64)flow->source.w[0] << 32 | flow->source.w[1]);
 
@@ -107,26 +151,70 @@ static __always_inline void search_order(struct search *search, const struct tup
 	hash = mix(hash, cfg.permutation_key);
 	search->start = hash;
 	search->step = hash >> 32 | 1;
-	__u32 mask = search->ports - 1;
+}
+
+/* look at the candidates from `first` up to `end`, each once */
+static __framed void search_part(struct search *search, __u32 first, __u32 end)
+{
+	__u32 mask = end - first - 1;
+
 	mask |= mask >> 1;
 	mask |= mask >> 2;
 	mask |= mask >> 4;
 	mask |= mask >> 8;
+	search->first = first;
 	search->mask = mask & 0xffff;
+	if (end > first)
+		bpf_loop(search->mask + 1, search_port, search, 0);
 }
 
-/* act: the first free port, or the oldest closed one. What is found may go to another CPU, which
- * chose alike: then once more.
+/* look up: how many pods of this node leave by the address, 65535 at most */
+static __framed __u16 egress_pods(const struct addr *address)
+{
+	__u32 *pods = bpf_map_lookup_elem(&mg_egress_pods, address);
+
+	if (!pods)
+		return 0;
+	return *pods < 0xffff ? *pods : 0xffff;
+}
+
+/* decide: whether what is left of this remote's ports is for others */
+static __always_inline bool search_has_share(const struct search *search)
+{
+	return search->pods <= 1 || search->live < search_common(search) ||
+	       (__u32)search->own * search->pods < search->ports;
+}
+
+/* act: the first free port, or that of the mapping which goes first. What is found may go to
+ * another CPU, which chose alike: then once more.
  */
 static __always_inline void search_run(struct search *search)
 {
+	__u32 common = search_common(search);
+
 	for (int i = 0; i < SEARCHES_MAX; i++) {
-		search->oldest = 0;
+		search->mapping.first = bpf_ktime_get_ns();
+		if (search->reply.protocol != IPPROTO_TCP)
+			search->mapping.quiet =
+			    quiet_after(search->mapping.first, search->mapping.first, false);
+		search->oldest = search->live = search->own = search->free_port = 0;
+		search->pods = 0;
 		search->result = -EEXIST;
-		bpf_loop(search->mask + 1, search_port, search, 0);
-		if (search->result != -EEXIST || !search->oldest)
+		search_part(search, 0, common);
+		if (search->result != -EEXIST)
 			return;
-		search->result = search_take_over(search);
+		search->pods = egress_pods(&search->reply.destination);
+		search_part(search, common, search->ports);
+		if (search->result != -EEXIST || !search_has_share(search))
+			return;
+		if (search->free_port) {
+			search->reply.destination_port = search->free_port;
+			search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
+		} else if (search->oldest) {
+			search->result = search_take_over(search);
+		} else {
+			return;
+		}
 		if (search->result != -EEXIST)
 			return;
 	}

@@ -8,6 +8,8 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#define EEXIST 17
+
 /* IPv6, or IPv4 mapped (::ffff:a.b.c.d): one key type for addresses of both families. */
 struct addr {
 	__be32 w[4];

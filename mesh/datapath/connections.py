@@ -23,6 +23,7 @@ from bpf.testrun import call_each
 Array = npt.NDArray[Any]
 
 FAMILIES = (("mg_ct_v4", "mg_nat_v4"), ("mg_ct_v6", "mg_nat_v6"))
+IPPROTO_TCP = 6
 _NOEXIST, _EXIST = 1, 2  # BPF_NOEXIST, BPF_EXIST
 
 
@@ -39,6 +40,7 @@ class Flags:
         self.handed = bits["CONNECTION_HANDED"]
         self.reset = bits["CONNECTION_RST"]
         self.ended = bits["CONNECTION_FIN"] | bits["CONNECTION_REPLY_FIN"]
+        self._stream = bits.get("CONNECTION_STREAM", 0)
         self.all = ~self.handed & 0xFFFFFFFF
 
     def closed(self, flags: Array) -> npt.NDArray[np.bool_]:
@@ -46,6 +48,18 @@ class Flags:
         closed: npt.NDArray[np.bool_] = flags & self.reset != 0
         closed |= flags & self.ended == self.ended
         return closed
+
+    def takeable(self, keys: Array, values: Array) -> npt.NDArray[np.bool_]:
+        """Of connections, whether their programs may give the port to another one at any time.
+
+        Those are closed, or datagrams that are no stream yet (``bpf/include/nat.h``).
+        """
+        flags = values["flags"]
+        takeable = self.closed(flags)
+        if self._stream:
+            takeable |= (keys["protocol"] != IPPROTO_TCP) & (flags & self._stream == 0)
+        takeable &= _translated(values)
+        return takeable
 
 
 class Merge:
@@ -168,13 +182,12 @@ class Pair:
     def fill(self, *, mark_closed: bool) -> None:
         """Make the new maps equal to the old ones, while old programs alone run.
 
-        ``mark_closed``: a closed connection's port may go to another one at any time, so it stays
-        with the old programs to the end.
+        ``mark_closed``: the port of a closed connection, or of a one-shot, may go to another one at
+        any time, so it stays with the old programs to the end.
         """
         mappings, connections = self._mappings(), self._connections()
         if mark_closed:
-            rows = self._flags.closed(connections.values["flags"])
-            rows &= _translated(connections.values)
+            rows = self._flags.takeable(connections.keys, connections.values)
             connections.values["flags"][rows] |= np.uint32(self._flags.handed)
         write_changes(self._to_mappings, mappings)
         write_changes(self._to, connections)
@@ -202,8 +215,8 @@ class Pair:
 
     def _add_closed_marked(self, old: Table, rows: list[int]) -> None:
         values = old.values[rows]
-        closed = self._flags.closed(values["flags"]) & _translated(values)
-        values["flags"][closed] |= np.uint32(self._flags.handed)
+        takeable = self._flags.takeable(old.keys[rows], values)
+        values["flags"][takeable] |= np.uint32(self._flags.handed)
         for row, value in zip(rows, values, strict=True):
             insert(self._to, old.keys[row], value)
 
@@ -287,7 +300,7 @@ class Pair:
         self._give_mappings({table.names[row] for row in np.flatnonzero(~marked)})
         chosen = ~marked
         if closed_only:
-            chosen &= self._flags.closed(table.values["flags"]) & _translated(table.values)
+            chosen &= self._flags.takeable(table.keys, table.values)
         _write_rows(self._to, table, there, ~marked)
         self._merge("MERGE_GIVE", source.keys[chosen])
         if closed_only:  # the new programs have opened nothing yet

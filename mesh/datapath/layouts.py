@@ -22,6 +22,15 @@ DECLARED: Declared = (
     Added("mg_zone"),
     Added("mg_drop", ("value.from_pod", "value.from_overlay")),
     Scratch("mg_reset"),
+    # Mappings of before are live as long as their connections are.
+    Added("mg_nat_v4", ("value.first", "value.quiet")),
+    Added("mg_nat_v6", ("value.first", "value.quiet")),
+    Added("mg_ct_v4", ("value.touched",)),
+    Added("mg_ct_v6", ("value.touched",)),
+    # Counts, which the first sweep makes anew.
+    Scratch("mg_used"),
+    Scratch("mg_pod_used"),
+    Scratch("mg_told"),
     # Four bytes, one of which was ever used; the others hold the zone now.
     Converter("mg_frag", ("key.protocol",), ("key.protocol",), _protocol),
 )

@@ -1,20 +1,24 @@
-"""Expiry of connections and translations: ``bpf/sweep.bpf.c``, run on a timer.
+"""Expiry of connections and translations: ``bpf/sweep.bpf.c``, run on a timer and under pressure.
 
-The limits are the RFCs' minima or above. A closed TCP connection keeps its port until then, or
-until no other port is free (``bpf/include/nat.h``).
+The limits are the RFCs' minima or above, except for destination ports up to 1023, where RFC 4787
+REQ-5 has no minimum, and for what is not translated, which holds no port. A closed TCP connection
+and a one-shot keep their port until then, or until no other port is free (``bpf/include/nat.h``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bpf.ring import Ring
 from bpf.testrun import call
 from mesh.datapath.programs import Datapath
+from mesh.datapath.usage import connections_in_use
 
 INTERVAL_S = 10.0
 #: Seconds without a packet, by field of ``struct sweep``.
@@ -24,32 +28,79 @@ LIMITS = {
     "closed": 240,  # RFC 7857 2.2: after RST up to 4 min
     "datagram": 300,  # RFC 4787 REQ-5: recommended
     "echo": 60,  # RFC 5508 REQ-2: at least 60 s
+    "one_shot": 120,  # RFC 4787 REQ-5: at least 2 min
+    "known_answered": 10,  # RFC 4787 REQ-5: may be shorter for destination ports 0 to 1023
+    "known_unanswered": 30,
     "plain_closed": 10,  # holds no port
     "plain_datagram": 120,
+    "plain_answered": 120,
+    "plain_unanswered": 120,
 }
-CONNECTIONS = ("mg_ct_v4", "mg_ct_v6")
-#: What changes while a table is more than half full: new connections matter more then.
-PRESSURE_INTERVAL_S = 2.0
+#: What changes while a table is more than half full: new connections matter more then. An insert
+#: says so (``mg_pressure``).
+PRESSURE_INTERVAL_S = 1.0
 PRESSURE_LIMITS = {
     "closed": 5,
     "datagram": 120,  # RFC 4787 REQ-5: at least 2 min
+    "known_answered": 1,
+    "known_unanswered": 10,
     "plain_closed": 2,
-    "plain_datagram": 20,
+    "plain_answered": 1,
+    "plain_unanswered": 5,
 }
+#: Between two sweeps at the least: a full table takes tens of milliseconds.
+PAUSE_S = 0.25
+
+
+class Pressure:
+    """Whether an insert has met a table that is more than half full since the last look."""
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+        self._event = asyncio.Event()
+
+    def start(self) -> None:
+        """Watch the ring on the running loop."""
+        asyncio.get_running_loop().add_reader(self._ring.fd, self._drain)
+
+    def close(self) -> None:
+        """Stop watching."""
+        asyncio.get_running_loop().remove_reader(self._ring.fd)
+        self._ring.close()
+
+    def _drain(self) -> None:
+        if len(self._ring.drain()):
+            self._event.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether there is pressure now, or comes within that time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        pressed = self._event.is_set()
+        self._event.clear()
+        return pressed
 
 
 async def sweep(datapath: Datapath) -> None:
-    """Run ``mg_sweep`` for ever."""
+    """Run ``mg_sweep`` for ever; at once at the start, so that pods and entries are counted."""
     program, argument = datapath.program("mg_sweep"), datapath.struct("sweep")
-    pressure = min(datapath.map(name).max_entries for name in CONNECTIONS) // 2
     usual, pressed = _limits(argument, {}), _limits(argument, PRESSURE_LIMITS)
-    limits, pause = usual, INTERVAL_S
-    while True:
-        await asyncio.sleep(pause)
-        # A full table takes tens of milliseconds.
-        result = await asyncio.to_thread(call, program, limits)
-        full = int(result["kept"]) > pressure
-        limits, pause = (pressed, PRESSURE_INTERVAL_S) if full else (usual, INTERVAL_S)
+    pressure = Pressure(Ring(datapath.map("mg_pressure"), datapath.struct("pressure")))
+    pressure.start()
+    try:
+        full = False
+        while True:
+            await asyncio.to_thread(call, program, pressed if full else usual)
+            full = _is_half_full(datapath)
+            await asyncio.sleep(PAUSE_S)
+            full |= await pressure.wait(PRESSURE_INTERVAL_S if full else INTERVAL_S)
+    finally:
+        pressure.close()
+
+
+def _is_half_full(datapath: Datapath) -> bool:
+    return any(table.used > table.size // 2 for table in connections_in_use(datapath))
 
 
 def _limits(argument: np.dtype[Any], changes: Mapping[str, int]) -> npt.NDArray[Any]:

@@ -5,6 +5,7 @@ A table of 262,144 entries is read in batches in about 60 ms, of which the kerne
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from bpf.maps import Map
 from mesh.core.model import IP, Usage
+from mesh.datapath.usage import are_live
 
 #: What is counted: in words, and the map.
 TABLES = {
@@ -35,6 +37,9 @@ class Opened(Protocol):
 
     def map(self, name: str) -> Map:
         """An open map."""
+
+    def enum(self, name: str) -> Mapping[str, int]:
+        """Names and numbers of an enum."""
 
 
 def ports_in_use(keys: npt.NDArray[Any]) -> dict[IP, int]:
@@ -70,23 +75,23 @@ def _hashes(keys: npt.NDArray[Any], names: Sequence[str]) -> npt.NDArray[np.uint
 
 
 def counted(maps: Opened) -> tuple[dict[str, tuple[int, int]], dict[IP, int]]:
-    """Entries in use and sizes by what they are, and the ports in use of each egress address."""
+    """Entries in use and sizes by what they are, and the live ports of each egress address.
+
+    A port that the next connection may take is not in use, though its mapping is still there.
+    """
+    one_shot, now = maps.enum("one_shot"), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     sizes: dict[str, tuple[int, int]] = {}
     ports: dict[IP, int] = {}
     for what, name in TABLES.items():
-        one = maps.map(name)
-        parts = [keys if what in MAPPINGS else keys[:0] for keys in _read(one, sizes, what)]
-        if what in MAPPINGS:
-            ports |= ports_in_use(np.concatenate(parts, dtype=one.key))
+        one, used, live = maps.map(name), 0, []
+        for keys, values in one.parts():
+            used += len(keys)
+            if what in MAPPINGS:
+                live.append(keys[are_live(values, now, one_shot)])
+        sizes[what] = used, one.max_entries
+        if live:
+            ports |= ports_in_use(np.concatenate(live, dtype=one.key))
     return sizes, ports
-
-
-def _read(one: Map, sizes: dict[str, tuple[int, int]], what: str) -> Iterator[npt.NDArray[Any]]:
-    used = 0
-    for keys, _ in one.parts():
-        used += len(keys)
-        yield keys
-    sizes[what] = used, one.max_entries
 
 
 def usages(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ LIMITS = (
 )  # fmt: skip
 #: Per-CPU memory of one program's run; what an earlier one left there must not matter.
 SLOT = "mg_slot"
-TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag")
+TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag", "mg_pod_used")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 
 
@@ -204,8 +205,11 @@ class Node:
             "mg_gateway",
             "mg_ended",
             "mg_known",
+            "mg_egress_pods",
         ):
             self.clear(name)
+        for table in range(self.maps["mg_used"].max_entries):
+            self.maps["mg_used"].update_one(table, {"held": 0})
         self.rows_of_nodes()
         self._rows_of_pods()
         self.rows_of_egress()
@@ -354,7 +358,9 @@ class Node:
         """Entries kept and expired; a limit that is not given never passes."""
         argument = np.zeros((), self.objects[2].btf.struct("sweep"))
         for name in LIMITS:
-            argument[name] = limits.get(name, 1 << 30)
+            argument[name] = 1 << 30
+        for name, seconds in limits.items():
+            argument[name] = seconds
         result = call(self.programs["mg_sweep"], argument)
         return int(result["kept"]), int(result["expired"])
 
@@ -365,6 +371,32 @@ class Node:
             if len(keys):
                 values["seen"] -= np.uint32(seconds)
                 self.maps[name].update(keys, values)
+
+    def quiet(self, seconds: float) -> None:
+        """Every packet of a datagram connection was that much earlier."""
+        for name in ("mg_nat_v4", "mg_nat_v6"):
+            keys, values = self.maps[name].dump()
+            shots = values["quiet"] != 0
+            values["first"] -= np.uint64(seconds * 1e9)
+            values["quiet"][shots] -= np.uint64(seconds * 1e9)
+            if len(keys):
+                self.maps[name].update(keys, values)
+
+    def rest(self, seconds: float) -> None:
+        """Every one-shot's last packet was that long ago, in the order of before."""
+        for name in ("mg_nat_v4", "mg_nat_v6"):
+            keys, values = self.maps[name].dump()
+            shots = values["quiet"] != 0
+            words = values["quiet"][shots]
+            order = np.argsort(np.argsort(words)).astype(np.uint64)
+            since = np.uint64(time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(seconds * 1e9))
+            values["quiet"][shots] = (words >> np.uint64(62) << np.uint64(62)) + since + order
+            if len(keys):
+                self.maps[name].update(keys, values)
+
+    def pods_of_egress(self, family: int, pods: int) -> None:
+        """So many pods of this node leave by the egress address."""
+        self.maps["mg_egress_pods"].update_one(addr(EGRESS[family]), np.uint32(pods).tobytes())
 
     def drop_counts(self) -> Any:
         _, values = self.maps["mg_drop"].dump_percpu()

@@ -21,7 +21,7 @@ from tests.packet.full_node import (
     SmallNode,
     covered_by,
 )
-from tests.packet.nodes import LEGACY, PLANS, REDIRECT, SHOT, Node, pinned_in
+from tests.packet.nodes import LEGACY, PLANS, REDIRECT, Node, pinned_in
 from tests.packet.packets import UDP, Error, Packet
 
 #: A preallocated hash holds a few entries less than its size: free ones wait on other CPUs.
@@ -57,27 +57,39 @@ def few_mappings(loaded: dict[str, Node]) -> Iterator[Node]:
     yield from node(FewMappings, loaded)
 
 
-def packet(node: Node, family: int, number: int, pod: str = "client") -> Packet:
-    to = LEGACY[family] if pod == "client" else PLANS["b"].pods["web"][family]
+def packet(node: Node, family: int, number: int, pod: str = "client", to: str = "") -> Packet:
+    to = to or (LEGACY[family] if pod == "client" else PLANS["b"].pods["web"][family])
     return Packet(node.plan.pods[pod][family], to, UDP(10000 + number, 53))
 
 
-def fill(node: Node, family: int, pod: str) -> int:
+def fill(node: Node, family: int, pod: str, to: str = "") -> int:
     """How many connections the node took before it refused one."""
     for number in range(64 + 1):
-        if node.from_pod(pod, packet(node, family, number, pod)).dropped:
+        if node.from_pod(pod, packet(node, family, number, pod, to)).dropped:
             return number
     pytest.fail("nothing was refused")
 
 
 def test_plain_connections_beyond_the_map_are_dropped(few_connections: Node, family: int) -> None:
+    """To the world: the sender is told, and what has an entry goes on."""
     node = few_connections
-    taken = fill(node, family, "web")
+    taken = fill(node, family, "web", LEGACY[family])
     assert taken >= 64 - SLACK
-    got = node.from_pod("web", packet(node, family, 9999, "web"))
-    assert (got.verdict, got.dropped) == (SHOT, {"CT_MAP_INSERTION_FAILED": 1})
+    got = node.from_pod("web", packet(node, family, 9999, "web", LEGACY[family]))
+    assert (got.verdict, got.dropped) == (REDIRECT, {"CT_MAP_INSERTION_FAILED": 1})
+    assert isinstance(got.packet.l4, Error)
     for number in range(taken):
+        again = packet(node, family, number, "web", LEGACY[family])
+        assert node.from_pod("web", again).dropped == {}
+
+
+def test_connections_within_the_mesh_beyond_the_map_need_no_entry(
+    few_connections: Node, family: int
+) -> None:
+    node = few_connections
+    for number in range(64 + SLACK):
         assert node.from_pod("web", packet(node, family, number, "web")).dropped == {}
+    assert 64 - SLACK <= node.count(f"mg_ct_v{family}") <= 64
 
 
 def test_translated_connections_beyond_the_map_are_refused_and_hold_no_port(

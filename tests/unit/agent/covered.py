@@ -63,8 +63,8 @@ class FakeMaps(Maps):
     def __init__(self, choose: random.Random, told: Mapping[str, int]) -> None:
         self.told = dict(told)
         names = (
-            "mg_egress", "mg_egress_addr", "mg_ended", "mg_gateway", "mg_own_block", "mg_pod_addr",
-            "mg_known",
+            "mg_egress", "mg_egress_addr", "mg_ended", "mg_gateway", "mg_own_block",
+            "mg_egress_pods", "mg_pod_addr", "mg_known",
         )  # fmt: skip
         self.of = {name: FakeMap(choose, self.capacity(name), name) for name in names}
 

@@ -15,6 +15,7 @@ from gateway.rows import (
     Action,
     EgressKey,
     EgressRow,
+    pods_of_addresses,
 )
 from mesh.core.model import Claim, ClaimKey, Node, NodeKey, Pod, PodKey, Selector
 from mesh.pods.links import Device
@@ -161,6 +162,17 @@ def test_a_nodes_own_blocks_are_sorted_and_bounded() -> None:
     claims += [claim(50, "east-2/0"), claim(4, "east-1/0", pool=str(V6))]
     found = own_blocks(claims, "east-1")
     assert found == {V4: tuple(range(1, OWN_BLOCKS + 1)), V6: (4,)}
+
+
+def test_pods_that_share_an_address_are_counted_once_each() -> None:
+    policies = {name: policy(name, ("192.0.2.0/24",)) for name in ("one", "two")}
+    covered = {
+        CLIENT: ("one", "two"),
+        PodKey("east", "shop", "client-2"): ("two", "gone"),
+        PodKey("east", "shop", "client-3"): ("gone",),
+    }
+    assert pods_of_addresses(covered, policies) == {V4: 2}
+    assert pods_of_addresses({}, policies) == {}
 
 
 def test_the_list_for_the_command_line() -> None:

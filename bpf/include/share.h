@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Shares of the connection tables. From three quarters of a table on, a new entry is only for a
+ * pod of this node that has less than its share, size / (pods of this node); below that nobody is
+ * limited. A count is what the last sweep met and what has been opened since: BPF counts up, the
+ * sweep sets right whatever else has changed (the agent's copies while it migrates, say). Pods are
+ * counted by the sweep, and at inserts from half of a table on: the first of these calls the sweep.
+ */
+#pragma once
+#include "addresses.h"
+#include "event.h"
+
+struct used {	       /* entries of a connection table */
+	__u32 held;    /* what the last sweep met */
+	__u32 mark;    /* `opened` when that sweep began */
+	__u32 opened;  /* entries ever made; goes round */
+	__u32 pods;    /* of a table: this node's pods of its family */
+	__u32 counted; /* of the sweep that runs */
+	__u32 begun;   /* likewise: `opened` when it began */
+};
+
+enum used_table {
+	USED_V4,
+	USED_V6,
+	USED_TABLES,
+};
+SCHEMA(enum used_table, used_table);
+
+/* enum used_table -> entries. Written by BPF. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, USED_TABLES);
+	__type(key, __u32);
+	__type(value, struct used);
+} mg_used SEC(".maps");
+
+/* pod of this node -> entries that it opened, or that others opened to it. Written by BPF. */
+MAP_HASH(mg_pod_used, struct zoned_addr, struct used, 16384, BPF_F_NO_PREALLOC);
+
+struct pressure {    /* a table is more than half full: the next sweep is due */
+	__u32 table; /* enum used_table */
+};
+SCHEMA(struct pressure, pressure);
+
+/* At most one record a second. Written by BPF at an insert, drained by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} mg_pressure SEC(".maps");
+
+struct pressure_told {
+	__u32 second;
+};
+
+/* enum used_table -> when the agent was told. Private. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, USED_TABLES);
+	__type(key, __u32);
+	__type(value, struct pressure_told);
+} mg_told SEC(".maps");
+
+const volatile struct used unused = {};
+
+/* look up */
+static __always_inline __u32 used_now(const struct used *used)
+{
+	__s32 now = used->held + (used->opened - used->mark);
+
+	return now > 0 ? now : 0;
+}
+
+/* decide: whether the sweep is due, and pods are counted at each insert from then on */
+static __always_inline bool is_pressed(const struct used *table, __u32 size)
+{
+	return used_now(table) > size / 2;
+}
+
+static __always_inline struct used *table_used(__u32 table)
+{
+	return bpf_map_lookup_elem(&mg_used, &table);
+}
+
+/* look up: the count of a pod of this node, made with its first entry; NULL: no pod of this node */
+static __always_inline struct used *pod_used(struct zoned_addr *pod, const struct addr *address)
+{
+	__builtin_memcpy(pod->w, address, sizeof(pod->w));
+	struct used *used = bpf_map_lookup_elem(&mg_pod_used, pod);
+	if (used || !pod_find(pod))
+		return used;
+	bpf_map_update_elem(&mg_pod_used, pod, (const void *)&unused, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&mg_pod_used, pod);
+}
+
+/* look up: whose an entry is: the opener's, or the asked pod's when the opener is elsewhere */
+static __always_inline struct used *used_by(const struct tuple *tuple)
+{
+	struct zoned_addr pod = {.zone = tuple->zone};
+	struct used *used = pod_used(&pod, &tuple->source);
+
+	return used ? used : pod_used(&pod, &tuple->destination);
+}
+
+/* act: the sweep is due */
+static __always_inline void pressure_tell(__u32 table)
+{
+	struct pressure_told *told = bpf_map_lookup_elem(&mg_told, &table);
+	struct pressure pressure = {.table = table};
+	__u32 now = now_s();
+
+	if (!told || told->second == now)
+		return;
+	told->second = now;
+	bpf_ringbuf_output(&mg_pressure, &pressure, sizeof(pressure), 0);
+}
+
+/* act: an entry more in a table of `size` entries */
+static __framed void used_more(const struct tuple *tuple, __u32 table, __u32 size)
+{
+	struct used *all = table_used(table);
+
+	if (!all)
+		return;
+	__sync_fetch_and_add(&all->opened, 1);
+	if (!is_pressed(all, size))
+		return;
+	struct used *pod = used_by(tuple);
+	if (pod)
+		__sync_fetch_and_add(&pod->opened, 1);
+	pressure_tell(table);
+}
+
+/* act: an entry less of a pod of this node */
+static __always_inline void used_less(const struct zoned_addr *pod, __u32 table, __u32 size)
+{
+	struct used *all = table_used(table);
+
+	if (!all)
+		return;
+	__sync_fetch_and_sub(&all->opened, 1);
+	struct used *used = is_pressed(all, size) ? bpf_map_lookup_elem(&mg_pod_used, pod) : NULL;
+	if (used)
+		__sync_fetch_and_sub(&used->opened, 1);
+}
+
+/* decide: whether a new entry in a table of `size` entries is for whoever opens it */
+static __framed bool has_share(const struct tuple *tuple, __u32 table, __u32 size)
+{
+	struct used *all = table_used(table);
+
+	if (!all || !all->pods || used_now(all) < size - size / 4)
+		return true;
+	struct used *pod = used_by(tuple);
+	return !pod || (__u64)used_now(pod) * all->pods < size;
+}
