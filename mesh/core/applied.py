@@ -342,11 +342,15 @@ class Applied(ABC):
             return True
         return self.wants(token) and self.stands(token) and not names.stale(token)
 
-    def _merge_all(self) -> None:
-        """Take in the changes of the table and of those that refer to it, at one moment."""
+    def merge_all(self) -> None:
+        """Take in the changes of the table, and of those that refer to it, at one moment.
+
+        Also of those that refer to them: a row of theirs that is not desired any more must not go
+        while rows are counted as desired that name it and have changed by now.
+        """
         self.merge()
         for names in self.referrers:
-            names.by.merge()
+            names.by.merge_all()
 
     def _freed(self, *, undesired: bool) -> None:
         """Deletes let rows of this target and deletes of others go.

@@ -206,7 +206,7 @@ class AppliedColumns(Applied):
         if self._there is not None:
             there, self._there = self._there, None
             self._compare(*there)
-        self._merge_all()
+        self.merge_all()
         slots = self._writable()
         self._new = slots[~self._inside[slots]]
         self._inside[slots], self._owed[slots], self._flying[slots] = True, False, True

@@ -275,9 +275,9 @@ class AppliedRows(Applied, Generic[K, V]):
 
     def _plan(self) -> RowPlan[K, V]:
         self._land()
-        self._merge_all()
+        self.merge_all()
         for names in self._names:
-            names.refers.to.merge()
+            names.refers.to.merge_all()
         revision = self.rows.revision
         after = tuple(one.table.revision for one in self.after)
         upsert = self._flying = self._writable()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -291,5 +292,60 @@ def test_under_200_changes_a_second_everything_arrives_within_a_second(how: str)
         assert late.arrived > 20_000
         assert late.worst < 1
         assert all(clock() - since < 1 for since, _ in late.since.values())
+
+    simulate(run())
+
+
+class HookedMap(FakeMap):
+    """Something happens while rows are being written."""
+
+    hook: Callable[[], Awaitable[None]] | None = None
+
+    async def upsert(self, rows: Any) -> Any:
+        hook, self.hook = self.hook, None
+        if hook:
+            await hook()
+        return await super().upsert(rows)
+
+
+def test_a_third_target_that_looks_lets_no_row_go_that_is_still_named() -> None:
+    """Pods name classes, classes name gateways. The gateways look while classes are written.
+
+    By then a row of a class is not desired, and pods have another class: both are learned at once.
+    """
+    choose = random.Random(1)
+    loop = Loop()
+    gateways: Table[int, int] = Table("gateway")
+    classes: Table[Class, int] = Table("class")
+    pods: Table[int, Pod] = Table("pod")
+    maps = FakeMap(choose), HookedMap(choose), FakeMap(choose)
+    to_gateways = loop.apply(gateways, maps[0])
+    to_classes = loop.apply(
+        classes,
+        maps[1],
+        token=lambda key: key[0],
+        refers=[Refers(to_gateways, lambda _, row: (row,))],
+    )
+    to_pods = loop.apply(pods, maps[2], refers=[Refers(to_classes, tokens)])
+
+    async def change() -> None:
+        classes.replace({(1, 0): 7, (2, 0): 7, (3, 0): 7})
+        pods.replace({5: (2, 0)})
+        await to_gateways.round()
+
+    async def run() -> None:
+        gateways.replace({7: 0})
+        classes.replace({(1, 0): 7, (1, 1): 7, (2, 0): 7})
+        pods.replace({5: (1, 0)})
+        for one in (to_gateways, to_classes, to_pods):
+            await one.round()
+        classes.upsert({(3, 0): 7})
+        maps[1].hook = change
+        await to_classes.round()
+        assert maps[2].rows[5][0] == 1
+        assert (1, 1) in maps[1].rows, "the row of a class went before its pod had another one"
+        await to_pods.round()
+        await to_classes.round()
+        assert (1, 1) not in maps[1].rows
 
     simulate(run())
