@@ -71,7 +71,9 @@ class Features:
         )
         self.identity = IdentityController(cluster, id_, objects, own, remote)
         pods = [pool.cidr for pool in config.pools.pod_cidrs]
-        self.services = ServicesController(objects, own.pods, pods, remote.services)
+        self.services = ServicesController(
+            objects, own.pods, pods, self.nodes.own_addresses[0], remote.services
+        )
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
             cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,

@@ -17,7 +17,7 @@ groups stand beside them: ``kind_of``, ``anchor``, ``pairs_of``, ``service_of``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
@@ -304,27 +304,41 @@ def _near(service: Service, foreign: Sequence[Backend]) -> Iterable[Backend]:
 
 
 def inside(
-    key: ServiceKey, service: Service | None, networks: Sequence[Network]
+    key: ServiceKey,
+    service: Service | None,
+    hosts: Container[IP],
+    *,
+    networks: Sequence[Network],
 ) -> dict[ServiceKey, Service]:
     """A service that other clusters may use, with the backends that they accept."""
     if service is None or not (service.is_global and service.is_shared):
         return {}
-    backends = tuple(one for one in service.backends if _is_inside(one, networks))
+    backends = tuple(one for one in service.backends if _is_inside(one, networks, hosts))
     return {key: replace(service, backends=backends)}
 
 
 def outside(
-    key: ServiceKey, service: Service | None, networks: Sequence[Network]
+    key: ServiceKey,
+    service: Service | None,
+    hosts: Container[IP],
+    *,
+    networks: Sequence[Network],
 ) -> dict[ServiceKey, tuple[IP, ...]]:
     """The addresses of backends that other clusters do not accept."""
     if service is None or not (service.is_global and service.is_shared):
         return {}
-    found = dict.fromkeys(one.address for one in service.backends if not _is_inside(one, networks))
+    others = (one for one in service.backends if not _is_inside(one, networks, hosts))
+    found = dict.fromkeys(one.address for one in others)
     return {key: tuple(found)} if found else {}
 
 
-def _is_inside(backend: Backend, networks: Sequence[Network]) -> bool:
-    return any(backend.address in network for network in networks)
+def addresses_of(_: ServiceKey, service: Service | None) -> Iterable[IP]:
+    """The addresses of a service's backends."""
+    return {one.address for one in service.backends} if service else ()
+
+
+def _is_inside(backend: Backend, networks: Sequence[Network], hosts: Container[IP]) -> bool:
+    return backend.address in hosts or any(backend.address in network for network in networks)
 
 
 def not_published(key: ServiceKey, addresses: Sequence[IP]) -> Finding:
@@ -336,7 +350,7 @@ def not_published(key: ServiceKey, addresses: Sequence[IP]) -> Finding:
         NOT_PUBLISHED,
         f"Service/{key.namespace}/{key.name}",
         "backends",
-        f"{count} ({names}{more}) outside of the pod CIDRs of cluster {key.cluster}; other "
+        f"{count} ({names}{more}) neither pod nor node of cluster {key.cluster}; other "
         "clusters get the other backends alone",
         (f"service/{key.namespace}/{key.name}",),
     )

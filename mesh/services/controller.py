@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from mesh.core.feature import ControllerFeature
-from mesh.core.groups import By
+from mesh.core.groups import By, Each
 from mesh.core.model import IP, Finding, Network, PodEntry, PodRef, Service, ServiceKey
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
@@ -20,7 +20,8 @@ from mesh.services.own import OwnServices
 class ServicesController(ControllerFeature):
     """``pods`` are the entries of the cluster's agents, ``remote`` accepted services of peers.
 
-    ``networks`` are those of the cluster's pods: other clusters accept backends in them.
+    ``networks`` are those of the cluster's pods, ``hosts`` the addresses of its nodes: other
+    clusters accept backends there.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class ServicesController(ControllerFeature):
         objects: Objects,
         pods: Table[PodRef, PodEntry],
         networks: Sequence[Network],
+        hosts: Table[IP, None],
         remote: Table[ServiceKey, Service] | None = None,
     ) -> None:
         self._own = OwnServices(objects, pods)
-        self._networks = tuple(networks)
+        self._networks, self._hosts = tuple(networks), hosts
         self._remote = remote
         #: Own services with the backends of this cluster alone.
         self.service = self._own.service
@@ -44,8 +46,9 @@ class ServicesController(ControllerFeature):
         self._own.derive(loop)
         inside = partial(backends.inside, networks=self._networks)
         outside = partial(backends.outside, networks=self._networks)
-        loop.group(self.published, inside, By(self.service))
-        loop.group(self._outside, outside, By(self.service))
+        hosts = Each(self._hosts, backends.addresses_of)
+        loop.group(self.published, inside, By(self.service), hosts)
+        loop.group(self._outside, outside, By(self.service), hosts)
 
     def findings(self) -> Iterable[Finding]:
         for key, addresses in self._outside.rows.items():

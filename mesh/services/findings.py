@@ -22,8 +22,9 @@ SERVICES_FULL = Code(
 )
 NOT_PUBLISHED = Code(
     "M164",
-    "A global service has backends outside of the pod CIDRs of its cluster: a pod in its node's "
-    "own network, or an address that an EndpointSlice names. Other clusters would not accept them, "
-    "so they are not published; inside of the cluster they are used.",
-    "Give the service backends with addresses of pods, or set service.cilium.io/shared to false.",
+    "A global service has backends that are neither pods nor nodes of its cluster, as an "
+    "EndpointSlice or Endpoints may name them. Other clusters would not accept them, so they are "
+    "not published; inside of the cluster they are used.",
+    "Give the service backends with addresses of pods or nodes, or set service.cilium.io/shared to "
+    "false.",
 )

@@ -20,6 +20,7 @@ from gateway.settings import EgressSettings
 from mesh.config import Pools
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.model import (
+    IP,
     Claim,
     Finding,
     ForeignNode,
@@ -81,6 +82,8 @@ class Cluster:
 
     def __init__(self, tables: Objects) -> None:
         own, remote = Own("east"), RemoteTables(OwnFacts("east", 1), lambda _: None)
+        nowhere: Table[IP, None] = Table("address of node")
+        nowhere.mark_synced()
         nobody: Table[str, ForeignNode] = Table("foreign node")
         nobody.mark_synced()
         self.remote = remote
@@ -90,7 +93,7 @@ class Cluster:
             NodesController("east", POOLS, tables, own, remote, where.locator, nobody),
             IdentityController("east", 1, tables, own, remote),
             EgressController("east", EgressSettings(blocks_per_node=2), tables, own),
-            ServicesController(tables, own.pods, (), remote.services),
+            ServicesController(tables, own.pods, (), nowhere, remote.services),
         )
         own.synced()
         self.loop = Loop()

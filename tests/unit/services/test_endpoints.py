@@ -37,8 +37,13 @@ class East:
     def __init__(self, spec: str = "selector: {app: web}", annotations: str = "a: b") -> None:
         self.objects = Objects(KINDS.nouns)
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
+        self.hosts: Table[IP, None] = Table("address of node")
+        self.hosts.mark_synced()
         self.controller = ServicesController(
-            self.objects, self.entries, [ip_network("10.1.0.0/16"), ip_network("fd01::/48")]
+            self.objects,
+            self.entries,
+            [ip_network("10.1.0.0/16"), ip_network("fd01::/48")],
+            self.hosts,
         )
         self.loop = Loop()
         self.controller.derive(self.loop)
@@ -247,7 +252,7 @@ GLOBAL = "service.cilium.io/global: 'true'"
 
 
 def test_other_clusters_get_the_backends_that_they_accept() -> None:
-    """Each one by itself: those outside of the pod CIDRs are left out, and named."""
+    """Each one by itself: those that are neither pod nor node are left out, and named."""
     east = East("type: ClusterIP", GLOBAL)
     east.slice("a", endpoint("10.1.0.3"), endpoint("192.0.2.10"), endpoint("10.99.0.12"))
     assert east.backends == ["10.1.0.3", "10.99.0.12", "192.0.2.10"]
@@ -255,7 +260,13 @@ def test_other_clusters_get_the_backends_that_they_accept() -> None:
     assert row.backends == (Backend(ip_address("10.1.0.3"), 8080, "http", "TCP", "east"),)
     [finding] = east.controller.findings()
     assert (finding.code, finding.object) == (NOT_PUBLISHED, "Service/shop/web")
-    assert finding.text.startswith("2 backends (10.99.0.12, 192.0.2.10) outside of the pod CIDRs")
+    assert finding.text.startswith("2 backends (10.99.0.12, 192.0.2.10) neither pod nor node")
+    east.hosts.upsert({ip_address("10.99.0.12"): None})
+    east.loop.derive_all()
+    [row] = east.controller.published.rows.values()
+    assert {str(one.address) for one in row.backends} == {"10.1.0.3", "10.99.0.12"}
+    [finding] = east.controller.findings()
+    assert finding.text.startswith("1 backend (192.0.2.10) neither")
     east.slice("a", endpoint("10.1.0.3"))
     assert east.backends == ["10.1.0.3"]
     assert not list(east.controller.findings())

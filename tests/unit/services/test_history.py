@@ -20,6 +20,7 @@ from mesh.core.model import (
     ServiceKey,
     ServicePort,
 )
+from mesh.core.table import Table
 from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.services.backends import ServiceAddress
 from mesh.services.controller import ServicesController
@@ -51,7 +52,9 @@ class World:
         self.chance = random.Random(seed)
         self.room = Room()
         self.room.agent.derive(self.room.loop)
-        self.controller = ServicesController(self.room.objects, self.room.entries, ())
+        nowhere: Table[IP, None] = Table("address of node")
+        nowhere.mark_synced()
+        self.controller = ServicesController(self.room.objects, self.room.entries, (), nowhere)
         self.controller.derive(self.room.loop)
         self.events = [
             self.pod, self.pod, self.no_pod, self.labels, self.entry, self.no_entry,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 
 from mesh.core.model import (
+    IP,
     Backend,
     Pod,
     PodEntry,
@@ -32,8 +33,10 @@ class Cluster:
         self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.remote: Table[ServiceKey, Service] = Table("remote service")
+        hosts: Table[IP, None] = Table("address of node")
+        hosts.mark_synced()
         self.controller = ServicesController(
-            self.objects, self.entries, [ip_network("10.1.0.0/16")], self.remote
+            self.objects, self.entries, [ip_network("10.1.0.0/16")], hosts, self.remote
         )
         self.loop = Loop()
         self.controller.derive(self.loop)
