@@ -252,5 +252,12 @@ CILIUM_FIELDS = (
 
 KINDS = (
     Kind("meshgate.io/v1alpha1", "EgressPolicy", POLICIES, _egress),
-    Kind("cilium.io/v2", "CiliumEgressGatewayPolicy", POLICIES, _cilium, fields=CILIUM_FIELDS),
+    Kind(
+        "cilium.io/v2",
+        "CiliumEgressGatewayPolicy",
+        POLICIES,
+        _cilium,
+        fields=CILIUM_FIELDS,
+        former=("CiliumEgressNATPolicy",),
+    ),
 )

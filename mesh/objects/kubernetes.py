@@ -25,7 +25,7 @@ from mesh.core.model import (
 )
 from mesh.core.strict import Wrong, convert
 from mesh.objects.fields import irrelevant, unused, used
-from mesh.objects.schema import Kind, Loose, Meta, Parsed, Place, address_of, labels_of, name_of
+from mesh.objects.schema import Kind, Loose, Meta, Parsed, Place, labels_of, name_of, unicast_of
 from mesh.objects.tables import ObjectNoun
 
 NODES: ObjectNoun[NodeKey, Node] = ObjectNoun("node")
@@ -37,6 +37,7 @@ HOST_PODS: ObjectNoun[PodKey, Pod] = ObjectNoun("pod of a host")
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+_UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"
 _PROTOCOLS = ("TCP", "UDP")
 
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -51,9 +52,18 @@ class _NodeStatus(Loose, frozen=True):
     addresses: tuple[_NodeAddress, ...] | None = None
 
 
+class _Taint(Loose, frozen=True):
+    key: str
+
+
+class _NodeSpec(Loose, frozen=True):
+    taints: tuple[_Taint, ...] | None = None
+
+
 class _Node(Loose, frozen=True):
     metadata: Meta
-    status: _NodeStatus
+    spec: _NodeSpec | None = None
+    status: _NodeStatus | None = None
 
 
 class _Namespace(Loose, frozen=True):
@@ -104,17 +114,28 @@ class _Pod(Loose, frozen=True):
 
 def _node(place: Place, document: object) -> Parsed:
     node = convert(document, _Node)
+    status = node.status or _NodeStatus()
     found = [
-        address_of(f"status.addresses[{number}].address", entry.address)
-        for number, entry in enumerate(node.status.addresses or ())
+        unicast_of(f"status.addresses[{number}].address", entry.address)
+        for number, entry in enumerate(status.addresses or ())
         if entry.type == "InternalIP"
     ]
+    name = place.key.name
+    key = NodeKey(place.cluster, name)
+    if not found and _waits_for_its_cloud(node.spec or _NodeSpec()):
+        return Parsed(NODES.name, key, None)
+    if node.status is None:
+        raise Wrong("status", "required")
     if not found:
         raise Wrong("status.addresses", "no address of type InternalIP")
-    name = place.key.name
     labels = _labels(node.metadata, HOSTNAME_LABEL, name)
-    row = Node(place.cluster, name, tuple(found), labels=labels)
-    return Parsed(NODES.name, NodeKey(place.cluster, name), row)
+    row = Node(place.cluster, name, tuple(dict.fromkeys(found)), labels=labels)
+    return Parsed(NODES.name, key, row)
+
+
+def _waits_for_its_cloud(spec: _NodeSpec) -> bool:
+    """Whether the cloud's controller has yet to say which addresses the node has."""
+    return any(taint.key == _UNINITIALIZED for taint in spec.taints or ())
 
 
 def _namespace(place: Place, document: object) -> Parsed:
@@ -155,9 +176,9 @@ def _is_serving(status: _PodStatus) -> bool:
 
 def _host_addresses(status: _PodStatus) -> Iterator[IP]:
     for number, one in enumerate(status.pod_ips or ()):
-        yield address_of(f"status.podIPs[{number}].ip", one.ip)
+        yield unicast_of(f"status.podIPs[{number}].ip", one.ip)
     if status.pod_ip and not status.pod_ips:
-        yield address_of("status.podIP", status.pod_ip)
+        yield unicast_of("status.podIP", status.pod_ip)
 
 
 def _container_ports(spec: _PodSpec) -> tuple[ContainerPort, ...]:
@@ -200,7 +221,11 @@ NODE_FIELDS = (
     irrelevant("metadata.deletionTimestamp", "a node counts as long as its object is there"),
     irrelevant("spec.podCIDR", _OURS),
     irrelevant("spec.podCIDRs", _OURS),
-    irrelevant("spec.taints", "the scheduler acts on them"),
+    used(
+        "spec.taints[].key",
+        "node.cloudprovider.kubernetes.io/uninitialized: a node without addresses is none yet; the "
+        "scheduler acts on the others",
+    ),
     irrelevant("spec.unschedulable", "the scheduler acts on it"),
     irrelevant("spec.providerID", "it names the machine at its provider"),
     irrelevant("status.conditions", "the pods' condition Ready follows them"),

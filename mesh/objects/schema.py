@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from ipaddress import IPv4Address
 from sys import intern
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from mesh.objects.tables import ObjectNoun
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_BROADCAST = IPv4Address("255.255.255.255")
 #: The API group of our own kinds.
 OWN_GROUP = "meshgate.io"
 #: From this likeness on, the name of a kind counts as another one's, misspelt.
@@ -169,7 +171,8 @@ class Kind:
     """A kind of document and the function that makes its row; ``parse`` raises ``Wrong``.
 
     ``fields`` say which fields are used, and what follows where one is not. Some documents of the
-    kind make a row of another noun, one of ``also``.
+    kind make a row of another noun, one of ``also``. ``former`` are kinds of its group that had its
+    purpose, and that nobody reads any more.
     """
 
     api_version: str
@@ -179,6 +182,7 @@ class Kind:
     namespaced: bool = False
     fields: tuple[Field, ...] = ()
     also: tuple[ObjectNoun[Any, Any], ...] = ()
+    former: tuple[str, ...] = ()
 
     @property
     def group(self) -> str:
@@ -194,6 +198,7 @@ class Kinds:
         self._of_group: dict[str, list[str]] = {}
         for kind in self._kinds.values():
             self._of_group.setdefault(kind.group, []).append(kind.kind)
+        self._former = {(kind.group, name) for kind in self for name in kind.former}
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())
@@ -214,12 +219,13 @@ class Kinds:
     def meant(self, head: KindHead) -> bool:
         """Whether a document that is not read was most likely meant to be.
 
-        That is one of our own API group, one of another version of a kind that is read, and one
-        whose kind is spelt nearly as one of its group.
+        That is one of our own API group, one of another version of a kind that is read, one of a
+        former kind, and one whose kind is spelt nearly as one of its group.
         """
         ours = head.group == OWN_GROUP or head.group.endswith(f".{OWN_GROUP}")
+        former = (head.group, head.kind) in self._former
         near = get_close_matches(head.kind, self._of_group.get(head.group, ()), 1, _NEAR)
-        return ours or bool(near)
+        return ours or former or bool(near)
 
     def key_of(self, head: Head) -> ObjectKey:
         """Which object a document is; a namespaced kind has ``default`` where none is given."""
@@ -309,6 +315,20 @@ def address_of(path: str, text: str) -> IP:
         return parse_address(text)
     except ValueError:
         raise Wrong(path, f"expected an IP address, got {text!r}") from None
+
+
+def unicast_of(path: str, text: str) -> IP:
+    """An address that other hosts can reach. Raises ``Wrong``.
+
+    Each host takes the others for its own: a service there would get what its processes say to
+    themselves.
+    """
+    address = address_of(path, text)
+    if address.is_loopback or address.is_unspecified:
+        raise Wrong(path, f"{text} means each host itself, so no other host reaches it")
+    if address.is_multicast or address == _BROADCAST:
+        raise Wrong(path, f"{text} is the address of several hosts, expected that of one")
+    return address
 
 
 def selector_of(path: str, selector: SelectorField) -> Selector:

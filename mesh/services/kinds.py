@@ -5,7 +5,7 @@ Only the fields that we use are looked at; the lists at the end say what follows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,9 +21,9 @@ from mesh.objects.schema import (
     Meta,
     Parsed,
     Place,
-    address_of,
     labels_of,
     name_of,
+    unicast_of,
 )
 from mesh.objects.tables import ObjectNoun
 
@@ -41,6 +41,11 @@ _AFFINITY = ("service.cilium.io/affinity", "io.cilium/service-affinity")
 _OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 #: On slices that somebody wrote about the backends of another cluster.
 _SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"
+#: A slice with one of these labels and without a Service serves a purpose of somebody else's.
+_OTHERS_SLICE = (
+    "endpointslice.kubernetes.io/managed-by",
+    "multicluster.kubernetes.io/service-name",
+)
 #: Endpoints of which Kubernetes makes no slice: so its user asks, or they elect a leader.
 _NO_MIRROR = "endpointslice.kubernetes.io/skip-mirror"
 _LEADER = "control-plane.alpha.kubernetes.io/leader"
@@ -49,7 +54,8 @@ _LEADER = "control-plane.alpha.kubernetes.io/leader"
 _PROTOCOLS = ("TCP", "UDP")
 
 
-_Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+_PORTS = range(1, 65536)
+_Port = Annotated[int, msgspec.Meta(ge=_PORTS.start, le=_PORTS.stop - 1)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -189,17 +195,19 @@ def _service(place: Place, document: object) -> Parsed:
     key = ServiceKey(place.cluster, place.key.namespace, place.key.name)
     if spec.type == "ExternalName" or _OTHER_PROXY in (metadata.labels or {}):
         return Parsed(SERVICES.name, key, None)
-    for number, port in enumerate(spec.ports or ()):
-        if port.name:  # peers refuse a service that has a port whose name is none
-            name_of(f"spec.ports[{number}].name", port.name.lower())
-    ports = [port for port in spec.ports or () if _protocol(port.protocol) in _PROTOCOLS]
+    _check_ports(spec.ports or ())
+    ports = [
+        (number, port)
+        for number, port in enumerate(spec.ports or ())
+        if _protocol(port.protocol) in _PROTOCOLS
+    ]
     annotations = metadata.annotations or {}
     row = ServiceObject(
         key.cluster,
         key.namespace,
         key.name,
         addresses=_cluster_ips(spec),
-        ports=tuple(map(_service_port, ports)),
+        ports=tuple(_service_port(number, port) for number, port in ports),
         selector=labels_of("spec.selector", spec.selector) or None,
         is_global=_annotated(annotations, _GLOBAL, default=False),
         is_shared=_annotated(annotations, _SHARED, default=True),
@@ -218,10 +226,35 @@ def _not_as_written(spec: _ServiceSpec) -> Iterator[Field]:
         yield _PORT_PROTOCOL
 
 
-def _service_port(port: _ServicePort) -> ServicePortObject:
+def _check_ports(ports: Sequence[_ServicePort]) -> None:
+    """Raise ``Wrong`` for ports that cannot be told apart.
+
+    Slices and other clusters name a backend's port by the name of the service's: under one name
+    for two ports, each would get the backends of both.
+    """
+    names: dict[str, int] = {}
+    places: dict[tuple[str, int], int] = {}
+    for number, port in enumerate(ports):
+        path, name = f"spec.ports[{number}]", port.name or ""
+        if name:  # peers refuse a service that has a port whose name is none
+            name_of(f"{path}.name", name.lower())
+        elif len(ports) > 1:
+            raise Wrong(f"{path}.name", "required, because the service has several ports")
+        if (first := names.setdefault(name, number)) != number:
+            raise Wrong(f"{path}.name", f"{name!r} is the name of spec.ports[{first}] already")
+        place = _protocol(port.protocol), port.port
+        if (first := places.setdefault(place, number)) != number:
+            text = f"port {port.port}/{place[0]} is that of spec.ports[{first}] already"
+            raise Wrong(f"{path}.port", text)
+
+
+def _service_port(number: int, port: _ServicePort) -> ServicePortObject:
     target = port.target_port or port.port
     if isinstance(target, str) and target.isdecimal():
         target = int(target)
+    if isinstance(target, int) and target not in _PORTS:
+        text = f"expected a port of 1 to 65535 or a container port's name, got {target}"
+        raise Wrong(f"spec.ports[{number}].targetPort", text)
     return ServicePortObject(port.name or "", _protocol(port.protocol), port.port, target)
 
 
@@ -230,7 +263,8 @@ def _cluster_ips(spec: _ServiceSpec) -> tuple[IP, ...]:
         texts = {f"spec.clusterIPs[{n}]": text for n, text in enumerate(spec.cluster_ips)}
     else:
         texts = {"spec.clusterIP": spec.cluster_ip or ""}
-    return tuple(address_of(path, text) for path, text in texts.items() if text not in ("None", ""))
+    found = [unicast_of(path, text) for path, text in texts.items() if text not in ("None", "")]
+    return tuple(dict.fromkeys(found))
 
 
 def _annotated(annotations: Mapping[str, str], names: tuple[str, ...], *, default: bool) -> bool:
@@ -251,6 +285,8 @@ def _slice(place: Place, document: object) -> Parsed:
     key = EndpointSliceKey(place.cluster, place.key.namespace, place.key.name)
     labels = written.metadata.labels or {}
     service = labels.get(_SERVICE_LABEL)
+    if not service and any(name in labels for name in _OTHERS_SLICE):
+        return Parsed(SLICES.name, key, None)
     if labels.get(_SOURCE_CLUSTER, place.cluster) != place.cluster:
         return Parsed(SLICES.name, key, None)  # peers publish their backends themselves
     if written.address_type not in ("IPv4", "IPv6"):
@@ -284,7 +320,7 @@ def _addresses(document: _Slice) -> tuple[tuple[IP, ...], tuple[IP, ...]]:
         serves = is_ready if state.serving is None else state.serving
         for index, text in enumerate(endpoint.addresses or ()):
             path = f"endpoints[{number}].addresses[{index}]"
-            address = address_of(path, text)
+            address = _backend_of(path, text)
             if f"IPv{address.version}" != document.address_type:
                 raise Wrong(path, f"expected an {document.address_type} address, got {text!r}")
             if is_ready:
@@ -292,6 +328,14 @@ def _addresses(document: _Slice) -> tuple[tuple[IP, ...], tuple[IP, ...]]:
             elif serves and state.terminating:
                 leaving.append(address)
     return tuple(ready), tuple(leaving)
+
+
+def _backend_of(path: str, text: str) -> IP:
+    """An address that the API server takes as a backend's (CVE-2021-25737). Raises ``Wrong``."""
+    address = unicast_of(path, text)
+    if address.is_link_local:
+        raise Wrong(path, f"{text} is a link-local address: each link has a host of its own there")
+    return address
 
 
 def _slice_ports(ports: tuple[_SlicePort, ...] | None) -> tuple[ServicePort, ...]:
@@ -318,7 +362,7 @@ def _endpoints(place: Place, document: object) -> Parsed:
             key.name,
             service=key.name,
             addresses=tuple(
-                address_of(f"subsets[{number}].addresses[{index}].ip", one.ip)
+                _backend_of(f"subsets[{number}].addresses[{index}].ip", one.ip)
                 for index, one in enumerate(subset.addresses or ())
             ),
             ports=_slice_ports(subset.ports),
@@ -456,6 +500,14 @@ SERVICE_FIELDS = (
 )
 SLICE_FIELDS = (
     used("metadata.labels[kubernetes.io/service-name]", "the service of the slice"),
+    used(
+        "metadata.labels[endpointslice.kubernetes.io/managed-by]",
+        "a slice that has this label and no service is left out: it serves another purpose",
+    ),
+    used(
+        "metadata.labels[multicluster.kubernetes.io/service-name]",
+        "as endpointslice.kubernetes.io/managed-by",
+    ),
     used(
         "metadata.labels[multicluster.kubernetes.io/source-cluster]",
         "slices about another cluster are left out: it publishes its backends itself",

@@ -322,6 +322,33 @@ def test_slices_about_another_cluster_are_left_out() -> None:
     assert parse(SLICE.replace("labels: {", f"labels: {label}")).row is not None
 
 
+@pytest.mark.parametrize(
+    "label", ["endpointslice.kubernetes.io/managed-by", "multicluster.kubernetes.io/service-name"]
+)
+def test_a_slice_that_serves_no_service_is_left_out(label: str) -> None:
+    """Controllers of other projects keep slices of what is no Service."""
+    found = parse(SLICE.replace("kubernetes.io/service-name: web", f"{label}: lighthouse"))
+    assert (found.row, found.findings) == (None, ())
+
+
+def test_a_node_that_its_cloud_has_yet_to_describe_is_none() -> None:
+    """Its taint says so. One that has addresses already counts."""
+    taint = "spec: {taints: [{key: node.cloudprovider.kubernetes.io/uninitialized}]}"
+    tainted = NODE.replace("spec: {", f"{taint[:-1]}, ")
+    bare = tainted.partition("status:")[0]
+    for text in (bare, bare + "status: {addresses: [{type: Hostname, address: east-1}]}"):
+        found = parse(text)
+        assert (found.key, found.row) == (NodeKey("east", "east-1"), None)
+    assert parse(tainted).row == parse(NODE).row
+
+
+def test_an_address_that_is_listed_twice_counts_once() -> None:
+    twice = "{type: InternalIP, address: 10.99.0.11}"
+    assert parse(NODE.replace(twice, f"{twice}\n  - {twice}")).row == parse(NODE).row
+    listed = SERVICE.replace('"fd97:1::1"', '"fd97:1::1", "fd97:1::1"')
+    assert parse(listed).row == parse(SERVICE).row
+
+
 ENDPOINTS = """
 apiVersion: v1
 kind: Endpoints
@@ -368,6 +395,21 @@ def test_endpoints_are_a_slice_for_each_subset() -> None:
         (SERVICE.replace("port: 82", "port: 65536"), Refused("spec.ports[2].port", 65536)),
         (SLICE.replace("10.1.0.5", '"fd01::5"'), "endpoints[0].addresses[0]: expected an IPv4"),
         (SLICE.replace("kubernetes.io/service-name", "x"), "metadata.labels.kubernetes.io/ser"),
+        # What each host takes for itself, or several hosts have, is nobody's address.
+        (NODE.replace("10.99.0.11", "127.0.0.1"), "status.addresses[1].address: 127.0.0.1 means"),
+        (SERVICE.replace("fd97:1::1", "::1"), "spec.clusterIPs[1]: ::1 means each host"),
+        (SERVICE.replace("fd97:1::1", "ff02::1"), "spec.clusterIPs[1]: ff02::1 is the address of"),
+        (SLICE.replace("10.1.0.5", "127.0.0.1"), "endpoints[0].addresses[0]: 127.0.0.1 means"),
+        (SLICE.replace("10.1.0.5", "0.0.0.0"), "endpoints[0].addresses[0]: 0.0.0.0 means"),
+        (SLICE.replace("10.1.0.5", "255.255.255.255"), "endpoints[0].addresses[0]: 255.255"),
+        (SLICE.replace("10.1.0.5", "169.254.0.2"), "endpoints[0].addresses[0]: 169.254.0.2 is a"),
+        (ENDPOINTS.replace("192.0.2.11", "127.0.0.1"), "subsets[1].addresses[0].ip: 127.0.0.1"),
+        # Ports that cannot be told apart by name would get each other's backends.
+        (SERVICE.replace("port: 82", "port: 82, targetPort: 70000"), "spec.ports[2].targetPort: "),
+        (SERVICE.replace("port: 82", 'port: 82, targetPort: "70000"'), "spec.ports[2].targetPort"),
+        (SERVICE.replace("name: p,", ""), "spec.ports[2].name: required"),
+        (SERVICE.replace("name: p,", "name: http,"), "spec.ports[2].name: 'http' is the name of"),
+        (SERVICE.replace("port: 82", "port: 80"), "spec.ports[2].port: port 80/TCP is that of"),
     ],
 )
 def test_a_mistake_in_a_kubernetes_kind_is_named_by_its_path(
@@ -664,11 +706,12 @@ def test_a_list_of_one_kind_says_the_kind_of_its_items() -> None:
         ("v1", "Servic", True), ("v1", "service", True), ("v1", "Endpoint", True),
         ("v2", "Pod", True), ("discovery.k8s.io/v1beta1", "EndpointSlice", True),
         ("cilium.io/v2alpha1", "CiliumEgressGatewayPolicy", True),
+        ("cilium.io/v2alpha1", "CiliumEgressNATPolicy", True),
         ("meshgate.io/v1", "EgressPolicy", True), ("meshgate.io/v1alpha1", "Gateway", True),
     ],
 )  # fmt: skip
 def test_a_kind_that_is_not_read_was_meant_to_be(version: str, kind: str, *, meant: bool) -> None:
-    """Ours, another version of what is read, or nearly its name: all others are left alone."""
+    """Ours, another version of what is read, its former or nearly its name; no others."""
     assert KINDS.meant(KindHead(api_version=version, kind=kind)) == meant
 
 
