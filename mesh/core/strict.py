@@ -37,6 +37,7 @@ MAX_DEPTH = 64
 MAX_NODES = 2_000_000
 #: Longer plain scalars are text: Python refuses integers of thousands of digits.
 MAX_PLAIN = 64
+_JSON_SPACE = re.compile(r"[ \t\n\r]*")
 
 if TYPE_CHECKING:
     AnyAddress = IP
@@ -97,9 +98,9 @@ def parse_yaml(text: str) -> list[Value]:
 
 
 def parse_json(text: str) -> list[Value]:
-    """The one document of a JSON text, or none. Raises ``Wrong``."""
+    """The documents of a JSON text, one after the other as kubectl takes them. Raises ``Wrong``."""
     try:
-        found = [json.loads(text, object_pairs_hook=_unique)] if text.strip() else []
+        found = list(_json_documents(text))
         json.dumps(found, ensure_ascii=False).encode()
     except Wrong:
         raise
@@ -120,6 +121,20 @@ def convert(value: object, kind: type[T]) -> T:
         return msgspec.convert(value, kind, dec_hook=_custom)
     except msgspec.ValidationError as error:
         raise _wrong(str(error), value) from error
+
+
+def _json_documents(text: str) -> Iterator[Value]:
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    at = _behind_space(text, 0)
+    while at < len(text):
+        document, at = decoder.raw_decode(text, at)
+        yield document
+        at = _behind_space(text, at)
+
+
+def _behind_space(text: str, at: int) -> int:
+    found = _JSON_SPACE.match(text, at)
+    return found.end() if found else at
 
 
 def _unique(pairs: list[tuple[str, Value]]) -> dict[str, Value]:

@@ -134,3 +134,11 @@ def test_json_is_refused_alike(text: str, error: str) -> None:
 def test_json_may_be_indented_by_tabs() -> None:
     assert parse_json('{\n\t"a": 1\n}') == [{"a": 1}]
     assert parse_json(" \n") == []
+
+
+def test_json_documents_may_follow_each_other() -> None:
+    """As kubectl takes them; an error is named where it stands."""
+    assert parse_json('{"a": 1}\n{"a": 2}\n') == [{"a": 1}, {"a": 2}]
+    with pytest.raises(Unreadable, match="line 3: not JSON: ") as caught:
+        parse_json('{"a": 1}\n{"a": 2}\n}\n')
+    assert (caught.value.line, caught.value.column) == (3, 1)
