@@ -203,11 +203,11 @@ class PodsAgent(AgentFeature):
     def _entry(
         self, key: PodKey, pod: Pod | None, labels: str | None, device: Device | None
     ) -> dict[str, bytes]:
-        """The store's key of a pod that the kernel has."""
+        """The store's key of a pod that the kernel has, with the addresses that it has there."""
         if pod is None or labels is None or device is None:
             return {}
         ref = PodRef(self.own.name, key.namespace, key.name)
-        return {self._entries.key(ref): self._entries.value(PodEntry(pod.addresses, labels))}
+        return {self._entries.key(ref): self._entries.value(PodEntry(device.addresses, labels))}
 
     def _say_synced(self) -> None:
         key, value = self._entries.synced
@@ -273,9 +273,13 @@ class PodsAgent(AgentFeature):
     def apply_links(
         self, loop: Loop, links: PodLinks, entries: Target[str, bytes]
     ) -> AppliedRows[str, bytes]:
-        """Connect links with the kernel and keys with the store; a key follows its link."""
-        wired = loop.apply(self.link, links)
-        return loop.apply(self.entry, entries, after=[wired])
+        """Connect links with the kernel and keys with the store.
+
+        A key follows its link, because it is made of the pod's device. So a pod that cannot be
+        wired costs its own key only.
+        """
+        loop.apply(self.link, links)
+        return loop.apply(self.entry, entries)
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         clear = partial(forget, maps.program("mg_forget"), maps.struct("forget"))

@@ -43,11 +43,12 @@ class PodLink:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What the kernel gave a wired pod."""
+    """What the kernel gave a wired pod, and the addresses that it was wired with."""
 
     ifindex: int
     mac: str
     host_mac: str
+    addresses: tuple[IP, ...]
 
 
 def pod_links(
@@ -207,4 +208,4 @@ def _macs(addresses: tuple[IP, ...]) -> tuple[str, str]:
 
 def _device(link: Link, addresses: tuple[IP, ...]) -> Device:
     mac, host_mac = _macs(addresses)
-    return Device(link.ifindex, mac, host_mac)
+    return Device(link.ifindex, mac, host_mac, addresses)

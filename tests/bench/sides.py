@@ -257,10 +257,10 @@ class AgentSide(Side):
     def _wire(self, links: Mapping[Any, Any]) -> None:
         """As the kernel: each pod that is to be wired has a device."""
         devices = {}
-        for key in links:
+        for key, link in links.items():
             self._wired += 1
             mac = f"0a:58:00:00:{self._wired >> 8 & 255:02x}:{self._wired & 255:02x}"
-            devices[key] = Device(self._wired, mac, f"0e{mac[2:]}")
+            devices[key] = Device(self._wired, mac, f"0e{mac[2:]}", link.addresses)
         self.features.pods.devices.upsert(devices)
 
     async def start(self, peers: int) -> dict[str, float]:

@@ -58,7 +58,8 @@ def agent_of(server: Etcd, place: Path) -> Agent:
     agent.features.derive(agent.loop)
     pods = agent.features.pods
     agent.entries = agent.loop.apply(pods.entry, agent.features.store.entries())
-    pods.devices.replace({key: Device(7, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02")})
+    macs = "0a:58:0a:01:00:02", "0e:58:0a:01:00:02"
+    pods.devices.replace({key: Device(7, *macs, (IPv4Address("10.1.0.2"),))})
     return agent
 
 

@@ -204,11 +204,12 @@ def test_a_pod_whose_labels_changed_keeps_its_identity_until_the_new_one_is_clai
         "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/0", b'{"owner": "east-1"}', 3, 3, 0
     )
     tables.store.own.take(Batch(3, [claim]))
-    tables.pods.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    tables.pods.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac, (ADDRESS,))})
     settle(loop)
     assert tables.pods.pod.synced
     assert tables.pods.pod.rows == {ADDRESS: ROW}
-    tables.pods.devices.replace({WEB: Device(8, ROW.mac, ROW.host_mac)})  # another pod of this name
+    # Another pod of this name.
+    tables.pods.devices.replace({WEB: Device(8, ROW.mac, ROW.host_mac, (ADDRESS,))})
     settle(loop)
     assert tables.pods.pod.rows == {}
 
@@ -231,7 +232,7 @@ def test_an_agent_says_when_all_of_its_pods_are_in_the_store(tmp_path: Path) -> 
     """A reader keeps what a replaced store lacks until then (``clustermesh/store/follow.py``)."""
     tables, loop = wired(tmp_path)
     assert not tables.pods.entry.rows
-    tables.pods.devices.upsert({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    tables.pods.devices.upsert({WEB: Device(7, ROW.mac, ROW.host_mac, (ADDRESS,))})
     settle(loop)
     assert CANARY not in tables.pods.entry.rows
     tables.pods.devices.mark_synced()
@@ -245,7 +246,7 @@ def test_an_agent_says_when_all_of_its_pods_are_in_the_store(tmp_path: Path) -> 
 def test_a_key_of_ours_that_we_have_not_written_is_noticed(tmp_path: Path) -> None:
     """A new leader gives a replaced store back what it knew, also pods that have gone."""
     tables, loop = wired(tmp_path)
-    tables.pods.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac)})
+    tables.pods.devices.replace({WEB: Device(7, ROW.mac, ROW.host_mac, (ADDRESS,))})
     settle(loop)
     web, gone = (f"meshgate/v1/east/pod/east-1/shop/{name}" for name in ("web-1", "gone"))
     value = tables.pods.entry.rows[web]

@@ -21,6 +21,7 @@ from clustermesh.store.follow import Batch
 from gateway.members import ACCEPTS_S
 from mesh.agent import Features
 from mesh.config import load_agent
+from mesh.core.model import IP
 from mesh.core.reconcile import Loop
 from mesh.nodes.standing import STANDS_S
 from mesh.nodes.uplink import Facts
@@ -92,7 +93,7 @@ class Reader:
         keys = pods.local_pod.rows
         paths = {f"/run/netns/{k.cluster}-{k.namespace}-{k.name}": 1 for k in keys}
         pods.namespaces.replace(paths)
-        pods.devices.replace({key: _device(key) for key in pods.link.rows})
+        pods.devices.replace({k: _device(k, v.addresses) for k, v in pods.link.rows.items()})
 
     def like(self, other: Reader) -> None:
         """Take over the kernel of another."""
@@ -123,11 +124,10 @@ class Reader:
         }
 
 
-def _device(key: Any) -> Device:
+def _device(key: Any, addresses: tuple[IP, ...]) -> Device:
     number = 100 + 16 * int(key.name[-1]) + len(key.namespace) % 7 + len(key.name)
-    return Device(
-        number, f"0a:58:00:00:00:{number % 256:02x}", f"0e:58:00:00:00:{number % 256:02x}"
-    )
+    tail = f"58:00:00:00:{number % 256:02x}"
+    return Device(number, f"0a:{tail}", f"0e:{tail}", addresses)
 
 
 def settled(loop: Loop) -> None:

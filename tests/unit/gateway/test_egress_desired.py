@@ -117,7 +117,7 @@ def test_the_gateway_of_an_address_is_a_tunnel_endpoint() -> None:
 def test_covered_pods_have_a_class_at_every_address() -> None:
     addresses = (ip_address("10.1.0.7"), ip_address("fd01::7"))
     pod = Pod("east", "shop", "client-1", "east-1", addresses=addresses)
-    device, identity = Device(7, "m", "h"), PodIdentity(7, 65537)
+    device, identity = Device(7, "m", "h", addresses), PodIdentity(7, 65537)
     row = LocalPod(7, 65537, "m", "h", (("egress_class", 9),))
     assert pod_rows(CLIENT, pod, device, identity, 9, names=["egress_class"]) == dict.fromkeys(
         addresses, row

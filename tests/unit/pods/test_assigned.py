@@ -80,7 +80,7 @@ class Pods:
         self.mine.delete([one])
 
     def wire(self, one: PodKey) -> None:
-        self.pods.devices.upsert({one: Device(self.choose.randrange(3, 6), "", "")})
+        self.pods.devices.upsert({one: Device(self.choose.randrange(3, 6), "", "", ())})
 
     def unwire(self, one: PodKey) -> None:
         self.pods.devices.delete([one])
