@@ -27,7 +27,8 @@ DUPLICATE = Code(
 UNKNOWN_KIND = Code(
     "M105",
     "An object is of a version that nothing here reads, of a former kind, or of a kind whose name "
-    "is like one that is read. It is not used; where its file had an object of this name, that one stays.",
+    "is like one that is read. It is not used; where its file had an object of this name, that one "
+    "stays.",
     "Correct apiVersion and kind, or move the object to another folder.",
 )
 UNSUPPORTED = Code(

@@ -400,7 +400,7 @@ def test_endpoints_are_a_slice_for_each_subset() -> None:
         (SERVICE.replace("fd97:1::1", "::1"), "spec.clusterIPs[1]: ::1 means each host"),
         (SERVICE.replace("fd97:1::1", "ff02::1"), "spec.clusterIPs[1]: ff02::1 is the address of"),
         (SLICE.replace("10.1.0.5", "127.0.0.1"), "endpoints[0].addresses[0]: 127.0.0.1 means"),
-        (SLICE.replace("10.1.0.5", "0.0.0.0"), "endpoints[0].addresses[0]: 0.0.0.0 means"),
+        (SERVICE.replace("fd97:1::1", "::"), "spec.clusterIPs[1]: :: means each host itself"),
         (SLICE.replace("10.1.0.5", "255.255.255.255"), "endpoints[0].addresses[0]: 255.255"),
         (SLICE.replace("10.1.0.5", "169.254.0.2"), "endpoints[0].addresses[0]: 169.254.0.2 is a"),
         (ENDPOINTS.replace("192.0.2.11", "127.0.0.1"), "subsets[1].addresses[0].ip: 127.0.0.1"),
