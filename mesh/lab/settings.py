@@ -12,7 +12,6 @@ from bgp.routers.frr import Neighbor, router_config
 from mesh.lab.places import Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
-from mesh.nodes.rows import NATIVE_LABEL
 from mesh.pools.settings import Pool
 
 POLICY = "erp"
@@ -121,7 +120,7 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         directory = lab.manifests(cluster.name)
         directory.mkdir(parents=True, exist_ok=True)
         files = {
-            "nodes": [_node(topology, node) for node in cluster.nodes],
+            "nodes": [_node(node) for node in cluster.nodes],
             "namespaces": [_object("v1", "Namespace", {"name": topology.pods.namespace})],
             "services": [_service(topology, cluster)],
             "egress": [_egress_policy(topology, cluster)],
@@ -167,10 +166,9 @@ def _object(version: str, kind: str, metadata: Document, **sections: object) -> 
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **sections}
 
 
-def _node(topology: Topology, node: NodeHost) -> Document:
+def _node(node: NodeHost) -> Document:
     addresses = [{"type": "InternalIP", "address": str(each)} for each in node.addresses]
-    native = dict([NATIVE_LABEL]) if topology.hosts == "native" else {}
-    metadata: Document = {"name": node.name, "labels": node.labels | native}
+    metadata: Document = {"name": node.name, "labels": node.labels}
     return _object("v1", "Node", metadata, status={"addresses": addresses})
 
 

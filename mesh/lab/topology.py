@@ -105,7 +105,7 @@ class Topology(_Section, frozen=True):
     legacy: Legacy
     clusters: tuple[Cluster, ...]
     hosts: Literal["overlay", "native"] = "overlay"
-    """``hosts`` of every agent, and the label of every node."""
+    """``hosts`` of every agent."""
     bgp: bool = True
     """Whether the nodes peer with the router."""
 

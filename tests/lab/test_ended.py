@@ -136,7 +136,7 @@ def test_a_policy_that_comes_resets_what_was_open(lab: Lab, far: dict[int, socke
                 and row["source"] == "the pod's own address"} == {True}  # fmt: skip
         fresh = talk(stack, lab, far, socket.AF_INET, "pod")
         assert fresh.second.getpeername()[0] == "198.51.100.77"
-    wait(lab.healthy, 30, "healthy afterwards")
+    wait(lab.healthy, 90, "healthy afterwards, once a minute has fewer drops")
 
 
 def test_a_policy_that_goes_resets_what_it_had_translated(
@@ -157,7 +157,7 @@ def test_a_policy_that_goes_resets_what_it_had_translated(
         )
         fresh = talk(stack, lab, far, socket.AF_INET, "pod")
         assert fresh.second.getpeername()[0] in lab.pod(POD)["addresses"]
-    wait(lab.healthy, 30, "healthy afterwards")
+    wait(lab.healthy, 90, "healthy afterwards, once a minute has fewer drops")
 
 
 # Backends and pods that are gone
@@ -241,4 +241,4 @@ def test_what_asks_a_gone_backend_hears_of_it(lab: Lab, tmp_path: Path) -> None:
         ends = {one[-1] for one in said if one[0] == "u-2"}
         assert {one for one in said if one[0] == "u-1"} == {("u-1",)}
         assert ends == {"ECONNABORTED"}, "whatever a dying pod's kernel says before"
-    wait(lab.healthy, 30, "healthy afterwards")
+    wait(lab.healthy, 90, "healthy afterwards, once a minute has fewer drops")

@@ -46,7 +46,11 @@ def test_a_pod_whose_packets_are_dropped_is_a_finding(lab: Lab) -> None:
     node = lab.pod(POD)["node"]
     assert one["object"] == f"{node}/agent"
     assert "cannot be translated" in one["text"]
-    (drops,) = [row for row in status(lab)["drops"] if row["node"] == node]
+    (drops,) = [
+        row
+        for row in status(lab)["drops"]
+        if (row["node"], row["reason"]) == (node, "NAT unsupported protocol")
+    ]
     assert drops.keys() == {"reason", "packets", "node"}
     assert drops["packets"] == 20
     usage = {(row["what"], row["node"]): row for row in status(lab)["usage"]}
