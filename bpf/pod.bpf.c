@@ -24,13 +24,13 @@ static __framed bool host_by_overlay(const struct packet *packet, const struct a
 }
 
 /* decide: to a destination that needs no translation. Returns 0 or a drop reason. */
-static __always_inline int plain_way(struct packet *packet, struct way *way,
+static __always_inline int plain_way(hook_t *ctx, struct packet *packet, struct way *way,
 				     const struct address *to, bool overlay)
 {
 	if (!overlay && (!to->kind || to->kind == ADDRESS_NODE))
 		return 0; /* hosts, the world: the stack */
 	if (to->node != cfg.node)
-		return overlay_way(packet, way, to->node, packet->identity);
+		return overlay_way(ctx, packet, way, to->node, packet->identity);
 	struct pod *pod = pod_find(destination_key(packet));
 	return pod ? pod_way(way, pod) : 0;
 }
@@ -144,7 +144,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 		return DROP_INVALID_PACKET;
 	bool overlay = host_by_overlay(packet, &to, connection, direction);
 	reason = connection_plain(ctx, packet, connection, direction, to.identity);
-	return reason ? reason : plain_way(packet, way, &to, overlay);
+	return reason ? reason : plain_way(ctx, packet, way, &to, overlay);
 }
 
 SEC("tc")

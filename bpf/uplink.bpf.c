@@ -91,7 +91,7 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 	/* 3. an egress address that is ours */
 	if (is_gateway(packet)) {
 		reason = parse_transport(ctx, packet);
-		return reason ? reason : gateway_return(packet, way);
+		return reason ? reason : gateway_return(ctx, packet, way);
 	}
 
 	/* 4. a pod of this node; the rest is the host's */
@@ -166,7 +166,7 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 	address_find(destination_key(packet), &to);
 	if (!to.kind || to.kind == ADDRESS_NODE || to.node == cfg.node)
 		return DROP_UNKNOWN_L3_TARGET;
-	return overlay_way(packet, way, to.node, IDENTITY_REMOTE_NODE);
+	return overlay_way(ctx, packet, way, to.node, IDENTITY_REMOTE_NODE);
 }
 
 SEC("tc")

@@ -82,7 +82,7 @@ static __framed int egress_reply(const struct packet *packet, struct way *way)
 }
 
 /* decide: at the gateway, a packet from outside to the egress address */
-static __framed int gateway_return(struct packet *packet, struct way *way)
+static __framed int gateway_return(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct block *block = block_find(&packet->flow.destination, packet->flow.destination_port);
 
@@ -91,7 +91,7 @@ static __framed int gateway_return(struct packet *packet, struct way *way)
 		return DROP_BLOCK_NO_OWNER;
 	if (block->node == cfg.node)
 		return egress_reply(packet, way);
-	return overlay_way(packet, way, block->node, IDENTITY_WORLD);
+	return overlay_way(ctx, packet, way, block->node, IDENTITY_WORLD);
 }
 
 /* decide: an overlay packet for no pod: for this host, by one of the addresses of its Node object,

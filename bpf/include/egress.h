@@ -158,7 +158,7 @@ static __framed int egress_way(hook_t *ctx, struct packet *packet, struct way *w
 	if (way->as.via == cfg.node)
 		return gateway_way(ctx, packet, way);
 	way->kind.end = END_SOURCE;
-	return overlay_way(packet, way, way->as.via, packet->identity);
+	return overlay_way(ctx, packet, way, way->as.via, packet->identity);
 }
 
 /* act: the first packet of a connection that must be translated gets its port; what is used up the

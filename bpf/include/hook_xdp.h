@@ -146,6 +146,13 @@ static __always_inline long hook_source(hook_t *ctx, struct bpf_fib_lookup *fib)
 	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH | FIB_LOOKUP_SRC);
 }
 
+/* Out of the device `fib` names, without the neighbour. */
+static __always_inline long hook_path(hook_t *ctx, struct bpf_fib_lookup *fib)
+{
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib),
+			      BPF_FIB_LOOKUP_OUTPUT | BPF_FIB_LOOKUP_SKIP_NEIGH);
+}
+
 static __always_inline int hook_to_hop(hook_t *ctx, __u32 ifindex,
 				       struct bpf_redir_neigh *next __attribute__((unused)),
 				       const __u8 *mac, const __u8 *host_mac)

@@ -259,7 +259,7 @@ static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way
 	packet->length = 0; /* limits were for the packet, not for the error */
 	__u32 vni = is_from_mesh(packet) ? IDENTITY_REMOTE_NODE : IDENTITY_WORLD;
 	if (packet->sender && !HOOK_HAS_DEVICE)
-		return overlay_way(packet, way, packet->sender, vni);
+		return overlay_way(ctx, packet, way, packet->sender, vni);
 	if (packet->sender) {
 		way->kind.act = ACT_DEVICE;
 		way->node = packet->sender;

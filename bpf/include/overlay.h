@@ -18,10 +18,15 @@ SCHEMA(enum node_flag, node_flag);
 struct node {		 /* another node, by its tunnel endpoint */
 	__be32 next_hop; /* IPv4 next hop of the outer packet */
 	__u32 cluster;
-	__u32 flags; /* enum node_flag */
+	__u32 flags;	 /* enum node_flag */
+	__u32 route_mtu; /* of the route, if it has one; 0: that of its device */
+	/* written by BPF (node_mtu) */
+	__u32 asked; /* second in which the kernel was asked; 0: never */
+	__u32 mtu;   /* its answer: MTU of the path; 0: none */
 };
 
-/* tunnel endpoint -> next hop, cluster, flags: who may send to our overlay. Agent, from table node.
+/* tunnel endpoint -> next hop, cluster, flags: who may send to our overlay. Agent, from table node;
+ * what BPF has written there goes with each new row, and is asked for again.
  */
 MAP_HASH(mg_node, __be32, struct node, 16384, BPF_F_NO_PREALLOC);
 
@@ -30,6 +35,8 @@ enum overlay_number {
 	VXLAN_VALID_VNI = 0x08000000,
 	OVERLAY_SIZE = 50,
 	OVERLAY_TTL = 64,
+	OVERLAY_PATH_MIN = 552,	  /* no path has less for long: net.ipv4.route.min_pmtu */
+	OVERLAY_INNER_MIN = 1280, /* RFC 8200 5: no pod hears of less, whatever the path has */
 };
 SCHEMA(enum overlay_number, overlay_number);
 
@@ -61,25 +68,65 @@ static __always_inline __u16 overlay_check(__u16 length, __be32 source, __be32 d
 	return bpf_htons(~sum);
 }
 
-static __always_inline bool overlay_fits(struct packet *packet)
+/* look up: the kernel's MTU of the path, in which ICMP errors about our outer packets have a say.
+ * It does not count a route's own MTU unless that is locked, so the agent says it. CPUs that ask at
+ * once get the same answer.
+ */
+static __framed void node_ask(hook_t *ctx, struct node *node, __be32 endpoint)
 {
-	packet->mtu = cfg.uplink_mtu - OVERLAY_SIZE;
-	return packet->length <= packet->mtu;
+	struct bpf_fib_lookup fib = {.family = AF_INET,
+				     .tot_len = 1, /* or the kernel says the device's MTU */
+				     .ifindex = cfg.uplink,
+				     .ipv4_src = cfg.node,
+				     .ipv4_dst = endpoint};
+	long result = hook_path(ctx, &fib);
+
+	node->mtu = result == BPF_FIB_LKUP_RET_SUCCESS ? fib.mtu_result : 0;
 }
 
-/* decide: to another node. What does not fit may be fragmented by the kernel's device only, and not
- * at all when the packet forbids it. Returns 0 or a drop reason.
- */
-static __framed int overlay_way(struct packet *packet, struct way *way, __be32 endpoint, __u32 vni)
+/* look up: what an outer packet to a node may have, asked for once a second */
+static __always_inline __u32 node_mtu(hook_t *ctx, struct node *node, __be32 endpoint)
 {
-	bool fits = overlay_fits(packet);
+	__u32 now = now_s();
 
-	if (!fits && is_unfragmentable(packet))
-		return DROP_FRAGMENTATION_NEEDED;
+	if (node->asked != now) {
+		node->asked = now;
+		node_ask(ctx, node, endpoint);
+	}
+	__u32 mtu = node->mtu ? node->mtu : cfg.uplink_mtu, route = node->route_mtu;
+	return route && route < mtu ? route : mtu;
+}
+
+/* decide: by hand, or through the kernel's device, which fragments the outer packet when the inner
+ * one allows that, and when it is one that an IPv6 path must carry. Returns 0 or a drop reason;
+ * DROP_FRAGMENTATION_NEEDED sets packet->mtu.
+ */
+static __always_inline int overlay_fit(hook_t *ctx, struct packet *packet, struct way *way,
+				       struct node *node, __be32 endpoint)
+{
+	way->kind.act = ACT_NODE;
+	if (packet->length <= OVERLAY_PATH_MIN - OVERLAY_SIZE)
+		return 0;
+	__u32 most = node_mtu(ctx, node, endpoint) - OVERLAY_SIZE;
+	if (packet->length <= most)
+		return 0;
+	way->kind.act = ACT_DEVICE;
+	packet->mtu = most > OVERLAY_INNER_MIN ? most : OVERLAY_INNER_MIN;
+	return packet->length > packet->mtu && is_unfragmentable(packet) ? DROP_FRAGMENTATION_NEEDED
+									 : 0;
+}
+
+/* decide: to another node. Returns 0 or a drop reason. */
+static __framed int overlay_way(hook_t *ctx, struct packet *packet, struct way *way,
+				__be32 endpoint, __u32 vni)
+{
 	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
+
 	if (!node)
 		return DROP_NO_TUNNEL_ENDPOINT;
-	way->kind.act = fits ? ACT_NODE : ACT_DEVICE;
+	int reason = overlay_fit(ctx, packet, way, node, endpoint);
+	if (reason)
+		return reason;
 	way->node = endpoint;
 	way->next_hop = node->next_hop;
 	way->vni = vni;

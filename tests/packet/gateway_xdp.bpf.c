@@ -46,7 +46,7 @@ static __always_inline int gateway(hook_t *ctx, struct packet *packet, struct wa
 	if (!is_gateway(packet))
 		return 0;
 	reason = parse_transport(ctx, packet);
-	return reason ? reason : gateway_return(packet, way);
+	return reason ? reason : gateway_return(ctx, packet, way);
 }
 
 SEC("xdp")
