@@ -263,8 +263,9 @@ class Agent:
     def _observe(self) -> None:
         nodes = self.features.nodes
         self.hops = NextHops(
-            self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, DEVICE_PREFIX
-        )
+            self.kernel, nodes.node, nodes.tunnel_endpoints, nodes.next_hops, nodes.mtus,
+            DEVICE_PREFIX,
+        )  # fmt: skip
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
         names = Names(labels=identity.labels_of, pod=identity.pod_of)

@@ -23,7 +23,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +42,7 @@ from mesh.netlink import (
     matches,
     next_hops,
     question,
+    route_mtus,
 )
 
 log = logging.getLogger(__name__)
@@ -322,6 +323,19 @@ class Kernel:
             return match_question(prefix, ifindex, number)
 
         return await self._answers(prefixes, about, matches)
+
+    async def route_mtus(self, addresses: Collection[IPv4Address]) -> dict[IPv4Address, int]:
+        """The MTU that the route to each address was given, 0 for none.
+
+        Addresses without an answer are left out, as with ``next_hops``.
+        """
+        hosts = [IPv4Network(address) for address in addresses]
+
+        def about(host: Network, number: int) -> bytes:
+            return match_question(host, 0, number)
+
+        found = await self._answers(hosts, about, route_mtus)
+        return {host.network_address: mtu for host, mtu in found.items()}
 
     async def _answers(
         self,

@@ -64,6 +64,9 @@ class NodesAgent(AgentFeature):
         self.own = own
         self.node: Table[NodeKey, Node] = Table("node")
         self.next_hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
+        #: MTU of routes by tunnel endpoint; at the start of the agent those that the last one saw.
+        self.mtus: Table[IPv4Address, int] = Table("MTU of route")
+        self.mtus.mark_synced()
         self.hop: Table[IPv4Address, rows.NodeHop] = Table("node hop")
         self.pod_cidr: Table[Network, rows.PodCIDR] = Table("pod CIDR")
         self.announced = (Table[Network, None]("own pod CIDR"),)
@@ -113,6 +116,7 @@ class NodesAgent(AgentFeature):
             By(self.next_hops),
             By(self._recovered),
             By(self.flags),
+            By(self.mtus),
             late=[self.next_hops, self._asked],
         )
         loop.group(
@@ -133,6 +137,7 @@ class NodesAgent(AgentFeature):
         """Start from the rows that the map has."""
         self._recovered.upsert({address: row.next_hop for address, row in hops.items()})
         self.flags.upsert({address: row.flags for address, row in hops.items()})
+        self.mtus.upsert({address: row.mtu for address, row in hops.items() if row.mtu})
 
     def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
         return (self.standing.run,)

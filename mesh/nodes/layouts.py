@@ -1,4 +1,5 @@
-"""Maps of former versions: pod CIDRs had no zone and counted bits without it, nodes no flags."""
+"""Maps of former versions: pod CIDRs had no zone and counted bits without it, nodes no
+flags and no MTU of their path."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ def _prefix_of_bits(old: Entries, new: Entries) -> None:
 
 DECLARED: Declared = (
     Added("mg_node", ("value.flags",)),
+    Added("mg_node", ("value.route_mtu", "value.asked", "value.mtu")),
     Added("mg_addr_cidr", ("key.zone",)),
     Converter("mg_addr_cidr", ("key.prefix",), ("key.bits",), _bits_of_prefix),
     Converter("mg_addr_cidr", ("key.bits",), ("key.prefix",), _prefix_of_bits),

@@ -12,15 +12,15 @@ from mesh.nodes.rows import NodeHop, PodCIDR
 
 
 def encode_node(address: IPv4Address, row: NodeHop) -> Entry:
-    """Entry of ``mg_node``."""
+    """Entry of ``mg_node``; what BPF has written there begins anew."""
     value = {"next_hop": int(row.next_hop), "cluster": row.cluster, "flags": row.flags}
-    return int(address), value
+    return int(address), value | {"route_mtu": row.mtu}
 
 
 def decode_node(key: Any, value: Any) -> tuple[IPv4Address, NodeHop]:
     """Inverse of ``encode_node``."""
-    next_hop = IPv4Address(int(value["next_hop"]))
-    row = NodeHop(next_hop, int(value["cluster"]), int(value["flags"]))
+    next_hop, mtu = IPv4Address(int(value["next_hop"])), int(value["route_mtu"])
+    row = NodeHop(next_hop, int(value["cluster"]), int(value["flags"]), mtu)
     return IPv4Address(int(key)), row
 
 

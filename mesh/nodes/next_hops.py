@@ -44,6 +44,9 @@ class Kernel(Protocol):
     ) -> dict[IPv4Address, IPv4Address | OSError]:
         """Next hops, or errors, of the addresses that got an answer."""
 
+    async def route_mtus(self, addresses: Collection[IPv4Address]) -> dict[IPv4Address, int]:
+        """The MTU that the route to each address was given, 0 for none."""
+
 
 def concerned(
     events: Iterable[Event],
@@ -78,6 +81,9 @@ def concerned(
 class NextHops(Asking[IPv4Address, IPv4Address | None, IPv4Address | OSError]):
     """Keeps ``hops``: next hop by tunnel endpoint, None while no route has been seen.
 
+    ``mtus`` has those of the routes that were given one. What the kernel has learned of a path it
+    says to the datapath itself (``bpf/include/overlay.h``), and says nothing when it forgets.
+
     ``endpoints`` says all tunnel endpoints and follows from the table ``nodes``.
     """
 
@@ -89,16 +95,18 @@ class NextHops(Asking[IPv4Address, IPv4Address | None, IPv4Address | OSError]):
         nodes: Source,
         endpoints: Callable[[], Iterable[IPv4Address]],
         hops: Table[IPv4Address, IPv4Address | None],
+        mtus: Table[IPv4Address, int],
         pods: str,
     ) -> None:
         super().__init__(kernel, nodes, hops, pods)
-        self._kernel, self._list, self._hops = kernel, endpoints, hops
+        self._kernel, self._list, self._hops, self._mtus = kernel, endpoints, hops, mtus
         #: Endpoints to which the kernel knows no way now, with its reason in words.
         self.away: dict[IPv4Address, str] = {}
 
     def listed(self) -> Iterable[IPv4Address]:
         listed = set(self._list())
         self.away = {address: why for address, why in self.away.items() if address in listed}
+        self._mtus.delete([address for address in self._mtus.rows if address not in listed])
         return sorted(listed, key=int)
 
     def concerned(self, events: Iterable[Event], keys: Sequence[IPv4Address]) -> set[IPv4Address]:
@@ -107,6 +115,9 @@ class NextHops(Asking[IPv4Address, IPv4Address | None, IPv4Address | OSError]):
     async def ask(
         self, keys: Collection[IPv4Address]
     ) -> Mapping[IPv4Address, IPv4Address | OSError]:
+        mtus = await self._kernel.route_mtus(keys)
+        self._mtus.upsert({address: mtu for address, mtu in mtus.items() if mtu})
+        self._mtus.delete([address for address, mtu in mtus.items() if not mtu])
         answers = await self._kernel.next_hops(keys)
         _say_what_failed(answers)
         for address, answer in answers.items():

@@ -22,6 +22,8 @@ class NodeHop:
     next_hop: IPv4Address
     cluster: int
     flags: int = 0
+    mtu: int = 0
+    """That the route to it was given; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def node_hop(
     hop: IPv4Address | None,
     recovered: IPv4Address | None,
     flags: int | None = None,
+    mtu: int | None = None,
 ) -> dict[IPv4Address, NodeHop]:
     """The row of ``mg_node`` of a tunnel endpoint to which the kernel has, or had, a route (D13).
 
@@ -96,7 +99,9 @@ def node_hop(
     """
     clusters = [cluster_ids[key.cluster] for key in sorted(nodes) if key.cluster in cluster_ids]
     next_hop = hop or recovered
-    return {endpoint: NodeHop(next_hop, clusters[0], flags or 0)} if clusters and next_hop else {}
+    if not clusters or not next_hop:
+        return {}
+    return {endpoint: NodeHop(next_hop, clusters[0], flags or 0, mtu or 0)}
 
 
 def pod_cidrs(_: NodeKey, node: Node | None, cluster_id: int | None) -> dict[Network, PodCIDR]:

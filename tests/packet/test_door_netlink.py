@@ -166,6 +166,34 @@ def test_routes_into_the_overlay_are_the_last_and_are_read_back(host: Host) -> N
     play(host, story)
 
 
+def test_the_mtu_of_a_route_is_the_one_that_it_was_given(host: Host) -> None:
+    host.ip("route replace 10.99.1.0/24 via 10.99.0.1 mtu 1400",
+            "route add 10.99.1.12 via 10.99.0.1 mtu lock 1300")  # fmt: skip
+
+    async def story(kernel: Kernel) -> None:
+        locked = IPv4Address("10.99.1.12")
+        found = await kernel.route_mtus([NEAR, FAR, locked, FARTHER])
+        assert found == {NEAR: 0, FAR: 1400, locked: 1300, FARTHER: 0}
+        table: Table[IPv4Address, None] = Table("node")
+        table.replace({FAR: None})
+        mtus: Table[IPv4Address, int] = Table("MTU of route")
+        hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
+        asking = NextHops(kernel, table, lambda: list(table.rows), hops, mtus, "mgp")
+        task = asyncio.create_task(asking.run())
+        await soon(lambda: mtus.rows == {FAR: 1400})
+        host.ip("route replace 10.99.1.0/24 via 10.99.0.1 mtu 1350")
+        await soon(lambda: mtus.rows == {FAR: 1350})
+        host.ip("route replace 10.99.1.0/24 via 10.99.0.1")
+        await soon(lambda: mtus.rows == {})
+        host.ip("route replace 10.99.1.0/24 via 10.99.0.1 mtu 1350")
+        await soon(lambda: mtus.rows == {FAR: 1350})
+        table.replace({})
+        await soon(lambda: mtus.rows == {})
+        task.cancel()
+
+    play(host, story)
+
+
 def test_each_of_many_addresses_gets_its_own_answer(host: Host) -> None:
     many = [IPv4Address("10.99.0.10") + n for n in range(200)]
 
@@ -263,7 +291,7 @@ def test_a_full_look_follows_an_overflow(host: Host) -> None:
         """The kernel with room for one event."""
 
         def __init__(self, kernel: Kernel) -> None:
-            self.next_hops = kernel.next_hops
+            self.next_hops, self.route_mtus = kernel.next_hops, kernel.route_mtus
             self.kernel = kernel
             self.lost = 0
 
@@ -292,7 +320,8 @@ async def watched(
     table: Table[IPv4Address, None] = Table("node")
     table.replace(dict.fromkeys(nodes))
     hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
-    task = asyncio.create_task(NextHops(kernel, table, lambda: nodes, hops, "mgp").run())
+    mtus: Table[IPv4Address, int] = Table("MTU of route")
+    task = asyncio.create_task(NextHops(kernel, table, lambda: nodes, hops, mtus, "mgp").run())
     await soon(lambda: hops.synced)
     yield hops
     task.cancel()

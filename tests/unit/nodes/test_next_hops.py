@@ -83,6 +83,7 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.routes = {A: A, B: ROUTER, C: ROUTER}
+        self.mtus: dict[IPv4Address, int] = {}
         self.asked: list[set[IPv4Address]] = []
         self.silent: set[IPv4Address] = set()
         self.broken = False
@@ -106,6 +107,9 @@ class FakeKernel:
         self.during()
         return answers
 
+    async def route_mtus(self, addresses: Collection[IPv4Address]) -> dict[IPv4Address, int]:
+        return {a: self.mtus.get(a, 0) for a in addresses if a not in self.silent}
+
 
 class Watched:
     """A watcher over a fake kernel, with the tables around it."""
@@ -114,8 +118,9 @@ class Watched:
         self.kernel = FakeKernel()
         self.node: Table[IPv4Address, None] = Table("node")
         self.hops: Table[IPv4Address, IPv4Address | None] = Table("next hop")
+        self.mtus: Table[IPv4Address, int] = Table("MTU of route")
         self.watcher = NextHops(
-            self.kernel, self.node, lambda: list(self.node.rows), self.hops, "mgp"
+            self.kernel, self.node, lambda: list(self.node.rows), self.hops, self.mtus, "mgp"
         )
 
     async def asked(self, *events: Event) -> list[set[IPv4Address]]:
