@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,17 @@ from mesh.health.agent import Health, map_usages
 from mesh.host import restore as host_restore
 from mesh.host.agent import FILE, Host
 from mesh.identity import labels
-from mesh.identity.addresses import take_remote
+from mesh.identity.addresses import take_remote, tunnel_endpoint
 from mesh.identity.agent import IdentityAgent, address_table
 from mesh.kernel import Kernel
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
-from mesh.nodes.uplink import Facts, Uplink
+from mesh.nodes.uplink import FILE as ENDPOINT
+from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
-from mesh.objects.kubernetes import NAMESPACES
+from mesh.objects.kubernetes import NAMESPACES, NODES
 from mesh.objects.manifests import Manifests
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
@@ -194,7 +196,9 @@ class Agent:
         )
         self._more = more
         self.namespaces = Namespaces(config.pod_netns)
-        self.uplink = Uplink(kernel, config.uplink)
+        nodes = self.manifests.objects[NODES]
+        file = config.state_dir / ENDPOINT
+        self.uplink = Uplink(kernel, config.uplink, file, self._endpoint_of_object, nodes)
         self.listeners: Sequence[Listener] = ()
         #: What is watched once the datapath stands.
         self._watched: Sequence[Callable[[], Iterable[Finding]]] = ()
@@ -220,6 +224,16 @@ class Agent:
         for feature in all_:
             feature.apply(self.loop, maps)
         self._observe()
+
+    def close(self) -> None:
+        """Give descriptors back; everything stays pinned and attached."""
+        self.datapath.close()
+
+    def _endpoint_of_object(self) -> IPv4Address | None:
+        """Where the Node object says that tunnels to this node end; None: not known yet."""
+        me = NodeKey(self.config.cluster.name, self.config.node)
+        node = self.manifests.objects[NODES].rows.get(me)
+        return tunnel_endpoint(node) if node else None
 
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
@@ -363,15 +377,28 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
 
 
 async def _live(config: AgentConfig, steps: Steps) -> None:
+    """One agent after another, each on the uplink as it is, in one process."""
     async with Kernel.open() as kernel:
-        agent = Agent(config, kernel, steps=steps)
+        while True:
+            await _live_once(config, kernel, steps)
+            process.begin_anew()
+
+
+async def _live_once(config: AgentConfig, kernel: Kernel, steps: Steps) -> None:
+    """One agent, until it is cancelled or its uplink has changed."""
+    agent = Agent(config, kernel, steps=steps)
+    try:
         await agent.start()
-        seconds = time.monotonic() - agent.started
         log.info(
             "event=started node=%s adopted=%s seconds=%.2f",
-            config.node, agent.datapath.adopted, seconds,
+            config.node, agent.datapath.adopted, time.monotonic() - agent.started,
         )  # fmt: skip
         await agent.run()
+    except* MovedError:
+        for finding in agent.uplink.findings(config.node):
+            log.warning("event=uplink_changed what=%s now=%s", finding.field, finding.text)
+    finally:
+        agent.close()
 
 
 async def _become(config: AgentConfig, _: Steps, *, objects: Path) -> None:

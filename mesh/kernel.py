@@ -188,6 +188,10 @@ class Kernel:
         """Set a device up."""
         await self._ask("link", "set", index=ifindex, state="up")
 
+    async def set_mtu(self, ifindex: int, mtu: int) -> None:
+        """Give a device another L3 MTU; its addresses, routes and connections stay."""
+        await self._ask("link", "set", index=ifindex, mtu=mtu)
+
     async def set_alias(self, ifindex: int, alias: str) -> None:
         """Name what a device is for (``ip link`` shows it)."""
         await self._ask("link", "set", index=ifindex, ifalias=alias)
@@ -198,10 +202,14 @@ class Kernel:
         if link:
             await self._ask("link", "del", index=link.ifindex)
 
-    async def addresses(self, ifindex: int) -> list[IPv4Address]:
-        """IPv4 addresses of global scope on a device."""
-        found = await self._ask("get_addr", family=socket.AF_INET, index=ifindex)
-        return [IPv4Address(message.get("address")) for message in found if message["scope"] == 0]
+    async def host_addresses(self) -> dict[int, list[IPv4Address]]:
+        """IPv4 addresses of global scope by ifindex of their device, in the kernel's order."""
+        found: dict[int, list[IPv4Address]] = {}
+        for message in await self._ask("get_addr", family=socket.AF_INET):
+            if message["scope"] == 0:
+                address = message.get("local") or message.get("address")
+                found.setdefault(message["index"], []).append(IPv4Address(address))
+        return found
 
     async def add_address(self, ifindex: int, address: IP) -> None:
         """Give a device a host address, IPv6 without duplicate address detection (2 s)."""

@@ -82,6 +82,13 @@ async def _until_signal(life: Coroutine[Any, Any, None]) -> None:
         await living
 
 
+def begin_anew() -> None:
+    """What the process was made of may go, and what it is made of next is left alone as before."""
+    gc.unfreeze()
+    gc.collect()
+    asyncio.get_running_loop().call_later(FREEZE_S, gc.freeze)
+
+
 def busy(measured: Steps, loop: Loop) -> Mapping[str, object]:
     """How long the event loop was busy, and with which derivations, for ``status -o json``."""
     return {**measured.row(), "dearest": loop.costs()[:_SHOWN]}

@@ -47,7 +47,7 @@ WITHOUT_CIDR = (
 
 
 class NodesAgent(AgentFeature):
-    """``endpoint`` is the tunnel endpoint that the uplink of this node, ``own``, has."""
+    """``endpoint`` is where tunnels to this node, ``own``, end."""
 
     layouts = DECLARED
 
@@ -176,8 +176,8 @@ class NodesAgent(AgentFeature):
             text += " announces nothing; two minutes after it has gone others cannot reach it"
             yield Finding(NO_OBJECT, place, "metadata.name", text)
         if me and tunnel_endpoint(me) != self._endpoint:
-            text = f"the object says {tunnel_endpoint(me)}, {self._uplink} has {self._endpoint}"
-            text += ": others tunnel to the wrong address"
+            text = f"the object says {tunnel_endpoint(me)}, which no device of this host has; tunnels"
+            text += f" by {self._uplink} end at {self._endpoint}: others tunnel to the wrong address"
             yield Finding(WRONG_ENDPOINT, place, "status.addresses", text)
 
     def tunnel_endpoints(self) -> list[IPv4Address]:

@@ -4,9 +4,9 @@ from mesh.core.findings import Code
 
 WRONG_ENDPOINT = Code(
     "D602",
-    "The first IPv4 address of the Node object is not that of the uplink. Other nodes tunnel to "
-    "the wrong address.",
-    "Correct status.addresses of the Node object, or the uplink in the agent's configuration.",
+    "The first IPv4 address of the Node object is not the one at which tunnels to this node end, "
+    "since no device of the host has it. Other nodes tunnel to the wrong address.",
+    "Correct status.addresses of the Node object, or give the host that address.",
 )
 NO_OBJECT = Code(
     "D603",
@@ -16,9 +16,10 @@ NO_OBJECT = Code(
 )
 UPLINK_CHANGED = Code(
     "D607",
-    "The uplink is away, or has another index, MTU or address than at the start of the agent. The "
-    "datapath goes on with the former ones.",
-    "Restart the agent, which loads the datapath anew.",
+    "The uplink is away, or has another index, MTU or address than the datapath was loaded with. "
+    "The datapath goes on with the former ones.",
+    "Give the uplink its device and address back. A change that stands is followed within some "
+    "seconds; where the finding stays, the agent's log says why.",
 )
 NO_WAY = Code(
     "D633",

@@ -1,27 +1,50 @@
 """The uplink of this node: the datapath is loaded with its index, MTU and address.
 
-A later change is finding D607, because the programs keep what they were loaded with.
+The address is where tunnels to this node end. The Node object says it to the other nodes, and it
+may stand on another device than the uplink (a fabric that routes to addresses of the loopback
+device). It is kept in a file: a restarted agent does not know the object yet.
+
+A change that stands for a while is followed: ``run`` ends, and the agent begins anew within its
+process. Until then it is finding D607.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from ipaddress import IPv4Address
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from typing import Protocol
 
+from mesh.core.files import replace_file
 from mesh.core.model import Finding
-from mesh.kernel import Kernel
-from mesh.netlink import AddressEvent, Event, Group, LinkEvent
+from mesh.core.table import Source
+from mesh.kernel import Link
+from mesh.netlink import Event, Group, LinkEvent
 from mesh.nodes.findings import UPLINK_CHANGED
+
+log = logging.getLogger(__name__)
 
 #: Outer Ethernet, IPv4, UDP and VXLAN headers: ``OVERLAY_SIZE``. The agent needs the number before
 #: the datapath is loaded.
 OVERHEAD = 50
+#: What an IPv6 link must carry (RFC 8200 5); Linux ends IPv6 on a device with less. What is too
+#: big for the uplink then, the kernel cuts (``OVERLAY_INNER_MIN``).
+LEAST_MTU = 1280
 #: Seconds between looks in case an event was missed; and after a question that failed.
 FULL_INTERVAL_S = 600.0
 RETRY_S = 5.0
+#: Seconds for which a change stands before it is followed, and until the agent begins anew again.
+SETTLE_S, REST_S = 2.0, 10.0
+#: Name of the file that has the endpoint, in the agent's state directory.
+FILE = "endpoint"
+
+
+class MovedError(Exception):
+    """The uplink is not what the datapath was loaded with; ``str`` says in which way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +58,29 @@ class Facts:
     @property
     def pod_mtu(self) -> int:
         """What a pod may send."""
-        return self.mtu - OVERHEAD
+        return max(self.mtu - OVERHEAD, LEAST_MTU)
+
+
+class Kernel(Protocol):
+    """The part of ``mesh/kernel.py`` that is needed."""
+
+    def events(self, *groups: Group) -> AsyncIterator[Event]:
+        """Events for ever; ``Lost`` first and after every gap."""
+
+    async def link(self, name: str) -> Link:
+        """One device; OSError ENODEV when there is none."""
+
+    async def host_addresses(self) -> dict[int, list[IPv4Address]]:
+        """IPv4 addresses of global scope by ifindex."""
+
+
+def endpoint_of(
+    wanted: Sequence[IPv4Address | None], ifindex: int, addresses: Mapping[int, list[IPv4Address]]
+) -> IPv4Address | None:
+    """The first of ``wanted`` that this host has; else the first of the uplink, then of others."""
+    rest = (addresses[index] for index in sorted(addresses) if index != ifindex)
+    have = [*addresses.get(ifindex, ()), *(address for found in rest for address in found)]
+    return next((address for address in wanted if address in have), next(iter(have), None))
 
 
 def changes(before: Facts, now: Facts) -> dict[str, str]:
@@ -48,27 +93,41 @@ def changes(before: Facts, now: Facts) -> dict[str, str]:
 
 
 def concerned(event: Event, name: str, ifindex: int) -> bool:
-    """Whether an event may be about the uplink, which had ``ifindex`` when it was last seen."""
-    if isinstance(event, LinkEvent):
-        return event.name == name or event.ifindex == ifindex
-    return not isinstance(event, AddressEvent) or event.ifindex == ifindex
+    """Whether an event may be about the uplink, which had ``ifindex``, or about the endpoint."""
+    return not isinstance(event, LinkEvent) or event.name == name or event.ifindex == ifindex
 
 
 class Uplink:
-    """The device ``name``, which the kernel is asked about when something happens to it."""
+    """The device ``name``, which the kernel is asked about when something happens to it.
 
-    def __init__(self, kernel: Kernel, name: str) -> None:
-        self._kernel = kernel
-        self._name = name
+    ``wanted`` is the endpoint that the Node object says, once it is known; it may change whenever
+    ``objects`` do.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str,
+        file: Path,
+        wanted: Callable[[], IPv4Address | None] = lambda: None,
+        objects: Source | None = None,
+    ) -> None:
+        self._kernel, self._name, self._file = kernel, name, file
+        self._wanted = wanted
+        self._asked_with: IPv4Address | None = None
+        self._kept = _read(file)
         self._ifindex = 0
         self._wake = asyncio.Event()
         self._changes: dict[str, str] = {}
+        if objects:
+            objects.listen(self._look_at_object)
 
     async def facts(self) -> Facts:
         """The uplink as it is now; raises OSError when no tunnel can end there."""
         link = await self._kernel.link(self._name)
-        self._ifindex = link.ifindex
-        endpoint = next(iter(await self._kernel.addresses(link.ifindex)), None)
+        self._ifindex, self._asked_with = link.ifindex, self._wanted()
+        wanted = (self._asked_with, self._kept)
+        endpoint = endpoint_of(wanted, link.ifindex, await self._kernel.host_addresses())
         if endpoint is None:
             raise OSError(f"{link.name} has no IPv4 address: no tunnel can end here")
         return Facts(link.ifindex, link.mtu, endpoint)
@@ -76,28 +135,66 @@ class Uplink:
     def findings(self, node: str) -> Iterable[Finding]:
         """What differs from what the datapath was loaded with."""
         for field, text in self._changes.items():
-            place, again = f"{node}/{self._name}", f"{text}: restart the agent"
-            yield Finding(UPLINK_CHANGED, place, field, again, (f"node/{node}",))
+            place = f"{node}/{self._name}"
+            yield Finding(UPLINK_CHANGED, place, field, text, (f"node/{node}",))
 
-    async def run(self, before: Facts) -> None:
-        """Compare with ``before`` whenever something happens, until cancelled."""
+    async def run(self, before: Facts, settle_s: float = SETTLE_S, rest_s: float = REST_S) -> None:
+        """Compare with ``before`` whenever something happens, until cancelled.
+
+        Raises:
+            MovedError: what differs has stood for ``settle_s``, and ``rest_s`` have passed since
+                the start, so that an uplink that comes and goes does not keep the agent busy.
+
+        """
+        self._keep(before.endpoint)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(self._kernel.events(Group.LINK, Group.ADDRESS)))
-            group.create_task(self._look(before))
+            group.create_task(self._look(before, settle_s, rest_s))
 
     async def _follow(self, events: AsyncIterator[Event]) -> None:
         async for event in events:
             if concerned(event, self._name, self._ifindex):
                 self._wake.set()
 
-    async def _look(self, before: Facts) -> None:
-        pause = FULL_INTERVAL_S
+    def _look_at_object(self) -> None:
+        if self._wanted() != self._asked_with:
+            self._wake.set()
+
+    async def _look(self, before: Facts, settle_s: float, rest_s: float) -> None:
+        clock = asyncio.get_running_loop().time
+        began, pause = clock(), 0.0
+        seen, since = before, began
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
             self._wake.clear()
             try:
-                self._changes, pause = changes(before, await self.facts()), FULL_INTERVAL_S
+                now = await self.facts()
             except OSError as error:
-                self._changes, pause = {"": str(error)}, RETRY_S
+                self._changes, seen, pause = {"": str(error)}, before, RETRY_S
+                continue
+            self._changes, pause = changes(before, now), FULL_INTERVAL_S
+            if now != seen:
+                seen, since = now, clock()
+            if self._changes:
+                pause = max(since + settle_s, began + rest_s) - clock()
+            if pause <= 0:
+                self._keep(now.endpoint)
+                raise MovedError("; ".join(f"{k}: {text}" for k, text in self._changes.items()))
+
+    def _keep(self, endpoint: IPv4Address) -> None:
+        if endpoint == self._kept:
+            return
+        self._kept = endpoint
+        try:
+            replace_file(self._file, f"{endpoint}\n", durable=True)
+        except OSError as error:
+            log.warning("event=endpoint_not_kept file=%s reason=%s", self._file, error)
+
+
+def _read(file: Path) -> IPv4Address | None:
+    try:
+        return IPv4Address(file.read_text().strip())
+    except (OSError, UnicodeDecodeError, AddressValueError):
+        return None

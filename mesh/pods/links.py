@@ -175,6 +175,10 @@ class PodLinks:
                 link = await self._kernel.add_veth(
                     VethEnd(row.device, host_mac), VethEnd(POD_DEVICE, mac), row.netns, row.mtu
                 )
+            elif here and here.mtu != row.mtu:
+                await inside.set_mtu(here.ifindex, row.mtu)
+            if link.mtu != row.mtu:  # last: ``read`` sees it when both ends have it
+                await self._kernel.set_mtu(link.ifindex, row.mtu)
             self._attach.pod(row.device)
             await self._host_side(link, row, mac)
             await self._pod_side(inside, row, host_mac)

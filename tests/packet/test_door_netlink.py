@@ -84,12 +84,15 @@ def test_one_device_is_one_answer(host: Host) -> None:
     play(host, story)
 
 
-def test_addresses_are_those_of_one_device(host: Host) -> None:
+def test_addresses_of_the_host_are_those_of_global_scope(host: Host) -> None:
     host.ip("addr add 10.98.0.9/24 dev right", "addr add 10.97.0.9/24 dev left scope link")
 
     async def story(kernel: Kernel) -> None:
         left = await kernel.link("left")
-        assert await kernel.addresses(left.ifindex) == [IPv4Address("10.99.0.9")]
+        right = await kernel.link("right")
+        assert await kernel.host_addresses() == {
+            left.ifindex: [IPv4Address("10.99.0.9")], right.ifindex: [IPv4Address("10.98.0.9")],
+        }  # fmt: skip
 
     play(host, story)
 
