@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from bpf import netns
+from mesh.core.model import PodKey
 from mesh.core.table import Table
 from mesh.kernel import Kernel
 from mesh.netlink import (
@@ -27,7 +31,8 @@ from mesh.netlink import (
     RuleEvent,
 )
 from mesh.nodes.next_hops import GROUPS, NextHops
-from mesh.nodes.uplink import Uplink
+from mesh.nodes.uplink import FILE, MovedError, Uplink
+from mesh.pods.links import PodLink, PodLinks, device_name
 
 NEAR, FAR, FARTHER = map(IPv4Address, ("10.99.0.11", "10.99.1.11", "10.99.2.11"))
 GATEWAY, OTHER = map(IPv4Address, ("10.99.0.1", "10.99.0.2"))
@@ -365,14 +370,14 @@ def test_a_route_that_goes_with_its_device_keeps_its_next_hop_until_another_come
     play(host, story)
 
 
-def test_the_uplink_is_compared_when_something_happens_to_it(host: Host) -> None:
+def test_the_uplink_is_compared_when_something_happens_to_it(host: Host, tmp_path: Path) -> None:
     async def story(kernel: Kernel) -> None:
-        uplink = Uplink(kernel, "left")
+        uplink = Uplink(kernel, "left", tmp_path / FILE)
 
         def fields() -> list[str]:
             return [finding.field for finding in uplink.findings("east-1")]
 
-        task = asyncio.create_task(uplink.run(await uplink.facts()))
+        task = asyncio.create_task(uplink.run(await uplink.facts(), rest_s=600))
         host.ip("link set left mtu 1400")
         await soon(lambda: fields() == ["mtu"])
         host.ip("addr del 10.99.0.9/24 dev left")
@@ -390,6 +395,65 @@ def test_the_uplink_is_compared_when_something_happens_to_it(host: Host) -> None
         task.cancel()
 
     play(host, story)
+
+
+def test_a_change_of_the_uplink_ends_the_watch(host: Host, tmp_path: Path) -> None:
+    async def story(kernel: Kernel) -> None:
+        uplink = Uplink(kernel, "left", tmp_path / FILE)
+        before = await uplink.facts()
+        task = asyncio.create_task(uplink.run(before, settle_s=0.1, rest_s=0.1))
+        host.ip("link set left mtu 1400")
+        await asyncio.wait([task], timeout=5)
+        assert isinstance(group := task.exception(), ExceptionGroup)
+        assert group.subgroup(MovedError)
+        assert await uplink.facts() == replace(before, mtu=1400)
+
+    play(host, story)
+
+
+def test_a_wired_pod_gets_another_mtu_at_both_ends_and_keeps_its_connection(
+    host: Host, namespaces: Callable[[], Path]
+) -> None:
+    class Attach:
+        def pod(self, device: str) -> None:
+            assert device == name
+
+        def forget(self, device: str) -> None:
+            raise AssertionError(device)
+
+    space, key = namespaces(), PodKey("east", "shop", "web")
+    name, address = device_name(key), IPv4Address("10.1.0.2")
+    link = PodLink(str(space), 1, name, (address, IPv6Address("fd01::2")), 1450)
+
+    async def story(kernel: Kernel) -> None:
+        def wired() -> PodLinks:
+            return PodLinks(kernel, Attach(), Table("device"))
+
+        assert await wired().upsert({key: link}) == {}
+        made = await kernel.link(name)
+        with netns.enter(space):
+            server = socket.create_server((str(address), 80))
+        with server, socket.create_connection((str(address), 80), 5) as client:
+            answer, _ = server.accept()
+            for mtu in (1350, 1280, 1450):
+                new = wired()  # of the next agent
+                assert (await new.read())[key].mtu != mtu
+                assert await new.upsert({key: replace(link, mtu=mtu)}) == {}
+                assert await kernel.link(name) == replace(made, mtu=mtu, up=True, alias=ANY)
+                async with Kernel.open_in(str(space)) as inside:
+                    assert (await inside.link("eth0")).mtu == mtu
+                ipv6 = subprocess.run(
+                    ["ip", "-n", space.name, "-6", "addr", "show", "dev", "eth0"],
+                    check=True, capture_output=True, text=True,
+                ).stdout  # fmt: skip
+                assert "fd01::2" in ipv6
+                client.send(b"x" * 4000)
+                with answer.makefile("rb") as arrived:
+                    assert len(arrived.read(4000)) == 4000
+            answer.close()
+
+    with netns.enter(host.namespace):
+        play(host, story)
 
 
 def test_events_stay_in_the_namespace_in_which_the_door_was_opened(host: Host) -> None:

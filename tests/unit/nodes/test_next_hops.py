@@ -148,8 +148,10 @@ class Instant(asyncio.SelectorEventLoop):
         return self._now
 
     def _run_once(self) -> None:
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
-            self._now = max(self._now, self._scheduled[0].when())  # type: ignore[attr-defined]
+        scheduled = self._scheduled  # type: ignore[attr-defined]
+        due = [handle.when() for handle in scheduled if not handle.cancelled()]
+        if due and not self._ready:  # type: ignore[attr-defined]
+            self._now = max(self._now, min(due))
         super()._run_once()  # type: ignore[misc]
 
 
