@@ -144,8 +144,10 @@ static __always_inline bool is_overlay_host(const struct packet *packet, __be32 
 /* act: through the kernel's device, which may fragment the outer packet */
 static __framed int overlay_kernel(hook_t *ctx, const struct way *way)
 {
-	struct bpf_tunnel_key key = {
-	    .tunnel_id = way->vni, .remote_ipv4 = bpf_ntohl(way->node), .tunnel_ttl = OVERLAY_TTL};
+	struct bpf_tunnel_key key = {.tunnel_id = way->vni,
+				     .remote_ipv4 = bpf_ntohl(way->node),
+				     .local_ipv4 = bpf_ntohl(cfg.node), /* by it we are known */
+				     .tunnel_ttl = OVERLAY_TTL};
 
 	int verdict = hook_to_device(ctx, cfg.vxlan, &key);
 	return verdict == HOOK_DROP ? DROP_WRITE_ERROR : verdict;

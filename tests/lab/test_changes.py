@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -9,16 +10,16 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
-from running import Lab, wait
+from running import ECHO_PORT, Lab, report, wait
 from wiretap import FAMILIES, opened, taps
 
 CLIENT = "east/shop/client-1"  # the only covered pod of its node
 
 
 @contextmanager
-def manifests(lab: Lab) -> Iterator[Path]:
-    """East's folder; what a test changes in it is put back."""
-    directory = Path(lab.shown["manifests"]["east"])
+def manifests(lab: Lab, cluster: str = "east") -> Iterator[Path]:
+    """A cluster's folder; what a test changes in it is put back."""
+    directory = Path(lab.shown["manifests"][cluster])
     before = {path: path.read_text() for path in directory.glob("*.yaml")}
     try:
         yield directory
@@ -122,14 +123,40 @@ def test_a_gateway_moves_with_its_label_and_connections_go_on(lab: Lab) -> None:
     assert not own & seen
 
 
-def test_an_uplink_that_has_changed_since_the_start_is_a_finding(lab: Lab) -> None:
-    def said() -> list[str]:
-        findings = lab.json("status")["findings"]
-        return [f["field"] for f in findings if f["object"] == "west-1/uplink"]
+def test_another_mtu_of_the_uplink_is_followed_without_a_restart(lab: Lab) -> None:
+    """So are the pods that are there; of small datagrams none is lost meanwhile."""
+    pod, other = "west/shop/web-1", "east/shop/web-1"
 
-    lab.output("west-1", "ip", "link", "set", "uplink", "mtu", "1400")
-    try:
-        wait(lambda: said() == ["mtu"], 15, "the MTU is not what the datapath was loaded with")
-    finally:
-        lab.output("west-1", "ip", "link", "set", "uplink", "mtu", "1500")
+    def mtus() -> set[int]:
+        device = json.loads(lab.output(pod, "ip", "-j", "link", "show", "eth0"))[0]
+        ends = json.loads(lab.output("west-1", "ip", "-j", "link", "show"))
+        return {device["mtu"], *(e["mtu"] for e in ends if e["ifname"].startswith("mgp"))}
+
+    def followed(mtu: int) -> bool:
+        findings = lab.json("status")["findings"]
+        return mtus() == {mtu} and not any(f["object"] == "west-1/uplink" for f in findings)
+
+    before, rows = lab.processes()["west-1/agent"], (lab.pod(pod), lab.pod(other))
+    with ExitStack() as stack:
+        stack.enter_context(lab.echo_in(pod))
+        transfers = [
+            lab.probe(other, "udp", address, ECHO_PORT, 45, "--rate", 200)
+            for address in rows[0]["addresses"]
+        ]
+        stream = lab.probe(other, "tcp", rows[0]["addresses"][0], ECHO_PORT, 45)
+        try:
+            lab.output("west-1", "ip", "link", "set", "uplink", "mtu", "1400")
+            wait(lambda: followed(1350), 20, "the pods have the smaller MTU")
+        finally:
+            lab.output("west-1", "ip", "link", "set", "uplink", "mtu", "1500")
+        wait(lambda: followed(1450), 20, "the pods have their MTU back")
+        reports = [report(one) for one in transfers]
+        found = report(stream)
+    assert [one["missing"] for one in reports] == [0, 0], reports
+    assert not found["error"], found
+    assert found["seconds_at_zero"] <= 2, found
+    assert lab.processes()["west-1/agent"] == before
+    assert (lab.pod(pod)["addresses"], lab.pod(other)["addresses"]) == tuple(
+        row["addresses"] for row in rows
+    )
     wait(lab.healthy, 15, "healthy again")
