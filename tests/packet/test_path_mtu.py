@@ -236,3 +236,12 @@ def test_a_gateway_tells_the_pod_of_another_node_what_its_routes_allow(
     home = a.from_uplink(Overlay("10.99.0.13", A, 2, told.packet))
     assert (home.verdict, home.dropped) == (REDIRECT, {})
     check(home.wire, packet, 1300)
+
+
+def test_at_the_gateway_counts_what_its_kernel_has_learned(nodes: Nodes) -> None:
+    far, g = "192.0.2.88", nodes["g"]
+    with path(g, far):
+        say_too_big(g, far, 1400)
+        packet = Packet(g.plan.pods["client"][4], far, UDP(5000, 53), size(4, 1401))
+        check(g.from_pod("client", packet).wire, packet, 1400)
+        assert g.from_pod("client", packet.but(payload=size(4, 1400))).dropped == {}
