@@ -337,13 +337,13 @@ class Kernel:
 
         Addresses without an answer are left out, as with ``next_hops``.
         """
-        hosts = [IPv4Network(address) for address in addresses]
+        hosts: list[Network] = [IPv4Network(address) for address in addresses]
 
         def about(host: Network, number: int) -> bytes:
             return match_question(host, 0, number)
 
         found = await self._answers(hosts, about, route_mtus)
-        return {host.network_address: mtu for host, mtu in found.items()}
+        return {IPv4Address(int(host.network_address)): mtu for host, mtu in found.items()}
 
     async def _answers(
         self,

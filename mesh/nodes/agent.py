@@ -176,8 +176,9 @@ class NodesAgent(AgentFeature):
             text += " announces nothing; two minutes after it has gone others cannot reach it"
             yield Finding(NO_OBJECT, place, "metadata.name", text)
         if me and tunnel_endpoint(me) != self._endpoint:
-            text = f"the object says {tunnel_endpoint(me)}, which no device of this host has; tunnels"
-            text += f" by {self._uplink} end at {self._endpoint}: others tunnel to the wrong address"
+            text = f"the object says {tunnel_endpoint(me)}, tunnels by {self._uplink} end at "
+            text += f"{self._endpoint}: others tunnel to the wrong address; give this host the one "
+            text += "of the object, or correct the object"
             yield Finding(WRONG_ENDPOINT, place, "status.addresses", text)
 
     def tunnel_endpoints(self) -> list[IPv4Address]:

@@ -1,5 +1,4 @@
-"""Maps of former versions: pod CIDRs had no zone and counted bits without it, nodes no
-flags and no MTU of their path."""
+"""Maps of former versions: pod CIDRs had no zone in their bits, nodes no flags and no MTU."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 
 import numpy as np
-import pytest
 
 from tests.packet.nodes import EGRESS, LEGACY, REDIRECT, ROUTER, Node
 from tests.packet.packets import UDP, Error, Overlay, Packet

@@ -39,7 +39,11 @@ def test_a_pod_may_send_what_fits_into_the_overlay_and_always_what_ipv6_needs() 
 
 
 @pytest.mark.parametrize(
-    "event", [link(7, "uplink"), link(8, "uplink"), link(7, "renamed"), AddressEvent(7), AddressEvent(1), Lost()],
+    "event",
+    [
+        link(7, "uplink"), link(8, "uplink"), link(7, "renamed"), AddressEvent(7), AddressEvent(1),
+        Lost(),
+    ],
     ids=str,
 )  # fmt: skip
 def test_an_event_is_about_the_uplink(event: Event) -> None:
