@@ -71,6 +71,7 @@ class Lab:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",  # some values in etcd are no text
             env=self.environment,
         )
 

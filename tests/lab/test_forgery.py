@@ -74,7 +74,7 @@ def test_a_pod_sends_only_from_its_own_address(lab: Lab, facts: Facts, target: s
     refused(lab, "east-1", [132] * len(forged), target, send)
 
 
-#: what is wrong, reason, who sends, VNI (a pod's name: its identity), the pod or node of the source.
+#: what is wrong, reason, who sends, VNI (a pod's name: its identity), pod or node of the source.
 #: Nodes of other clusters may be of another make and say 2 and 6 of their pods: the identity that
 #: counts is that of the pod's row. Nodes of our own cluster never do.
 OVERLAY: list[tuple[str, int, str, Any, str]] = [
