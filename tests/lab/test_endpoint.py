@@ -58,21 +58,21 @@ def carried(lab: Lab) -> list[dict[str, object]]:
 
 def test_an_endpoint_on_the_loopback_device(lab: Lab) -> None:
     before = lab.processes()["west-1/agent"]
+    address = lab.pod(WEST)["addresses"][0]
     with on_loopback(lab):
-        wait(lambda: not said(lab) and tunnelled(lab) == {ENDPOINT}, 40, "it is followed")
+        wait(lambda: not said(lab) and tunnelled(lab, address) == {ENDPOINT}, 40, "it is followed")
         assert [one["missing"] for one in carried(lab)] == [0] * 8
         assert lab.processes()["west-1/agent"] == before
         lab.kill("west-1/agent")
         lab.revive("west-1/agent")
         for _ in range(8):  # a new agent does not know the object yet
             assert not said(lab)
-        assert tunnelled(lab) == {ENDPOINT}
-    wait(lambda: tunnelled(lab) == {FORMER}, 20, "and given back")
+        assert tunnelled(lab, address) == {ENDPOINT}
+    wait(lambda: tunnelled(lab, address) == {FORMER}, 20, "and given back")
 
 
-def tunnelled(lab: Lab) -> set[str]:
-    """Outer addresses of west-1 in packets between two pods, both ways."""
-    address = lab.pod(WEST)["addresses"][0]
+def tunnelled(lab: Lab, address: str) -> set[str]:
+    """Outer addresses of west-1 in packets of its pod, which has this address."""
     with taps(lab, "west-1", device="uplink") as made:
         lab.exec(EAST, "ping", "-c", "3", "-i", "0.2", "-W", "1", address)
         seen = [p for p in made["west-1"].packets() if p.source == ip_address(address)]
