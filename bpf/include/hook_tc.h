@@ -21,6 +21,7 @@ enum {
 	HOOK_DROP = TC_ACT_SHOT,
 	HOOK_HAS_DEVICE = 1, /* the kernel's VXLAN device can be given packets (hook_to_device) */
 	HOOK_HAS_COPY = 1,   /* one packet can become two (hook_copy) */
+	HOOK_ENOTSUPP = 524, /* linux/errno.h, which programs do not get */
 };
 
 /* Bytes and lengths */
@@ -73,10 +74,17 @@ static __always_inline long hook_room(hook_t *ctx, __s32 size, __u64 flags)
 	return bpf_skb_adjust_room(ctx, size, BPF_ADJ_ROOM_MAC, flags);
 }
 
-/* The kernel refuses what a veth has carried through a tunnel, also when nothing is to be cut. */
 static __always_inline long hook_cut(hook_t *ctx, __u32 length)
 {
-	return length == ctx->len ? 0 : bpf_skb_change_tail(ctx, length, 0);
+	return bpf_skb_change_tail(ctx, length, 0);
+}
+
+/* A veth hands a packet over with what its sender's BPF encapsulation has noted of it. BPF can
+ * neither take that away, nor cut or encapsulate such a packet. The kernel's device can.
+ */
+static __always_inline bool hook_is_noted(hook_t *ctx)
+{
+	return bpf_skb_change_tail(ctx, ctx->len, 0) == -HOOK_ENOTSUPP;
 }
 
 /* Checksums; right for CHECKSUM_PARTIAL, COMPLETE and GSO */

@@ -92,6 +92,11 @@ static __always_inline long hook_cut(hook_t *ctx, __u32 length)
 	return bpf_xdp_adjust_tail(ctx, (int)length - (int)bpf_xdp_get_buff_len(ctx));
 }
 
+static __always_inline bool hook_is_noted(hook_t *ctx __attribute__((unused)))
+{
+	return false;
+}
+
 /* Checksums; Source: RFC 1624 3 */
 
 /* The checksum at `offset` after a change of what it covers by `diff`. Of UDP, 0 stays: it says

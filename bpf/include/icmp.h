@@ -12,6 +12,7 @@
 #include "gateway.h"
 #include "overlay.h"
 #include "packet.h"
+#include "rewrite.h"
 
 enum {
 	ICMP_EMBEDDED_MAX = 128, /* bytes of the offending packet: headers with options, and more */
@@ -104,10 +105,37 @@ static __always_inline bool icmp_may_answer(const struct packet *packet)
 	return !is_icmp_error(packet) && packet->fragment != FRAGMENT_LATER && icmp_token();
 }
 
-static __framed __u64 sum_bytes(hook_t *ctx, __u32 size)
+/* look up: whether the device or the stack completes the transport checksum; then a change of the
+ * data leaves the field, which `half` becomes, as it is.
+ */
+static __framed bool is_half_summed(hook_t *ctx, __u32 check, __be16 *half)
+{
+	__be16 after = 0;
+
+	if (hook_load(ctx, check, half, sizeof(*half)))
+		return false;
+	hook_check_l4(ctx, check, 0, 1, 2);
+	hook_load(ctx, check, &after, sizeof(after));
+	if (*half == after)
+		return true;
+	hook_store(ctx, check, half, sizeof(*half), 0);
+	return false;
+}
+
+/* look up: the sum of what is quoted, as it leaves. A transport checksum that is completed later
+ * makes all that it covers sum up to the complement of what stands in its field before.
+ */
+static __framed __u64 sum_quoted(hook_t *ctx, const struct packet *packet, __u32 size)
 {
 	__u64 sum = 0;
 	__u32 word;
+	__be16 half;
+
+	if ((packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP) &&
+	    is_half_summed(ctx, packet->l4 + transport_check(packet->protocol), &half)) {
+		size = packet->l4 - L3_OFFSET;
+		sum = (__be16)~half;
+	}
 
 	for (__u32 i = 0; i < ICMP_EMBEDDED_MAX / 4; i++) {
 		if (i * 4 >= size || hook_load(ctx, L3_OFFSET + i * 4, &word, 4))
@@ -143,13 +171,14 @@ static __framed long icmp_push_v4(hook_t *ctx, const struct packet *packet,
 		   .destination = packet->source.w[3]},
 	    .icmp = icmp_header(packet, cause),
 	};
-	__u64 sum = sum_bytes(ctx, size);
-
+	if (hook_cut(ctx, L3_OFFSET + size))
+		return -1;
+	__u64 sum = sum_quoted(ctx, packet, size);
 	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.icmp, sizeof(error.icmp), 0);
 	error.icmp.check = fold(sum);
 	sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.ip, sizeof(error.ip), 0);
 	error.ip.check = fold(sum);
-	if (hook_cut(ctx, L3_OFFSET + size) || hook_room(ctx, sizeof(error), 0))
+	if (hook_room(ctx, sizeof(error), 0))
 		return -1;
 	return hook_store(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
 }
@@ -167,15 +196,16 @@ static __framed long icmp_push_v6(hook_t *ctx, const struct packet *packet,
 		   .hop_limit = 64},
 	    .icmp = icmp_header(packet, cause),
 	};
-	__u64 sum =
-	    sum_bytes(ctx, size) + bpf_htonl(sizeof(error.icmp) + size) + bpf_htonl(IPPROTO_ICMPV6);
-
+	if (hook_cut(ctx, L3_OFFSET + size))
+		return -1;
+	__u64 sum = sum_quoted(ctx, packet, size);
+	sum += (__u64)bpf_htonl(sizeof(error.icmp) + size) + bpf_htonl(IPPROTO_ICMPV6);
 	__builtin_memcpy(error.ip.source, &cause->source, 16);
 	__builtin_memcpy(error.ip.destination, &packet->source, 16);
 	sum += (__u32)bpf_csum_diff(NULL, 0, error.ip.source, 32, 0);
 	sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&error.icmp, sizeof(error.icmp), 0);
 	error.icmp.check = fold(sum);
-	if (hook_cut(ctx, L3_OFFSET + size) || hook_room(ctx, sizeof(error), 0))
+	if (hook_room(ctx, sizeof(error), 0))
 		return -1;
 	return hook_store(ctx, L3_OFFSET, &error, sizeof(error), BPF_F_RECOMPUTE_CSUM);
 }
@@ -196,12 +226,24 @@ static __framed void icmp_repeat(hook_t *ctx, const struct way *way)
 		bpf_ringbuf_submit(late, 0);
 }
 
+/* decide: an error from elsewhere about a SYN; between veths it is as fast as our own */
+static __always_inline bool is_about_syn(hook_t *ctx, const struct packet *packet)
+{
+	__u8 flags;
+
+	if (!is_icmp_error(packet) || packet->flow.protocol != IPPROTO_TCP || !packet->inner_l4 ||
+	    hook_load(ctx, packet->inner_l4 + 13, &flags, sizeof(flags)))
+		return false;
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN && icmp_token();
+}
+
 /* act: into a pod; an error about its SYN goes there twice */
-static __always_inline int icmp_enter(hook_t *ctx, const struct way *way)
+static __always_inline int icmp_enter(hook_t *ctx, const struct packet *packet,
+				      const struct way *way)
 {
 	int verdict = forward_pod(ctx, way);
 
-	if (way->kind.late)
+	if (way->kind.late || is_about_syn(ctx, packet))
 		icmp_repeat(ctx, way);
 	return verdict;
 }

@@ -7,6 +7,7 @@
 #include "overlay.h"
 #include "reset.h"
 #include "rewrite.h"
+#include "tunnel.h"
 #include "zone.h"
 
 struct slot { /* the packet in hand */
@@ -71,7 +72,7 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 	if (way->kind.act == ACT_NODE)
 		return overlay_send(ctx, packet, way);
 	if (way->kind.act == ACT_POD)
-		return icmp_enter(ctx, way);
+		return icmp_enter(ctx, packet, way);
 	if (way->kind.act == ACT_HOP)
 		return forward_hop(ctx, way);
 	if (way->kind.act == ACT_HOST)
@@ -104,8 +105,9 @@ static __always_inline int leave(hook_t *ctx, struct slot *slot, int reason)
 		return HOOK_PASS; /* the tc program behind this one */
 	if (reason && !way->kind.reset && !icmp_tells(way, reason))
 		return drop(ctx, packet, reason);
-	if (reason && !answer(ctx, packet, way, reason))
+	bool shut = reason && is_to_be_shut(ctx, packet);
+	if (reason && !shut && !answer(ctx, packet, way, reason))
 		return HOOK_DROP;
-	int outcome = go(ctx, packet, way);
+	int outcome = shut ? tunnel_shut(ctx, packet) : go(ctx, packet, way);
 	return outcome < DROP_FIRST ? outcome : drop(ctx, packet, outcome);
 }

@@ -153,18 +153,16 @@ static __framed int overlay_kernel(hook_t *ctx, const struct way *way)
 	return verdict == HOOK_DROP ? DROP_WRITE_ERROR : verdict;
 }
 
-/* act: the outer headers in front. Returns 0 or a drop reason. */
-static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet, __be32 endpoint,
-					__u32 vni)
-{
-	__u32 length = hook_length(ctx) - L3_OFFSET + OVERLAY_SIZE; /* of a GSO packet: cut later */
-	__be16 inner = hook_protocol(ctx);
+struct overlay_ends {
+	__be32 source;
+	__be32 destination;
+};
 
-	if (hook_room(ctx, OVERLAY_SIZE,
-		      BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
-			  BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
-			  BPF_F_ADJ_ROOM_FIXED_GSO))
-		return DROP_WRITE_ERROR;
+/* act: the outer headers into the room that is there. Returns 0 or a drop reason. */
+static __always_inline int overlay_write(hook_t *ctx, const struct packet *packet,
+					 struct overlay_ends ends, __u32 vni, __be16 inner)
+{
+	__u32 length = hook_length(ctx) - L3_OFFSET; /* of a GSO packet: cut later */
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct overlay *overlay = data + sizeof(*eth);
@@ -177,9 +175,9 @@ static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet
 	    .fragment = bpf_htons(0x4000),
 	    .ttl = OVERLAY_TTL,
 	    .protocol = IPPROTO_UDP,
-	    .check = overlay_check(length, cfg.node, endpoint),
-	    .source = cfg.node,
-	    .destination = endpoint,
+	    .check = overlay_check(length, ends.source, ends.destination),
+	    .source = ends.source,
+	    .destination = ends.destination,
 	};
 	overlay->source_port = overlay_port(&packet->flow);
 	overlay->destination_port = bpf_htons(VXLAN_PORT);
@@ -190,6 +188,20 @@ static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet
 	__builtin_memset(&overlay->eth, 2, 2 * ETH_ALEN); /* any unicast address will do */
 	overlay->eth.h_proto = inner;
 	return 0;
+}
+
+/* act: the outer headers in front. Returns 0 or a drop reason. */
+static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet, __be32 endpoint,
+					__u32 vni)
+{
+	__be16 inner = hook_protocol(ctx);
+
+	if (hook_room(ctx, OVERLAY_SIZE,
+		      BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+			  BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
+			  BPF_F_ADJ_ROOM_FIXED_GSO))
+		return DROP_WRITE_ERROR;
+	return overlay_write(ctx, packet, (struct overlay_ends){cfg.node, endpoint}, vni, inner);
 }
 
 /* act: to another node. Returns a verdict or a drop reason. */

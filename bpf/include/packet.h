@@ -84,6 +84,7 @@ struct packet {
 	__u32 fragment_id;
 	__u32 identity; /* of the source */
 	__be32 sender;	/* tunnel endpoint that it came from; 0: no tunnel */
+	__u32 vni;	/* that BPF took off */
 	__u32 l4;	/* offset of the transport header */
 	__u32 inner_l3; /* ICMP error: offset of the embedded packet, 0: none */
 	__u32 inner_l4; /* offset of its ports, 0: it has none */

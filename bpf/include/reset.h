@@ -165,20 +165,6 @@ static __framed bool reset_turn(struct packet *packet)
 	return false;
 }
 
-/* look up: whether the device or the stack completes the checksum; then a change of the data leaves
- * the field as it is.
- */
-static __framed bool is_half_summed(hook_t *ctx, __u32 check)
-{
-	__be16 before = 0, after = 0;
-
-	hook_load(ctx, check, &before, sizeof(before));
-	hook_check_l4(ctx, check, 0, 1, 2);
-	hook_load(ctx, check, &after, sizeof(after));
-	hook_check_l4(ctx, check, 1, 0, 2);
-	return before == after;
-}
-
 struct reset { /* one RST */
 	struct addr source;
 	struct addr destination;
@@ -329,6 +315,7 @@ static __framed bool reset_far(hook_t *ctx, const struct packet *packet,
 __global int reset_answer(hook_t *ctx, struct packet *packet)
 {
 	struct tcp_header said;
+	__be16 half;
 
 	if (!packet || hook_load(ctx, packet->l4, &said, sizeof(said)))
 		return false;
@@ -338,7 +325,7 @@ __global int reset_answer(hook_t *ctx, struct packet *packet)
 	struct reset_numbers numbers = {
 	    .pod = forth ? said.acknowledged : said.sequence,
 	    .far = forth ? said.sequence : said.acknowledged,
-	    .half = is_half_summed(ctx, packet->l4 + offsetof(struct tcp_header, check))};
+	    .half = is_half_summed(ctx, packet->l4 + offsetof(struct tcp_header, check), &half)};
 	struct connection *connection = connection_get(&packet->flow);
 	struct pod *pod = pod_find(source_key(packet));
 	if (!connection || !pod || !icmp_token() || hook_cut(ctx, packet->end))

@@ -64,7 +64,8 @@ static __always_inline int tunnel_find(hook_t *ctx, struct packet *packet, __be1
 	*inner = headers->overlay.eth.h_proto;
 	packet->point = POINT_FROM_OVERLAY;
 	packet->sender = headers->overlay.ip.source;
-	packet->identity = bpf_ntohl(headers->overlay.vni) >> 8;
+	packet->vni = bpf_ntohl(headers->overlay.vni) >> 8;
+	packet->identity = packet->vni;
 	return 0;
 }
 
@@ -79,12 +80,13 @@ static __always_inline int overlay_pop(hook_t *ctx, __be16 inner, struct packet 
 		return DROP_INVALID_PACKET; /* the inner packet is shorter than its header */
 	packet_store(ctx, offsetof(struct ethhdr, h_proto), &inner, sizeof(inner));
 	__be32 sender = packet->sender;
-	__u32 identity = packet->identity;
+	__u32 vni = packet->vni;
 	__u16 cluster = packet->cluster;
 	__u8 hosts = packet->hosts;
 	__builtin_memset(packet, 0, sizeof(*packet));
 	packet->sender = sender;
-	packet->identity = identity;
+	packet->vni = vni;
+	packet->identity = vni;
 	packet->cluster = cluster;
 	packet->hosts = hosts;
 	packet->point = POINT_FROM_OVERLAY;
@@ -110,4 +112,26 @@ static __always_inline int tunnel_open(hook_t *ctx, struct packet *packet, __be1
 	int reason = tunnel_sender(packet);
 
 	return reason ? reason : overlay_pop(ctx, inner, packet);
+}
+
+/* decide: to be told of, and noted with what BPF cannot take away (hook_is_noted) */
+static __always_inline bool is_to_be_shut(hook_t *ctx, const struct packet *packet)
+{
+	return packet->vni && hook_is_noted(ctx);
+}
+
+/* act: the outer headers again. The kernel's device opens the packet without what was noted of it,
+ * and mg_from_vxlan decides the same. Returns a verdict or a drop reason.
+ */
+static __framed int tunnel_shut(hook_t *ctx, const struct packet *packet)
+{
+	__u32 spare = packet->family == 6 ? 4 : 0; /* taken off to make it an IPv4 packet again */
+	__be16 inner = hook_protocol(ctx);
+
+	if (hook_room(ctx, OVERLAY_SIZE + spare, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return DROP_WRITE_ERROR;
+	if (spare && hook_room(ctx, -(__s32)spare, BPF_F_ADJ_ROOM_FIXED_GSO | DECAP_L3_IPV4))
+		return DROP_WRITE_ERROR;
+	struct overlay_ends ends = {packet->sender, cfg.node};
+	return overlay_write(ctx, packet, ends, packet->vni, inner) ?: HOOK_PASS;
 }

@@ -1,6 +1,7 @@
 """ICMP errors about a pod's SYN, sent once more when connect() can hear them.
 
-The datapath answers a SYN within the system call that sends it. Linux drops an ICMP error for a
+The datapath answers a SYN within the system call that sends it, and so does another node when the
+hosts' uplinks are veths. Linux drops an ICMP error for a
 socket that is in use just then (TcpExtLockDroppedIcmps), and the next chance would be the
 retransmission, a second later. So BPF leaves a copy of the frame (``mg_icmp``), and it goes out of
 the pod's host end again a moment later. Without an agent the retransmission is what remains.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 
 from bpf.ring import Ring
 
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 #: Seconds until a frame is repeated; twice, since a busy machine may still be in connect().
 REPEATS_S = (0.002, 0.02)
 ETHERTYPE = slice(12, 14)
+ETHERNET, IPV6 = 14, 40
+ICMP, ICMPV6 = 1, 58
 
 
 class LateErrors:
@@ -42,7 +46,7 @@ class LateErrors:
     def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         for record in self._ring.drain():
-            frame = record["frame"].tobytes()[: int(record["length"])]
+            frame = summed(record["frame"].tobytes()[: int(record["length"])])
             for delay in REPEATS_S:
                 loop.call_later(delay, self._send, int(record["ifindex"]), frame)
 
@@ -52,3 +56,30 @@ class LateErrors:
             self._socket.sendto(frame, (device, int.from_bytes(frame[ETHERTYPE], "big")))
         except OSError as error:  # the pod is gone, or this process is at its end
             log.debug("event=no_late_error ifindex=%s reason=%s", ifindex, error)
+
+
+def summed(frame: bytes) -> bytes:
+    """The frame with the checksum that its ICMP message has as it is.
+
+    The SYN that it quotes may have a checksum that a device was to complete. The error's own one is
+    for the completed SYN, and nobody completes that of a copy.
+    """
+    packet = frame[ETHERNET:]
+    if packet[0] >> 4 == 4:
+        begin, protocol, pseudo = (packet[0] & 15) * 4, packet[9], b""
+    else:
+        begin, protocol = IPV6, packet[6]
+        pseudo = packet[8:IPV6] + struct.pack("!II", len(packet) - IPV6, ICMPV6)
+    if protocol not in (ICMP, ICMPV6):
+        return frame  # other headers in front
+    message = packet[begin : begin + 2] + bytes(2) + packet[begin + 4 :]
+    check = _checksum(pseudo + message)
+    return frame[: ETHERNET + begin] + message[:2] + check + message[4:]
+
+
+def _checksum(data: bytes) -> bytes:
+    data += bytes(len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total >> 16) + (total & 0xFFFF)
+    return struct.pack("!H", ~total & 0xFFFF)
