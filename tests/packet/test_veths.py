@@ -1,4 +1,4 @@
-"""Hosts whose uplinks are veths: there a packet keeps, behind the tunnel, what its sender noted of it.
+"""Hosts whose uplinks are veths: a packet keeps, behind the tunnel, what its sender noted of it.
 
 ::
 
@@ -45,7 +45,7 @@ ERROR_SIZE = struct.calcsize("=I4B2I")  # struct sock_extended_err
 SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
 
 #: A device that sums checksums itself is handed packets whose sum is half made.
-SUMS = pytest.mark.parametrize("sums", [True, False], ids=["sums", "sums nothing"])
+SUMS = pytest.mark.parametrize("sums", [1, 0], ids=["sums", "sums nothing"])
 
 
 class Wire:
@@ -68,8 +68,8 @@ class Wire:
         made.settimeout(5)
         return made
 
-    def sums(self, node: str, on: bool) -> None:
-        """Whether the node's uplink sums checksums itself."""
+    def sums(self, node: str, on: int) -> None:
+        """Whether the node's uplink sums checksums itself: 1 or 0."""
         with self.socket(node, 4, socket.SOCK_DGRAM) as made:
             request = ctypes.create_string_buffer(struct.pack("=II", ETHTOOL_STXCSUM, on))
             name = struct.pack("16sP", b"dpwup", ctypes.addressof(request)).ljust(40, b"\0")
@@ -215,7 +215,7 @@ def refused(wire: Wire, family: int, address: str) -> int:
 
 
 @SUMS
-def test_a_gone_pod_of_another_node_is_unreachable(wire: Wire, family: int, sums: bool) -> None:
+def test_a_gone_pod_of_another_node_is_unreachable(wire: Wire, family: int, sums: int) -> None:
     """And the error is repeated when connect() can hear it."""
     wire.sums("g", sums)
     assert refused(wire, family, GONE[family]) == errno.EHOSTUNREACH
@@ -229,9 +229,7 @@ def test_a_gone_pod_of_another_node_is_unreachable(wire: Wire, family: int, sums
 
 
 @SUMS
-def test_without_a_route_at_the_gateway_a_connect_fails(
-    wire: Wire, family: int, sums: bool
-) -> None:
+def test_without_a_route_at_the_gateway_a_connect_fails(wire: Wire, family: int, sums: int) -> None:
     wire.sums("g", sums)
     with wire.route(family, "unreachable", LEGACY[family]):
         assert refused(wire, family, LEGACY[family]) == errno.ENETUNREACH
@@ -252,19 +250,19 @@ def heard(made: socket.socket, family: int) -> tuple[int, str]:
 
 @SUMS
 @pytest.mark.parametrize("size", [1, 32, 33, 129, 1300])
-def test_a_traceroute_shows_the_gateway(wire: Wire, family: int, sums: bool, size: int) -> None:
+def test_a_traceroute_shows_the_gateway(wire: Wire, family: int, sums: int, size: int) -> None:
     wire.sums("g", sums)
     with wire.socket("client", family, socket.SOCK_DGRAM) as made:
         made.setsockopt(LEVEL[family], TTL[family], 1)
         made.setsockopt(LEVEL[family], RECVERR[family], 1)
         made.connect((LEGACY[family], 33434))
         made.send(bytes(size))
-        made.setblocking(False)
+        made.settimeout(0)
         assert heard(made, family) == (errno.EHOSTUNREACH, GATEWAY[family])
 
 
 @SUMS
-def test_too_big_from_the_gateway_reaches_the_pod(wire: Wire, family: int, sums: bool) -> None:
+def test_too_big_from_the_gateway_reaches_the_pod(wire: Wire, family: int, sums: int) -> None:
     wire.sums("g", sums)
     hop = {4: "192.0.2.10", 6: "2001:db8:2::10"}[family]
     words = (LEGACY[family], "via", hop, "dev", "dpwout", "onlink", "mtu", "lock", "1300")
@@ -276,7 +274,7 @@ def test_too_big_from_the_gateway_reaches_the_pod(wire: Wire, family: int, sums:
         made.setsockopt(LEVEL[family], RECVERR[family], 1)
         made.connect((LEGACY[family], 33434))
         made.send(bytes(1310))
-        made.setblocking(False)
+        made.settimeout(0)
         assert heard(made, family)[0] == errno.EMSGSIZE
         assert made.getsockopt(LEVEL[family], MTU[family]) == 1300
 
@@ -312,7 +310,7 @@ def outcome(made: socket.socket) -> int:
 @SUMS
 @pytest.mark.parametrize("size", [1, 14, 100, 20000])
 def test_what_the_far_end_says_ends_a_connection_at_both(
-    wire: Wire, family: int, sums: bool, size: int
+    wire: Wire, family: int, sums: int, size: int
 ) -> None:
     """Its packets have options and payload, and they come through the tunnel."""
     for node in ("a", "g"):
