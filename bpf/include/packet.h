@@ -98,10 +98,11 @@ struct packet {
 	__u8 icmp_code;
 	__u8 ttl;
 	__u8 dont_fragment;
-	__u8 point;	       /* enum event_point */
-	__u8 hosts;	       /* its sender is one that may reach this host */
-	__u8 answers;	       /* it may only answer what a pod of ours has opened */
-	__u16 cluster;	       /* of its sender */
+	__u8 point;    /* enum event_point */
+	__u8 hosts;    /* its sender is one that may reach this host */
+	__u8 answers;  /* it may only answer what a pod of ours has opened */
+	__u16 cluster; /* of its sender */
+	__u32 pad_last;
 } __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
 
 /* Keys in place: made anew before each look-up they would cost more than the look-up itself. */

@@ -35,11 +35,15 @@ struct {
 	__type(value, __u64);
 } mg_reset SEC(".maps");
 
-enum {
-	/* Of a copy on its way into a pod: mg_to_pod lets it pass as it is. Another network
-	 * namespace does not see marks.
+enum packet_mark {
+	/* Of a copy on its way into a pod, a reset or an ICMP error of the agent's: mg_to_pod lets
+	 * it pass as it is. Another network namespace does not see marks.
 	 */
 	RESET_MARK = 0x6d677273,
+};
+SCHEMA(enum packet_mark, packet_mark);
+
+enum {
 	RESET_TTL = 64,
 };
 

@@ -26,11 +26,15 @@ ICMP, ICMPV6 = 1, 58
 
 
 class LateErrors:
-    """Sends what ``ring`` holds, whose records are ``struct icmp_late``, out of this namespace."""
+    """Sends what ``ring`` holds, whose records are ``struct icmp_late``, out of this namespace.
 
-    def __init__(self, ring: Ring) -> None:
+    ``mark`` says to the program at the pod's device that the frame has been judged.
+    """
+
+    def __init__(self, ring: Ring, mark: int) -> None:
         self._ring = ring
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         self._socket.settimeout(0)
 
     def start(self) -> None:

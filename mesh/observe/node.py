@@ -20,7 +20,8 @@ class NodeEvents:
         self.flows = Flows(cluster, node, datapath.enum("drop_reason"), names)
         self._node, self._datapath = node, datapath
         self._ring = Ring(datapath.map("mg_event"), datapath.struct("event"))
-        self._late = LateErrors(Ring(datapath.map("mg_icmp"), datapath.struct("icmp_late")))
+        ring = Ring(datapath.map("mg_icmp"), datapath.struct("icmp_late"))
+        self._late = LateErrors(ring, datapath.enum("packet_mark")["RESET_MARK"])
 
     def start(self) -> None:
         """Watch the rings on the running loop."""

@@ -107,7 +107,7 @@ def test_too_big_from_the_gateway_reaches_the_pod(lab: Lab, family: int) -> None
 
         def learned() -> bool:
             with suppress(OSError):
-                made.send(bytes(1310))
+                made.send(bytes(1330))
             return made.getsockopt(LEVEL[family], MTU[family]) == 1340
 
         wait(learned, 2, "the pod knows the MTU")

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import fcntl
@@ -24,7 +25,7 @@ import pytest
 from bpf import links, netns
 from bpf.build import build
 from bpf.object import mount_bpffs
-from mesh.datapath.late_errors import summed
+from mesh.datapath.late_errors import LateErrors, summed
 from tests.packet.conftest import unique
 from tests.packet.nodes import EGRESS, LEGACY, PLANS, Node, pinned_in
 from tests.packet.packets import broken_checksums
@@ -74,6 +75,11 @@ class Wire:
             request = ctypes.create_string_buffer(struct.pack("=II", ETHTOOL_STXCSUM, on))
             name = struct.pack("16sP", b"dpwup", ctypes.addressof(request)).ljust(40, b"\0")
             fcntl.ioctl(made, SIOCETHTOOL, name)
+
+    def dropped(self, node: str) -> int:
+        """Packets that the node has dropped since its last reset."""
+        made = self.nodes[node]
+        return int(sum(made.drop_counts() - made.counts))
 
     def forget(self) -> None:
         """The client's kernel no longer knows the MTU of any path."""
@@ -223,9 +229,27 @@ def test_a_gone_pod_of_another_node_is_unreachable(wire: Wire, family: int, sums
         record["frame"].tobytes()[: int(record["length"])]
         for record in wire.nodes["a"].late.drain()
     ]
-    assert frames
+    assert len(frames) == wire.dropped("g")
     broken = {one for frame in frames for one in broken_checksums(summed(frame))}
     assert broken <= {"embedded protocol 6"}, "which the client's kernel had left to the device"
+
+
+@pytest.mark.parametrize("kind", ["gone", "no route"])
+def test_connect_hears_of_it_at_once(wire: Wire, family: int, kind: str) -> None:
+    """Its first SYN is answered while it is sent; the agent's copy passes the pod's program."""
+    node = wire.nodes["a"]
+
+    async def one() -> float:
+        late = LateErrors(node.late, node.objects[0].btf.enum("packet_mark")["RESET_MARK"])
+        late.start()
+        begun = time.monotonic()
+        await asyncio.to_thread(refused, wire, family, (GONE if kind == "gone" else LEGACY)[family])
+        took = time.monotonic() - begun
+        late.close()
+        return took
+
+    with wire.route(family, "unreachable", LEGACY[family]), netns.enter(node.space):
+        assert asyncio.run(one()) < 0.9
 
 
 @SUMS
@@ -233,6 +257,7 @@ def test_without_a_route_at_the_gateway_a_connect_fails(wire: Wire, family: int,
     wire.sums("g", sums)
     with wire.route(family, "unreachable", LEGACY[family]):
         assert refused(wire, family, LEGACY[family]) == errno.ENETUNREACH
+    assert len(list(wire.nodes["a"].late.drain())) == wire.dropped("g")
 
 
 def heard(made: socket.socket, family: int) -> tuple[int, str]:
