@@ -18,6 +18,10 @@ import pytest
 
 #: Levels that wait for leases, kills and sessions most of the time.
 WAITING = ("interop", "lab")
+#: Files of the level ``lab`` that change the fabric, or have one of another shape. They run beside
+#: the others, in a lab of their own: ``lab+``.
+FABRIC = ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py")
+MARK = "+"
 
 EXPECTED = Path(__file__).with_name("expected-skips.txt")
 #: Names the system packages, for itself and for the log.
@@ -52,13 +56,22 @@ def expected() -> set[str]:
 def run_level(level: str) -> int:
     """Pytest's status on one level, or 1 for an unexpected skip."""
     skips = Skips()
-    status = int(pytest.main(["-q", "--durations=5", level], plugins=[skips]))
+    status = int(pytest.main(["-q", "--durations=5", *files(level)], plugins=[skips]))
     unexpected = {name: why for name, why in skips.found.items() if name not in expected()}
     for name, why in sorted(unexpected.items()):
         sys.stdout.write(f"unexpected skip: {name} {why}\n")
     if unexpected:
         sys.stdout.write(f"A skip needs its line in {EXPECTED.relative_to(Path.cwd())}.\n")
     return status or int(bool(unexpected))
+
+
+def files(level: str) -> list[str]:
+    """Pytest's words for what belongs to a level."""
+    of_fabric = [f"{level.removesuffix(MARK)}/{name}" for name in FABRIC]
+    if level.endswith(MARK):
+        return of_fabric
+    is_lab = Path(level).name == "lab"
+    return [level, *(f"--ignore={one}" for one in of_fabric if is_lab)]
 
 
 def start(level: str) -> subprocess.Popen[str]:
@@ -88,6 +101,22 @@ def versions() -> str:
     return f"── Debian\n{asked.stdout}── Python {sys.version.split()[0]}\n{packages}"
 
 
+def beside(levels: list[str]) -> list[str]:
+    """Run the levels that mostly wait, in lanes side by side. Returns those that failed."""
+    lanes = [[one] for one in levels]
+    for one in levels:
+        if Path(one).name == "lab":
+            lanes[0 if len(lanes) > 1 else -1].append(one + MARK)
+    failed: list[str] = []
+    running = {one: start(one) for one, *_ in lanes}
+    sys.stdout.write(f"── {', '.join(running)} side by side, about eight minutes\n")
+    sys.stdout.flush()
+    for first, *rest in lanes:
+        failed += [] if finish(first, running[first]) else [first]
+        failed += [one for one in rest if not finish(one, start(one))]
+    return failed
+
+
 def main() -> int:
     """0 when every level passed. Levels that mostly wait run beside each other, at the end."""
     if sys.argv[1:2] == ["--level"]:
@@ -97,11 +126,8 @@ def main() -> int:
     failed = [
         one for one in levels if Path(one).name not in WAITING and not finish(one, start(one))
     ]
-    waiting = {one: start(one) for one in levels if Path(one).name in WAITING}
-    if waiting:
-        sys.stdout.write(f"── {', '.join(waiting)} side by side, about four minutes\n")
-        sys.stdout.flush()
-    failed += [one for one, running in waiting.items() if not finish(one, running)]
+    waiting = [one for one in levels if Path(one).name in WAITING]
+    failed += beside(waiting) if waiting else []
     sys.stdout.write(f"failed: {', '.join(failed)}\n" if failed else "all levels passed\n")
     return int(bool(failed))
 
