@@ -40,6 +40,8 @@ LIMITS = (
 SLOT = "mg_slot"
 TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag", "mg_pod_used")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
+#: A quarter of the source's entries: four nodes are loaded and emptied for each module of tests.
+SMALLER = dict.fromkeys(("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6"), 65_536)
 
 
 def addr(text: str) -> bytes:
@@ -135,7 +137,7 @@ class Got:
 class Node:
     """A node's programs on maps of their own."""
 
-    #: Entries of maps that are to be smaller than in the source.
+    #: Entries of maps that are to have others than usual here.
     entries: ClassVar[Mapping[str, int]] = {}
 
     def __init__(self, plan: Plan, space: Path, directory: Path, **config: object) -> None:
@@ -157,16 +159,20 @@ class Node:
         opened = Object.open(OBJECTS / f"{name}.o")
         if name != "sweep":
             opened.set_config("cfg", self.settings | config)
-        for map_, entries in self.entries.items():
-            if map_ in opened.specs:
-                opened.set_max_entries(map_, entries)
-        opened.pin(self.directory)
+        self.share(opened)
         opened.load()
         self.maps.update(opened.maps)
         if SLOT in opened.maps:
             self.slots.append(opened.maps[SLOT])
         self.programs.update(opened.programs)
         return opened
+
+    def share(self, opened: Object) -> None:
+        """Let an object that is not loaded yet use the maps of the node."""
+        for map_, entries in {**SMALLER, **self.entries}.items():
+            if map_ in opened.specs:
+                opened.set_max_entries(map_, entries)
+        opened.pin(self.directory)
 
     @property
     def settings(self) -> dict[str, object]:

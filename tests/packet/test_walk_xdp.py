@@ -26,7 +26,7 @@ class Gateway:
         self.node = node
         self.object = Object.open(objects / "gateway_xdp.o")
         self.object.set_config("cfg", node.settings)
-        self.object.pin(node.directory)
+        node.share(self.object)
         self.object.load()
 
     def from_uplink(self, packet: Packet | Overlay | bytes) -> Got:
