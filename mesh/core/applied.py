@@ -151,17 +151,18 @@ class Applied(ABC):
         return self.arrived and not self.full and not self._doomed and not self._deleting
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The target's name, by which the configuration gives it a size."""
-        raise NotImplementedError
 
     @property
     def used(self) -> int:
         """Rows that are or may be in the target."""
         return self._count()
 
+    @abstractmethod
     def _count(self) -> int:
-        raise NotImplementedError
+        """Rows that are or may be in the target."""
 
     def recheck(self) -> None:
         """Read and diff everything at once: the target may have lost rows by itself."""

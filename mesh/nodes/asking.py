@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
@@ -43,7 +44,7 @@ class Events(Protocol):
         """Events for ever; ``Lost`` first and after every gap."""
 
 
-class Asking(Generic[K, V, A]):
+class Asking(ABC, Generic[K, V, A]):
     """Keeps ``answers``, a row for each key that the kernel has answered.
 
     The keys follow from ``source``. Devices whose name starts with ``pods`` lead to pods of this
@@ -66,21 +67,21 @@ class Asking(Generic[K, V, A]):
         self._links: dict[int, LinkEvent] = {}
         self._wake = asyncio.Event()
 
+    @abstractmethod
     def listed(self) -> Iterable[K]:
         """Everything that there is to ask about, in the order that ``concerned`` wants."""
-        raise NotImplementedError
 
+    @abstractmethod
     def concerned(self, events: Iterable[Event], keys: Sequence[K]) -> set[K]:
         """The keys whose answer may be another one after the events."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def ask(self, keys: Collection[K]) -> Mapping[K, A]:
         """The kernel's answers; keys that it did not answer are left out. Raises OSError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def new_rows(self, answers: Mapping[K, A]) -> dict[K, V]:
         """Rows that the answers change."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         """Follow keys and kernel until cancelled."""
