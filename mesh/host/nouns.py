@@ -6,7 +6,7 @@ from mesh.core.noun import noun
 
 HOST = noun(
     "host",
-    "what Meshgate has set on the hosts, and what was before",
+    "settings of the hosts that Meshgate has made, with the former values",
     "node setting was now why",
     "node setting",
 )
