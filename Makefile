@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench bench-large soak upgrade cilium lab clean-lab build install unit lock docs test-newest
+.PHONY: help demo test check bench bench-large soak upgrade cilium e2e lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
@@ -15,8 +15,9 @@ help:
 	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
 	@echo "make lock       write requirements.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
-	@echo "make docs       write docs/findings.md, objects.md, host.md from what the rooms declare"
+	@echo "make docs       write docs/findings.md, objects.md, host.md, deploy/crds from the sources"
 	@echo "make cilium     Cilium's own code reads our store under churn for ten minutes (Go)"
+	@echo "make e2e        kinds of ours at a real API server (Go; the first build takes minutes)"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
@@ -38,6 +39,7 @@ docs: install
 	@$(PYTHON) -m mesh.findings > docs/findings.md
 	@$(PYTHON) -m mesh.objects.kinds > docs/objects.md
 	@$(PYTHON) -m mesh.host.document > docs/host.md
+	@$(PYTHON) -m mesh.objects.crds deploy/crds
 
 unit: install
 	@$(PYTHON) -m pytest -q tests/unit
@@ -59,6 +61,9 @@ upgrade: build
 
 cilium: install
 	@$(PYTHON) -m tests.tools.cilium.run
+
+e2e: install
+	@$(PYTHON) tests/run.py tests/e2e
 
 bench: build
 	@$(PYTHON) -m tests.bench

@@ -14,6 +14,7 @@ import msgspec
 
 from mesh.core.model import IP, Network, Selector
 from mesh.core.strict import AnyAddress, Misfit, convert
+from mesh.objects.definition import Column, Definition
 from mesh.objects.schema import (
     Kind,
     Parsed,
@@ -87,4 +88,16 @@ def _peer(place: Place, document: object, advertised: Collection[str]) -> Parsed
 
 def kinds(advertised: Collection[str]) -> tuple[Kind, ...]:
     """The kind; ``advertised`` are the words that ``spec.advertise`` may have."""
-    return (Kind("meshgate.io/v1alpha1", "BGPPeer", PEERS, partial(_peer, advertised=advertised)),)
+    parse = partial(_peer, advertised=advertised)
+    definition = Definition(
+        _Peer,
+        "bgppeers",
+        ("bgpp",),
+        (
+            Column("Address", ".spec.address"),
+            Column("ASN", ".spec.asn", "integer"),
+            Column("Advertise", ".spec.advertise", wide=True),
+        ),
+        {"spec.advertise[]": advertised},
+    )
+    return (Kind("meshgate.io/v1alpha1", "BGPPeer", PEERS, parse, definition=definition),)

@@ -8,13 +8,14 @@ a null: a null in place of ``matchLabels:`` would select everything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from mesh.core.model import IP, Finding, Network, PodSelector, Requirement, Selector
 from mesh.core.strict import AnyAddress, AnyNetwork, HostNetwork, Wrong, convert
+from mesh.objects.definition import Column, Definition, Rule
 from mesh.objects.fields import irrelevant, reported, used
 from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
@@ -66,6 +67,12 @@ ADVERTISED = "egressIPs"
 
 
 class _PodChoice(Strict, frozen=True, kw_only=True):
+    rules: ClassVar = (
+        Rule(
+            "has(self.podSelector) || has(self.namespaceSelector)",
+            "podSelector or namespaceSelector is required ({} selects everything)",
+        ),
+    )
     namespace_selector: SelectorField | UnsetType = UNSET
     pod_selector: SelectorField | UnsetType = UNSET
 
@@ -75,12 +82,26 @@ class _NodeChoice(Strict, frozen=True, kw_only=True):
 
 
 class _EgressSpec(Strict, frozen=True, kw_only=True):
+    rules: ClassVar = (
+        Rule(
+            "self.addresses.all(a, !isIP(a) || !(ip(a).isUnspecified() || ip(a).isLoopback() || "
+            "cidr(ip(a).family() == 4 ? '224.0.0.0/4' : 'ff00::/8').containsIP(ip(a))))",
+            "expected addresses that can be a source",
+            ".addresses",
+        ),
+        Rule(
+            "self.addresses.all(a, self.addresses.all(b, !isIP(a) || !isIP(b) || "
+            "ip(a).family() != ip(b).family() || ip(a) == ip(b)))",
+            "expected at most one IPv4 and one IPv6 address",
+            ".addresses",
+        ),
+    )
     selectors: Annotated[tuple[_PodChoice, ...], msgspec.Meta(min_length=1)]
     destination_cidrs: Annotated[tuple[AnyNetwork, ...], msgspec.Meta(min_length=1)] = (
         msgspec.field(name="destinationCIDRs")
     )
     excluded_cidrs: tuple[AnyNetwork, ...] = msgspec.field(name="excludedCIDRs", default=())
-    addresses: Annotated[tuple[AnyAddress, ...], msgspec.Meta(min_length=1)]
+    addresses: Annotated[tuple[AnyAddress, ...], msgspec.Meta(min_length=1, max_length=16)]
     gateways: _NodeChoice
 
 
@@ -250,8 +271,18 @@ CILIUM_FIELDS = (
     irrelevant("status", "Meshgate does not read it"),
 )
 
+DEFINITION = Definition(
+    _Egress,
+    "egresspolicies",
+    ("egp",),
+    (
+        Column("Addresses", ".spec.addresses"),
+        Column("Destinations", ".spec.destinationCIDRs", wide=True),
+    ),
+)
+
 KINDS = (
-    Kind("meshgate.io/v1alpha1", "EgressPolicy", POLICIES, _egress),
+    Kind("meshgate.io/v1alpha1", "EgressPolicy", POLICIES, _egress, definition=DEFINITION),
     Kind(
         "cilium.io/v2",
         "CiliumEgressGatewayPolicy",

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from ipaddress import IPv4Address
 from sys import intern
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,6 +21,7 @@ from msgspec import UNSET, UnsetType
 from mesh.core.findings import Code
 from mesh.core.model import IP, Finding, Labels, Requirement, Selector
 from mesh.core.strict import Wrong, convert, parse_address
+from mesh.objects.definition import Definition, Rule
 from mesh.objects.fields import Field, unused_in
 from mesh.objects.tables import ObjectNoun
 
@@ -151,6 +152,14 @@ class StrictObject(Strict, frozen=True, kw_only=True):
 
 
 class _Expression(Strict, frozen=True, kw_only=True):
+    rules: ClassVar = (
+        Rule(
+            "self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : "
+            "!has(self.values) || size(self.values) == 0",
+            "required with operator In and NotIn, must be empty with Exists and DoesNotExist",
+            ".values",
+        ),
+    )
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     values: tuple[str, ...] = ()
@@ -172,7 +181,8 @@ class Kind:
 
     ``fields`` say which fields are used, and what follows where one is not. Some documents of the
     kind make a row of another noun, one of ``also``. ``former`` are kinds of its group that had its
-    purpose, and that nobody reads any more.
+    purpose, and that nobody reads any more. ``definition`` says how the API server serves a kind of
+    ours.
     """
 
     api_version: str
@@ -183,6 +193,7 @@ class Kind:
     fields: tuple[Field, ...] = ()
     also: tuple[ObjectNoun[Any, Any], ...] = ()
     former: tuple[str, ...] = ()
+    definition: Definition | None = None
 
     @property
     def group(self) -> str:
