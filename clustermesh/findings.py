@@ -211,6 +211,17 @@ VANISHED = Code(
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
 )
+NOT_UTF8 = Code(
+    "M171",
+    "A key in etcd is no UTF-8 text. It counts as absent; all other keys are used.",
+    "Look which program wrote the key, and delete it: `etcdctl del` with the key's bytes.",
+)
+NOT_TAKEN = Code(
+    "M172",
+    "A key in etcd, or what it says, meets a mistake in Meshgate. The key is not used as it is now; "
+    "all other keys are.",
+    "Report the text to Meshgate's developers. The log of the process has the details.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

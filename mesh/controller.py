@@ -210,6 +210,7 @@ class Controller:
     def _found(self) -> Iterable[Finding]:
         yield from self.features.findings()
         yield from self.leading.findings()
+        yield from self.view.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"

@@ -243,6 +243,7 @@ class Speaker:
             yield Finding(codes.NO_OBJECT, f"node/{self.node.name}", "", text, about)
         for key, text in self._unreadable.items():
             yield Finding(codes.CLAIM_UNREADABLE, key, "", text)
+        yield from self.view.findings()
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
             yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
