@@ -218,7 +218,7 @@ NOT_UTF8 = Code(
 )
 NOT_TAKEN = Code(
     "M172",
-    "A key in etcd, or what it says, meets a mistake in Meshgate. The key is not used as it is now; "
+    "A key in etcd, or its value, meets a mistake in Meshgate. The key is not used as it is now; "
     "all other keys are.",
     "Report the text to Meshgate's developers. The log of the process has the details.",
 )

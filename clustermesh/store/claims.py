@@ -21,7 +21,6 @@ from clustermesh.store.follow import Entry
 from mesh.core import journal
 from mesh.core.model import Claim, ClaimKey
 
-
 #: Digits of a number: the largest pools have 2^62 of them.
 _DIGITS = 19
 #: What a journal can hold.

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from etcd_server import Etcd, client_of, running, until, until_async
 from test_agent_store import OWN, PREFIX, WEST, agent_of, west
 
@@ -142,7 +143,9 @@ async def parts(server: Etcd, place: Path) -> AsyncIterator[Parts]:
 
 
 async def put(client: Client, key: bytes, value: bytes) -> None:
-    await client.txn([], [pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))], repeat=True)
+    await client.txn(
+        [], [pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))], repeat=True
+    )
 
 
 async def delete(client: Client, key: bytes) -> None:
@@ -179,7 +182,7 @@ async def lost_connection(server: Etcd, it: Parts) -> None:
     server.start()
 
 
-async def started(server: Etcd, client: Client, it: Parts) -> None:
+async def started(client: Client, it: Parts) -> None:
     await west(client)
     await until(lambda: it.controller.leading.leader.leads, "the controller leads")
     await until_async(lambda: client.get(f"{PREFIX}synced"), "the store is marked")
@@ -194,7 +197,7 @@ def test_a_key_that_is_no_text_costs_itself(tmp_path: Path) -> None:
         pod = b"meshgate/v1/east/pod/east-2/x/y\xff"
         node = b"cilium/cache/nodes/v1/west/z\xff"
         async with client_of(server.endpoint) as client, parts(server, tmp_path) as it:
-            await started(server, client, it)
+            await started(client, it)
             for key in (own, pod):
                 await put(client, key, b"{}")
             await serves(client, it, 1)
@@ -249,14 +252,14 @@ class Anything:
         return chance.choice((bytes(value), chance.randbytes(chance.randrange(40))))
 
 
-def test_any_bytes_as_key_and_value_end_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [SEED])
+def test_any_bytes_as_key_and_value_end_nobody(tmp_path: Path, seed: int) -> None:
     """Put, listed, watched, deleted, and seen again after a lost connection."""
-    print(f"seed {SEED}")
 
     async def run(server: Etcd) -> None:
-        chance, anything, there = random.Random(SEED), Anything(SEED), list[bytes]()
+        chance, anything, there = random.Random(seed), Anything(seed), list[bytes]()
         async with client_of(server.endpoint) as client, parts(server, tmp_path) as it:
-            await started(server, client, it)
+            await started(client, it)
             end, rounds = asyncio.get_running_loop().time() + SOAK_S, 0
             while asyncio.get_running_loop().time() < end or rounds < 2:
                 for _ in range(60):
