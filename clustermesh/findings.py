@@ -222,6 +222,18 @@ NOT_TAKEN = Code(
     "all other keys are.",
     "Report the text to Meshgate's developers. The log of the process has the details.",
 )
+TOO_FAST = Code(
+    "M174",
+    "Another cluster changes more than is judged at once. Its own changes wait, and the last one "
+    "of each key counts; those of all other clusters are in time.",
+    f"{_TELL} A key that is written again and again, or a node that comes and goes, is the cause.",
+)
+BYTES = Code(
+    "M175",
+    "Another cluster has more bytes of values than are kept, or of refused ones. The key is not "
+    "used, and is judged again only when it is written or listed again.",
+    f"{_TELL} When the values are right, the cluster is larger than this mesh is meant for.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "
