@@ -162,7 +162,8 @@ class Lanes:
     def _candidates(self) -> Iterable[str]:
         if self.lists:
             return [n for n, lane in self._lanes.items() if lane.lists] or self._first_listed()
-        return list({**self._imports.waiting, **self._lanes})
+        new = (name for name in self._imports.waiting if name not in self._lanes)
+        return [*new, *self._lanes]
 
     def _first_listed(self) -> list[str]:
         self._listing &= self._imports.waiting.keys()
