@@ -335,7 +335,8 @@ class Agent:
         self.events.start()
         try:
             async with self.server, asyncio.TaskGroup() as group:
-                group.create_task(self.uplink.run(self.facts))  # its MovedError ends this agent
+                uplink = partial(self.uplink.run, self.facts)
+                group.create_task(self.mistakes.keep("the uplink", uplink, MovedError))
                 for name, job in jobs.items():
                     group.create_task(self.mistakes.keep(name, job), name=name)
         finally:

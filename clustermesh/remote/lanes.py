@@ -30,12 +30,12 @@ SAVED_S, SHARE = 10.0, 0.1
 #: Runs that a cluster may have: saved up at most, and per second.
 SAVED_RUNS, RUNS = 200.0, 20.0
 #: CPU seconds after which a pass ends and targets look at the tables, although more waits.
-PASS_S = 0.01
+PASS_S = 0.005
 #: Seconds for which a cluster that was too fast is shown.
 SHOWN_S = 30.0
 
-#: Writes what a run has changed, in pieces; ``alone``: no other lane had a turn meanwhile.
-Write = Callable[[str, Draft, Callable[[], bool]], Iterator[None]]
+#: Writes what a run of a cluster has changed, in pieces.
+Write = Callable[[str, Draft], Iterator[None]]
 
 
 class Pace:
@@ -77,7 +77,6 @@ class _Lane:
     cluster: str
     pieces: Iterator[None]
     lists: bool
-    alone: bool = True
 
 
 class Lanes:
@@ -181,13 +180,10 @@ class Lanes:
     def _run(self, lane: _Lane) -> Iterator[None]:
         draft = Draft()
         yield from self._imports.settling(lane.cluster, draft)
-        yield from self._write(lane.cluster, draft, lambda: lane.alone)
+        yield from self._write(lane.cluster, draft)
 
     def _advance(self, lane: _Lane) -> None:
         """One piece; the lane then stands behind the others."""
-        for other in self._lanes.values():
-            other.alone &= other is lane
-        lane.alone &= len(self._lanes) == 1
         del self._lanes[lane.cluster]
         began, name = self._cpu(), lane.cluster
         try:

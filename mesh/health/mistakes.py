@@ -33,14 +33,21 @@ class Mistakes:
         self._tasks: dict[str, str] = {}  # tasks that have raised, with the reason
         self._reports: dict[str, str] = {}  # parts that could not say what is wrong
 
-    async def keep(self, name: str, job: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Run a task until it is cancelled, again and again when it raises."""
+    async def keep(
+        self,
+        name: str,
+        job: Callable[[], Coroutine[Any, Any, object]],
+        ends: type[Exception] | None = None,
+    ) -> None:
+        """Run a task until it is cancelled, again when it raises, unless that is ``ends``."""
         pause = PAUSE_S[0]
         while True:
             began = time.monotonic()
             try:
                 await job()
             except Exception as error:  # becomes a finding with the task's name
+                if ends is not None and ExceptionGroup("", [error]).subgroup(ends):
+                    raise
                 log.exception("event=task_failed name=%s", name)
                 self._tasks[name] = _text(error)
             else:
