@@ -38,6 +38,7 @@ LIMITS = (
 )  # fmt: skip
 #: Per-CPU memory of one program's run; what an earlier one left there must not matter.
 SLOT = "mg_slot"
+SLOTS = (SLOT, "mg_search")
 TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag", "mg_pod_used")
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 #: A quarter of the source's entries: four nodes are loaded and emptied for each module of tests.
@@ -162,8 +163,7 @@ class Node:
         self.share(opened)
         opened.load()
         self.maps.update(opened.maps)
-        if SLOT in opened.maps:
-            self.slots.append(opened.maps[SLOT])
+        self.slots += [opened.maps[slot] for slot in SLOTS if slot in opened.maps]
         self.programs.update(opened.programs)
         return opened
 
