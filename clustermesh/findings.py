@@ -211,6 +211,20 @@ VANISHED = Code(
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
 )
+COUNTER_STANDS = Code(
+    "M188",
+    "The counter of another cluster, its leader's key, has stood for longer than that cluster "
+    "allows, although its keys are in the store. Nobody of the cluster writes, and somebody keeps "
+    "its leases alive. Its services, identities and addresses are withdrawn here.",
+    "Start a controller of that cluster. If there is none any more, remove its keys, and find who "
+    "renews their leases: any user of etcd can.",
+)
+NO_COUNTERS = Code(
+    "M189",
+    "A process may not read the counters of other clusters. It takes a cluster for present as long "
+    "as the cluster's leases live, and any user of etcd can keep these alive.",
+    "Give the role of the process the right to read meshgate/v1/: make the users again.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

@@ -15,6 +15,7 @@ from pathlib import Path
 from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
+from clustermesh.remote.counters import Counters
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch
@@ -77,7 +78,7 @@ class Features:
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
             cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            self.identity.number, self.services.published,
+            self.identity.number, self.services.published, config.lease_seconds,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
@@ -148,8 +149,11 @@ class Controller:
         self.view = StoreView(
             self.client,
             f"{own.prefix}synced",
-            {own.prefix: self._take, PREFIX: features.take},
+            {own.prefix: self._take, PREFIX: self._take_others},
             on_synced=own.synced,
+        )
+        self.counters = Counters(
+            self.client, cluster.name, features.take, lambda: self.view.told(PREFIX)
         )
         self._settled = False
         self._since = Since(self._found, file=config.state_dir / SINCE)
@@ -158,6 +162,10 @@ class Controller:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
         self.features.own.take(batch)
         self.leading.allocator.observe(batch)
+
+    def _take_others(self, batch: Batch) -> None:
+        """What all clusters publish, without those whose counter stands."""
+        self.counters.take(batch)
 
     async def run(self) -> None:
         """Be a controller until cancelled; the leadership is given up, what is published stays."""
@@ -168,6 +176,7 @@ class Controller:
             ):
                 group.create_task(self.manifests.run(), name="manifests")
                 group.create_task(self.view.run(), name="follow the store")
+                group.create_task(self.counters.run(), name="look at counters")
                 group.create_task(self.loop.run(), name="derive")
                 group.create_task(self._since.run(), name="date findings")
                 group.create_task(self.leading.run(), name="lead")
@@ -210,6 +219,7 @@ class Controller:
     def _found(self) -> Iterable[Finding]:
         yield from self.features.findings()
         yield from self.leading.findings()
+        yield from self.counters.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"

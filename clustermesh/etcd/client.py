@@ -33,8 +33,10 @@ from clustermesh.etcd.errors import (
     EtcdError,
     FutureRevision,
     LeaseNotFound,
+    NoWrites,
     OutcomeUnknown,
     Replaced,
+    StoreCorrupt,
     StoreFull,
     Unavailable,
     canceled,
@@ -52,8 +54,10 @@ __all__ = [
     "FutureRevision",
     "KeyList",
     "LeaseNotFound",
+    "NoWrites",
     "OutcomeUnknown",
     "Replaced",
+    "StoreCorrupt",
     "StoreFull",
     "Unavailable",
     "Watched",
@@ -257,6 +261,15 @@ class Client:
     async def status(self) -> pb.StatusResponse:
         """Version, leader and size of the member that answers."""
         return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+
+    async def alarms(self) -> Sequence[str]:
+        """What keeps everybody from writing, in etcd's words; mostly nothing.
+
+        A user that may not ask is told of none.
+        """
+        with suppress(Denied):
+            return tuple((await self.status()).errors)
+        return ()
 
     async def compact(self, revision: int) -> None:
         """Forget the history before ``revision``."""

@@ -71,6 +71,11 @@ class StoreView:
         """How many times a prefix has found another store behind the address."""
         return sum(part.replacements for part in self._parts.values())
 
+    def told(self, prefix: str) -> Iterable[str]:
+        """The keys of which the prefix's callback knows."""
+        part = self._parts.get(prefix)
+        return part.told if part else ()
+
     def follow(self, prefixes: Mapping[str, OnBatch]) -> None:
         """Follow more prefixes; those that are followed already go on as they are."""
         for prefix, on_batch in prefixes.items():
@@ -191,10 +196,14 @@ class _Part(Follow):
             self._held.difference_update(gone)
             self._on_batch(Batch(self._state.revision, (), gone))
 
+    @property
+    def told(self) -> set[str]:
+        """All keys that were handed on and not deleted since."""
+        return self._state.keys | self._held | (self._listing.keys if self._listing else set())
+
     def tell_all_gone(self) -> None:
         """Hand on the deletion of everything that was told."""
-        told = self._state.keys | self._held | (self._listing.keys if self._listing else set())
-        self._on_batch(Batch(self._state.revision, (), sorted(told)))
+        self._on_batch(Batch(self._state.revision, (), sorted(self.told)))
 
     async def _verify(self, state: _State) -> None:
         await super()._verify(state)
