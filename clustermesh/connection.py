@@ -20,6 +20,7 @@ from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
 from clustermesh.remote.wire import plain, split_key
 from clustermesh.store.follow import Batch
+from clustermesh.store.health import cut_history
 from clustermesh.store.keys import PersistentTarget
 from clustermesh.store.own import Own, PodKeys
 from clustermesh.store.view import StoreView
@@ -142,6 +143,7 @@ class AgentStore:
         """What is wrong with the store and with our own keys in it."""
         yield from self.own.findings.values()
         yield from self.counters.findings()
+        yield from cut_history(self._view, self.client)
         for name in sorted({*self.remote.awaited.rows, *self._held_clusters()}):
             text = f"cluster {name} was known, and is not complete in this store; what it had stays"
             yield Finding(AWAITED, f"Cluster/{name}", "", text, (f"cluster/{name}",))

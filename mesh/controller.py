@@ -19,6 +19,7 @@ from clustermesh.remote.counters import Counters
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch
+from clustermesh.store.health import StoreHealth, cut_history
 from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
 from clustermesh.store.view import StoreView
@@ -155,6 +156,9 @@ class Controller:
         self.counters = Counters(
             self.client, cluster.name, features.take, lambda: self.view.told(PREFIX)
         )
+        self.health = StoreHealth(
+            self.client, config.etcd.quota_bytes, lambda: self.leading.leader.leads, self._writers
+        )
         self._settled = False
         self._since = Since(self._found, file=config.state_dir / SINCE)
 
@@ -167,6 +171,10 @@ class Controller:
         """What all clusters publish, without those whose counter stands."""
         self.counters.take(batch)
 
+    def _writers(self) -> Iterable[str]:
+        """All clusters of which there are keys."""
+        return {self.config.cluster.name, *self.features.remote.imports.importers}
+
     async def run(self) -> None:
         """Be a controller until cancelled; the leadership is given up, what is published stays."""
         try:
@@ -177,6 +185,7 @@ class Controller:
                 group.create_task(self.manifests.run(), name="manifests")
                 group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.counters.run(), name="look at counters")
+                group.create_task(self.health.run(), name="look at the store")
                 group.create_task(self.loop.run(), name="derive")
                 group.create_task(self._since.run(), name="date findings")
                 group.create_task(self.leading.run(), name="lead")
@@ -220,6 +229,8 @@ class Controller:
         yield from self.features.findings()
         yield from self.leading.findings()
         yield from self.counters.findings()
+        yield from self.health.findings()
+        yield from cut_history(self.view, self.client)
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"

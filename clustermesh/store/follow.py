@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -146,6 +147,9 @@ class Follow:
         self.synced = False
         #: How many times another store was found behind the address.
         self.replacements = 0
+        #: How many times history that was not read yet was compacted, and when the last time.
+        self.compactions = 0
+        self.compacted = 0.0
         #: Called when another store was found: what we wrote into the old one is gone.
         self.on_replaced: Callable[[], None] | None = None
         self._problem = ""
@@ -179,6 +183,7 @@ class Follow:
                 await self._session()
             except Compacted:
                 self._state.revision = 0
+                self.compactions, self.compacted = self.compactions + 1, time.monotonic()
             except (FutureRevision, Replaced) as error:
                 self._note_replacement(error)
             except EtcdError as error:

@@ -71,6 +71,16 @@ class StoreView:
         """How many times a prefix has found another store behind the address."""
         return sum(part.replacements for part in self._parts.values())
 
+    @property
+    def compactions(self) -> int:
+        """How many times history that was not read yet was compacted."""
+        return sum(part.compactions for part in self._parts.values())
+
+    @property
+    def compacted(self) -> float:
+        """When that was the last time, by ``time.monotonic``."""
+        return max(part.compacted for part in self._parts.values())
+
     def told(self, prefix: str) -> Iterable[str]:
         """The keys of which the prefix's callback knows."""
         part = self._parts.get(prefix)
