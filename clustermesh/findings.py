@@ -228,8 +228,7 @@ NO_COUNTERS = Code(
 COMPACTED = Code(
     "M195",
     "Somebody has compacted the history of etcd beyond what a process had read. It has listed "
-    "everything anew; nothing was lost or withdrawn. While that goes on, a process that starts may "
-    "not get through its first list.",
+    "everything anew; nothing was lost or withdrawn. While that goes on, each list costs more.",
     "Compact seldom, as etcd does by itself (--auto-compaction-retention=1h). Any user of etcd can "
     "compact it: find the one that does.",
 )

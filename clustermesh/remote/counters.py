@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -67,10 +68,13 @@ class Counters:
         on_batch: Callable[[Batch], None],
         told: Callable[[], Iterable[str]],
         shortest_s: float = SHORTEST_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        #: Seconds between two looks.
+        self.wait_s = shortest_s
         self._client, self._own = client, own
         self._on_batch, self._told = on_batch, told
-        self._shortest_s = self._wait_s = shortest_s
+        self._shortest_s, self._clock = shortest_s, clock
         self._names: set[str] = set()  # of clusters that have a config key, as the watch says
         self._standing: dict[str, Standing] = {}
         self._still: dict[str, _Counter] = {}  # clusters that are withheld
@@ -98,20 +102,24 @@ class Counters:
         """Look until cancelled."""
         while True:
             # Readers that were started together are not to ask together.
-            await asyncio.sleep(self._wait_s * random.uniform(0.9, 1))  # noqa: S311 - no secret
+            await asyncio.sleep(self.wait_s * random.uniform(0.9, 1))  # noqa: S311 - no secret
             try:
                 await self.look()
                 self._problem = ""
             except EtcdError as error:
-                self._lose()
                 self._problem = str(error) if isinstance(error, Denied) else ""
 
     async def look(self) -> None:
         """Read all counters once, and judge. Raises EtcdError."""
-        counters = await self._read()
-        limits = [one.limit_s for one in counters.values() if one.limit_s]
-        if limits and await self._client.alarms():
-            self._lose()  # an alarm: what stands may be kept from moving
+        try:
+            counters = await self._read()
+            limits = [one.limit_s for one in counters.values() if one.limit_s]
+            alarms = await self._client.alarms() if limits else ()
+        except EtcdError:
+            self._lose()
+            raise
+        if alarms:  # what stands may be kept from moving
+            self._lose()
             limits = []
         for name in self._names & self._standing.keys() - counters.keys():
             del self._standing[name]
@@ -119,7 +127,7 @@ class Counters:
         if limits:
             self._judge(counters)
             shortest_s = min(limits) / LOOKS
-            self._wait_s = min(max(shortest_s, self._shortest_s), LONGEST_S)
+            self.wait_s = min(max(shortest_s, self._shortest_s), LONGEST_S)
         for name in back:
             await self._let_in(name)
 
@@ -181,8 +189,8 @@ class Counters:
             if not one.limit_s:
                 self._standing.pop(name, None)
                 continue
-            standing = self._standing.setdefault(name, Standing())
-            if standing.read(one.value, self._wait_s) >= one.limit_s:
+            standing = self._standing.setdefault(name, Standing(self._clock))
+            if standing.read(one.value, self.wait_s) >= one.limit_s:
                 self._withhold(name, one)
 
     # --- Out, and in again --------------------------------------------------------------------

@@ -184,6 +184,7 @@ class _Part(Follow):
         self.is_listed = False
         self._view = view
         self._before: tuple[bytes, int] | None = None  # the marker of what ``_state`` holds
+        self._early: tuple[bytes, int] | None = None  # the marker before a list below a watch
         self._gone: set[str] = set()  # held, and deleted if this is the store that all see
 
     def list_anew(self) -> None:
@@ -222,8 +223,13 @@ class _Part(Follow):
         if await self._marker_at(state.revision) != self._before:
             raise Replaced(f"{self._view.marker} is not what it was: another store")
 
+    async def _standing_before(self) -> set[str]:
+        self._early = await self._marker_at(0)
+        return await super()._standing_before()
+
     async def _is_same(self, fresh: _State) -> bool:
-        now = await self._marker_at(fresh.revision)
+        early = fresh.stood is not None
+        now = self._early if early else await self._marker_at(fresh.revision)
         same = now is not None and now == self._before
         self.marker = self._before = now
         self.is_listed = not self._again
