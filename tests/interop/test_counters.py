@@ -43,6 +43,7 @@ from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.leader import Deposed, Fence, Leader, fenced_txn
 from clustermesh.store.view import StoreView
 from mesh.core.model import Node, NodeKey
+from tests.interop import controllers
 
 KEY = "meshgate/v1/east/leader"
 READER = "reader"
@@ -51,6 +52,10 @@ QUOTA = 4_000_000
 #: How long a counter of published keys may stand here, and the seconds between two looks.
 COUNTER_S = 2
 LOOK_S = 0.1
+#: Longer than a counter may stand.
+LONG_S = 1.3 * COUNTER_S
+#: ``leaseSeconds`` of real controllers here.
+SHORT_S = 4
 WEST = Node("west", "west-1", (IPv4Address("10.99.0.21"),), (ip_network("10.2.0.0/24"),))
 
 
@@ -70,9 +75,11 @@ def etcd(tmp_path: Path, pki: Pki) -> Iterator[Etcd]:
 async def enter(server: Etcd) -> None:
     """The users of both clusters, and one that reads everything of theirs."""
     async with client_of(server.endpoint) as client:
-        await bootstrap_auth(client, ["east"], PREFIXES)
-        await add_user(client, "east-controller", [Grant("counter/", write=True)])  # the holder's
-        await add_user(client, READER, [Grant("cilium/"), Grant("meshgate/v1/")])
+        await bootstrap_auth(client, [], PREFIXES)
+        reads = [Grant("cilium/"), Grant("meshgate/v1/")]
+        writes = [Grant(key, write=True) for key in ("meshgate/v1/east/", "counter/")]
+        await add_user(client, "east-controller", [*reads, *writes])
+        await add_user(client, READER, reads)
 
 
 class Attack:
@@ -82,10 +89,12 @@ class Attack:
 
 
 @contextlib.asynccontextmanager
-async def kept_alive(etcd: Etcd, leases: Sequence[int]) -> AsyncIterator[Attack]:
-    """A user that may write nothing renews leases of others."""
+async def kept_alive(
+    etcd: Etcd, leases: Sequence[int], user: str = READER
+) -> AsyncIterator[Attack]:
+    """A user that may write nothing of theirs renews leases of others."""
     attack = Attack()
-    async with client_of(etcd.endpoint_of(READER)) as client:
+    async with client_of(etcd.endpoint_of(user)) as client:
         with pytest.raises(Denied):
             await client.put(KEY, b"mine")
 
@@ -184,14 +193,14 @@ def test_an_alarm_costs_no_leadership(tmp_path: Path) -> None:
                 fence = one.leader.current()
                 async with task_of(two.leader.run(two.lead)):
                     await fill(client)
-                    await asyncio.sleep(3 * TTL_S)
+                    await asyncio.sleep(1.5 * TTL_S)
                     assert one.leader.current() == fence
                     assert "space" in two.leader.problem or not two.leader.problem
                     with pytest.raises(StoreFull):
                         await fenced_txn(client, fence, (), [put_op("a", b"1")])
                     await make_room(client)
                     await fenced_txn(client, fence, (), [put_op("a", b"1")])
-                    await asyncio.sleep(2 * TTL_S)
+                    await asyncio.sleep(1.5 * TTL_S)
                     assert one.leader.current() == fence
                     assert (one.reigns, two.reigns) == (1, 0)
 
@@ -349,7 +358,7 @@ def test_a_lease_that_somebody_keeps_alive_keeps_no_cluster(etcd: Etcd) -> None:
     async def run() -> None:
         async with west_and_reader(etcd) as (west, reader), kept_alive(etcd, [west.lease]):
             async with task_of(west.lead()):
-                await asyncio.sleep(2 * COUNTER_S)
+                await asyncio.sleep(LONG_S)
                 assert reader.has_west
             await until(lambda: not reader.has_west, "west is gone", 3 * COUNTER_S)
             assert reader.codes == ["M188"]
@@ -373,7 +382,7 @@ def test_without_a_counter_the_lease_decides(plain: Etcd) -> None:
         async with west_and_reader(plain) as (west, reader):
             old = Publisher(west.client, counter_s=0)
             await old.publish()
-            await asyncio.sleep(3 * COUNTER_S)
+            await asyncio.sleep(LONG_S)
             assert reader.has_west
             await west.client.revoke(old.lease)
             await until(lambda: not reader.has_west, "west is gone", 3)
@@ -387,19 +396,19 @@ def test_a_store_that_is_away_or_takes_no_writes_ends_no_cluster(tmp_path: Path)
     async def run(server: Etcd) -> None:
         async with west_and_reader(server) as (west, reader), task_of(west.lead()):
             server.signal(signal.SIGSTOP)
-            await asyncio.sleep(2 * COUNTER_S)
+            await asyncio.sleep(LONG_S)
             server.signal(signal.SIGCONT)
             await fill(west.client)
-            for _ in range(20):
+            for _ in range(13):
                 await asyncio.sleep(COUNTER_S / 10)
                 assert reader.has_west
             await make_room(west.client)
             await asyncio.sleep(COUNTER_S)
             assert reader.has_west
             server.kill()
-            await asyncio.sleep(2 * COUNTER_S)
+            await asyncio.sleep(LONG_S)
             server.start(f"--quota-backend-bytes={QUOTA}")
-            for _ in range(20):
+            for _ in range(13):
                 await asyncio.sleep(COUNTER_S / 10)
                 assert reader.has_west
             assert reader.codes == []
@@ -420,13 +429,13 @@ def test_a_replaced_store_ends_no_cluster(plain: Etcd) -> None:
             plain.start()
             await west.client.put("meshgate/v1/east/synced", b'{"store": "two"}')
             await until(lambda: reader.view.held, "what west had is held")
-            for _ in range(20):
+            for _ in range(13):
                 await asyncio.sleep(COUNTER_S / 10)
                 assert reader.has_west
             await west.publish()
             async with task_of(west.lead()):
                 await until(lambda: not reader.view.held, "west is back")
-                await asyncio.sleep(2 * COUNTER_S)
+                await asyncio.sleep(LONG_S)
                 assert reader.has_west
 
     asyncio.run(run())
@@ -448,3 +457,38 @@ def test_a_reader_that_may_not_read_counters_says_so(etcd: Etcd) -> None:
                     assert [one.code for one in counters.findings()] == ["M189"]
 
     asyncio.run(run())
+
+
+def test_a_controller_that_is_killed_is_gone_although_its_leases_live(tmp_path: Path) -> None:
+    """Another cluster's controller withdraws it, says so, and has all of it when it is back."""
+
+    async def run(mesh: controllers.Mesh) -> None:
+        await controllers.start_etcd(mesh)
+        for cluster in ("east", "west"):
+            mesh.apply_all(cluster)
+        east = mesh.controller("east", leaseSeconds=SHORT_S).start()
+        west = mesh.controller("west", leaseSeconds=SHORT_S).start()
+        await until(lambda: east.leads_and_is_ready() and west.leads_and_is_ready(), "both lead")
+        await until(lambda: rows(west), "west has east")
+        async with controllers.root(mesh) as client:
+            kvs = [kv for kv in (await client.list("cilium/")).kvs if b"east" in kv.key]
+        leases = {kv.lease for kv in kvs} - {0}
+        other = next(user for user in mesh.pki.users if user.startswith("north"))
+        async with kept_alive(mesh.etcd, sorted(leases), other):
+            await asyncio.sleep(1.5 * SHORT_S)
+            assert rows(west), "east lives"
+            east.end(signal.SIGKILL)
+            await until(lambda: not rows(west), "east is withdrawn", 5 * SHORT_S)
+            await until(lambda: {"M170", "M188"} <= {f[0] for f in west.findings()}, "findings")
+            async with controllers.root(mesh) as client:
+                assert await client.get(wire.config_key("east")) is not None
+            east.start()
+            await until(lambda: rows(west), "east is back")
+            await until(lambda: west.findings() == [], "no finding is left")
+
+    def rows(west: controllers.Controller) -> list[dict[str, object]]:
+        found = [row for row in west.rows("cluster") if row["cluster"] == "east"]
+        return [row for row in found if row["nodes"] == 2 and row["synced"]]
+
+    with controllers.mesh(tmp_path) as mesh:
+        asyncio.run(run(mesh))

@@ -43,7 +43,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 async def enter(server: Etcd) -> None:
     async with client_of(server.endpoint) as client:
-        await bootstrap_auth(client, ["east"], PREFIXES)
+        await bootstrap_auth(client, [], PREFIXES)
         await add_user(client, "reader", [Grant("cilium/"), Grant("meshgate/v1/")])
         await client.put(SYNCED, b'{"store": "one"}')
 
