@@ -97,6 +97,8 @@ async def kept_alive(
     async with client_of(etcd.endpoint_of(user)) as client:
         with pytest.raises(Denied):
             await client.put(KEY, b"mine")
+        with pytest.raises(Denied):
+            await client.revoke(leases[0])  # of this etcd itself takes care
 
         async def renew() -> None:
             while True:
