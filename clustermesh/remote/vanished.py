@@ -34,7 +34,8 @@ class Vanished:
         for name in sorted(self._gone):
             text = (
                 f"cluster {name} was here and has gone: its lease has ended, its keys were "
-                "deleted, or its counter stands; its services, identities and addresses are withdrawn here; start a "
+                "deleted, or its counter stands; its services, identities and addresses are "
+                "withdrawn here; start a "
                 f"controller of that cluster, or say `meshgate cluster forget {name}` if it is "
                 "gone for good"
             )
