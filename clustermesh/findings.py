@@ -207,7 +207,8 @@ AWAITED = Code(
 VANISHED = Code(
     "M170",
     "Another cluster was in the mesh and has gone, since its lease has ended, its keys were "
-    "deleted, or its counter stands (M188). Its services, identities and addresses are withdrawn here.",
+    "deleted, or its counter stands (M188). Its services, identities and addresses are withdrawn "
+    "here.",
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
 )
