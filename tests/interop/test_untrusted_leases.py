@@ -393,13 +393,10 @@ def test_without_a_counter_the_lease_decides(plain: Etcd) -> None:
 
 
 def test_a_store_that_is_away_or_takes_no_writes_ends_no_cluster(tmp_path: Path) -> None:
-    """The reader's clock stands still: first etcd sleeps, then it is full, then it is restarted."""
+    """The reader's clock stands still: etcd is full, and then it is away."""
 
     async def run(server: Etcd) -> None:
         async with west_and_reader(server) as (west, reader), task_of(west.lead()):
-            server.signal(signal.SIGSTOP)
-            await asyncio.sleep(LONG_S)
-            server.signal(signal.SIGCONT)
             await fill(west.client)
             for _ in range(13):
                 await asyncio.sleep(COUNTER_S / 10)
@@ -477,8 +474,6 @@ def test_a_controller_that_is_killed_is_gone_although_its_leases_live(tmp_path: 
         leases = {kv.lease for kv in kvs} - {0}
         other = next(user for user in mesh.pki.users if user.startswith("north"))
         async with kept_alive(mesh.etcd, sorted(leases), other):
-            await asyncio.sleep(1.5 * SHORT_S)
-            assert rows(west), "east lives"
             east.end(signal.SIGKILL)
             await until(lambda: not rows(west), "east is withdrawn", 5 * SHORT_S)
             await until(lambda: {"M170", "M188"} <= {f[0] for f in west.findings()}, "findings")
