@@ -146,15 +146,15 @@ class Controller:
             who, self.client, features.own, features.wants, features.publish, features.agreed,
             self.loop.gate, features.remote.complete_clusters,
         )  # fmt: skip
+        self.counters = Counters(
+            self.client, cluster.name, features.take, lambda: self.view.told(PREFIX)
+        )
         own = features.own
         self.view = StoreView(
             self.client,
             f"{own.prefix}synced",
-            {own.prefix: self._take, PREFIX: self._take_others},
+            {own.prefix: self._take, PREFIX: self.counters.take},
             on_synced=own.synced,
-        )
-        self.counters = Counters(
-            self.client, cluster.name, features.take, lambda: self.view.told(PREFIX)
         )
         self.health = StoreHealth(
             self.client, config.etcd.quota_bytes, lambda: self.leading.leader.leads, self._writers
@@ -166,10 +166,6 @@ class Controller:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
         self.features.own.take(batch)
         self.leading.allocator.observe(batch)
-
-    def _take_others(self, batch: Batch) -> None:
-        """What all clusters publish, without those whose counter stands."""
-        self.counters.take(batch)
 
     def _writers(self) -> Iterable[str]:
         """All clusters of which there are keys."""
