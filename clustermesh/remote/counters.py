@@ -88,9 +88,8 @@ class Counters:
 
     def take(self, batch: Batch) -> None:
         """Hand on what was listed or has changed, without what is withheld."""
-        keys = [*batch.deletes, *(entry.key for entry in batch.puts)]
         if self._returning:
-            for key in keys:
+            for key in (*batch.deletes, *(entry.key for entry in batch.puts)):
                 self._returning.get(wire.split_key(key)[1], set()).add(key)
         self._note_configs(batch)
         if self._still:
@@ -121,7 +120,7 @@ class Counters:
         if alarms:  # what stands may be kept from moving
             self._lose()
             limits = []
-        for name in self._names & self._standing.keys() - counters.keys():
+        for name in self._standing.keys() - counters.keys():
             del self._standing[name]
         back = [name for name, one in counters.items() if self._has_moved(name, one)]
         if limits:
