@@ -80,7 +80,10 @@ class Foreign:
 
 
 class PublishController(ControllerFeature):
-    """Keys of this cluster; ``number`` is the identity by label text."""
+    """Keys of this cluster; ``number`` is the identity by label text.
+
+    ``counter_s`` is for how long the cluster's counter may stand until others take it for gone.
+    """
 
     def __init__(
         self,
@@ -92,12 +95,13 @@ class PublishController(ControllerFeature):
         identity: Table[int, Identity],
         number: Table[str, int],
         service: Table[ServiceKey, Service],
+        counter_s: int,
     ) -> None:
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
         self.config_key: Table[str, bytes] = Table("cluster config")
         self.canaries: Table[str, bytes] = Table("canary")
         self.later: Table[str, bytes] = Table("canary")
-        self._cluster, self._id = cluster, id_
+        self._cluster, self._id, self._counter_s = cluster, id_, counter_s
         self._foreign, self._store = foreign, store
         self._node, self._identity = node, identity
         self._number, self._service = number, service
@@ -156,7 +160,8 @@ class PublishController(ControllerFeature):
 
     def _mark_complete(self) -> None:
         """Put the canaries; they are never taken back."""
-        self.config_key.replace(publish.config(self._cluster, self._id))
+        config = publish.config(self._cluster, self._id, self._counter_s)
+        self.config_key.replace(config)
         late, rest = publish.LATER, [p for p in publish.PREFIXES if p not in publish.LATER]
         self.canaries.replace(publish.canaries(self._cluster, self._since, rest))
         self.later.replace(publish.canaries(self._cluster, self._since, late))

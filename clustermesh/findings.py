@@ -206,10 +206,48 @@ AWAITED = Code(
 )
 VANISHED = Code(
     "M170",
-    "Another cluster was in the mesh and has gone, since its lease has ended or its keys were "
-    "deleted. Its services, identities and addresses are withdrawn here.",
+    "Another cluster was in the mesh and has gone, since its lease has ended, its keys were "
+    "deleted, or its counter stands (M188). Its services, identities and addresses are withdrawn "
+    "here.",
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
+)
+COUNTER_STANDS = Code(
+    "M188",
+    "The counter of another cluster, its leader's key, has stood for longer than that cluster "
+    "allows, although its keys are in the store. Nobody of the cluster writes, and somebody keeps "
+    "its leases alive. Its services, identities and addresses are withdrawn here.",
+    "Start a controller of that cluster. If there is none any more, remove its keys, and find who "
+    "renews their leases: any user of etcd can.",
+)
+NO_COUNTERS = Code(
+    "M189",
+    "A process may not read the counters of other clusters. It takes a cluster for present as long "
+    "as the cluster's leases live, and any user of etcd can keep these alive.",
+    "Give the role of the process the right to read meshgate/v1/: make the users again.",
+)
+COMPACTED = Code(
+    "M195",
+    "Somebody has compacted the history of etcd beyond what a process had read. It has listed "
+    "everything anew; nothing was lost or withdrawn. While that goes on, each list costs more.",
+    "Compact seldom, as etcd does by itself (--auto-compaction-retention=1h). Any user of etcd can "
+    "compact it: find the one that does.",
+)
+ALARM = Code(
+    "M196",
+    "An alarm stands in etcd, which therefore takes no writes. What is programmed and published "
+    "stays; no claims are made, no pod is published, and nobody can take a leadership over.",
+    "NOSPACE: remove what finding M197 names, compact, defragment, then `etcdctl alarm disarm`. "
+    "CORRUPT: replace the member that differs. Any user of etcd can raise an alarm: if there is no "
+    "cause, find who did.",
+)
+FILLING = Code(
+    "M197",
+    "The database of etcd has at least half of its quota. When it is full, etcd takes no writes. "
+    "The text names the prefixes that hold and write the most, from a sample of the leader's.",
+    "Remove what the text names, or have it removed by its cluster. Compact and defragment. Set "
+    "etcd.quotaBytes of the controller when etcd runs with another --quota-backend-bytes than 2 "
+    "GiB.",
 )
 NOT_REMEMBERED = Code(
     "D605",

@@ -57,6 +57,8 @@ class Etcd(Section, frozen=True):
     """PEM file of our client certificate; its common name is our etcd user."""
     key: Path | None = None
     """PEM file of the certificate's private key."""
+    quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """``--quota-backend-bytes`` of an etcd before 3.6, which does not tell it; 0: 2 GiB."""
 
     @property
     def address(self) -> EtcdAddress:

@@ -15,9 +15,11 @@ from pathlib import Path
 from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
+from clustermesh.remote.counters import Counters
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch
+from clustermesh.store.health import StoreHealth, cut_history
 from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
 from clustermesh.store.view import StoreView
@@ -77,7 +79,7 @@ class Features:
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
             cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            self.identity.number, self.services.published,
+            self.identity.number, self.services.published, config.lease_seconds,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
@@ -144,12 +146,18 @@ class Controller:
             who, self.client, features.own, features.wants, features.publish, features.agreed,
             self.loop.gate, features.remote.complete_clusters,
         )  # fmt: skip
+        self.counters = Counters(
+            self.client, cluster.name, features.take, lambda: self.view.told(PREFIX)
+        )
         own = features.own
         self.view = StoreView(
             self.client,
             f"{own.prefix}synced",
-            {own.prefix: self._take, PREFIX: features.take},
+            {own.prefix: self._take, PREFIX: self.counters.take},
             on_synced=own.synced,
+        )
+        self.health = StoreHealth(
+            self.client, config.etcd.quota_bytes, lambda: self.leading.leader.leads, self._writers
         )
         self._settled = False
         self._since = Since(self._found, file=config.state_dir / SINCE)
@@ -158,6 +166,10 @@ class Controller:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
         self.features.own.take(batch)
         self.leading.allocator.observe(batch)
+
+    def _writers(self) -> Iterable[str]:
+        """All clusters of which there are keys."""
+        return {self.config.cluster.name, *self.features.remote.imports.importers}
 
     async def run(self) -> None:
         """Be a controller until cancelled; the leadership is given up, what is published stays."""
@@ -168,6 +180,8 @@ class Controller:
             ):
                 group.create_task(self.manifests.run(), name="manifests")
                 group.create_task(self.view.run(), name="follow the store")
+                group.create_task(self.counters.run(), name="look at counters")
+                group.create_task(self.health.run(), name="look at the store")
                 group.create_task(self.loop.run(), name="derive")
                 group.create_task(self._since.run(), name="date findings")
                 group.create_task(self.leading.run(), name="lead")
@@ -210,6 +224,9 @@ class Controller:
     def _found(self) -> Iterable[Finding]:
         yield from self.features.findings()
         yield from self.leading.findings()
+        yield from self.counters.findings()
+        yield from self.health.findings()
+        yield from cut_history(self.view, self.client)
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"

@@ -1,4 +1,4 @@
-"""The calls of a thread that has no event loop: renew one lease, read one key.
+"""The calls of a thread that has no event loop: renew one lease, read one key, one Txn.
 
 The thread has a channel of its own, so that nothing which the event loop does can delay it. After
 a failed call the channel is closed: the next call connects anew, and reads certificates anew.
@@ -64,6 +64,19 @@ class BlockingClient:
             )
             kvs = call(request, timeout=within_s).kvs
             return kvs[0] if kvs else None
+
+        return self._asked(ask)
+
+    def txn(self, request: pb.TxnRequest, within_s: float) -> pb.TxnResponse:
+        """One Txn, which may be repeated. Raises EtcdError."""
+
+        def ask(opened: grpc.Channel) -> pb.TxnResponse:
+            call = opened.unary_unary(
+                "/etcdserverpb.KV/Txn",
+                pb.TxnRequest.SerializeToString,
+                pb.TxnResponse.FromString,
+            )
+            return call(request, timeout=within_s)
 
         return self._asked(ask)
 

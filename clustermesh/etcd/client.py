@@ -33,8 +33,10 @@ from clustermesh.etcd.errors import (
     EtcdError,
     FutureRevision,
     LeaseNotFound,
+    NoWrites,
     OutcomeUnknown,
     Replaced,
+    StoreCorrupt,
     StoreFull,
     Unavailable,
     canceled,
@@ -52,8 +54,10 @@ __all__ = [
     "FutureRevision",
     "KeyList",
     "LeaseNotFound",
+    "NoWrites",
     "OutcomeUnknown",
     "Replaced",
+    "StoreCorrupt",
     "StoreFull",
     "Unavailable",
     "Watched",
@@ -161,36 +165,41 @@ class Client:
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    async def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+    def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
         """All keys of a prefix in the order of their bytes, page by page, at one revision.
 
         The revision is that of the first page; at least one page comes. Raises Compacted when that
         revision is gone before the last page: what came so far is then no complete list, and the
         caller starts anew. Close it with ``aclosing``.
         """
+        return self._pages(prefix, pinned=True)
+
+    def loose_pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+        """``pages``, but each as it is when it is read, with its own revision."""
+        return self._pages(prefix, pinned=False)
+
+    async def _pages(self, prefix: str, *, pinned: bool) -> AsyncGenerator[KeyList, None]:
         key, end, revision = prefix.encode(), prefix_end(prefix.encode()), 0
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
-            revision = revision or page.header.revision
-            yield KeyList(revision, page.kvs)
+            yield KeyList(revision or page.header.revision, page.kvs)
+            if pinned:
+                revision = revision or page.header.revision
             if not page.more:
                 return
             key = page.kvs[-1].key + b"\0"
 
     async def list(self, prefix: str) -> KeyList:
-        """All keys of a prefix at one revision, at once; for prefixes with few keys."""
+        """All keys of a prefix at one revision, at once; for prefixes with few keys.
+
+        When history is cut again and again meanwhile, each page comes as it is then, and the
+        revision is that of the first one.
+        """
         for _ in range(LISTS):
             with suppress(Compacted):
-                return await self._list(prefix)
-        return await self._list(prefix)
-
-    async def _list(self, prefix: str) -> KeyList:
-        kvs: list[pb.KeyValue] = []
-        async with aclosing(self.pages(prefix)) as pages:
-            async for page in pages:
-                kvs += page.kvs
-        return KeyList(page.revision, kvs)
+                return await _list(self.pages(prefix))
+        return await _list(self.loose_pages(prefix))
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""
@@ -257,6 +266,15 @@ class Client:
     async def status(self) -> pb.StatusResponse:
         """Version, leader and size of the member that answers."""
         return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+
+    async def alarms(self) -> Sequence[str]:
+        """What keeps everybody from writing, in etcd's words; mostly nothing.
+
+        A user that may not ask is told of none.
+        """
+        with suppress(Denied):
+            return tuple((await self.status()).errors)
+        return ()
 
     async def compact(self, revision: int) -> None:
         """Forget the history before ``revision``."""
@@ -413,6 +431,17 @@ class _Stream(Generic[M]):
 
     async def aclose(self) -> None:
         self._call.cancel()
+
+
+async def _list(pages: AsyncGenerator[KeyList, None]) -> KeyList:
+    """All pages as one, at the revision of the first."""
+    kvs: list[pb.KeyValue] = []
+    revision = 0
+    async with aclosing(pages):
+        async for page in pages:
+            kvs += page.kvs
+            revision = revision or page.revision
+    return KeyList(revision, kvs)
 
 
 def _wire(message: Message) -> bytes:

@@ -209,6 +209,7 @@ def _start_etcd(lab: Lab, topology: Topology) -> None:
         *("--listen-client-urls", clients, "--advertise-client-urls", clients),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
         *("--initial-cluster", f"lab={peer}", "--client-cert-auth"),
+        *("--auto-compaction-retention", "1h"),  # counters write for ever (docs/etcd.md)
         *("--cert-file", str(pki / "server.crt"), "--key-file", str(pki / "server.key")),
         *("--trusted-ca-file", str(pki / "ca.crt"), "--logger", "zap", "--log-level", "warn"),
     )
