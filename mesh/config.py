@@ -124,6 +124,11 @@ class AgentConfig(Section, frozen=True):
     hubble: Hubble | None = None
     """Where a Hubble relay finds this agent; absent: on the unix socket only."""
 
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders that nobody else may write to."""
+        return (self.state_dir,)
+
 
 class Pools(PodCIDRPools, frozen=True):
     """What the controller gives to nodes."""
@@ -158,6 +163,11 @@ class ControllerConfig(Section, frozen=True):
     lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
     """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""
 
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders that nobody else may write to."""
+        return (self.state_dir,)
+
 
 class SpeakerConfig(Section, frozen=True):
     """``meshgate speaker``."""
@@ -176,6 +186,11 @@ class SpeakerConfig(Section, frozen=True):
     """Unix socket on which tables are served."""
     router_id: IPv4Address = msgspec.field(name="routerID")
     """BGP identifier, unique among the router's peers; usually the node's IPv4 address."""
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders that nobody else may write to."""
+        return (self.run_dir,)
 
 
 def load_agent(path: Path) -> AgentConfig:
