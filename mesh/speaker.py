@@ -94,7 +94,7 @@ class Speaker:
             {f"{own}{noun}/": self.take for noun in self.claims},
             on_synced=self._on_synced,
         )
-        self.engine = Engine(config.run_dir)
+        self.engine = Engine(config.run_dir, config.bgp_user)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()
         self.of_peerings = self.loop.apply(self.peerings, self.session.peers)

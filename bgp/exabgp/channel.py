@@ -9,6 +9,8 @@ starts over and reads what is there.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,9 +46,15 @@ class Channel:
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path, on_event: Callable[[SessionEvent], None]) -> Channel:
-        """Connect; raises OSError."""
+    async def open(
+        cls, path: Path, on_event: Callable[[SessionEvent], None], user: int | None = None
+    ) -> Channel:
+        """Connect; raises OSError, also when another user than ``user`` listens there."""
         reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST)
+        found = _listener(writer.get_extra_info("socket"))
+        if user is not None and found != user:
+            writer.transport.abort()
+            raise PermissionError(f"user {found} listens at {path}, and is not user {user}")
         return cls(reader, writer, on_event)
 
     async def listen(self) -> None:
@@ -142,3 +150,12 @@ class Channel:
             return  # an event that is none: nothing depends on a single one
         if seen is not None:
             self._on_event(seen)
+
+
+def _listener(connected: socket.socket) -> int:
+    """The user that listens at the other end (unix(7), SO_PEERCRED: pid, uid, gid)."""
+    size = struct.calcsize("iII")
+    _, uid, _ = struct.unpack(
+        "iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return int(uid)

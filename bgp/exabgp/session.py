@@ -166,10 +166,10 @@ class Session:
             await listening
 
     async def _connect(self) -> Channel:
-        end = time.monotonic() + RELAY_S
+        engine, end = self.engine, time.monotonic() + RELAY_S
         while True:
             try:
-                return await Channel.open(self.engine.socket, self._on_event)
+                return await Channel.open(engine.socket, self._on_event, engine.listener)
             except OSError as error:
                 if self.engine.pid() is None:
                     log.warning("ExaBGP ends at once: said=%s", self.engine.last_words())

@@ -15,10 +15,12 @@ from pathlib import Path
 
 #: More files than these share one sync of all disks; fewer are synced one by one.
 _FEW = 8
+#: Bytes of a log; one that was longer lies beside it.
+LONGEST_LOG = 4 << 20
 #: Made by us and by nobody before us; a link in its place is an error.
 _EXCLUSIVE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o600
-#: Bytes of a file that another user may write, as far as it is read.
+#: Bytes of the longest file that is read although another user may write to it.
 _FOREIGN = 64
 
 
@@ -71,15 +73,31 @@ def open_private(path: Path) -> int:
 
 
 def read_foreign(path: Path) -> str:
-    """The first characters of a small file that another user writes.
+    """A file of a few characters that another user writes.
 
-    Raises OSError for a link and for anything that is no file: a pipe would hold us up.
+    Raises OSError for a longer one, for a link, and for what is no file: a pipe would hold us up.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _unsafe(path, "is no file")
-        return file.read(_FOREIGN).decode(errors="replace")
+        content = file.read(_FOREIGN + 1)
+    if len(content) > _FOREIGN:
+        raise _unsafe(path, "is too long")
+    return content.decode(errors="replace")
+
+
+def rotate(path: Path, longest: int = LONGEST_LOG) -> None:
+    """Keep a log that is longer as ``<path>.1`` and let its writers, who append, begin anew.
+
+    Raises OSError. What is written in between is lost: the writers keep the file open.
+    """
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > longest:
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "rb+") as file:
+                file.seek(-longest, os.SEEK_END)
+                replace_file(path.with_name(f"{path.name}.1"), file.read())
+                file.truncate(0)
 
 
 def replace_file(
@@ -151,10 +169,19 @@ def _write_fresh(path: Path, content: str | bytes, *, durable: bool, mode: int) 
     fresh.unlink(missing_ok=True)  # of a writer that was killed, or a link
     with os.fdopen(os.open(fresh, _EXCLUSIVE, mode), "wb") as file:
         os.fchmod(file.fileno(), mode)  # whatever our umask is
+        _hand_over(file.fileno(), path)
         file.write(content.encode() if isinstance(content, str) else content)
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def _hand_over(descriptor: int, former: Path) -> None:
+    """What root replaces stays the user's that had it."""
+    with suppress(FileNotFoundError):
+        found = former.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_uid != os.geteuid():
+            os.fchown(descriptor, found.st_uid, found.st_gid)
 
 
 def _remove_fresh(path: Path) -> None:

@@ -54,6 +54,7 @@ def speaker(tmp_path: Path) -> Speaker:
             run_dir=tmp_path / "bgp",
             socket=tmp_path / "socket",
             router_id=IPv4Address("10.99.0.12"),
+            exabgp_user="1900000001",
         )
     )
 
