@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bgp.exabgp.lines import RESET, VERSION, SessionEvent, checked, event, is_event
+from bgp.exabgp.lines import RESET, VERSION, OddLine, OnOdd, SessionEvent, checked, event, is_event
 
 #: Commands sent ahead of their acknowledgement; more makes ExaBGP slower, not faster.
 WINDOW = 50
@@ -38,16 +38,22 @@ class Channel:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         on_event: Callable[[SessionEvent], None],
+        on_odd: OnOdd = lambda _: None,
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._on_event = on_event
+        self._on_event, self._on_odd = on_event, on_odd
         self._answers: asyncio.Queue[str | None] = asyncio.Queue()
         self._turn = asyncio.Lock()
 
     @classmethod
     async def open(
-        cls, path: Path, on_event: Callable[[SessionEvent], None], user: int | None = None
+        cls,
+        path: Path,
+        on_event: Callable[[SessionEvent], None],
+        on_odd: OnOdd = lambda _: None,
+        *,
+        user: int | None = None,
     ) -> Channel:
         """Connect; raises OSError, also when another user than ``user`` listens there."""
         reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST)
@@ -55,7 +61,7 @@ class Channel:
         if user is not None and found != user:
             writer.transport.abort()
             raise PermissionError(f"user {found} listens at {path}, and is not user {user}")
-        return cls(reader, writer, on_event)
+        return cls(reader, writer, on_event, on_odd)
 
     async def listen(self) -> None:
         """Read until the relay or ExaBGP ends; events go out, answers to whoever asked."""
@@ -146,8 +152,9 @@ class Channel:
     def _heard(self, line: str) -> None:
         try:
             seen = event(line)
-        except (ValueError, KeyError):
-            return  # an event that is none: nothing depends on a single one
+        except OddLine as odd:
+            self._on_odd(odd)
+            return
         if seen is not None:
             self._on_event(seen)
 

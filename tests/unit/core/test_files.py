@@ -15,6 +15,7 @@ from mesh.core.files import (
     read_foreign,
     replace_file,
     replace_files,
+    rotate,
 )
 
 
@@ -159,3 +160,34 @@ def test_a_file_of_another_user_is_read_without_waiting_and_not_through_a_link(
     for name in ("pipe", "link", "long"):
         with pytest.raises(OSError, match=name):
             read_foreign(tmp_path / name)
+
+
+def test_a_long_log_begins_anew_and_its_writer_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "exabgp.log"
+    with os.fdopen(open_private(log), "ab", buffering=0) as writer:
+        rotate(log, 8)  # nothing there to rotate
+        writer.write(b"0123456789")
+        rotate(log, 8)
+        writer.write(b"new")
+    assert log.read_bytes() == b"new"
+    assert (tmp_path / "exabgp.log.1").read_bytes() == b"23456789"
+    rotate(tmp_path / "none", 8)
+
+
+def test_a_log_is_not_emptied_through_a_link(tmp_path: Path) -> None:
+    target = tmp_path / "shadow"
+    target.write_text("root's, and long")
+    (tmp_path / "exabgp.log").symlink_to(target)
+    with pytest.raises(OSError, match=r"exabgp\.log"):
+        rotate(tmp_path / "exabgp.log", 8)
+    assert target.read_text() == "root's, and long"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
+def test_what_root_replaces_stays_its_user_s(tmp_path: Path) -> None:
+    """A renewed key is still readable by the process whose key it is."""
+    path = tmp_path / "controller.key"
+    replace_file(path, "old")
+    os.chown(path, 1000, 1001)
+    replace_file(path, "new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (1000, 1001)
