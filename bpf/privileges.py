@@ -16,6 +16,7 @@ from bpf.sys import libc
 _BOUNDING_READ, _BOUNDING_DROP = 23, 24
 _NO_NEW_PRIVILEGES = 38
 _AMBIENT, _AMBIENT_CLEAR = 47, 4
+_WRITE_OR_RUN, _REFUSE_GAIN = 65, 1  # PR_SET_MDWE, since Linux 6.3
 _CAPABILITY_VERSION = 0x20080522
 
 #: Numbers of capabilities that are named here or in a unit (linux/capability.h).
@@ -61,6 +62,8 @@ class User:
 def confine(keep: Collection[str] = (), user: User | None = None) -> None:
     """Have these capabilities and no other, as ``user``; children get no more than we have.
 
+    Memory that was written is never run, as with systemd's MemoryDenyWriteExecute.
+
     The user of a process that keeps capabilities does not change. Raises OSError.
     """
     if keep and user is not None:
@@ -71,9 +74,11 @@ def confine(keep: Collection[str] = (), user: User | None = None) -> None:
         os.setgroups([])
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
+    else:
+        _set(kept)  # who is no longer root has none; a unit's filter of calls may forbid to ask
     _prctl(_AMBIENT, _AMBIENT_CLEAR)
-    _set(kept)
     _prctl(_NO_NEW_PRIVILEGES, 1)
+    _prctl(_WRITE_OR_RUN, _REFUSE_GAIN)
 
 
 def _bound(kept: Collection[int]) -> None:
