@@ -77,9 +77,9 @@ ODD_LINE = Code(
 )
 FORMER_EXABGP = Code(
     "B217",
-    "An ExaBGP from before an update runs as root. It keeps its sessions, with more rights than it "
-    "needs.",
-    "End it when routers may restart gracefully; the speaker starts one as its own user.",
+    "ExaBGP runs as another user than it should, because it was started before an update or before "
+    "exabgpUser was changed. It keeps its sessions.",
+    "End it when routers may restart gracefully; the speaker starts one as the right user.",
 )
 LOG_STAYS = Code(
     "B218",

@@ -251,8 +251,8 @@ class Speaker:
 
     def _exabgp_findings(self) -> Iterator[Finding]:
         place, node = f"{self.node.name}/exabgp", f"node/{self.node.name}"
-        if self.engine.is_former:
-            text = f"ExaBGP (pid {self.engine.pid()}) was started before it had a user of its own"
+        if not self.engine.is_as_wanted:
+            text = f"ExaBGP (pid {self.engine.pid()}) runs as user {self.engine.listener}"
             yield Finding(codes.FORMER_EXABGP, place, "", text, (node,))
         if self.session.log_problem:
             yield Finding(codes.LOG_STAYS, place, "", self.session.log_problem, (node,))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,11 @@ ENVIRONMENT = {
     "EXABGP_ENVFILE": os.devnull,
     **{f"exabgp.{name}": value for name, value in SETTINGS.items()},
 }
+
+
+#: In the command line of an ExaBGP that was started before it had a folder of its own.
+_FORMER = "bgp.exabgp.patches"
+_UID = re.compile(r"^Uid:\s+(\d+)", re.MULTILINE)
 
 
 class Engine:
@@ -58,8 +64,9 @@ class Engine:
 
     @property
     def is_former(self) -> bool:
-        """Whether the ExaBGP that runs was started before it had a folder and a user of its own."""
-        return not (self.folder / "exabgp.conf").exists() and self.pid() is not None
+        """Whether the ExaBGP that runs is of a version that gave it no folder and no user."""
+        pid = self.pid()
+        return pid is not None and _FORMER in _of_process(pid, "cmdline")
 
     @property
     def config(self) -> Path:
@@ -73,8 +80,19 @@ class Engine:
 
     @property
     def listener(self) -> int:
-        """The user that listens there; whoever else does is not the relay."""
-        return os.geteuid() if self.user is None or self.is_former else self.user.uid
+        """The user of the ExaBGP that runs; whoever else listens there is not its relay."""
+        pid = self.pid()
+        found = _UID.search(_of_process(pid, "status")) if pid else None
+        return int(found[1]) if found else self._uid
+
+    @property
+    def _uid(self) -> int:
+        return self.user.uid if self.user else os.geteuid()
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether the ExaBGP that runs has the user that it should have."""
+        return self.listener == self._uid
 
     @property
     def _of_relay(self) -> Path:
@@ -131,8 +149,8 @@ class Engine:
 
     def _make_folders(self) -> None:
         """ExaBGP's user reads the one and writes to the other; nobody else sees either."""
-        if self.is_former:
-            return
+        if self.pid():
+            return  # they are its own; another user of it comes with the next one
         private_folder(self.run_dir)
         uid, gid = (self.user.uid, self.user.gid) if self.user else (-1, -1)
         relay = self.folder / "relay"
@@ -171,6 +189,14 @@ def locked_pid(path: Path) -> int | None:
     finally:
         os.close(file)
     return None
+
+
+def _of_process(pid: int, name: str) -> str:
+    """What the kernel says about a process; empty when it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _number(path: Path) -> int | None:
