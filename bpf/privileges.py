@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from bpf.sys import libc
 
 _BOUNDING_READ, _BOUNDING_DROP = 23, 24
+_KEEP = 8  # of the permitted ones, when the user changes
 _NO_NEW_PRIVILEGES = 38
 _AMBIENT, _AMBIENT_CLEAR = 47, 4
 _WRITE_OR_RUN, _REFUSE_GAIN = 65, 1  # PR_SET_MDWE, since Linux 6.3
@@ -62,20 +63,18 @@ class User:
 def confine(keep: Collection[str] = (), user: User | None = None) -> None:
     """Have these capabilities and no other, as ``user``; children get no more than we have.
 
-    Memory that was written is never run, as with systemd's MemoryDenyWriteExecute.
-
-    The user of a process that keeps capabilities does not change. Raises OSError.
+    Memory that was written is never run, as with systemd's MemoryDenyWriteExecute. Raises OSError.
     """
-    if keep and user is not None:
-        raise ValueError("another user than root keeps no capabilities")
     kept = {CAPABILITIES[name] for name in keep}
     _bound(kept)
     if user is not None:
+        if kept:
+            _prctl(_KEEP, 1)
         os.setgroups([])
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
-    else:
-        _set(kept)  # who is no longer root has none; a unit's filter of calls may forbid to ask
+    if kept or user is None:  # who is no longer root has none, and a unit may forbid to set them
+        _set(kept)
     _prctl(_AMBIENT, _AMBIENT_CLEAR)
     _prctl(_NO_NEW_PRIVILEGES, 1)
     _prctl(_WRITE_OR_RUN, _REFUSE_GAIN)

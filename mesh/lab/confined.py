@@ -8,12 +8,12 @@ where its user could not read it.
 from __future__ import annotations
 
 import argparse
-import os
 import stat
 import sys
-from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+
+import yaml
 
 from bpf.privileges import User, confine
 
@@ -23,15 +23,26 @@ CAPABILITIES = {
     "controller": (),
     "speaker": ("CAP_CHOWN", "CAP_SETGID", "CAP_SETUID"),
 }
-#: Where files of others lie, root needs this one to read BPF objects: in a checkout of a user.
+#: What a process needs beside them where its user cannot read the code: it has read most of it, and
+#: libraries import the rest when they need it; the agent reads BPF objects.
 _READ_ALL = "CAP_DAC_READ_SEARCH"
-_TREE = Path(__file__).resolve().parents[2]
 
 
-def is_readable(path: Path, stats: Iterable[os.stat_result] | None = None) -> bool:
-    """Whether root without capabilities gets through to ``path``."""
-    found = stats or (one.stat() for one in (path, *path.parents))
-    return all(one.st_uid == 0 or one.st_mode & stat.S_IXOTH for one in found)
+def kept(role: str, uid: int) -> tuple[str, ...]:
+    """The capabilities of a process of the lab, from where this code lies."""
+    code = (Path(__file__), Path(yaml.__file__))
+    return CAPABILITIES[role] + (() if all(is_readable(one, uid) for one in code) else (_READ_ALL,))
+
+
+def is_readable(file: Path, uid: int) -> bool:
+    """Whether the user gets through to a file without a capability; groups count for nothing."""
+    found = file.stat()
+    own, others = (stat.S_IRUSR, stat.S_IROTH)
+    if not found.st_mode & (own if found.st_uid == uid else others):
+        return False
+    own, others = (stat.S_IXUSR, stat.S_IXOTH)
+    places = [place.stat() for place in file.parents]
+    return all(one.st_mode & (own if one.st_uid == uid else others) for one in places)
 
 
 def main() -> int:
@@ -42,11 +53,7 @@ def main() -> int:
     parser.add_argument("--user", type=User.find)
     given = parser.parse_args()
     process = import_module(f"mesh.{given.role}")
-    import_module("yaml")  # msgspec's parser is imported when it is needed
-    keep = CAPABILITIES[given.role]
-    if given.user is None and not is_readable(_TREE):
-        keep = (*keep, _READ_ALL)
-    confine(keep, given.user)
+    confine(kept(given.role, given.user.uid if given.user else 0), given.user)
     return int(process.main(given.config))
 
 

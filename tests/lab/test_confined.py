@@ -10,7 +10,7 @@ import pytest
 from running import Lab, wait
 
 from bpf.privileges import CAPABILITIES as NUMBERS
-from mesh.lab.confined import CAPABILITIES
+from mesh.lab.confined import CAPABILITIES, kept
 from mesh.lab.places import USERS
 
 _SETS = ("CapPrm", "CapEff", "CapBnd")
@@ -40,7 +40,7 @@ def run(lab: Lab, *parts: str) -> Path:
 def test_a_process_has_exactly_the_capabilities_of_its_unit(lab: Lab, role: str) -> None:
     for found in running(lab, role):
         assert {name: found[name] for name in _SETS} == dict.fromkeys(
-            _SETS, bits(CAPABILITIES[role])
+            _SETS, bits(kept(role, USERS.get(role, 0)))
         )
         assert found["CapInh"] == found["CapAmb"] == _NONE
         assert found["NoNewPrivs"] == "1"
