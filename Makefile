@@ -13,7 +13,7 @@ help:
 	@echo "make check      linters, types, imports, formats, warnings"
 	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
 	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
-	@echo "make lock       write requirements.lock anew from pyproject.toml"
+	@echo "make lock       write requirements.lock and requirements-dev.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make docs       write docs/findings.md, objects.md, host.md from what the rooms declare"
 	@echo "make cilium     Cilium's own code reads our store under churn for ten minutes (Go)"

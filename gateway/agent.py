@@ -47,7 +47,7 @@ from gateway.policy import POLICIES
 from gateway.settings import EgressSettings
 from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps, Mark
-from mesh.core.files import replace_file
+from mesh.core.files import private_folder, replace_file
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
@@ -356,6 +356,6 @@ def permutation_key(path: Path) -> int:
     with suppress(FileNotFoundError, ValueError):
         return int(path.read_text())
     key = secrets.randbits(64)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     replace_file(path, f"{key}\n", durable=True)
     return key

@@ -282,7 +282,7 @@ class Agent:
         )  # fmt: skip
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
-        names = Names(labels=identity.labels_of, pod=identity.pod_of)
+        names = Names(identity.labels_of, identity.pod_of, identity.cluster_of)
         self.events = NodeEvents(cluster, node, self.datapath, names)
         self.health = Health(
             node,

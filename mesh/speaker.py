@@ -94,7 +94,7 @@ class Speaker:
             {f"{own}{noun}/": self.take for noun in self.claims},
             on_synced=self._on_synced,
         )
-        self.engine = Engine(config.run_dir)
+        self.engine = Engine(config.run_dir, config.bgp_user)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()
         self.of_peerings = self.loop.apply(self.peerings, self.session.peers)
@@ -246,14 +246,27 @@ class Speaker:
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
             yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
+        yield from self._exabgp_findings()
         yield from self._session_findings()
 
-    def _session_findings(self) -> Iterator[Finding]:
+    def _exabgp_findings(self) -> Iterator[Finding]:
         place, node = f"{self.node.name}/exabgp", f"node/{self.node.name}"
+        if not self.engine.is_as_wanted:
+            text = f"ExaBGP (pid {self.engine.pid()}) runs as user {self.engine.listener}"
+            yield Finding(codes.FORMER_EXABGP, place, "", text, (node,))
+        if self.session.log_problem:
+            yield Finding(codes.LOG_STAYS, place, "", self.session.log_problem, (node,))
+        for peer, odd in self.session.states.odd.items():
+            about = (node, f"peer/{peer}") if peer else (node,)
+            name = f"session of {self.node.name} with {peer or 'an unknown router'}"
+            yield Finding(codes.ODD_LINE, name, "", odd, about)
         if self.session.problem:
             yield Finding(codes.EXABGP_AWAY, place, "", self.session.problem, (node,))
         if self.session.memory.problem:
             yield Finding(codes.NOT_REMEMBERED, place, "", self.session.memory.problem, (node,))
+
+    def _session_findings(self) -> Iterator[Finding]:
+        node = f"node/{self.node.name}"
         for peering in self.peerings.rows.values():
             state = self.session.state(peering)
             name = peering.origin or f"BGPPeer/{peering.name}"
@@ -308,6 +321,7 @@ class Speaker:
                 group.create_task(self.manifests.run(), name="manifests")
                 group.create_task(self.view.run(), name="follow the store")
                 group.create_task(self.session.run(), name="session")
+                group.create_task(self.session.keep_log(), name="log of ExaBGP")
                 group.create_task(self.release(), name="end-of-rib")
                 group.create_task(self.loop.run(), name="loop")
                 group.create_task(self._since.run(), name="date findings")

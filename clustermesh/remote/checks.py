@@ -9,7 +9,8 @@ those of ``clustermesh/findings.py``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
@@ -187,9 +188,18 @@ def identity(remote: RemoteCluster, name: str, value: bytes) -> tuple[Identity, 
         raise wire.WireError("labels", f"not readable as UTF-8: {error}") from None
     if not labels.endswith(";") or not labels.isprintable():
         raise NotAccepted(LABELS, "labels", "labels are not of the form source:key=value;")
-    if (wire.CLUSTER_LABEL, remote.name) not in wire.split_labels(labels):
+    found = wire.split_labels(labels)
+    if twice := _twice(key.partition(":")[2] or key for key, _ in found):
+        raise NotAccepted(LABELS, "labels", f"label {twice!r} stands there twice")
+    if (wire.CLUSTER_LABEL, remote.name) not in found:
         raise NotAccepted(LABELS, "labels", f"label {wire.CLUSTER_LABEL}={remote.name} is missing")
     return Identity(remote.name, int(text), labels), ()
+
+
+def _twice(keys: Iterable[str]) -> str:
+    """The first key that comes again: who reads the text takes either value for true."""
+    counts = Counter(keys)
+    return next((key for key, count in counts.items() if count > 1), "")
 
 
 def read_service(_: str, value: bytes) -> wire.WireService:

@@ -29,6 +29,7 @@ from bpf.migrate import Declared, port_sizes
 from bpf.object import Generation, Object
 from bpf.realtime import refuse_realtime
 from bpf.sys import MapType, open_pinned
+from mesh.core.files import private_folder
 from mesh.datapath import migrate
 from mesh.datapath.hooks import (
     HOST_PROGRAM,
@@ -116,8 +117,8 @@ class Datapath:
     def _become(
         self, opened: Collection[Object], config: Mapping[str, object], declared: Declared
     ) -> None:
-        for path in (self._links, self._programs_dir):
-            path.mkdir(parents=True, exist_ok=True)
+        for path in (self._directory, self._links, self._programs_dir):
+            private_folder(path)
         place = migrate.Place(self._directory, _range_size(config, declared), declared)
         migrate.settle(place)
         self.digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()

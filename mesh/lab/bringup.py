@@ -19,8 +19,9 @@ from pathlib import Path
 from bpf.build import build
 from bpf.object import mount_bpffs
 from clustermesh.certs import write_pki
+from mesh.core.files import replace_file
 from mesh.lab import enter, fake_kubelet, network, processes, settings
-from mesh.lab.places import BPFFS, NETNS, OWN, Lab, LabError, is_mounted
+from mesh.lab.places import BPFFS, NETNS, OWN, USERS, Lab, LabError, is_mounted
 from mesh.lab.processes import Process
 from mesh.lab.topology import Topology
 
@@ -147,7 +148,7 @@ def down(lab: Lab, *, force: bool = False) -> None:
 def _claim(lab: Lab, topology: Topology, text: str) -> None:
     """Record what is about to be made, so that even a killed run can be taken down."""
     lab.run.mkdir(parents=True, exist_ok=True)
-    lab.topology.write_text(text)
+    replace_file(lab.topology, text)
     names = tuple(lab.host(name).netns for name in network.hosts(topology))
     for name in names:
         if (NETNS / name).exists():
@@ -168,7 +169,9 @@ def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
     network.build(lab, topology)
     progress.say(f"{len(network.hosts(topology))} hosts are connected")
     served = [str(address) for address in topology.etcd.addresses]
-    write_pki(settings.pki_directory(lab), settings.etcd_users(topology), served)
+    pki = write_pki(settings.pki_directory(lab), settings.etcd_users(topology), served)
+    for cluster in topology.clusters:
+        shutil.chown(pki.users[f"{cluster.name}-controller"].key, USERS["controller"])
     settings.write_manifests(lab, topology)
     progress.say("certificates and manifests are written")
 
@@ -238,8 +241,8 @@ def authorise_etcd(lab: Lab, topology: Topology) -> None:
 def _start_router(lab: Lab, topology: Topology) -> None:
     """Zebra, then bgpd: it would wait ten seconds after a first failed try to reach zebra."""
     directory = lab.host_run("router")
-    (directory / "zebra.conf").write_text("hostname router\n")
-    (directory / "bgpd.conf").write_text(f"hostname router\n{settings.frr_config(topology)}")
+    replace_file(directory / "zebra.conf", "hostname router\n")
+    replace_file(directory / "bgpd.conf", f"hostname router\n{settings.frr_config(topology)}")
     for path in (directory, *directory.iterdir()):
         shutil.chown(path, "frr", "frr")
     directory.chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import yaml
 
 from bgp.routers.frr import Neighbor, router_config
-from mesh.lab.places import Lab
+from mesh.core.files import replace_file
+from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
 from mesh.pools.settings import Pool
@@ -36,7 +38,7 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "cgroup": str(lab.host(node.name).cgroup),
         "uplink": "uplink",
         "socket": str(run / "agent.sock"),
-        "podNetns": f"/run/netns/{lab.name}-{{cluster}}-{{namespace}}-{{name}}",
+        "podNetns": f"/run/netns/{lab.name}-{{cluster}}_{{namespace}}_{{name}}",
         "hosts": topology.hosts,
         "egress": _egress(topology),
         "stateDir": str(run / "agent"),
@@ -48,6 +50,7 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "runDir": str(speaker_directory(lab, node.name)),
         "socket": str(run / "speaker.sock"),
         "routerID": str(node.addresses[0]),
+        "exabgpUser": str(USERS["exabgp"]),
     }
     configs = {"agent": agent} | ({"speaker": speaker} if topology.bgp else {})
     return {role: _write(run, role, tree) for role, tree in configs.items()}
@@ -69,9 +72,10 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
             "egress": _egress(topology),
             "leaseSeconds": topology.lease_seconds,
             "stateDir": str(run / role),
-            "socket": str(run / f"{role}.sock"),
+            "socket": str(run / role / f"{role}.sock"),
         }
         written[role] = _write(run, role, tree)
+        _hand_over(run / role)
     return written
 
 
@@ -86,6 +90,12 @@ def etcd_client(lab: Lab, topology: Topology, user: str) -> Document:
     }
 
 
+def _hand_over(state: Path) -> None:
+    """The controller's folder is its user's, and so is its socket there."""
+    state.mkdir(mode=0o700, exist_ok=True)
+    os.chown(state, USERS["controller"], USERS["controller"])
+
+
 def etcd_endpoint(topology: Topology, number: int = 0) -> str:
     """Where the shared etcd answers, by the number of its address."""
     address = topology.etcd.addresses[number]
@@ -94,8 +104,9 @@ def etcd_endpoint(topology: Topology, number: int = 0) -> str:
 
 
 def meshgate(role: str, config: Path) -> tuple[str, ...]:
-    """The command of an agent, a controller or a speaker."""
-    return (sys.executable, "-m", "mesh.cli", role, "--config", str(config))
+    """The command of an agent, a controller or a speaker, with the rights that its unit gives."""
+    user = ("--user", str(USERS[role])) if role in USERS else ()
+    return (sys.executable, "-m", "mesh.lab.confined", role, "--config", str(config), *user)
 
 
 def program(name: str, *arguments: object) -> tuple[str, ...]:
@@ -129,7 +140,7 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
             files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
         for name, documents in files.items():
-            (directory / f"{name}.yaml").write_text(_yaml(*documents))
+            replace_file(directory / f"{name}.yaml", _yaml(*documents), mode=0o644)
 
 
 def frr_config(topology: Topology) -> str:
@@ -158,7 +169,7 @@ def _pool_list(pools: tuple[Pool, ...]) -> list[Document]:
 def _write(directory: Path, role: str, tree: Document) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.yaml"
-    path.write_text(_yaml(tree))
+    replace_file(path, _yaml(tree), mode=0o644)
     return path
 
 

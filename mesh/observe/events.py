@@ -47,7 +47,6 @@ _RESERVED = {
     9: "world-ipv4",
     10: "world-ipv6",
 }
-_CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster="
 _NAMESPACE_LABEL = "k8s:io.kubernetes.pod.namespace="
 _SPELLING = {
     "ct": "CT",
@@ -70,10 +69,15 @@ _SPELLING = {
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Turns numbers into names: the labels of an identity in wire form, the pod of an address."""
+    """Turns numbers into names.
+
+    They are the labels of an identity in wire form, the pod of an address, and the cluster of an
+    identity by its upper bits.
+    """
 
     labels: Callable[[int], str] = lambda _identity: ""
     pod: Callable[[IP], PodKey | None] = lambda _address: None
+    cluster: Callable[[int], str] = lambda _identity: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,14 +251,15 @@ def _address(raw: bytes) -> IP:
 
 def _end(names: Names) -> Callable[[IP, int | None, int], End]:
     labels = cache(lambda identity: _labels(names, identity))
-    pod = cache(names.pod)
+    pod, cluster = cache(names.pod), cache(names.cluster)
 
     def end(address: IP, port: int | None, identity: int) -> End:
         own, key = labels(identity), pod(address)
+        whose = cluster(identity)  # whatever the labels say: the number was checked
         if key:
-            where = (key.cluster, key.namespace, key.name)
+            where = (whose or key.cluster, key.namespace, key.name)
         else:
-            where = (_value(own, _CLUSTER_LABEL), _value(own, _NAMESPACE_LABEL), "")
+            where = (whose, _value(own, _NAMESPACE_LABEL), "")
         return End(address, port, identity, own, *where)
 
     return end

@@ -41,7 +41,7 @@ from tests.bench.world import Size
 PAGE = 1000
 #: Objects of one page of a list of the API server.
 OBJECTS_PAGE = 500
-_NETNS = "/run/netns/{cluster}-{namespace}-{name}"
+_NETNS = "/run/netns/{cluster}-{namespace}_{name}"
 _COMMON = """\
 cluster: {name: east, id: 1}
 manifests: /nowhere

@@ -33,7 +33,7 @@ bpffs: {place}
 cgroup: {place}
 uplink: uplink
 socket: {place}/socket
-podNetns: /run/netns/{{cluster}}-{{namespace}}-{{name}}
+podNetns: /run/netns/{{cluster}}-{{namespace}}_{{name}}
 stateDir: {place}
 """
 PREFIX = "meshgate/v1/east/"

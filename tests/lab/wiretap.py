@@ -23,7 +23,7 @@ IP = IPv4Address | IPv6Address
 
 def namespace(lab: Lab, place: str) -> Path:
     """Of a host, or of a pod ``cluster/namespace/name``."""
-    return Path("/run/netns") / f"{lab.environment['MESHGATE_LAB']}-{place.replace('/', '-')}"
+    return Path("/run/netns") / f"{lab.environment['MESHGATE_LAB']}-{place.replace('/', '_')}"
 
 
 @contextmanager

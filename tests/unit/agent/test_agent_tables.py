@@ -45,7 +45,7 @@ bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
 socket: /nowhere
-podNetns: /run/netns/{cluster}-{namespace}-{name}
+podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere
 """
 STORED = {

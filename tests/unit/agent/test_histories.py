@@ -41,7 +41,7 @@ bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
 socket: /nowhere
-podNetns: /run/netns/{cluster}-{namespace}-{name}
+podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere
 """
 #: Tables whose rows may be more than those of a fresh agent.

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bgp.desired import RouteKey, peerings
+from bgp.exabgp.lines import OddLine, SessionEvent
+from bgp.findings import ODD_LINE
 from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.store.follow import Batch, Entry
 from gateway.policy import POLICIES, EgressPolicy
@@ -54,6 +56,7 @@ def speaker(tmp_path: Path) -> Speaker:
             run_dir=tmp_path / "bgp",
             socket=tmp_path / "socket",
             router_id=IPv4Address("10.99.0.12"),
+            exabgp_user="1900000001",
         )
     )
 
@@ -199,3 +202,17 @@ def test_end_of_rib_is_said_after_the_last_withdrawal(tmp_path: Path) -> None:
             task.cancel()
 
     asyncio.run(run())
+
+
+def test_an_odd_line_is_a_finding_of_its_session_until_the_next_good_one(tmp_path: Path) -> None:
+    it = speaker(tmp_path)
+    adopted(it)
+
+    def odd() -> list[tuple[str, ...]]:
+        return [one.about for one in it.findings() if one.code == ODD_LINE]
+
+    it.session.states.note_odd(OddLine(f'{{"peer": "{ROUTER}", "state": 7}}', ValueError("odd")))
+    it.session.states.note_odd(OddLine('{"peer": "10.99.0.77"}', ValueError("odd")))
+    assert odd() == [("node/east-2", f"peer/{ROUTER}"), ("node/east-2",)]
+    it.session.states.hear(SessionEvent("state", ROUTER, "up"))
+    assert odd() == [("node/east-2",)]

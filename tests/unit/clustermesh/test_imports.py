@@ -286,6 +286,10 @@ VIOLATIONS: dict[str, tuple[str, bytes, str, str]] = {
     "depth": (NEW_NODE, b'{"x":' * 10_000, "M133", ""),
     "identity of another cluster (R8)": (
         wire.identity_key("west", 1 << 16 | 7), LABELS.encode(), "M125", "id"),
+    "a label of the cluster twice": (
+        IDENTITY, (LABELS + "k8s:io.cilium.k8s.policy.cluster=east;").encode(), "M136", "labels"),
+    "a label twice, of two sources": (
+        IDENTITY, (LABELS + "any:app=db;").encode(), "M136", "labels"),
     "reserved identity": (wire.identity_key("west", 2), LABELS.encode(), "M126", "id"),
     "identity with a number that is none": (
         "cilium/cache/identities/v1/west/id/007", LABELS.encode(), "M130", "id"),

@@ -18,13 +18,15 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh.observe import hubble_pb2 as pb
-from mesh.observe.events import Flows
+from mesh.observe.events import Flows, Names
 from mesh.observe.hubble import Observer, hubble_flow, icmp_text
 from mesh.observe.tables import channel
 from tests.fixtures.flow_events import (
     CLIENT_ID,
     EVENT,
     LEGACY,
+    NAMES,
+    REASONS,
     WEB,
     WEB_ID,
     WORLD,
@@ -412,3 +414,12 @@ def test_an_unknown_protocol_keeps_its_number() -> None:
     assert (flow.protocol, flow.source.port, flow.icmp) == (47, None, None)
     assert flow.source.address == ip_address("10.1.0.5")
     assert str(flow.destination.address) != LEGACY
+
+
+def test_the_cluster_of_a_flow_is_that_of_the_number_whatever_the_labels_say() -> None:
+    """A peer's text that names us twice, or us instead of itself, moves no flow to our cluster."""
+    names = Names(lambda _: "k8s:io.cilium.k8s.policy.cluster=east;", cluster=NAMES.cluster)
+    flows = Flows("east", "east-1", REASONS, names)
+    flows.append(event())
+    (flow,) = flows.decode(flows.select())
+    assert (flow.source.cluster, flow.destination.cluster) == ("east", "west")
