@@ -16,10 +16,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from bgp.agent import RoutersAgent
 from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
+from clustermesh.contract import CONTRACTS
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
@@ -131,7 +133,7 @@ class Features:
         )
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
-            self.egress,
+            self.egress, RoutersAgent(objects),
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
@@ -148,7 +150,8 @@ class Features:
         features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
-        features.append(RemoteAgent(remote, features))
+        contracts = objects[CONTRACTS]
+        features.append(RemoteAgent(remote, contracts, config.etcd.address, features))
         self.all = tuple(features)
         self.store.check(self.contradicts)
 

@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bgp.controller import RoutersController
+from clustermesh.contract import CONTRACTS
 from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
@@ -81,11 +83,14 @@ class Features:
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
+            RoutersController(objects),
         ]  # fmt: skip
         features += more(self)
-        features.append(
-            RemoteController(cluster, id_, remote, own.forgotten, self.publish, features)
-        )
+        others = RemoteController(
+            cluster, id_, remote, objects[CONTRACTS], config.etcd.address, own.forgotten,
+            self.publish, features,
+        )  # fmt: skip
+        features.append(others)
         self.all = tuple(features)
         self.wants = Wants(features)
         self.agreed = {key: value for one in features for key, value in one.agreed.items()}

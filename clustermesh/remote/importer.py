@@ -73,6 +73,16 @@ _JUDGED = 32
 
 #: Refusals that a change of the cluster's nodes may lift.
 _DEPENDENT = frozenset({codes.OUTSIDE, codes.BACKEND_OUTSIDE, codes.NO_ENDPOINT, codes.RESERVED})
+#: The field of a contract's limits by noun.
+_LIMITS: Mapping[AnyShared, str] = {
+    NODE: "nodes",
+    IDENTITY: "identities",
+    ADDRESS: "addresses",
+    SERVICE: "services",
+    SLICE: "services",
+}
+#: Refusals of a single address that somebody else's, or something of ours, may lift.
+_WANTING = frozenset({codes.ADDRESS_TAKEN, codes.BEYOND_PROVISIONAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,7 @@ class Importer:
         self._in_part: set[str] = set()  # refused keys of which a part is accepted
         self._singles: dict[str, int] = {}  # keys of addresses that stand by themselves
         self._wanting: dict[str, int] = {}  # keys of addresses that somebody else has
+        self._over: dict[AnyShared, dict[str, None]] = {}  # keys over the contract's limits
         self._moved: set[str] = set()  # single addresses that came or went, as ``single`` says
         self._unread: dict[AnyShared, int] = dict.fromkeys(nouns, 0)
         self._noted: dict[AnyShared, dict[str, None]] = {}  # keys of pages, not judged yet
@@ -178,6 +189,11 @@ class Importer:
                 limit, place = self._limits.of(noun), f"{noun.prefix}{name}/"
                 text = f"more than {limit} keys: {unread} further ones are not read"
                 shown[place] = Finding(codes.TOO_MANY, place, "keys", text, self._about)
+        for noun, over in self._over.items():
+            if over:
+                place, given = f"{noun.prefix}{name}/", self._given(noun)
+                text = f"{len(over)} keys more than the {given} of spec.limits in its contract"
+                shown[f"{place} over"] = Finding(codes.OVER_LIMIT, place, "keys", text, self._about)
         hidden = len(self._refused) - self._limits.findings
         if hidden > 0:
             place, text = f"cilium/cache/*/v1/{name}/", f"{hidden} further keys are refused"
@@ -285,6 +301,21 @@ class Importer:
         if self.cluster.id:
             finish(self._settling_rows(draft, {NODE: self._nodes_again(nodes)}))
 
+    def settling_contract(self, draft: Draft) -> Iterator[None]:
+        """Judge everything again, by another contract than before, in pieces.
+
+        Where there are more rows than it allows, the last keys go first.
+        """
+        everything = {noun: list(keys) for noun, keys in self._keys.items()}
+        for noun, keys in everything.items():
+            given = self._given(noun)
+            if given is not None and self._keys[noun].count > given:
+                keys.reverse()
+        if everything[CONFIG] and (yield from self._settling_config(draft)):
+            return  # another id: everything has been judged
+        if self.cluster.id:
+            yield from self._settling_rows(draft, everything)
+
     def settle_addresses(self, draft: Draft, addresses: Iterable[int]) -> None:
         """Judge single addresses again that have changed hands."""
         keys = (wire.address_key(self.cluster.name, readable(here)) for here in addresses)
@@ -352,7 +383,7 @@ class Importer:
         """Judge the cluster config; whether the id is another one now."""
         key = self._config
         if key not in self._keys[CONFIG]:
-            self.cluster.config_gone = True
+            self.cluster.config_gone, self.cluster.claimed = True, 0
             self._clear(key)
             return False
         accepted, _ = self._judged(CONFIG, key)
@@ -388,11 +419,50 @@ class Importer:
                 self._settle_row(draft, noun, key)
                 if number % _JUDGED == 0:
                     yield
+        yield from self._settling_over(draft)
         self._moved.clear()
         for service, row in self._slices.changed():
             key = wire.service_key(service.cluster, service.namespace, service.name)
             draft.put(SERVICE, service, row or self._keys[SERVICE].accepted(key))
         self._addresses.forget_nodes([name for name in moved if name not in self.cluster.nodes])
+
+    def _settling_over(self, draft: Draft) -> Iterator[None]:
+        """Judge keys for which the contract's limits have room again, the first one first."""
+        for noun in [one for one in self._over if one is not NODE]:
+            while keys := self._with_room(noun):
+                for number, key in enumerate(keys, 1):
+                    self._settle_row(draft, noun, key)
+                    if number % _JUDGED == 0:
+                        yield
+
+    def _given(self, noun: AnyShared) -> int | None:
+        """How many rows of a noun the cluster's contract allows; None: any number."""
+        contract = self.cluster.contract
+        field = _LIMITS.get(noun)
+        return getattr(contract.limits, field) if contract and field else None
+
+    def _with_room(self, noun: AnyShared) -> list[str]:
+        """As many keys over the limit as there is room for now."""
+        over, given = self._over.get(noun, {}), self._given(noun)
+        count = self._slices.count if noun is SLICE else self._keys[noun].count
+        return list(islice(over, None if given is None else max(0, given - count)))
+
+    def _is_over(self, noun: AnyShared, key: str, others: int) -> bool:
+        """Whether the contract's limits have no room for a key beside others; then it is noted."""
+        given = self._given(noun)
+        if given is None or others < given:
+            return False
+        self._over.setdefault(noun, {})[key] = None
+        self._clear(key)
+        self._keys[noun].drop_kept(key)
+        return True
+
+    def _others(self, noun: AnyShared, key: str) -> int:
+        """How many rows there are beside that of a key; the node's own addresses are none."""
+        keys = self._keys[noun]
+        if noun is SLICE or (noun is ADDRESS and self._name(noun, key) in self.cluster.hosts):
+            return 0
+        return keys.count - (keys.accepted(key) is not None)
 
     def _again(self, moved: Collection[str]) -> Mapping[AnyShared, set[str]]:
         """Keys that rest on nodes that moved, and those that a node may bring in."""
@@ -419,9 +489,10 @@ class Importer:
                 progress |= self._settle_node(draft, key, moved)
                 if number % _JUDGED == 0:
                     yield
-            if not progress and ledger.revision == seen:
+            room = self._with_room(NODE)
+            if not progress and ledger.revision == seen and not room:
                 break
-            todo = list(self._refused_nodes)
+            todo = [*room, *self._refused_nodes]
         return moved
 
     def _settle_node(self, draft: Draft, key: str, moved: set[str]) -> bool:
@@ -445,6 +516,9 @@ class Importer:
     def _settle_row(self, draft: Draft, noun: AnyShared, key: str) -> None:
         keys = self._keys[noun]
         row, nodes = self._judged(noun, key)
+        of = row.of if noun is SLICE and row is not None else None
+        if of and self._is_over(noun, key, self._slices.others(of)):
+            row, nodes = None, ()
         before = keys.accepted(key)
         keys.accept(key, row, nodes)
         if noun is ADDRESS:
@@ -469,7 +543,7 @@ class Importer:
                 self.cluster.ledger.drop_pod(cluster, gone)
             self._moved.add(single(self._number(key)))
         refused = self._refused.get(key)
-        wants = refused is not None and refused.code == codes.ADDRESS_TAKEN
+        wants = refused is not None and refused.code in _WANTING
         if wants != (key in self._wanting) and "/" not in self._name(ADDRESS, key):
             gone = self._wanting.pop(key, None)
             if gone is None:
@@ -495,9 +569,12 @@ class Importer:
         Also the nodes on which the judgement rests.
         """
         keys = self._keys[noun]
+        self._over.get(noun, {}).pop(key, None)
         if self._draining or key not in keys or noun is self._ignored:
             self._clear(key)
             keys.drop_kept(key)
+            return None, ()
+        if self._is_over(noun, key, self._others(noun, key)):
             return None, ()
         try:
             judged = noun.judge(self.cluster, self._name(noun, key), keys.latest(key))
@@ -599,13 +676,30 @@ class Imports:
 
     def update_own(self, own: OwnFacts) -> ImportChanges:
         """``change_own`` to what this cluster has as a whole."""
-        seen = self.ledger.revision
-        return self._judge_again(self.ledger.update_own(own), seen).changes()
+        draft, seen = Draft(), self.ledger.revision
+        self._judge_again(draft, self.ledger.update_own(own), seen)
+        return draft.changes()
 
     def change_own(self, change: OwnChange) -> Draft:
-        """Judge what changed facts of ours concern; ours win over accepted ones."""
-        seen = self.ledger.revision
-        return self._judge_again(self.ledger.change_own(change), seen)
+        """``changing_own`` at once."""
+        draft: Draft = finish(self.changing_own(change))
+        return draft
+
+    def changing_own(self, change: OwnChange) -> Generator[None, None, Draft]:
+        """Judge what changed facts of ours concern; ours win over accepted ones.
+
+        A cluster whose contract has changed is judged as a whole, in pieces.
+        """
+        ledger, seen = self.ledger, self.ledger.revision
+        holders, contracts = ledger.change_own(change), set[str]()
+        if not change.more:
+            contracts, others = ledger.change_contracts(change.contracts)
+            holders |= others
+        draft = Draft()
+        for name in sorted(contracts & self.importers.keys()):
+            yield from self.importers[name].settling_contract(draft)
+        self._judge_again(draft, holders, seen)
+        return draft
 
     def _settle_addresses(self, draft: Draft) -> None:
         """Judge single addresses again that have changed hands."""
@@ -614,8 +708,8 @@ class Imports:
             if name in self.importers:
                 self.importers[name].settle_addresses(draft, addresses)
 
-    def _judge_again(self, holders: Iterable[Holder], seen: int) -> Draft:
-        draft, meeting = Draft(), dict[str, set[str]]()
+    def _judge_again(self, draft: Draft, holders: Iterable[Holder], seen: int) -> None:
+        meeting: dict[str, set[str]] = {}
         for holder in holders:
             meeting.setdefault(holder.cluster, set()).add(holder.node)
         if self.ledger.revision != seen:
@@ -623,14 +717,18 @@ class Imports:
             for name, importer in self.importers.items():
                 importer.settle_again(draft, meeting.get(name, ()))
             self._settle_refused(draft, seen)
-        return draft
 
     @property
     def findings(self) -> Mapping[str, Finding]:
         """The findings of all clusters by etcd key."""
-        findings: dict[str, Finding] = {}
-        for importer in self.importers.values():
+        findings = {f"{one.object} {one.field}": one for one in self.ledger.in_force.findings}
+        for name, importer in self.importers.items():
             findings.update(importer.findings)
+            contract = self.ledger.contracts.get(name)
+            if contract is not None and importer.cluster.claimed not in (0, contract.id):
+                text = f"cluster {name} says {importer.cluster.claimed}, not {contract.id}"
+                found = contract.finding(codes.CONTRACT_ID, "spec.id", text)
+                findings[f"{found.object} {found.field}"] = found
         return MappingProxyType(findings)
 
     def _settle_refused(self, draft: Draft, seen: int) -> None:

@@ -76,6 +76,9 @@ class RemoteTables(Sliced):
         #: Cluster id by name, of the own cluster and of every accepted one.
         self.ids: Table[str, int] = Table("id of cluster")
         self.ids.replace({own.cluster: own.id})
+        #: Whether the contract of a cluster lets its hosts reach ours, by cluster.
+        self.hosts: Table[str, bool] = Table("contract with hosts")
+        self.hosts.mark_synced()
         self._own = own.cluster
         self.imports = Imports(own, nouns=nouns)
         #: Marked synced when the first list of this store has been judged.
@@ -187,10 +190,16 @@ class RemoteTables(Sliced):
         else:
             finish(self._changing(change))
 
-    def _changing(self, change: OwnChange) -> Iterator[None]:
-        yield from self._writing(self.imports.change_own(change))
+    def _changing(self, change: OwnChange) -> Generator[None, None, None]:
+        draft = yield from self.imports.changing_own(change)
+        self._write_hosts()
+        yield from self._writing(draft)
         if not change.more:
             self._judge_waiting()
+
+    def _write_hosts(self) -> None:
+        contracts = self.imports.ledger.contracts.values()
+        self.hosts.replace({one.cluster: True for one in contracts if one.hosts})
 
     def _judge_waiting(self) -> None:
         waiting, self._unjudged = self._unjudged or (), None

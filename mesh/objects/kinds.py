@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from bgp import peer
+from clustermesh import contract
 from gateway import policy
 from mesh.nodes import pod_cidrs
 from mesh.objects import fields, kubernetes
@@ -24,6 +25,7 @@ KINDS = Kinds(
         *services.KINDS,
         *policy.KINDS,
         *peer.kinds(ADVERTISED),
+        *contract.KINDS,
     )
 )
 
