@@ -125,6 +125,7 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
             "services": [_service(topology, cluster)],
             "egress": [_egress_policy(topology, cluster)],
             "peers": [_peer(topology, cluster)] if topology.bgp else [],
+            "contracts": _contracts(topology, cluster) if topology.contracts else [],
         }
         for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
             files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
@@ -224,6 +225,24 @@ def _peer(topology: Topology, cluster: Cluster) -> Document:
         "gracefulRestartSeconds": RESTART_S,
     }
     return _object("meshgate.io/v1alpha1", "BGPPeer", {"name": "router"}, spec=spec)
+
+
+def _contracts(topology: Topology, cluster: Cluster) -> list[Document]:
+    others = (other for other in topology.clusters if other.name != cluster.name)
+    return [_contract(topology, other) for other in others]
+
+
+def _contract(topology: Topology, other: Cluster) -> Document:
+    """What the other cluster has by the topology; the nodes of all clusters are in one fabric."""
+    spec = {
+        "cluster": other.name,
+        "id": other.id,
+        "podCIDRs": [str(pool.cidr) for pool in other.pod_cidrs],
+        "nodeCIDRs": [str(one) for one in (*topology.fabric, *(p.cidr for p in other.locators))],
+        "serviceCIDRs": [str(network) for network in other.services],
+        "namespaces": [topology.pods.namespace],
+    }
+    return _object("meshgate.io/v1alpha1", "ClusterPeer", {"name": other.name}, spec=spec)
 
 
 def _yaml(*documents: object) -> str:
