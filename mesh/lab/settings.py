@@ -122,7 +122,7 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         files = {
             "nodes": [_node(node) for node in cluster.nodes],
             "namespaces": [_object("v1", "Namespace", {"name": topology.pods.namespace})],
-            "services": [_service(topology, cluster)],
+            "services": [_service_cidr(cluster), _service(topology, cluster)],
             "egress": [_egress_policy(topology, cluster)],
             "peers": [_peer(topology, cluster)] if topology.bgp else [],
             "contracts": _contracts(topology, cluster) if topology.contracts else [],
@@ -202,6 +202,11 @@ def _service(topology: Topology, cluster: Cluster) -> Document:
         "selector": {"app": "web"},
     }
     return _object("v1", "Service", metadata, spec=spec)
+
+
+def _service_cidr(cluster: Cluster) -> Document:
+    spec = {"cidrs": [str(network) for network in cluster.services]}
+    return _object("networking.k8s.io/v1", "ServiceCIDR", {"name": "kubernetes"}, spec=spec)
 
 
 def _egress_policy(topology: Topology, cluster: Cluster) -> Document:

@@ -13,6 +13,7 @@ from gateway import policy
 from mesh.nodes import pod_cidrs
 from mesh.objects import fields, kubernetes
 from mesh.objects.schema import Kinds
+from mesh.services import cidrs
 from mesh.services import kinds as services
 from srv6 import locators
 
@@ -23,6 +24,7 @@ KINDS = Kinds(
     (
         *kubernetes.KINDS,
         *services.KINDS,
+        *cidrs.KINDS,
         *policy.KINDS,
         *peer.kinds(ADVERTISED),
         *contract.KINDS,

@@ -15,14 +15,20 @@ import pytest
 
 from clustermesh.contract import Contract, Limits, in_force
 from clustermesh.remote import wire
-from clustermesh.remote.holdings import Bar, OwnChange
+from clustermesh.remote.holdings import Bar, OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
+from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.slices import slice_values
+from clustermesh.remote.tables import RemoteTables
+from clustermesh.store.follow import Batch, Entry
 from mesh.core.model import (
     Backend,
     Network,
+    NodeKey,
     Service,
 )
+from mesh.core.reconcile import Loop
+from mesh.core.table import Table
 from tests.unit.clustermesh.test_imports import (
     CONFIG,
     LABELS,
@@ -362,6 +368,54 @@ def test_a_contract_with_another_id_is_a_finding_and_an_accepted_peer_stays() ->
     new = imports(replace(GIVEN, id=7))
     new.apply(west())
     assert nodes(new) == set()
+
+
+def test_nothing_is_judged_before_the_contracts_and_the_routes_are_known() -> None:
+    """After a restart: a cluster that is provisional for a moment would lose what it was given."""
+    public = replace(GIVEN, pod_cidrs=networks("192.0.2.0/24"), hosts=True)
+    remote = RemoteTables(OwnFacts("east", 1), lambda _: None)
+    contracts: Table[str, Contract] = Table("contract")
+    routes: Table[Network, None] = Table("a route")
+    loop = Loop()
+    Ours(remote, OwnTables(routed=[routes], contracts=contracts)).derive(loop)
+    row = west_node(pod_cidrs=networks("192.0.2.0/25"))
+    keys = {CONFIG: wire.cluster_config(2), NODE: wire.node_value(row, 2)}
+    entries = [Entry(key, value, 5, 5, 0) for key, value in keys.items()]
+    remote.take(Batch(5, entries, (), listed=True))
+    for table in (routes, contracts):
+        loop.derive_all()
+        assert (dict(remote.nodes.rows), remote.complete.synced) == ({}, False)
+        table.replace({} if table is routes else {"west": public})  # type: ignore[arg-type, dict-item]
+    loop.derive_all()
+    assert (list(remote.nodes.rows), remote.findings) == ([NodeKey("west", "west-1")], {})
+    assert dict(remote.hosts.rows) == {"west": True}
+    contracts.replace({})
+    loop.derive_all()
+    assert (dict(remote.nodes.rows), dict(remote.hosts.rows)) == ({}, {})
+    assert remote.findings[NODE].text == (
+        "192.0.2.0/25: it is no private or unique-local space; cluster west has no contract that "
+        "gives it"
+    )
+    contracts.replace({"west": replace(GIVEN, hosts=True)})
+    routes.replace(dict.fromkeys(networks("10.2.0.0/16")))
+    loop.derive_all()
+    assert remote.findings[NODE].text == "192.0.2.0/25 is not in spec.podCIDRs of ClusterPeer/west"
+
+
+def test_a_finding_says_where_a_provisional_cluster_was_met() -> None:
+    remote, loop = RemoteTables(OwnFacts("east", 1), lambda _: None), Loop()
+    routes: Table[Network, None] = Table("a route of this host")
+    routes.replace(dict.fromkeys(networks("10.2.0.0/16")))
+    Ours(remote, OwnTables(routed=[routes])).derive(loop)
+    loop.derive_all()
+    entries = [Entry(key, value, 5, 5, 0) for key, value in west().items()]
+    remote.take(Batch(5, entries, (), listed=True))
+    loop.derive_all()
+    text = "10.2.1.0/24: it meets 10.2.0.0/16, a route of this host; cluster west has no contract"
+    assert remote.findings[NODE].text.startswith(text)
+    routes.replace({})
+    loop.derive_all()
+    assert remote.findings == {}
 
 
 # --- Contracts among each other -----------------------------------------------------------------
