@@ -14,6 +14,8 @@ from pathlib import Path
 
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.findings import AWAITED, NOT_REMEMBERED, STORE_AWAY
+from clustermesh.kept import FILE as CONTRACTS_FILE
+from clustermesh.kept import KeptContracts
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
@@ -50,7 +52,8 @@ class AgentStore:
         self.client = Client(endpoint)
         self._node = node
         self.own = Own(facts.cluster)
-        self.remote = RemoteTables(facts, addresses_changed)
+        kept = KeptContracts(known.with_name(CONTRACTS_FILE))
+        self.remote = RemoteTables(facts, addresses_changed, kept=kept)
         self.keys = PodKeys(facts.cluster, node)
         self.known = KnownClusters(known)
         self.remote.expect(self.known.clusters)

@@ -88,6 +88,14 @@ class _ClusterPeer(StrictObject, frozen=True, kw_only=True):
     spec: _Spec
 
 
+class _Kept(Strict, frozen=True, kw_only=True):
+    """A contract as it is written down."""
+
+    name: str
+    origin: str
+    spec: _Spec
+
+
 def _contract(place: Place, document: object) -> Parsed:
     spec = convert(document, _ClusterPeer).spec
     if not is_cluster_name(spec.cluster):
@@ -99,8 +107,13 @@ def _contract(place: Place, document: object) -> Parsed:
         if namespace != ALL and not is_object_name(namespace):
             text = f"expected a namespace, or {ALL!r} for all, got {namespace!r}"
             raise Wrong(f"spec.namespaces[{number}]", text)
-    row = Contract(
-        place.key.name,
+    row = _row(place.key.name, spec, str(place))
+    return Parsed(CONTRACTS.name, row.name, row)
+
+
+def _row(name: str, spec: _Spec, origin: str) -> Contract:
+    return Contract(
+        name,
         spec.cluster,
         spec.id,
         tuple(dict.fromkeys(spec.pod_cidrs)),
@@ -109,9 +122,30 @@ def _contract(place: Place, document: object) -> Parsed:
         tuple(sorted(set(spec.namespaces))),
         hosts=spec.hosts,
         limits=spec.limits,
-        origin=str(place),
+        origin=origin,
     )
-    return Parsed(CONTRACTS.name, row.name, row)
+
+
+def to_text(contract: Contract) -> object:
+    """A contract in values that JSON has."""
+    spec = _Spec(
+        cluster=contract.cluster,
+        id=contract.id,
+        pod_cidrs=contract.pod_cidrs,
+        node_cidrs=contract.node_cidrs,
+        service_cidrs=contract.service_cidrs,
+        namespaces=contract.namespaces,
+        hosts=contract.hosts,
+        limits=contract.limits,
+    )
+    kept = _Kept(name=contract.name, origin=contract.origin, spec=spec)
+    return msgspec.to_builtins(kept, enc_hook=str)
+
+
+def from_text(value: object) -> Contract:
+    """Inverse of ``to_text``. Raises Wrong."""
+    kept = convert(value, _Kept)
+    return _row(kept.name, kept.spec, kept.origin)
 
 
 KINDS = (Kind("meshgate.io/v1alpha1", "ClusterPeer", CONTRACTS, _contract),)

@@ -17,6 +17,8 @@ from clustermesh.contract import CONTRACTS
 from clustermesh.controller import Foreign, PublishController, RemoteController
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
+from clustermesh.kept import FILE as CONTRACTS_FILE
+from clustermesh.kept import KeptContracts
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch
@@ -63,7 +65,8 @@ class Features:
         cluster, id_ = config.cluster.name, config.cluster.id
         self.cluster, self.objects = cluster, objects
         self.own = Own(cluster)
-        self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore)
+        kept = KeptContracts(config.state_dir / CONTRACTS_FILE)
+        self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore, kept=kept)
         cidrs = [pool.cidr for _, pool in config.pools.all]
         self.foreign = Foreign(cluster, cidrs, meet)
         own, remote, foreign = self.own, self.remote, self.foreign.table

@@ -415,6 +415,11 @@ class Ledger:
         }
         return changed, {one for one in self._touched(moved) if one.cluster not in changed}
 
+    def restore_contracts(self, contracts: Mapping[str, Contract]) -> None:
+        """Start from those that were in force when the process ended."""
+        self.in_force = InForce(contracts)
+        self._given = {bar: Barred(words) for bar, words in _given(contracts).items()}
+
     def _own_meeting(self, network: Network) -> Network | None:
         """What meets a network: one of ours, or the address of a node of ours."""
         first, last = span(network)

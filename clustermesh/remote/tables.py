@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any
 
 from clustermesh.etcd.client import Client
+from clustermesh.kept import KeptContracts
 from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
@@ -65,6 +66,7 @@ class RemoteTables(Sliced):
         addresses_changed: Callable[[ColumnChanges], None],
         expected: Collection[str] = (),
         nouns: Sequence[Shared[Any, Any, Any]] = SHARED,
+        kept: KeptContracts | None = None,
     ) -> None:
         #: Accepted rows of each noun that has rows.
         self.tables: Mapping[Shared[Any, Any, Any], Table[Any, Any]] = {
@@ -81,6 +83,9 @@ class RemoteTables(Sliced):
         self.hosts.mark_synced()
         self._own = own.cluster
         self.imports = Imports(own, nouns=nouns)
+        self._kept = kept
+        if kept is not None:
+            self.imports.ledger.restore_contracts(kept.contracts)
         #: Marked synced when the first list of this store has been judged.
         self.heard = Source("remote clusters heard")
         #: Clusters that were known in another store and are not complete in this one.
@@ -192,14 +197,16 @@ class RemoteTables(Sliced):
 
     def _changing(self, change: OwnChange) -> Generator[None, None, None]:
         draft = yield from self.imports.changing_own(change)
-        self._write_hosts()
+        self._note_contracts()
         yield from self._writing(draft)
         if not change.more:
             self._judge_waiting()
 
-    def _write_hosts(self) -> None:
-        contracts = self.imports.ledger.contracts.values()
-        self.hosts.replace({one.cluster: True for one in contracts if one.hosts})
+    def _note_contracts(self) -> None:
+        contracts = self.imports.ledger.contracts
+        self.hosts.replace({one.cluster: True for one in contracts.values() if one.hosts})
+        if self._kept is not None:
+            self._kept.write(contracts)
 
     def _judge_waiting(self) -> None:
         waiting, self._unjudged = self._unjudged or (), None

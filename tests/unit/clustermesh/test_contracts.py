@@ -10,10 +10,12 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
 from clustermesh.contract import Contract, Limits, in_force
+from clustermesh.kept import KeptContracts
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import Bar, OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
@@ -471,6 +473,31 @@ def test_two_clusters_may_change_places_in_one_step() -> None:
         replace(west_, pod_cidrs=north.pod_cidrs), replace(north, pod_cidrs=west_.pod_cidrs),
     )  # fmt: skip
     assert choose(*swapped, before=[west_, north]) == (set(swapped), set())
+
+
+def test_a_restart_chooses_as_before(tmp_path: Path) -> None:
+    """Of contracts that contradict each other the one in force is known from the disk."""
+    path = tmp_path / "state" / "contracts.json"
+    first = replace(GIVEN, limits=Limits(nodes=7), hosts=True)
+    other = replace(contract("alpha", "10.2.9.0/24", 9), origin="a.yaml ClusterPeer/alpha")
+
+    def start(*objects: Contract) -> RemoteTables:
+        remote = RemoteTables(OWN, lambda _: None, kept=KeptContracts(path))
+        remote.change_own(OwnChange(contracts=objects))
+        return remote
+
+    start(first)
+    for _ in range(2):
+        remote = start(other, first)
+        assert remote.imports.ledger.contracts == {"west": first}
+        assert [(f.code, f.object) for f in remote.findings.values()] == [("M180", other.origin)]
+        assert dict(remote.hosts.rows) == {"west": True}
+    assert start().imports.ledger.contracts == {}
+    assert start(other, first).imports.ledger.contracts == {"alpha": other}
+    path.write_text("{")
+    assert start(first).imports.ledger.contracts == {"west": first}
+    kept = KeptContracts(path).contracts["west"]
+    assert (kept, kept.origin) == (first, first.origin)
 
 
 # --- History ------------------------------------------------------------------------------------
