@@ -139,6 +139,7 @@ class AgentStore:
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the store and with our own keys in it."""
         yield from self.own.findings.values()
+        yield from self._view.findings()
         for name in sorted({*self.remote.awaited.rows, *self._held_clusters()}):
             text = f"cluster {name} was known, and is not complete in this store; what it had stays"
             yield Finding(AWAITED, f"Cluster/{name}", "", text, (f"cluster/{name}",))

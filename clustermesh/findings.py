@@ -247,6 +247,29 @@ VANISHED = Code(
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
 )
+NOT_UTF8 = Code(
+    "M171",
+    "A key in etcd is no UTF-8 text. It counts as absent; all other keys are used.",
+    "Look which program wrote the key, and delete it: `etcdctl del` with the key's bytes.",
+)
+NOT_TAKEN = Code(
+    "M172",
+    "A key in etcd, or its value, meets a mistake in Meshgate. The key is not used as it is now; "
+    "all other keys are.",
+    "Report the text to Meshgate's developers. The log of the process has the details.",
+)
+TOO_FAST = Code(
+    "M174",
+    "Another cluster changes more than is judged at once. Its own changes wait, and the last one "
+    "of each key counts; those of all other clusters are in time.",
+    f"{_TELL} A key that is written again and again, or a node that comes and goes, is the cause.",
+)
+BYTES = Code(
+    "M175",
+    "Another cluster has more bytes of values than are kept, or of refused ones. The key is not "
+    "used, and is judged again only when it is written or listed again.",
+    f"{_TELL} When the values are right, the cluster is larger than this mesh is meant for.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

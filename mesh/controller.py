@@ -9,8 +9,10 @@ is published lives on its leases, claims stay for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bgp.controller import RoutersController
 from clustermesh.contract import CONTRACTS
@@ -35,6 +37,7 @@ from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
+from mesh.health.mistakes import Mistakes
 from mesh.identity.controller import IdentityController
 from mesh.nodes.controller import NodesController
 from mesh.objects.kinds import KINDS
@@ -109,11 +112,17 @@ class Features:
 
     def findings(self) -> Iterable[Finding]:
         """What is wrong in the view of the features."""
-        yield from self.objects.findings.rows.values()
-        yield from self.wants.findings(self.cluster)
-        yield from self.own.findings.values()
-        for feature in self.all:
-            yield from feature.findings()
+        for found in self.reports().values():
+            yield from found()
+
+    def reports(self) -> dict[str, Callable[[], Iterable[Finding]]]:
+        """The same by the part that says it."""
+        return {
+            "objects": self.objects.findings.rows.values,
+            "claims": partial(self.wants.findings, self.cluster),
+            "the own subtree": self.own.findings.values,
+            **{type(feature).__name__: feature.findings for feature in self.all},
+        }
 
     def derive(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
@@ -160,6 +169,7 @@ class Controller:
             on_synced=own.synced,
         )
         self._settled = False
+        self.mistakes = Mistakes(config.instance, "controller", self.loop)
         self._since = Since(self._found, file=config.state_dir / SINCE)
 
     def _take(self, batch: Batch) -> None:
@@ -174,15 +184,19 @@ class Controller:
                 Server(self.config.socket, self.features.listings(), self.status),
                 asyncio.TaskGroup() as group,
             ):
-                group.create_task(self.manifests.run(), name="manifests")
-                group.create_task(self.view.run(), name="follow the store")
-                group.create_task(self.loop.run(), name="derive")
-                group.create_task(self._since.run(), name="date findings")
-                group.create_task(self.leading.run(), name="lead")
-                group.create_task(self.leading.pods.run(), name="snapshot of pods")
-                group.create_task(self.leading.allocator.keep(), name="snapshot of claims")
-                for task in (one for feature in self.features.all for one in feature.tasks()):
-                    group.create_task(task())
+                jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                    "manifests": self.manifests.run,
+                    "follow the store": self.view.run,
+                    "derive": self.loop.run,
+                    "date findings": self._since.run,
+                    "lead": self.leading.run,
+                    "snapshot of pods": self.leading.pods.run,
+                    "snapshot of claims": self.leading.allocator.keep,
+                }
+                tasks = (one for feature in self.features.all for one in feature.tasks())
+                jobs |= {getattr(task, "__qualname__", str(task)): task for task in tasks}
+                for name, job in jobs.items():
+                    group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
             await self.client.aclose()
 
@@ -216,8 +230,11 @@ class Controller:
         return self._since.dated()
 
     def _found(self) -> Iterable[Finding]:
-        yield from self.features.findings()
-        yield from self.leading.findings()
+        for name, found in self.features.reports().items():
+            yield from self.mistakes.of(name, found)
+        yield from self.mistakes.of("the leadership", self.leading.findings)
+        yield from self.view.findings()
+        yield from self.mistakes.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"

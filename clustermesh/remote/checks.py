@@ -81,8 +81,37 @@ class RemoteNode:
 
     def lacks_cidr(self, address: str) -> bool:
         """It has no pod CIDR of the address's family: its pods have addresses of a cloud."""
-        version = 6 if ":" in address else 4
+        return self._lacks(6 if ":" in address else 4)
+
+    def _lacks(self, version: int) -> bool:
         return all(cidr.version != version for cidr in self.row.pod_cidrs)
+
+    def parts(self) -> dict[str, object]:
+        """What judgements may rest on, by name: each pod CIDR, each address with what it means."""
+        host = self.endpoint, self._lacks(4), self._lacks(6)
+        named: dict[str, object] = {host_part(str(a)): host for a in self.row.addresses}
+        named |= {host_part(str(a)): self.endpoint for a in self.row.routers}
+        for network in self.row.pod_cidrs:
+            shift = shift_of(network)
+            named[_cidr_part(span(network)[0] >> shift, shift)] = None
+        return named
+
+
+def host_part(address: str) -> str:
+    """What rests on an address of a node names it so: no node has such a name."""
+    return f"@{address}"
+
+
+def _cidr_part(prefix: int, shift: int) -> str:
+    """What rests on a pod CIDR names it so: no node has such a name."""
+    return f"{prefix:x}/{shift}"
+
+
+def moved_parts(node: RemoteNode | None, before: RemoteNode | None) -> set[str]:
+    """The parts that a node has not had before as they are now, or has no more."""
+    now, then = node.parts() if node else {}, before.parts() if before else {}
+    absent = object()
+    return {part for part in {*now, *then} if now.get(part, absent) != then.get(part, absent)}
 
 
 @dataclass(slots=True)
@@ -128,11 +157,31 @@ class RemoteCluster:
 
     def node_of(self, address: int) -> str | None:
         """The node whose pod CIDR holds the address."""
+        place = self.place_of(address)
+        return place[0] if place else None
+
+    def place_of(self, address: int) -> tuple[str, str] | None:
+        """The node whose pod CIDR holds the address, and the name of that part of it."""
         for shift, prefixes in self.cidrs.items():
             node = prefixes.get(address >> shift)
             if node is not None:
-                return node
+                return node, _cidr_part(address >> shift, shift)
         return None
+
+    def has_part(self, name: str) -> bool:
+        """Whether a node has a part of this name."""
+        if name.startswith(host_part("")):
+            address = name.removeprefix(host_part(""))
+            return address in self.hosts or address in self.routers
+        prefix, _, shift = name.partition("/")
+        return bool(shift) and int(prefix, 16) in self.cidrs.get(int(shift), ())
+
+    def rests(self, address: IP) -> str | None:
+        """On which part rests that the cluster has the address; None: on none of a node."""
+        place, text = self.place_of(number(address)), str(address)
+        if place:
+            return place[1]
+        return host_part(text) if text in self.hosts else None
 
 
 def read_config(_: str, value: bytes) -> bytes:
@@ -289,9 +338,9 @@ def own_backends(
     usable, rests = set[IP](), dict[str, None]()
     for address in addresses:
         here = number(address)
-        of_node = remote.node_of(here) or remote.hosts.get(str(address))
-        rests[of_node or single(here)] = None
-        if of_node or remote.ledger.pods.holder(here) == remote.name:
+        part_of_node = remote.rests(address)
+        rests[part_of_node or single(here)] = None
+        if part_of_node or remote.ledger.pods.holder(here) == remote.name:
             usable.add(address)
     kept = tuple(backend for backend in backends if backend.address in usable)
     others = [str(address) for address in addresses if address not in usable]
@@ -340,20 +389,20 @@ def address(
 ) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
     """The row of an address, or None for one that node rows carry already.
 
-    The second part names the nodes on which the judgement rests: whose pod CIDR holds it, and
+    The second part names what the judgement rests on: the pod CIDR that holds it, and the host
     whose tunnel endpoint it has.
     """
     if "/" in name:
         return _prefix(remote, name, value)
     packed = pack(name)
     here = int.from_bytes(packed, "big")
-    of_node, host = remote.node_of(here), remote.hosts.get(value.host)
+    place, host = remote.place_of(here), remote.hosts.get(value.host)
     if value.identity == IDENTITY_HOST or name in remote.routers:
         return _node_address(remote, name, packed)
     if value.identity in _OF_NODE and name in remote.hosts:
-        return None, (remote.hosts[name],)
-    is_single = of_node is None and host is not None and remote.nodes[host].lacks_cidr(name)
-    if of_node is None and not is_single:
+        return None, (host_part(name),)
+    is_single = place is None and host is not None and remote.nodes[host].lacks_cidr(name)
+    if place is None and not is_single:
         raise _outside(remote, name, here, here)
     identity = _identity_here(remote, value.identity)
     endpoint = remote.nodes[host].endpoint if host else None
@@ -364,7 +413,8 @@ def address(
         remote.ledger.check_pod(remote.name, "IP", here, name)
         terms.check_pod(remote.ledger, remote.name, "IP", here)
         remote.ledger.pods.take(remote.name, here)
-    return (packed, identity, endpoint) if identity else None, (of_node or SINGLE, host)
+    rests = place[1] if place else SINGLE, host_part(value.host)
+    return (packed, identity, endpoint) if identity else None, rests
 
 
 def _identity_here(remote: RemoteCluster, claimed: int) -> int:
@@ -387,14 +437,14 @@ def _node_address(
 ) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
     """Identity 1 (host) is that of another node here: 6, and only for addresses of its nodes."""
     if name in remote.hosts:
-        return None, (remote.hosts[name],)
+        return None, (host_part(name),)
     of_node = remote.routers.get(name)
     endpoint = remote.nodes[of_node].endpoint if of_node else None
     if of_node is None or endpoint is None:
         raise NotAccepted(
             RESERVED, "ID", f"identity {IDENTITY_HOST} (host) for {name}, no node's own"
         )
-    return (packed, IDENTITY_REMOTE_NODE, endpoint), (of_node,)
+    return (packed, IDENTITY_REMOTE_NODE, endpoint), (host_part(name),)
 
 
 def _read_prefix(name: str, value: bytes) -> AddressValue:
@@ -413,11 +463,11 @@ def _read_prefix(name: str, value: bytes) -> AddressValue:
 def _prefix(remote: RemoteCluster, name: str, value: AddressValue) -> tuple[None, tuple[str, ...]]:
     """An entry for a whole prefix is checked, and not used."""
     first, last = span(ip_network(name))
-    of_node = remote.node_of(first)
-    if of_node is None or of_node != remote.node_of(last):
+    place = remote.place_of(first)
+    if place is None or place != remote.place_of(last):
         raise _outside(remote, name, first, last)
     _check_identity(remote, "ID", value.identity)
-    return None, (of_node,)
+    return None, (place[1],)
 
 
 def _prefix_length(pair: wire.WirePair) -> int:

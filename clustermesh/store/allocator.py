@@ -23,6 +23,7 @@ import msgspec
 
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import BadRequest, Client, Compacted, Denied, EtcdError
+from clustermesh.etcd.names import is_readable, key_bytes, key_text
 from clustermesh.etcd.requests import (
     cut,
     delete_op,
@@ -334,10 +335,13 @@ class Allocator:
             try:
                 async with aclosing(self._client.pages(f"meshgate/v1/{self._cluster}/")) as pages:
                     async for page in pages:
-                        synced |= any(kv.key == self.synced_key.encode() for kv in page.kvs)
+                        synced |= any(kv.key == key_bytes(self.synced_key) for kv in page.kvs)
                         rows = map(entry_of, page.kvs)
                         entries += (
-                            row for row in rows if claim_key(self._cluster, self._nouns, row.key)
+                            row
+                            for row in rows
+                            if is_readable(row.key)
+                            and claim_key(self._cluster, self._nouns, row.key)
                         )
             except Compacted:
                 continue  # a list of one revision, or none
@@ -501,7 +505,7 @@ class Allocator:
         place = self._pools[key.noun, key.pool]
         if kv is None or owner in place.owners:
             return
-        text = kv.key.decode()
+        text = key_text(kv.key)
         try:
             theirs = replace(key, number=records.decode_owner(kv.value))
         except ValueError as error:

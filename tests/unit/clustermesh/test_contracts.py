@@ -17,8 +17,9 @@ import pytest
 from clustermesh.contract import Contract, Limits, in_force
 from clustermesh.kept import KeptContracts
 from clustermesh.remote import wire
+from clustermesh.remote.changes import Draft
 from clustermesh.remote.holdings import Bar, OwnChange, OwnFacts
-from clustermesh.remote.importer import Imports, finish
+from clustermesh.remote.importer import Imports
 from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.slices import slice_values
 from clustermesh.remote.tables import RemoteTables
@@ -75,6 +76,7 @@ def imports(*contracts: Contract) -> Imports:
 def change(it: Imports, contracts: Iterable[Contract] | None = None, **barred: object) -> None:
     objects = None if contracts is None else tuple(contracts)
     it.change_own(OwnChange(contracts=objects, **barred))  # type: ignore[arg-type]
+    it.apply({})
 
 
 def bar(it: Imports) -> None:
@@ -349,13 +351,22 @@ def test_a_change_is_judged_in_pieces_and_for_its_peer_alone() -> None:
     it = imports(GIVEN)
     it.apply({**west(), **dict(pair(f"10.2.1.{n}") for n in range(6, 200))})
     it.apply(cloud("north", 3, "172.31.5.6"))
-    judged: list[str] = []
-    north = it.importers["north"]
-    north.settling_contract = judged.append  # type: ignore[method-assign, assignment]
     wider = replace(GIVEN, node_cidrs=(*GIVEN.node_cidrs, ip_network("10.98.0.0/24")))
-    pieces = it.changing_own(OwnChange(contracts=(wider,)))
-    assert sum(1 for _ in pieces) >= 6
-    assert judged == []
+    it.change_own(OwnChange(contracts=(wider,)))
+    assert list(it.waiting) == ["west"]
+    assert sum(1 for _ in it.settling("west", Draft())) >= 6
+    it.follow_up()
+    assert list(it.waiting) == []
+
+
+def test_what_is_told_with_a_new_contract_is_judged_with_it() -> None:
+    """A key that goes and one that comes, before the contract was judged."""
+    it = imports(GIVEN)
+    it.apply(west())
+    it.change_own(OwnChange(contracts=(replace(GIVEN, namespaces=("*",)),)))
+    key, value = pair("10.2.1.9")
+    it.apply({key: value}, [wire.address_key("west", ip_address("10.2.1.5"))])
+    assert set(held(it)) == {"10.2.1.9", "fd02:0:0:1::5"}
 
 
 def test_a_contract_with_another_id_is_a_finding_and_an_accepted_peer_stays() -> None:
@@ -547,7 +558,7 @@ def test_the_order_of_events_decides_nothing_but_who_is_within_the_limits(seed: 
             there[key] = keys[key]
             it.apply({key: keys[key]})
     new = imports()
-    new.change_own(OwnChange(contracts=tuple(contracts), barred={Bar.ALL: barred}))
+    change(new, contracts, barred={Bar.ALL: barred})
     limited = any(one.limits != Limits() for one in contracts)
     if any(one.id == 7 for one in contracts):
         return  # an accepted peer stays, a new one does not come
@@ -558,8 +569,3 @@ def test_the_order_of_events_decides_nothing_but_who_is_within_the_limits(seed: 
     else:
         assert (nodes(it), held(it), services(it)) == (nodes(new), held(new), services(new))
         assert refused(it) == refused(new)
-
-
-def test_pieces_end() -> None:
-    """``changing_own`` without anything to do is one step."""
-    assert finish(imports().changing_own(OwnChange())).addresses == {}
