@@ -806,6 +806,10 @@ class Imports:
             self.ledger.drop_id(cluster, importer.cluster.id)
             del self.importers[cluster]
 
+    def by_contract(self, cluster: str) -> bool:
+        """Whether a cluster is to be judged because its contract has changed."""
+        return cluster in self.importers and self.importers[cluster].contract_changed
+
     def follow_up(self) -> None:
         """Refused nodes are judged again when somebody has given something up, and addresses."""
         if self.ledger.revision != self._seen:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from clustermesh.remote import wire
 from clustermesh.remote.changes import Draft
 from clustermesh.remote.holdings import Bar, OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports
+from clustermesh.remote.lanes import Lanes
 from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.slices import slice_values
 from clustermesh.remote.tables import RemoteTables
@@ -357,6 +359,20 @@ def test_a_change_is_judged_in_pieces_and_for_its_peer_alone() -> None:
     assert sum(1 for _ in it.settling("west", Draft())) >= 6
     it.follow_up()
     assert list(it.waiting) == []
+
+
+def test_a_peer_that_was_too_fast_does_not_delay_its_contract() -> None:
+    """Else it could keep for a while what it was given no more."""
+    it, seconds = imports(GIVEN), count(step=50)
+    lanes = Lanes(it, lambda *_: iter(()), cpu=lambda: float(next(seconds)), clock=lambda: 0.0)
+    for number in range(3):
+        it.tell(west() if not number else dict([pair(f"10.2.1.{number}")]))
+        list(lanes.steps(rests=False))
+    assert (lanes.wait_s or 0) > 10
+    it.change_own(OwnChange(contracts=(replace(GIVEN, pod_cidrs=networks("10.3.0.0/16")),)))
+    assert lanes.wait_s == 0
+    list(lanes.steps(rests=False))
+    assert (nodes(it), held(it)) == (set(), {})
 
 
 def test_what_is_told_with_a_new_contract_is_judged_with_it() -> None:
