@@ -288,6 +288,7 @@ class Ledger:
         #: The contract of each cluster that has one, and what is wrong with the objects.
         self.in_force = InForce({})
         self._objects: tuple[Contract, ...] = ()
+        self._chosen = False  # among these, with ours as it is now
         self._barred = {bar: Barred() for bar in Bar}
         self._given = {bar: Barred() for bar in Bar}  # by contracts, and so to nobody else
         self.ids: dict[int, str] = {}
@@ -343,6 +344,7 @@ class Ledger:
         if not (networks or addresses or gone_ours or any(barred)):
             return set()
         self.revision += 1
+        self._chosen &= not (networks or addresses or gone_ours)
         for network in change.gone_networks:
             self._own_networks.remove(network)
         for network in networks:
@@ -398,7 +400,10 @@ class Ledger:
         Return the clusters whose contract is another one, and who else has something that a
         contract gives away now.
         """
+        if self._chosen and objects in (None, self._objects):
+            return set(), set()
         self._objects = self._objects if objects is None else objects
+        self._chosen = True
         before = self.contracts
         self.in_force = in_force(self._objects, before, self._own_id, self._own_meeting)
         names = before.keys() | self.contracts.keys()
