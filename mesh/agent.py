@@ -38,7 +38,7 @@ from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.health.agent import Health, map_usages
-from mesh.health.mistakes import Mistakes
+from mesh.health.mistakes import Mistakes, named
 from mesh.host import restore as host_restore
 from mesh.host.agent import FILE, Host
 from mesh.identity import labels
@@ -333,12 +333,12 @@ class Agent:
             "date findings": self._since.run,
             **{f"listener {number}": one.run for number, one in enumerate(self.listeners)},
         }
-        tasks = (task for feature in self.features.all for task in feature.tasks())
-        jobs |= {getattr(task, "__qualname__", str(task)): task for task in tasks}
+        jobs |= named(task for feature in self.features.all for task in feature.tasks())
         self.events.start()
         try:
             async with self.server, asyncio.TaskGroup() as group:
-                group.create_task(self.uplink.run(self.facts))  # its MovedError ends this agent
+                uplink = partial(self.uplink.run, self.facts)
+                group.create_task(self.mistakes.keep("the uplink", uplink, MovedError))
                 for name, job in jobs.items():
                     group.create_task(self.mistakes.keep(name, job), name=name)
         finally:

@@ -37,7 +37,7 @@ from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
-from mesh.health.mistakes import Mistakes
+from mesh.health.mistakes import Mistakes, named
 from mesh.identity.controller import IdentityController
 from mesh.nodes.controller import NodesController
 from mesh.objects.kinds import KINDS
@@ -193,8 +193,7 @@ class Controller:
                     "snapshot of pods": self.leading.pods.run,
                     "snapshot of claims": self.leading.allocator.keep,
                 }
-                tasks = (one for feature in self.features.all for one in feature.tasks())
-                jobs |= {getattr(task, "__qualname__", str(task)): task for task in tasks}
+                jobs |= named(task for one in self.features.all for task in one.tasks())
                 for name, job in jobs.items():
                     group.create_task(self.mistakes.keep(name, job), name=name)
         finally:

@@ -344,11 +344,6 @@ class Importer:
         ).partition("/")
         return PodKey(self.cluster.name, namespace, name) if name else None
 
-    def accepts(self, address: IP) -> bool:
-        """Whether a row of the address is accepted."""
-        key = f"{ADDRESS.prefix}{self.cluster.name}/{address}"
-        return self._addresses.accepted(key) is not None
-
     @property
     def is_gone(self) -> bool:
         """The cluster has left: it has no key any more."""
@@ -844,12 +839,6 @@ class Imports:
                 found = contract.finding(codes.CONTRACT_ID, "spec.id", text)
                 findings[f"{found.object} {found.field}"] = found
         return MappingProxyType(findings)
-
-    def has_row(self, cluster: str, address: bytes) -> bool:
-        """Whether another cluster has an accepted row of the address (16 bytes) by now."""
-        here = readable(int.from_bytes(address, "big"))
-        whose = self.ledger.claimant(here)
-        return whose != cluster and whose in self.importers and self.importers[whose].accepts(here)
 
     def _importer(self, cluster: str) -> Importer:
         importer = self.importers.get(cluster)

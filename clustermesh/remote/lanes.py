@@ -30,12 +30,12 @@ SAVED_S, SHARE = 10.0, 0.1
 #: Runs that a cluster may have: saved up at most, and per second.
 SAVED_RUNS, RUNS = 200.0, 20.0
 #: CPU seconds after which a pass ends and targets look at the tables, although more waits.
-PASS_S = 0.01
+PASS_S = 0.005
 #: Seconds for which a cluster that was too fast is shown.
 SHOWN_S = 30.0
 
-#: Writes what a run has changed, in pieces; ``alone``: no other lane had a turn meanwhile.
-Write = Callable[[str, Draft, Callable[[], bool]], Iterator[None]]
+#: Writes what a run of a cluster has changed, in pieces.
+Write = Callable[[str, Draft], Iterator[None]]
 
 
 class Pace:
@@ -81,7 +81,6 @@ class _Lane:
     pieces: Iterator[None]
     lists: bool
     free: bool
-    alone: bool = True
 
 
 class Lanes:
@@ -167,7 +166,8 @@ class Lanes:
     def _candidates(self) -> Iterable[str]:
         if self.lists:
             return [n for n, lane in self._lanes.items() if lane.lists] or self._first_listed()
-        return list({**self._imports.waiting, **self._lanes})
+        new = (name for name in self._imports.waiting if name not in self._lanes)
+        return [*new, *self._lanes]
 
     def _first_listed(self) -> list[str]:
         self._listing &= self._imports.waiting.keys()
@@ -186,13 +186,10 @@ class Lanes:
     def _run(self, lane: _Lane) -> Iterator[None]:
         draft = Draft()
         yield from self._imports.settling(lane.cluster, draft)
-        yield from self._write(lane.cluster, draft, lambda: lane.alone)
+        yield from self._write(lane.cluster, draft)
 
     def _advance(self, lane: _Lane) -> None:
         """One piece; the lane then stands behind the others."""
-        for other in self._lanes.values():
-            other.alone &= other is lane
-        lane.alone &= len(self._lanes) == 1
         del self._lanes[lane.cluster]
         began, name = self._cpu(), lane.cluster
         try:

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from clustermesh.etcd.client import Client
 from clustermesh.kept import KeptContracts
@@ -46,7 +43,8 @@ from mesh.core.model import (
 )
 from mesh.core.passes import Gate, Sliced
 from mesh.core.reconcile import Loop
-from mesh.core.table import ColumnChanges, Source, Table, column_names
+from mesh.core.table import ColumnChanges, Source, Table
+from mesh.identity.addresses import OfCluster
 
 PREFIX = "cilium/"
 #: Addresses that are written in one piece.
@@ -220,29 +218,24 @@ class RemoteTables(Sliced):
         if self._kept is not None:
             self._kept.write(contracts)
 
-    def _writing(self, cluster: str, draft: Draft, alone: Callable[[], bool]) -> Iterator[None]:
-        """Write what a run has changed.
-
-        Another cluster may have got an address while this one's was on its way out.
-        """
+    def _writing(self, cluster: str, draft: Draft) -> Iterator[None]:
+        """Write what a run has changed."""
         self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
+        others = frozenset(number for name, number in self.ids.rows.items() if name != cluster)
         for part in draft.parts(_WRITTEN):
-            self._write(part if alone() else self._without_others(cluster, part))
+            self._write(part, others)
             yield
         self._settle()
 
-    def _without_others(self, cluster: str, part: ImportChanges) -> ImportChanges:
-        gone, has_row = part.addresses.deleted, self.imports.has_row
-        ours = np.array([not has_row(cluster, name) for name in column_names(gone)], bool)
-        return replace(part, addresses=replace(part.addresses, deleted=gone[ours]))
-
-    def _write(self, changes: ImportChanges) -> None:
+    def _write(self, changes: ImportChanges, others: frozenset[int] = frozenset()) -> None:
         for noun, table in self.tables.items():
             self.rows += table.upsert(changes.of(noun).upsert)
             self.rows += table.delete(changes.of(noun).delete)
-        if len(changes.addresses.keys) or len(changes.addresses.deleted):
-            self.rows += len(changes.addresses.keys) + len(changes.addresses.deleted)
-            self._addresses_changed(changes.addresses)
+        columns = changes.addresses
+        if len(columns.keys) or len(columns.deleted):
+            self.rows += len(columns.keys) + len(columns.deleted)
+            arrays = columns.keys, columns.values, columns.deleted
+            self._addresses_changed(OfCluster(*arrays, others))
 
     def _settle(self) -> None:
         importers = self.imports.importers

@@ -18,6 +18,8 @@ from mesh.health.findings import MISTAKE
 
 log = logging.getLogger(__name__)
 
+Task = Callable[[], Coroutine[Any, Any, object]]
+
 #: Seconds until a task begins anew: first, and longest. It counts as mended after the longest.
 PAUSE_S = (0.5, 30.0)
 #: Parts of a derivation that a finding names.
@@ -33,14 +35,21 @@ class Mistakes:
         self._tasks: dict[str, str] = {}  # tasks that have raised, with the reason
         self._reports: dict[str, str] = {}  # parts that could not say what is wrong
 
-    async def keep(self, name: str, job: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Run a task until it is cancelled, again and again when it raises."""
+    async def keep(
+        self,
+        name: str,
+        job: Callable[[], Coroutine[Any, Any, object]],
+        ends: type[Exception] | None = None,
+    ) -> None:
+        """Run a task until it is cancelled, again when it raises, unless that is ``ends``."""
         pause = PAUSE_S[0]
         while True:
             began = time.monotonic()
             try:
                 await job()
             except Exception as error:  # becomes a finding with the task's name
+                if ends is not None and ExceptionGroup("", [error]).subgroup(ends):
+                    raise
                 log.exception("event=task_failed name=%s", name)
                 self._tasks[name] = _text(error)
             else:
@@ -89,3 +98,17 @@ def _text(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return repr(error)
+
+
+def named(tasks: Iterable[Task]) -> dict[str, Task]:
+    """Tasks of features by name: that of their object's class, and a number where it has several.
+
+    Two of one base class have the same method, so the method's name does not tell them apart.
+    """
+    found: dict[str, Task] = {}
+    for task in tasks:
+        owner = getattr(task, "__self__", None)
+        name = getattr(task, "__qualname__", str(task)) if owner is None else type(owner).__name__
+        same = sum(one.partition(" ")[0] == name for one in found)
+        found[f"{name} {same + 1}" if same else name] = task
+    return found

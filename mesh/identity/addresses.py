@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -199,16 +200,26 @@ def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> 
         table.delete(keys[values["kind"] != KIND_POD])
 
 
+@dataclass(frozen=True, slots=True)
+class OfCluster(ColumnChanges):
+    """What changes of one cluster's addresses; ``others`` are the ids of all other clusters."""
+
+    others: frozenset[int] = frozenset()
+
+
 def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
     """Write accepted addresses of other clusters into ``table``.
 
     A router's row goes with its node (``write_columns``), whether or not it has a key of its own.
+    A cluster takes away no row that has become another cluster's meanwhile.
     """
     if len(changes.keys):
         table.upsert(changes.keys, changes.values)
     if len(changes.deleted):
         keys, values = table.existing(changes.deleted)
-        table.delete(keys[values["kind"] == KIND_POD])
+        others = list(changes.others) if isinstance(changes, OfCluster) else []
+        mine = ~np.isin(values["cluster"], others)
+        table.delete(keys[mine & (values["kind"] == KIND_POD)])
 
 
 def tunnel_endpoint(node: Node) -> IPv4Address | None:
