@@ -198,10 +198,11 @@ def test_a_provisional_cluster_draws_nothing_that_egress_or_routes_carry(lab: La
             "IPv6AllocCIDR": {"IP": "fd99::7:0", "Mask": "//////////////////8AAA=="},
         },
     }
-    bad = {
-        f"{NODE}{name}": json.dumps(node | EVIL | {"Name": name, **cidr})
-        for name, cidr in cidrs.items()
-    }
+    bad = {}
+    for number, (name, cidr) in enumerate(cidrs.items()):
+        at = [{"Type": "InternalIP", "IP": f"10.99.0.7{number}"}]
+        fields = node | EVIL | {"Name": name, "IPAddresses": at, **cidr}
+        bad[f"{NODE}{name}"] = json.dumps(fields)
     before = behind(lab)
     try:
         write(lab, dict(bad), there)
