@@ -158,7 +158,7 @@ Meeting = Callable[[Network], Network | None]
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
+class Contracts:
     """The contract of each cluster that has one, and what is wrong with the objects."""
 
     contracts: Mapping[str, Contract]
@@ -167,7 +167,7 @@ class InForce:
 
 def in_force(
     objects: Iterable[Contract], before: Mapping[str, Contract], own_id: int, ours: Meeting
-) -> InForce:
+) -> Contracts:
     """Choose among the objects; ``before`` were in force until now, by cluster.
 
     Of two objects for one cluster, the one that was in force stays, else the first by name. One
@@ -186,7 +186,7 @@ def in_force(
     for contract in chosen.values():  # ours may have grown since it was taken
         if not any(finding.object == contract.place for finding in findings):
             findings += _contradictions(contract, (), own_id, ours)
-    return InForce(chosen, tuple(findings))
+    return Contracts(chosen, tuple(findings))
 
 
 def _first_refused(

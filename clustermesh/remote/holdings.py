@@ -18,7 +18,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from types import MappingProxyType
 
-from clustermesh.contract import Contract, InForce, in_force
+from clustermesh.contract import Contract, Contracts, in_force
 from clustermesh.findings import ADDRESS_TAKEN, ID_TAKEN, PREFIX_TAKEN
 from mesh.core.findings import Code
 from mesh.core.model import IP, Network
@@ -286,7 +286,7 @@ class Ledger:
     def __init__(self, own: OwnFacts) -> None:
         self.revision = 0
         #: The contract of each cluster that has one, and what is wrong with the objects.
-        self.in_force = InForce({})
+        self.in_force = Contracts({})
         self._objects: tuple[Contract, ...] = ()
         self._chosen = False  # among these, with ours as it is now
         self._barred = {bar: Barred() for bar in Bar}
@@ -422,7 +422,7 @@ class Ledger:
 
     def restore_contracts(self, contracts: Mapping[str, Contract]) -> None:
         """Start from those that were in force when the process ended."""
-        self.in_force = InForce(contracts)
+        self.in_force = Contracts(contracts)
         self._given = {bar: Barred(words) for bar, words in _given(contracts).items()}
 
     def _own_meeting(self, network: Network) -> Network | None:
