@@ -150,6 +150,8 @@ class Importer:
         self._beyond: dict[AnyShared, dict[str, bytes]] = {}  # of pages, and of no room as yet
         self._is_listing = False
         self._draining = False
+        #: Another id is being taken over: rows go with the one, and come back with the other.
+        self.changes_id = False
 
     # --- What is accepted ---------------------------------------------------------------------
 
@@ -466,6 +468,7 @@ class Importer:
 
     def _changing_id(self, draft: Draft, accepted: int) -> Iterator[None]:
         everything = {noun: dict.fromkeys(keys) for noun, keys in self._keys.items()}
+        self.changes_id = bool(self.cluster.id)
         if self.cluster.id:
             self._draining = True  # every key counts as gone, and forgets what it was
             yield from self._settling_rows(draft, everything)
@@ -473,6 +476,7 @@ class Importer:
             self.cluster.ledger.drop_id(self.cluster.name, self.cluster.id)
         self.cluster.id = accepted
         yield from self._settling_rows(draft, everything)
+        self.changes_id = False
 
     def _settling_rows(self, draft: Draft, touched: Touched) -> Iterator[None]:
         moved = yield from self._settling_nodes(draft, touched.get(NODE, ()))
@@ -804,6 +808,11 @@ class Imports:
     def by_contract(self, cluster: str) -> bool:
         """Whether a cluster is to be judged because its contract has changed."""
         return cluster in self.importers and self.importers[cluster].contract_changed
+
+    def may_be_written(self, cluster: str) -> bool:
+        """Whether a part of what a run has changed so far is right without the rest of it."""
+        importer = self.importers.get(cluster)
+        return importer is None or not importer.changes_id
 
     def follow_up(self) -> None:
         """Refused nodes are judged again when somebody has given something up, and addresses."""

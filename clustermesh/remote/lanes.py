@@ -31,6 +31,8 @@ SAVED_S, SHARE = 10.0, 0.1
 SAVED_RUNS, RUNS = 200.0, 20.0
 #: CPU seconds after which a pass ends and targets look at the tables, although more waits.
 PASS_S = 0.005
+#: Changed addresses of a run that wait to be written: a cluster has up to 131,072.
+COLLECTED = 4096
 #: Seconds for which a cluster that was too fast is shown.
 SHOWN_S = 30.0
 
@@ -122,8 +124,9 @@ class Lanes:
         end = self._cpu() + PASS_S
         while lane := self._next() or self._next_after():
             self._advance(lane)
-            if rests and not self.lists and self._cpu() > end:
-                return
+            arrives = lane.cluster not in self._lanes and bool(self._lanes)
+            if rests and not self.lists and (arrives or self._cpu() > end):
+                return  # others wait to see what has changed, not for what goes on
             yield
 
     def findings(self) -> dict[str, Finding]:
@@ -184,9 +187,12 @@ class Lanes:
         return lane
 
     def _run(self, lane: _Lane) -> Iterator[None]:
-        draft = Draft()
-        yield from self._imports.settling(lane.cluster, draft)
-        yield from self._write(lane.cluster, draft)
+        draft, name = Draft(), lane.cluster
+        for _ in self._imports.settling(name, draft):
+            if len(draft.addresses) >= COLLECTED and self._imports.may_be_written(name):
+                yield from self._write(name, draft.take())
+            yield
+        yield from self._write(name, draft)
 
     def _advance(self, lane: _Lane) -> None:
         """One piece; the lane then stands behind the others."""

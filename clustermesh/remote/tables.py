@@ -31,6 +31,7 @@ from clustermesh.remote.shared import (
 )
 from clustermesh.remote.wire import ADDRESSES, canary_key
 from clustermesh.store.follow import Batch
+from mesh.core.address import OfCluster
 from mesh.core.model import (
     IP,
     Finding,
@@ -44,7 +45,6 @@ from mesh.core.model import (
 from mesh.core.passes import Gate, Sliced
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
-from mesh.identity.addresses import OfCluster
 
 PREFIX = "cilium/"
 #: Addresses that are written in one piece.

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.address import ADDRESS, column, packed
+from mesh.core.address import ADDRESS, OfCluster, column, packed
 from mesh.core.model import (
     IDENTITY_HOST,
     IDENTITY_REMOTE_NODE,
@@ -198,13 +197,6 @@ def write_columns(table: ColumnTable, changes: Changes[bytes, AddressValue]) -> 
     if changes.delete:
         keys, values = table.existing(np.frombuffer(b"".join(changes.delete), ADDRESS))
         table.delete(keys[values["kind"] != KIND_POD])
-
-
-@dataclass(frozen=True, slots=True)
-class OfCluster(ColumnChanges):
-    """What changes of one cluster's addresses; ``others`` are the ids of all other clusters."""
-
-    others: frozenset[int] = frozenset()
 
 
 def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:

@@ -1,7 +1,7 @@
 """A cluster that changes too fast, or too much, costs itself: another one's change arrives in time.
 
 etcd ── view of agent east-1 ── import firewall ── address table ── a target
-west: one node, many addresses behind it, its tunnel endpoint to and fro
+west: one node, many addresses behind it, whose tunnel endpoint goes there and back
 north: a node now and then, which is timed until the target has it
 """
 
@@ -156,7 +156,7 @@ def report(name: str, probe: Probe, growth: int) -> None:
     sys.stdout.write(f"\n{name}: {text}\n")
 
 
-def test_a_node_whose_endpoint_goes_to_and_fro_costs_its_own_cluster(tmp_path: Path) -> None:
+def test_a_node_whose_endpoint_goes_there_and_back_costs_its_own_cluster(tmp_path: Path) -> None:
     """Every address behind it is another row each time; ten times a second."""
 
     async def run(server: Etcd) -> None:
@@ -178,7 +178,7 @@ def test_a_node_whose_endpoint_goes_to_and_fro_costs_its_own_cluster(tmp_path: P
                 await asyncio.sleep(0.1)
 
             await during(attack, probe)
-            report("endpoint to and fro", probe, resident() - before)
+            report("endpoint there and back", probe, resident() - before)
             assert probe.p99_s < BOUND_S
             remote = agent.features.store.remote
             last = ENDPOINTS[0] if turn % 2 else ENDPOINTS[1]

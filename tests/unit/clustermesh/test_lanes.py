@@ -165,11 +165,11 @@ def test_a_cluster_that_has_used_up_its_savings_waits_alone(
     monkeypatch.setattr(lanes, "SAVED_S", 0.5)
     clock, log = Clock(), list[str]()
     imports, it = side_by_side(clock, log)
-    to_and_fro = [replace(WEST, addresses=(IPv4Address(f"10.99.0.{n}"),)) for n in (28, 29)]
+    there_and_back = [replace(WEST, addresses=(IPv4Address(f"10.99.0.{n}"),)) for n in (28, 29)]
     turn = 0
     while not it.findings():
         turn += 1
-        imports.tell(node(to_and_fro[turn % 2]))
+        imports.tell(node(there_and_back[turn % 2]))
         list(it.steps(rests=False))
     assert {str(one.code) for one in it.findings().values()} == {"M174"}
     assert "west" in imports.waiting or it.wait_s
@@ -187,7 +187,7 @@ def test_a_cluster_that_has_used_up_its_savings_waits_alone(
     for _ in range(3):
         list(it.steps(rests=False))
     assert it.findings() == {}
-    assert imports.importers["west"].nodes[NodeKey("west", "w1")] == to_and_fro[turn % 2]
+    assert imports.importers["west"].nodes[NodeKey("west", "w1")] == there_and_back[turn % 2]
 
 
 def test_what_is_told_while_a_run_goes_on_is_judged_once_by_its_last_value() -> None:
