@@ -52,7 +52,8 @@ test-newest:
 	@$(NEWEST)/bin/python tests/run.py tests/unit tests/interop
 
 soak: build
-	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade
+	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade tests/fuzz \
+		tests/interop/test_any_bytes.py tests/interop/test_fast_peers.py
 
 upgrade: build
 	@$(PYTHON) tests/run.py tests/upgrade

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.findings import AWAITED, NOT_REMEMBERED, STORE_AWAY
+from clustermesh.kept import FILE as CONTRACTS_FILE
+from clustermesh.kept import KeptContracts
 from clustermesh.remote.counters import Counters
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.known import KnownClusters
@@ -52,7 +54,8 @@ class AgentStore:
         self.client = Client(endpoint)
         self._node = node
         self.own = Own(facts.cluster)
-        self.remote = RemoteTables(facts, addresses_changed)
+        kept = KeptContracts(known.with_name(CONTRACTS_FILE))
+        self.remote = RemoteTables(facts, addresses_changed, kept=kept)
         self.counters = Counters(
             self.client, facts.cluster, self.remote.take, lambda: self._view.told(PREFIX)
         )
@@ -142,6 +145,7 @@ class AgentStore:
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the store and with our own keys in it."""
         yield from self.own.findings.values()
+        yield from self._view.findings()
         yield from self.counters.findings()
         yield from cut_history(self._view, self.client)
         for name in sorted({*self.remote.awaited.rows, *self._held_clusters()}):

@@ -14,10 +14,12 @@ from ipaddress import IPv4Address
 
 from clustermesh import foreign as prefixes
 from clustermesh import publish
+from clustermesh.contract import Contract
+from clustermesh.etcd.client import EtcdAddress
 from clustermesh.findings import SERVICE_TOO_LARGE
 from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
-from clustermesh.remote.ours import Ours
+from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.tables import RemoteTables
 from clustermesh.remote.vanished import Vanished
 from clustermesh.store.complete import AllClaimed
@@ -212,16 +214,17 @@ class RemoteController(ControllerFeature):
         cluster: str,
         id_: int,
         remote: RemoteTables,
+        contracts: Table[str, Contract],
+        store: EtcdAddress,
         forgotten: Table[str, None],
         publishing: PublishController,
         features: Iterable[ControllerFeature],
     ) -> None:
-        others = list(features)
-        networks = [table for one in others for table in one.ours]
-        addresses = [table for one in others for table in one.own_addresses]
+        self.barred = (Table[Network, None]("where the store is"),)
+        self.barred[0].replace(store.networks)
         self._cluster, self._id = cluster, id_
         self._remote, self._publishing = remote, publishing
-        self._ours = Ours(remote, networks, addresses)
+        self._ours = Ours(remote, OwnTables.of([*features, self], contracts))
         self._vanished, self._forgotten = Vanished(cluster), forgotten
 
     def derive(self, loop: Loop) -> None:

@@ -1,7 +1,7 @@
 """Codes of findings about the store, and about what other clusters claim.
 
 M121 to M139: what a peer claims and does not get (``reference/clustermesh-wire.md`` 16 and 22.4).
-From M141: our own cluster in the store.
+From M141: our own cluster in the store. M176 to M181: contracts with other clusters.
 """
 
 from mesh.core.findings import Code
@@ -108,6 +108,42 @@ MORE = Code(
     "More keys of another cluster are refused than are listed one by one.",
     "Act on the findings that are listed.",
 )
+BEYOND_PROVISIONAL = Code(
+    "M176",
+    "Another cluster has no contract here, and claims what only a contract gives: pods outside "
+    "private and unique-local space, or pods or nodes where our egress policies, routes, routers "
+    "and the store are. The key is not used.",
+    "If the cluster is to have it, write a ClusterPeer that gives it; else tell its operators.",
+)
+BEYOND_CONTRACT = Code(
+    "M177",
+    "A key of another cluster claims more than its contract gives. The key is not used.",
+    f"{_TELL} If the cluster is to have it, give it in the ClusterPeer that the text names.",
+)
+OVER_LIMIT = Code(
+    "M178",
+    "Another cluster has more rows of a noun than its contract's limits allow. The further ones "
+    "are not used.",
+    f"{_TELL} Or give it a greater number in `spec.limits` of its ClusterPeer.",
+)
+SECOND_CONTRACT = Code(
+    "M179",
+    "Two ClusterPeers are about one cluster. The one that was in force stays so; at a start it is "
+    "the first by name. The other one is not used.",
+    "Remove one of the two.",
+)
+CONTRACT_OVERLAP = Code(
+    "M180",
+    "A ClusterPeer gives pod CIDRs that meet ours, or those of another ClusterPeer. It is not "
+    "used as it is now; what was in force before stays so.",
+    "Correct the field that the finding names.",
+)
+CONTRACT_ID = Code(
+    "M181",
+    "A ClusterPeer says another cluster id than the cluster does, or one that somebody else has. "
+    "A cluster that is in use stays as it is; a new one is not taken in.",
+    "Correct `spec.id`, or give the cluster another id.",
+)
 OWN_UNREADABLE = Code(
     "M141",
     "A key of our own cluster in etcd cannot be read. It counts as absent.",
@@ -211,6 +247,29 @@ VANISHED = Code(
     "here.",
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
+)
+NOT_UTF8 = Code(
+    "M171",
+    "A key in etcd is no UTF-8 text. It counts as absent; all other keys are used.",
+    "Look which program wrote the key, and delete it: `etcdctl del` with the key's bytes.",
+)
+NOT_TAKEN = Code(
+    "M172",
+    "A key in etcd, or its value, meets a mistake in Meshgate. The key is not used as it is now; "
+    "all other keys are.",
+    "Report the text to Meshgate's developers. The log of the process has the details.",
+)
+TOO_FAST = Code(
+    "M174",
+    "Another cluster changes more than is judged at once. Its own changes wait, and the last one "
+    "of each key counts; those of all other clusters are in time.",
+    f"{_TELL} A key that is written again and again, or a node that comes and goes, is the cause.",
+)
+BYTES = Code(
+    "M175",
+    "Another cluster has more bytes of values than are kept, or of refused ones. The key is not "
+    "used, and is judged again only when it is written or listed again.",
+    f"{_TELL} When the values are right, the cluster is larger than this mesh is meant for.",
 )
 COUNTER_STANDS = Code(
     "M188",

@@ -16,10 +16,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from bgp.agent import RoutersAgent
 from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
+from clustermesh.contract import CONTRACTS
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
@@ -36,6 +38,7 @@ from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.health.agent import Health, map_usages
+from mesh.health.mistakes import Mistakes, named
 from mesh.host import restore as host_restore
 from mesh.host.agent import FILE, Host
 from mesh.identity import labels
@@ -131,7 +134,7 @@ class Features:
         )
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
-            self.egress,
+            self.egress, RoutersAgent(objects),
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
@@ -148,7 +151,8 @@ class Features:
         features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
-        features.append(RemoteAgent(remote, features))
+        contracts = objects[CONTRACTS]
+        features.append(RemoteAgent(remote, contracts, config.etcd.address, features))
         self.all = tuple(features)
         self.store.check(self.contradicts)
 
@@ -206,6 +210,7 @@ class Agent:
             config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
         )
         self.started = time.monotonic()
+        self.mistakes = Mistakes(config.node, "agent", self.loop)
         self._since = Since(self.findings, file=config.state_dir / SINCE)
 
     async def start(self) -> None:
@@ -316,19 +321,26 @@ class Agent:
     async def run(self) -> None:
         """Serve and reconcile until cancelled."""
         pods, store = self.features.pods, self.features.store
-        jobs: list[Coroutine[Any, Any, object]] = [
-            self.manifests.run(), store.run(self.entries), self.loop.run(),
-            self.namespaces.run(pods.namespaces), self.hops.run(), self.uplink.run(self.facts),
-            sweep(self.datapath),
-            self.health.run(), self.host.run(), self._since.run(),
-            *(listener.run() for listener in self.listeners),
-        ]  # fmt: skip
-        jobs += [task() for feature in self.features.all for task in feature.tasks()]
+        jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "manifests": self.manifests.run,
+            "follow the store": partial(store.run, self.entries),
+            "derive and apply": self.loop.run,
+            "namespaces": partial(self.namespaces.run, pods.namespaces),
+            "next hops": self.hops.run,
+            "sweep": partial(sweep, self.datapath),
+            "health": self.health.run,
+            "host": self.host.run,
+            "date findings": self._since.run,
+            **{f"listener {number}": one.run for number, one in enumerate(self.listeners)},
+        }
+        jobs |= named(task for feature in self.features.all for task in feature.tasks())
         self.events.start()
         try:
             async with self.server, asyncio.TaskGroup() as group:
-                for job in jobs:
-                    group.create_task(job)
+                uplink = partial(self.uplink.run, self.facts)
+                group.create_task(self.mistakes.keep("the uplink", uplink, MovedError))
+                for name, job in jobs.items():
+                    group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
             self.events.stop()
             await store.client.aclose()
@@ -355,16 +367,20 @@ class Agent:
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
         yield from self.manifests.objects.findings.rows.values()
-        yield from self.features.findings()
-        yield from self.uplink.findings(self.config.node)
-        yield from self.namespaces.findings()
-        for listener in self.listeners:
-            yield from listener.findings()
-        yield from self.host.findings()
-        for found in self._watched:
-            yield from found()
+        parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+            ("the store", self.features.store.findings),
+            *((type(one).__name__, one.findings) for one in self.features.all),
+            ("the uplink", partial(self.uplink.findings, self.config.node)),
+            ("namespaces", self.namespaces.findings),
+            *((f"listener {number}", one.findings) for number, one in enumerate(self.listeners)),
+            ("the host", self.host.findings),
+            *((f"what is watched {number}", one) for number, one in enumerate(self._watched)),
+        ]
+        for name, found in parts:
+            yield from self.mistakes.of(name, found)
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
+        yield from self.mistakes.findings()
 
 
 def failures(node: str, applied: Applied) -> Iterable[Finding]:

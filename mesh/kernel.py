@@ -37,10 +37,12 @@ from mesh.netlink import (
     Event,
     Group,
     Lost,
+    dump_question,
     events,
     match_question,
     matches,
     next_hops,
+    private_routes,
     question,
     route_mtus,
 )
@@ -344,6 +346,24 @@ class Kernel:
 
         found = await self._answers(hosts, about, route_mtus)
         return {IPv4Address(int(host.network_address)): mtu for host, mtu in found.items()}
+
+    async def private_routes(self, version: int, ours: str) -> frozenset[Network]:
+        """Prefixes of this host's routes, as far as they meet private or unique-local space.
+
+        Default routes and our own are left out, and those out of devices whose name starts with
+        ``ours``. Raises OSError.
+        """
+        links = await self.links()
+        devices = {link.ifindex for link in links.values() if link.name.startswith(ours)}
+        found: dict[Network, None] = {}
+        with self._make() as sock:
+            sock.send(dump_question(version))
+            done = False
+            while not done:  # the kernel makes each part when it is asked for
+                some, done = private_routes(sock.recv(_DATAGRAM), devices)
+                found |= some
+                await asyncio.sleep(0)
+        return frozenset(found)
 
     async def _answers(
         self,

@@ -14,12 +14,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, ip_network
 
 from mesh.core.model import Network
+from mesh.core.space import PRIVATE
 
 #: Routes that carry this protocol number are ours (rtnetlink.h: above RTPROT_STATIC is free).
 PROTOCOL = 77
@@ -101,6 +102,19 @@ _NEWNEIGH = 28
 _NEWRULE, _DELRULE = 32, 33
 _NEWNEXTHOP, _DELNEXTHOP = 104, 105
 _REQUEST = 1  # NLM_F_REQUEST
+_DUMP = 0x300  # NLM_F_DUMP
+_DONE = 3  # NLMSG_DONE
+_TABLE_LOCAL = 255  # RT_TABLE_LOCAL: the host's own addresses
+_ROUTED = frozenset({1, 6, 7, 8})  # RTN_UNICAST, BLACKHOLE, UNREACHABLE, PROHIBIT
+#: First and last addresses of private space by family.
+_SPANS = {
+    family: [
+        (int(one.network_address), int(one.broadcast_address))
+        for one in PRIVATE
+        if one.version == version
+    ]
+    for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6))
+}
 _IFLA_NAME, _IFLA_MTU, _IFLA_MASTER = 3, 4, 10
 _IFF_UP, _IFF_LOWER_UP = 1, 1 << 16
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA = 1, 4, 5, 8, 18
@@ -178,6 +192,44 @@ def matches(datagram: bytes, asked: Mapping[int, Network]) -> dict[Network, bool
         if sequence in asked and kind in (_ERROR, _NEWROUTE):
             found[asked[sequence]] = kind == _NEWROUTE and _ROUTE.unpack_from(body)[1] > 0
     return found
+
+
+def dump_question(version: int) -> bytes:
+    """Ask for all routes of a family."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    route = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+    size = _HEADER.size + len(route)
+    return _HEADER.pack(size, _GETROUTE, _REQUEST | _DUMP, 1, 0) + route
+
+
+def private_routes(datagram: bytes, ours: Collection[int]) -> tuple[dict[Network, None], bool]:
+    """Prefixes of a dump's routes that meet private or unique-local space; whether it ends here.
+
+    Default routes, the host's own addresses, routes of our own and those out of our devices
+    (``ours``, by index) are left out.
+    """
+    found: dict[Network, None] = {}
+    for kind, _, body in _messages(datagram):
+        if kind in (_ERROR, _DONE):
+            return found, True
+        if kind == _NEWROUTE:
+            prefix = _private(body, ours)
+            if prefix is not None:
+                found[prefix] = None
+    return found, False
+
+
+def _private(body: bytes, ours: Collection[int]) -> Network | None:
+    family, bits, _, _, table, protocol, _, type_, _ = _ROUTE.unpack_from(body)
+    if not bits or table == _TABLE_LOCAL or protocol == PROTOCOL or type_ not in _ROUTED:
+        return None
+    attributes = _attributes(body, _ROUTE.size)
+    first = attributes.get(_RTA_DST, b"").ljust(4 if family == socket.AF_INET else 16, b"\0")
+    last = int.from_bytes(first, "big") | ((1 << (len(first) * 8 - bits)) - 1)
+    met = any(one <= last and int.from_bytes(first, "big") <= end for one, end in _SPANS[family])
+    if not met or _number(attributes.get(_RTA_OIF)) in ours:
+        return None
+    return ip_network((first, bits))
 
 
 def route_mtus(datagram: bytes, asked: Mapping[int, Network]) -> dict[Network, int]:

@@ -150,7 +150,8 @@ class Since:
 
     def _date(self, one: Finding, first: float, now: float) -> Dated:
         self._seen[_same(one)] = first, now
-        return Dated(one.code, one.object, one.field, one.text, one.about, first)
+        place, field, text = map(_tellable, (one.object, one.field, one.text))
+        return Dated(one.code, place, field, text, tuple(map(_tellable, one.about)), first)
 
     def _load(self) -> None:
         """What was wrong before the restart may be found again until all has been read."""
@@ -182,6 +183,11 @@ class Since:
             except Exception:  # a health report that cannot be made ends no process
                 log.exception("event=findings_failed")
             await asyncio.sleep(max(LOOK_S, RESTS * (self._monotonic() - began)))
+
+
+def _tellable(text: str) -> str:
+    """The text as JSON can have it: the name of a file or a key need not be UTF-8."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _same(finding: Finding) -> _Same:

@@ -12,9 +12,10 @@ Rule 3: End-of-RIB is released only when every source has synced and everything 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bgp import desired
 from bgp import findings as codes
@@ -36,6 +37,7 @@ from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import Source, Table
+from mesh.health.mistakes import Mistakes
 from mesh.identity.selectors import matches
 from mesh.nodes.speaker import PodCIDRsSpeaker
 from mesh.objects.kinds import KINDS
@@ -101,6 +103,7 @@ class Speaker:
         self.of_routes = self.loop.apply(self.routes, self.session.routes, after=[self.of_peerings])
         self._findings: dict[str, list[Finding]] = {}  # by the derivation that found them
         self._unreadable: dict[str, str] = {}
+        self.mistakes = Mistakes(self.node.name, "speaker", self.loop)
         self._since = process.Since(self._found, file=config.run_dir / process.SINCE)
         self._owing = asyncio.Event()
         self._derivations()
@@ -237,17 +240,19 @@ class Speaker:
         for findings in self._findings.values():
             yield from findings
         for feature in self.features:
-            yield from feature.findings()
+            yield from self.mistakes.of(type(feature).__name__, feature.findings)
         if self.objects[NODES].synced and self.node not in self.objects[NODES].rows:
             text = "this node has no Node object: it announces nothing; its sessions stay"
             yield Finding(codes.NO_OBJECT, f"node/{self.node.name}", "", text, about)
         for key, text in self._unreadable.items():
             yield Finding(codes.CLAIM_UNREADABLE, key, "", text)
+        yield from self.view.findings()
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
             yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
         yield from self._exabgp_findings()
-        yield from self._session_findings()
+        yield from self.mistakes.of("the sessions", self._session_findings)
+        yield from self.mistakes.findings()
 
     def _exabgp_findings(self) -> Iterator[Finding]:
         place, node = f"{self.node.name}/exabgp", f"node/{self.node.name}"
@@ -318,13 +323,17 @@ class Speaker:
                 Server(self.config.socket, nouns, self.status),
                 asyncio.TaskGroup() as group,
             ):
-                group.create_task(self.manifests.run(), name="manifests")
-                group.create_task(self.view.run(), name="follow the store")
-                group.create_task(self.session.run(), name="session")
-                group.create_task(self.session.keep_log(), name="log of ExaBGP")
-                group.create_task(self.release(), name="end-of-rib")
-                group.create_task(self.loop.run(), name="loop")
-                group.create_task(self._since.run(), name="date findings")
+                jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                    "manifests": self.manifests.run,
+                    "follow the store": self.view.run,
+                    "session": self.session.run,
+                    "log of ExaBGP": self.session.keep_log,
+                    "end-of-rib": self.release,
+                    "loop": self.loop.run,
+                    "date findings": self._since.run,
+                }
+                for name, job in jobs.items():
+                    group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
             await self.client.aclose()
             self.engine.disown()

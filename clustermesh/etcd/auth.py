@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.errors import BadRequest
+from clustermesh.etcd.names import key_bytes
 from clustermesh.etcd.requests import prefix_end
 
 
@@ -43,7 +44,7 @@ class Grant:
     def end(self) -> bytes:
         """First key after the granted ones; empty for a single key."""
         whole = self.prefix or self.key.endswith("/")
-        return prefix_end(self.key.encode()) if whole else b""
+        return prefix_end(key_bytes(self.key)) if whole else b""
 
 
 def user_grants(cluster: str, published: Sequence[str]) -> Mapping[str, Sequence[Grant]]:
@@ -71,7 +72,7 @@ async def _role(client: Client, name: str, grants: Sequence[Grant]) -> None:
     for grant in grants:
         permission = pb.Permission(
             permType=pb.Permission.READWRITE if grant.write else pb.Permission.READ,
-            key=grant.key.encode(),
+            key=key_bytes(grant.key),
             range_end=grant.end,
         )
         request = pb.AuthRoleGrantPermissionRequest(name=name, perm=permission)

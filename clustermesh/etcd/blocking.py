@@ -15,6 +15,7 @@ from clustermesh.etcd import channel
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.errors import EtcdError, Unavailable, classify
+from clustermesh.etcd.names import key_bytes
 
 A = TypeVar("A")
 
@@ -54,7 +55,7 @@ class BlockingClient:
 
     def get(self, key: str, within_s: float) -> pb.KeyValue | None:
         """One key, or None. Raises EtcdError."""
-        request = pb.RangeRequest(key=key.encode())
+        request = pb.RangeRequest(key=key_bytes(key))
 
         def ask(opened: grpc.Channel) -> pb.KeyValue | None:
             call = opened.unary_unary(

@@ -42,7 +42,8 @@ from clustermesh.etcd.errors import (
     canceled,
     classify,
 )
-from clustermesh.etcd.requests import prefix_end
+from clustermesh.etcd.names import key_bytes, key_text, shown
+from clustermesh.etcd.requests import prefix_end, prefix_range
 
 __all__ = [
     "BadRequest",
@@ -155,13 +156,13 @@ class Client:
     ) -> pb.RangeResponse:
         """Keys from ``key`` up to ``end``, or one key; ``revision`` 0 is now."""
         request = pb.RangeRequest(
-            key=key.encode(), range_end=end, revision=revision, count_only=count_only
+            key=key_bytes(key), range_end=end, revision=revision, count_only=count_only
         )
         return await self._call("KV/Range", request, pb.RangeResponse, LIST)
 
     async def get(self, key: str, revision: int = 0) -> pb.KeyValue | None:
         """One key, or None."""
-        request = pb.RangeRequest(key=key.encode(), revision=revision)
+        request = pb.RangeRequest(key=key_bytes(key), revision=revision)
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
@@ -179,7 +180,7 @@ class Client:
         return self._pages(prefix, pinned=False)
 
     async def _pages(self, prefix: str, *, pinned: bool) -> AsyncGenerator[KeyList, None]:
-        key, end, revision = prefix.encode(), prefix_end(prefix.encode()), 0
+        (key, end), revision = prefix_range(prefix), 0
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
@@ -203,12 +204,12 @@ class Client:
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""
-        request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        request = pb.PutRequest(key=key_bytes(key), value=value, lease=lease)
         return (await self._call("KV/Put", request, pb.PutResponse)).header.revision
 
     async def delete(self, key: str, end: bytes = b"") -> int:
         """Delete one key, or all up to ``end``. Return how many there were."""
-        request = pb.DeleteRangeRequest(key=key.encode(), range_end=end)
+        request = pb.DeleteRangeRequest(key=key_bytes(key), range_end=end)
         return (await self._call("KV/DeleteRange", request, pb.DeleteRangeResponse)).deleted
 
     async def txn(
@@ -293,7 +294,7 @@ class Client:
         Each new connection yields ``created`` first, before any event. Close it with ``aclosing``.
         Raises Compacted, Denied, BadRequest, and Replaced when the store's revision went backwards.
         """
-        key = prefix.encode()
+        key = key_bytes(prefix)
         end = b"" if exact else prefix_end(key)
         following, pause = start, Pause(WATCH_PAUSE_S)
         while True:
@@ -318,7 +319,7 @@ class Client:
                 reply = await stream.read()
                 if reply.compact_revision:
                     oldest = f"revision {reply.compact_revision} is the oldest there is"
-                    raise Compacted(f"watch of {create.key.decode()}: {oldest}")
+                    raise Compacted(f"watch of {shown(key_text(create.key))}: {oldest}")
                 if reply.canceled:  # a refused watch is created and canceled in one message
                     raise canceled(create.key, reply.cancel_reason)
                 if reply.created and reply.header.revision + 1 < create.start_revision:

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.names import key_text, shown
 
 
 class EtcdError(OSError):
@@ -110,7 +111,7 @@ def classify(code: grpc.StatusCode, details: str, request: Message | None) -> Et
 def canceled(prefix: bytes, reason: str) -> EtcdError:
     """A watch that the server has ended."""
     kind = Denied if "permission denied" in reason else BadRequest
-    return kind(f"watch of {prefix.decode(errors='replace')}: {reason.rpartition('desc = ')[2]}")
+    return kind(f"watch of {_text(prefix)}: {reason.rpartition('desc = ')[2]}")
 
 
 def _plain(details: str) -> str:
@@ -138,7 +139,7 @@ def _first(request: pb.TxnRequest) -> str:
 
 
 def _text(key: bytes) -> str:
-    return key.decode(errors="replace")
+    return shown(key_text(key))
 
 
 def _size(request: Message) -> str:

@@ -34,6 +34,7 @@ _PREFIXES = frozenset({CONFIGS, CANARIES, NODES, SERVICES, SLICES, IDENTITIES, A
 
 LOCATOR = "meshgate.io/locator"
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster"
+NAMESPACE_LABEL = "k8s:io.kubernetes.pod.namespace"
 ACCOUNT_LABEL = "k8s:io.cilium.k8s.policy.serviceaccount"
 #: 255 clusters: 8 bits of cluster id over 16 bits of number.
 MAX_CLUSTERS = 255

@@ -40,6 +40,7 @@ from clustermesh.etcd.client import (
     EtcdError,
     KeyList,
 )
+from clustermesh.etcd.names import is_readable, key_bytes, key_text
 from clustermesh.etcd.requests import (
     cut,
     delete_op,
@@ -362,8 +363,8 @@ class Allocator:
         entries, synced = list[Entry](), False
         async with aclosing(parts) as pages:
             async for page in pages:
-                synced |= any(kv.key == self.synced_key.encode() for kv in page.kvs)
-                rows = map(entry_of, page.kvs)
+                synced |= any(kv.key == key_bytes(self.synced_key) for kv in page.kvs)
+                rows = (row for row in map(entry_of, page.kvs) if is_readable(row.key))
                 entries += (row for row in rows if claim_key(self._cluster, self._nouns, row.key))
         return entries, page.revision, synced
 
@@ -525,7 +526,7 @@ class Allocator:
         place = self._pools[key.noun, key.pool]
         if kv is None or owner in place.owners:
             return
-        text = kv.key.decode()
+        text = key_text(kv.key)
         try:
             theirs = replace(key, number=records.decode_owner(kv.value))
         except ValueError as error:

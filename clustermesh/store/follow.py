@@ -14,6 +14,8 @@ Rule 4: a store that was wiped and started again keeps its address and cluster i
         have overtaken our revision. So every connection checks history before events count: at the
         last revision we saw, the prefix must hold as many keys as we know, the newest of them and
         the store's markers unchanged. Anything else is another store: list again from nothing.
+Rule 4: a key costs itself. One that is no UTF-8 is a finding and is handed to nobody; one that the
+        callback cannot take in is handed on alone, so that the others of its batch arrive.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import time
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple
 
 from clustermesh.etcd import etcd_pb2 as pb
@@ -38,7 +41,11 @@ from clustermesh.etcd.client import (
     Replaced,
     Watched,
 )
-from clustermesh.etcd.requests import prefix_end
+from clustermesh.etcd.names import is_readable, key_text, shown
+from clustermesh.etcd.requests import prefix_range
+from clustermesh.findings import NOT_TAKEN, NOT_UTF8
+from clustermesh.remote.wire import plain
+from mesh.core.model import Finding
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +53,8 @@ log = logging.getLogger(__name__)
 CANARY_S = 2.0
 #: Lists in a row that history was cut under before one is read below an open watch.
 CUTS = 2
+#: Keys of a prefix that are shown one by one, of each kind of finding.
+_SHOWN = 20
 
 
 class Entry(NamedTuple):
@@ -182,6 +191,9 @@ class Follow:
         self.compacted = 0.0
         #: Called when another store was found: what we wrote into the old one is gone.
         self.on_replaced: Callable[[], None] | None = None
+        #: Keys that are no UTF-8, and keys that the callback could not take in, with the reason.
+        self.unreadable: dict[str, None] = {}
+        self.not_taken: dict[str, str] = {}
         self._problem = ""
         self._client = client
         self._on_batch = on_batch
@@ -221,6 +233,10 @@ class Follow:
                 self._note_replacement(error)
             except EtcdError as error:
                 self._problem = str(error)
+            except Exception as error:  # a mistake of ours: list, and begin anew
+                log.exception("event=not_followed prefix=%s", self.prefix)
+                self._problem = f"{self.prefix} is listed again after {error!r}"
+                self._state.revision = 0
             if self._state.revision > revision:
                 pause.reset()
             await asyncio.sleep(pause.next())
@@ -273,7 +289,7 @@ class Follow:
         for entry in entries:
             fresh.put(entry)
         if entries:
-            self._on_batch(Batch(page.revision, entries, page=True))
+            self._hand_on(Batch(page.revision, entries, page=True))
 
     async def _list_below_watch(self) -> None:
         """List while a watch is open, then follow it; raises TimeoutError as ``_watch`` does.
@@ -341,7 +357,7 @@ class Follow:
 
     async def _verify(self, state: _State) -> None:
         """Raise Replaced unless the store's history at our revision is what we saw."""
-        end = prefix_end(self.prefix.encode())
+        _, end = prefix_range(self.prefix)
         reply = await self._client.range(self.prefix, end, revision=state.revision, count_only=True)
         if reply.count != len(state.keys):
             raise Replaced(
@@ -369,7 +385,7 @@ class Follow:
         self._state, self._listing, self._held = fresh, None, missing
         self._awaited = outside - complete
         self._cuts = 0
-        self._on_batch(Batch(fresh.revision, (), self._released(gone), listed=True))
+        self._hand_on(Batch(fresh.revision, (), self._released(gone), listed=True))
         self._sync(complete | {self.prefix})
 
     async def _is_same(self, fresh: _State) -> bool:
@@ -407,8 +423,62 @@ class Follow:
         self._note_puts(puts)
         self._held.difference_update(puts)
         deletes.update(dict.fromkeys(self._release(puts)))
-        self._on_batch(Batch(state.revision, tuple(puts.values()), tuple(deletes)))
+        self._hand_on(Batch(state.revision, tuple(puts.values()), tuple(deletes)))
         self._sync(puts.keys())
+
+    # --- What the callback gets ---------------------------------------------------------------
+
+    def _hand_on(self, batch: Batch) -> None:
+        """Call back with the keys that can be read; a key that raises is told apart."""
+        told = self._readable(batch)
+        try:
+            self._on_batch(told)
+        except Exception:  # of one key, whichever it is
+            log.exception("event=batch_not_taken prefix=%s", self.prefix)
+            self._hand_on_singly(told)
+            return
+        if self.not_taken:
+            for key in (*told.deletes, *(entry.key for entry in told.puts)):
+                self.not_taken.pop(key, None)
+
+    def _readable(self, batch: Batch) -> Batch:
+        puts = [entry for entry in batch.puts if is_readable(entry.key)]
+        deletes = [key for key in batch.deletes if is_readable(key)]
+        if len(puts) == len(batch.puts) and len(deletes) == len(batch.deletes):
+            return batch
+        self.unreadable |= {e.key: None for e in batch.puts if not is_readable(e.key)}
+        for key in batch.deletes:
+            self.unreadable.pop(key, None)
+        return replace(batch, puts=puts, deletes=deletes)
+
+    def _hand_on_singly(self, batch: Batch) -> None:
+        """Each key in a batch of its own: the callbacks may be told the same twice."""
+        for entry in batch.puts:
+            self._hand_on_key(entry.key, replace(batch, puts=[entry], deletes=(), listed=False))
+        for key in batch.deletes:
+            self._hand_on_key(key, replace(batch, puts=(), deletes=[key], listed=False))
+        if batch.listed:
+            self._hand_on_key(self.prefix, replace(batch, puts=(), deletes=()))
+
+    def _hand_on_key(self, key: str, batch: Batch) -> None:
+        try:
+            self._on_batch(batch)
+        except Exception as error:  # noqa: BLE001 - becomes the finding of the key
+            self.not_taken[key] = repr(error)
+        else:
+            self.not_taken.pop(key, None)
+
+    def findings(self) -> Iterable[Finding]:
+        """Keys that nobody gets to see, the first ones of them one by one."""
+        for code, keys in ((NOT_UTF8, self.unreadable), (NOT_TAKEN, self.not_taken)):
+            for key in islice(keys, _SHOWN):
+                text = self.not_taken.get(key, "is no UTF-8: the key counts as absent")
+                yield Finding(code, plain(shown(key)), "", plain(text))
+            if len(keys) > _SHOWN:
+                text = f"{len(keys) - _SHOWN} further keys"
+                yield Finding(code, self.prefix, "", text)
+
+    # --- Complete -----------------------------------------------------------------------------
 
     def _note_puts(self, puts: Mapping[str, Entry]) -> None:
         """Look at what was put, before it is handed on."""
@@ -426,5 +496,4 @@ class Follow:
 
 def entry_of(kv: pb.KeyValue) -> Entry:
     """A key-value of the wire; bytes that are no UTF-8 survive in the key."""
-    key = kv.key.decode(errors="surrogateescape")
-    return Entry(key, kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+    return Entry(key_text(kv.key), kv.value, kv.create_revision, kv.mod_revision, kv.lease)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from clustermesh.etcd.client import Client, EtcdError, Replaced
 from clustermesh.store.follow import Batch, Entry, Follow, _State, canary_of
+from mesh.core.model import Finding
 
 OnBatch = Callable[[Batch], None]
 
@@ -55,6 +56,11 @@ class StoreView:
     def problem(self) -> str:
         """Why nothing arrives, in words; empty while connected."""
         return next((part.problem for part in self._parts.values() if part.problem), "")
+
+    def findings(self) -> Iterable[Finding]:
+        """Keys that nobody gets to see."""
+        for part in self._parts.values():
+            yield from part.findings()
 
     @property
     def prefixes(self) -> Sequence[str]:
@@ -198,14 +204,14 @@ class _Part(Follow):
         deletes = [key for key in gone if key in self._held]
         if deletes:
             self._held.difference_update(deletes)
-            self._on_batch(Batch(self._state.revision, (), deletes))
+            self._hand_on(Batch(self._state.revision, (), deletes))
 
     def release(self, is_given_up: Callable[[str], bool]) -> None:
         """Hand on the deletion of held keys that nobody waits for."""
         gone = [key for key in self._held if is_given_up(key)]
         if gone:
             self._held.difference_update(gone)
-            self._on_batch(Batch(self._state.revision, (), gone))
+            self._hand_on(Batch(self._state.revision, (), gone))
 
     @property
     def told(self) -> set[str]:
@@ -214,7 +220,7 @@ class _Part(Follow):
 
     def tell_all_gone(self) -> None:
         """Hand on the deletion of everything that was told."""
-        self._on_batch(Batch(self._state.revision, (), sorted(self.told)))
+        self._hand_on(Batch(self._state.revision, (), sorted(self.told)))
 
     async def _verify(self, state: _State) -> None:
         await super()._verify(state)

@@ -256,9 +256,12 @@ class Applied(ABC):
         try:
             await self.round()
         except OSError as error:
-            self.report.errors = {"*": str(error)}
-            self.revision, self._recheck, retries = -1, True, True
-            self._failed.clear()
+            self._lose(str(error))
+            retries = True
+        except Exception as error:  # a mistake of ours ends no other target
+            log.exception("event=round_failed table=%s", self.table.name)
+            self._lose(repr(error))
+            retries = True
         self.report.at = time.time()
         self.full = self._recheck
         if not self.report.errors:
@@ -270,6 +273,12 @@ class Applied(ABC):
             self._retry_at = now_s() + self._pause
         if not failed:
             log.warning("table=%s errors=%s", self.table.name, self.report.errors)
+
+    def _lose(self, why: str) -> None:
+        """Nothing is certain about the target: the next round reads it."""
+        self.report.errors = {"*": why}
+        self.revision, self._recheck = -1, True
+        self._failed.clear()
 
     async def _planned(self) -> Plan:
         """What to write, when the rows that it may refer to have been written.

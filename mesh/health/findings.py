@@ -18,3 +18,11 @@ NEARLY_FULL = Code(
     "Make it larger as the text says, or look which pod has the connections "
     "(`meshgate flow list`).",
 )
+MISTAKE = Code(
+    "M173",
+    "A part of a process has met a mistake in Meshgate. A derivation leaves its rows as they are: "
+    "nothing is deleted, and derivations that read these rows wait. It is tried again when its "
+    "inputs change. A task begins anew after a pause. All other parts go on.",
+    "Report the text to Meshgate's developers; the log of the process has the details. A row that "
+    "the text names can be changed, so that the derivation goes on.",
+)

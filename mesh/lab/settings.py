@@ -133,9 +133,10 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         files = {
             "nodes": [_node(node) for node in cluster.nodes],
             "namespaces": [_object("v1", "Namespace", {"name": topology.pods.namespace})],
-            "services": [_service(topology, cluster)],
+            "services": [_service_cidr(cluster), _service(topology, cluster)],
             "egress": [_egress_policy(topology, cluster)],
             "peers": [_peer(topology, cluster)] if topology.bgp else [],
+            "contracts": _contracts(topology, cluster) if topology.contracts else [],
         }
         for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
             files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
@@ -214,6 +215,11 @@ def _service(topology: Topology, cluster: Cluster) -> Document:
     return _object("v1", "Service", metadata, spec=spec)
 
 
+def _service_cidr(cluster: Cluster) -> Document:
+    spec = {"cidrs": [str(network) for network in cluster.services]}
+    return _object("networking.k8s.io/v1", "ServiceCIDR", {"name": "kubernetes"}, spec=spec)
+
+
 def _egress_policy(topology: Topology, cluster: Cluster) -> Document:
     spec = {
         "selectors": [{"podSelector": {"matchLabels": {"app": "client"}}}],
@@ -235,6 +241,24 @@ def _peer(topology: Topology, cluster: Cluster) -> Document:
         "gracefulRestartSeconds": RESTART_S,
     }
     return _object("meshgate.io/v1alpha1", "BGPPeer", {"name": "router"}, spec=spec)
+
+
+def _contracts(topology: Topology, cluster: Cluster) -> list[Document]:
+    others = (other for other in topology.clusters if other.name != cluster.name)
+    return [_contract(topology, other) for other in others]
+
+
+def _contract(topology: Topology, other: Cluster) -> Document:
+    """What the other cluster has by the topology; the nodes of all clusters are in one fabric."""
+    spec = {
+        "cluster": other.name,
+        "id": other.id,
+        "podCIDRs": [str(pool.cidr) for pool in other.pod_cidrs],
+        "nodeCIDRs": [str(one) for one in (*topology.fabric, *(p.cidr for p in other.locators))],
+        "serviceCIDRs": [str(network) for network in other.services],
+        "namespaces": [topology.pods.namespace],
+    }
+    return _object("meshgate.io/v1alpha1", "ClusterPeer", {"name": other.name}, spec=spec)
 
 
 def _yaml(*documents: object) -> str:

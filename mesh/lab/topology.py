@@ -108,6 +108,8 @@ class Topology(_Section, frozen=True):
     """``hosts`` of every agent."""
     bgp: bool = True
     """Whether the nodes peer with the router."""
+    contracts: bool = True
+    """Whether each cluster has contracts with the others, made from this file."""
 
     @property
     def nodes(self) -> Iterator[tuple[Cluster, NodeHost]]:

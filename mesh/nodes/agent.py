@@ -117,6 +117,7 @@ class NodesAgent(AgentFeature):
             By(self._recovered),
             By(self.flags),
             By(self.mtus),
+            Each(self._remote.hosts, lambda _, nodes, *__: [key.cluster for key in nodes]),
             late=[self.next_hops, self._asked],
         )
         loop.group(

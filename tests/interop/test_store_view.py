@@ -53,6 +53,7 @@ async def mirrored(client: Client, *prefixes: str) -> Any:
     mirror = Mirror(client, *prefixes)
     async with task_of(mirror.view.run()):
         yield mirror
+    assert not list(mirror.view.findings())
 
 
 async def write(client: Client, rows: Mapping[str, bytes]) -> None:

@@ -82,7 +82,10 @@ class FullRooms(Rooms):
         self._runner = asyncio.Runner()
         ids: Table[str, int] = Table("cluster id")
         ids.replace(CLUSTERS)
-        remote = cast(Remote, SimpleNamespace(ids=ids, nodes=Table("n"), complete=Source("all")))
+        hosts: Table[str, bool] = Table("contract with hosts")
+        hosts.mark_synced()
+        tables = SimpleNamespace(ids=ids, hosts=hosts, nodes=Table("n"), complete=Source("all"))
+        remote = cast(Remote, tables)
         self.identity = IdentityAgent(
             OWN, 1, address_table(), self.objects, self.store, remote, Table("node")
         )

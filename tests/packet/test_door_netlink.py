@@ -17,7 +17,7 @@ from unittest.mock import ANY
 import pytest
 
 from bpf import netns
-from mesh.core.model import PodKey
+from mesh.core.model import Network, PodKey
 from mesh.core.table import Table
 from mesh.kernel import Kernel
 from mesh.netlink import (
@@ -31,6 +31,7 @@ from mesh.netlink import (
     RuleEvent,
 )
 from mesh.nodes.next_hops import GROUPS, NextHops
+from mesh.nodes.routed import HostRoutes
 from mesh.nodes.uplink import FILE, MovedError, Uplink
 from mesh.pods.links import PodLink, PodLinks, device_name
 
@@ -142,6 +143,43 @@ def test_a_native_route_is_more_specific_than_the_default_and_leads_out_of_the_d
         left = (await kernel.link("left")).ifindex
         found = await kernel.natively_routed(prefixes, left)
         assert found == {each: str(each) in there for each in prefixes}
+
+    play(host, story)
+
+
+def test_routes_in_private_space_are_read_and_followed(host: Host) -> None:
+    """No default route, none out of a device of ours, none in public space, none of our own."""
+    with netns.enter(host.namespace):
+        Path("/proc/sys/net/ipv6/conf/left/disable_ipv6").write_text("0")
+    host.ip(
+        "route add default via 10.99.0.1",
+        "route add 198.51.100.0/24 via 10.99.0.1",
+        "route add unreachable 10.7.0.0/16",
+        "route add 10.8.0.0/16 via 10.99.0.1 table 99",
+        "link add mg_x type veth peer name mg_y",
+        "link set mg_x up",
+        "route add 10.9.0.0/16 dev mg_x",
+        "addr add fd99::9/64 dev left nodad",
+        "route add fd88::/48 via fd99::1",
+        "route add fd89::/48 via fd99::1 proto 77",
+    )
+    there = {"10.99.0.0/24", "10.99.1.0/24", "10.7.0.0/16", "10.8.0.0/16", "fd99::/64", "fd88::/48"}
+
+    async def story(kernel: Kernel) -> None:
+        table: Table[int, frozenset[Network]] = Table("routes")
+        seen = HostRoutes(kernel, table)
+
+        def found() -> set[str]:
+            return {str(prefix) for prefixes in table.rows.values() for prefix in prefixes}
+
+        task = asyncio.create_task(seen.run())
+        await soon(lambda: table.synced)
+        assert found() == there
+        host.ip("route add 10.66.0.0/16 via 10.99.0.1", "route del fd88::/48")
+        await soon(lambda: found() == there - {"fd88::/48"} | {"10.66.0.0/16"})
+        host.ip("link set left down")
+        await soon(lambda: found() == {"10.7.0.0/16"})
+        task.cancel()
 
     play(host, story)
 

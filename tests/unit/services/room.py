@@ -14,6 +14,7 @@ from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services.agent import ServicesAgent
 from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.cidrs import SERVICE_CIDRS
 from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES
 
 
@@ -72,7 +73,7 @@ class Room:
     """``objects``, ``entries``, ``remote`` and ``complete`` are the sources."""
 
     def __init__(self, cluster: str = "east", *, synced: bool = True) -> None:
-        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS])
+        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS, SERVICE_CIDRS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.peers = RemoteTables(OwnFacts(cluster, 1), lambda _: None)
         self.remote = self.peers.services
