@@ -211,6 +211,20 @@ VANISHED = Code(
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
 )
+CERTIFICATE_ENDS = Code(
+    "M182",
+    "The certificate with which a process speaks to etcd ends soon, or has ended, or cannot be "
+    "read. Once it has ended, the process cannot connect anew: what is programmed stays as it is.",
+    "Look why nobody has renewed it. `meshgate cluster node NAME --issue`, where the CA is, makes "
+    "new files. Put them where the process has them; it needs no restart.",
+)
+USER_REVOKED = Code(
+    "M183",
+    "The etcd user of a node, a speaker or a controller was revoked. The process can neither read "
+    "nor write, and what is programmed on its host stays as it is.",
+    "Make the host anew, then say `meshgate cluster node NAME --issue`. If it is gone for good, "
+    "remove its Node object.",
+)
 NOT_REMEMBERED = Code(
     "D605",
     "An agent cannot write down which clusters it knows. After a restart without etcd, it may "

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from clustermesh.controller import Foreign, PublishController, RemoteController
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
 from clustermesh.remote.holdings import OwnFacts
@@ -210,6 +211,7 @@ class Controller:
     def _found(self) -> Iterable[Finding]:
         yield from self.features.findings()
         yield from self.leading.findings()
+        yield from ending(self.client)
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from clustermesh.findings import OWN_UNREADABLE
+from clustermesh.findings import OWN_UNREADABLE, USER_REVOKED
 from clustermesh.remote.wire import is_object_name, parse_ip, plain
 from clustermesh.store.claims import numbers_prefix
 from clustermesh.store.claims import rows as claim_rows
@@ -28,11 +29,17 @@ PODS_SYNCED = b"{}"
 
 #: Below the cluster's own prefix: clusters that are not awaited, and requests to say so.
 FORGOTTEN, TO_FORGET = "forgotten/", "forget/"
+#: Below it stands which of the cluster's users were revoked, as ``<role>/<name>``.
+REVOKED = "revoked/"
 
 
 class _PodValue(msgspec.Struct, frozen=True):
     addresses: list[str]
     labels: str
+
+
+class _RevokedValue(msgspec.Struct, frozen=True):
+    at: datetime
 
 
 class _SyncedValue(msgspec.Struct, frozen=True):
@@ -128,6 +135,9 @@ class Own:
                 puts[ref] = PodEntry(addresses, sys.intern(value.labels))
             elif entry.key.startswith(f"{self.prefix}pod/") and entry.key != canary_of(entry.key):
                 self._refuse(entry.key, "is not pod/<node>/<namespace>/<name>")
+            elif entry.key.startswith(f"{self.prefix}{REVOKED}"):
+                at = msgspec.json.decode(entry.value, type=_RevokedValue).at
+                self.findings[entry.key] = self._revoked(entry.key, at)
             elif entry.key == f"{self.prefix}config":
                 self.config.upsert(msgspec.json.decode(entry.value, type=dict[str, Any]))
             elif entry.key == f"{self.prefix}synced":
@@ -141,6 +151,12 @@ class Own:
         valid = not head and len(parts) == len(PodRef.__slots__) and all(map(is_object_name, parts))
         return PodRef(*map(sys.intern, parts)) if valid else None
 
+    def _revoked(self, key: str, at: datetime) -> Finding:
+        role, _, name = plain(key.removeprefix(f"{self.prefix}{REVOKED}")).partition("/")
+        text = f"revoked {at:%F %TZ}: it can neither read nor write; what it wrote before stays"
+        about = () if role == "controller" else (f"node/{name}",)
+        return Finding(USER_REVOKED, f"User/{self._cluster}:{role}:{name}", "", text, about)
+
     def _refuse(self, key: str, text: str) -> None:
         self.findings[key] = Finding(OWN_UNREADABLE, plain(key), "value", plain(text))
 
@@ -150,6 +166,16 @@ def _by_noun(keys: Iterable[ClaimKey]) -> Mapping[str, list[ClaimKey]]:
     for key in keys:
         nouns.setdefault(key.noun, []).append(key)
     return nouns
+
+
+def revoked_key(cluster: str, role: str, name: str) -> str:
+    """The etcd key that says that a user of the cluster was revoked."""
+    return f"meshgate/v1/{cluster}/{REVOKED}{role}/{name}"
+
+
+def revoked_value(at: datetime) -> bytes:
+    """Value of that key."""
+    return msgspec.json.encode(_RevokedValue(at))
 
 
 def pod_key(cluster: str, ref: PodRef) -> str:
