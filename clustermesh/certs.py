@@ -45,7 +45,7 @@ class KeyPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class Validity:
     """When a certificate begins and ends, and how it is named in a sentence."""
 
     name: str
@@ -145,10 +145,10 @@ def names_of(cert: bytes) -> list[str]:
     return [str(name.value) for name in names]
 
 
-def life_of(cert: bytes) -> Life:
+def validity_of(cert: bytes) -> Validity:
     """How long a certificate is valid. Raises ValueError."""
     own = x509.load_pem_x509_certificate(cert)
-    return Life(_cn(own), own.not_valid_before_utc, own.not_valid_after_utc)
+    return Validity(_cn(own), own.not_valid_before_utc, own.not_valid_after_utc)
 
 
 def diagnose(ca: bytes, cert: bytes, key: bytes, now: datetime | None = None) -> str:

@@ -24,10 +24,10 @@ from clustermesh.certs import (
     PROCESS_LIFETIME,
     Authority,
     KeyPair,
-    Life,
-    life_of,
+    Validity,
     names_of,
     serial_of,
+    validity_of,
 )
 
 #: Name of root's files, and of etcd's own.
@@ -114,7 +114,7 @@ class Folder:
     def issue(self, user: str, lifetime: timedelta = LIFETIME) -> KeyPair:
         """A certificate of a user, noted so that it can be revoked."""
         pair = self.authority.issue_user(user, lifetime)
-        ends = life_of(pair.cert).end
+        ends = validity_of(pair.cert).end
         self._save([*self._noted(), Issued(user, f"{serial_of(pair.cert):x}", ends)])
         return pair
 
@@ -144,7 +144,7 @@ class Folder:
             user for user, row in newest.items() if not row.revoked and self._due(user, spent, now)
         ]
         for user in renewed:
-            life = self._life(user)
+            life = self._validity(user)
             given = lifetime or (life.end - life.begin - BACKDATED)
             write_pair(self.directory, user, self.issue(user, given))
         if self._due(SERVER, spent, now):
@@ -157,11 +157,11 @@ class Folder:
     def _due(self, user: str, spent: float, now: datetime) -> bool:
         if not files_of(self.directory, user).cert.exists():
             return False
-        life = self._life(user)
+        life = self._validity(user)
         return now - life.begin >= spent * (life.end - life.begin)
 
-    def _life(self, user: str) -> Life:
-        return life_of(files_of(self.directory, user).cert.read_bytes())
+    def _validity(self, user: str) -> Validity:
+        return validity_of(files_of(self.directory, user).cert.read_bytes())
 
     def _noted(self) -> list[Issued]:
         """What was issued and counts: a certificate that has ended needs no revocation."""

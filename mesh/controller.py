@@ -70,15 +70,18 @@ class Features:
         self.nodes = NodesController(
             cluster, config.pools, objects, own, remote, self.locators.locator, foreign
         )
-        self.identity = IdentityController(cluster, id_, objects, own, remote)
         pods = [pool.cidr for pool in config.pools.pod_cidrs]
+        self.identity = IdentityController(
+            cluster, id_, pods, objects, own, remote, self.nodes.node
+        )
+        counted = self.identity.counted
         self.services = ServicesController(
-            objects, own.pods, pods, self.nodes.own_addresses[0], remote.services
+            objects, counted.table, pods, self.nodes.own_addresses[0], remote.services
         )
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
             cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            self.identity.number, self.services.published,
+            counted, self.identity.confirmed, self.services.published,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,

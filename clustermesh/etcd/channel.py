@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from clustermesh.certs import Life, diagnose, life_of
+from clustermesh.certs import Validity, diagnose, validity_of
 
 OPTIONS: dict[str, str | int] = {
     "grpc.lb_policy_name": "pick_first",
@@ -157,7 +157,7 @@ class Lives:
     def __init__(self, endpoint: EtcdAddress) -> None:
         self._endpoint = endpoint
         self._stamp: tuple[int, ...] | None = None
-        self._lives: Mapping[Path, Life] = {}
+        self._lives: Mapping[Path, Validity] = {}
         self._problem = ""
 
     def ending(self, now: datetime) -> str:
@@ -177,7 +177,7 @@ class Lives:
         files = [Path(name) for name in (self._endpoint.cert, self._endpoint.ca) if name]
         self._lives, self._problem = {}, ""
         try:
-            self._lives = {file: life_of(file.read_bytes()) for file in files}
+            self._lives = {file: validity_of(file.read_bytes()) for file in files}
         except OSError as error:
             self._problem = f"{error.filename}: {error.strerror}"
         except ValueError as error:

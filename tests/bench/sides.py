@@ -326,6 +326,7 @@ class ControllerSide(Side):
         for table in (
             publish.config_key,
             *publish.published.values(),
+            publish.confirmed,
             publish.canaries,
             publish.later,
         ):

@@ -30,7 +30,7 @@ IDS = {"east": 1, "west": 2, "north": 3}
 USERS = {cluster: User(cluster, CONTROLLER, "a") for cluster in CLUSTERS}
 REPOSITORY = Path(__file__).parents[2]
 
-#: Life of published keys here; the leadership has a third of it.
+#: Validity of published keys here; the leadership has a third of it.
 LEASE_S = 6
 END_OF_TEST = "zz-end-of-test"
 

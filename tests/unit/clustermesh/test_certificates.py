@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from clustermesh.certs import Authority, Life, diagnose, life_of, names_of, serial_of
+from clustermesh.certs import Authority, Validity, diagnose, names_of, serial_of, validity_of
 from clustermesh.etcd.auth import NODE, SPEAKER, User, user_grants
 from clustermesh.etcd.channel import EtcdAddress, Lives
 from clustermesh.issued import Folder, write_pki
@@ -69,7 +69,7 @@ def test_a_certificate_that_is_half_over_is_renewed_in_place_with_the_same_life(
     second = agent.cert.read_bytes()
     assert second != first
     assert diagnose(pki.ca.read_bytes(), second, agent.key.read_bytes()) == ""
-    assert abs(life_of(second).end - life_of(first).end) < timedelta(minutes=1)
+    assert abs(validity_of(second).end - validity_of(first).end) < timedelta(minutes=1)
     assert folder.renew(now=now + timedelta(days=200)) == ["root", AGENT, "server"]
     assert "10.99.0.31" in names_of(pki.server.cert.read_bytes())
 
@@ -103,7 +103,7 @@ def test_a_revoked_user_has_all_its_certificates_on_the_list_and_gets_no_new_one
 def test_a_short_rest_of_a_life_is_said(life: timedelta, left: float, *, short: bool) -> None:
     now = datetime.now(UTC)
     end = now + timedelta(days=left)
-    assert Life("x", end - life, end).is_short(now) is short
+    assert Validity("x", end - life, end).is_short(now) is short
 
 
 def test_the_end_of_a_certificate_is_told_and_a_renewed_file_ends_that(tmp_path: Path) -> None:
