@@ -15,10 +15,11 @@ An event costs the pods that it concerns. Agent and controller have one such tab
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from mesh.core.findings import Code
-from mesh.core.groups import By, Followed
+from mesh.core.groups import HANDED, By
 from mesh.core.model import (
     IP,
     Confirmed,
@@ -30,6 +31,7 @@ from mesh.core.model import (
     PodEntry,
     PodRef,
 )
+from mesh.core.passes import Sliced
 from mesh.core.reconcile import Loop
 from mesh.core.table import Changes, Source, Table
 from mesh.identity.findings import HELD, NOT_CONFIRMED, OUTSIDE
@@ -41,7 +43,7 @@ SETTLE_S = 3.0
 Take = Callable[[Changes[PodRef, PodEntry]], None]
 
 
-class CountedPods:
+class CountedPods(Sliced):
     """``table`` has the entries that count, each with the addresses that the pod holds.
 
     ``entries`` are those of the agents, ``identity`` and ``number`` the claims of the cluster.
@@ -70,18 +72,22 @@ class CountedPods:
         self._of_labels: dict[str, set[PodRef]] = {}  # whose labels count
         self._holders = Holders()
         self._odd: dict[PodRef, float] = {}  # since when
+        #: The tables that decide, and the pods that a change of a row concerns.
+        self._inputs: tuple[tuple[Table[Any, Any], Callable[[Any], Iterable[PodRef]]], ...] = (
+            (self._entries, lambda ref: (ref,)),
+            (self._confirmed, self._if_said),
+            (self._cidrs, lambda name: self._of_node.get(name, ())),
+            (self._number, lambda labels: self._of_labels.get(labels, ())),
+            (self._confirms, self._unconfirmed),
+        )
+        self._seen = [-1 for _ in self._inputs]  # revisions; before the first all is new
 
     def derive(self, loop: Loop, node: Table[NodeKey, Node]) -> None:
         """Add the derivations; ``node`` has the nodes with the pod CIDRs that they have claimed."""
         loop.group(self._cidrs, _cidrs, By(node, self._if_ours))
         confirmed: list[Source] = [self._confirmed, self._confirms]
-        entries = Followed(self._entries, self._take_entries)
-        loop.work("pods that count", entries, confirmed, [self._entries])
-        loop.follow(self._cidrs, self._take_cidrs, keys=1)
-        loop.follow(self._confirmed, self._take_confirmed)
-        loop.follow(self._confirms, self._take_confirms)
-        loop.follow(self._number, self._take_numbers, keys=8)
-        loop.derive([self._entries, self._cidrs, *confirmed], self.table.mark_synced)
+        others: list[Source] = [self._entries, self._cidrs, self._number]
+        loop.work("pods that count", self, confirmed, others)
 
     # --- What others ask ----------------------------------------------------------------------
 
@@ -106,35 +112,42 @@ class CountedPods:
 
     # --- Events -------------------------------------------------------------------------------
 
-    def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
-        touched: dict[PodRef, None] = {}
-        for ref in changes.delete:
-            self._put(ref, None, touched)
-        for ref, entry in changes.upsert.items():
-            self._put(ref, entry, touched)
-        self._settle(touched)
-
-    def _take_cidrs(self, changes: Changes[str, tuple[Network, ...]]) -> None:
-        names = (*changes.upsert, *changes.delete)
-        self._again([ref for name in names for ref in self._of_node.get(name, ())])
-
-    def _take_confirmed(self, changes: Changes[PodRef, Confirmed]) -> None:
-        self._again([ref for ref in (*changes.upsert, *changes.delete) if ref in self._said])
-
-    def _take_confirms(self, _: Changes[str, None]) -> None:
-        """A controller has begun to confirm pods: what it has not confirmed counts no more."""
-        by_labels = [ref for refs in self._of_labels.values() for ref in refs]
-        self._again(by_labels if self._confirms.rows else list(self._said))
-
-    def _take_numbers(self, changes: Changes[str, int]) -> None:
-        self._again([ref for text in changes.upsert for ref in self._of_labels.get(text, ())])
-
-    def _again(self, refs: Collection[PodRef]) -> None:
-        touched: dict[PodRef, None] = {}
-        for ref in refs:
-            self._put(ref, self._said[ref], touched)
-        if refs:
+    def steps(self) -> Iterator[None]:
+        """Judge the pods that changes concern, in pieces."""
+        self.groups = self.rows = 0
+        entries, refs = self._entries.rows, list(self._concerned())
+        for at in range(0, len(refs), HANDED):
+            if at:
+                yield
+            touched: dict[PodRef, None] = {}
+            for ref in refs[at : at + HANDED]:
+                self._put(ref, entries.get(ref), touched)
             self._settle(touched)
+        if self._entries.synced and self._cidrs.synced:
+            self.table.mark_synced()
+
+    def _concerned(self) -> Iterable[PodRef]:
+        changed = [
+            (table.changes(seen), pods)
+            for (table, pods), seen in zip(self._inputs, self._seen, strict=True)
+        ]
+        self._seen = [table.revision for table, _ in self._inputs]
+        refs: dict[PodRef, None] = {}
+        for changes, pods in changed:
+            if changes is None:
+                return {**dict.fromkeys(self._said), **dict.fromkeys(self._entries.rows)}
+            for key in (*changes.upsert, *changes.delete):
+                refs.update(dict.fromkeys(pods(key)))
+        return refs
+
+    def _if_said(self, ref: PodRef) -> Iterable[PodRef]:
+        return (ref,) if ref in self._said else ()
+
+    def _unconfirmed(self, _: str) -> Iterable[PodRef]:
+        """What no controller has confirmed counts no more once one confirms pods."""
+        if not self._confirms.rows:
+            return self._said
+        return [ref for refs in self._of_labels.values() for ref in refs]
 
     def _put(self, ref: PodRef, entry: PodEntry | None, touched: dict[PodRef, None]) -> None:
         """Hold and leave addresses as the entry says; ``touched`` are the pods that it concerns."""
