@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.findings import AWAITED, NOT_REMEMBERED, STORE_AWAY
 from clustermesh.kept import FILE as CONTRACTS_FILE
@@ -156,5 +157,6 @@ class AgentStore:
             place = f"etcd {self.client.endpoint.text}"
             text = f"{problem}; what is programmed stays as it is"
             yield Finding(STORE_AWAY, place, "", text, (STORE,))
+        yield from ending(self.client, f"node/{self._node}")
         if self.known.problem:
             yield Finding(NOT_REMEMBERED, f"{self._node}/peers.json", "", self.known.problem)

@@ -271,6 +271,20 @@ BYTES = Code(
     "used, and is judged again only when it is written or listed again.",
     f"{_TELL} When the values are right, the cluster is larger than this mesh is meant for.",
 )
+CERTIFICATE_ENDS = Code(
+    "M182",
+    "The certificate with which a process speaks to etcd ends soon, or has ended, or cannot be "
+    "read. Once it has ended, the process cannot connect anew: what is programmed stays as it is.",
+    "Look why nobody has renewed it. `meshgate cluster node NAME --issue`, where the CA is, makes "
+    "new files. Put them where the process has them; it needs no restart.",
+)
+USER_REVOKED = Code(
+    "M183",
+    "The etcd user of a node, a speaker or a controller was revoked. The process can neither read "
+    "nor write, and what is programmed on its host stays as it is.",
+    "Make the host anew, then say `meshgate cluster node NAME --issue`. If it is gone for good, "
+    "remove its Node object.",
+)
 COUNTER_STANDS = Code(
     "M188",
     "The counter of another cluster, its leader's key, has stood for longer than that cluster "

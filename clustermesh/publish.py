@@ -26,6 +26,7 @@ from mesh.core.model import (
 )
 from mesh.core.table import Table
 from mesh.identity.addresses import PodJoin, tunnel_endpoint
+from mesh.identity.counted import CountedPods
 
 #: Prefixes that are published, each with a canary.
 PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
@@ -85,8 +86,8 @@ def canaries(cluster: str, since: str, prefixes: Sequence[str] = PREFIXES) -> di
 class PodAddresses(PodJoin):
     """Address keys of own pods in ``table``."""
 
-    def __init__(self, table: Table[str, bytes], cluster: str) -> None:
-        super().__init__()
+    def __init__(self, counted: CountedPods, table: Table[str, bytes], cluster: str) -> None:
+        super().__init__(counted)
         self._table = table
         self._cluster = cluster
 

@@ -120,7 +120,7 @@ class Features:
             native=config.hosts == "native",
         )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
-        self.services = ServicesAgent(me.cluster, objects, own.pods, remote)
+        self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
         self.local = LocalPods(me.name, objects)
         self.egress = EgressAgent(
             me,

@@ -105,7 +105,7 @@ class AgentConfig(Section, frozen=True):
     manifests: Path
     """Folder of the cluster's objects; need not exist yet."""
     etcd: Etcd
-    """The shared etcd, as user ``<cluster>-agent``."""
+    """The shared etcd, as user ``<cluster>:node:<node>``."""
     bpffs: Path
     """Directory below a bpffs in which links and maps are pinned; one per host."""
     cgroup: Path
@@ -156,7 +156,7 @@ class ControllerConfig(Section, frozen=True):
     manifests: Path
     """Folder of the cluster's objects; need not exist yet."""
     etcd: Etcd
-    """The shared etcd, as user ``<cluster>-controller``."""
+    """The shared etcd, as user ``<cluster>:controller:<instance>``."""
     pools: Pools
     """What nodes get; the same in all replicas."""
     state_dir: Path
@@ -184,7 +184,7 @@ class SpeakerConfig(Section, frozen=True):
     manifests: Path
     """Folder of the cluster's objects; need not exist yet."""
     etcd: Etcd
-    """The shared etcd, as user ``<cluster>-speaker``."""
+    """The shared etcd, as user ``<cluster>:speaker:<node>``."""
     run_dir: Path
     """ExaBGP's configuration and log, the relay's socket, pid files, last good manifests."""
     socket: Path

@@ -17,6 +17,7 @@ from typing import Any
 from bgp.controller import RoutersController
 from clustermesh.contract import CONTRACTS
 from clustermesh.controller import Foreign, PublishController, RemoteController
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
 from clustermesh.kept import FILE as CONTRACTS_FILE
@@ -79,15 +80,18 @@ class Features:
         self.nodes = NodesController(
             cluster, config.pools, objects, own, remote, self.locators.locator, foreign
         )
-        self.identity = IdentityController(cluster, id_, objects, own, remote)
         pods = [pool.cidr for pool in config.pools.pod_cidrs]
+        self.identity = IdentityController(
+            cluster, id_, pods, objects, own, remote, self.nodes.node
+        )
+        counted = self.identity.counted
         self.services = ServicesController(
-            objects, own.pods, pods, self.nodes.own_addresses[0], remote.services
+            objects, counted.table, pods, self.nodes.own_addresses[0], remote.services
         )
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
-            cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            self.identity.number, self.services.published, config.lease_seconds,
+            id_, self.foreign, own, self.nodes.node, self.identity.identity,
+            counted, self.identity.confirmed, self.services.published, config.lease_seconds,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
@@ -250,6 +254,7 @@ class Controller:
         yield from self.mistakes.of("the store", self.health.findings)
         yield from cut_history(self.view, self.client)
         yield from self.view.findings()
+        yield from ending(self.client)
         yield from self.mistakes.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:

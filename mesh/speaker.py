@@ -24,6 +24,7 @@ from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch
@@ -250,6 +251,7 @@ class Speaker:
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
             yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
+        yield from ending(self.client, *about)
         yield from self._exabgp_findings()
         yield from self.mistakes.of("the sessions", self._session_findings)
         yield from self.mistakes.findings()

@@ -1,7 +1,8 @@
 """The calls of a thread that has no event loop: renew one lease, read one key, one Txn.
 
 The thread has a channel of its own, so that nothing which the event loop does can delay it. After
-a failed call the channel is closed: the next call connects anew, and reads certificates anew.
+a failed call, and when the certificate was renewed, the channel is closed: the next call connects
+anew, and reads certificates anew.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class BlockingClient:
     def __init__(self, endpoint: EtcdAddress) -> None:
         self._endpoint = endpoint
         self._channel: grpc.Channel | None = None
+        self._stamp: tuple[int, ...] = ()
 
     def close(self) -> None:
         """End the call that is under way."""
@@ -83,7 +85,11 @@ class BlockingClient:
 
     def _asked(self, ask: Callable[[grpc.Channel], A]) -> A:
         try:
+            now = channel.stamp(self._endpoint)
+            if now != self._stamp and self._channel and channel.is_usable(self._endpoint):
+                self.close()
             if self._channel is None:
+                self._stamp = now
                 secrets = channel.read_secrets(self._endpoint)
                 self._channel = channel.open_blocking_channel(self._endpoint, secrets)
             return ask(self._channel)

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
 
 import grpc
@@ -72,6 +73,9 @@ PAGE_KEYS = 5000
 LISTS = 4
 #: Seconds between two tries of a watch at most.
 WATCH_PAUSE_S = 2.0
+
+#: Seconds between looks for new certificate files.
+LOOK_S = 1.0
 
 #: Shortest attempt, when a call's time is nearly up.
 SHORTEST_S = 0.05
@@ -142,7 +146,14 @@ class Client:
         self._stamp: tuple[int, ...] = ()
         self._channel: grpc.aio.Channel | None = None
         self._retired: list[grpc.aio.Channel] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._looked = 0.0  # when the files were looked at
+        self._lives = channel.Lives(endpoint)
+
+    def ending(self) -> str:
+        """Whether our certificate, or the CA's, ends soon, in words; empty when none does."""
+        return self._lives.ending(datetime.now(UTC))
 
     async def aclose(self) -> None:
         """End all calls and streams."""
@@ -328,6 +339,8 @@ class Client:
                         f"before it was at {create.start_revision - 1}: another store"
                     )
                 yield Watched(reply.header.revision, reply.events, reply.created)
+                if not stream.is_current:
+                    return  # it goes over to a connection with the new certificate, loses nothing
 
     async def _call(
         self,
@@ -364,18 +377,37 @@ class Client:
         """The channel; a new one after certificate files were replaced. Raises OSError."""
         if self._closed:
             raise Unavailable("the client is closed", sent=False)
-        if self._channel is not None and self.problem:
-            self._retire_outdated(self._channel)
+        self.look()
         if self._channel is None:
             self._stamp = channel.stamp(self.endpoint)
             self._secrets = channel.read_secrets(self.endpoint)
             self._channel = channel.open_channel(self.endpoint, self._secrets)
         return self._channel
 
-    def _retire_outdated(self, old: grpc.aio.Channel) -> None:
-        if self._stamp != channel.stamp(self.endpoint):
-            self._retired.append(old)  # its open streams go on
-            self._channel = None
+    def is_current(self, opened: grpc.aio.Channel) -> bool:
+        """Whether the channel was made of the files that there are."""
+        self.look()
+        return opened is self._channel
+
+    def look(self) -> None:
+        """Retire the channel when its files were replaced; while it works, by better ones only."""
+        now = time.monotonic()
+        if self._channel is None or (not self.problem and now - self._looked < LOOK_S):
+            return
+        self._looked = now
+        if self._stamp == channel.stamp(self.endpoint):
+            return
+        if self.problem or channel.is_usable(self.endpoint):
+            self._retire(self._channel)
+
+    def _retire(self, old: grpc.aio.Channel) -> None:
+        """Its open streams go on; those of the one before it have gone over long ago."""
+        before, self._retired = self._retired, [old]
+        self._channel = None
+        for one in before:
+            closing = asyncio.ensure_future(one.close(None))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def failed(self, error: BaseException, request: Message | None = None) -> BaseException:
         """What to raise for an error of grpcio or of a certificate file; notes ``problem``."""
@@ -399,11 +431,17 @@ class _Stream(Generic[M]):
     def __init__(self, client: Client, method: str, reply: type[M]) -> None:
         self._client = client
         try:
-            self._call = client.connected().stream_stream(
+            self._channel = client.connected()
+            self._call = self._channel.stream_stream(
                 f"/etcdserverpb.{method}", _wire, reply.FromString
             )(metadata=HAS_LEADER)
         except GRPC_ERRORS as error:
             raise client.failed(error) from error
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it goes over a connection with the certificate that there is now."""
+        return self._client.is_current(self._channel)
 
     async def write(self, message: Message) -> None:
         # grpc.aio leaves a write waiting for ever when the call ends before its metadata is sent.

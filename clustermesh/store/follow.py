@@ -130,13 +130,16 @@ def canary_of(key: str) -> str:
     """The key that ``key``'s writer puts when everything of its group is there.
 
     ``meshgate/v1/<cluster>/…`` has ``…/synced`` (the leader's), but pods have their agent's
-    ``…/pod/<node>/synced``; ``cilium/cache/<type>/v1/<cluster>/…`` has
+    ``…/pod/<node>/synced``, and what a controller says of them has ``…/confirmed/synced``;
+    ``cilium/cache/<type>/v1/<cluster>/…`` has
     ``cilium/synced/<cluster>/cilium/cache/<type>/v1``. Any other key has none but itself, so the
     lack of it in a list deletes nothing.
     """
     match key.split("/"):
         case ["meshgate", "v1", cluster, "pod", node, _, *_]:
             return f"meshgate/v1/{cluster}/pod/{node}/synced"
+        case ["meshgate", "v1", cluster, "confirmed", _, *_]:
+            return f"meshgate/v1/{cluster}/confirmed/synced"
         case ["meshgate", "v1", cluster, _, *_]:
             return f"meshgate/v1/{cluster}/synced"
         case ["cilium", "cache", kind, "v1", cluster, _, *_]:

@@ -14,6 +14,7 @@ from mesh.core.model import (
     IP,
     Claim,
     ClaimKey,
+    Confirmed,
     Identity,
     Node,
     NodeKey,
@@ -47,8 +48,12 @@ class OwnStore(Protocol):
         With ``pool`` a node needs the numbers of this pool only, not who has which number.
         """
 
-    #: Pods that agents have wired.
+    #: Pods that agents have wired, as they say it.
     pods: Table[PodRef, PodEntry]
+    #: What the controllers say of pods.
+    confirmed: Table[PodRef, Confirmed]
+    #: Has a row once a controller has confirmed all pods: then nothing else counts.
+    confirms: Table[str, None]
     #: What all controllers of the cluster agree on, by field.
     config: Table[str, Any]
 

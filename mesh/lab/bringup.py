@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bpf.build import build
 from bpf.object import mount_bpffs
-from clustermesh.certs import write_pki
+from clustermesh.etcd.auth import CONTROLLER
+from clustermesh.issued import ROOT, write_pki
 from mesh.core.files import replace_file
 from mesh.lab import enter, fake_kubelet, network, processes, settings
 from mesh.lab.places import BPFFS, NETNS, OWN, USERS, Lab, LabError, is_mounted
@@ -169,9 +170,11 @@ def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
     network.build(lab, topology)
     progress.say(f"{len(network.hosts(topology))} hosts are connected")
     served = [str(address) for address in topology.etcd.addresses]
-    pki = write_pki(settings.pki_directory(lab), settings.etcd_users(topology), served)
-    for cluster in topology.clusters:
-        shutil.chown(pki.users[f"{cluster.name}-controller"].key, USERS["controller"])
+    users = settings.etcd_users(topology)
+    pki = write_pki(settings.pki_directory(lab), [ROOT], served, [user.cn for user in users])
+    for user in users:
+        if user.role == CONTROLLER:
+            shutil.chown(pki.users[user.cn].key, USERS["controller"])
     settings.write_manifests(lab, topology)
     progress.say("certificates and manifests are written")
 
@@ -179,6 +182,8 @@ def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
 def _start_neighbours(lab: Lab, topology: Topology, progress: Progress) -> None:
     """What surrounds Meshgate: etcd, the legacy server, the router."""
     _start_etcd(lab, topology)
+    pki = str(settings.pki_directory(lab))
+    _spawn(lab, OWN, "renewing", (sys.executable, "-m", "mesh.lab.renewing", pki))
     server = settings.program("legacy.py", topology.legacy.tcp, topology.legacy.udp)
     _spawn(lab, "legacy", "legacy", server)
     _start_router(lab, topology)
@@ -214,7 +219,9 @@ def _start_etcd(lab: Lab, topology: Topology) -> None:
         *("--initial-cluster", f"lab={peer}", "--client-cert-auth"),
         *("--auto-compaction-retention", "1h"),  # counters write for ever (docs/etcd.md)
         *("--cert-file", str(pki / "server.crt"), "--key-file", str(pki / "server.key")),
-        *("--trusted-ca-file", str(pki / "ca.crt"), "--logger", "zap", "--log-level", "warn"),
+        *("--trusted-ca-file", str(pki / "ca.crt"), "--client-crl-file", str(pki / "ca.crl")),
+        # The gateway would call etcd with etcd's own certificate, which is good for a server only.
+        *("--enable-grpc-gateway=false", "--logger", "zap", "--log-level", "warn"),
     )
     _spawn(lab, "etcd", "etcd", command)
 
@@ -222,7 +229,8 @@ def _start_etcd(lab: Lab, topology: Topology) -> None:
 def authorise_etcd(lab: Lab, topology: Topology) -> None:
     """Wait for etcd, then make sure that its users exist and authentication is on."""
     pki = str(settings.pki_directory(lab))
-    names = [cluster.name for cluster in topology.clusters]
+    users = settings.etcd_users(topology)
+    names = [f"{user.cluster}:{user.role}:{user.name}" for user in users]
     module = (sys.executable, "-m", "mesh.lab.bootstrap", settings.etcd_endpoint(topology), pki)
     command = enter.argv(lab.host("etcd"), [*module, *names])
     environment = processes.environment()

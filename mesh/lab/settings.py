@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 from bgp.routers.frr import Neighbor, router_config
+from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, User
+from clustermesh.issued import files_of
 from mesh.core.files import replace_file
 from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
@@ -22,6 +24,7 @@ SERVICE_PORT = 80
 HOLD_S = 9
 RESTART_S = 120
 _HERE = Path(__file__).parent
+_CONTROLLERS = ("controller", "controller2")
 
 Document = dict[str, object]
 
@@ -33,7 +36,7 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
     agent = {
         **common,
         "node": node.name,
-        "etcd": etcd_client(lab, topology, f"{cluster.name}-agent"),
+        "etcd": etcd_client(lab, topology, User(cluster.name, NODE, node.name)),
         "bpffs": str(lab.bpffs(node.name)),
         "cgroup": str(lab.host(node.name).cgroup),
         "uplink": "uplink",
@@ -46,7 +49,7 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
     speaker = {
         **common,
         "node": node.name,
-        "etcd": etcd_client(lab, topology, f"{cluster.name}-speaker"),
+        "etcd": etcd_client(lab, topology, User(cluster.name, SPEAKER, node.name)),
         "runDir": str(speaker_directory(lab, node.name)),
         "socket": str(run / "speaker.sock"),
         "routerID": str(node.addresses[0]),
@@ -60,11 +63,11 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
     """Write controller.yaml and controller2.yaml of a cluster; the paths by role."""
     run = lab.host_run(cluster.nodes[0].name)
     written = {}
-    for role in ("controller", "controller2"):
+    for role, user in zip(_CONTROLLERS, _controllers(cluster), strict=True):
         tree: Document = {
             **_common(lab, cluster),
-            "instance": f"{cluster.nodes[0].name}-{role}",
-            "etcd": etcd_client(lab, topology, f"{cluster.name}-controller"),
+            "instance": user.name,
+            "etcd": etcd_client(lab, topology, user),
             "pools": {
                 "podCIDRs": _pool_list(cluster.pod_cidrs),
                 "locators": _pool_list(cluster.locators),
@@ -79,14 +82,15 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
     return written
 
 
-def etcd_client(lab: Lab, topology: Topology, user: str) -> Document:
+def etcd_client(lab: Lab, topology: Topology, user: User) -> Document:
     """The ``etcd`` section for one user."""
     pki = pki_directory(lab)
+    files = files_of(pki, user.cn)
     return {
         "endpoints": [etcd_endpoint(topology)],
         "ca": str(pki / "ca.crt"),
-        "cert": str(pki / f"{user}.crt"),
-        "key": str(pki / f"{user}.key"),
+        "cert": str(files.cert),
+        "key": str(files.key),
     }
 
 
@@ -114,10 +118,19 @@ def program(name: str, *arguments: object) -> tuple[str, ...]:
     return (sys.executable, str(_HERE / name), *map(str, arguments))
 
 
-def etcd_users(topology: Topology) -> list[str]:
-    """Certificate names, ``root`` last."""
-    roles = ("controller", "agent", "speaker")
-    return [*(f"{each.name}-{role}" for each in topology.clusters for role in roles), "root"]
+def etcd_users(topology: Topology) -> list[User]:
+    """The users of the lab's processes, beside ``root``."""
+    users: list[User] = []
+    for cluster in topology.clusters:
+        users += _controllers(cluster)
+        users += [User(cluster.name, r, n.name) for n in cluster.nodes for r in (NODE, SPEAKER)]
+    return users
+
+
+def _controllers(cluster: Cluster) -> list[User]:
+    """The users of both controllers; the name is that of the instance."""
+    host = cluster.nodes[0].name
+    return [User(cluster.name, CONTROLLER, f"{host}-{role}") for role in _CONTROLLERS]
 
 
 def pki_directory(lab: Lab) -> Path:

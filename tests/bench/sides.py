@@ -333,6 +333,7 @@ class ControllerSide(Side):
         for table in (
             publish.config_key,
             *publish.published.values(),
+            publish.confirmed,
             publish.canaries,
             publish.later,
         ):

@@ -18,13 +18,22 @@ from clustermesh.contract import ALL, Contract
 from clustermesh.remote import wire
 from clustermesh.store.claims import encode_number, number_key
 from clustermesh.store.follow import Entry
-from clustermesh.store.own import PODS_SYNCED, pod_key, pod_value, pods_synced_key
+from clustermesh.store.own import (
+    PODS_SYNCED,
+    all_confirmed_key,
+    confirmed_key,
+    confirmed_value,
+    pod_key,
+    pod_value,
+    pods_synced_key,
+)
 from gateway.policy import EgressPolicy
 from mesh.core.model import (
     IP,
     Address,
     Backend,
     ClaimKey,
+    Confirmed,
     ContainerPort,
     Namespace,
     Node,
@@ -338,6 +347,18 @@ def pod_entry(size: Size, n: int, row: Pod | None = None) -> Entry:
     return entry(pod_key(CLUSTER, ref_of(row)), value)
 
 
+def confirmation(size: Size, n: int, row: Pod | None = None, identity: int = 0) -> Entry:
+    """What a controller says of a pod."""
+    row = row or pod(size, n)
+    number = identity or identity_of(size, n)
+    return entry(confirmed_key(CLUSTER, ref_of(row)), confirmed_value(Confirmed(number)))
+
+
+def identity_of(size: Size, n: int) -> int:
+    """The number that the labels of a pod have."""
+    return (CLUSTER_ID << 16) + 1 + n % size.workloads
+
+
 def own_subtree(size: Size, without: int | None = None) -> Iterator[Entry]:
     """All keys; of the pods of node ``without`` none: its agent has not written them yet."""
     own = f"meshgate/v1/{CLUSTER}/"
@@ -349,8 +370,10 @@ def own_subtree(size: Size, without: int | None = None) -> Iterator[Entry]:
         yield entry(pods_synced_key(CLUSTER, node_name(n)), PODS_SYNCED)
     yield from block_claims(size)
     for n in range(size.pods):
+        yield confirmation(size, n)
         if node_of(size, n) != without:
             yield pod_entry(size, n)
+    yield entry(all_confirmed_key(CLUSTER), PODS_SYNCED)
 
 
 # --- The store: other clusters ----------------------------------------------------------------

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clustermesh.certs import Pki
 from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.issued import Pki
 from clustermesh.store.leader import Deposed, Fence
 
 T = TypeVar("T")
@@ -101,6 +101,7 @@ class Etcd:
             command += [
                 "--client-cert-auth", f"--trusted-ca-file={self.pki.ca}",
                 f"--cert-file={self.pki.server.cert}", f"--key-file={self.pki.server.key}",
+                f"--client-crl-file={self.pki.crl}", "--enable-grpc-gateway=false",
             ]  # fmt: skip
         return command
 

@@ -22,8 +22,8 @@ from mesh.core import journal
 from mesh.core.model import Node
 from tests.interop import controllers
 from tests.interop.controllers import (
-    CLUSTERS,
     LEASE_S,
+    USERS,
     Controller,
     Mesh,
     claims,
@@ -98,7 +98,7 @@ def test_a_role_of_an_earlier_version_holds_up_slices_alone(mesh: Mesh) -> None:
                 return {kv.key.decode(): kv.lease for kv in kvs}
 
             before = [prefix for prefix in publish.PREFIXES if prefix not in publish.LATER]
-            await bootstrap_auth(client, CLUSTERS, before)
+            await bootstrap_auth(client, USERS.values(), before)
             mesh.apply_all("east")
             it = await ready(mesh.controller("east").start())
             await put_pods(client, "east")
@@ -114,7 +114,7 @@ def test_a_role_of_an_earlier_version_holds_up_slices_alone(mesh: Mesh) -> None:
             await until_async(stand, "the canaries of all other prefixes on new leases", 60)
             late = wire.canary_key("east", wire.SLICES)
             assert (await leases()).get(late) == first[late]
-            await bootstrap_auth(client, CLUSTERS, publish.PREFIXES)
+            await bootstrap_auth(client, USERS.values(), publish.PREFIXES)
 
             async def all_stand() -> bool:
                 return (await leases()).get(late) != first[late]

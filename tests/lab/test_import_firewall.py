@@ -157,7 +157,7 @@ def test_what_a_peer_may_not_claim_is_a_finding_and_changes_no_map(lab: Lab) -> 
 
 def test_a_clusters_users_write_only_their_clusters_keys(lab: Lab) -> None:
     keys = f"{NODE}x {CONFIG} cilium/synced/west/x meshgate/v1/west/pod/west-1/shop/x"
-    for user in ("east-controller", "east-agent", "east-speaker"):
+    for user in ("east:controller:east-1-controller", "east:node:east-1", "east:speaker:east-1"):
         put = shlex.join([*lab.etcdctl_command(user), "put"])
         loop = f'for key in {keys}; do {put} "$key" x; done'
         answer = lab.exec("etcd", "bash", "-c", loop)

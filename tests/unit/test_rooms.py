@@ -115,7 +115,8 @@ CONSUMERS = ("mesh/lab",)
 #: The layer of identity, below all features: what a selector, or an address, of any room looks at.
 LAYER = {
     "mesh.identity.labels", "mesh.identity.selectors", "mesh.identity.matching",
-    "mesh.identity.addresses",
+    "mesh.identity.addresses", "mesh.identity.counted", "mesh.identity.holders",
+    "mesh.identity.findings",
 }  # fmt: skip
 
 

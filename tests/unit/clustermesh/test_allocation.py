@@ -88,10 +88,11 @@ class Cluster:
         nobody.mark_synced()
         self.remote = remote
         where = LocatorsController("east", POOLS.locators, tables, own, nobody)
+        nodes = NodesController("east", POOLS, tables, own, remote, where.locator, nobody)
         self.features: tuple[ControllerFeature, ...] = (
             where,
-            NodesController("east", POOLS, tables, own, remote, where.locator, nobody),
-            IdentityController("east", 1, tables, own, remote),
+            nodes,
+            IdentityController("east", 1, (), tables, own, remote, nodes.node),
             EgressController("east", EgressSettings(blocks_per_node=2), tables, own),
             ServicesController(tables, own.pods, (), nowhere, remote.services),
         )
