@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from clustermesh.etcd.auth import User
+    from clustermesh.etcd.auth import EtcdUser
     from clustermesh.users import MadeUser
 
 _RUN = Path("/run/meshgate")
@@ -136,7 +136,7 @@ def _process(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _revoke(processes: Sequence[User], pki: Path, endpoints: Sequence[str]) -> int:
+def _revoke(processes: Sequence[EtcdUser], pki: Path, endpoints: Sequence[str]) -> int:
     from clustermesh import users
 
     number = users.revoke(processes, pki, endpoints)
@@ -151,7 +151,7 @@ def _revoke(processes: Sequence[User], pki: Path, endpoints: Sequence[str]) -> i
     return 0
 
 
-def _write(processes: Sequence[User], made: Sequence[MadeUser], into: Path) -> None:
+def _write(processes: Sequence[EtcdUser], made: Sequence[MadeUser], into: Path) -> None:
     from clustermesh.certs import KeyPair
     from clustermesh.issued import write_pair
 

@@ -27,7 +27,7 @@ _LONGEST, _DIGITS = 64, 16
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class User:
+class EtcdUser:
     """A process of a cluster; ``name`` is its node, or the instance of a controller."""
 
     cluster: str
@@ -62,7 +62,9 @@ class Grant:
         return prefix_end(key_bytes(self.key)) if whole else b""
 
 
-async def bootstrap_auth(client: Client, users: Iterable[User], published: Sequence[str]) -> None:
+async def bootstrap_auth(
+    client: Client, users: Iterable[EtcdUser], published: Sequence[str]
+) -> None:
     """Create users, roles and grants, and switch authentication on.
 
     ``published`` are the prefixes of the nouns that clusters publish. May be repeated, then as
@@ -75,7 +77,7 @@ async def bootstrap_auth(client: Client, users: Iterable[User], published: Seque
     await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
 
 
-def user_grants(user: User, published: Sequence[str]) -> Sequence[Grant]:
+def user_grants(user: EtcdUser, published: Sequence[str]) -> Sequence[Grant]:
     """What a process may do in etcd."""
     own = f"meshgate/v1/{user.cluster}/"
     mine = Grant(f"{own}status/{user.role}/{user.name}/", write=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from bgp.routers.frr import Neighbor, router_config
-from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, User
+from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser
 from clustermesh.issued import files_of
 from mesh.core.files import replace_file
 from mesh.lab.places import USERS, Lab
@@ -36,7 +36,7 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
     agent = {
         **common,
         "node": node.name,
-        "etcd": etcd_client(lab, topology, User(cluster.name, NODE, node.name)),
+        "etcd": etcd_client(lab, topology, EtcdUser(cluster.name, NODE, node.name)),
         "bpffs": str(lab.bpffs(node.name)),
         "cgroup": str(lab.host(node.name).cgroup),
         "uplink": "uplink",
@@ -49,7 +49,7 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
     speaker = {
         **common,
         "node": node.name,
-        "etcd": etcd_client(lab, topology, User(cluster.name, SPEAKER, node.name)),
+        "etcd": etcd_client(lab, topology, EtcdUser(cluster.name, SPEAKER, node.name)),
         "runDir": str(speaker_directory(lab, node.name)),
         "socket": str(run / "speaker.sock"),
         "routerID": str(node.addresses[0]),
@@ -82,7 +82,7 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
     return written
 
 
-def etcd_client(lab: Lab, topology: Topology, user: User) -> Document:
+def etcd_client(lab: Lab, topology: Topology, user: EtcdUser) -> Document:
     """The ``etcd`` section for one user."""
     pki = pki_directory(lab)
     files = files_of(pki, user.cn)
@@ -118,19 +118,19 @@ def program(name: str, *arguments: object) -> tuple[str, ...]:
     return (sys.executable, str(_HERE / name), *map(str, arguments))
 
 
-def etcd_users(topology: Topology) -> list[User]:
+def etcd_users(topology: Topology) -> list[EtcdUser]:
     """The users of the lab's processes, beside ``root``."""
-    users: list[User] = []
+    users: list[EtcdUser] = []
     for cluster in topology.clusters:
         users += _controllers(cluster)
-        users += [User(cluster.name, r, n.name) for n in cluster.nodes for r in (NODE, SPEAKER)]
+        users += [EtcdUser(cluster.name, r, n.name) for n in cluster.nodes for r in (NODE, SPEAKER)]
     return users
 
 
-def _controllers(cluster: Cluster) -> list[User]:
+def _controllers(cluster: Cluster) -> list[EtcdUser]:
     """The users of both controllers; the name is that of the instance."""
     host = cluster.nodes[0].name
-    return [User(cluster.name, CONTROLLER, f"{host}-{role}") for role in _CONTROLLERS]
+    return [EtcdUser(cluster.name, CONTROLLER, f"{host}-{role}") for role in _CONTROLLERS]
 
 
 def pki_directory(lab: Lab) -> Path:

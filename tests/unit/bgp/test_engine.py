@@ -22,6 +22,9 @@ def running(run_dir: Path, *words: str) -> Iterator[None]:
     held = lock(run_dir / "exabgp.pid")
     assert held is not None
     with subprocess.Popen([sys.executable, "-S", "-", *words], stdin=subprocess.PIPE) as process:
+        command = Path(f"/proc/{process.pid}/cmdline")
+        while not command.read_bytes():  # execve closes descriptors before it writes the words
+            os.sched_yield()
         os.ftruncate(held, 0)
         os.pwrite(held, f"{process.pid}\n".encode(), 0)
         yield
