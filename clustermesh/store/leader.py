@@ -167,6 +167,7 @@ class Leader:
             self._deadline,
             self._hung_s,
         )
+        renewal.start()  # whoever sees that we lead may keep the loop busy
         self._fence, self.holder, self._has_led = fence, self.instance, True
         work = asyncio.create_task(lead(fence), name="lead")
         keep = asyncio.create_task(renewal.watch(), name="keep the leadership")
@@ -174,7 +175,10 @@ class Leader:
             await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._fence, self.holder = None, ""
-            await _stop(work)
+            try:
+                await _stop(work)
+            finally:
+                renewal.end()
             await _stop(keep)
             await self._give_up(fence.lease)
         if keep.done() and not keep.cancelled():

@@ -54,7 +54,7 @@ class Held(Protocol):
 class Renewal:
     """One leadership's key ``fence``, put again and again with the same ``value``.
 
-    ``watch`` runs on the event loop, the rest in a thread.
+    ``start`` and ``watch`` run on the event loop, the rest in a thread until ``end``.
     """
 
     def __init__(
@@ -84,24 +84,27 @@ class Renewal:
         self._ended = threading.Event()
         self._wake = asyncio.Event()
 
-    async def watch(self) -> str:
-        """Renew until the leadership is lost. Return the reason."""
+    def start(self) -> None:
+        """Begin, at once: the event loop may be busy from now on."""
         loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._run, args=(loop,), name="renew", daemon=True)
-        thread.start()
-        try:
-            while not self.lost:
-                self._turned = time.monotonic()
-                left = self.deadline - self._turned
-                if left <= 0:
-                    return self._overdue()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, TURN_S)):
-                        await self._wake.wait()
-            return self.lost
-        finally:
-            self._ended.set()
-            self._etcd.close()
+        threading.Thread(target=self._run, args=(loop,), name="renew", daemon=True).start()
+
+    async def watch(self) -> str:
+        """Return why the leadership is lost, once it is."""
+        while not self.lost:
+            self._turned = time.monotonic()
+            left = self.deadline - self._turned
+            if left <= 0:
+                return self._overdue()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, TURN_S)):
+                    await self._wake.wait()
+        return self.lost
+
+    def end(self) -> None:
+        """Renew no longer."""
+        self._ended.set()
+        self._etcd.close()
 
     # --- In the thread ------------------------------------------------------------------------
 
