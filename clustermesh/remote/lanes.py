@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 SAVED_S, SHARE = 10.0, 0.1
 #: Runs that a cluster may have: saved up at most, and per second.
 SAVED_RUNS, RUNS = 200.0, 20.0
-#: CPU seconds after which a pass ends and targets look at the tables, although more waits.
-PASS_S = 0.005
+#: CPU seconds after which a pass ends and targets look at the tables, although more waits; and
+#: seconds until the next one: a change needs several turns of the event loop to arrive.
+PASS_S, PAUSE_S = 0.002, 0.004
 #: Changed addresses of a run that wait to be written: a cluster has up to 131,072.
 COLLECTED = 4096
 #: Seconds for which a cluster that was too fast is shown.

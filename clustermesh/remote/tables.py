@@ -17,7 +17,7 @@ from clustermesh.kept import KeptContracts
 from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
-from clustermesh.remote.lanes import Lanes
+from clustermesh.remote.lanes import PAUSE_S, Lanes
 from clustermesh.remote.leftovers import Leftovers
 from clustermesh.remote.shared import (
     ADDRESS,
@@ -143,6 +143,11 @@ class RemoteTables(Sliced):
         self._gate = loop.gate
         loop.work("judge other clusters", self, [], [self._queued])
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that was told is yet to be judged."""
+        return not self._knows_own or self._lanes.wait_s is not None
+
     def _go(self) -> None:
         """Something is to be judged."""
         if self._gate is None:
@@ -174,6 +179,7 @@ class RemoteTables(Sliced):
     async def _after_a_look(self) -> None:
         if self._gate is not None:
             await self._gate.look(lambda: None)
+        await asyncio.sleep(PAUSE_S)
         self._queued.tell()
 
     def expect(self, clusters: Collection[str]) -> None:

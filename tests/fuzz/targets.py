@@ -151,7 +151,10 @@ def read_documents(odd: Mutations) -> None:
         text = odd.bytes(text.encode(errors="replace")).decode(errors="replace")
     with suppress(Wrong):
         content = reading.read(KINDS, "east", "m.yaml", text)
-        reading.read(KINDS, "east", "m.yaml", yaml.safe_dump(odd.one_of(DOCUMENTS)), content)
+        other = yaml.safe_dump(odd.one_of(DOCUMENTS))
+        again = reading.read(KINDS, "east", "m.yaml", other, content)
+        for one in (*content.findings, *again.findings):
+            assert "mistake" not in one.text, one
 
 
 def read_bgp(odd: Mutations) -> None:

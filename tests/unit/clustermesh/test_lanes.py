@@ -331,8 +331,8 @@ class Live:
 
     async def rest(self) -> None:
         await asyncio.sleep(0.002)
-        while not (self.loop.gate.open and not self.remote.imports.waiting):
-            await asyncio.sleep(0)
+        while self.remote.is_behind or not self.loop.gate.open:
+            await asyncio.sleep(0.001)
 
     def check(self) -> None:
         """The tables are what the firewall accepts, also of addresses that have moved."""
