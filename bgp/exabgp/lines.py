@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -87,6 +89,16 @@ class SessionEvent:
     family: str = ""
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What is not as ExaBGP writes it is a ValueError."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"a line is not as ExaBGP writes it: {error!r}") from error
+
+
+@_readable()
 def event(line: str) -> SessionEvent | None:
     """The event in a line; None for events that nobody needs. Raises ValueError for no JSON."""
     message = json.loads(line)
@@ -141,6 +153,7 @@ def is_event(line: str) -> bool:
     return line.startswith('{ "exabgp"')
 
 
+@_readable()
 def dumped_route(line: str) -> tuple[RouteKey, Route]:
     """One line of the answer to ``ROUTES``."""
     message = json.loads(line)
@@ -159,6 +172,7 @@ class Neighbor:
     families: tuple[str, ...]
 
 
+@_readable()
 def dumped_neighbors(line: str) -> list[Neighbor]:
     """The answer to ``NEIGHBORS``: one line."""
     return [_neighbor(message) for message in json.loads(line)]

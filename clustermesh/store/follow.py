@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks for a canary that lies outside the followed prefix.
 CANARY_S = 2.0
+#: Seconds until everything is listed again after a mistake of ours.
+AFTER_MISTAKE_S = 5.0
 #: Keys of a prefix that are shown one by one, of each kind of finding.
 _SHOWN = 20
 
@@ -199,6 +201,7 @@ class Follow:
                 log.exception("event=not_followed prefix=%s", self.prefix)
                 self._problem = f"{self.prefix} is listed again after {error!r}"
                 self._state.revision = 0
+                await asyncio.sleep(AFTER_MISTAKE_S)
             if self._state.revision > revision:
                 pause.reset()
             await asyncio.sleep(pause.next())
