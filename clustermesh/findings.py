@@ -83,7 +83,8 @@ UNREADABLE = Code(
 )
 TOO_MANY = Code(
     "M134",
-    "Another cluster has more keys of a noun than are read. The further ones are not used.",
+    "Another cluster has more keys of a noun than are read, or longer ones than any that is meant. "
+    "The further ones are not used.",
     f"{_TELL} It may be larger than this mesh is meant for.",
 )
 NO_ENDPOINT = Code(

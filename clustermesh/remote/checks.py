@@ -64,6 +64,8 @@ _AS_IT_IS = frozenset({4, 5, *range(100, 116)})
 _OF_NODE = frozenset({6, 7, 8})
 #: Numbers that a cluster's operator has given away; they mean nothing to others.
 _OF_OPERATOR = range(128, 256)
+#: Characters of a host that are kept: an address has at most 45.
+_LONGEST_HOST = 64
 #: Backends that a finding names.
 _NAMED = 3
 _CANONICAL_MAPPED = MAPPED.to_bytes(16, "big")[:12]
@@ -390,7 +392,7 @@ def read_address(name: str, value: bytes) -> AddressValue:
     _packed(name)
     pod = f"{head.k8s_namespace}/{head.k8s_pod_name}"
     named = all(map(wire.is_object_name, (head.k8s_namespace, head.k8s_pod_name)))
-    return AddressValue(head.id, head.host_ip, pod if named else "")
+    return AddressValue(head.id, head.host_ip[:_LONGEST_HOST], pod if named else "")
 
 
 def address(
@@ -466,7 +468,7 @@ def _read_prefix(name: str, value: bytes) -> AddressValue:
         ip_network(name)
     except ValueError as error:
         raise wire.WireError("IP", str(error)) from None
-    return AddressValue(pair.id, pair.host_ip)
+    return AddressValue(pair.id, pair.host_ip[:_LONGEST_HOST])
 
 
 def _prefix(remote: RemoteCluster, name: str, value: AddressValue) -> tuple[None, tuple[str, ...]]:

@@ -76,6 +76,9 @@ Touched = Mapping[AnyShared, Collection[str]]
 #: Keys that are judged in one piece.
 _JUDGED = 32
 
+#: Characters of a key that is read: the names of two objects and of a cluster have at most 540.
+_LONGEST_KEY = 1024
+
 #: Refusals that a change of the cluster's nodes may lift.
 _DEPENDENT = frozenset({codes.OUTSIDE, codes.BACKEND_OUTSIDE, codes.NO_ENDPOINT, codes.RESERVED})
 #: The field of a contract's limits by noun.
@@ -415,7 +418,8 @@ class Importer:
     def _is_beyond(self, noun: AnyShared, key: str) -> bool:
         """Whether there is no room for the key."""
         keys = self._keys[noun]
-        return len(keys) >= self._limits.of(noun) and key not in keys
+        full = len(keys) >= self._limits.of(noun) and key not in keys
+        return full or len(key) > _LONGEST_KEY
 
     def _put_beyond(self, noun: AnyShared, key: str, value: bytes) -> None:
         """Keep what may find room at the end of the list, when gone keys have left.

@@ -31,6 +31,8 @@ T = TypeVar("T")
 #: Different tunnel endpoints whose text is kept once; a cluster could else fill the memory.
 _HOSTS = 16_384
 _UINT32 = range(1 << 32)
+#: Characters of a refusal that are kept with its key.
+_LONGEST_REFUSAL = 160
 
 
 @dataclass(slots=True)
@@ -427,6 +429,7 @@ def _too_large(size: int) -> NotAccepted:
 
 def without_traceback(refusal: NotAccepted | WireError) -> NotAccepted | WireError:
     """The same refusal without a traceback, which would keep its frames in memory."""
+    field, text = refusal.field[:_LONGEST_REFUSAL], refusal.text[:_LONGEST_REFUSAL]
     if isinstance(refusal, NotAccepted):
-        return NotAccepted(refusal.code, refusal.field, refusal.text)
-    return WireError(refusal.field, refusal.text)
+        return NotAccepted(refusal.code, field, text)
+    return WireError(field, text)

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 CANARY_S = 2.0
 #: Lists in a row that history was cut under before one is read below an open watch.
 CUTS = 2
+#: Seconds until everything is listed again after a mistake of ours.
+AFTER_MISTAKE_S = 5.0
 #: Keys of a prefix that are shown one by one, of each kind of finding.
 _SHOWN = 20
 
@@ -240,6 +242,7 @@ class Follow:
                 log.exception("event=not_followed prefix=%s", self.prefix)
                 self._problem = f"{self.prefix} is listed again after {error!r}"
                 self._state.revision = 0
+                await asyncio.sleep(AFTER_MISTAKE_S)
             if self._state.revision > revision:
                 pause.reset()
             await asyncio.sleep(pause.next())

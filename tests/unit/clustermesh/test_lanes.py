@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -293,6 +295,26 @@ def test_of_all_values_so_many_bytes_are_kept_and_room_comes_back() -> None:
         it.apply(key)
     assert len(it.importers["west"].services) == 5
     assert not it.findings
+
+
+def test_long_keys_and_texts_take_no_memory() -> None:
+    it = Imports(OWN)
+    it.apply(configs() | node(WEST))
+    names = [f"{number}{'x' * 100_000}" for number in range(20)]
+    it.apply({f"{wire.SERVICES}west/shop/{name}": b"{}" for name in names})
+    assert {str(one.code) for one in it.findings.values()} == {"M134"}
+    host = '{"IP": "10.2.0.%d", "HostIP": "%s", "ID": 131077}'
+    other = '{"IP": "%s", "ID": 131077}'
+    tracemalloc.start()
+    for number in range(1, 101):
+        key = wire.address_key("west", IPv4Address(f"10.2.0.{number}"))
+        value = other % ("y" * 60_000) if number % 2 else host % (number, "z" * 60_000)
+        it.apply({key: value.encode()})
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1 << 20
+    assert len(it.findings) == 1 + 100
 
 
 def anything(chance: random.Random) -> tuple[dict[str, bytes], list[str]]:

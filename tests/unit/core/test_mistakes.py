@@ -13,7 +13,7 @@ from mesh.core.reconcile import Loop
 from mesh.core.table import Changes, Table
 from mesh.health import mistakes
 from mesh.health.findings import MISTAKE
-from mesh.health.mistakes import Mistakes
+from mesh.health.mistakes import Mistakes, named
 
 
 class Memory:
@@ -250,3 +250,29 @@ def test_tasks_reports_and_derivations_are_findings(monkeypatch: pytest.MonkeyPa
         "findings of a part": "LookupError('\\udcff')",
     }
     assert {one.object for one in it.findings()} == {"east-1/agent"}
+
+
+class Base:
+    async def run(self) -> None:
+        """Two classes have this method."""
+
+
+class One(Base):
+    """A task."""
+
+
+class Two(Base):
+    """Another one."""
+
+
+def test_each_task_of_a_feature_has_a_name_of_its_own() -> None:
+    """Also two of one base class, and two of one class: none is left out."""
+
+    async def alone() -> None:
+        """No method."""
+
+    tasks = [One().run, Two().run, One().run, alone]
+    found = named(tasks)
+    assert list(found.values()) == tasks
+    assert list(found)[:3] == ["One", "Two", "One 2"]
+    assert list(found)[3].endswith("alone")
