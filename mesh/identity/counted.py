@@ -43,6 +43,39 @@ SETTLE_S = 3.0
 Take = Callable[[Changes[PodRef, PodEntry]], None]
 
 
+class _OfPodsThere(Source):
+    """Changes of confirmations of pods that have an entry; others wake nobody.
+
+    A controller is mostly faster than the agent of the pod, and hundreds of nodes hear both.
+    """
+
+    def __init__(
+        self, confirmed: Table[PodRef, Confirmed], said: Mapping[PodRef, PodEntry]
+    ) -> None:
+        super().__init__("confirmations of pods that are there")
+        self._confirmed, self._said = confirmed, said
+        self._seen = -1
+        self._refs: dict[PodRef, None] = {}
+        confirmed.listen(self._look)
+
+    def take(self) -> Mapping[PodRef, None]:
+        """The pods that changes since the last call concern."""
+        refs, self._refs = self._refs, {}
+        return refs
+
+    def _look(self) -> None:
+        changes = self._confirmed.changes(self._seen)
+        self._seen = self._confirmed.revision
+        changed = self._said if changes is None else (*changes.upsert, *changes.delete)
+        refs = [ref for ref in changed if ref in self._said]
+        if refs:
+            self._refs.update(dict.fromkeys(refs))
+            self.revision += 1
+            self._wake()
+        if self._confirmed.synced:
+            self.mark_synced()
+
+
 class CountedPods(Sliced):
     """``table`` has the entries that count, each with the addresses that the pod holds.
 
@@ -71,11 +104,11 @@ class CountedPods(Sliced):
         self._of_node: dict[str, set[PodRef]] = {}
         self._of_labels: dict[str, set[PodRef]] = {}  # whose labels count
         self._holders = Holders()
+        self._of_pods_there = _OfPodsThere(confirmed, self._said)
         self._odd: dict[PodRef, float] = {}  # since when
         #: The tables that decide, and the pods that a change of a row concerns.
         self._inputs: tuple[tuple[Table[Any, Any], Callable[[Any], Iterable[PodRef]]], ...] = (
             (self._entries, lambda ref: (ref,)),
-            (self._confirmed, self._if_said),
             (self._cidrs, lambda name: self._of_node.get(name, ())),
             (self._number, lambda labels: self._of_labels.get(labels, ())),
             (self._confirms, self._unconfirmed),
@@ -85,7 +118,7 @@ class CountedPods(Sliced):
     def derive(self, loop: Loop, node: Table[NodeKey, Node]) -> None:
         """Add the derivations; ``node`` has the nodes with the pod CIDRs that they have claimed."""
         loop.group(self._cidrs, _cidrs, By(node, self._if_ours))
-        confirmed: list[Source] = [self._confirmed, self._confirms]
+        confirmed: list[Source] = [self._of_pods_there, self._confirms]
         others: list[Source] = [self._entries, self._cidrs, self._number]
         loop.work("pods that count", self, confirmed, others)
 
@@ -132,16 +165,13 @@ class CountedPods(Sliced):
             for (table, pods), seen in zip(self._inputs, self._seen, strict=True)
         ]
         self._seen = [table.revision for table, _ in self._inputs]
-        refs: dict[PodRef, None] = {}
+        refs = dict(self._of_pods_there.take())
         for changes, pods in changed:
             if changes is None:
                 return {**dict.fromkeys(self._said), **dict.fromkeys(self._entries.rows)}
             for key in (*changes.upsert, *changes.delete):
                 refs.update(dict.fromkeys(pods(key)))
         return refs
-
-    def _if_said(self, ref: PodRef) -> Iterable[PodRef]:
-        return (ref,) if ref in self._said else ()
 
     def _unconfirmed(self, _: str) -> Iterable[PodRef]:
         """What no controller has confirmed counts no more once one confirms pods."""

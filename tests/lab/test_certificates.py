@@ -41,13 +41,22 @@ def watching(lab: Lab) -> Iterator[Any]:
         watch.kill()
 
 
+def settled(lab: Lab, seconds: float, what: str) -> None:
+    """Wait until nothing is wrong; say otherwise what is."""
+    end = time.monotonic() + seconds
+    while found := lab.json("status")["findings"]:
+        words = [f"{row['code']} {row['object']} {row['text']}" for row in found]
+        assert time.monotonic() < end, f"{what}: not within {seconds} s: {words}"
+        time.sleep(0.1)
+
+
 def end_connections(lab: Lab) -> None:
     lab.output("etcd", "ss", "--kill", "state", "established", "( sport = :2379 )")
 
 
 def test_expired_renewed_and_revoked_while_traffic_flows(lab: Lab) -> None:
     """No packet is lost. Revoked, the node reads and writes nothing within ten seconds."""
-    wait(lab.healthy, 30, "healthy before")
+    settled(lab, 30, "before")
     pki = f"{lab.environment['MESHGATE_RUN']}/pki"
     before = addresses(lab)
     with transfers(lab, 24) as reports:
@@ -59,7 +68,7 @@ def test_expired_renewed_and_revoked_while_traffic_flows(lab: Lab) -> None:
         wait(lambda: "M151" in codes(lab, "store"), 10, "it has expired, and etcd refuses it")
         assert lab.run("lab", "start", "lab/renewing").returncode == 0
         cluster(lab, "node", "east-1", "--issue", "--into", pki)
-        wait(lab.healthy, 10, "renewed in place")
+        settled(lab, 10, "renewed in place")
         with watching(lab) as watch:
             begin = time.monotonic()
             cluster(lab, "node", "east-1", "--revoke")
@@ -71,7 +80,7 @@ def test_expired_renewed_and_revoked_while_traffic_flows(lab: Lab) -> None:
         lab.etcdctl("root", "del", "meshgate/v1/east/secret")
         assert "of others" not in watch.communicate(timeout=10)[0]
         cluster(lab, "node", "east-1", "--issue", "--into", pki)
-        wait(lab.healthy, 15, "issued again")
+        settled(lab, 15, "issued again")
     assert not losses(reports), "\n".join(losses(reports))
     assert addresses(lab) == before
 
@@ -85,7 +94,7 @@ def refused(lab: Lab) -> bool:
 
 def test_a_stolen_certificate_redirects_nothing_and_is_found(lab: Lab) -> None:
     """Its agent is dead, so nobody puts the key right. Addresses and labels are refused."""
-    wait(lab.healthy, 30, "healthy before")
+    settled(lab, 30, "before")
     victim = lab.pod("east/shop/web-2")
     legacy = lab.shown["legacy"]["addresses"]
     before = addresses(lab)
@@ -99,7 +108,7 @@ def test_a_stolen_certificate_redirects_nothing_and_is_found(lab: Lab) -> None:
     finally:
         lab.etcdctl("root", "del", KEY)
         lab.revive("east-1/agent")
-    wait(lab.healthy, 20, "healthy after")
+    settled(lab, 20, "after")
     assert addresses(lab) == before
 
 
