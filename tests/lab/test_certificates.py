@@ -14,7 +14,7 @@ from transfers import losses, transfers
 
 NODE = "east:node:east-1"
 KEY = "meshgate/v1/east/pod/east-1/shop/thief"
-SECRET = "meshgate/v1/east/secret"
+OF_OTHERS = "meshgate/v1/east/secret"
 FAR = ("8.8.8.8", "2001:4860:4860::8888")
 
 
@@ -25,8 +25,8 @@ def cluster(lab: Lab, *arguments: object) -> str:
 
 def says(lab: Lab, code: str, words: str = "") -> bool:
     """Whether a finding of this code has these words."""
-    rows = lab.json("status")["findings"]
-    return any(row["code"] == code and words in row["text"] for row in rows)
+    found = lab.json("status")["findings"]
+    return any(row["code"] == code and words in row["text"] for row in found)
 
 
 def settled(lab: Lab, seconds: float, what: str) -> None:
@@ -38,16 +38,20 @@ def settled(lab: Lab, seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
-def of_pods(lab: Lab) -> dict[str, Any]:
-    """Rows of pods, of the legacy host and of the world, by address."""
-    wanted = {address for row in lab.table("pod") for address in row["addresses"]}
-    wanted |= {*lab.shown["legacy"]["addresses"], *FAR}
+def of_pods(lab: Lab) -> set[str]:
+    """Addresses of pods, of the legacy host and of the world."""
+    pods = {address for row in lab.table("pod") for address in row["addresses"]}
+    return {*pods, *lab.shown["legacy"]["addresses"], *FAR}
+
+
+def rows(lab: Lab, wanted: set[str]) -> dict[str, Any]:
+    """What agents know of these addresses."""
     return {row["address"]: row for row in lab.table("address") if row["address"] in wanted}
 
 
 @contextmanager
 def watching(lab: Lab) -> Iterator[list[str]]:
-    """A watch with the certificate of east-1, over a connection of its own; its lines at the end."""
+    """A watch with the certificate of east-1, over its own connection; its lines at the end."""
     lines: list[str] = []
     watch = lab.start("etcd", *lab.etcdctl_command(NODE), "watch", "--prefix", "meshgate/v1/")
     try:
@@ -68,7 +72,8 @@ def test_expired_renewed_and_revoked_while_traffic_flows(lab: Lab) -> None:
     """No packet is lost. Revoked, the node reads and writes nothing within ten seconds."""
     settled(lab, 30, "before")
     pki = f"{lab.environment['MESHGATE_RUN']}/pki"
-    before = of_pods(lab)
+    wanted = of_pods(lab)
+    before = rows(lab, wanted)
     with transfers(lab, 24) as reports:
         assert lab.run("lab", "stop", "lab/renewing").returncode == 0
         cluster(lab, "node", "east-1", "--issue", "--hours", 2 / 3600, "--into", pki)
@@ -83,20 +88,21 @@ def test_expired_renewed_and_revoked_while_traffic_flows(lab: Lab) -> None:
             cluster(lab, "node", "east-1", "--revoke")
             wait(lambda: refused(lab), 10, "it is refused")
             assert time.monotonic() - begin < 10
-            assert lab.etcdctl("root", "put", SECRET, "of others").returncode == 0
+            assert lab.etcdctl("root", "put", OF_OTHERS, "of others").returncode == 0
             wait(lambda: says(lab, "M183", "revoked"), 10, "it is shown")
-        lab.etcdctl("root", "del", SECRET)
+        lab.etcdctl("root", "del", OF_OTHERS)
         assert "of others" not in lines
         cluster(lab, "node", "east-1", "--issue", "--into", pki)
         settled(lab, 15, "issued again")
     assert not losses(reports), "\n".join(losses(reports))
-    assert of_pods(lab) == before
+    assert rows(lab, wanted) == before
 
 
 def test_a_stolen_certificate_redirects_nothing_and_is_found(lab: Lab) -> None:
     """Its agent is dead, so nobody puts the key right. Addresses and labels are refused."""
     settled(lab, 30, "before")
-    victim, before = lab.pod("east/shop/web-2"), of_pods(lab)
+    victim, wanted = lab.pod("east/shop/web-2"), of_pods(lab)
+    before = rows(lab, wanted)
     value = {
         "addresses": [*victim["addresses"], *lab.shown["legacy"]["addresses"], *FAR],
         "labels": "k8s:app=admin;",
@@ -106,15 +112,15 @@ def test_a_stolen_certificate_redirects_nothing_and_is_found(lab: Lab) -> None:
         assert lab.etcdctl(NODE, "put", KEY, json.dumps(value)).returncode == 0
         fields = {*value["addresses"], "labels"}
         wait(lambda: found(lab) == fields, 15, "each is a finding that names node, key, address")
-        assert of_pods(lab) == before
+        assert rows(lab, wanted) == before
     finally:
         lab.etcdctl("root", "del", KEY)
         lab.revive("east-1/agent")
     settled(lab, 20, "after")
-    assert of_pods(lab) == before
+    assert rows(lab, wanted) == before
 
 
 def found(lab: Lab) -> set[str]:
-    rows = [row for row in lab.json("status")["findings"] if row["object"] == KEY]
-    assert all(row["about"] == ["node/east-1"] for row in rows)
-    return {row["field"] for row in rows}
+    about = [row for row in lab.json("status")["findings"] if row["object"] == KEY]
+    assert all(row["about"] == ["node/east-1"] for row in about)
+    return {row["field"] for row in about}
