@@ -61,7 +61,7 @@ class Features:
     def __init__(self, config: ControllerConfig, objects: Objects, more: More = _no_more) -> None:
         cluster, id_ = config.cluster.name, config.cluster.id
         self.cluster, self.objects = cluster, objects
-        self.own = Own(cluster)
+        self.own = Own(cluster, confirmed=False)
         self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore)
         cidrs = [pool.cidr for _, pool in config.pools.all]
         self.foreign = Foreign(cluster, cidrs, meet)

@@ -40,6 +40,9 @@ from mesh.identity.holders import Holders
 #: Seconds for which an entry may be odd before it is a finding: its facts come by several ways.
 SETTLE_S = 3.0
 
+#: Addresses of an entry that count; a pod has one of each family. Entries that are told one by one.
+MOST_ADDRESSES, MOST_TOLD = 16, 64
+
 Take = Callable[[Changes[PodRef, PodEntry]], None]
 
 
@@ -135,13 +138,20 @@ class CountedPods(Sliced):
 
     def findings(self) -> Iterable[Finding]:
         """What nodes say that does not count."""
-        settled = self._clock() - SETTLE_S
+        settled, told = self._clock() - SETTLE_S, 0
         for ref, since in list(self._odd.items()):
-            if since <= settled and ref.node in self._cidrs.rows:
-                found = list(self._refused(ref, self._said[ref]))
-                yield from found
-                if not found:
-                    del self._odd[ref]  # the text of its identity has come since
+            if since > settled or ref.node not in self._cidrs.rows:
+                continue
+            found = list(self._refused(ref, self._said[ref]))
+            if not found:
+                del self._odd[ref]  # the text of its identity has come since
+            told += bool(found)
+            if told > MOST_TOLD:
+                text = f"{MOST_TOLD} entries are told one by one, and there are more"
+                place = f"meshgate/v1/{self._cluster}/pod/"
+                yield Finding(OUTSIDE, place, "", text)
+                return
+            yield from found
 
     # --- Events -------------------------------------------------------------------------------
 
@@ -182,8 +192,9 @@ class CountedPods(Sliced):
     def _put(self, ref: PodRef, entry: PodEntry | None, touched: dict[PodRef, None]) -> None:
         """Hold and leave addresses as the entry says; ``touched`` are the pods that it concerns."""
         before = self._said.get(ref)
-        wanted = [one for one in entry.addresses if self._may_have(ref, one)] if entry else []
-        for address in before.addresses if before else ():
+        said = entry.addresses[:MOST_ADDRESSES] if entry else ()
+        wanted = [one for one in said if self._may_have(ref, one)]
+        for address in before.addresses[:MOST_ADDRESSES] if before else ():
             if address not in wanted and (following := self._holders.leave(address, ref)):
                 touched[following] = None
         for address in wanted:
@@ -226,7 +237,8 @@ class CountedPods(Sliced):
 
     def _row(self, ref: PodRef, entry: PodEntry) -> PodEntry:
         holders = self._holders
-        held = tuple([one for one in entry.addresses if holders.of(one) == ref])
+        said = entry.addresses[:MOST_ADDRESSES]
+        held = tuple([one for one in said if holders.of(one) == ref])
         number, labels = self._identity_of(ref, entry)
         if labels == entry.labels and number and len(held) == len(entry.addresses):
             self._odd.pop(ref, None)
@@ -249,7 +261,7 @@ class CountedPods(Sliced):
     # --- Findings -----------------------------------------------------------------------------
 
     def _refused(self, ref: PodRef, entry: PodEntry) -> Iterable[Finding]:
-        for address in entry.addresses:
+        for address in entry.addresses[:MOST_ADDRESSES]:
             holder = self._holders.of(address)
             if not self._may_have(ref, address):
                 cidrs = ", ".join(map(str, self._cidrs.rows[ref.node])) or "none"
@@ -259,6 +271,11 @@ class CountedPods(Sliced):
                 text = f"node {ref.node} says {address}, which pod {holder.namespace}/{holder.name}"
                 text += f" of node {holder.node} has"
                 yield self._finding(HELD, ref, str(address), text)
+        if more := len(entry.addresses[MOST_ADDRESSES:]):
+            text = (
+                f"node {ref.node} says {more} addresses more than the {MOST_ADDRESSES} that count"
+            )
+            yield self._finding(OUTSIDE, ref, "addresses", text)
         number, labels = self._identity_of(ref, entry)
         if not number and self._confirms.rows:
             text = f"node {ref.node} says it has this pod; no controller has confirmed that"
