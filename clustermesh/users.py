@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from clustermesh.certs import LIFETIME, PROCESS_LIFETIME
+from clustermesh.certs import LIFETIME, PROCESS_LIFETIME, KeyPair
 from clustermesh.etcd.auth import (
     CONTROLLER,
     NODE,
@@ -36,7 +36,7 @@ from clustermesh.etcd.auth import (
     user_grants,
 )
 from clustermesh.etcd.client import Client, EtcdAddress
-from clustermesh.issued import ROOT, Folder, files_of
+from clustermesh.issued import ROOT, Folder, files_of, write_pair
 from clustermesh.publish import PREFIXES
 from clustermesh.remote import wire
 from clustermesh.store.own import revoked_key, revoked_value
@@ -72,6 +72,7 @@ class MadeUser:
 
     user: str
     files: Mapping[str, str]
+    pair: KeyPair
 
 
 def make(cluster: str, role: str, pki: Path, endpoints: Sequence[str]) -> MadeUser:
@@ -105,10 +106,12 @@ def issue(
     pki: Path,
     endpoints: Sequence[str],
     lifetime: timedelta = PROCESS_LIFETIME,
+    *,
+    into: Path | None = None,
 ) -> Sequence[MadeUser]:
     """Make these users in etcd, as root, and a certificate for each. They may be made again.
 
-    Raises ValueError, OSError.
+    ``into`` is a folder for the files; nobody renews there meanwhile. Raises ValueError, OSError.
     """
     folder = Folder(pki)
 
@@ -120,10 +123,13 @@ def issue(
     with folder.locked():
         _as_root(folder, endpoints, enter)
         fields = ("ca", "cert", "key")
-        return [
+        made = [
             _made(folder, user.cn, endpoints, f"{OUR_PLACE}/{stem(user)}", fields, lifetime)
             for user in users
         ]
+        for one in made if into else ():
+            write_pair(into or Path(), one.user, one.pair)
+        return made
 
 
 def revoke(users: Sequence[EtcdUser], pki: Path, endpoints: Sequence[str]) -> int:
@@ -204,4 +210,5 @@ def _made(
     config = dict(zip(fields, names, strict=True))
     text = yaml.safe_dump({"endpoints": list(endpoints), **config}, sort_keys=False)
     texts = [part.decode() for part in (folder.ca.read_bytes(), pair.cert, pair.key)]
-    return MadeUser(user, {**dict(zip(names, texts, strict=True)), f"{place}.yaml": text})
+    files = {**dict(zip(names, texts, strict=True)), f"{place}.yaml": text}
+    return MadeUser(user, files, pair)

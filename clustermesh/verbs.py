@@ -124,15 +124,16 @@ def _process(parsed: argparse.Namespace) -> int:
         processes = users.processes_of(cluster, parsed.role, parsed.name)
         if parsed.revoke:
             return _revoke(processes, parsed.pki, endpoints)
-        made = users.issue(processes, parsed.pki, endpoints, *_lifetime(parsed))
-        if parsed.into:
-            _write(processes, made, parsed.into)
-            return 0
+        made = users.issue(processes, parsed.pki, endpoints, *_lifetime(parsed), into=parsed.into)
     except (OSError, ValueError, TypeError) as error:
         done = "revoked" if parsed.revoke else "issued"
         print(f"meshgate: {parsed.role} {parsed.name} is not {done}: {error}", file=sys.stderr)
         return 1
-    sys.stdout.write(_text(made, parsed.output))
+    if parsed.into:
+        for one in made:
+            print(f"{one.user}: {parsed.into}")
+    else:
+        sys.stdout.write(_text(made, parsed.output))
     return 0
 
 
@@ -149,16 +150,6 @@ def _revoke(processes: Sequence[EtcdUser], pki: Path, endpoints: Sequence[str]) 
     else:
         print(f"{ended} connections to etcd on this host were ended; do the same on the others")
     return 0
-
-
-def _write(processes: Sequence[EtcdUser], made: Sequence[MadeUser], into: Path) -> None:
-    from clustermesh.certs import KeyPair
-    from clustermesh.issued import write_pair
-
-    for user, one in zip(processes, made, strict=True):
-        _, certificate, key, _ = one.files.values()
-        files = write_pair(into, user.cn, KeyPair(certificate.encode(), key.encode()))
-        print(f"{user.cn}: {files.cert}, {files.key}")
 
 
 def _renew(parsed: argparse.Namespace) -> int:

@@ -70,7 +70,7 @@ class Features:
     def __init__(self, config: ControllerConfig, objects: Objects, more: More = _no_more) -> None:
         cluster, id_ = config.cluster.name, config.cluster.id
         self.cluster, self.objects = cluster, objects
-        self.own = Own(cluster)
+        self.own = Own(cluster, confirmed=False)
         kept = KeptContracts(config.state_dir / CONTRACTS_FILE)
         self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore, kept=kept)
         cidrs = [pool.cidr for _, pool in config.pools.all]

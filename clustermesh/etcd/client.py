@@ -401,10 +401,15 @@ class Client:
             self._retire(self._channel)
 
     def _retire(self, old: grpc.aio.Channel) -> None:
-        """Its open streams go on; those of the one before it have gone over long ago."""
-        before, self._retired = self._retired, [old]
-        self._channel = None
-        for one in before:
+        """Its open streams go on; those of the one before it have gone over long ago.
+
+        One that does not work is closed: it would go on knocking with a certificate that has ended.
+        """
+        ended, kept = [*self._retired, old], list[grpc.aio.Channel]()
+        if not self.problem:
+            kept.append(ended.pop())
+        self._retired, self._channel = kept, None
+        for one in ended:
             closing = asyncio.ensure_future(one.close(None))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)

@@ -56,10 +56,11 @@ class _SyncedValue(msgspec.Struct, frozen=True):
 class Own:
     """All tables are synced once the canary stands and was listed.
 
-    ``claims`` has the claims of each noun that a feature has asked for.
+    ``claims`` has the claims of each noun that a feature has asked for. A controller reads no
+    ``confirmed``: it says the same itself.
     """
 
-    def __init__(self, cluster: str) -> None:
+    def __init__(self, cluster: str, *, confirmed: bool = True) -> None:
         self.prefix = f"meshgate/v1/{cluster}/"
         self.claims: dict[str, ClaimTables] = {}
         self._pools: dict[str, str] = {}
@@ -77,6 +78,7 @@ class Own:
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
         self._cluster = cluster
+        self._reads_confirmed = confirmed
 
     @property
     def is_synced(self) -> bool:
@@ -93,7 +95,8 @@ class Own:
             keys = [entry.key for entry in batch.puts if entry.key.startswith(prefix)]
             table.delete(key.removeprefix(prefix) for key in batch.deletes)
             table.upsert({key.removeprefix(prefix): None for key in keys})
-        self._take_confirmed(batch)
+        if self._reads_confirmed:
+            self._take_confirmed(batch)
         puts: dict[PodRef, PodEntry] = {}
         for entry in batch.puts:
             self._take_entry(entry, puts)

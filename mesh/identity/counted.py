@@ -40,7 +40,43 @@ from mesh.identity.holders import Holders
 #: Seconds for which an entry may be odd before it is a finding: its facts come by several ways.
 SETTLE_S = 3.0
 
+#: Addresses of an entry that count; a pod has one of each family. Entries that are told one by one.
+MOST_ADDRESSES, MOST_TOLD = 16, 64
+
 Take = Callable[[Changes[PodRef, PodEntry]], None]
+
+
+class _OfPodsThere(Source):
+    """Changes of confirmations of pods that have an entry; others wake nobody.
+
+    A controller is mostly faster than the agent of the pod, and hundreds of nodes hear both.
+    """
+
+    def __init__(
+        self, confirmed: Table[PodRef, Confirmed], said: Mapping[PodRef, PodEntry]
+    ) -> None:
+        super().__init__("confirmations of pods that are there")
+        self._confirmed, self._said = confirmed, said
+        self._seen = -1
+        self._refs: dict[PodRef, None] = {}
+        confirmed.listen(self._look)
+
+    def take(self) -> Mapping[PodRef, None]:
+        """The pods that changes since the last call concern."""
+        refs, self._refs = self._refs, {}
+        return refs
+
+    def _look(self) -> None:
+        changes = self._confirmed.changes(self._seen)
+        self._seen = self._confirmed.revision
+        changed = self._said if changes is None else (*changes.upsert, *changes.delete)
+        refs = [ref for ref in changed if ref in self._said]
+        if refs:
+            self._refs.update(dict.fromkeys(refs))
+            self.revision += 1
+            self._wake()
+        if self._confirmed.synced:
+            self.mark_synced()
 
 
 class CountedPods(Sliced):
@@ -71,11 +107,11 @@ class CountedPods(Sliced):
         self._of_node: dict[str, set[PodRef]] = {}
         self._of_labels: dict[str, set[PodRef]] = {}  # whose labels count
         self._holders = Holders()
+        self._of_pods_there = _OfPodsThere(confirmed, self._said)
         self._odd: dict[PodRef, float] = {}  # since when
         #: The tables that decide, and the pods that a change of a row concerns.
         self._inputs: tuple[tuple[Table[Any, Any], Callable[[Any], Iterable[PodRef]]], ...] = (
             (self._entries, lambda ref: (ref,)),
-            (self._confirmed, self._if_said),
             (self._cidrs, lambda name: self._of_node.get(name, ())),
             (self._number, lambda labels: self._of_labels.get(labels, ())),
             (self._confirms, self._unconfirmed),
@@ -85,7 +121,7 @@ class CountedPods(Sliced):
     def derive(self, loop: Loop, node: Table[NodeKey, Node]) -> None:
         """Add the derivations; ``node`` has the nodes with the pod CIDRs that they have claimed."""
         loop.group(self._cidrs, _cidrs, By(node, self._if_ours))
-        confirmed: list[Source] = [self._confirmed, self._confirms]
+        confirmed: list[Source] = [self._of_pods_there, self._confirms]
         others: list[Source] = [self._entries, self._cidrs, self._number]
         loop.work("pods that count", self, confirmed, others)
 
@@ -102,13 +138,20 @@ class CountedPods(Sliced):
 
     def findings(self) -> Iterable[Finding]:
         """What nodes say that does not count."""
-        settled = self._clock() - SETTLE_S
+        settled, told = self._clock() - SETTLE_S, 0
         for ref, since in list(self._odd.items()):
-            if since <= settled and ref.node in self._cidrs.rows:
-                found = list(self._refused(ref, self._said[ref]))
-                yield from found
-                if not found:
-                    del self._odd[ref]  # the text of its identity has come since
+            if since > settled or ref.node not in self._cidrs.rows:
+                continue
+            found = list(self._refused(ref, self._said[ref]))
+            if not found:
+                del self._odd[ref]  # the text of its identity has come since
+            told += bool(found)
+            if told > MOST_TOLD:
+                text = f"{MOST_TOLD} entries are told one by one, and there are more"
+                place = f"meshgate/v1/{self._cluster}/pod/"
+                yield Finding(OUTSIDE, place, "", text)
+                return
+            yield from found
 
     # --- Events -------------------------------------------------------------------------------
 
@@ -132,16 +175,13 @@ class CountedPods(Sliced):
             for (table, pods), seen in zip(self._inputs, self._seen, strict=True)
         ]
         self._seen = [table.revision for table, _ in self._inputs]
-        refs: dict[PodRef, None] = {}
+        refs = dict(self._of_pods_there.take())
         for changes, pods in changed:
             if changes is None:
                 return {**dict.fromkeys(self._said), **dict.fromkeys(self._entries.rows)}
             for key in (*changes.upsert, *changes.delete):
                 refs.update(dict.fromkeys(pods(key)))
         return refs
-
-    def _if_said(self, ref: PodRef) -> Iterable[PodRef]:
-        return (ref,) if ref in self._said else ()
 
     def _unconfirmed(self, _: str) -> Iterable[PodRef]:
         """What no controller has confirmed counts no more once one confirms pods."""
@@ -152,8 +192,9 @@ class CountedPods(Sliced):
     def _put(self, ref: PodRef, entry: PodEntry | None, touched: dict[PodRef, None]) -> None:
         """Hold and leave addresses as the entry says; ``touched`` are the pods that it concerns."""
         before = self._said.get(ref)
-        wanted = [one for one in entry.addresses if self._may_have(ref, one)] if entry else []
-        for address in before.addresses if before else ():
+        said = entry.addresses[:MOST_ADDRESSES] if entry else ()
+        wanted = [one for one in said if self._may_have(ref, one)]
+        for address in before.addresses[:MOST_ADDRESSES] if before else ():
             if address not in wanted and (following := self._holders.leave(address, ref)):
                 touched[following] = None
         for address in wanted:
@@ -196,7 +237,8 @@ class CountedPods(Sliced):
 
     def _row(self, ref: PodRef, entry: PodEntry) -> PodEntry:
         holders = self._holders
-        held = tuple([one for one in entry.addresses if holders.of(one) == ref])
+        said = entry.addresses[:MOST_ADDRESSES]
+        held = tuple([one for one in said if holders.of(one) == ref])
         number, labels = self._identity_of(ref, entry)
         if labels == entry.labels and number and len(held) == len(entry.addresses):
             self._odd.pop(ref, None)
@@ -219,7 +261,7 @@ class CountedPods(Sliced):
     # --- Findings -----------------------------------------------------------------------------
 
     def _refused(self, ref: PodRef, entry: PodEntry) -> Iterable[Finding]:
-        for address in entry.addresses:
+        for address in entry.addresses[:MOST_ADDRESSES]:
             holder = self._holders.of(address)
             if not self._may_have(ref, address):
                 cidrs = ", ".join(map(str, self._cidrs.rows[ref.node])) or "none"
@@ -229,6 +271,11 @@ class CountedPods(Sliced):
                 text = f"node {ref.node} says {address}, which pod {holder.namespace}/{holder.name}"
                 text += f" of node {holder.node} has"
                 yield self._finding(HELD, ref, str(address), text)
+        if more := len(entry.addresses[MOST_ADDRESSES:]):
+            text = (
+                f"node {ref.node} says {more} addresses more than the {MOST_ADDRESSES} that count"
+            )
+            yield self._finding(OUTSIDE, ref, "addresses", text)
         number, labels = self._identity_of(ref, entry)
         if not number and self._confirms.rows:
             text = f"node {ref.node} says it has this pod; no controller has confirmed that"

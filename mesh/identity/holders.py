@@ -10,7 +10,7 @@ class Holders:
 
     def __init__(self) -> None:
         self._first: dict[IP, PodRef] = {}
-        self._behind: dict[IP, list[PodRef]] = {}  # few: two pods have one address by mistake only
+        self._behind: dict[IP, dict[PodRef, None]] = {}  # few: two pods have one by mistake only
 
     def of(self, address: IP) -> PodRef | None:
         """The pod that holds an address."""
@@ -20,22 +20,18 @@ class Holders:
         """Hold the address, or wait for it."""
         first = self._first.setdefault(address, ref)
         if first != ref:
-            behind = self._behind.setdefault(address, [])
-            if ref not in behind:
-                behind.append(ref)
+            self._behind.setdefault(address, {})[ref] = None
 
     def leave(self, address: IP, ref: PodRef) -> PodRef | None:
         """Ask for it no longer. Return the pod that holds it from now on in place of this one."""
-        behind = self._behind.get(address, [])
+        behind, following = self._behind.get(address, {}), None
         if self._first.get(address) != ref:
-            if ref in behind:
-                behind.remove(ref)
-            following = None
+            behind.pop(ref, None)
         elif behind:
-            following = self._first[address] = behind.pop(0)
+            following = self._first[address] = next(iter(behind))
+            del behind[following]
         else:
             del self._first[address]
-            following = None
         if not behind:
             self._behind.pop(address, None)
         return following

@@ -157,7 +157,7 @@ def test_issued_again_a_revoked_node_is_back_with_new_files(
 ) -> None:
     assert store.verb("--revoke") == 0
     assert store.verb("--issue", "--into", str(store.folder)) == 0
-    assert "east_node_east-1.crt" in capsys.readouterr().out
+    assert f"{OWN.cn}: {store.folder}" in capsys.readouterr().out
 
     async def run() -> None:
         async with client_of(store.etcd.endpoint_of(OWN.cn)) as own:

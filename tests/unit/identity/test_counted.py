@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address
 
 import pytest
 
@@ -205,6 +206,26 @@ def test_without_a_controller_that_confirms_pods_labels_count() -> None:
     it.confirms.upsert({"east": None})
     it.settle()
     assert (rows[WEB].identity, rows[CLIENT].identity) == (65537, 0)
+
+
+def test_a_node_cannot_flood_the_others_with_addresses_or_findings() -> None:
+    """As many as fit into a value, and many entries: the first few count, the rest is one line."""
+    it = said()
+    many = [f"10.1.1.{host}" for host in range(1, 250)] * 40
+    it.say(WEB, *many)
+    for number in range(300):
+        it.say(PodRef("east-1", "shop", f"x-{number}"), "10.1.1.1", "8.8.8.8")
+    it.settle()
+    assert it.held(WEB) == many[:16]
+    assert ("M184", "east-1/shop/web-1", "addresses") in it.found()
+    assert len(it.found()) < 300
+    assert ("M184", "", "") in it.found()
+    for number in range(299, -1, -1):
+        it.entries.delete([PodRef("east-1", "shop", f"x-{number}")])
+    it.settle()
+    it.entries.delete([WEB])
+    it.settle()
+    assert it.counted.holder(ip_address("10.1.1.1")) is None
 
 
 REFS = [WEB, CLIENT, OTHER, PodRef("east-2", "shop", "client-2")]
