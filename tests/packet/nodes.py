@@ -257,6 +257,7 @@ class Node:
         row |= {"egress_class": pod.egress, "mac": np.frombuffer(pod.mac, "u1")}
         for text in pod.addresses.values():
             self.maps["mg_pod_addr"].update_one(zoned(text, zone), row)
+        self.maps["mg_device"].update_one(row["ifindex"], {"mac": row["mac"]})
 
     def rows_of_egress(self) -> None:
         for family in (4, 6):
