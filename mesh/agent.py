@@ -71,6 +71,9 @@ log = logging.getLogger(__name__)
 
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
+#: What one sender may tell in 8.6 s, and how many of these events may be drops: with the history of
+#: ``observe.events.KEPT`` events, a pod alone needs four and a half minutes to fill it.
+EVENT_SHARE, DROP_SHARE = 512, 128
 ICMP_ERRORS = 1000
 
 #: Makes further features of a node from the tables of those that are there.
@@ -270,6 +273,8 @@ class Agent:
             "cluster_shift": labels.CLUSTER_SHIFT,
             "uplink_mtu": facts.mtu,
             "drop_events": DROP_EVENTS,
+            "event_share": EVENT_SHARE,
+            "drop_share": DROP_SHARE,
             "icmp_errors": ICMP_ERRORS,
         }
         return facts, settings
@@ -283,7 +288,7 @@ class Agent:
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
         names = Names(labels=identity.labels_of, pod=identity.pod_of)
-        self.events = NodeEvents(cluster, node, self.datapath, names)
+        self.events = NodeEvents(cluster, node, self.datapath, names, self.features.pods.by_device)
         self.health = Health(
             node,
             self.datapath,
@@ -320,7 +325,7 @@ class Agent:
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), self.hops.run(), self.uplink.run(self.facts),
             sweep(self.datapath),
-            self.health.run(), self.host.run(), self._since.run(),
+            self.health.run(), self.events.run(), self.host.run(), self._since.run(),
             *(listener.run() for listener in self.listeners),
         ]  # fmt: skip
         jobs += [task() for feature in self.features.all for task in feature.tasks()]
@@ -344,6 +349,7 @@ class Agent:
             "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(),
             **self.health.status(),
+            **self.events.status(),
         }
 
     def usage(self) -> Iterable[Usage]:

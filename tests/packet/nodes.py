@@ -186,6 +186,8 @@ class Node:
             "uplink_mtu": 1500,
             "block_size": BLOCK_SIZE,
             "drop_events": 1000,
+            "event_share": 1 << 30,
+            "drop_share": 1 << 30,
             "icmp_errors": 1000,
             "permutation_key": 0x1234567890ABCDEF,
         }
