@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ ROOM = {
     "mg_backend_addr": 1 << 20,
     "mg_egress": 1 << 16,
 }
+#: Programs that rooms ask for by name.
+RUN = ("mg_forget", "mg_end_udp")
 
 
 class BenchMaps:
@@ -81,14 +83,14 @@ def _first(look_up: Callable[[Object], Any], opened: list[Object]) -> Any:
 
 @contextmanager
 def bench_maps(room: Mapping[str, int] = MappingProxyType(ROOM)) -> Iterator[BenchMaps]:
-    """Empty maps as the product's objects have them; of the programs only ``mg_forget``."""
+    """Empty maps as the product's objects have them; of the programs only those that rooms run."""
     mount_bpffs()
     directory = BPFFS / f"mgb-{os.getpid()}"
     try:
         with ExitStack() as stack:
             opened = [stack.enter_context(Object.open(HERE / "obj" / f"{n}.o")) for n in OBJECTS]
             for one in opened:
-                one.only("mg_forget")
+                one.only(*RUN)
                 for name in one.specs.keys() & room.keys():
                     one.set_max_entries(name, max(room[name], one.specs[name].max_entries))
                 one.pin(directory)
@@ -135,4 +137,20 @@ class NoKernel:
         """Take it."""
 
     async def delete_discard_route(self, prefix: Any) -> None:
+        """Take it."""
+
+    async def link(self, _: str) -> SimpleNamespace:
+        """The device of any name."""
+        return SimpleNamespace(ifindex=1)
+
+    async def add_overlay_gateways(self, ifindex: int) -> None:
+        """Take them."""
+
+    async def overlay_routes(self, _: int) -> dict[Any, Any]:
+        return {}
+
+    async def add_overlay_route(self, ifindex: int, prefix: Any, source: Any, mtu: int) -> None:
+        """Take it."""
+
+    async def delete_overlay_route(self, ifindex: int, prefix: Any) -> None:
         """Take it."""

@@ -25,6 +25,7 @@ from mesh import agent, controller
 from mesh.config import load_agent, load_controller
 from mesh.core.model import Pod
 from mesh.core.reconcile import Loop
+from mesh.nodes.rows import Native
 from mesh.nodes.uplink import Facts
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NAMESPACES, NODES, PODS
@@ -272,10 +273,13 @@ class AgentSide(Side):
         return found
 
     def hops(self) -> None:
-        """As ``NextHops``, from a kernel that knows every route."""
+        """As ``NextHops`` and ``NativeRoutes``: the kernel knows every route, none is native."""
         nodes, hop = self.features.nodes, IPv4Address("192.0.2.1")
         nodes.next_hops.upsert(dict.fromkeys(nodes.tunnel_endpoints(), hop))
         nodes.next_hops.mark_synced()
+        hosts = self.features.hosts
+        hosts.native.upsert(dict.fromkeys(hosts.behind.rows, Native.NO))
+        hosts.native.mark_synced()
 
     def pods_wired(self) -> Iterator[Callable[[], None]]:
         """Pods of this node get network namespaces, and the store shows the keys of all."""
