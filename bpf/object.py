@@ -96,6 +96,10 @@ class Object:
         libbpf.set_max_entries(libbpf.maps(self._handle)[name], entries)
         self._sizes[name] = entries
 
+    def has(self, program: str) -> bool:
+        """Whether the file has a program of this name."""
+        return program in libbpf.programs(self._handle)
+
     def only(self, *programs: str) -> None:
         """Load these programs and no other."""
         for name, handle in libbpf.programs(self._handle).items():

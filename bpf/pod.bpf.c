@@ -5,7 +5,9 @@
 #include "hook_tc.h"
 #include "parse.h"
 #include "egress.h"
+#include "guard.h"
 #include "leave.h"
+#include "neighbour.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -70,6 +72,10 @@ static __always_inline int pod_check(hook_t *ctx, struct packet *packet, struct 
 	 * connections. */
 	if (is_icmp_error(packet) && !addr_equal(&packet->flow.source, &packet->source))
 		return DROP_INVALID_SOURCE_IP;
+	if (is_router_talk(packet))
+		return DROP_ROUTER_TALK;
+	if (is_to_overlay(packet))
+		return DROP_OVERLAY_PORT;
 	fragment_record(packet);
 	packet->identity = (*pod)->identity;
 	return 0;
@@ -84,7 +90,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 
 	/* 1. parse */
 	if (hook_protocol(ctx) == bpf_htons(ETH_P_ARP))
-		return 0;
+		return arp_check(ctx, packet);
 	int reason = parse(ctx, packet);
 	if (reason)
 		return reason;
@@ -92,13 +98,14 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	/* 2. cache: a packet like one before goes its way (to come) */
 
 	/* 3. the source is the pod's own; what stays on its link is the stack's */
-	if (is_neighbour_talk(packet))
-		return 0;
+	if (packet->icmp == ICMP_NEIGHBOUR) {
+		reason = neighbour_check(ctx, packet);
+		if (reason || is_link_scope(&packet->destination))
+			return reason;
+	}
 	reason = pod_check(ctx, packet, &pod);
-	if (reason)
+	if (reason || is_link_scope(&packet->destination))
 		return reason;
-	if (is_link_scope(&packet->destination))
-		return 0;
 
 	/* 4. service: its address becomes a backend's (to come) */
 
@@ -154,6 +161,7 @@ int mg_from_pod(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_POD, POINT_FROM_POD);
 
+	hook_disown(ctx);
 	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
 

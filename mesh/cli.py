@@ -312,6 +312,7 @@ def _status(parsed: argparse.Namespace) -> int:
             "findings": whole.findings,
             "drops": whole.drops,
             "usage": whole.usage,
+            "unshown": whole.unshown,
         }
         if whole.processes:
             answer["processes"] = whole.processes

@@ -192,6 +192,11 @@ static __always_inline int hook_to_host(__u32 ifindex __attribute__((unused)))
 	return HOOK_PASS;
 }
 
+/* What XDP sends passes no tc program, what it passes on is asked again. */
+static __always_inline void hook_vouch(hook_t *ctx __attribute__((unused)))
+{
+}
+
 static __always_inline long hook_copy(hook_t *ctx __attribute__((unused)),
 				      __u32 ifindex __attribute__((unused)),
 				      __u32 mark __attribute__((unused)))

@@ -216,5 +216,8 @@ static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet
 {
 	int reason = overlay_push(ctx, packet, way->node, way->vni);
 
-	return reason ? reason : hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
+	if (reason)
+		return reason;
+	hook_vouch(ctx);
+	return hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
 }

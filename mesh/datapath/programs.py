@@ -32,6 +32,8 @@ from bpf.sys import MapType, open_pinned
 from mesh.core.files import private_folder
 from mesh.datapath import migrate
 from mesh.datapath.hooks import (
+    GUARD,
+    GUARD_PROGRAM,
     HOST_PROGRAM,
     POD_PROGRAMS,
     SOCKET_PROGRAMS,
@@ -123,6 +125,8 @@ class Datapath:
         migrate.settle(place)
         self.digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
         self.adopted = Generation.read(self._directory) == self.digest
+        if not any(one.has(GUARD_PROGRAM) for one in opened):
+            links.detach(self._links / GUARD)  # programs of before do not say that they are ours
         if not self.adopted:
             self._load(place, opened, self.digest)
 
@@ -151,6 +155,7 @@ class Datapath:
                 self.forget(device)
             else:
                 self.pod(device)
+        self._tcx(uplink, GUARD, GUARD_PROGRAM, ingress=False)  # all others are ours by now
         Generation.write(self._directory, self.digest)
 
     def pod(self, device: str) -> None:

@@ -199,6 +199,29 @@ RULES: Final[Mapping[str, Rule]] = {
         pod=None,
         overlay=None,
     ),
+    "DROP_OVERLAY_PORT": Rule(
+        "they are for the overlay port of a node and are not the overlay's: somebody sends tunnel "
+        "packets in the name of a node, or another VXLAN uses the port",
+        f"{_SENDER}: a pod, or point TO_UPLINK, a socket of this host or what it masquerades",
+        overlay=None,  # of anybody, in IPv6
+    ),
+    "DROP_NEIGHBOUR_CLAIM": Rule(
+        "they are ARP or neighbour discovery of pods about addresses that are not theirs",
+        _SENDER,
+        pod=WRONG,
+        overlay=None,
+    ),
+    "DROP_ROUTER_TALK": Rule(
+        "they are what only routers say (redirects, router advertisements, MLD queries), of pods",
+        _SENDER,
+        overlay=None,
+    ),
+    "DROP_OWN_SENDER": Rule(
+        "they came by the uplink with this node's own address as their outer source: the fabric "
+        "takes forged sources, so whoever can send into it can be any node",
+        "let the fabric check the source addresses of nodes (docs/fabric.md)",
+        pod=None,
+    ),
     "DROP_EGRESS_NO_ROOM": Rule(
         "the egress table has no room for their policy: these pods send nothing out of the mesh",
         "give mg_egress more entries in `limits` of the agent's configuration",

@@ -100,6 +100,9 @@ class Flow:
     ``translated`` is the source after egress translation, ``sender`` the node whose tunnel it came
     by.
 
+    ``lost`` are drops of its reason, ``unshown`` events of its sender, that were left out before
+    it, since the last one.
+
     ``run`` is a random number of 80 bits, the same for all flows of a run of the agent.
     """
 
@@ -117,6 +120,7 @@ class Flow:
     translated: tuple[IP, int] | None
     lost: int
     sender: IPv4Address | None = None
+    unshown: int = 0
 
 
 def reason_texts(enum: Mapping[str, int]) -> dict[int, str]:
@@ -207,7 +211,8 @@ def _decode(
     column = {name: events[name].tolist() for name in events.dtype.names or () if name != "pad"}
     sources, destinations = _addresses(events["source"]), _addresses(events["destination"])
     translated = _addresses(events["translated"])
-    senders = column.get("sender", [0] * len(sequences))  # builds before had none
+    none = [0] * len(sequences)  # builds before had neither
+    senders, unshown = column.get("sender", none), column.get("unshown", none)
     flows = []
     for i, sequence in enumerate(sequences.tolist()):
         protocol, first = column["protocol"][i], column["source_port"][i]
@@ -235,6 +240,7 @@ def _decode(
                 else None,
                 lost=column["lost"][i],
                 sender=IPv4Address(senders[i]) if senders[i] else None,
+                unshown=unshown[i],
             )
         )
     return flows

@@ -323,6 +323,8 @@ def _summary(flow: Flow, texts: dict[int, str]) -> str:
         parts.append(f"sent by node {flow.sender}")
     if flow.lost:
         parts.append(f"{flow.lost} more drops of this reason not shown")
+    if flow.unshown:
+        parts.append(f"{flow.unshown} more events of this sender not shown")
     return "; ".join(parts)
 
 

@@ -140,6 +140,11 @@ def _health(status: Status) -> Iterator[str]:
     yield f"Drops in the last minute: {packets}"
     yield from _section(("reason", "packets", "node"), status.drops)
     yield ""
+    if status.unshown:
+        events = sum(row["events"] for row in status.unshown)
+        yield f"Flows not shown in the last minute, beyond their sender's share: {events}"
+        yield from _section(("sender", "events", "node"), status.unshown)
+        yield ""
     usage = [row for row in status.usage if _is_shown(row)]
     yield "In use:" if usage else "In use: nothing is known"
     yield from _section(

@@ -116,6 +116,8 @@ class Node:
             "uplink_mtu": 1500,
             "block_size": BLOCK_SIZE,
             "drop_events": 50,
+            "event_share": 512,
+            "drop_share": 128,
             "icmp_errors": 1000,
             "permutation_key": 0x5DEECE66D,
         }

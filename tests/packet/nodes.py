@@ -187,6 +187,8 @@ class Node:
             "uplink_mtu": 1500,
             "block_size": BLOCK_SIZE,
             "drop_events": 1000,
+            "event_share": 1 << 30,
+            "drop_share": 1 << 30,
             "icmp_errors": 1000,
             "permutation_key": 0x1234567890ABCDEF,
         }
@@ -258,6 +260,7 @@ class Node:
         row |= {"egress_class": pod.egress, "mac": np.frombuffer(pod.mac, "u1")}
         for text in pod.addresses.values():
             self.maps["mg_pod_addr"].update_one(zoned(text, zone), row)
+        self.maps["mg_device"].update_one(row["ifindex"], {"mac": row["mac"]})
 
     def rows_of_egress(self) -> None:
         for family in (4, 6):

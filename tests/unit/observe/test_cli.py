@@ -291,7 +291,7 @@ def test_watching_dead_agents_ends_and_names_them(run: Run, tmp_path: Path) -> N
 def test_status_is_health(run: Run, tmp_path: Path) -> None:
     """Exit status 0 and an empty list, or 1 and a finding with all its fields."""
     status, text, _ = run("status", "-o", "json")
-    whole = {"healthy": True, "findings": [], "drops": [], "usage": []}
+    whole = {"healthy": True, "findings": [], "drops": [], "usage": [], "unshown": []}
     assert (status, json.loads(text)) == (0, whole)
     (tmp_path / "west-1" / "speaker.yaml").touch()
     status, text, _ = run("status", "-o", "json")

@@ -86,7 +86,7 @@ def _sequence(uuid: str) -> int:
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
     """A node that has seen one event of each kind."""
-    kept = flows(event(), translated(), drop(), ping6(), drop(reason=222, lost=4))
+    kept = flows(event(), translated(unshown=7), drop(), ping6(), drop(reason=222, lost=4))
     observer = Observer(kept, lambda: [("east", "shop"), ("east", "shop")], "10.99.0.11")
     path = tmp_path / "agent.sock"
     with served(path, observer=observer) as loop:
@@ -146,6 +146,11 @@ def test_a_drop_says_its_reason(client: Client) -> None:
     assert known == [DROP, OWN_DROP]
     assert (own.drop_reason, own.drop_reason_desc) == (222, 222)
     assert own.summary == "No block; 4 more drops of this reason not shown"
+
+
+def test_a_flow_says_how_many_of_its_sender_are_missing(client: Client) -> None:
+    flow = client.get(pb.GetFlowsRequest())[TRANSLATED]
+    assert flow.summary.endswith("; 7 more events of this sender not shown")
 
 
 def test_only_a_new_connection_says_that_it_is_no_reply(client: Client) -> None:
