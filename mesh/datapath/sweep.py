@@ -23,7 +23,7 @@ from mesh.datapath.usage import connections_in_use
 INTERVAL_S = 10.0
 #: Seconds without a packet, by field of ``struct sweep``.
 LIMITS = {
-    "opening": 240,  # RFC 5382 REQ-5: transitory at least 4 min
+    "opening": 240,  # RFC 5382 REQ-5: transitory at least 4 min; until its opener has answered
     "established": 7500,  # RFC 5382 REQ-5: at least 2 h 4 min
     "closed": 240,  # RFC 7857 2.2: after RST up to 4 min
     "datagram": 300,  # RFC 4787 REQ-5: recommended
@@ -40,6 +40,7 @@ LIMITS = {
 #: says so (``mg_pressure``).
 PRESSURE_INTERVAL_S = 1.0
 PRESSURE_LIMITS = {
+    "opening": 10,  # deviates from RFC 5382 REQ-5 (D73): a SYN that comes again opens it anew
     "closed": 5,
     "datagram": 120,  # RFC 4787 REQ-5: at least 2 min
     "known_answered": 1,
