@@ -35,6 +35,8 @@ def made(loaded: Nodes) -> Iterator[Node]:
 @pytest.fixture
 def few(made: Node) -> Node:
     made.reset()
+    for table in range(made.maps["mg_told"].max_entries):
+        made.maps["mg_told"].update_one(table, {"second": 0})
     made.sweep()
     return made
 
