@@ -30,6 +30,7 @@ struct sweep {
 	__u32 known_unanswered;
 	__u32 plain_answered; /* one-shots that are not translated, ICMP too */
 	__u32 plain_unanswered;
+	__u32 plain_opening; /* as opening, not translated */
 };
 
 enum {
@@ -77,8 +78,9 @@ static __always_inline __u32 sweep_limit(const struct sweep *sweep, const struct
 		return limit_of_datagrams(sweep, original, connection);
 	if (is_closed(connection))
 		return is_translated(connection) ? sweep->closed : sweep->plain_closed;
-	bool opened = connection->flags & CONNECTION_REPLIED && !is_half_open(connection);
-	return opened ? sweep->established : sweep->opening;
+	if (connection->flags & CONNECTION_REPLIED && !is_half_open(connection))
+		return sweep->established;
+	return is_translated(connection) ? sweep->opening : sweep->plain_opening;
 }
 
 /* act: false when its mapping is on its way to another connection */
