@@ -4,8 +4,8 @@
  * limited. What a pod opens and what others ask of it count apart, and strangers leave the last
  * eighth to what pods open. A count is what the last sweep met and what has been opened since: BPF
  * counts up, the sweep sets right whatever else has changed (the agent's copies while it migrates,
- * say). Pods are counted by the sweep, and at inserts from half of a table on: the first of these
- * calls the sweep.
+ * say). Pods are counted by the sweep, and at inserts from a quarter of a table on. From half of it
+ * on an insert calls the sweep.
  */
 #pragma once
 #include "addresses.h"
@@ -31,7 +31,7 @@ enum used_table {
 	USED_V4,
 	USED_V6,
 	USED_TABLES,
-	USED_ASKED = USED_TABLES, /* of these: what others asked of pods; from half of it on */
+	USED_ASKED = USED_TABLES, /* of these: what others asked of pods; from a quarter on */
 	USED_COUNTS = 2 * USED_TABLES,
 };
 SCHEMA(enum used_table, used_table);
@@ -80,7 +80,15 @@ static __always_inline __u32 used_now(const struct used *used)
 	return now > 0 ? now : 0;
 }
 
-/* decide: whether the sweep is due, and pods are counted at each insert from then on */
+/* decide: whether pods are counted at each insert: what came before is less than any share that is
+ * left at three quarters, so these hold without a sweep, too
+ */
+static __always_inline bool is_counted(const struct used *table, __u32 size)
+{
+	return used_now(table) > size / 4;
+}
+
+/* decide: whether the sweep is due */
 static __always_inline bool is_pressed(const struct used *table, __u32 size)
 {
 	return used_now(table) > size / 2;
@@ -149,15 +157,16 @@ static __framed bool used_more(const struct tuple *tuple, __u32 table, __u32 siz
 	if (!all)
 		return false;
 	used_add(all, 1);
-	if (!is_pressed(all, size))
+	if (!is_counted(all, size))
 		return false;
 	struct used *pod = used_by(tuple, &asked);
 	used_add(pod, 1);
-	pressure_tell(table);
-	if (!pod || !asked)
+	if (pod && asked)
+		used_add(table_used(USED_ASKED + table), 1);
+	if (!is_pressed(all, size))
 		return false;
-	used_add(table_used(USED_ASKED + table), 1);
-	return true;
+	pressure_tell(table);
+	return pod && asked;
 }
 
 /* act: an entry less that a pod of this node had opened */
