@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Connections that are not translated are opened. Whoever forges addresses opens TCP to a pod with
  * one packet each. So of a table that is more than half full such connections have an eighth: each
- * takes the place of the oldest of them, if that is still half-open. The rest stays for all others.
+ * takes the place of the oldest of them, if that is still half-open or has ended. The rest stays
+ * for all others.
  */
 #pragma once
 #include "conntrack.h"
@@ -39,6 +40,13 @@ static __always_inline bool half_open_note(const struct tuple *tuple, __u32 tabl
 	return oldest->protocol;
 }
 
+/* decide: nobody needs it any more, or ever did. A guessed answer opens it, and the pod resets it.
+ */
+static __always_inline bool may_make_room(const struct connection *connection)
+{
+	return !is_translated(connection) && (is_half_open(connection) || is_closed(connection));
+}
+
 /* act: one more that is half-open; the oldest such one makes room */
 static __framed void half_open_more(const struct tuple *tuple, __u32 table, __u32 size)
 {
@@ -47,8 +55,7 @@ static __framed void half_open_more(const struct tuple *tuple, __u32 table, __u3
 	if (!half_open_note(tuple, table, size, &oldest))
 		return;
 	struct connection *connection = connection_look(&oldest);
-	if (connection && is_half_open(connection) && !is_translated(connection) &&
-	    !connection_remove(&oldest))
+	if (connection && may_make_room(connection) && !connection_remove(&oldest))
 		used_less_asked(&oldest, table);
 }
 

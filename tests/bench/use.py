@@ -35,7 +35,7 @@ from tests.bench.say import say
 
 LARGE = bool(os.environ.get("MESHGATE_BENCH_LARGE"))
 #: Seconds of queries, of new flows, and of a stranger's SYNs and what comes after them.
-QUERIES_S, NEW_FLOWS_S, FLOOD_S, AFTER_S = (60, 300, 3, 30) if LARGE else (8, 15, 3, 15)
+QUERIES_S, NEW_FLOWS_S, FLOOD_S, AFTER_S = (60, 300, 3, 30) if LARGE else (5, 12, 3, 12)
 #: Whole periods of the 10 s after which the port of a query without an answer is free.
 DEAD_S = 20.0
 QUERIES, DEAD_QUERIES, OTHERS = 500, 200, 100
@@ -285,12 +285,13 @@ def _new_flows(lab: Lab, objects: Path) -> Iterator[Use]:
             )
 
 
-def _paced(send: Callable[[int], None], total: int, seconds: float) -> None:
-    """So many, evenly over the time."""
+def _paced(send: Callable[[int], None], total: int, seconds: float) -> float:
+    """So many, evenly over the time; seconds that it has taken."""
     begin, turns = time.monotonic(), int(seconds * TURNS)
     for turn in range(turns):
         send(total // turns)
         time.sleep(max(0.0, begin + (turn + 1) / TURNS - time.monotonic()))
+    return time.monotonic() - begin
 
 
 # Holders
@@ -376,15 +377,16 @@ def _flood(lab: Lab, objects: Path, v: int, *, outside: bool) -> Use:
                 )
             ]
             time.sleep(1.5)
-            _paced(sending.send, FORGED, FLOOD_S)
+            took = _paced(sending.send, FORGED, FLOOD_S)
             most = agent.held(v)
-            found = [one.found() for one in holders]
+            time.sleep(AFTER_S)
             left = agent.held(v)
+            found = [one.found() for one in holders]
         load, size = agent.load(), agent.size(v)
     asked, failed, lost = (sum(one[name] for one in found) for name in ("asked", "failed", "lost"))
     slowest = max(one["slowest_ms"] for one in found)
     return Use(
-        f"{FORGED:,} SYNs in {FLOOD_S} s, never answered, "
+        f"{FORGED:,} SYNs in {took:.0f} s, never answered, "
         f"{'from outside to' if outside else 'from'} a pod, a table of {size:,}, IPv{v}",
         f"of {asked} connections that others open {failed} fail and {lost} are lost, the slowest "
         f"takes {slowest:.0f} ms; entries {most:,}, {AFTER_S} s later {left:,}; {load} "

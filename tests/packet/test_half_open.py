@@ -96,7 +96,9 @@ def lives(few: Node, pod: str, opened: Packet) -> bool:
     return (got.verdict, got.dropped) == (OK, {})
 
 
-@pytest.mark.parametrize("answers", ["SA", "RA", ""], ids=["open", "closed", "silent"])
+@pytest.mark.parametrize(
+    "answers", ["<SA", "<RA", "", "<SA A <R"], ids=["open", "closed", "silent", "guessed"]
+)
 def test_forged_syns_take_no_place_of_others(few: Node, family: int, answers: str) -> None:
     """All are taken as they come; what was open stays, and everybody opens more."""
     agent = Agent(few)
@@ -105,8 +107,11 @@ def test_forged_syns_take_no_place_of_others(few: Node, family: int, answers: st
     for number in range(FORGED):
         forged = syn(few, family, ("web", "client")[number % 2], SEEN_BEFORE + number)
         assert few.from_uplink(forged).dropped == {}, number
-        if answers:
-            answer(few, ("web", "client")[number % 2], forged, answers)
+        for flags in answers.split():
+            if flags.startswith("<"):
+                answer(few, ("web", "client")[number % 2], forged, flags[1:])
+            else:
+                few.from_uplink(forged.but(l4=TCP(forged.l4.source, 80, flags)))
         agent.look()
         if number % (FORGED // FRESH) == 0:
             during.append(shake(few, family, "client", 40000 + number))
