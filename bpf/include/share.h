@@ -201,14 +201,14 @@ static __always_inline void used_less_asked(const struct tuple *tuple, __u32 tab
  */
 static __framed bool has_share(const struct tuple *tuple, __u32 table, __u32 size)
 {
-	struct used *all = table_used(table), *others = table_used(USED_ASKED + table);
+	struct used *all = table_used(table);
 	__u32 now = all ? used_now(all) : 0;
 	bool asked;
 
-	if (!all || !others || !all->pods || now < size - size / 4)
+	if (!all || !all->pods || now < size - size / 4)
 		return true;
-	struct used *pod = used_by(tuple, &asked);
-	if (!pod)
+	struct used *pod = used_by(tuple, &asked), *others = table_used(USED_ASKED + table);
+	if (!pod || !others)
 		return true;
 	__u64 whole = (__u64)used_now(pod) * all->pods;
 	if (asked)
