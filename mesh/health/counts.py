@@ -60,9 +60,12 @@ def ports_in_use(keys: npt.NDArray[Any]) -> dict[IP, int]:
     )
     most = np.zeros(len(first), np.int64)
     np.maximum.at(most, which, counts)
-    family = IPv4Address if keys.dtype["destination"].itemsize == _IPV4_SIZE else IPv6Address
-    pairs = zip(destinations[first], most.tolist(), strict=True)
-    return {family(address.tobytes()): count for address, count in pairs}
+    size = keys.dtype["destination"].itemsize
+    family = IPv4Address if size == _IPV4_SIZE else IPv6Address
+    # As bytes of the whole column: one element of it would come in this machine's order.
+    raw = destinations[first].tobytes()
+    pairs = zip(range(0, len(raw), size), most.tolist(), strict=True)
+    return {family(raw[start : start + size]): count for start, count in pairs}
 
 
 def _hashes(keys: npt.NDArray[Any], names: Sequence[str]) -> npt.NDArray[np.uint64]:

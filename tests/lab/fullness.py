@@ -70,24 +70,18 @@ def _filled(lab: Lab, place: Path, pod: str) -> Iterator[None]:
             mappings.delete(mapped[0])
 
 
-def _raw(address: str) -> Any:
-    """An address as keys of its family hold it: one word, or four."""
-    words = np.frombuffer(ip_address(address).packed, "u4")
-    return words[0] if len(words) == 1 else words
-
-
-def _addr(address: str) -> Any:
-    """The words of ``struct addr``."""
+def _addr(address: str) -> bytes:
+    """``struct addr``."""
     raw = ip_address(address).packed
-    return np.frombuffer(raw if len(raw) > 4 else bytes(10) + b"\xff\xff" + raw, "u4")
+    return raw if len(raw) > 4 else bytes(10) + b"\xff\xff" + raw
 
 
 def _set(rows: Any, name: str, address: str) -> None:
-    """A field of either width, in all rows."""
+    """A field of either width, in all rows: ``struct addr``, or an IPv4 address alone."""
     if rows.dtype[name].names:
-        rows[name]["w"] = _addr(address).view(rows[name]["w"].dtype)
+        rows[name]["w"] = np.frombuffer(_addr(address), rows[name]["w"].dtype)
     else:
-        rows[name] = _raw(address)
+        rows[name] = np.frombuffer(ip_address(address).packed, rows.dtype[name])[0]
 
 
 def _opened(table: Map, count: int) -> Any:

@@ -84,10 +84,11 @@ def test_each_kind_says_what_is_refused() -> None:
     assert "mg_egress" in means("mg_egress")
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("family", [4, 6])
-def test_ports_in_use_are_those_of_the_busiest_remote(family: int) -> None:
-    """The same port for two remotes is one port of each."""
-    width = {4: ("<u4", ()), 6: ("<u4", (4,))}[family]
+def test_ports_in_use_are_those_of_the_busiest_remote(family: int, order: str) -> None:
+    """The same port for two remotes is one port of each. Maps hold addresses as the wire does."""
+    width = {4: (f"{order}u4", ()), 6: (f"{order}u4", (4,))}[family]
     key = np.dtype(
         [
             ("source", *width),
