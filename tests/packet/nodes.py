@@ -36,6 +36,7 @@ OK, SHOT, REDIRECT = 0, 2, 7
 BLOCK_SIZE = 256
 LIMITS = (
     "opening", "established", "closed", "datagram", "echo", "plain_closed", "plain_datagram",
+    "plain_opening",
 )  # fmt: skip
 #: Per-CPU memory of one program's run; what an earlier one left there must not matter.
 SLOT = "mg_slot"
