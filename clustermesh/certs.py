@@ -116,6 +116,13 @@ def write_pki(directory: Path, users: Iterable[str], server_addresses: Sequence[
     )
 
 
+def write_pairs(directory: Path, names: Mapping[str, str]) -> None:
+    """Write a certificate of the CA in ``directory`` for each name, valid for another name, too."""
+    ca = KeyPair((directory / "ca.crt").read_bytes(), (directory / "ca.key").read_bytes())
+    for name, valid_for in names.items():
+        _write(directory, name, Authority(ca).issue(name, [valid_for]))
+
+
 def diagnose(ca: bytes, cert: bytes, key: bytes, now: datetime | None = None) -> str:
     """What makes the other side refuse this client certificate; empty when nothing does."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
@@ -46,6 +47,7 @@ from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
+from mesh.nodes.overlay import OverlayDevice
 from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
@@ -72,6 +74,9 @@ log = logging.getLogger(__name__)
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
 ICMP_ERRORS = 1000
+
+#: What Python puts before the words of an OSError.
+_NUMBER = re.compile(r"^\[Errno \d+\] ")
 
 #: Makes further features of a node from the tables of those that are there.
 More = Callable[["Features"], Iterable[AgentFeature]]
@@ -108,7 +113,7 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts.endpoint, objects, own, remote, self.locators.locator
+            me, config.uplink, facts, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
@@ -184,10 +189,12 @@ class Agent:
         steps: Steps | None = None,
         kinds: Kinds = KINDS,
         programs: Path | None = None,
+        overlay: OverlayDevice | None = None,
     ) -> None:
         self.config = config
         self._steps = steps or Steps()
         self.kernel = kernel
+        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
         self.datapath = Datapath(config.bpffs, programs, sizes)
@@ -259,7 +266,7 @@ class Agent:
         """What the kernel has, and the datapath's configuration from it."""
         mount_bpffs()
         facts = await self.uplink.facts()
-        vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
+        vxlan = await self.overlay.make()
         devices = self.config.uplink, VXLAN_DEVICE
         self.host.prepare(devices, await self.host.default_routes())
         settings: dict[str, object] = {
@@ -282,7 +289,8 @@ class Agent:
         )  # fmt: skip
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
-        names = Names(labels=identity.labels_of, pod=identity.pod_of)
+        services = self.features.services
+        names = Names(identity.labels_of, identity.pod_of, services.service_of)
         self.events = NodeEvents(cluster, node, self.datapath, names)
         self.health = Health(
             node,
@@ -319,6 +327,7 @@ class Agent:
         jobs: list[Coroutine[Any, Any, object]] = [
             self.manifests.run(), store.run(self.entries), self.loop.run(),
             self.namespaces.run(pods.namespaces), self.hops.run(), self.uplink.run(self.facts),
+            self.overlay.run(self.features.hosts.recheck),
             sweep(self.datapath),
             self.health.run(), self.host.run(), self._since.run(),
             *(listener.run() for listener in self.listeners),
@@ -357,6 +366,7 @@ class Agent:
         yield from self.manifests.objects.findings.rows.values()
         yield from self.features.findings()
         yield from self.uplink.findings(self.config.node)
+        yield from self.overlay.findings(self.config.node)
         yield from self.namespaces.findings()
         for listener in self.listeners:
             yield from listener.findings()
@@ -371,7 +381,8 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
     """What a target of the node could not write, and what it has no room for."""
     report, about = applied.report, (f"node/{node}",)
     for key, text in report.errors.items():
-        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, text, about)
+        words = _NUMBER.sub("", text)
+        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, words, about)
     if report.full and report.full.meaning:  # without, the feature has a finding of its own
         yield Finding(FULL, f"{node}/{report.full.map}", "max_entries", str(report.full), about)
 
@@ -379,14 +390,17 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
 async def _live(config: AgentConfig, steps: Steps) -> None:
     """One agent after another, each on the uplink as it is, in one process."""
     async with Kernel.open() as kernel:
+        overlay = OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         while True:
-            await _live_once(config, kernel, steps)
+            await _live_once(config, kernel, steps, overlay)
             process.begin_anew()
 
 
-async def _live_once(config: AgentConfig, kernel: Kernel, steps: Steps) -> None:
-    """One agent, until it is cancelled or its uplink has changed."""
-    agent = Agent(config, kernel, steps=steps)
+async def _live_once(
+    config: AgentConfig, kernel: Kernel, steps: Steps, overlay: OverlayDevice
+) -> None:
+    """One agent, until it is cancelled or its uplink or the overlay's device has changed."""
+    agent = Agent(config, kernel, steps=steps, overlay=overlay)
     try:
         await agent.start()
         log.info(

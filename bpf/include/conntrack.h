@@ -292,6 +292,6 @@ static __framed int connection_open(hook_t *ctx, const struct packet *packet,
 		return 0;
 	if (failed)
 		return connection_missed(packet, destination_identity);
-	event_connection(ctx, packet, destination_identity, NULL, 0);
+	event_connection(ctx, packet, destination_identity, NULL);
 	return 0;
 }

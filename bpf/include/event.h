@@ -6,6 +6,7 @@
 #include "addresses.h"
 #include "config.h"
 #include "packet.h"
+#include "service.h"
 
 enum event_verdict {
 	EVENT_FORWARDED = 1, /* Hubble's numbers */
@@ -17,10 +18,13 @@ SCHEMA(enum drop_reason, drop_reason);
 struct event {	    /* one new connection, or one drop */
 	__u64 time; /* CLOCK_MONOTONIC, ns */
 	struct addr source;
+	__u64 cookie; /* of the sender's socket, 0: none; with what follows a struct asked_key */
 	struct addr destination;
+	__be16 destination_port; /* ICMP: id */
+	__u8 pad_of_key[6];
 	struct addr translated; /* source after egress translation; zero: none */
-	__be16 source_port;
-	__be16 destination_port; /* ICMP: source_port = type and code, destination_port = id */
+	struct addr service;	/* that the sender's socket had asked for; zero: none */
+	__be16 source_port;	/* ICMP: type and code */
 	__be16 translated_port;
 	__u8 protocol;
 	__u8 verdict; /* enum event_verdict */
@@ -28,6 +32,7 @@ struct event {	    /* one new connection, or one drop */
 	__u8 point;   /* enum event_point */
 	__u8 tcp_flags;
 	__u8 pad;
+	__be16 service_port;
 	__u32 source_identity;
 	__u32 destination_identity;
 	__u32 ifindex;
@@ -37,6 +42,9 @@ struct event {	    /* one new connection, or one drop */
 	__u32 pad_at_end;
 };
 SCHEMA(struct event, event);
+_Static_assert(offsetof(struct event, pad_of_key) - offsetof(struct event, cookie) ==
+		   offsetof(struct asked_key, pad),
+	       "event_submit looks up by the event's own bytes");
 
 struct drop { /* mg_drop, per CPU, index = enum drop_reason */
 	__u64 packets;
@@ -89,9 +97,10 @@ static __always_inline struct event *event_open(hook_t *ctx, const struct packet
 		return NULL;
 	*event = (struct event){.time = bpf_ktime_get_ns(),
 				.source = packet->source,
+				.cookie = hook_socket(ctx),
 				.destination = packet->destination,
-				.source_port = packet->flow.source_port,
 				.destination_port = packet->flow.destination_port,
+				.source_port = packet->flow.source_port,
 				.protocol = packet->protocol,
 				.point = packet->point,
 				.tcp_flags = packet->tcp_flags,
@@ -106,10 +115,21 @@ static __always_inline struct event *event_open(hook_t *ctx, const struct packet
 	return event;
 }
 
-/* `translated` is NULL when the source stays as it is. */
+/* With the service that the sender's socket had asked for. */
+static __always_inline void event_submit(struct event *event)
+{
+	const struct asked *asked = asked_of((const struct asked_key *)&event->cookie);
+
+	if (asked) {
+		event->service = asked->address;
+		event->service_port = asked->port;
+	}
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* `as` is NULL when the source stays as it is. */
 static __framed void event_connection(hook_t *ctx, const struct packet *packet,
-				      __u32 destination_identity, const struct addr *translated,
-				      __be16 translated_port)
+				      __u32 destination_identity, const struct translation *as)
 {
 	struct event *event = event_open(ctx, packet);
 
@@ -117,11 +137,11 @@ static __framed void event_connection(hook_t *ctx, const struct packet *packet,
 		return;
 	event->verdict = EVENT_FORWARDED;
 	event->destination_identity = destination_identity;
-	if (translated) {
-		event->translated = *translated;
-		event->translated_port = translated_port;
+	if (as) {
+		event->translated = as->address;
+		event->translated_port = as->port;
 	}
-	bpf_ringbuf_submit(event, 0);
+	event_submit(event);
 }
 
 static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 reason)
@@ -152,7 +172,7 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 	event->lost = rate->lost;
 	rate->sent++;
 	rate->lost = 0;
-	bpf_ringbuf_submit(event, 0);
+	event_submit(event);
 }
 
 /* Whoever reads the counts asks first whether a stranger can cause them alone. */

@@ -287,8 +287,7 @@ static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {
 		if (translated && !same)
 			mapping_forget(&reply, &packet->flow);
-		event_connection(ctx, packet, IDENTITY_WORLD, &translation->address,
-				 translation->port);
+		event_connection(ctx, packet, IDENTITY_WORLD, translation);
 		return 0;
 	}
 	if (!same) {

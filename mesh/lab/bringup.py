@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bpf.build import build
 from bpf.object import mount_bpffs
-from clustermesh.certs import write_pki
+from clustermesh.certs import write_pairs, write_pki
 from mesh.lab import enter, fake_kubelet, network, processes, settings
 from mesh.lab.places import BPFFS, NETNS, OWN, Lab, LabError, is_mounted
 from mesh.lab.processes import Process
@@ -169,6 +169,7 @@ def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
     progress.say(f"{len(network.hosts(topology))} hosts are connected")
     served = [str(address) for address in topology.etcd.addresses]
     write_pki(settings.pki_directory(lab), settings.etcd_users(topology), served)
+    write_pairs(settings.pki_directory(lab), settings.hubble_names(topology))
     settings.write_manifests(lab, topology)
     progress.say("certificates and manifests are written")
 

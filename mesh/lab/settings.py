@@ -12,6 +12,7 @@ from bgp.routers.frr import Neighbor, router_config
 from mesh.lab.places import Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
+from mesh.observe.relays import DOMAIN
 from mesh.pools.settings import Pool
 
 POLICY = "erp"
@@ -19,6 +20,9 @@ WEB_PORT = 8080
 SERVICE_PORT = 80
 HOLD_S = 9
 RESTART_S = 120
+HUBBLE_PORT = 4244
+#: A relay's certificate, and the name by which the command line knows it.
+RELAY, RELAY_NAME = "hubble-relay", "lab.hubble-relay.cilium.io"
 _HERE = Path(__file__).parent
 
 Document = dict[str, object]
@@ -41,6 +45,8 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "egress": _egress(topology),
         "stateDir": str(run / "agent"),
     }
+    if topology.hubble:
+        agent["hubble"] = _hubble(lab, cluster, node)
     speaker = {
         **common,
         "node": node.name,
@@ -109,6 +115,15 @@ def etcd_users(topology: Topology) -> list[str]:
     return [*(f"{each.name}-{role}" for each in topology.clusters for role in roles), "root"]
 
 
+def hubble_names(topology: Topology) -> dict[str, str]:
+    """The certificates of a Hubble relay and of each cluster's agents: what they are valid for."""
+    if not topology.hubble:
+        return {}
+    return {RELAY: RELAY_NAME} | {
+        f"hubble-{cluster.name}": f"*.{cluster.name}.{DOMAIN}" for cluster in topology.clusters
+    }
+
+
 def pki_directory(lab: Lab) -> Path:
     """Where certificates and keys lie."""
     return lab.run / "pki"
@@ -143,6 +158,16 @@ def _common(lab: Lab, cluster: Cluster) -> Document:
     return {
         "cluster": {"name": cluster.name, "id": cluster.id},
         "manifests": str(lab.manifests(cluster.name)),
+    }
+
+
+def _hubble(lab: Lab, cluster: Cluster, node: NodeHost) -> Document:
+    pki = pki_directory(lab)
+    return {
+        "listen": f"{node.addresses[0]}:{HUBBLE_PORT}",
+        "ca": str(pki / "ca.crt"),
+        "cert": str(pki / f"hubble-{cluster.name}.crt"),
+        "key": str(pki / f"hubble-{cluster.name}.key"),
     }
 
 

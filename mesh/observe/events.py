@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.model import IP, PodKey
+from mesh.core.model import IP, PodKey, ServiceKey
 
 Events = npt.NDArray[Any]
 Sequences = npt.NDArray[np.int64]
@@ -70,10 +70,15 @@ _SPELLING = {
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Turns numbers into names: the labels of an identity in wire form, the pod of an address."""
+    """Turns numbers into names.
+
+    The labels of an identity in wire form; the pod of an address; the service of an address, port
+    and protocol.
+    """
 
     labels: Callable[[int], str] = lambda _identity: ""
     pod: Callable[[IP], PodKey | None] = lambda _address: None
+    service: Callable[[IP, int, str], ServiceKey | None] = lambda _address, _port, _protocol: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Flow:
     """One event, decoded.
 
     ``translated`` is the source after egress translation, ``sender`` the node whose tunnel it came
-    by.
+    by, ``service`` the one that the sender's socket had asked for.
 
     ``run`` is a random number of 80 bits, the same for all flows of a run of the agent.
     """
@@ -113,6 +118,7 @@ class Flow:
     translated: tuple[IP, int] | None
     lost: int
     sender: IPv4Address | None = None
+    service: ServiceKey | None = None
 
 
 def reason_texts(enum: Mapping[str, int]) -> dict[int, str]:
@@ -200,10 +206,14 @@ def _decode(
     run: int, sequences: Sequences, events: Events, names: Names, boot_ns: int
 ) -> list[Flow]:
     end = cache(_end(names))
-    column = {name: events[name].tolist() for name in events.dtype.names or () if name != "pad"}
+    names_of = [name for name in events.dtype.names or () if not name.startswith("pad")]
+    column = {name: events[name].tolist() for name in names_of}
     sources, destinations = _addresses(events["source"]), _addresses(events["destination"])
     translated = _addresses(events["translated"])
-    senders = column.get("sender", [0] * len(sequences))  # builds before had none
+    none = [0] * len(sequences)  # of builds before
+    senders, ports_asked = column.get("sender", none), column.get("service_port", none)
+    asked = _addresses(events["service"]) if "service" in column else ()
+    service = cache(names.service)
     flows = []
     for i, sequence in enumerate(sequences.tolist()):
         protocol, first = column["protocol"][i], column["source_port"][i]
@@ -231,6 +241,9 @@ def _decode(
                 else None,
                 lost=column["lost"][i],
                 sender=IPv4Address(senders[i]) if senders[i] else None,
+                service=service(asked[i], ports_asked[i], PROTOCOLS.get(protocol, ""))
+                if ports_asked[i]
+                else None,
             )
         )
     return flows

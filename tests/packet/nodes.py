@@ -212,6 +212,7 @@ class Node:
             "mg_ended",
             "mg_known",
             "mg_egress_pods",
+            "mg_service_ip",
         ):
             self.clear(name)
         for table in range(self.maps["mg_used"].max_entries):

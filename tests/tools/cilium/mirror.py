@@ -3,7 +3,7 @@
 ``python -m tests.tools.cilium.mirror`` (``make kvstoremesh``) builds kvstoremesh (a Go toolchain,
 once), and starts two etcds and a controller of cluster east on the first one. The second etcd has
 the keys of cluster north, as Cilium 1.20.2 writes them. One kvstoremesh writes north into our store
-as the user of role ``writer``; another one, as north's own, reads east as the user of role ``reader``.
+as the user of role ``writer``; another one, as north's own, reads east as that of role ``reader``.
 Both directions change meanwhile, and the writer is killed and started again.
 """
 
@@ -259,15 +259,16 @@ async def run() -> int:
                 for one in (writer, reader):
                     await asyncio.to_thread(one.start)
                 await walk(it, Both(ours, theirs), writer)
+        except AssertionError:
+            for one in (writer, reader):
+                print(one.log.read_text()[-3000:] if one.log.exists() else "no log")
+            raise
+        else:
             complaints = [line for one in (writer, reader) for line in one.complaints()]
             found = [text for text in it.findings() if "north" in str(text)]
             print(*complaints, *found, sep="\n")
             print(f"complaints of kvstoremesh {len(complaints)}, findings about north {len(found)}")
             return 1 if complaints or found else 0
-        except AssertionError:
-            for one in (writer, reader):
-                print(one.log.read_text()[-3000:] if one.log.exists() else "no log")
-            raise
         finally:
             await theirs.aclose()
             for one in (writer, reader):

@@ -1,0 +1,190 @@
+"""Hubble's relay and command line on the agents of a lab: ``make hubble`` (Go, root).
+
+``python -m tests.tools.cilium.relay`` builds both (a Go toolchain, once) and brings a lab up whose
+agents listen for a relay. The relay is told of one agent and has to find all by ``peer.Peer``. Then
+pods connect, by address and by service, and each node's flow of each connection has to be in what
+the command line prints exactly once: when it asks for the past, and when it follows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mesh.lab.settings import HUBBLE_PORT, RELAY, RELAY_NAME
+from tests.lab.running import ROOT, Lab, wait
+from tests.tools.cilium.programs import HUBBLE, binary
+from tests.tools.cilium.programs import RELAY as RELAY_PROGRAM
+
+PORT = 4245
+#: Where the relay runs, and connections of each kind.
+HOST, CONNECTIONS = "etcd", 20
+#: Connects so often from ports from the third argument on.
+CONNECT = """
+import socket, sys
+address, port, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+for source in range(first, first + count):
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as one:
+        one.settimeout(5)
+        one.bind(("", source))
+        one.connect((address, port))
+"""
+
+
+class Observers:
+    """The relay and the command line in a lab."""
+
+    def __init__(self, lab: Lab, log: Path) -> None:
+        self.lab, self.log = lab, log
+        self._pki = Path(lab.environment["MESHGATE_RUN"]) / "pki"
+
+    @contextmanager
+    def relay(self) -> Iterator[None]:
+        """The relay, which knows one agent."""
+        crt, key, ca = (
+            str(self._pki / name) for name in (f"{RELAY}.crt", f"{RELAY}.key", "ca.crt")
+        )
+        command = [
+            *(binary(RELAY_PROGRAM), "serve", "--cluster-name", "east", "--gops=false"),
+            *("--listen-address", f":{PORT}", "--peer-service", f"10.99.0.11:{HUBBLE_PORT}"),
+            *("--tls-hubble-client-cert-file", crt, "--tls-hubble-client-key-file", key),
+            *("--tls-hubble-server-ca-files", ca, "--tls-relay-client-ca-files", ca),
+            *("--tls-relay-server-cert-file", crt, "--tls-relay-server-key-file", key),
+        ]
+        arguments = ["lab", "exec", HOST, *map(str, command)]
+        with self.log.open("wb") as log:
+            running = subprocess.Popen(
+                [sys.executable, "-m", "mesh.cli", *arguments],
+                stdout=log, stderr=log, env=self.lab.environment,
+            )  # fmt: skip
+        try:
+            yield
+        finally:
+            running.terminate()
+            running.wait(20)
+
+    def command(self, *arguments: object) -> list[str]:
+        """A command line of Hubble's."""
+        tls = [
+            *("--tls", "--tls-server-name", RELAY_NAME),
+            *("--tls-ca-cert-files", str(self._pki / "ca.crt")),
+            *("--tls-client-cert-file", str(self._pki / f"{RELAY}.crt")),
+            *("--tls-client-key-file", str(self._pki / f"{RELAY}.key")),
+        ]
+        words = map(str, arguments)
+        return [str(binary(HUBBLE)), *words, "--server", f"localhost:{PORT}", *tls]
+
+    def ask(self, *arguments: object) -> list[Any]:
+        """What it prints, a document a line."""
+        said = self.lab.exec(HOST, *self.command(*arguments)).stdout
+        return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+    def nodes(self) -> dict[str, str]:
+        """State of each node that the relay knows."""
+        answer = self.lab.exec(HOST, *self.command("list", "nodes", "-o", "json")).stdout
+        listed = json.loads(answer or "[]")
+        return {row["name"]: row.get("state", "") for row in listed}
+
+
+def flows(lines: list[Any]) -> Iterator[tuple[str, str, int, str]]:
+    """Node, uuid, source port and service of each new connection of a client."""
+    for line in lines:
+        flow = line.get("flow", {})
+        port = flow.get("l4", {}).get("TCP", {}).get("source_port", 0)
+        service = flow.get("destination_service", {})
+        name = f"{service['namespace']}/{service['name']}" if service else ""
+        if FIRST <= port < FIRST + len(TARGETS) * CONNECTIONS:
+            yield flow["node_name"], flow["uuid"], port, name
+
+
+FIRST = 23000
+#: From client-1 of east: web-1 of west and the service, in both families.
+TARGETS = ("west/shop/web-1 4", "west/shop/web-1 6", "service 4", "service 6")
+
+
+def connect(lab: Lab) -> None:
+    """All connections, each from a port of its own."""
+    services = {"4": "10.97.1.10", "6": "fd97:1::10"}
+    for at, target in enumerate(TARGETS):
+        what, family = target.split()
+        address, port = services[family], 80
+        if what != "service":
+            address = next(a for a in lab.pod(what)["addresses"] if (":" in a) == (family == "6"))
+            port = 8080
+        first = FIRST + at * CONNECTIONS
+        lab.python("east/shop/client-1", CONNECT, address, port, first, CONNECTIONS)
+
+
+def complaints(seen: list[tuple[str, str, int, str]]) -> Iterator[str]:
+    """What is missing or there twice, of the flows of all connections."""
+    for port in range(FIRST, FIRST + len(TARGETS) * CONNECTIONS):
+        nodes = Counter(node for node, _, source, _ in seen if source == port)
+        if nodes["east/east-1"] != 1 or set(nodes.values()) != {1}:
+            yield f"port {port}: {dict(nodes)}"
+        named = {name for node, _, source, name in seen if (node, source) == ("east/east-1", port)}
+        asked = {"shop/web"} if port >= FIRST + 2 * CONNECTIONS else {""}
+        if named != asked:
+            yield f"port {port}: the service is {named}, not {asked}"
+    twice = [uuid for uuid, count in Counter(one[1] for one in seen).items() if count > 1]
+    yield from (f"flow {uuid} twice" for uuid in twice)
+
+
+def walk(one: Observers) -> int:
+    """The steps; the number of what is wrong."""
+    wanted = {f"{row['cluster']}/{row['name']}" for row in one.lab.table("node")}
+    wait(lambda: one.nodes() == dict.fromkeys(wanted, "NODE_CONNECTED"), 60, f"{wanted} found")
+    print(f"the relay has found {', '.join(sorted(wanted))}")
+    following = one.lab.start(HOST, *one.command("observe", "--follow", "-o", "jsonpb"))
+    try:
+        connect(one.lab)
+        past = list(flows(one.ask("observe", "--last", 2000, "-o", "jsonpb")))
+        wrong = [f"past: {text}" for text in complaints(past)]
+        wait(lambda: True, 1, "the relay drains its sort buffer")
+        subprocess.run(["sleep", "3"], check=True)  # --sort-buffer-drain-timeout, 1 s
+    finally:
+        following.terminate()
+    said, _ = following.communicate(timeout=20)
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith('{"flow"')]
+    live = list(flows(lines))
+    wrong += [f"followed: {text}" for text in complaints(live)]
+    print(*wrong, sep="\n")
+    print(f"flows of the past {len(past)}, followed {len(live)}, wrong {len(wrong)}")
+    return len(wrong)
+
+
+def main() -> int:
+    """Everything; 1 when something is wrong."""
+    for name in (HUBBLE, RELAY_PROGRAM):
+        binary(name)
+    with tempfile.TemporaryDirectory() as folder:
+        shape = Path(folder) / "topology.yaml"
+        shape.write_text((ROOT / "mesh/lab/topology.yaml").read_text() + "\nhubble: true\n")
+        name = f"h{os.getpid() % 10_000_000}"
+        run = f"/run/meshgate-{name}"
+        names = {"MESHGATE_LAB": name, "MESHGATE_RUN": run, "PYTHONPATH": str(ROOT)}
+        lab = Lab({**os.environ, **names})
+        one = Observers(lab, Path(folder) / "relay.log")
+        try:
+            answer = lab.run("lab", "up", "--file", shape)
+            if answer.returncode:
+                print(answer.stdout, answer.stderr)
+                return 1
+            with one.relay():
+                return 1 if walk(one) else 0
+        except AssertionError:
+            print(one.log.read_text()[-4000:])
+            raise
+        finally:
+            lab.run("lab", "down", "--force")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
