@@ -112,13 +112,11 @@ TARGETS = ("west/shop/web-1 4", "west/shop/web-1 6", "service 4", "service 6")
 
 def connect(lab: Lab) -> None:
     """All connections, each from a port of its own."""
-    services = {"4": "10.97.1.10", "6": "fd97:1::10"}
+    (service,) = (row for row in lab.table("service") if row["cluster"] == "east")
     for at, target in enumerate(TARGETS):
         what, family = target.split()
-        address, port = services[family], 80
-        if what != "service":
-            address = next(a for a in lab.pod(what)["addresses"] if (":" in a) == (family == "6"))
-            port = 8080
+        row, port = (service, 80) if what == "service" else (lab.pod(what), 8080)
+        address = next(a for a in row["addresses"] if (":" in a) == (family == "6"))
         first = FIRST + at * CONNECTIONS
         lab.python("east/shop/client-1", CONNECT, address, port, first, CONNECTIONS)
 
@@ -152,6 +150,7 @@ def walk(one: Observers) -> int:
     finally:
         following.terminate()
     said, _ = following.communicate(timeout=20)
+    print(said[:2000] if not said.startswith("{") else "")
     lines = [json.loads(line) for line in said.splitlines() if line.startswith('{"flow"')]
     live = list(flows(lines))
     wrong += [f"followed: {text}" for text in complaints(live)]
