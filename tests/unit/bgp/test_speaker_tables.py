@@ -199,3 +199,18 @@ def test_end_of_rib_is_said_after_the_last_withdrawal(tmp_path: Path) -> None:
             task.cancel()
 
     asyncio.run(run())
+
+
+def test_a_node_without_routers_is_ready(tmp_path: Path) -> None:
+    """It starts no ExaBGP, so nothing is left to be said; before the peers are known it is not."""
+    it = speaker(tmp_path)
+    it.objects[NODES].upsert(node(2))
+    sync(it.objects[NODES])
+    it.loop.derive_all()
+    assert not it.status()["ready"]
+    sync(it.objects[PEERS])
+    it.loop.derive_all()
+    assert it.status()["ready"]
+    it.objects[PEERS].upsert(peer("router", 65000))
+    it.loop.derive_all()
+    assert not it.status()["ready"]
