@@ -64,10 +64,10 @@ def sender() -> Iterator[None]:
             "s",
             f"""
             link set lo up
-            link add up type veth peer name s netns {PREFIX}-r
-            link set up up
-            addr add {W}/24 dev up
-            addr add {B}/24 dev up
+            link add out type veth peer name s netns {PREFIX}-r
+            link set out up
+            addr add {W}/24 dev out
+            addr add {B}/24 dev out
             link add vx type vxlan external dstport 8472 nolearning
             link set vx up
             neigh add {web[4]} lladdr 02:02:02:02:02:02 dev vx
