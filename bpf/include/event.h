@@ -95,19 +95,21 @@ static __always_inline struct event *event_open(hook_t *ctx, const struct packet
 
 	if (!event)
 		return NULL;
-	*event = (struct event){.time = bpf_ktime_get_ns(),
-				.source = packet->source,
-				.cookie = hook_socket(ctx),
-				.destination = packet->destination,
-				.destination_port = packet->flow.destination_port,
-				.source_port = packet->flow.source_port,
-				.protocol = packet->protocol,
-				.point = packet->point,
-				.tcp_flags = packet->tcp_flags,
-				.source_identity = packet->identity,
-				.sender = packet->sender,
-				.ifindex = hook_device(ctx),
-				.length = hook_length(ctx)};
+	/* field by field: an initializer would keep all of them on the stack first */
+	__builtin_memset(event, 0, sizeof(*event));
+	event->cookie = hook_socket(ctx);
+	event->time = bpf_ktime_get_ns();
+	event->source = packet->source;
+	event->destination = packet->destination;
+	event->destination_port = packet->flow.destination_port;
+	event->source_port = packet->flow.source_port;
+	event->protocol = packet->protocol;
+	event->point = packet->point;
+	event->tcp_flags = packet->tcp_flags;
+	event->source_identity = packet->identity;
+	event->sender = packet->sender;
+	event->ifindex = hook_device(ctx);
+	event->length = hook_length(ctx);
 	if (packet->icmp) {
 		event->source_port = bpf_htons(packet->icmp_type << 8 | packet->icmp_code);
 		event->destination_port = packet->flow.source_port | packet->flow.destination_port;
