@@ -18,6 +18,8 @@ from tests.lab.wire import PREFIX, Wire, batch, make_socket, wired
 from tests.packet.nodes import LEGACY, PLANS, Node, zoned
 
 UDP_SEGMENT = 103
+#: Lets a socket send from any address: IP_TRANSPARENT, IPV6_TRANSPARENT.
+TRANSPARENT = {4: (socket.SOL_IP, 19), 6: (socket.IPPROTO_IPV6, 75)}
 A, B, W = "10.99.0.11", "10.99.0.12", "10.99.0.21"
 POD, POD_B = PLANS["w"].pods["web"], PLANS["b"].pods["web"]
 #: Of node w: its host, a router and a pod; then those of others.
@@ -46,16 +48,11 @@ def sender() -> Iterator[None]:
     """Namespace s, wired to the bridge."""
     subprocess.run(["ip", "netns", "add", SPACE], check=True)
     try:
-        own = "\n".join(
-            f"{'-6 ' if family == 6 else ''}addr add {text}/{32 if family == 4 else 128} dev lo"
-            for texts in SOURCES.values()
-            for family, text in texts.items()
-            if text != W
-        )
         web = PLANS["a"].pods["web"]
         ways = [
             f"{six}route add default dev vx table {mark(node, vni)} encap ip id {vni} "
-            f"src {node} dst {A}\n{six}rule add fwmark {mark(node, vni)} lookup {mark(node, vni)}"
+            f"src {node} dst {A} ttl 64\n"
+            f"{six}rule add pref 100 fwmark {mark(node, vni)} lookup {mark(node, vni)}"
             for six in ("", "-6 ")
             for node in (W, B)
             for vni in VNIS
@@ -70,9 +67,9 @@ def sender() -> Iterator[None]:
             addr add {B}/24 dev out
             link add vx type vxlan external dstport 8472 nolearning
             link set vx up
+            rule add to 10.99.0.0/24 lookup main pref 10
             neigh add {web[4]} lladdr 02:02:02:02:02:02 dev vx
             -6 neigh add {web[6]} lladdr 02:02:02:02:02:02 dev vx
-            {own}
             """
             + "\n".join(ways),
         )
@@ -105,7 +102,7 @@ class Receiver:
         before = self.node.drop_counts()
         with closing(make_socket("s", self.family, socket.SOCK_DGRAM)) as out:
             out.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark(node, vni))
-            out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            out.setsockopt(*TRANSPARENT[self.family], 1)
             out.bind((address, 0))
             if size:
                 out.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1000)

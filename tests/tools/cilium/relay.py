@@ -8,6 +8,7 @@ the command line prints exactly once: when it asks for the past, and when it fol
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ address, port, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), i
 for source in range(first, first + count):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as one:
         one.settimeout(5)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(("", source))
         one.connect((address, port))
 """
@@ -59,11 +61,19 @@ class Observers:
             *("--tls-hubble-server-ca-files", ca, "--tls-relay-client-ca-files", ca),
             *("--tls-relay-server-cert-file", crt, "--tls-relay-server-key-file", key),
         ]
-        arguments = ["lab", "exec", HOST, *map(str, command)]
-        with self.log.open("wb") as log:
+        with self._running(list(map(str, command)), self.log):
+            yield
+
+    def following(self, said: Path) -> AbstractContextManager[None]:
+        """The command line as it follows, and prints into a file."""
+        return self._running(self.command("observe", "--follow", "-o", "jsonpb"), said)
+
+    @contextmanager
+    def _running(self, command: list[str], said: Path) -> Iterator[None]:
+        with said.open("wb") as out:
             running = subprocess.Popen(
-                [sys.executable, "-m", "mesh.cli", *arguments],
-                stdout=log, stderr=log, env=self.lab.environment,
+                [sys.executable, "-m", "mesh.cli", "lab", "exec", HOST, *command],
+                stdout=out, stderr=out, env=self.lab.environment,
             )  # fmt: skip
         try:
             yield
@@ -106,19 +116,25 @@ def flows(lines: list[Any]) -> Iterator[tuple[str, str, int, str]]:
 
 
 FIRST = 23000
+#: Ports of connections that show whether the command line follows.
+BEFORE = itertools.count(22000)
 #: From client-1 of east: web-1 of west and the service, in both families.
 TARGETS = ("west/shop/web-1 4", "west/shop/web-1 6", "service 4", "service 6")
 
 
-def connect(lab: Lab) -> None:
-    """All connections, each from a port of its own."""
+def connect(lab: Lab, target: str, first: int, count: int) -> None:
+    """Connections from ports of their own: to a pod, or to the service of east."""
+    what, family = target.split()
     (service,) = (row for row in lab.table("service") if row["cluster"] == "east")
-    for at, target in enumerate(TARGETS):
-        what, family = target.split()
-        row, port = (service, 80) if what == "service" else (lab.pod(what), 8080)
-        address = next(a for a in row["addresses"] if (":" in a) == (family == "6"))
-        first = FIRST + at * CONNECTIONS
-        lab.python("east/shop/client-1", CONNECT, address, port, first, CONNECTIONS)
+    row, port = (service, 80) if what == "service" else (lab.pod(what), 8080)
+    address = next(a for a in row["addresses"] if (":" in a) == (family == "6"))
+    lab.python("east/shop/client-1", CONNECT, address, port, first, count)
+
+
+def documents(said: Path) -> list[Any]:
+    """What a file has, a document a line; the last one may be half written."""
+    *lines, _ = said.read_text().split("\n")
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def complaints(seen: list[tuple[str, str, int, str]]) -> Iterator[str]:
@@ -140,19 +156,20 @@ def walk(one: Observers) -> int:
     wanted = {f"{row['cluster']}/{row['name']}" for row in one.lab.table("node")}
     wait(lambda: one.nodes() == dict.fromkeys(wanted, "NODE_CONNECTED"), 60, f"{wanted} found")
     print(f"the relay has found {', '.join(sorted(wanted))}")
-    following = one.lab.start(HOST, *one.command("observe", "--follow", "-o", "jsonpb"))
-    try:
-        connect(one.lab)
+    said = one.log.with_name("followed")
+    with one.following(said):
+
+        def follows() -> bool:
+            connect(one.lab, "west/shop/web-1 4", next(BEFORE), 1)
+            return '"flow"' in said.read_text()
+
+        wait(follows, 30, "the command line follows")
+        for at, target in enumerate(TARGETS):
+            connect(one.lab, target, FIRST + at * CONNECTIONS, CONNECTIONS)
         past = list(flows(one.ask("observe", "--last", 2000, "-o", "jsonpb")))
-        wrong = [f"past: {text}" for text in complaints(past)]
-        wait(lambda: True, 1, "the relay drains its sort buffer")
-        subprocess.run(["sleep", "3"], check=True)  # --sort-buffer-drain-timeout, 1 s
-    finally:
-        following.terminate()
-    said, _ = following.communicate(timeout=20)
-    print(said[:2000] if not said.startswith("{") else "")
-    lines = [json.loads(line) for line in said.splitlines() if line.startswith('{"flow"')]
-    live = list(flows(lines))
+        wait(lambda: len(list(flows(documents(said)))) >= len(past), 20, "all flows are followed")
+    wrong = [f"past: {text}" for text in complaints(past)]
+    live = list(flows(documents(said)))
     wrong += [f"followed: {text}" for text in complaints(live)]
     print(*wrong, sep="\n")
     print(f"flows of the past {len(past)}, followed {len(live)}, wrong {len(wrong)}")
