@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ STEADY_S, STEADY_MOST_S, STEP_S = 10.0, 60.0, 0.3
 #: Looks at a folder at most, and seconds between two.
 LOOKS, LOOK_S = 20, 0.5
 SIDES = ("agent", "folder-agent", "controller")
+WHAT = ("start", "memory", "events", "steady", "folder", "profile")
+#: Files of the memory that are named.
+_FILES = 12
+_ROOT = Path(__file__).parent.parent.parent
 #: Page of memory of this machine.
 _PAGE = 4096
 
@@ -75,6 +80,7 @@ def _side(name: str, size: world.Size, quiet: Quiet) -> Iterator[Side]:
 async def _run(given: argparse.Namespace, side: Side) -> Result:
     base = memory_mb()
     await side.prepare()
+    before = tracemalloc.take_snapshot() if tracemalloc.is_tracing() else None
     parts = await side.start(given.peers)
     gc.collect()
     found: Result = {
@@ -85,6 +91,8 @@ async def _run(given: argparse.Namespace, side: Side) -> Result:
         "longest_step_ms": round(1000 * side.quiet.steps.longest_s, 1),
         "dearest": side.loop.costs()[: given.costs],
     }
+    if before:
+        found["memory_mb"] = _memory(before, tracemalloc.take_snapshot())
     if given.what == "events":
         found["events"] = await _events(side, given)
     if given.what == "steady":
@@ -93,6 +101,21 @@ async def _run(given: argparse.Namespace, side: Side) -> Result:
         found["profile"] = await _profile(side, given.only, given.order)
     await side.stop()
     return found
+
+
+def _memory(before: tracemalloc.Snapshot, after: tracemalloc.Snapshot) -> dict[str, float]:
+    """MB that stay, by the file that allocated them; the last row is the rest."""
+    grown = after.compare_to(before, "filename")
+    found = {_file(one.traceback[0].filename): one.size_diff / 1e6 for one in grown[:_FILES]}
+    return {**found, "others": sum(one.size_diff for one in grown[_FILES:]) / 1e6}
+
+
+def _file(path: str) -> str:
+    """Our files below the tree; of others the name."""
+    place = Path(path)
+    if path.startswith("<"):
+        return "code made at run time"
+    return str(place.relative_to(_ROOT)) if place.is_relative_to(_ROOT) else place.name
 
 
 # --- One change -------------------------------------------------------------------------------
@@ -249,7 +272,7 @@ def memory_mb() -> float:
 def main() -> None:
     """Measure one side and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("start", "events", "steady", "folder", "profile"))
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("size", choices=world.SIZES)
     parser.add_argument("--peers", type=int, default=0)
@@ -258,6 +281,8 @@ def main() -> None:
     parser.add_argument("--order", default="tottime", help="of a profile")
     given = parser.parse_args()
     gc.set_threshold(*COLLECT)  # as every process of the product does
+    if given.what == "memory":
+        tracemalloc.start(1)
     quiet = Quiet()
     size = replace(world.SIZES[given.size], peers=given.peers)
     if given.what == "folder":

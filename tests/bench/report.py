@@ -82,6 +82,13 @@ def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_MEMORY = """\
+What an agent's memory is, by the file that allocated it (tracemalloc, after the start, garbage
+collected): rows of tables, rows of groups, what targets note of their entries, keys of the store.
+`tests/bench/world.py` stands for the objects that an API server's source would make. RSS is more:
+the interpreter and its libraries (the bare process), memory that the allocator keeps, and maps."""
+
+
 def _scale(scale: Scale) -> Iterator[str]:
     """What grows with a cluster."""
     yield "## One change"
@@ -93,6 +100,8 @@ def _scale(scale: Scale) -> Iterator[str]:
     yield _table(
         ("what", "CPU s", "aim", "RSS MB", "aim", "longest step ms"), scales.start_rows(scale)
     )
+    yield _MEMORY
+    yield _table(("cluster", "allocated in", "MB"), scales.memory_rows(scale))
     yield "## Steady changes among 10,000 pods"
     head = ("pods come and go", "process", "% of a core", "aim", "latency ms")
     yield _table(head, scales.steady_rows(scale))

@@ -65,6 +65,7 @@ class Scale:
     steady: Mapping[str, Result]
     folder: Result
     maps_mb: Mapping[str, float]
+    memory: Mapping[str, Result]
 
 
 def measure() -> Scale:
@@ -85,7 +86,8 @@ def measure() -> Scale:
     say("steady changes, folder, maps")
     steady = {side: change.measure("steady", side, "10k") for side in ("agent", "controller")}
     folder = change.measure("folder", "agent", "10k")
-    return Scale(events, starts, steady, folder, maps_mb())
+    memory = {size: change.measure("memory", "agent", size) for size in sizes[1:]}
+    return Scale(events, starts, steady, folder, maps_mb(), memory)
 
 
 def maps_mb() -> dict[str, float]:
@@ -178,3 +180,10 @@ def map_rows(scale: Scale) -> Iterator[Sequence[str]]:
     total = sum(scale.maps_mb.values())
     yield f"{len(scale.maps_mb) - len(big)} others", f"{total - sum(big.values()):.1f}"
     yield "all", f"{total:.1f}"
+
+
+def memory_rows(scale: Scale) -> Iterator[Sequence[str]]:
+    """Size, file, MB: the largest first, the rest last."""
+    for size, found in scale.memory.items():
+        for name, mb in found["memory_mb"].items():
+            yield world.SIZES[size].name, name, f"{mb:.1f}"
