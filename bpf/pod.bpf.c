@@ -81,6 +81,13 @@ static __always_inline int pod_check(hook_t *ctx, struct packet *packet, struct 
 	return 0;
 }
 
+/* decide: sockets get backends instead of a service's address, so nobody asks for what is there */
+static __always_inline int no_service(struct way *way)
+{
+	way->kind.tell = 1;
+	return DROP_NO_SERVICE;
+}
+
 /* Returns 0 or a drop reason. */
 static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
@@ -131,6 +138,8 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 
 	/* 9. egress policy: never for the mesh itself, nor for replies of what others opened */
 	address_find(destination_key(packet), &to);
+	if (!to.kind && !connection && is_service_address(destination_key(packet)))
+		return no_service(way);
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
 		const struct egress *egress =
 		    egress_find(pod->egress_class, &packet->destination, packet->family);

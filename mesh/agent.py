@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
@@ -49,6 +50,7 @@ from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
+from mesh.nodes.overlay import OverlayDevice
 from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
@@ -78,6 +80,9 @@ DROP_EVENTS = 50
 #: ``observe.events.KEPT`` events, a pod alone needs four and a half minutes to fill it.
 EVENT_SHARE, DROP_SHARE = 512, 128
 ICMP_ERRORS = 1000
+
+#: What Python puts before the words of an OSError.
+_NUMBER = re.compile(r"^\[Errno \d+\] ")
 
 #: Makes further features of a node from the tables of those that are there.
 More = Callable[["Features"], Iterable[AgentFeature]]
@@ -114,7 +119,7 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts.endpoint, objects, own, remote, self.locators.locator
+            me, config.uplink, facts, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
@@ -191,10 +196,12 @@ class Agent:
         steps: Steps | None = None,
         kinds: Kinds = KINDS,
         programs: Path | None = None,
+        overlay: OverlayDevice | None = None,
     ) -> None:
         self.config = config
         self._steps = steps or Steps()
         self.kernel = kernel
+        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
         self.datapath = Datapath(config.bpffs, programs, sizes)
@@ -267,7 +274,7 @@ class Agent:
         """What the kernel has, and the datapath's configuration from it."""
         mount_bpffs()
         facts = await self.uplink.facts()
-        vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
+        vxlan = await self.overlay.make()
         devices = self.config.uplink, VXLAN_DEVICE
         self.host.prepare(devices, await self.host.default_routes())
         settings: dict[str, object] = {
@@ -292,7 +299,8 @@ class Agent:
         )  # fmt: skip
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
-        names = Names(identity.labels_of, identity.pod_of, identity.cluster_of)
+        services = self.features.services
+        names = Names(identity.labels_of, identity.pod_of, identity.cluster_of, services.service_of)
         self.events = NodeEvents(cluster, node, self.datapath, names, self.features.pods.by_device)
         self.health = Health(
             node,
@@ -345,6 +353,8 @@ class Agent:
             async with self.server, asyncio.TaskGroup() as group:
                 uplink = partial(self.uplink.run, self.facts)
                 group.create_task(self.mistakes.keep("the uplink", uplink, MovedError))
+                overlay = partial(self.overlay.run, self.features.hosts.recheck)
+                group.create_task(self.mistakes.keep("the overlay's device", overlay, MovedError))
                 for name, job in jobs.items():
                     group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
@@ -378,6 +388,7 @@ class Agent:
             ("the store", self.features.store.findings),
             *((type(one).__name__, one.findings) for one in self.features.all),
             ("the uplink", partial(self.uplink.findings, self.config.node)),
+            ("the overlay's device", partial(self.overlay.findings, self.config.node)),
             ("namespaces", self.namespaces.findings),
             *((f"listener {number}", one.findings) for number, one in enumerate(self.listeners)),
             ("the host", self.host.findings),
@@ -394,7 +405,8 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
     """What a target of the node could not write, and what it has no room for."""
     report, about = applied.report, (f"node/{node}",)
     for key, text in report.errors.items():
-        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, text, about)
+        words = _NUMBER.sub("", text)
+        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, words, about)
     if report.full and report.full.meaning:  # without, the feature has a finding of its own
         yield Finding(FULL, f"{node}/{report.full.map}", "max_entries", str(report.full), about)
 
@@ -402,14 +414,17 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
 async def _live(config: AgentConfig, steps: Steps) -> None:
     """One agent after another, each on the uplink as it is, in one process."""
     async with Kernel.open() as kernel:
+        overlay = OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         while True:
-            await _live_once(config, kernel, steps)
+            await _live_once(config, kernel, steps, overlay)
             process.begin_anew()
 
 
-async def _live_once(config: AgentConfig, kernel: Kernel, steps: Steps) -> None:
-    """One agent, until it is cancelled or its uplink has changed."""
-    agent = Agent(config, kernel, steps=steps)
+async def _live_once(
+    config: AgentConfig, kernel: Kernel, steps: Steps, overlay: OverlayDevice
+) -> None:
+    """One agent, until it is cancelled or its uplink or the overlay's device has changed."""
+    agent = Agent(config, kernel, steps=steps, overlay=overlay)
     try:
         await agent.start()
         log.info(

@@ -76,7 +76,10 @@ class Hubble(Section, frozen=True):
     ca: Path
     """PEM file of the authority that signs the certificates of relays."""
     cert: Path
-    """PEM file of our certificate, for the name ``<node>.<cluster>.hubble-grpc.cilium.io``."""
+    """PEM file of our certificate, for the names ``*.<cluster>.hubble-grpc.cilium.io``.
+
+    A relay asks for a node by its name, and for the list of nodes by the name ``hubble-peer``.
+    """
     key: Path
     """PEM file of the certificate's private key. Changed files count for new connections."""
 

@@ -5,7 +5,7 @@ needs 0.1 to 0.4 ms for each message, this module about 10 µs. ``mesh/kernel.py
 Source: rtnetlink(7); linux/netlink.h, rtnetlink.h, neighbour.h. Numbers have the host's byte order.
 
 Only IPv4 addresses and neighbours are read, because outer packets are IPv4. Routes of our own
-change no answer that anybody asks for, so they are no events.
+change no answer that anybody asks for, so they are events only for those who keep them.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ class RouteEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnRouteGone:
+    """A route of our own went; whoever has deleted it."""
+
+    prefix: Network
+
+
+@dataclass(frozen=True, slots=True)
 class RuleEvent:
     """A rule or a next hop object changed: any route may lead elsewhere."""
 
@@ -83,7 +90,7 @@ class LinkEvent:
     gone: bool
 
 
-Event = Lost | RouteEvent | RuleEvent | AddressEvent | NeighbourEvent | LinkEvent
+Event = Lost | RouteEvent | OwnRouteGone | RuleEvent | AddressEvent | NeighbourEvent | LinkEvent
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
@@ -124,12 +131,15 @@ _NDA_DST = 1
 _NUD_FAILED = 0x20
 
 
-def events(datagram: bytes, *, ipv6: bool = False) -> list[Event]:
-    """What a datagram of the groups says, of IPv6 routes if wanted; a torn one says ``Lost``."""
+def events(datagram: bytes, *, ipv6: bool = False, own: bool = False) -> list[Event]:
+    """What a datagram of the groups says; a torn one says ``Lost``.
+
+    Of IPv6 routes, and of our own routes that go, if wanted.
+    """
     found: list[Event] = []
     try:
         for kind, _, body in _messages(datagram):
-            event = _event(kind, body)
+            event = (_own_route_gone(kind, body) if own else None) or _event(kind, body)
             foreign = isinstance(event, RouteEvent) and event.prefix.version == 6 and not ipv6
             if event is not None and not foreign:
                 found.append(event)
@@ -258,13 +268,27 @@ def _event(kind: int, body: bytes) -> Event | None:
     return None
 
 
+def _own_route_gone(kind: int, body: bytes) -> OwnRouteGone | None:
+    if kind != _DELROUTE or _ROUTE.unpack_from(body)[5] != PROTOCOL:
+        return None
+    prefix = _prefix(body)
+    return OwnRouteGone(prefix) if prefix else None
+
+
 def _route(body: bytes) -> RouteEvent | None:
-    family, bits, _, _, _, protocol, *_ = _ROUTE.unpack_from(body)
-    if family not in (socket.AF_INET, socket.AF_INET6) or protocol == PROTOCOL:
+    if _ROUTE.unpack_from(body)[5] == PROTOCOL:
+        return None
+    prefix = _prefix(body)
+    return RouteEvent(prefix) if prefix else None
+
+
+def _prefix(body: bytes) -> Network | None:
+    family, bits, *_ = _ROUTE.unpack_from(body)
+    if family not in (socket.AF_INET, socket.AF_INET6):
         return None
     destination = _attributes(body, _ROUTE.size).get(_RTA_DST)
     nothing = bytes(4 if family == socket.AF_INET else 16)
-    return RouteEvent(ip_network((destination or nothing, bits)))
+    return ip_network((destination or nothing, bits))
 
 
 def _link(body: bytes, *, gone: bool) -> LinkEvent | None:

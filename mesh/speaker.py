@@ -300,13 +300,19 @@ class Speaker:
         }
         return [family for family in FAMILIES if family in wanted.difference(families)]
 
+    def _is_ready(self) -> bool:
+        """Everything is said; a node that has no routers to speak to starts no ExaBGP."""
+        if self.peerings.synced and not self.peerings.rows and not self.session.memory.peerings:
+            return True
+        return self.of_routes.current and not self.session.owed
+
     def status(self) -> Row:
         """The process's own view."""
         return {
             "role": "speaker",
             "host": self.node.name,
             "cluster": self.node.cluster,
-            "ready": self.of_routes.current and not self.session.owed,
+            "ready": self._is_ready(),
             "exabgp": self.engine.pid(),
             "relay": self.engine.relay_pid(),
             "routes": len(self.routes.rows),

@@ -7,6 +7,7 @@
 #include "addresses.h"
 #include "config.h"
 #include "packet.h"
+#include "service.h"
 
 enum event_verdict {
 	EVENT_FORWARDED = 1, /* Hubble's numbers */
@@ -18,10 +19,13 @@ SCHEMA(enum drop_reason, drop_reason);
 struct event {	    /* one new connection, or one drop */
 	__u64 time; /* CLOCK_MONOTONIC, ns */
 	struct addr source;
+	__u64 cookie; /* of the sender's socket, 0: none; with what follows a struct asked_key */
 	struct addr destination;
+	__be16 destination_port; /* ICMP: id */
+	__u8 pad_of_key[6];
 	struct addr translated; /* source after egress translation; zero: none */
-	__be16 source_port;
-	__be16 destination_port; /* ICMP: source_port = type and code, destination_port = id */
+	struct addr service;	/* that the sender's socket had asked for; zero: none */
+	__be16 source_port;	/* ICMP: type and code */
 	__be16 translated_port;
 	__u8 protocol;
 	__u8 verdict; /* enum event_verdict */
@@ -29,6 +33,7 @@ struct event {	    /* one new connection, or one drop */
 	__u8 point;   /* enum event_point */
 	__u8 tcp_flags;
 	__u8 pad;
+	__be16 service_port;
 	__u32 source_identity;
 	__u32 destination_identity;
 	__u32 ifindex;
@@ -38,6 +43,9 @@ struct event {	    /* one new connection, or one drop */
 	__u32 unshown; /* events of the same sender that its share left out since the last one */
 };
 SCHEMA(struct event, event);
+_Static_assert(offsetof(struct event, pad_of_key) - offsetof(struct event, cookie) ==
+		   offsetof(struct asked_key, pad),
+	       "event_submit looks up by the event's own bytes");
 
 struct drop { /* mg_drop, per CPU, index = enum drop_reason */
 	__u64 packets;
@@ -160,18 +168,21 @@ static __always_inline struct event *event_open(hook_t *ctx, const struct packet
 		__sync_fetch_and_add(&rate->total, 1);
 		return NULL;
 	}
-	*event = (struct event){.time = bpf_ktime_get_ns(),
-				.source = packet->source,
-				.destination = packet->destination,
-				.source_port = packet->flow.source_port,
-				.destination_port = packet->flow.destination_port,
-				.protocol = packet->protocol,
-				.point = packet->point,
-				.tcp_flags = packet->tcp_flags,
-				.source_identity = packet->identity,
-				.sender = packet->sender,
-				.ifindex = hook_device(ctx),
-				.length = hook_length(ctx)};
+	/* field by field: an initializer would keep all of them on the stack first */
+	__builtin_memset(event, 0, sizeof(*event));
+	event->cookie = hook_socket(ctx);
+	event->time = bpf_ktime_get_ns();
+	event->source = packet->source;
+	event->destination = packet->destination;
+	event->destination_port = packet->flow.destination_port;
+	event->source_port = packet->flow.source_port;
+	event->protocol = packet->protocol;
+	event->point = packet->point;
+	event->tcp_flags = packet->tcp_flags;
+	event->source_identity = packet->identity;
+	event->sender = packet->sender;
+	event->ifindex = hook_device(ctx);
+	event->length = hook_length(ctx);
 	if (rate->unshown)
 		event->unshown = __sync_lock_test_and_set(&rate->unshown, 0);
 	if (packet->icmp) {
@@ -179,6 +190,18 @@ static __always_inline struct event *event_open(hook_t *ctx, const struct packet
 		event->destination_port = packet->flow.source_port | packet->flow.destination_port;
 	}
 	return event;
+}
+
+/* With the service that the sender's socket had asked for. */
+static __always_inline void event_submit(struct event *event)
+{
+	const struct asked *asked = asked_of((const struct asked_key *)&event->cookie);
+
+	if (asked) {
+		event->service = asked->address;
+		event->service_port = asked->port;
+	}
+	bpf_ringbuf_submit(event, 0);
 }
 
 /* `as` is NULL when the source stays as it is. */
@@ -195,7 +218,7 @@ static __framed void event_connection(hook_t *ctx, const struct packet *packet,
 		event->translated = as->address;
 		event->translated_port = as->port;
 	}
-	bpf_ringbuf_submit(event, 0);
+	event_submit(event);
 }
 
 static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 reason)
@@ -228,7 +251,7 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 	event->lost = rate->lost;
 	rate->sent++;
 	rate->lost = 0;
-	bpf_ringbuf_submit(event, 0);
+	event_submit(event);
 }
 
 /* Whoever reads the counts asks first whether a stranger can cause them alone. */

@@ -55,6 +55,11 @@ static __always_inline __u32 hook_device(hook_t *ctx)
 	return ctx->ifindex;
 }
 
+static __always_inline __u64 hook_socket(hook_t *ctx) /* cookie of the sender's socket; 0: none */
+{
+	return bpf_get_socket_cookie(ctx);
+}
+
 static __always_inline long hook_load(hook_t *ctx, __u32 offset, void *to, __u32 size)
 {
 	return bpf_skb_load_bytes(ctx, offset, to, size);

@@ -54,6 +54,11 @@ static __always_inline bool hook_tagged(hook_t *ctx __attribute__((unused)))
 	return false;
 }
 
+static __always_inline __u64 hook_socket(hook_t *ctx __attribute__((unused)))
+{
+	return 0;
+}
+
 static __always_inline __u32 hook_device(hook_t *ctx)
 {
 	return ctx->ingress_ifindex;

@@ -104,6 +104,11 @@ RULES: Final[Mapping[str, Rule]] = {
     "DROP_INVALID_IPV6_EXTENSION": _sent_wrongly(
         "their IPv6 extension headers are refused", _SENDER
     ),
+    "DROP_NO_SERVICE": _sent_wrongly(
+        "they are for a port that the service does not have, or for the service's address itself, "
+        "as a ping is",
+        "ask for a port of the service (`meshgate service list`)",
+    ),
     "DROP_NO_TUNNEL_ENDPOINT": Rule(
         "the node behind their destination has no next hop: it cannot be reached from here",
         "look at the routes of this host to the other node (`ip route get`), and at the other's "

@@ -12,14 +12,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from bpf.build import build
 from bpf.object import mount_bpffs
 from clustermesh.etcd.auth import CONTROLLER
-from clustermesh.issued import ROOT, write_pki
+from clustermesh.issued import ROOT, Folder, write_pair, write_pki
 from mesh.core.files import replace_file
 from mesh.lab import enter, fake_kubelet, network, processes, settings
 from mesh.lab.places import BPFFS, NETNS, OWN, USERS, Lab, LabError, is_mounted
@@ -175,8 +175,18 @@ def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
     for user in users:
         if user.role == CONTROLLER:
             shutil.chown(pki.users[user.cn].key, USERS["controller"])
+    _issue_for_hubble(settings.pki_directory(lab), settings.hubble_names(topology))
     settings.write_manifests(lab, topology)
     progress.say("certificates and manifests are written")
+
+
+def _issue_for_hubble(pki: Path, names: Mapping[str, str]) -> None:
+    """Certificates of servers, each valid for another name, too. A relay is a client as well."""
+    if names:
+        authority = Folder(pki).authority
+        for name, valid_for in names.items():
+            write_pair(pki, name, authority.issue_server(name, [valid_for]))
+        write_pair(pki, settings.RELAY_CLIENT, authority.issue_user(settings.RELAY_CLIENT))
 
 
 def _start_neighbours(lab: Lab, topology: Topology, progress: Progress) -> None:

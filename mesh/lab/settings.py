@@ -16,6 +16,7 @@ from mesh.core.files import replace_file
 from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
+from mesh.observe.relays import DOMAIN
 from mesh.pools.settings import Pool
 
 POLICY = "erp"
@@ -23,6 +24,11 @@ WEB_PORT = 8080
 SERVICE_PORT = 80
 HOLD_S = 9
 RESTART_S = 120
+HUBBLE_PORT = 4244
+#: A relay's certificate as server, the name by which the command line knows it, and the certificate
+#: by which it and the command line are clients.
+RELAY, RELAY_NAME = "hubble-relay", "lab.hubble-relay.cilium.io"
+RELAY_CLIENT = "hubble-client"
 _HERE = Path(__file__).parent
 _CONTROLLERS = ("controller", "controller2")
 
@@ -46,6 +52,8 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "egress": _egress(topology),
         "stateDir": str(run / "agent"),
     }
+    if topology.hubble:
+        agent["hubble"] = _hubble(lab, cluster, node)
     speaker = {
         **common,
         "node": node.name,
@@ -133,6 +141,15 @@ def _controllers(cluster: Cluster) -> list[EtcdUser]:
     return [EtcdUser(cluster.name, CONTROLLER, f"{host}-{role}") for role in _CONTROLLERS]
 
 
+def hubble_names(topology: Topology) -> dict[str, str]:
+    """The certificates of a Hubble relay and of each cluster's agents: what they are valid for."""
+    if not topology.hubble:
+        return {}
+    return {RELAY: RELAY_NAME} | {
+        f"hubble-{cluster.name}": f"*.{cluster.name}.{DOMAIN}" for cluster in topology.clusters
+    }
+
+
 def pki_directory(lab: Lab) -> Path:
     """Where certificates and keys lie."""
     return lab.run / "pki"
@@ -168,6 +185,16 @@ def _common(lab: Lab, cluster: Cluster) -> Document:
     return {
         "cluster": {"name": cluster.name, "id": cluster.id},
         "manifests": str(lab.manifests(cluster.name)),
+    }
+
+
+def _hubble(lab: Lab, cluster: Cluster, node: NodeHost) -> Document:
+    pki = pki_directory(lab)
+    return {
+        "listen": f"{node.addresses[0]}:{HUBBLE_PORT}",
+        "ca": str(pki / "ca.crt"),
+        "cert": str(pki / f"hubble-{cluster.name}.crt"),
+        "key": str(pki / f"hubble-{cluster.name}.key"),
     }
 
 

@@ -106,6 +106,8 @@ class Topology(_Section, frozen=True):
     clusters: tuple[Cluster, ...]
     hosts: Literal["overlay", "native"] = "overlay"
     """``hosts`` of every agent."""
+    hubble: bool = False
+    """Whether agents listen for a Hubble relay."""
     bgp: bool = True
     """Whether the nodes peer with the router."""
     contracts: bool = True

@@ -72,6 +72,8 @@ class HostsAgent(AgentFeature):
         self._own, self._kernel, self._sysctl = own, kernel, sysctl
         self._uplink, self._device, self._mtu = devices.uplink, devices.overlay, devices.mtu
         self._node, self._remote, self._flags, self._all_native = node, remote, flags, native
+        #: Looks at the kernel's routes again; to be called when they may have gone.
+        self.recheck: Callable[[], None] = lambda: None
 
     def derive(self, loop: Loop) -> None:
         loop.group(self.routed[0], routed, By(self.private, prefixes_of))
@@ -107,7 +109,8 @@ class HostsAgent(AgentFeature):
         loop.derive([], self._settle_flags, also=[self._by_overlay])
 
     def apply(self, loop: Loop, maps: Maps) -> None:  # noqa: ARG002 - routes, not a map
-        loop.apply(self.routes, OverlayRoutes(self._kernel, self._device))
+        applied = loop.apply(self.routes, OverlayRoutes(self._kernel, self._device))
+        self.recheck = applied.recheck
 
     def tasks(self) -> Iterable[Callable[[], Any]]:
         native = NativeRoutes(self._kernel, self.behind, self.native)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.model import IP, PodKey
+from mesh.core.model import IP, PodKey, ServiceKey
 
 Events = npt.NDArray[Any]
 Sequences = npt.NDArray[np.int64]
@@ -71,13 +71,14 @@ _SPELLING = {
 class Names:
     """Turns numbers into names.
 
-    They are the labels of an identity in wire form, the pod of an address, and the cluster of an
-    identity by its upper bits.
+    They are the labels of an identity in wire form, the pod of an address, the cluster of an
+    identity by its upper bits, and the service of an address, port and protocol.
     """
 
     labels: Callable[[int], str] = lambda _identity: ""
     pod: Callable[[IP], PodKey | None] = lambda _address: None
     cluster: Callable[[int], str] = lambda _identity: ""
+    service: Callable[[IP, int, str], ServiceKey | None] = lambda _address, _port, _protocol: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Flow:
     """One event, decoded.
 
     ``translated`` is the source after egress translation, ``sender`` the node whose tunnel it came
-    by.
+    by, ``service`` the one that the sender's socket had asked for.
 
     ``lost`` are drops of its reason, ``unshown`` events of its sender, that were left out before
     it, since the last one.
@@ -121,6 +122,7 @@ class Flow:
     lost: int
     sender: IPv4Address | None = None
     unshown: int = 0
+    service: ServiceKey | None = None
 
 
 def reason_texts(enum: Mapping[str, int]) -> dict[int, str]:
@@ -208,11 +210,15 @@ def _decode(
     run: int, sequences: Sequences, events: Events, names: Names, boot_ns: int
 ) -> list[Flow]:
     end = cache(_end(names))
-    column = {name: events[name].tolist() for name in events.dtype.names or () if name != "pad"}
+    names_of = [name for name in events.dtype.names or () if not name.startswith("pad")]
+    column = {name: events[name].tolist() for name in names_of}
     sources, destinations = _addresses(events["source"]), _addresses(events["destination"])
     translated = _addresses(events["translated"])
-    none = [0] * len(sequences)  # builds before had neither
+    none = [0] * len(sequences)  # of builds before
     senders, unshown = column.get("sender", none), column.get("unshown", none)
+    ports_asked = column.get("service_port", none)
+    asked = _addresses(events["service"]) if "service" in column else ()
+    service = cache(names.service)
     flows = []
     for i, sequence in enumerate(sequences.tolist()):
         protocol, first = column["protocol"][i], column["source_port"][i]
@@ -241,6 +247,9 @@ def _decode(
                 lost=column["lost"][i],
                 sender=IPv4Address(senders[i]) if senders[i] else None,
                 unshown=unshown[i],
+                service=service(asked[i], ports_asked[i], PROTOCOLS.get(protocol, ""))
+                if ports_asked[i]
+                else None,
             )
         )
     return flows

@@ -98,10 +98,14 @@ def plain(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def flow_line(cells: Sequence[str]) -> str:
     """One flow of ``flow watch``; its columns cannot be aligned with those of later flows."""
-    at, node, source, destination, protocol, verdict, reason, translated = map(marked, cells)
+    at, node, source, destination, protocol, verdict, reason, translated, service = map(
+        marked, cells
+    )
     details = [reason] if reason != "-" else []
     if translated != "-":
         details.append(f"as {translated}")
+    if service != "-":
+        details.append(f"asked for {service}")
     end = f" ({', '.join(details)})" if details else ""
     return f"{at} {node}: {source} -> {destination} {protocol} {verdict}{end}"
 

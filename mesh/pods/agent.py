@@ -10,10 +10,10 @@ to, and those are deleted after it. Rows of other marks hold no pod up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.groups import By, To
@@ -113,6 +113,7 @@ class PodsAgent(AgentFeature):
         self._marked = tuple(marks)
         self.layouts = declared(marks)
         self._entries = entries
+        self._watch: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._labels: Table[PodKey, str] = Table("labels of pod")
         self._claimed: Table[PodKey, int] = Table("claimed identity of pod")
         self._identity: Table[PodKey, PodIdentity] = Table("identity of pod")
@@ -291,8 +292,12 @@ class PodsAgent(AgentFeature):
         A key follows its link, because it is made of the pod's device. So a pod that cannot be
         wired costs its own key only.
         """
-        loop.apply(self.link, links)
+        wired = loop.apply(self.link, links)
+        self._watch = partial(links.watch, wired.recheck)
         return loop.apply(self.entry, entries)
+
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self._watch,) if self._watch else ()
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         clear = partial(forget, maps.program("mg_forget"), maps.struct("forget"))

@@ -142,6 +142,8 @@ class Node:
 
     #: Entries of maps that are to have others than usual here.
     entries: ClassVar[Mapping[str, int]] = {}
+    #: Where its programs were built.
+    built: Path = OBJECTS
 
     def __init__(self, plan: Plan, space: Path, directory: Path, **config: object) -> None:
         self.plan, self.space, self.directory = plan, space, directory
@@ -159,7 +161,7 @@ class Node:
         self.reset()
 
     def _load(self, name: str, config: Mapping[str, object]) -> Object:
-        opened = Object.open(OBJECTS / f"{name}.o")
+        opened = Object.open(self.built / f"{name}.o")
         if name != "sweep":
             opened.set_config("cfg", self.settings | config)
         self.share(opened)
@@ -216,6 +218,7 @@ class Node:
             "mg_ended",
             "mg_known",
             "mg_egress_pods",
+            "mg_service_ip",
         ):
             self.clear(name)
         for table in range(self.maps["mg_used"].max_entries):

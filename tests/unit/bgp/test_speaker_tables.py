@@ -216,3 +216,18 @@ def test_an_odd_line_is_a_finding_of_its_session_until_the_next_good_one(tmp_pat
     assert odd() == [("node/east-2", f"peer/{ROUTER}"), ("node/east-2",)]
     it.session.states.hear(SessionEvent("state", ROUTER, "up"))
     assert odd() == [("node/east-2",)]
+
+
+def test_a_node_without_routers_is_ready(tmp_path: Path) -> None:
+    """It starts no ExaBGP, so nothing is left to be said; before the peers are known it is not."""
+    it = speaker(tmp_path)
+    it.objects[NODES].upsert(node(2))
+    sync(it.objects[NODES])
+    it.loop.derive_all()
+    assert not it.status()["ready"]
+    sync(it.objects[PEERS])
+    it.loop.derive_all()
+    assert it.status()["ready"]
+    it.objects[PEERS].upsert(peer("router", 65000))
+    it.loop.derive_all()
+    assert not it.status()["ready"]

@@ -129,6 +129,15 @@ def test_a_drop_says_which_node_sent_the_packet(client: Client) -> None:
     assert "sent by" not in before.summary
 
 
+def test_a_flow_names_the_service_that_was_asked_for(client: Client) -> None:
+    """The packet has the backend's address; a service that has gone since has no name."""
+    client.append(*(event(service=f"10.97.1.{n}", service_port=80) for n in (10, 11)))
+    *_, asked, gone = client.get(pb.GetFlowsRequest())
+    assert (asked.destination_service.namespace, asked.destination_service.name) == ("shop", "web")
+    assert asked.ip.destination == WEB
+    assert not gone.HasField("destination_service")
+
+
 def test_a_translated_flow_shows_the_address_outside(client: Client) -> None:
     """Source stays as on the packet; the translation stands in source_xlated and in words."""
     flow = client.get(pb.GetFlowsRequest())[TRANSLATED]

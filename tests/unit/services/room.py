@@ -57,13 +57,18 @@ class FakeMap:
 
 
 class FakeMaps(Maps):
-    """Both maps of services; rows stay rows."""
+    """The maps of services; rows stay rows."""
 
     def __init__(self, services: int = 1000, backends: int = 10000) -> None:
         self.services, self.backends = FakeMap(services), FakeMap(backends)
+        self.addresses = FakeMap(services)
 
     def rows(self, name: str, *_: Any) -> FakeMap:
-        return {"mg_service_addr": self.services, "mg_backend_addr": self.backends}[name]
+        return {
+            "mg_service_addr": self.services,
+            "mg_backend_addr": self.backends,
+            "mg_service_ip": self.addresses,
+        }[name]
 
     def capacity(self, name: str) -> int:
         return self.rows(name).capacity
