@@ -50,7 +50,7 @@ def test_tables_mark_what_is_not_plain(name: str, monkeypatch: pytest.MonkeyPatc
     row = [name, "1"]
     assert list(render.plain(["name", "id"], [row]))[1].split("  ")[0] == HOSTILE[name]
     assert HOSTILE[name] in "\n".join(render.sheet(["name", "id"], [row]))
-    assert HOSTILE[name] in render.flow_line([name] * 8)
+    assert HOSTILE[name] in render.flow_line([name] * 9)
     for out in (io.StringIO(), Terminal()):
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setenv("NO_COLOR", "1")
