@@ -193,7 +193,7 @@ class Controller:
                     "snapshot of pods": self.leading.pods.run,
                     "snapshot of claims": self.leading.allocator.keep,
                 }
-                jobs |= named(task for one in self.features.all for task in one.tasks())
+                jobs |= named(task for feature in self.features.all for task in feature.tasks())
                 for name, job in jobs.items():
                     group.create_task(self.mistakes.keep(name, job), name=name)
         finally:

@@ -103,7 +103,7 @@ class Limits:
     keys: Mapping[AnyShared, int] = field(default_factory=dict)
     findings: int = 100  # shown one by one; the rest is a number
     bytes: int = 64 << 20
-    refused_bytes: int = 4 << 20
+    refused_bytes: int = 2 << 20
 
     def of(self, noun: AnyShared) -> int:
         """How many keys of a noun there may be."""

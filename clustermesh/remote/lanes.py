@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 #: CPU seconds that a cluster may use: saved up at most, and the part of each second.
 SAVED_S, SHARE = 10.0, 0.1
 #: Runs that a cluster may have: saved up at most, and per second.
-SAVED_RUNS, RUNS = 200.0, 20.0
+SAVED_RUNS, RUNS = 500.0, 100.0
 #: CPU seconds after which a pass ends and targets look at the tables, although more waits; and
 #: seconds until the next one: a change needs several turns of the event loop to arrive.
 PASS_S, PAUSE_S = 0.002, 0.004
