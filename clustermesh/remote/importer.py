@@ -76,8 +76,9 @@ Touched = Mapping[AnyShared, Collection[str]]
 #: Keys that are judged in one piece.
 _JUDGED = 32
 
-#: Characters of a key that is read: the names of two objects and of a cluster have at most 540.
-_LONGEST_KEY = 1024
+#: Characters of a key: the names of two objects and of a cluster have at most 540. Of longer ones
+#: so many are judged, which are no longer than that.
+_LONG_KEY, _LONG_KEYS, _LONGEST_KEY = 1024, 64, 1 << 16
 
 #: Refusals that a change of the cluster's nodes may lift.
 _DEPENDENT = frozenset({codes.OUTSIDE, codes.BACKEND_OUTSIDE, codes.NO_ENDPOINT, codes.RESERVED})
@@ -152,6 +153,7 @@ class Importer:
         self._addresses_again: dict[int, None] = {}
         self._beyond: dict[AnyShared, dict[str, bytes]] = {}  # of pages, and of no room as yet
         self._is_listing = False
+        self._long: set[str] = set()  # keys that are longer than any that is meant
         self._draining = False
         #: Another id is being taken over: rows go with the one, and come back with the other.
         self.changes_id = False
@@ -419,7 +421,10 @@ class Importer:
         """Whether there is no room for the key."""
         keys = self._keys[noun]
         full = len(keys) >= self._limits.of(noun) and key not in keys
-        return full or len(key) > _LONGEST_KEY
+        return full or (len(key) > _LONG_KEY and not self._has_room_for_long(key))
+
+    def _has_room_for_long(self, key: str) -> bool:
+        return key in self._long or (len(self._long) < _LONG_KEYS and len(key) <= _LONGEST_KEY)
 
     def _put_beyond(self, noun: AnyShared, key: str, value: bytes) -> None:
         """Keep what may find room at the end of the list, when gone keys have left.
@@ -440,6 +445,8 @@ class Importer:
         if key in keys and self.cluster.id and stands and not waits:
             keys.keep(key)
         keys.put(key, value)
+        if len(key) > _LONG_KEY:
+            self._long.add(key)
         return True
 
     def _forget(self, noun: AnyShared, key: str) -> None:
@@ -450,6 +457,7 @@ class Importer:
             return
         keys.drop_kept(key)
         keys.drop(key)
+        self._long.discard(key)
         self._noted.setdefault(noun, {})[key] = None
 
     # --- Judging ------------------------------------------------------------------------------
