@@ -196,10 +196,16 @@ def write_pair(directory: Path, user: str, pair: KeyPair) -> Files:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file; nobody but ``mode`` says may ever read it, and no link is followed."""
+    """Replace a file; nobody but ``mode`` says may ever read it, and no link is followed.
+
+    It belongs to whom the former one did: a controller is not root, and reads its own key.
+    """
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(fresh, flags, mode), "wb") as out:
         out.write(content)
+        with suppress(FileNotFoundError):
+            former = path.lstat()
+            os.fchown(out.fileno(), former.st_uid, former.st_gid)
     fresh.replace(path)
