@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -65,8 +66,12 @@ def test_a_certificate_that_is_half_over_is_renewed_in_place_with_the_same_life(
     folder, agent = Folder(tmp_path), pki.users[AGENT]
     assert folder.renew() == []
     first, now = agent.cert.read_bytes(), datetime.now(UTC)
+    if os.geteuid() == 0:
+        os.chown(agent.key, 12345, 12345)
+    owner = agent.key.stat().st_uid
     assert folder.renew(now=now + timedelta(days=4)) == [AGENT]
     second = agent.cert.read_bytes()
+    assert (agent.key.stat().st_uid, agent.key.stat().st_mode & 0o777) == (owner, 0o600)
     assert second != first
     assert diagnose(pki.ca.read_bytes(), second, agent.key.read_bytes()) == ""
     assert abs(validity_of(second).end - validity_of(first).end) < timedelta(minutes=1)
