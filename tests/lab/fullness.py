@@ -32,17 +32,20 @@ def three_quarters_full(lab: Lab) -> Iterator[None]:
     """All nodes' connection tables, and their ports to the legacy host; emptied at the end."""
     hosts = lab.shown["hosts"]
     places = {name: Path(host["bpffs"]) for name, host in hosts.items() if host["bpffs"]}
+    pods = {
+        (pod["node"], pod["name"].partition("-")[0]): pod["addresses"] for pod in lab.table("pod")
+    }
     with ExitStack() as stack:
-        for pod in lab.table("pod"):
-            if pod["node"] in places and pod["name"].startswith("client"):
-                for address in pod["addresses"]:
-                    stack.enter_context(_filled(lab, places[pod["node"]], address))
+        for node, place in places.items():
+            # The share of the first one is used up; the second one opens what the test sends.
+            for hog, covered in zip(pods[node, "web"], pods[node, "client"], strict=True):
+                stack.enter_context(_filled(lab, place, hog, covered))
         yield
 
 
 @contextmanager
-def _filled(lab: Lab, place: Path, pod: str) -> Iterator[None]:
-    version = ip_address(pod).version
+def _filled(lab: Lab, place: Path, hog: str, covered: str) -> Iterator[None]:
+    version = ip_address(hog).version
     with (
         Map.open_pinned(place / f"mg_ct_v{version}") as connections,
         Map.open_pinned(place / f"mg_nat_v{version}") as mappings,
@@ -53,9 +56,11 @@ def _filled(lab: Lab, place: Path, pod: str) -> Iterator[None]:
         )
         port = lab.shown["legacy"]["udp"]
         egress, ports = _ports(blocks, version)
-        translated, mapped = _translated(connections, mappings, pod, (legacy, port), egress, ports)
+        translated, mapped = _translated(
+            connections, mappings, covered, (legacy, port), egress, ports
+        )
         room = int(connections.max_entries * PART) - len(translated[0]) - len(connections.dump()[0])
-        plain = _plain(connections, pod, version, room)
+        plain = _plain(connections, hog, version, room)
         for table, (keys, values) in (
             (mappings, mapped),
             (connections, translated),
