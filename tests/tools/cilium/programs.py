@@ -7,6 +7,7 @@ import io
 import json
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -26,6 +27,7 @@ PACKAGES = {
 }
 
 
+@cache
 def binary(name: str) -> Path:
     """The program, built once per machine outside of the work tree."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshgate"
