@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from clustermesh.etcd.client import Client, Denied, EtcdError
+from clustermesh.etcd.names import is_readable
 from clustermesh.etcd.requests import cut, get_op, read_kv
 from clustermesh.findings import COUNTER_STANDS, NO_COUNTERS
 from clustermesh.remote import wire
@@ -198,7 +199,8 @@ class Counters:
         log.warning("event=cluster_stands_still cluster=%s seconds=%d", name, counter.limit_s)
         self._still[name] = counter
         self._standing.pop(name, None)
-        gone = [key for key in self._told() if wire.split_key(key)[1] == name]
+        keys = (key for key in self._told() if wire.split_key(key)[1] == name)
+        gone = [key for key in keys if is_readable(key)]
         self._on_batch(Batch(0, (), gone))
 
     async def _let_in(self, name: str) -> None:
@@ -231,7 +233,7 @@ class Counters:
         prefixes = [noun.prefix for noun in SHARED if noun is not CONFIG]
         for prefix in (*prefixes, wire.CANARIES):
             kvs += (await self._client.list(f"{prefix}{name}/")).kvs
-        return [entry_of(kv) for kv in kvs]
+        return [entry for entry in map(entry_of, kvs) if is_readable(entry.key)]
 
 
 def _limit_s(config: bytes) -> int:

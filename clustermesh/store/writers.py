@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client
+from clustermesh.etcd.names import key_bytes, key_text
 from clustermesh.etcd.requests import cut, prefix_end
 from clustermesh.remote import wire
 from clustermesh.remote.shared import CONFIG, SHARED
@@ -73,8 +74,7 @@ async def _watch(client: Client, tree: str, written: Counter[str]) -> None:
     async with aclosing(client.watch(tree)) as watch:
         async for seen in watch:
             for event in seen.events:
-                key = event.kv.key.decode(errors="replace")
-                written[_group(key)] += len(event.kv.key) + len(event.kv.value)
+                written[_group(key_text(event.kv.key))] += len(event.kv.key) + len(event.kv.value)
 
 
 def _group(key: str) -> str:
@@ -87,7 +87,7 @@ def _group(key: str) -> str:
 
 def _sample(prefix: str) -> pb.RequestOp:
     """A few keys, and how many there are."""
-    start = prefix.encode()
+    start = key_bytes(prefix)
     return pb.RequestOp(
         request_range=pb.RangeRequest(key=start, range_end=prefix_end(start), limit=MEASURED)
     )
