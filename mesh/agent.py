@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,10 +17,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from bgp.agent import RoutersAgent
 from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
+from clustermesh.contract import CONTRACTS
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
@@ -47,6 +50,7 @@ from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
+from mesh.nodes.overlay import OverlayDevice
 from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
@@ -72,7 +76,13 @@ log = logging.getLogger(__name__)
 
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
+#: What one sender may tell in 8.6 s, and how many of these events may be drops: with the history of
+#: ``observe.events.KEPT`` events, a pod alone needs four and a half minutes to fill it.
+EVENT_SHARE, DROP_SHARE = 512, 128
 ICMP_ERRORS = 1000
+
+#: What Python puts before the words of an OSError.
+_NUMBER = re.compile(r"^\[Errno \d+\] ")
 
 #: Makes further features of a node from the tables of those that are there.
 More = Callable[["Features"], Iterable[AgentFeature]]
@@ -109,7 +119,7 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts.endpoint, objects, own, remote, self.locators.locator
+            me, config.uplink, facts, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
@@ -118,7 +128,7 @@ class Features:
             native=config.hosts == "native",
         )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
-        self.services = ServicesAgent(me.cluster, objects, own.pods, remote)
+        self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
         self.local = LocalPods(me.name, objects)
         self.egress = EgressAgent(
             me,
@@ -132,7 +142,7 @@ class Features:
         )
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
-            self.egress,
+            self.egress, RoutersAgent(objects),
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
@@ -149,7 +159,8 @@ class Features:
         features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
-        features.append(RemoteAgent(remote, features))
+        contracts = objects[CONTRACTS]
+        features.append(RemoteAgent(remote, contracts, config.etcd.address, features))
         self.all = tuple(features)
         self.store.check(self.contradicts)
 
@@ -185,10 +196,12 @@ class Agent:
         steps: Steps | None = None,
         kinds: Kinds = KINDS,
         programs: Path | None = None,
+        overlay: OverlayDevice | None = None,
     ) -> None:
         self.config = config
         self._steps = steps or Steps()
         self.kernel = kernel
+        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
         self.datapath = Datapath(config.bpffs, programs, sizes)
@@ -261,7 +274,7 @@ class Agent:
         """What the kernel has, and the datapath's configuration from it."""
         mount_bpffs()
         facts = await self.uplink.facts()
-        vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
+        vxlan = await self.overlay.make()
         devices = self.config.uplink, VXLAN_DEVICE
         self.host.prepare(devices, await self.host.default_routes())
         settings: dict[str, object] = {
@@ -272,6 +285,8 @@ class Agent:
             "cluster_shift": labels.CLUSTER_SHIFT,
             "uplink_mtu": facts.mtu,
             "drop_events": DROP_EVENTS,
+            "event_share": EVENT_SHARE,
+            "drop_share": DROP_SHARE,
             "icmp_errors": ICMP_ERRORS,
         }
         return facts, settings
@@ -284,8 +299,9 @@ class Agent:
         )  # fmt: skip
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
-        names = Names(labels=identity.labels_of, pod=identity.pod_of)
-        self.events = NodeEvents(cluster, node, self.datapath, names)
+        services = self.features.services
+        names = Names(identity.labels_of, identity.pod_of, identity.cluster_of, services.service_of)
+        self.events = NodeEvents(cluster, node, self.datapath, names, self.features.pods.by_device)
         self.health = Health(
             node,
             self.datapath,
@@ -326,6 +342,7 @@ class Agent:
             "next hops": self.hops.run,
             "sweep": partial(sweep, self.datapath),
             "health": self.health.run,
+            "events": self.events.run,
             "host": self.host.run,
             "date findings": self._since.run,
             **{f"listener {number}": one.run for number, one in enumerate(self.listeners)},
@@ -336,6 +353,8 @@ class Agent:
             async with self.server, asyncio.TaskGroup() as group:
                 uplink = partial(self.uplink.run, self.facts)
                 group.create_task(self.mistakes.keep("the uplink", uplink, MovedError))
+                overlay = partial(self.overlay.run, self.features.hosts.recheck)
+                group.create_task(self.mistakes.keep("the overlay's device", overlay, MovedError))
                 for name, job in jobs.items():
                     group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
@@ -353,6 +372,7 @@ class Agent:
             "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(),
             **self.health.status(),
+            **self.events.status(),
         }
 
     def usage(self) -> Iterable[Usage]:
@@ -368,6 +388,7 @@ class Agent:
             ("the store", self.features.store.findings),
             *((type(one).__name__, one.findings) for one in self.features.all),
             ("the uplink", partial(self.uplink.findings, self.config.node)),
+            ("the overlay's device", partial(self.overlay.findings, self.config.node)),
             ("namespaces", self.namespaces.findings),
             *((f"listener {number}", one.findings) for number, one in enumerate(self.listeners)),
             ("the host", self.host.findings),
@@ -384,7 +405,8 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
     """What a target of the node could not write, and what it has no room for."""
     report, about = applied.report, (f"node/{node}",)
     for key, text in report.errors.items():
-        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, text, about)
+        words = _NUMBER.sub("", text)
+        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, words, about)
     if report.full and report.full.meaning:  # without, the feature has a finding of its own
         yield Finding(FULL, f"{node}/{report.full.map}", "max_entries", str(report.full), about)
 
@@ -392,14 +414,17 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
 async def _live(config: AgentConfig, steps: Steps) -> None:
     """One agent after another, each on the uplink as it is, in one process."""
     async with Kernel.open() as kernel:
+        overlay = OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         while True:
-            await _live_once(config, kernel, steps)
+            await _live_once(config, kernel, steps, overlay)
             process.begin_anew()
 
 
-async def _live_once(config: AgentConfig, kernel: Kernel, steps: Steps) -> None:
-    """One agent, until it is cancelled or its uplink has changed."""
-    agent = Agent(config, kernel, steps=steps)
+async def _live_once(
+    config: AgentConfig, kernel: Kernel, steps: Steps, overlay: OverlayDevice
+) -> None:
+    """One agent, until it is cancelled or its uplink or the overlay's device has changed."""
+    agent = Agent(config, kernel, steps=steps, overlay=overlay)
     try:
         await agent.start()
         log.info(

@@ -24,6 +24,7 @@ from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch
@@ -96,7 +97,7 @@ class Speaker:
             {f"{own}{noun}/": self.take for noun in self.claims},
             on_synced=self._on_synced,
         )
-        self.engine = Engine(config.run_dir)
+        self.engine = Engine(config.run_dir, config.bgp_user)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()
         self.of_peerings = self.loop.apply(self.peerings, self.session.peers)
@@ -250,15 +251,29 @@ class Speaker:
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
             yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
+        yield from ending(self.client, *about)
+        yield from self._exabgp_findings()
         yield from self.mistakes.of("the sessions", self._session_findings)
         yield from self.mistakes.findings()
 
-    def _session_findings(self) -> Iterator[Finding]:
+    def _exabgp_findings(self) -> Iterator[Finding]:
         place, node = f"{self.node.name}/exabgp", f"node/{self.node.name}"
+        if not self.engine.is_as_wanted:
+            text = f"ExaBGP (pid {self.engine.pid()}) runs as user {self.engine.listener}"
+            yield Finding(codes.FORMER_EXABGP, place, "", text, (node,))
+        if self.session.log_problem:
+            yield Finding(codes.LOG_STAYS, place, "", self.session.log_problem, (node,))
+        for peer, odd in self.session.states.odd.items():
+            about = (node, f"peer/{peer}") if peer else (node,)
+            name = f"session of {self.node.name} with {peer or 'an unknown router'}"
+            yield Finding(codes.ODD_LINE, name, "", odd, about)
         if self.session.problem:
             yield Finding(codes.EXABGP_AWAY, place, "", self.session.problem, (node,))
         if self.session.memory.problem:
             yield Finding(codes.NOT_REMEMBERED, place, "", self.session.memory.problem, (node,))
+
+    def _session_findings(self) -> Iterator[Finding]:
+        node = f"node/{self.node.name}"
         for peering in self.peerings.rows.values():
             state = self.session.state(peering)
             name = peering.origin or f"BGPPeer/{peering.name}"
@@ -285,13 +300,19 @@ class Speaker:
         }
         return [family for family in FAMILIES if family in wanted.difference(families)]
 
+    def _is_ready(self) -> bool:
+        """Everything is said; a node that has no routers to speak to starts no ExaBGP."""
+        if self.peerings.synced and not self.peerings.rows and not self.session.memory.peerings:
+            return True
+        return self.of_routes.current and not self.session.owed
+
     def status(self) -> Row:
         """The process's own view."""
         return {
             "role": "speaker",
             "host": self.node.name,
             "cluster": self.node.cluster,
-            "ready": self.of_routes.current and not self.session.owed,
+            "ready": self._is_ready(),
             "exabgp": self.engine.pid(),
             "relay": self.engine.relay_pid(),
             "routes": len(self.routes.rows),
@@ -314,6 +335,7 @@ class Speaker:
                     "manifests": self.manifests.run,
                     "follow the store": self.view.run,
                     "session": self.session.run,
+                    "log of ExaBGP": self.session.keep_log,
                     "end-of-rib": self.release,
                     "loop": self.loop.run,
                     "date findings": self._since.run,

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
 
 import grpc
@@ -33,8 +34,10 @@ from clustermesh.etcd.errors import (
     EtcdError,
     FutureRevision,
     LeaseNotFound,
+    NoWrites,
     OutcomeUnknown,
     Replaced,
+    StoreCorrupt,
     StoreFull,
     Unavailable,
     canceled,
@@ -53,8 +56,10 @@ __all__ = [
     "FutureRevision",
     "KeyList",
     "LeaseNotFound",
+    "NoWrites",
     "OutcomeUnknown",
     "Replaced",
+    "StoreCorrupt",
     "StoreFull",
     "Unavailable",
     "Watched",
@@ -68,6 +73,9 @@ PAGE_KEYS = 5000
 LISTS = 4
 #: Seconds between two tries of a watch at most.
 WATCH_PAUSE_S = 2.0
+
+#: Seconds between looks for new certificate files.
+LOOK_S = 1.0
 
 #: Shortest attempt, when a call's time is nearly up.
 SHORTEST_S = 0.05
@@ -138,7 +146,14 @@ class Client:
         self._stamp: tuple[int, ...] = ()
         self._channel: grpc.aio.Channel | None = None
         self._retired: list[grpc.aio.Channel] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._looked = 0.0  # when the files were looked at
+        self._lives = channel.Lives(endpoint)
+
+    def ending(self) -> str:
+        """Whether our certificate, or the CA's, ends soon, in words; empty when none does."""
+        return self._lives.ending(datetime.now(UTC))
 
     async def aclose(self) -> None:
         """End all calls and streams."""
@@ -162,36 +177,41 @@ class Client:
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    async def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+    def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
         """All keys of a prefix in the order of their bytes, page by page, at one revision.
 
         The revision is that of the first page; at least one page comes. Raises Compacted when that
         revision is gone before the last page: what came so far is then no complete list, and the
         caller starts anew. Close it with ``aclosing``.
         """
+        return self._pages(prefix, pinned=True)
+
+    def loose_pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+        """``pages``, but each as it is when it is read, with its own revision."""
+        return self._pages(prefix, pinned=False)
+
+    async def _pages(self, prefix: str, *, pinned: bool) -> AsyncGenerator[KeyList, None]:
         (key, end), revision = prefix_range(prefix), 0
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
-            revision = revision or page.header.revision
-            yield KeyList(revision, page.kvs)
+            yield KeyList(revision or page.header.revision, page.kvs)
+            if pinned:
+                revision = revision or page.header.revision
             if not page.more:
                 return
             key = page.kvs[-1].key + b"\0"
 
     async def list(self, prefix: str) -> KeyList:
-        """All keys of a prefix at one revision, at once; for prefixes with few keys."""
+        """All keys of a prefix at one revision, at once; for prefixes with few keys.
+
+        When history is cut again and again meanwhile, each page comes as it is then, and the
+        revision is that of the first one.
+        """
         for _ in range(LISTS):
             with suppress(Compacted):
-                return await self._list(prefix)
-        return await self._list(prefix)
-
-    async def _list(self, prefix: str) -> KeyList:
-        kvs: list[pb.KeyValue] = []
-        async with aclosing(self.pages(prefix)) as pages:
-            async for page in pages:
-                kvs += page.kvs
-        return KeyList(page.revision, kvs)
+                return await _list(self.pages(prefix))
+        return await _list(self.loose_pages(prefix))
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""
@@ -259,6 +279,15 @@ class Client:
         """Version, leader and size of the member that answers."""
         return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
 
+    async def alarms(self) -> Sequence[str]:
+        """What keeps everybody from writing, in etcd's words; mostly nothing.
+
+        A user that may not ask is told of none.
+        """
+        with suppress(Denied):
+            return tuple((await self.status()).errors)
+        return ()
+
     async def compact(self, revision: int) -> None:
         """Forget the history before ``revision``."""
         request = pb.CompactionRequest(revision=revision, physical=True)
@@ -310,6 +339,8 @@ class Client:
                         f"before it was at {create.start_revision - 1}: another store"
                     )
                 yield Watched(reply.header.revision, reply.events, reply.created)
+                if not stream.is_current:
+                    return  # it goes over to a connection with the new certificate, loses nothing
 
     async def _call(
         self,
@@ -346,18 +377,42 @@ class Client:
         """The channel; a new one after certificate files were replaced. Raises OSError."""
         if self._closed:
             raise Unavailable("the client is closed", sent=False)
-        if self._channel is not None and self.problem:
-            self._retire_outdated(self._channel)
+        self.look()
         if self._channel is None:
             self._stamp = channel.stamp(self.endpoint)
             self._secrets = channel.read_secrets(self.endpoint)
             self._channel = channel.open_channel(self.endpoint, self._secrets)
         return self._channel
 
-    def _retire_outdated(self, old: grpc.aio.Channel) -> None:
-        if self._stamp != channel.stamp(self.endpoint):
-            self._retired.append(old)  # its open streams go on
-            self._channel = None
+    def is_current(self, opened: grpc.aio.Channel) -> bool:
+        """Whether the channel was made of the files that there are."""
+        self.look()
+        return opened is self._channel
+
+    def look(self) -> None:
+        """Retire the channel when its files were replaced; while it works, by better ones only."""
+        now = time.monotonic()
+        if self._channel is None or (not self.problem and now - self._looked < LOOK_S):
+            return
+        self._looked = now
+        if self._stamp == channel.stamp(self.endpoint):
+            return
+        if self.problem or channel.is_usable(self.endpoint):
+            self._retire(self._channel)
+
+    def _retire(self, old: grpc.aio.Channel) -> None:
+        """Its open streams go on; those of the one before it have gone over long ago.
+
+        One that does not work is closed: it would go on knocking with a certificate that has ended.
+        """
+        ended, kept = [*self._retired, old], list[grpc.aio.Channel]()
+        if not self.problem:
+            kept.append(ended.pop())
+        self._retired, self._channel = kept, None
+        for one in ended:
+            closing = asyncio.ensure_future(one.close(None))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def failed(self, error: BaseException, request: Message | None = None) -> BaseException:
         """What to raise for an error of grpcio or of a certificate file; notes ``problem``."""
@@ -381,11 +436,17 @@ class _Stream(Generic[M]):
     def __init__(self, client: Client, method: str, reply: type[M]) -> None:
         self._client = client
         try:
-            self._call = client.connected().stream_stream(
+            self._channel = client.connected()
+            self._call = self._channel.stream_stream(
                 f"/etcdserverpb.{method}", _wire, reply.FromString
             )(metadata=HAS_LEADER)
         except GRPC_ERRORS as error:
             raise client.failed(error) from error
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it goes over a connection with the certificate that there is now."""
+        return self._client.is_current(self._channel)
 
     async def write(self, message: Message) -> None:
         # grpc.aio leaves a write waiting for ever when the call ends before its metadata is sent.
@@ -414,6 +475,17 @@ class _Stream(Generic[M]):
 
     async def aclose(self) -> None:
         self._call.cancel()
+
+
+async def _list(pages: AsyncGenerator[KeyList, None]) -> KeyList:
+    """All pages as one, at the revision of the first."""
+    kvs: list[pb.KeyValue] = []
+    revision = 0
+    async with aclosing(pages):
+        async for page in pages:
+            kvs += page.kvs
+            revision = revision or page.revision
+    return KeyList(revision, kvs)
 
 
 def _wire(message: Message) -> bytes:

@@ -37,8 +37,16 @@ class BadRequest(EtcdError):
     """The request itself is wrong: too big, too many operations, a key twice."""
 
 
-class StoreFull(EtcdError):
-    """The database has reached its quota: etcd takes no writes until somebody makes room."""
+class NoWrites(EtcdError):
+    """An alarm stands in etcd: reads go on, and nobody's write is taken until it is disarmed."""
+
+
+class StoreFull(NoWrites):
+    """The database has reached its quota (NOSPACE)."""
+
+
+class StoreCorrupt(NoWrites):
+    """Members of etcd disagree about their data (CORRUPT)."""
 
 
 class LeaseNotFound(EtcdError):
@@ -84,6 +92,7 @@ ANSWERS: tuple[tuple[str, type[EtcdError]], ...] = (
     ("required revision is a future revision", FutureRevision),
     ("requested lease not found", LeaseNotFound),
     ("database space exceeded", StoreFull),
+    ("corrupt cluster", StoreCorrupt),
 )
 
 

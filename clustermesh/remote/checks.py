@@ -9,18 +9,21 @@ those of ``clustermesh/findings.py``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
+from clustermesh.contract import Contract
 from clustermesh.findings import (
     ADDRESS_TAKEN,
     BACKEND_OUTSIDE,
     CAPABILITIES,
     CLUSTER_ID,
     CLUSTER_NAME,
+    CONTRACT_ID,
     IDENTITY_RANGE,
     LABELS,
     MISMATCH,
@@ -29,7 +32,7 @@ from clustermesh.findings import (
     RESERVED,
 )
 from clustermesh.remote import slice_pb2 as pb
-from clustermesh.remote import slices, wire
+from clustermesh.remote import slices, terms, wire
 from clustermesh.remote.holdings import (
     MAPPED,
     Holder,
@@ -121,12 +124,18 @@ class RemoteCluster:
     name: str
     ledger: Ledger
     id: int = 0
+    claimed: int = 0  # the id that its config says, accepted or not
     config_gone: bool = False  # since the id was accepted, so another one may come
     capabilities: wire.Capabilities = wire.Capabilities()  # noqa: RUF009 - frozen
     nodes: dict[str, RemoteNode] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)  # address of a node -> node
     routers: dict[str, str] = field(default_factory=dict)
     cidrs: dict[int, dict[int, str]] = field(default_factory=dict)  # host bits -> prefix -> node
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the cluster; None: it is provisional."""
+        return self.ledger.contracts.get(self.name)
 
     def enter(self, node: RemoteNode) -> None:
         """Make a node's prefixes and addresses count."""
@@ -193,10 +202,15 @@ def cluster_id(remote: RemoteCluster, _: str, value: bytes) -> tuple[int, tuple[
         raise NotAccepted(
             CLUSTER_ID, "id", f"cluster id {config.id} is not in 1..{wire.MAX_CLUSTERS}"
         )
+    remote.claimed = config.id
     _check_capabilities(config.capabilities)
     if remote.id and config.id != remote.id and not remote.config_gone:
         text = f"cluster id {config.id}, but {remote.name} was accepted with {remote.id}"
         raise NotAccepted(CLUSTER_ID, "id", text)
+    contract = remote.contract
+    if contract is not None and config.id != contract.id:
+        text = f"cluster id {config.id}, but spec.id of {contract} is {contract.id}"
+        raise NotAccepted(CONTRACT_ID, "id", text)
     remote.ledger.take_id(remote.name, config.id)
     remote.capabilities = config.capabilities
     return config.id, ()
@@ -217,8 +231,24 @@ def node(
     row = wire.node_row(wired)
     routers = dict.fromkeys(a for a in wire.router_addresses(wired) if a not in row.addresses)
     addresses = tuple(("IPAddresses", address) for address in (*row.addresses, *routers))
-    remote.ledger.take(Holder(remote.name, name), Holdings(tuple(_networks(row)), addresses))
+    holder, claimed = Holder(remote.name, name), Holdings(tuple(_networks(row)), addresses)
+    remote.ledger.check(holder, claimed)
+    _check_terms(remote, row, routers)
+    remote.ledger.enter(holder, claimed)
     return RemoteNode(replace(row, routers=tuple(routers))), ()
+
+
+def _check_terms(remote: RemoteCluster, row: Node, routers: Iterable[IP]) -> None:
+    """Whether the cluster may have the node's prefixes and addresses (``terms.py``)."""
+    ledger, cluster = remote.ledger, remote.name
+    for cidr in row.pod_cidrs:
+        terms.check_pods(ledger, cluster, f"IPv{cidr.version}AllocCIDR", cidr)
+    for address in row.addresses:
+        terms.check_node_address(ledger, cluster, "IPAddresses", address)
+    for address in routers:
+        terms.check_router(ledger, cluster, "IPAddresses", address)
+    if row.locator:
+        terms.check_locator(ledger, cluster, f"Annotations.{wire.LOCATOR}", row.locator)
 
 
 def read_identity(_: str, value: bytes) -> bytes:
@@ -238,9 +268,21 @@ def identity(remote: RemoteCluster, name: str, value: bytes) -> tuple[Identity, 
         raise wire.WireError("labels", f"not readable as UTF-8: {error}") from None
     if not labels.endswith(";") or not labels.isprintable():
         raise NotAccepted(LABELS, "labels", "labels are not of the form source:key=value;")
-    if (wire.CLUSTER_LABEL, remote.name) not in wire.split_labels(labels):
+    named = wire.split_labels(labels)
+    if twice := _twice(key.partition(":")[2] or key for key, _ in named):
+        raise NotAccepted(LABELS, "labels", f"label {twice!r} stands there twice")
+    if (wire.CLUSTER_LABEL, remote.name) not in named:
         raise NotAccepted(LABELS, "labels", f"label {wire.CLUSTER_LABEL}={remote.name} is missing")
+    for label, namespace in named:
+        if label == wire.NAMESPACE_LABEL:
+            terms.check_namespace(remote.ledger, remote.name, "labels", namespace)
     return Identity(remote.name, int(text), labels), ()
+
+
+def _twice(keys: Iterable[str]) -> str:
+    """The first key that comes again: who reads the text takes either value for true."""
+    counts = Counter(keys)
+    return next((key for key, count in counts.items() if count > 1), "")
 
 
 def read_service(_: str, value: bytes) -> wire.WireService:
@@ -264,6 +306,8 @@ def service(
         raise NotAccepted(MISMATCH, "frontends", "a port's name is no name")
     if not all(map(_is_port_name, (part.port_name for part in row.backends))):
         raise NotAccepted(MISMATCH, "backends", "a port's name is no name")
+    terms.check_namespace(remote.ledger, remote.name, "namespace", row.namespace)
+    terms.check_services(remote.ledger, remote.name, "frontends", row.addresses)
     kept, rests = own_backends(remote, row.backends, lambda kept: replace(row, backends=kept))
     return replace(row, backends=kept), rests
 
@@ -287,6 +331,7 @@ def service_slice(
         raise NotAccepted(MISMATCH, label, f"{row.service!r} is no name of a service")
     if not all(map(_is_port_name, (part.port_name for part in row.backends))):
         raise NotAccepted(MISMATCH, "ports", "a port's name is no name")
+    terms.check_namespace(remote.ledger, remote.name, "namespace", row.namespace)
     kept, rests = own_backends(remote, row.backends, lambda kept: replace(row, backends=kept))
     return replace(row, backends=kept), rests
 
@@ -376,7 +421,9 @@ def address(
         text = f"tunnel endpoint {value.host!r} is no node of cluster {remote.name} with IPv4"
         raise NotAccepted(NO_ENDPOINT, "HostIP", text)
     if is_single:
-        remote.ledger.take_pod(remote.name, "IP", here, name)
+        remote.ledger.check_pod(remote.name, "IP", here, name)
+        terms.check_pod(remote.ledger, remote.name, "IP", here)
+        remote.ledger.pods.take(remote.name, here)
     rests = place[1] if place else SINGLE, host_part(value.host)
     return (packed, identity, endpoint) if identity else None, rests
 

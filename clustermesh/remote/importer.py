@@ -82,6 +82,16 @@ _LONG_KEY, _LONG_KEYS, _LONGEST_KEY = 1024, 64, 1 << 16
 
 #: Refusals that a change of the cluster's nodes may lift.
 _DEPENDENT = frozenset({codes.OUTSIDE, codes.BACKEND_OUTSIDE, codes.NO_ENDPOINT, codes.RESERVED})
+#: The field of a contract's limits by noun.
+_LIMITS: Mapping[AnyShared, str] = {
+    NODE: "nodes",
+    IDENTITY: "identities",
+    ADDRESS: "addresses",
+    SERVICE: "services",
+    SLICE: "services",
+}
+#: Refusals of a single address that somebody else's, or something of ours, may lift.
+_WANTING = frozenset({codes.ADDRESS_TAKEN, codes.BEYOND_PROVISIONAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,8 @@ class Importer:
         self._in_part: set[str] = set()  # refused keys of which a part is accepted
         self._singles: dict[str, int] = {}  # keys of addresses that stand by themselves
         self._wanting: dict[str, int] = {}  # keys of addresses that somebody else has
+        self._over: dict[AnyShared, dict[str, None]] = {}  # keys over the contract's limits
+        self.contract_changed = False  # so everything is to be judged again
         self._moved: set[str] = set()  # single addresses that came or went, as ``single`` says
         self._unread: dict[AnyShared, int] = dict.fromkeys(nouns, 0)
         self._noted: dict[AnyShared, dict[str, None]] = {}  # keys that are not judged yet
@@ -202,6 +214,11 @@ class Importer:
                 limit, place = self._limits.of(noun), f"{noun.prefix}{name}/"
                 text = f"more than {limit} keys: {unread} further ones are not read"
                 shown[place] = Finding(codes.TOO_MANY, place, "keys", text, self._about)
+        for noun, over in self._over.items():
+            if over:
+                place, given = f"{noun.prefix}{name}/", self._given(noun)
+                text = f"{len(over)} keys more than the {given} of spec.limits in its contract"
+                shown[f"{place} over"] = Finding(codes.OVER_LIMIT, place, "keys", text, self._about)
         hidden = len(self._refused) - self._limits.findings
         if hidden > 0:
             place, text = f"cilium/cache/*/v1/{name}/", f"{hidden} further keys are refused"
@@ -264,6 +281,9 @@ class Importer:
         again, self._again = self._again, None
         order, self._own_changed = self._own_changed, False
         addresses, self._addresses_again = self._addresses_again, {}
+        if self.contract_changed:
+            yield from self._settling_contract(draft, touched)
+            touched = {}
         has_config = self._config in self._keys[CONFIG]
         lacks = has_config and (not self.cluster.id or self._config in self._refused)
         due = CONFIG in touched or (again is not None and lacks)
@@ -292,7 +312,7 @@ class Importer:
     @property
     def has_work(self) -> bool:
         """Whether something is to be judged."""
-        told = bool(self._noted or self._canaries)
+        told = bool(self._noted or self._canaries or self.contract_changed)
         return told or bool(self._addresses_again) or self._again is not None
 
     def _choosing_form(self, draft: Draft) -> Iterator[None]:
@@ -350,6 +370,27 @@ class Importer:
             self._again = (self._again or set()) | set(nodes or ())
             self._own_changed |= nodes is not None
         return due
+
+    def judge_contract(self) -> None:
+        """Have everything judged again: the contract is another one than before."""
+        self.contract_changed = True
+
+    def _settling_contract(self, draft: Draft, told: Touched) -> Iterator[None]:
+        """Judge everything again, and keys that are gone.
+
+        Where the contract allows fewer rows, the last keys go first.
+        """
+        self.contract_changed = False
+        everything = {noun: [*told.get(noun, ()), *keys] for noun, keys in self._keys.items()}
+        for noun, keys in everything.items():
+            given = self._given(noun)
+            if given is not None and self._keys[noun].count > given:
+                keys.reverse()
+        touched = {noun: dict.fromkeys(keys) for noun, keys in everything.items()}
+        if touched[CONFIG] and (yield from self._settling_config(draft)):
+            return  # another id: everything has been judged
+        if self.cluster.id:
+            yield from self._settling_rows(draft, touched)
 
     def judge_addresses(self, addresses: Iterable[int]) -> None:
         """Have single addresses judged again that have changed hands."""
@@ -425,7 +466,7 @@ class Importer:
         """Judge the cluster config; whether the id is another one now."""
         key = self._config
         if key not in self._keys[CONFIG]:
-            self.cluster.config_gone = True
+            self.cluster.config_gone, self.cluster.claimed = True, 0
             self._clear(key)
             return False
         accepted, _ = self._judged(CONFIG, key)
@@ -464,11 +505,50 @@ class Importer:
                 self._settle_row(draft, noun, key)
                 if number % _JUDGED == 0:
                     yield
+        yield from self._settling_over(draft)
         self._moved.clear()
         for service, row in self._slices.changed():
             key = wire.service_key(service.cluster, service.namespace, service.name)
             draft.put(SERVICE, service, row or self._keys[SERVICE].accepted(key))
         self._addresses.forget_parts(part for part in moved if not self.cluster.has_part(part))
+
+    def _settling_over(self, draft: Draft) -> Iterator[None]:
+        """Judge keys for which the contract's limits have room again, the first one first."""
+        for noun in [one for one in self._over if one is not NODE]:
+            while keys := self._with_room(noun):
+                for number, key in enumerate(keys, 1):
+                    self._settle_row(draft, noun, key)
+                    if number % _JUDGED == 0:
+                        yield
+
+    def _given(self, noun: AnyShared) -> int | None:
+        """How many rows of a noun the cluster's contract allows; None: any number."""
+        contract = self.cluster.contract
+        field = _LIMITS.get(noun)
+        return getattr(contract.limits, field) if contract and field else None
+
+    def _with_room(self, noun: AnyShared) -> list[str]:
+        """As many keys over the limit as there is room for now."""
+        over, given = self._over.get(noun, {}), self._given(noun)
+        count = self._slices.count if noun is SLICE else self._keys[noun].count
+        return list(islice(over, None if given is None else max(0, given - count)))
+
+    def _is_over(self, noun: AnyShared, key: str, others: int) -> bool:
+        """Whether the contract's limits have no room for a key beside others; then it is noted."""
+        given = self._given(noun)
+        if given is None or others < given:
+            return False
+        self._over.setdefault(noun, {})[key] = None
+        self._clear(key)
+        self._keys[noun].drop_kept(key)
+        return True
+
+    def _others(self, noun: AnyShared, key: str) -> int:
+        """How many rows there are beside that of a key; the node's own addresses are none."""
+        keys = self._keys[noun]
+        if noun is SLICE or (noun is ADDRESS and self._name(noun, key) in self.cluster.hosts):
+            return 0
+        return keys.count - (keys.accepted(key) is not None)
 
     def _resting(self, moved: Collection[str]) -> Mapping[AnyShared, list[Iterable[str]]]:
         """Keys that rest on parts that moved, and those that a node may bring in."""
@@ -503,9 +583,10 @@ class Importer:
                 progress |= self._settle_node(draft, key, moved)
                 if number % _JUDGED == 0:
                     yield
-            if not progress and ledger.revision == seen:
+            room = self._with_room(NODE)
+            if not progress and ledger.revision == seen and not room:
                 break
-            todo = list(self._refused_nodes)
+            todo = [*room, *self._refused_nodes]
         return moved
 
     def _settle_node(self, draft: Draft, key: str, moved: set[str]) -> bool:
@@ -529,6 +610,9 @@ class Importer:
     def _settle_row(self, draft: Draft, noun: AnyShared, key: str) -> None:
         keys = self._keys[noun]
         row, nodes = self._judged(noun, key)
+        of = row.of if noun is SLICE and row is not None else None
+        if of and self._is_over(noun, key, self._slices.others(of)):
+            row, nodes = None, ()
         before = keys.accepted(key)
         keys.accept(key, row, nodes)
         if noun is ADDRESS:
@@ -553,7 +637,7 @@ class Importer:
                 self.cluster.ledger.drop_pod(cluster, gone)
             self._moved.add(single(self._number(key)))
         refused = self._refused.get(key)
-        wants = refused is not None and refused.code == codes.ADDRESS_TAKEN
+        wants = refused is not None and refused.code in _WANTING
         if wants != (key in self._wanting) and "/" not in self._name(ADDRESS, key):
             gone = self._wanting.pop(key, None)
             if gone is None:
@@ -579,9 +663,12 @@ class Importer:
         Also the nodes on which the judgement rests.
         """
         keys = self._keys[noun]
+        self._over.get(noun, {}).pop(key, None)
         if self._draining or key not in keys or noun is self._ignored:
             self._clear(key)
             keys.drop_kept(key)
+            return None, ()
+        if self._is_over(noun, key, self._others(noun, key)):
             return None, ()
         try:
             judged = taken(partial(self._judge, noun, key, keys.latest))
@@ -693,8 +780,18 @@ class Imports:
         return self._all_settled()
 
     def change_own(self, change: OwnChange) -> None:
-        """Take in changed facts of ours: what they concern is to be judged again; ours win."""
-        self._note_own(self.ledger.change_own(change))
+        """Take in changed facts of ours: what they concern is to be judged again; ours win.
+
+        A cluster whose contract has changed is to be judged as a whole.
+        """
+        holders = self.ledger.change_own(change)
+        if not change.more:
+            changed, others = self.ledger.change_contracts(change.contracts)
+            holders |= others
+            for name in sorted(changed & self.importers.keys()):
+                self.importers[name].judge_contract()
+                self.waiting.setdefault(name)
+        self._note_own(holders)
 
     def _note_own(self, holders: Iterable[Holder]) -> None:
         meeting = dict[str, set[str]]()
@@ -719,6 +816,10 @@ class Imports:
         if importer.is_gone:
             self.ledger.drop_id(cluster, importer.cluster.id)
             del self.importers[cluster]
+
+    def by_contract(self, cluster: str) -> bool:
+        """Whether a cluster is to be judged because its contract has changed."""
+        return cluster in self.importers and self.importers[cluster].contract_changed
 
     def may_be_written(self, cluster: str) -> bool:
         """Whether a part of what a run has changed so far is right without the rest of it."""
@@ -750,9 +851,14 @@ class Imports:
     @property
     def findings(self) -> Mapping[str, Finding]:
         """The findings of all clusters by etcd key."""
-        findings: dict[str, Finding] = {}
-        for importer in self.importers.values():
+        findings = {f"{one.object} {one.field}": one for one in self.ledger.in_force.findings}
+        for name, importer in self.importers.items():
             findings.update(importer.findings)
+            contract = self.ledger.contracts.get(name)
+            if contract is not None and importer.cluster.claimed not in (0, contract.id):
+                text = f"cluster {name} says {importer.cluster.claimed}, not {contract.id}"
+                found = contract.finding(codes.CONTRACT_ID, "spec.id", text)
+                findings[f"{found.object} {found.field}"] = found
         return MappingProxyType(findings)
 
     def _importer(self, cluster: str) -> Importer:

@@ -110,6 +110,10 @@ class KeyStore(Protocol):
     def rows(self) -> Iterator[Any]:
         """All accepted rows."""
 
+    @property
+    def count(self) -> int:
+        """How many rows are accepted."""
+
 
 class Keys(Generic[D, R]):
     """Any noun: values as bytes, rows in a dictionary."""
@@ -231,6 +235,10 @@ class Keys(Generic[D, R]):
     def rows(self) -> Iterator[R]:
         return iter(self._accepted.values())
 
+    @property
+    def count(self) -> int:
+        return len(self._accepted)
+
 
 class AddressKeys:
     """Addresses. The value's hash tells whether it changed, its parts are columns."""
@@ -253,6 +261,7 @@ class AddressKeys:
         self._cidr = array("i")  # numbers of the parts on which the judgement rests; -1: none
         self._endpoint = array("i")
         self._count = 0
+        self.count = 0  # accepted rows
         self._hosts: dict[str, str] = {}
         self._part_numbers: dict[str, int] = {}
         self._free_numbers: list[int] = []
@@ -332,7 +341,9 @@ class AddressKeys:
         slot = self._slots.get(key)
         if slot is None:
             return
+        had = bool(self._row_identity[slot])
         _, self._row_identity[slot], self._row_endpoint[slot] = row or (b"", 0, 0)
+        self.count += bool(self._row_identity[slot]) - had
         first, last = (*map(self._number, nodes), -1, -1)[:2]
         self._cidr[slot], self._endpoint[slot] = first, last
         self._tidy(key, slot)

@@ -75,11 +75,15 @@ class Pace:
 
 @dataclass(slots=True)
 class _Lane:
-    """A run that has begun; ``lists``: a list is complete when it has ended."""
+    """A run that has begun; ``lists``: a list is complete when it has ended.
+
+    ``free``: not the cluster is the cause of it, but a list or another contract.
+    """
 
     cluster: str
     pieces: Iterator[None]
     lists: bool
+    free: bool
 
 
 class Lanes:
@@ -140,7 +144,8 @@ class Lanes:
         return found
 
     def _wait_s(self, name: str) -> float:
-        if name in self._listing or (name in self._lanes and self._lanes[name].lists):
+        lane = self._lanes.get(name)
+        if lane.free if lane else name in self._listing or self._imports.by_contract(name):
             return 0.0
         return self._pace(name).wait_s(begins=name not in self._lanes)
 
@@ -175,10 +180,11 @@ class Lanes:
 
     def _begin(self, name: str) -> _Lane:
         lists = name in self._listing
+        free = lists or self._imports.by_contract(name)
         self._listing.discard(name)
-        lane = self._lanes[name] = _Lane(name, iter(()), lists)
+        lane = self._lanes[name] = _Lane(name, iter(()), lists, free)
         lane.pieces = self._run(lane)
-        self._pace(name).charge(0, 0 if lists else 1)
+        self._pace(name).charge(0, 0 if free else 1)
         return lane
 
     def _run(self, lane: _Lane) -> Iterator[None]:
@@ -201,7 +207,7 @@ class Lanes:
         except Exception as error:  # of this cluster, whichever key it was
             log.exception("event=cluster_not_judged cluster=%s", wire.plain(name))
             self._mistakes[name] = repr(error)
-        if not lane.lists:
+        if not lane.free:
             self._pace(name).charge(self._cpu() - began)
         if name not in self._lanes and self._pace(name).is_full:
             del self._paces[name]

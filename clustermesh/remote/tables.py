@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from clustermesh.etcd.client import Client
+from clustermesh.kept import KeptContracts
 from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
@@ -68,6 +69,7 @@ class RemoteTables(Sliced):
         addresses_changed: Callable[[ColumnChanges], None],
         expected: Collection[str] = (),
         nouns: Sequence[Shared[Any, Any, Any]] = SHARED,
+        kept: KeptContracts | None = None,
     ) -> None:
         #: Accepted rows of each noun that has rows.
         self.tables: Mapping[Shared[Any, Any, Any], Table[Any, Any]] = {
@@ -79,8 +81,14 @@ class RemoteTables(Sliced):
         #: Cluster id by name, of the own cluster and of every accepted one.
         self.ids: Table[str, int] = Table("id of cluster")
         self.ids.replace({own.cluster: own.id})
+        #: Whether the contract of a cluster lets its hosts reach ours, by cluster.
+        self.hosts: Table[str, bool] = Table("contract with hosts")
+        self.hosts.mark_synced()
         self._own = own.cluster
         self.imports = Imports(own, nouns=nouns)
+        self._kept = kept
+        if kept is not None:
+            self.imports.ledger.restore_contracts(kept.contracts)
         #: Marked synced when the first list of this store has been judged.
         self.heard = Source("remote clusters heard")
         #: Clusters that were known in another store and are not complete in this one.
@@ -206,8 +214,15 @@ class RemoteTables(Sliced):
         we have learned it.
         """
         self.imports.change_own(change)
+        self._note_contracts()
         self._knows_own |= not change.more
         self._go()
+
+    def _note_contracts(self) -> None:
+        contracts = self.imports.ledger.contracts
+        self.hosts.replace({one.cluster: True for one in contracts.values() if one.hosts})
+        if self._kept is not None:
+            self._kept.write(contracts)
 
     def _writing(self, cluster: str, draft: Draft) -> Iterator[None]:
         """Write what a run has changed."""

@@ -39,9 +39,9 @@ from clustermesh.store.allocator import Allocator, Ask, Inconsistent
 from clustermesh.store.claims import former, owner_key
 from clustermesh.store.forgetting import Forgetting
 from clustermesh.store.heartbeat import Heartbeat
-from clustermesh.store.keys import LeasedTarget
+from clustermesh.store.keys import KeysTarget, LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
-from clustermesh.store.own import FORGOTTEN, Own, pod_key, pod_value
+from clustermesh.store.own import CONFIRMED, FORGOTTEN, Own, pod_key, pod_value
 from mesh.core import journal
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.findings import Code
@@ -264,6 +264,7 @@ class Leading:
         self._who, self._client, self._gate = who, client, gate
         self._wants, self._publishing = wants, publishing
         self._config_key = f"{own.prefix}config"
+        self._confirmed = f"{own.prefix}{CONFIRMED}"
         self._agreed = {"name": who.cluster, "id": who.id, **agreed}
         self._unfit: list[Finding] = []
         self._lost: list[str] = []
@@ -371,6 +372,8 @@ class Leading:
             return targets[-1]
 
         loop.apply(self._wants.wanted, ClaimTarget(self.allocator, self._wants))
+        confirmed = KeysTarget(self._client, [self._confirmed], fence)
+        loop.apply(publishing.confirmed, confirmed)
         cluster = self._who.cluster
         config = loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))
         data = {

@@ -77,6 +77,21 @@ class StoreView:
         """How many times a prefix has found another store behind the address."""
         return sum(part.replacements for part in self._parts.values())
 
+    @property
+    def compactions(self) -> int:
+        """How many times history that was not read yet was compacted."""
+        return sum(part.compactions for part in self._parts.values())
+
+    @property
+    def compacted(self) -> float:
+        """When that was the last time, by ``time.monotonic``."""
+        return max(part.compacted for part in self._parts.values())
+
+    def told(self, prefix: str) -> Iterable[str]:
+        """The keys of which the prefix's callback knows."""
+        part = self._parts.get(prefix)
+        return part.told if part else ()
+
     def follow(self, prefixes: Mapping[str, OnBatch]) -> None:
         """Follow more prefixes; those that are followed already go on as they are."""
         for prefix, on_batch in prefixes.items():
@@ -175,6 +190,7 @@ class _Part(Follow):
         self.is_listed = False
         self._view = view
         self._before: tuple[bytes, int] | None = None  # the marker of what ``_state`` holds
+        self._early: tuple[bytes, int] | None = None  # the marker before a list below a watch
         self._gone: set[str] = set()  # held, and deleted if this is the store that all see
 
     def list_anew(self) -> None:
@@ -197,10 +213,14 @@ class _Part(Follow):
             self._held.difference_update(gone)
             self._hand_on(Batch(self._state.revision, (), gone))
 
+    @property
+    def told(self) -> set[str]:
+        """All keys that were handed on and not deleted since."""
+        return self._state.keys | self._held | (self._listing.keys if self._listing else set())
+
     def tell_all_gone(self) -> None:
         """Hand on the deletion of everything that was told."""
-        told = self._state.keys | self._held | (self._listing.keys if self._listing else set())
-        self._hand_on(Batch(self._state.revision, (), sorted(told)))
+        self._hand_on(Batch(self._state.revision, (), sorted(self.told)))
 
     async def _verify(self, state: _State) -> None:
         await super()._verify(state)
@@ -209,8 +229,13 @@ class _Part(Follow):
         if await self._marker_at(state.revision) != self._before:
             raise Replaced(f"{self._view.marker} is not what it was: another store")
 
+    async def _standing_before(self) -> set[str]:
+        self._early = await self._marker_at(0)
+        return await super()._standing_before()
+
     async def _is_same(self, fresh: _State) -> bool:
-        now = await self._marker_at(fresh.revision)
+        early = fresh.stood is not None
+        now = self._early if early else await self._marker_at(fresh.revision)
         same = now is not None and now == self._before
         self.marker = self._before = now
         self.is_listed = not self._again

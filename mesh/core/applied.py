@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 from mesh.core.limits import Full
@@ -217,7 +217,7 @@ class Applied(ABC):
         self._written(plan.revision, failed=failure is not None)
         await self._delete()
         report.waiting, report.full = self._waited, self.overflow()
-        report.errors = {str(key): text for key, text in self._failed.items()}
+        report.errors = {_spelled(key): text for key, text in self._failed.items()}
         if failure:  # only now: deletes make room in a full map
             raise failure
 
@@ -386,6 +386,13 @@ class Applied(ABC):
 
     def _room_appeared(self) -> None:
         self._room = self.limit.capacity
+
+
+def _spelled(key: Any) -> str:
+    """A key as people write it: the parts of a row's name with slashes between."""
+    if not is_dataclass(key):
+        return str(key)
+    return "/".join(str(getattr(key, part.name)) for part in fields(key))
 
 
 def now_s() -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 _OWN = "meshgate.io/v1alpha1"
+_CLUSTER_SCOPED = ("Node", "Namespace", "BGPPeer", "EgressPolicy", "ClusterPeer", "ServiceCIDR")
 
 
 def _document(kind: str, name: str, api: str = "v1", **parts: Any) -> dict[str, Any]:
-    namespaced = kind not in ("Node", "Namespace", "BGPPeer", "EgressPolicy")
+    namespaced = kind not in _CLUSTER_SCOPED
     place = {"namespace": "shop"} if namespaced else {}
     meta = {"name": name, **place, **parts.pop("meta", {})}
     return {"apiVersion": api, "kind": kind, "metadata": meta, **parts}
@@ -65,5 +66,15 @@ DOCUMENTS: tuple[dict[str, Any], ...] = (
         spec={"address": "10.99.0.1", "asn": 65000, "localASN": 65001, "holdTimeSeconds": 9,
               "nodeSelector": {"matchLabels": {"role": "gateway"}},
               "advertise": ["podCIDRs", "egress"]},
+    ),
+    _document(
+        "ClusterPeer", "west", _OWN,
+        spec={"cluster": "west", "id": 2, "podCIDRs": ["10.2.0.0/16"], "hosts": True,
+              "nodeCIDRs": ["10.99.0.0/24"], "serviceCIDRs": ["10.97.2.0/24"],
+              "namespaces": ["shop"], "limits": {"nodes": 3, "addresses": 5}},
+    ),
+    _document(
+        "ServiceCIDR", "kubernetes", "networking.k8s.io/v1",
+        spec={"cidrs": ["10.97.0.0/24", "fd97::/112"]},
     ),
 )  # fmt: skip

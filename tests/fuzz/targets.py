@@ -17,10 +17,11 @@ import yaml
 
 from bgp.exabgp import lines
 from clustermesh import findings as codes
+from clustermesh.contract import Contract, Limits
 from clustermesh.controller import Foreign
 from clustermesh.etcd.names import is_readable, key_bytes, key_text
 from clustermesh.remote import checks, slices, wire
-from clustermesh.remote.holdings import NotAccepted, OwnFacts
+from clustermesh.remote.holdings import NotAccepted, OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports
 from clustermesh.remote.leftovers import Leftovers
 from clustermesh.remote.wire import WireError
@@ -63,6 +64,7 @@ RIGHT: Mapping[str, bytes] = {
     },
     **{wire.canary_key("west", prefix): b"now" for prefix in (wire.NODES, wire.ADDRESSES)},
 }
+CONTRACT = Contract("west", "west", 2, (ip_network("10.2.0.0/16"),), (ip_network("10.99.0.0/24"),))
 OWN_KEYS: Mapping[str, bytes] = {
     "meshgate/v1/east/config": b'{"name": "east", "podCIDRs": ["10.1.0.0_16_24"]}',
     "meshgate/v1/east/synced": b'{"store": "one"}',
@@ -125,6 +127,9 @@ class Judge:
         key, value = odd.one_of(list(RIGHT.items()))
         if odd.chance.random() < 0.3:
             key = key_text(odd.bytes(key.encode()))
+        if odd.chance.random() < 0.05:
+            given = odd.one_of([(), (CONTRACT,), (replace(CONTRACT, limits=Limits(addresses=1)),)])
+            self.imports.change_own(OwnChange(contracts=given))
         if odd.chance.random() < 0.2:
             self.imports.apply({}, [key])
         elif odd.chance.random() < 0.3:
