@@ -9,6 +9,7 @@ certificate keeps what it has and looks again. Whoever writes here holds the loc
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from clustermesh.certs import (
     serial_of,
     validity_of,
 )
-from mesh.core.files import replace_file
+from mesh.core.files import open_private, replace_file
 
 #: Name of root's files, and of etcd's own.
 ROOT, SERVER = "root", "server"
@@ -107,7 +108,7 @@ class Folder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else issues or revokes meanwhile."""
-        with (self.directory / "lock").open("w") as handle:
+        with os.fdopen(open_private(self.directory / "lock"), "ab") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 

@@ -17,7 +17,6 @@ OTHERS = {
     "mesh/cli.py": "/dev/null",
     "bgp/exabgp/launcher.py": "a lock, in the speaker's own folder; it runs without the project",
     "bgp/exabgp/relay.py": "its pid, as ExaBGP's user; it runs without the project",
-    "clustermesh/issued.py": "a lock, in the folder of the CA",
 }
 
 
