@@ -14,10 +14,12 @@ from ipaddress import IPv4Address
 
 from clustermesh import foreign as prefixes
 from clustermesh import publish
+from clustermesh.contract import Contract
+from clustermesh.etcd.client import EtcdAddress
 from clustermesh.findings import SERVICE_TOO_LARGE
 from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
-from clustermesh.remote.ours import Ours
+from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.tables import RemoteTables
 from clustermesh.remote.vanished import Vanished
 from clustermesh.store.complete import AllClaimed
@@ -61,12 +63,12 @@ class Foreign:
         self.created: Table[NodeKey, int] = Table("published node")
         self.meet = meet
         self.pools = tuple(pools)
-        self._cluster = cluster
+        self.cluster = cluster
 
     def take(self, batch: Batch) -> None:
         """Take in what all clusters publish."""
         self.locks.take(batch)
-        mine = f"{wire.NODES}{self._cluster}/"
+        mine = f"{wire.NODES}{self.cluster}/"
         nodes = [entry for entry in batch.puts if entry.key.startswith(wire.NODES)]
         ours = [entry for entry in nodes if entry.key.startswith(mine)]
         self.created.upsert({self._own(entry.key): entry.created for entry in ours})
@@ -83,15 +85,17 @@ class Foreign:
             self.table.mark_synced()
 
     def _own(self, key: str) -> NodeKey:
-        return NodeKey(self._cluster, key.rpartition("/")[2])
+        return NodeKey(self.cluster, key.rpartition("/")[2])
 
 
 class PublishController(ControllerFeature):
-    """Keys of this cluster; ``counted`` are its pods, ``confirmed`` is what we say of them."""
+    """Keys of this cluster; ``counted`` are its pods, ``confirmed`` is what we say of them.
+
+    ``counter_s`` is for how long the cluster's counter may stand until others take it for gone.
+    """
 
     def __init__(
         self,
-        cluster: str,
         id_: int,
         foreign: Foreign,
         store: Own,
@@ -100,12 +104,13 @@ class PublishController(ControllerFeature):
         counted: CountedPods,
         confirmed: Table[PodRef, Confirmed],
         service: Table[ServiceKey, Service],
+        counter_s: int,
     ) -> None:
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
         self.config_key: Table[str, bytes] = Table("cluster config")
         self.canaries: Table[str, bytes] = Table("canary")
         self.later: Table[str, bytes] = Table("canary")
-        self._cluster, self._id = cluster, id_
+        self._cluster, self._id, self._counter_s = foreign.cluster, id_, counter_s
         self._foreign, self._store = foreign, store
         self._node, self._identity = node, identity
         self._counted, self._confirmed, self._service = counted, confirmed, service
@@ -113,7 +118,8 @@ class PublishController(ControllerFeature):
         self.confirmed: Table[str, bytes] = Table("key of confirmed pod")
         self._leaving: Table[NodeKey, Node] = Table("node to publish")
         self._endpoint: Table[str, IPv4Address] = Table("endpoint of published node")
-        self._addresses = publish.PodAddresses(counted, self.published[wire.ADDRESSES], cluster)
+        addresses = self.published[wire.ADDRESSES]
+        self._addresses = publish.PodAddresses(counted, addresses, foreign.cluster)
         self._slices_only: dict[ServiceKey, int] = {}  # too large for the first form
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -167,7 +173,8 @@ class PublishController(ControllerFeature):
 
     def _mark_complete(self) -> None:
         """Put the canaries; they are never taken back."""
-        self.config_key.replace(publish.config(self._cluster, self._id))
+        config = publish.config(self._cluster, self._id, self._counter_s)
+        self.config_key.replace(config)
         late, rest = publish.LATER, [p for p in publish.PREFIXES if p not in publish.LATER]
         self.canaries.replace(publish.canaries(self._cluster, self._since, rest))
         self.later.replace(publish.canaries(self._cluster, self._since, late))
@@ -222,16 +229,17 @@ class RemoteController(ControllerFeature):
         cluster: str,
         id_: int,
         remote: RemoteTables,
+        contracts: Table[str, Contract],
+        store: EtcdAddress,
         forgotten: Table[str, None],
         publishing: PublishController,
         features: Iterable[ControllerFeature],
     ) -> None:
-        others = list(features)
-        networks = [table for one in others for table in one.ours]
-        addresses = [table for one in others for table in one.own_addresses]
+        self.barred = (Table[Network, None]("where the store is"),)
+        self.barred[0].replace(store.networks)
         self._cluster, self._id = cluster, id_
         self._remote, self._publishing = remote, publishing
-        self._ours = Ours(remote, networks, addresses)
+        self._ours = Ours(remote, OwnTables.of([*features, self], contracts))
         self._vanished, self._forgotten = Vanished(cluster), forgotten
 
     def derive(self, loop: Loop) -> None:

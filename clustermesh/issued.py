@@ -9,7 +9,6 @@ certificate keeps what it has and looks again. Whoever writes here holds the loc
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from clustermesh.certs import (
     serial_of,
     validity_of,
 )
+from mesh.core.files import replace_file
 
 #: Name of root's files, and of etcd's own.
 ROOT, SERVER = "root", "server"
@@ -78,8 +78,8 @@ def write_pki(
     """
     directory.mkdir(parents=True, exist_ok=True)
     authority = Authority.create()
-    _write(directory / "ca.crt", authority.pair.cert, 0o644)
-    _write(directory / "ca.key", authority.pair.key, 0o600)
+    replace_file(directory / "ca.crt", authority.pair.cert, mode=0o644)
+    replace_file(directory / "ca.key", authority.pair.key, mode=0o600)
     served = [*server_addresses, "localhost", "127.0.0.1", "::1"]
     server = write_pair(directory, SERVER, authority.issue_server("etcd-server", served))
     folder = Folder(directory)
@@ -126,7 +126,7 @@ class Folder:
             hit = row.user in gone and row.revoked is None
             rows.append(msgspec.structs.replace(row, revoked=now) if hit else row)
         revoked = {int(row.serial, 16): row.revoked for row in rows if row.revoked}
-        _write(self.crl, self.authority.revocation_list(revoked), 0o644)
+        replace_file(self.crl, self.authority.revocation_list(revoked), mode=0o644)
         self._save(rows)
         return sum(new != old for new, old in zip(rows, before, strict=True))
 
@@ -171,7 +171,7 @@ class Folder:
 
     def _save(self, rows: Iterable[Issued]) -> None:
         kept = _kept(rows, datetime.now(UTC))
-        _write(self._list, msgspec.json.encode(kept), 0o600)
+        replace_file(self._list, msgspec.json.encode(kept), mode=0o600)
 
 
 def _kept(rows: Iterable[Issued], now: datetime) -> list[Issued]:
@@ -190,22 +190,6 @@ def files_of(directory: Path, user: str) -> Files:
 def write_pair(directory: Path, user: str, pair: KeyPair) -> Files:
     """Replace the files of a user, the key first."""
     files = files_of(directory, user)
-    _write(files.key, pair.key, 0o600)
-    _write(files.cert, pair.cert, 0o644)
+    replace_file(files.key, pair.key, mode=0o600)
+    replace_file(files.cert, pair.cert, mode=0o644)
     return files
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file; nobody but ``mode`` says may ever read it, and no link is followed.
-
-    It belongs to whom the former one did: a controller is not root, and reads its own key.
-    """
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(fresh, flags, mode), "wb") as out:
-        out.write(content)
-        with suppress(FileNotFoundError):
-            former = path.lstat()
-            os.fchown(out.fileno(), former.st_uid, former.st_gid)
-    fresh.replace(path)

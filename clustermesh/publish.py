@@ -35,9 +35,9 @@ PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
 LATER = (wire.SLICES,)
 
 
-def config(cluster: str, cluster_id: int) -> dict[str, bytes]:
+def config(cluster: str, cluster_id: int, counter_s: int = 0) -> dict[str, bytes]:
     """The key that other clusters read first."""
-    return {wire.config_key(cluster): wire.cluster_config(cluster_id)}
+    return {wire.config_key(cluster): wire.cluster_config(cluster_id, counter_s)}
 
 
 def node_keys(_: NodeKey, row: Node | None, cluster_id: int) -> dict[str, bytes]:

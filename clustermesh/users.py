@@ -29,8 +29,8 @@ from clustermesh.etcd.auth import (
     CONTROLLER,
     NODE,
     SPEAKER,
+    EtcdUser,
     Grant,
-    User,
     add_user,
     remove_user,
     user_grants,
@@ -95,14 +95,14 @@ def make(cluster: str, role: str, pki: Path, endpoints: Sequence[str]) -> MadeUs
         return _made(folder, user, endpoints, cert, fields)
 
 
-def processes_of(cluster: str, role: str, name: str) -> Sequence[User]:
+def processes_of(cluster: str, role: str, name: str) -> Sequence[EtcdUser]:
     """The users that go with a node, or with a controller."""
     roles = (NODE, SPEAKER) if role == NODE else (CONTROLLER,)
-    return [User(cluster, one, name) for one in roles]
+    return [EtcdUser(cluster, one, name) for one in roles]
 
 
 def issue(
-    users: Sequence[User],
+    users: Sequence[EtcdUser],
     pki: Path,
     endpoints: Sequence[str],
     lifetime: timedelta = PROCESS_LIFETIME,
@@ -132,7 +132,7 @@ def issue(
         return made
 
 
-def revoke(users: Sequence[User], pki: Path, endpoints: Sequence[str]) -> int:
+def revoke(users: Sequence[EtcdUser], pki: Path, endpoints: Sequence[str]) -> int:
     """Take these users away: certificates, then user and role. Return how many certificates.
 
     Connections that are open stay: ``end_connections``. Raises ValueError, OSError.
@@ -150,7 +150,7 @@ def revoke(users: Sequence[User], pki: Path, endpoints: Sequence[str]) -> int:
     return number
 
 
-def _mark(users: Sequence[User]) -> str:
+def _mark(users: Sequence[EtcdUser]) -> str:
     """The key that says that these users of one process' host were revoked."""
     first = users[0]
     return revoked_key(first.cluster, first.role, first.name)
@@ -176,7 +176,7 @@ def _port(endpoint: str) -> str:
     return endpoint.rpartition(":")[2]
 
 
-def stem(user: User) -> str:
+def stem(user: EtcdUser) -> str:
     """The names of a user's files begin with it."""
     return files_of(Path(), user.cn).cert.stem
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from clustermesh.etcd.auth import User
+    from clustermesh.etcd.auth import EtcdUser
     from clustermesh.users import MadeUser
 
 _RUN = Path("/run/meshgate")
@@ -137,7 +137,7 @@ def _process(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _revoke(processes: Sequence[User], pki: Path, endpoints: Sequence[str]) -> int:
+def _revoke(processes: Sequence[EtcdUser], pki: Path, endpoints: Sequence[str]) -> int:
     from clustermesh import users
 
     number = users.revoke(processes, pki, endpoints)

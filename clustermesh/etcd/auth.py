@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.errors import BadRequest
+from clustermesh.etcd.names import key_bytes
 from clustermesh.etcd.requests import prefix_end
 
 NODE, SPEAKER, CONTROLLER = "node", "speaker", "controller"
@@ -26,7 +27,7 @@ _LONGEST, _DIGITS = 64, 16
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class User:
+class EtcdUser:
     """A process of a cluster; ``name`` is its node, or the instance of a controller."""
 
     cluster: str
@@ -58,10 +59,12 @@ class Grant:
     def end(self) -> bytes:
         """First key after the granted ones; empty for a single key."""
         whole = self.prefix or self.key.endswith("/")
-        return prefix_end(self.key.encode()) if whole else b""
+        return prefix_end(key_bytes(self.key)) if whole else b""
 
 
-async def bootstrap_auth(client: Client, users: Iterable[User], published: Sequence[str]) -> None:
+async def bootstrap_auth(
+    client: Client, users: Iterable[EtcdUser], published: Sequence[str]
+) -> None:
     """Create users, roles and grants, and switch authentication on.
 
     ``published`` are the prefixes of the nouns that clusters publish. May be repeated, then as
@@ -74,7 +77,7 @@ async def bootstrap_auth(client: Client, users: Iterable[User], published: Seque
     await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
 
 
-def user_grants(user: User, published: Sequence[str]) -> Sequence[Grant]:
+def user_grants(user: EtcdUser, published: Sequence[str]) -> Sequence[Grant]:
     """What a process may do in etcd."""
     own = f"meshgate/v1/{user.cluster}/"
     mine = Grant(f"{own}status/{user.role}/{user.name}/", write=True)
@@ -113,7 +116,7 @@ async def _role(client: Client, name: str, grants: Sequence[Grant]) -> None:
     for grant in grants:
         permission = pb.Permission(
             permType=pb.Permission.READWRITE if grant.write else pb.Permission.READ,
-            key=grant.key.encode(),
+            key=key_bytes(grant.key),
             range_end=grant.end,
         )
         given = pb.AuthRoleGrantPermissionRequest(name=name, perm=permission)

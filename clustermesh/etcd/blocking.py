@@ -1,4 +1,4 @@
-"""The calls of a thread that has no event loop: renew one lease, read one key.
+"""The calls of a thread that has no event loop: renew one lease, read one key, one Txn.
 
 The thread has a channel of its own, so that nothing which the event loop does can delay it. After
 a failed call, and when the certificate was renewed, the channel is closed: the next call connects
@@ -16,6 +16,7 @@ from clustermesh.etcd import channel
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.errors import EtcdError, Unavailable, classify
+from clustermesh.etcd.names import key_bytes
 
 A = TypeVar("A")
 
@@ -56,7 +57,7 @@ class BlockingClient:
 
     def get(self, key: str, within_s: float) -> pb.KeyValue | None:
         """One key, or None. Raises EtcdError."""
-        request = pb.RangeRequest(key=key.encode())
+        request = pb.RangeRequest(key=key_bytes(key))
 
         def ask(opened: grpc.Channel) -> pb.KeyValue | None:
             call = opened.unary_unary(
@@ -66,6 +67,19 @@ class BlockingClient:
             )
             kvs = call(request, timeout=within_s).kvs
             return kvs[0] if kvs else None
+
+        return self._asked(ask)
+
+    def txn(self, request: pb.TxnRequest, within_s: float) -> pb.TxnResponse:
+        """One Txn, which may be repeated. Raises EtcdError."""
+
+        def ask(opened: grpc.Channel) -> pb.TxnResponse:
+            call = opened.unary_unary(
+                "/etcdserverpb.KV/Txn",
+                pb.TxnRequest.SerializeToString,
+                pb.TxnResponse.FromString,
+            )
+            return call(request, timeout=within_s)
 
         return self._asked(ask)
 

@@ -12,13 +12,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
 from clustermesh.certs import Validity, diagnose, validity_of
+from mesh.core.model import Network
 
 OPTIONS: dict[str, str | int] = {
     "grpc.lb_policy_name": "pick_first",
@@ -60,6 +61,12 @@ class EtcdAddress:
     def text(self) -> str:
         """The endpoints as a human names them."""
         return ", ".join(self.endpoints)
+
+    @property
+    def networks(self) -> dict[Network, None]:
+        """The endpoints that are addresses; where a name leads is not asked."""
+        hosts = [host(text) for text in self.endpoints if not text.startswith("unix:")]
+        return dict.fromkeys(ip_network(name) for name in hosts if _is_address(name))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -109,6 +116,13 @@ def host(endpoint: str) -> str:
     """Host part of ``host:port``, without the brackets of IPv6."""
     plain = endpoint.removeprefix("https://").removeprefix("http://")
     return plain.rpartition(":")[0].strip("[]")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
 
 
 def _kind(text: str) -> str:

@@ -34,14 +34,17 @@ from clustermesh.etcd.errors import (
     EtcdError,
     FutureRevision,
     LeaseNotFound,
+    NoWrites,
     OutcomeUnknown,
     Replaced,
+    StoreCorrupt,
     StoreFull,
     Unavailable,
     canceled,
     classify,
 )
-from clustermesh.etcd.requests import prefix_end
+from clustermesh.etcd.names import key_bytes, key_text, shown
+from clustermesh.etcd.requests import prefix_end, prefix_range
 
 __all__ = [
     "BadRequest",
@@ -53,8 +56,10 @@ __all__ = [
     "FutureRevision",
     "KeyList",
     "LeaseNotFound",
+    "NoWrites",
     "OutcomeUnknown",
     "Replaced",
+    "StoreCorrupt",
     "StoreFull",
     "Unavailable",
     "Watched",
@@ -162,55 +167,60 @@ class Client:
     ) -> pb.RangeResponse:
         """Keys from ``key`` up to ``end``, or one key; ``revision`` 0 is now."""
         request = pb.RangeRequest(
-            key=key.encode(), range_end=end, revision=revision, count_only=count_only
+            key=key_bytes(key), range_end=end, revision=revision, count_only=count_only
         )
         return await self._call("KV/Range", request, pb.RangeResponse, LIST)
 
     async def get(self, key: str, revision: int = 0) -> pb.KeyValue | None:
         """One key, or None."""
-        request = pb.RangeRequest(key=key.encode(), revision=revision)
+        request = pb.RangeRequest(key=key_bytes(key), revision=revision)
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    async def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+    def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
         """All keys of a prefix in the order of their bytes, page by page, at one revision.
 
         The revision is that of the first page; at least one page comes. Raises Compacted when that
         revision is gone before the last page: what came so far is then no complete list, and the
         caller starts anew. Close it with ``aclosing``.
         """
-        key, end, revision = prefix.encode(), prefix_end(prefix.encode()), 0
+        return self._pages(prefix, pinned=True)
+
+    def loose_pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+        """``pages``, but each as it is when it is read, with its own revision."""
+        return self._pages(prefix, pinned=False)
+
+    async def _pages(self, prefix: str, *, pinned: bool) -> AsyncGenerator[KeyList, None]:
+        (key, end), revision = prefix_range(prefix), 0
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
-            revision = revision or page.header.revision
-            yield KeyList(revision, page.kvs)
+            yield KeyList(revision or page.header.revision, page.kvs)
+            if pinned:
+                revision = revision or page.header.revision
             if not page.more:
                 return
             key = page.kvs[-1].key + b"\0"
 
     async def list(self, prefix: str) -> KeyList:
-        """All keys of a prefix at one revision, at once; for prefixes with few keys."""
+        """All keys of a prefix at one revision, at once; for prefixes with few keys.
+
+        When history is cut again and again meanwhile, each page comes as it is then, and the
+        revision is that of the first one.
+        """
         for _ in range(LISTS):
             with suppress(Compacted):
-                return await self._list(prefix)
-        return await self._list(prefix)
-
-    async def _list(self, prefix: str) -> KeyList:
-        kvs: list[pb.KeyValue] = []
-        async with aclosing(self.pages(prefix)) as pages:
-            async for page in pages:
-                kvs += page.kvs
-        return KeyList(page.revision, kvs)
+                return await _list(self.pages(prefix))
+        return await _list(self.loose_pages(prefix))
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""
-        request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        request = pb.PutRequest(key=key_bytes(key), value=value, lease=lease)
         return (await self._call("KV/Put", request, pb.PutResponse)).header.revision
 
     async def delete(self, key: str, end: bytes = b"") -> int:
         """Delete one key, or all up to ``end``. Return how many there were."""
-        request = pb.DeleteRangeRequest(key=key.encode(), range_end=end)
+        request = pb.DeleteRangeRequest(key=key_bytes(key), range_end=end)
         return (await self._call("KV/DeleteRange", request, pb.DeleteRangeResponse)).deleted
 
     async def txn(
@@ -269,6 +279,15 @@ class Client:
         """Version, leader and size of the member that answers."""
         return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
 
+    async def alarms(self) -> Sequence[str]:
+        """What keeps everybody from writing, in etcd's words; mostly nothing.
+
+        A user that may not ask is told of none.
+        """
+        with suppress(Denied):
+            return tuple((await self.status()).errors)
+        return ()
+
     async def compact(self, revision: int) -> None:
         """Forget the history before ``revision``."""
         request = pb.CompactionRequest(revision=revision, physical=True)
@@ -286,7 +305,7 @@ class Client:
         Each new connection yields ``created`` first, before any event. Close it with ``aclosing``.
         Raises Compacted, Denied, BadRequest, and Replaced when the store's revision went backwards.
         """
-        key = prefix.encode()
+        key = key_bytes(prefix)
         end = b"" if exact else prefix_end(key)
         following, pause = start, Pause(WATCH_PAUSE_S)
         while True:
@@ -311,7 +330,7 @@ class Client:
                 reply = await stream.read()
                 if reply.compact_revision:
                     oldest = f"revision {reply.compact_revision} is the oldest there is"
-                    raise Compacted(f"watch of {create.key.decode()}: {oldest}")
+                    raise Compacted(f"watch of {shown(key_text(create.key))}: {oldest}")
                 if reply.canceled:  # a refused watch is created and canceled in one message
                     raise canceled(create.key, reply.cancel_reason)
                 if reply.created and reply.header.revision + 1 < create.start_revision:
@@ -456,6 +475,17 @@ class _Stream(Generic[M]):
 
     async def aclose(self) -> None:
         self._call.cancel()
+
+
+async def _list(pages: AsyncGenerator[KeyList, None]) -> KeyList:
+    """All pages as one, at the revision of the first."""
+    kvs: list[pb.KeyValue] = []
+    revision = 0
+    async with aclosing(pages):
+        async for page in pages:
+            kvs += page.kvs
+            revision = revision or page.revision
+    return KeyList(revision, kvs)
 
 
 def _wire(message: Message) -> bytes:

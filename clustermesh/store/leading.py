@@ -21,6 +21,7 @@ import msgspec
 from clustermesh import publish
 from clustermesh.controller import PublishController
 from clustermesh.etcd.client import BadRequest, Client, EtcdError
+from clustermesh.etcd.names import key_text
 from clustermesh.etcd.requests import cut, get_op, if_created, put_op, read_kv
 from clustermesh.findings import (
     CANNOT_WRITE,
@@ -316,7 +317,7 @@ class Leading:
         """How the cluster's stored configuration, or another cluster's id, contradicts ours."""
         stored = await self._client.get(self._config_key)
         configs = (await self._client.list(wire.CONFIGS)).kvs
-        published = {kv.key.decode(errors="replace"): kv.value for kv in configs}
+        published = {key_text(kv.key): kv.value for kv in configs}
         findings = id_findings(self._who.cluster, self._who.id, published)
         if stored is not None:
             findings += config_findings(self._config_key, stored.value, self._agreed)

@@ -158,7 +158,7 @@ class Own:
                 self.config.upsert(msgspec.json.decode(entry.value, type=dict[str, Any]))
             elif entry.key == f"{self.prefix}synced":
                 self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self._refuse(entry.key, str(error))
 
     def _take_confirmed(self, batch: Batch) -> None:

@@ -66,6 +66,8 @@ class Remote(Protocol):
     identities: Table[int, Identity]
     #: Cluster id by name, of the own cluster and of every accepted one.
     ids: Table[str, int]
+    #: Other clusters whose contract lets their hosts reach ours, by name.
+    hosts: Table[str, bool]
     #: Synced when the first list of this store has been judged: what is there is known.
     heard: Source
     #: Clusters that were known in another store and are not complete in this one.

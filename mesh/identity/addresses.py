@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.address import ADDRESS, column, packed
+from mesh.core.address import ADDRESS, OfCluster, column, packed
 from mesh.core.model import (
     IDENTITY_HOST,
     IDENTITY_REMOTE_NODE,
@@ -168,12 +168,15 @@ def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
     """Write accepted addresses of other clusters into ``table``.
 
     A router's row goes with its node (``write_columns``), whether or not it has a key of its own.
+    A cluster takes away no row that has become another cluster's meanwhile.
     """
     if len(changes.keys):
         table.upsert(changes.keys, changes.values)
     if len(changes.deleted):
         keys, values = table.existing(changes.deleted)
-        table.delete(keys[values["kind"] == KIND_POD])
+        others = list(changes.others) if isinstance(changes, OfCluster) else []
+        mine = ~np.isin(values["cluster"], others)
+        table.delete(keys[mine & (values["kind"] == KIND_POD)])
 
 
 def tunnel_endpoint(node: Node) -> IPv4Address | None:

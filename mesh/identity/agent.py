@@ -26,7 +26,7 @@ from mesh.core.table import ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
 from mesh.identity.counted import CountedPods
-from mesh.identity.labels import NOUN, POOL
+from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY, NOUN, POOL
 from mesh.identity.layouts import DECLARED
 from mesh.identity.listing import address_rows
 from mesh.identity.nouns import identity_row
@@ -118,6 +118,13 @@ class IdentityAgent(AgentFeature):
         """The label text of an identity of any cluster, empty when this node does not know it."""
         row = self._numbers.identity.rows.get(number) or self._remote.identities.rows.get(number)
         return row.labels if row else ""
+
+    def cluster_of(self, number: int) -> str:
+        """The cluster in whose range an identity is, empty for those that all clusters share."""
+        if number < FIRST_IDENTITY:
+            return ""
+        ids = self._remote.ids.rows.items()
+        return next((name for name, id_ in ids if id_ == number >> CLUSTER_SHIFT), "")
 
     def listings(self) -> Mapping[str, Listing]:
         return {"identity": self._identity_rows, "address": self._address_rows}

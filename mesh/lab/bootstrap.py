@@ -10,14 +10,14 @@ import asyncio
 import sys
 from pathlib import Path
 
-from clustermesh.etcd.auth import User, bootstrap_auth
+from clustermesh.etcd.auth import EtcdUser, bootstrap_auth
 from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.client import Client
 from clustermesh.issued import ROOT, files_of
 from clustermesh.publish import PREFIXES
 
 
-async def run(endpoint: str, pki: Path, users: list[User]) -> None:
+async def run(endpoint: str, pki: Path, users: list[EtcdUser]) -> None:
     """Bring the users into the store, as ``root``."""
     root = files_of(pki, ROOT)
     client = Client(EtcdAddress([endpoint], pki / "ca.crt", root.cert, root.key))
@@ -28,5 +28,5 @@ async def run(endpoint: str, pki: Path, users: list[User]) -> None:
 
 
 if __name__ == "__main__":
-    given = [User(*text.split(":")) for text in sys.argv[3:]]
+    given = [EtcdUser(*text.split(":")) for text in sys.argv[3:]]
     asyncio.run(run(sys.argv[1], Path(sys.argv[2]), given))

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import msgspec
 
+from clustermesh.contract import ALL, Contract
 from clustermesh.remote import wire
 from clustermesh.store.claims import encode_number, number_key
 from clustermesh.store.follow import Entry
@@ -59,6 +60,8 @@ BLOCK_SIZE, BLOCKS_PER_NODE, BLOCKS = 256, 4, 252
 #: The node whose agent is measured.
 OWN = 10
 SLICE = 100
+#: Other clusters that have a contract, at most.
+PEERS = 16
 PEER_NODES, PEER_IDENTITIES, PEER_SERVICES = 100, 500, 100
 _PORTS = (ContainerPort("http", "TCP", 8080), ContainerPort("metrics", "TCP", 9090))
 #: Letters instead of digits: a hash of digits alone would be a number in YAML.
@@ -378,6 +381,15 @@ def own_subtree(size: Size, without: int | None = None) -> Iterator[Entry]:
 
 def peer_name(p: int) -> str:
     return f"peer-{p:02d}"
+
+
+def contract(p: int) -> Contract:
+    """What another cluster gets; so its pods may be in shared address space (RFC 6598)."""
+    v4 = ip_network(((100 << 24) + (64 + p << 16), 16))
+    v6 = ip_network(((0xFD60 << 112) + (p << 96), 32))
+    nodes = ip_network((0xC6140000 + (p << 8), 24)), ip_network(((0xFD70 << 112) + (p << 64), 64))
+    services = (ip_network((0xAC900000 + (p << 8), 24)),)
+    return Contract(peer_name(p), peer_name(p), p + 2, (v4, v6), nodes, services, (ALL,))
 
 
 def _peer_node(p: int, n: int) -> Node:

@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.auth import CONTROLLER, User, bootstrap_auth
+from clustermesh.etcd.auth import CONTROLLER, EtcdUser, bootstrap_auth
 from clustermesh.etcd.client import Client
 from clustermesh.issued import Pki, write_pki
 from clustermesh.publish import PREFIXES
@@ -27,7 +27,7 @@ from tests.interop.etcd_server import Etcd
 CLUSTERS = ("east", "west", "north")
 IDS = {"east": 1, "west": 2, "north": 3}
 #: All instances of a cluster's controller are one user here: what they may do is the same.
-USERS = {cluster: User(cluster, CONTROLLER, "a") for cluster in CLUSTERS}
+USERS = {cluster: EtcdUser(cluster, CONTROLLER, "a") for cluster in CLUSTERS}
 REPOSITORY = Path(__file__).parents[2]
 
 #: Validity of published keys here; the leadership has a third of it.

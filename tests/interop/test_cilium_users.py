@@ -11,13 +11,13 @@ import pytest
 import yaml
 from etcd_server import Etcd, client_of, running
 
-from clustermesh.etcd.auth import CONTROLLER, User, bootstrap_auth
+from clustermesh.etcd.auth import CONTROLLER, EtcdUser, bootstrap_auth
 from clustermesh.etcd.client import Denied, EtcdAddress
 from clustermesh.issued import Pki, write_pki
 from clustermesh.publish import PREFIXES
 from mesh.cli import main
 
-USERS = [User(cluster, CONTROLLER, "a") for cluster in ("east", "west")]
+USERS = [EtcdUser(cluster, CONTROLLER, "a") for cluster in ("east", "west")]
 WRITES = (
     *(
         f"cilium/cache/{kind}/v1/north/x"

@@ -11,7 +11,7 @@ import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 
 from clustermesh.certs import Authority, KeyPair
-from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, User, bootstrap_auth
+from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser, bootstrap_auth
 from clustermesh.etcd.client import Client, Denied, EtcdAddress, Unavailable
 from clustermesh.issued import Pki, write_pki
 from clustermesh.publish import PREFIXES
@@ -19,12 +19,12 @@ from clustermesh.publish import PREFIXES
 CLUSTERS = ("east", "east2", "west")
 #: Two nodes whose names begin alike, of each cluster, with a speaker; a controller.
 USERS = [
-    User(cluster, role, f"{cluster}-{name}")
+    EtcdUser(cluster, role, f"{cluster}-{name}")
     for cluster in CLUSTERS
     for role, name in ((CONTROLLER, "a"), (NODE, "1"), (NODE, "10"), (SPEAKER, "1"))
 ]
-WEST = User("west", NODE, "west-1").cn
-EAST = User("east", NODE, "east-1").cn
+WEST = EtcdUser("west", NODE, "west-1").cn
+EAST = EtcdUser("east", NODE, "east-1").cn
 
 #: Keys that the users of east may write; nobody else may, but for the heartbeat.
 OF_THE_CONTROLLER = (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
-from clustermesh.etcd.auth import NODE, User, bootstrap_auth
+from clustermesh.etcd.auth import NODE, EtcdUser, bootstrap_auth
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.errors import BadRequest, Denied, Unavailable
 from clustermesh.issued import write_pki
@@ -28,7 +28,7 @@ from mesh.core.table import Table
 IPS = "cilium/cache/ip/v1/east/"
 CONFIG = "cilium/cluster-config/east"
 CANARY = "cilium/synced/east/cilium/cache/ip/v1"
-AGENT = User("east", NODE, "n1")
+AGENT = EtcdUser("east", NODE, "n1")
 OWNED = (IPS, "cilium/synced/east/", CONFIG)
 
 

@@ -18,7 +18,7 @@ from etcd_server import Etcd, client_of, running, task_of, until
 from clustermesh import users
 from clustermesh.ending import ending
 from clustermesh.etcd import client as clients
-from clustermesh.etcd.auth import NODE, User, bootstrap_auth
+from clustermesh.etcd.auth import NODE, EtcdUser, bootstrap_auth
 from clustermesh.etcd.blocking import BlockingClient
 from clustermesh.etcd.client import Client, Denied, EtcdAddress, Unavailable
 from clustermesh.issued import Folder, files_of, write_pki
@@ -27,7 +27,7 @@ from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import Own
 from mesh.cli import main
 
-OWN, OTHER = User("east", NODE, "east-1"), User("east", NODE, "east-2")
+OWN, OTHER = EtcdUser("east", NODE, "east-1"), EtcdUser("east", NODE, "east-2")
 KEY = "meshgate/v1/east/pod/east-1/shop/web-1"
 ALL = "meshgate/v1/east/"
 REVOKED = "meshgate/v1/east/revoked/node/east-1"

@@ -103,6 +103,8 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("route", "mesh/kernel.py"): "of the kernel: RTM_NEWROUTE",
     ("route", "mesh/netlink.py"): "of the kernel: RTM_NEWROUTE",
     ("peer", "mesh/kernel.py"): "of the kernel: the other end of a veth",
+    ("podCIDRs", "clustermesh/contract.py"): "of the document: what ClusterPeer gives",
+    ("podCIDRs", "clustermesh/remote/terms.py"): "of the document: the field that does not give it",
 }
 #: Nouns that several rooms share: their rows stand in ``mesh/core/model.py`` (DESIGN, vocabulary).
 SHARED = {

@@ -48,7 +48,7 @@ bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
 socket: /nowhere
-podNetns: /run/netns/{cluster}-{namespace}-{name}
+podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere
 """
 STORED: dict[str, Any] = {
@@ -80,6 +80,7 @@ def started(tmp_path: Path, *, store: bool = True) -> tuple[Features, Loop]:
         load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects, NoKernel()
     )
     tables.store.remote.expect(())
+    tables.hosts.private.mark_synced()
     loop = Loop()
     tables.derive(loop)
     if store:

@@ -46,7 +46,7 @@ node: east-2
 bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
-podNetns: /run/netns/{{cluster}}-{{namespace}}-{{name}}
+podNetns: /run/netns/{{cluster}}-{{namespace}}_{{name}}
 """
 CONTROLLER = f"""{COMMON}
 instance: a

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from clustermesh.certs import Authority, Validity, diagnose, names_of, serial_of, validity_of
-from clustermesh.etcd.auth import NODE, SPEAKER, User, user_grants
+from clustermesh.etcd.auth import NODE, SPEAKER, EtcdUser, user_grants
 from clustermesh.etcd.channel import EtcdAddress, Lives
 from clustermesh.issued import Folder, write_pki
 from clustermesh.publish import PREFIXES
@@ -128,18 +128,18 @@ def test_the_end_of_a_certificate_is_told_and_a_renewed_file_ends_that(tmp_path:
 
 
 def test_a_user_whose_name_is_too_long_for_a_certificate_has_a_hash_in_it() -> None:
-    user = User("east", NODE, "ip-10-0-0-1." + "x" * 60)
+    user = EtcdUser("east", NODE, "ip-10-0-0-1." + "x" * 60)
     assert len(user.cn) == 64
     assert user.cn.startswith("east:node:ip-10-0-0-1.xx")
-    other = User("east", NODE, user.name + "y")
+    other = EtcdUser("east", NODE, user.name + "y")
     assert other.cn != user.cn
     assert Authority.create().issue_user(user.cn)
-    assert User("east", SPEAKER, "n1").cn == "east:speaker:n1"
+    assert EtcdUser("east", SPEAKER, "n1").cn == "east:speaker:n1"
 
 
 def test_a_node_writes_its_own_pods_and_status_and_nothing_else() -> None:
     def writable(role: str) -> set[str]:
-        grants = user_grants(User("east", role, "n1"), PREFIXES)
+        grants = user_grants(EtcdUser("east", role, "n1"), PREFIXES)
         return {grant.key for grant in grants if grant.write}
 
     own = "meshgate/v1/east/"

@@ -12,7 +12,7 @@ import pytest
 
 from clustermesh.certs import Authority, KeyPair, diagnose
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, User, user_grants
+from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser, user_grants
 from clustermesh.etcd.channel import EtcdAddress, Secrets, host, problem, target
 from clustermesh.etcd.client import Client, Watched, _next
 from clustermesh.etcd.errors import (
@@ -136,7 +136,7 @@ def test_batches_are_cut_by_number_and_by_bytes() -> None:
 def test_grants_of_a_cluster_never_reach_a_longer_name() -> None:
     """Every writable key of east ends in a slash or is the exact cluster-config."""
     for role in (NODE, SPEAKER, CONTROLLER):
-        grants = user_grants(User("east", role, "n1"), PREFIXES)
+        grants = user_grants(EtcdUser("east", role, "n1"), PREFIXES)
         writable = {grant.key for grant in grants if grant.write}
         exact = {"cilium/cluster-config/east", "cilium/.heartbeat"}
         assert {key for key in writable if not key.endswith("/")} <= exact
