@@ -19,9 +19,9 @@ from etcd_server import (
     until,
 )
 
-from clustermesh.certs import write_pki
 from clustermesh.etcd.auth import Grant, add_user, bootstrap_auth
 from clustermesh.etcd.client import Client, StoreCorrupt, StoreFull
+from clustermesh.issued import write_pki
 from clustermesh.publish import PREFIXES
 from clustermesh.remote import wire
 from clustermesh.store.follow import Batch

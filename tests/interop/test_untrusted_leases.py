@@ -31,10 +31,10 @@ from etcd_server import (
     until,
 )
 
-from clustermesh.certs import Pki, write_pki
 from clustermesh.etcd.auth import Grant, add_user, bootstrap_auth
 from clustermesh.etcd.client import Client, Denied, EtcdError, StoreFull
 from clustermesh.etcd.requests import put_op
+from clustermesh.issued import Pki, write_pki
 from clustermesh.publish import PREFIXES
 from clustermesh.remote import wire
 from clustermesh.remote.counters import Counters
