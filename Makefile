@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench bench-large soak upgrade cilium e2e lab clean-lab build install unit lock docs test-newest
+.PHONY: help demo test check bench bench-large soak upgrade cilium kvstoremesh hubble e2e lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
@@ -13,11 +13,13 @@ help:
 	@echo "make check      linters, types, imports, formats, warnings"
 	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
 	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
-	@echo "make lock       write requirements.lock anew from pyproject.toml"
+	@echo "make lock       write requirements.lock and requirements-dev.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make docs       write docs/findings.md, objects.md, host.md, deploy/crds from the sources"
 	@echo "make cilium     Cilium's own code reads our store under churn for ten minutes (Go)"
 	@echo "make e2e        kinds of ours at a real API server (Go; the first build takes minutes)"
+	@echo "make kvstoremesh    Cilium's kvstoremesh between our store and a Cilium cluster's (Go)"
+	@echo "make hubble     Hubble's relay and command line on the agents of a lab (Go, root)"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
@@ -54,7 +56,8 @@ test-newest:
 	@$(NEWEST)/bin/python tests/run.py tests/unit tests/interop
 
 soak: build
-	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade
+	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade tests/fuzz \
+		tests/interop/test_any_bytes.py tests/interop/test_fast_peers.py
 
 upgrade: build
 	@$(PYTHON) tests/run.py tests/upgrade
@@ -64,6 +67,12 @@ cilium: install
 
 e2e: install
 	@$(PYTHON) tests/run.py tests/e2e
+
+kvstoremesh: install
+	@$(PYTHON) -m tests.tools.cilium.mirror
+
+hubble: build
+	@$(PYTHON) -m tests.tools.cilium.relay
 
 bench: build
 	@$(PYTHON) -m tests.bench

@@ -69,6 +69,23 @@ NOT_REMEMBERED = Code(
     "come back only when manifests and claims were read.",
     "Make room in the speaker's run directory, and make it writable.",
 )
+ODD_LINE = Code(
+    "B216",
+    "ExaBGP has said something of a session that the speaker cannot read. The session's state may "
+    "be older than it looks; routes and other sessions go on.",
+    "Compare ExaBGP's version with the lock; look into its log for what the router has sent.",
+)
+FORMER_EXABGP = Code(
+    "B217",
+    "ExaBGP runs as another user than it should, because it was started before an update or before "
+    "exabgpUser was changed. It keeps its sessions.",
+    "End it when routers may restart gracefully; the speaker starts one as the right user.",
+)
+LOG_STAYS = Code(
+    "B218",
+    "ExaBGP's log cannot be begun anew. It grows on.",
+    "Make room in the speaker's run directory, and make it writable.",
+)
 SESSION_AWAY = Code(
     "B291",
     "A BGP session is not established, and its speaker does not say so itself.",

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mesh.core.files import replace_file
+
 HERE = Path(__file__).parent
 INCLUDE = HERE / "include"
 #: Multi-arch headers: asm/types.h stands there on Debian.
@@ -40,7 +42,8 @@ def build(directory: Path = HERE, objects: Path | None = None) -> None:
             objects.mkdir(parents=True, exist_ok=True)
             _compile(source, target)
             fingerprints[target.name] = wanted
-            _replace(manifest, json.dumps(fingerprints, indent=1) + "\n")
+            text = json.dumps(fingerprints, indent=1) + "\n"
+            replace_file(manifest, text, mode=0o644)
 
 
 def _include(source: Path) -> Path:
@@ -66,12 +69,6 @@ def _compile(source: Path, target: Path) -> None:
         fresh.unlink(missing_ok=True)
         raise BuildError(f"{shlex.join(command)}\n{result.stderr}")
     fresh.replace(target)
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.write_text(text)
-    fresh.replace(path)
 
 
 if __name__ == "__main__":

@@ -295,7 +295,7 @@ class Map:
         )
 
     def _parts(self, stored: Dtype, width: int, chunk: int) -> Iterator[tuple[Array, Array]]:
-        chunk = max(min(chunk, self.max_entries), 1)
+        chunk = max(min(chunk, self.max_entries + 1), 1)  # one more: the end is seen at once
         token = np.zeros(max(self.key.itemsize, 8), np.uint8)  # a bucket number, or a key
         before = 0
         while True:

@@ -24,6 +24,7 @@ from bpf import libbpf
 from bpf.btf import Btf, MapSpec, differences
 from bpf.maps import Map, MapInfo, fill
 from bpf.sys import Command, MapType, attr, bpf, mount, open_pinned, pin, replace_pin
+from mesh.core.files import private_folder
 
 BPFFS = Path("/sys/fs/bpf")
 
@@ -95,6 +96,10 @@ class Object:
         libbpf.set_max_entries(libbpf.maps(self._handle)[name], entries)
         self._sizes[name] = entries
 
+    def has(self, program: str) -> bool:
+        """Whether the file has a program of this name."""
+        return program in libbpf.programs(self._handle)
+
     def only(self, *programs: str) -> None:
         """Load these programs and no other."""
         for name, handle in libbpf.programs(self._handle).items():
@@ -116,7 +121,7 @@ class Object:
             if spec.private:
                 continue
             place = (elsewhere or {}).get(name, directory)
-            place.mkdir(parents=True, exist_ok=True)
+            private_folder(place)
             self._pins[name] = place / name
             libbpf.set_pin_path(handles[name], place / name)
 
@@ -174,7 +179,7 @@ class Object:
 
     def pin_programs(self, directory: Path) -> None:
         """Keep every program by its name in ``directory``, in place of the one that is there."""
-        directory.mkdir(parents=True, exist_ok=True)
+        private_folder(directory)
         for name, fd in self.programs.items():
             replace_pin(fd, directory / name)
 
@@ -254,5 +259,5 @@ def mount_bpffs(path: Path = BPFFS) -> bool:
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     if [str(path), "bpf"] in mounts:
         return False
-    mount("bpf", path)
+    mount("bpf", path, "mode=0700")
     return True

@@ -5,17 +5,21 @@
 #include "hook_tc.h"
 #include "parse.h"
 #include "egress.h"
+#include "guard.h"
 #include "leave.h"
+#include "neighbour.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* decide: to a host of our cluster by the overlay: as its own packets come; before any has come, as
- * to its pods. Other clusters' hosts take nothing from the overlay.
+ * to its pods. Other clusters' hosts take nothing from the overlay, but by contract.
  */
 static __framed bool host_by_overlay(const struct packet *packet, const struct address *to,
 				     const struct connection *connection, enum direction direction)
 {
-	if (to->kind != ADDRESS_NODE || to->node == cfg.node || to->cluster != cfg.cluster)
+	if (to->kind != ADDRESS_NODE || to->node == cfg.node)
+		return false;
+	if (to->cluster != cfg.cluster && !(node_flags(to->node) & NODE_HOSTS))
 		return false;
 	if (direction == DIRECTION_REPLY ||
 	    (direction == DIRECTION_ORIGINAL && connection->flags & CONNECTION_REPLIED))
@@ -68,9 +72,20 @@ static __always_inline int pod_check(hook_t *ctx, struct packet *packet, struct 
 	 * connections. */
 	if (is_icmp_error(packet) && !addr_equal(&packet->flow.source, &packet->source))
 		return DROP_INVALID_SOURCE_IP;
+	if (is_router_talk(packet))
+		return DROP_ROUTER_TALK;
+	if (is_to_overlay(packet))
+		return DROP_OVERLAY_PORT;
 	fragment_record(packet);
 	packet->identity = (*pod)->identity;
 	return 0;
+}
+
+/* decide: sockets get backends instead of a service's address, so nobody asks for what is there */
+static __always_inline int no_service(struct way *way)
+{
+	way->kind.tell = 1;
+	return DROP_NO_SERVICE;
 }
 
 /* Returns 0 or a drop reason. */
@@ -82,7 +97,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 
 	/* 1. parse */
 	if (hook_protocol(ctx) == bpf_htons(ETH_P_ARP))
-		return 0;
+		return arp_check(ctx, packet);
 	int reason = parse(ctx, packet);
 	if (reason)
 		return reason;
@@ -90,13 +105,14 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	/* 2. cache: a packet like one before goes its way (to come) */
 
 	/* 3. the source is the pod's own; what stays on its link is the stack's */
-	if (is_neighbour_talk(packet))
-		return 0;
+	if (packet->icmp == ICMP_NEIGHBOUR) {
+		reason = neighbour_check(ctx, packet);
+		if (reason || is_link_scope(&packet->destination))
+			return reason;
+	}
 	reason = pod_check(ctx, packet, &pod);
-	if (reason)
+	if (reason || is_link_scope(&packet->destination))
 		return reason;
-	if (is_link_scope(&packet->destination))
-		return 0;
 
 	/* 4. service: its address becomes a backend's (to come) */
 
@@ -122,6 +138,8 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 
 	/* 9. egress policy: never for the mesh itself, nor for replies of what others opened */
 	address_find(destination_key(packet), &to);
+	if (!to.kind && !connection && is_service_address(destination_key(packet)))
+		return no_service(way);
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
 		const struct egress *egress =
 		    egress_find(pod->egress_class, &packet->destination, packet->family);
@@ -152,6 +170,7 @@ int mg_from_pod(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_POD, POINT_FROM_POD);
 
+	hook_disown(ctx);
 	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* Service translation of socket calls, for every process in the host's cgroup.
  *
- *   connect, sendmsg      service address -> backend; refused when the service has none
+ *   connect, sendmsg      service address -> backend; refused when the service has none, or not
+ *                         this port
  *   recvmsg, getpeername  backend -> the service address that this socket had asked for
  *   iterator              sockets whose backend is gone end with ECONNABORTED
  *
@@ -67,7 +68,7 @@ static __always_inline int to_backend4(struct bpf_sock_addr *ctx)
 	struct service_key key = key4(ctx);
 	enum lb_result result = lb_to_backend(bpf_get_socket_cookie(ctx), &key);
 
-	if (result == LB_NO_BACKEND)
+	if (result == LB_NO_BACKEND || result == LB_NO_PORT)
 		return refuse();
 	if (result == LB_TRANSLATED)
 		set4(ctx, &key);
@@ -79,7 +80,7 @@ static __always_inline int to_backend6(struct bpf_sock_addr *ctx)
 	struct service_key key = key6(ctx);
 	enum lb_result result = lb_to_backend(bpf_get_socket_cookie(ctx), &key);
 
-	if (result == LB_NO_BACKEND)
+	if (result == LB_NO_BACKEND || result == LB_NO_PORT)
 		return refuse();
 	if (result == LB_TRANSLATED)
 		set6(ctx, &key);

@@ -15,7 +15,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
  * for that of all datagrams.
  */
 struct sweep {
-	__u32 opening;	      /* TCP before both sides have spoken, RFC 5382: 240 */
+	__u32 opening;	      /* TCP before its opener has answered, RFC 5382: 240 */
 	__u32 established;    /* TCP, RFC 5382: 7440 or more */
 	__u32 closed;	      /* TCP by FIN both ways or RST */
 	__u32 datagram;	      /* UDP and others, RFC 4787: 300 */
@@ -30,6 +30,7 @@ struct sweep {
 	__u32 known_unanswered;
 	__u32 plain_answered; /* one-shots that are not translated, ICMP too */
 	__u32 plain_unanswered;
+	__u32 plain_opening; /* as opening, not translated */
 };
 
 enum {
@@ -77,7 +78,9 @@ static __always_inline __u32 sweep_limit(const struct sweep *sweep, const struct
 		return limit_of_datagrams(sweep, original, connection);
 	if (is_closed(connection))
 		return is_translated(connection) ? sweep->closed : sweep->plain_closed;
-	return connection->flags & CONNECTION_REPLIED ? sweep->established : sweep->opening;
+	if (connection->flags & CONNECTION_REPLIED && !is_half_open(connection))
+		return sweep->established;
+	return is_translated(connection) ? sweep->opening : sweep->plain_opening;
 }
 
 /* act: false when its mapping is on its way to another connection */
@@ -99,13 +102,18 @@ static __framed bool sweep_delete(const struct tuple *original, const struct con
 
 static __framed void used_count(const struct tuple *original)
 {
-	struct used *table = table_used(connection_table(original));
-	struct used *pod = used_by(original);
+	__u32 table = connection_table(original);
+	struct used *all = table_used(table), *others = table_used(USED_ASKED + table);
+	bool asked;
 
-	if (table)
-		table->counted++;
-	if (pod)
-		pod->counted++;
+	struct used *pod = used_by(original, &asked);
+	if (!all || !others)
+		return;
+	all->counted++;
+	if (!pod)
+		return;
+	pod->counted++;
+	others->counted += asked;
 }
 
 static __framed long sweep_one(const struct tuple *original, const struct connection *connection,
@@ -253,23 +261,25 @@ static __always_inline void used_end(struct used *used)
 	used->mark = used->begun;
 }
 
-static long pod_begin(void *map, const struct zoned_addr *pod, struct used *used, void *context)
+static long pod_begin(void *map, const struct zoned_addr *pod, struct pod_used *used, void *context)
 {
 	(void)map;
 	(void)pod;
 	(void)context;
-	used_begin(used);
+	used_begin(&used->opens);
+	used_begin(&used->asked);
 	return 0;
 }
 
 /* act: the count of a pod that has gone goes with its last entry */
-static long pod_end(void *map, const struct zoned_addr *pod, struct used *used, void *context)
+static long pod_end(void *map, const struct zoned_addr *pod, struct pod_used *used, void *context)
 {
 	struct zoned_addr key = *pod;
 
 	(void)context;
-	used_end(used);
-	if (!used_now(used) && !pod_find(&key))
+	used_end(&used->opens);
+	used_end(&used->asked);
+	if (!used_now(&used->opens) && !used_now(&used->asked) && !pod_find(&key))
 		bpf_map_delete_elem(map, &key);
 	return 0;
 }
@@ -290,7 +300,7 @@ static long pod_count(void *map, const struct zoned_addr *key, const struct pod 
 
 static __framed void used_begin_all(void)
 {
-	for (int table = 0; table < USED_TABLES; table++) {
+	for (int table = 0; table < USED_COUNTS; table++) {
 		struct used *used = table_used(table);
 		if (used)
 			used_begin(used);
@@ -303,12 +313,13 @@ static __framed void used_end_all(void)
 	struct pods pods = {};
 
 	bpf_for_each_map_elem(&mg_pod_addr, pod_count, &pods, 0);
-	for (int table = 0; table < USED_TABLES; table++) {
+	for (int table = 0; table < USED_COUNTS; table++) {
 		struct used *used = table_used(table);
 		if (!used)
 			continue;
 		used_end(used);
-		used->pods = pods.count[table];
+		if (table < USED_TABLES)
+			used->pods = pods.count[table];
 	}
 	bpf_for_each_map_elem(&mg_pod_used, pod_end, NULL, 0);
 }
@@ -348,7 +359,7 @@ int mg_forget(struct forget *ctx)
 enum merge_action {
 	MERGE_TAKE = 1, /* a marked connection: the other generation's entry takes its place */
 	MERGE_GIVE_UP,	/* a marked connection that the other generation does not have */
-	MERGE_FLAGS,	/* the other generation has seen these flags of an unmarked one */
+	MERGE_FLAGS,	/* the other generation has these flags of an unmarked one */
 	MERGE_MARK,	/* it is the other generation's; what is known of it here is out of date */
 	MERGE_GIVE,	/* likewise, and what is known of it here is true */
 };
@@ -370,6 +381,8 @@ static __framed void merge_flags(const struct tuple *original, struct connection
 	bool was_closed = is_closed(connection);
 
 	__sync_fetch_and_or(&connection->flags, flags);
+	if (!(flags & CONNECTION_HALF_OPEN))
+		__sync_fetch_and_and(&connection->flags, ~CONNECTION_HALF_OPEN);
 	if (!was_closed && is_closed(connection) && is_translated(connection))
 		mapping_close(original, connection, 0);
 }

@@ -136,8 +136,9 @@ def btf_text(btf_id: int) -> bytes:
     return text.raw
 
 
-def mount(kind: str, path: Path) -> None:
+def mount(kind: str, path: Path, options: str = "") -> None:
     """Mount a file system without a source, such as ``bpf``."""
-    if libc.mount(kind.encode(), os.fsencode(path), kind.encode(), ctypes.c_ulong(0), None):
+    words = (kind.encode(), os.fsencode(path), kind.encode())
+    if libc.mount(*words, ctypes.c_ulong(0), options.encode() or None):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path))

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The uplink: mg_from_uplink takes overlay packets, replies to egress addresses and packets to
  * pods, and leaves the rest to the host. mg_from_vxlan sees what the kernel's VXLAN device had to
- * decapsulate, and decides the same. mg_to_vxlan sees what the host's routes send into the overlay.
+ * decapsulate, and decides the same. mg_to_vxlan sees what the host's routes send into the overlay,
+ * mg_to_uplink whatever leaves.
  */
 #include "hook_tc.h"
 #include "parse.h"
 #include "tunnel.h"
 #include "deliver.h"
+#include "guard.h"
 #include "leave.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -104,7 +106,22 @@ int mg_from_uplink(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
 
+	hook_disown(ctx);
 	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+}
+
+/* decide: what the device says nothing of came from ACT_HOST; of an outer IPv6 packet, which the
+ * overlay never sends, it says it in another way. Returns 0 or a drop reason.
+ */
+static __framed int untold(hook_t *ctx, struct packet *packet, long result)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (result != -HOOK_EPROTO)
+		return 0;
+	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
+		__builtin_memcpy(&packet->source, key.remote_ipv6, sizeof(packet->source));
+	return DROP_OVERLAY_PORT;
 }
 
 /* Returns 0 or a drop reason. */
@@ -112,16 +129,19 @@ static __always_inline int from_vxlan(hook_t *ctx, struct packet *packet, struct
 {
 	struct bpf_tunnel_key key = {};
 
-	/* 1. who sent it; the device always says, so the rest is what ACT_HOST gave to it */
+	/* 1. who sent it */
 	bpf_skb_change_type(ctx, PACKET_HOST); /* the inner MAC addresses mean nothing */
-	if (bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
-		return 0;
+	long result = bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0);
+	if (result)
+		return untold(ctx, packet, result);
+	bool vouched = hook_is_vouched(ctx);
 	packet->sender = bpf_htonl(key.remote_ipv4);
 	packet->identity = key.tunnel_id;
 	packet_in_zone(packet, zone_find(ZONE_OF_IDENTITY, packet->identity));
 
-	/* 2. as if it came from the uplink */
-	int reason = tunnel_sender(packet);
+	/* 2. as if it came from the uplink; what came from elsewhere has the sender that it likes
+	 */
+	int reason = vouched ? tunnel_sender(packet) : DROP_OVERLAY_PORT;
 	return reason ? reason : tunnel_deliver(ctx, packet, way);
 }
 
@@ -140,8 +160,10 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 	struct address from, to;
 
 	/* 1. what ACT_DEVICE gave to the device */
-	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
+	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0)) {
+		hook_vouch(ctx);
 		return 0;
+	}
 
 	/* 2. parse; the device drops what concerns its link: it has none */
 	int reason = parse_network(ctx, packet);
@@ -175,4 +197,15 @@ int mg_to_vxlan(hook_t *ctx)
 	struct slot *slot = enter(ctx, SLOT_TO_VXLAN, POINT_FROM_HOST);
 
 	return slot ? leave(ctx, slot, to_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+}
+
+SEC("tc")
+int mg_to_uplink(hook_t *ctx)
+{
+	if (hook_is_vouched(ctx) || !may_be_tunnel(ctx))
+		return HOOK_NEXT;
+	struct slot *slot = enter(ctx, SLOT_TO_UPLINK, POINT_TO_UPLINK);
+	int reason = slot ? tunnel_forged(ctx, &slot->packet) : 0;
+
+	return reason ? drop(ctx, &slot->packet, reason) : HOOK_NEXT;
 }

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clustermesh.remote.ours import Ours
+from clustermesh.contract import Contract
+from clustermesh.etcd.client import EtcdAddress
+from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.tables import RemoteTables
 from mesh.core.feature import AgentFeature
-from mesh.core.model import Finding
+from mesh.core.model import Finding, Network
 from mesh.core.reconcile import Loop
+from mesh.core.table import Table
 
 
 class RemoteAgent(AgentFeature):
     """``features`` are all others of the process: what is ours is what they declare."""
 
-    def __init__(self, remote: RemoteTables, features: Iterable[AgentFeature]) -> None:
-        others = list(features)
-        networks = [table for one in others for table in one.ours]
-        addresses = [table for one in others for table in one.own_addresses]
+    def __init__(
+        self,
+        remote: RemoteTables,
+        contracts: Table[str, Contract],
+        store: EtcdAddress,
+        features: Iterable[AgentFeature],
+    ) -> None:
+        self.barred = (Table[Network, None]("where the store is"),)
+        self.barred[0].replace(store.networks)
         self._remote = remote
-        self._ours = Ours(remote, networks, addresses)
+        self._ours = Ours(remote, OwnTables.of([*features, self], contracts))
 
     def derive(self, loop: Loop) -> None:
         self._ours.derive(loop)

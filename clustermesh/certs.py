@@ -1,20 +1,20 @@
 """Certificates: the mesh's CA, etcd servers and users, and what is wrong with one, in words.
 
-Every key is ECDSA P-256 (BoringSSL in grpcio verifies neither P-521 nor Ed25519), every
-certificate has a SAN and both key usages, and starts one hour back for clocks that lag. etcd users
-are the CNs of client certificates. TLS 1.3 reports a refused client certificate only after the
-client's handshake, as a lost connection, so the reason is looked for here (``diagnose``).
+Every key is ECDSA P-256 (BoringSSL in grpcio verifies neither P-521 nor Ed25519), and every
+certificate starts one hour back for clocks that lag. Each has the usage of its role and no other:
+a server's is good for servers, a user's for clients, the CA's for signing. etcd users are the CNs
+of client certificates. TLS 1.3 reports a refused client certificate only after the client's
+handshake, as a lost connection, so the reason is looked for here (``diagnose``). ``issued.py``
+keeps the folder of the CA.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,10 +23,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-#: How long a certificate is valid, and how far back its validity starts.
+#: How long a certificate is valid: a process's, which is renewed in place; a server's, root's and
+#: that of a user of another mesh; the CA's.
+PROCESS_LIFETIME = timedelta(days=7)
 LIFETIME = timedelta(days=365)
 CA_LIFETIME = timedelta(days=3650)
+#: How far back the validity of a certificate starts.
 BACKDATED = timedelta(hours=1)
+#: A certificate with a long life ends soon when this is left of it.
+SHORT = timedelta(days=30)
 #: X.520 allows no longer common name.
 LONGEST_CN = 64
 
@@ -40,20 +45,16 @@ class KeyPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """Paths of one certificate and its key."""
+class Validity:
+    """When a certificate begins and ends, and how it is named in a sentence."""
 
-    cert: Path
-    key: Path
+    name: str
+    begin: datetime
+    end: datetime
 
-
-@dataclass(frozen=True, slots=True)
-class Pki:
-    """Paths of everything ``write_pki`` wrote."""
-
-    ca: Path
-    server: Files
-    users: Mapping[str, Files]
+    def is_short(self, now: datetime) -> bool:
+        """Whether less than a third of it is left, or 30 days of a long one."""
+        return self.end - now < min((self.end - self.begin) / 3, SHORT)
 
 
 class Authority:
@@ -79,41 +80,75 @@ class Authority:
         builder = builder.add_extension(usage, critical=True)
         return cls(_pair(builder.sign(key, hashes.SHA256()), key))
 
-    def issue(
+    def issue_server(
         self, name: str, addresses: Sequence[str] = (), lifetime: timedelta = LIFETIME
     ) -> KeyPair:
-        """Certificate with CN ``name``, valid for ``addresses`` (names or IP literals) and it."""
+        """Certificate of a server, valid for ``addresses`` (names or IP literals) and ``name``."""
+        names = [_alternative(text) for text in dict.fromkeys([name, *addresses])]
+        return self._issue(name, lifetime, ExtendedKeyUsageOID.SERVER_AUTH, names)
+
+    def issue_user(self, name: str, lifetime: timedelta = LIFETIME) -> KeyPair:
+        """Certificate of a client whose CN is ``name``. It has no SAN: nobody connects to it."""
+        return self._issue(name, lifetime, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+
+    def _issue(
+        self,
+        name: str,
+        lifetime: timedelta,
+        usage: x509.ObjectIdentifier,
+        names: Sequence[x509.GeneralName],
+    ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(name, self._cert.subject, key.public_key(), lifetime)
-        names = [_alternative(text) for text in dict.fromkeys([name, *addresses])]
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(issuer, critical=False)
         )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return _pair(builder.sign(self._key, hashes.SHA256()), key)
 
+    def revocation_list(self, revoked: Mapping[int, datetime]) -> bytes:
+        """PEM of the list with these serial numbers, each with the time of its revocation.
 
-def write_pki(directory: Path, users: Iterable[str], server_addresses: Sequence[str]) -> Pki:
-    """Write a new CA, an etcd server's and the users' certificates into ``directory``.
+        etcd reads the file at each handshake and compares serial numbers; it looks at no signature
+        and no date (``client/pkg/transport/listener_tls.go``).
+        """
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._cert.subject)
+            .last_update(now)
+            .next_update(now + CA_LIFETIME)
+        )
+        for serial, at in sorted(revoked.items()):
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    Files are ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key``, ``<user>.crt``,
-    ``<user>.key``; keys are readable by their owner only. ``localhost`` is always served.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    authority = Authority.create()
-    ca = _write(directory, "ca", authority.pair)
-    served = [*server_addresses, "localhost", "127.0.0.1", "::1"]
-    server = _write(directory, "server", authority.issue("etcd-server", served))
-    return Pki(
-        ca.cert,
-        server,
-        {user: _write(directory, user, authority.issue(user)) for user in users},
-    )
+
+def serial_of(cert: bytes) -> int:
+    """The serial number of a certificate. Raises ValueError."""
+    return x509.load_pem_x509_certificate(cert).serial_number
+
+
+def names_of(cert: bytes) -> list[str]:
+    """The names and addresses for which a server's certificate is valid."""
+    own = x509.load_pem_x509_certificate(cert)
+    try:
+        names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in names]
+
+
+def validity_of(cert: bytes) -> Validity:
+    """How long a certificate is valid. Raises ValueError."""
+    own = x509.load_pem_x509_certificate(cert)
+    return Validity(_cn(own), own.not_valid_before_utc, own.not_valid_after_utc)
 
 
 def diagnose(ca: bytes, cert: bytes, key: bytes, now: datetime | None = None) -> str:
@@ -185,7 +220,7 @@ def _builder(
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=True,
+        digital_signature=not signs_certificates,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
@@ -210,12 +245,3 @@ def _pair(cert: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return KeyPair(cert.public_bytes(pem), private)
-
-
-def _write(directory: Path, name: str, pair: KeyPair) -> Files:
-    files = Files(directory / f"{name}.crt", directory / f"{name}.key")
-    files.cert.write_bytes(pair.cert)
-    files.key.unlink(missing_ok=True)
-    with os.fdopen(os.open(files.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(pair.key)
-    return files

@@ -12,13 +12,18 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client, EtcdAddress, EtcdError
 from clustermesh.findings import AWAITED, NOT_REMEMBERED, STORE_AWAY
+from clustermesh.kept import FILE as CONTRACTS_FILE
+from clustermesh.kept import KeptContracts
+from clustermesh.remote.counters import Counters
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.known import KnownClusters
 from clustermesh.remote.tables import PREFIX, RemoteTables, all_stand
 from clustermesh.remote.wire import plain, split_key
 from clustermesh.store.follow import Batch
+from clustermesh.store.health import cut_history
 from clustermesh.store.keys import PersistentTarget
 from clustermesh.store.own import Own, PodKeys
 from clustermesh.store.view import StoreView
@@ -50,7 +55,11 @@ class AgentStore:
         self.client = Client(endpoint)
         self._node = node
         self.own = Own(facts.cluster)
-        self.remote = RemoteTables(facts, addresses_changed)
+        kept = KeptContracts(known.with_name(CONTRACTS_FILE))
+        self.remote = RemoteTables(facts, addresses_changed, kept=kept)
+        self.counters = Counters(
+            self.client, facts.cluster, self.remote.take, lambda: self._view.told(PREFIX)
+        )
         self.keys = PodKeys(facts.cluster, node)
         self.known = KnownClusters(known)
         self.remote.expect(self.known.clusters)
@@ -60,7 +69,7 @@ class AgentStore:
     @cached_property
     def _view(self) -> StoreView:
         """What the features have asked for until the first use, and what other clusters publish."""
-        prefixes = {PREFIX: self.remote.take, **dict.fromkeys(self.own.needed, self._take_own)}
+        prefixes = {PREFIX: self.counters.take, **dict.fromkeys(self.own.needed, self._take_own)}
         marker = f"{self.own.prefix}synced"
         view = StoreView(self.client, marker, prefixes, on_synced=self._own_synced)
         view.on_replaced = self._contradicted.set  # another store has none of our keys
@@ -79,6 +88,7 @@ class AgentStore:
         """Follow the store until cancelled; ``entries`` are our pods' keys on their way."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._view.run(), name="follow the store")
+            group.create_task(self.counters.run(), name="look at counters")
             group.create_task(self._remember_for_ever(), name="remember clusters")
             group.create_task(self.rewrite(entries), name="rewrite entries")
 
@@ -136,6 +146,9 @@ class AgentStore:
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the store and with our own keys in it."""
         yield from self.own.findings.values()
+        yield from self._view.findings()
+        yield from self.counters.findings()
+        yield from cut_history(self._view, self.client)
         for name in sorted({*self.remote.awaited.rows, *self._held_clusters()}):
             text = f"cluster {name} was known, and is not complete in this store; what it had stays"
             yield Finding(AWAITED, f"Cluster/{name}", "", text, (f"cluster/{name}",))
@@ -144,5 +157,6 @@ class AgentStore:
             place = f"etcd {self.client.endpoint.text}"
             text = f"{problem}; what is programmed stays as it is"
             yield Finding(STORE_AWAY, place, "", text, (STORE,))
+        yield from ending(self.client, f"node/{self._node}")
         if self.known.problem:
             yield Finding(NOT_REMEMBERED, f"{self._node}/peers.json", "", self.known.problem)

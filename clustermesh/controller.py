@@ -14,32 +14,41 @@ from ipaddress import IPv4Address
 
 from clustermesh import foreign as prefixes
 from clustermesh import publish
+from clustermesh.contract import Contract
+from clustermesh.etcd.client import EtcdAddress
 from clustermesh.findings import SERVICE_TOO_LARGE
 from clustermesh.nouns import cluster_row, own_row
 from clustermesh.remote import wire
-from clustermesh.remote.ours import Ours
+from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.tables import RemoteTables
 from clustermesh.remote.vanished import Vanished
 from clustermesh.store.complete import AllClaimed
 from clustermesh.store.follow import Batch
-from clustermesh.store.own import Own
+from clustermesh.store.own import (
+    PODS_SYNCED,
+    Own,
+    all_confirmed_key,
+    confirmed_key,
+    confirmed_value,
+)
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.groups import By, Followed
 from mesh.core.model import (
+    Confirmed,
     Finding,
     ForeignNode,
     Identity,
     Network,
     Node,
     NodeKey,
-    PodEntry,
     PodRef,
     Service,
     ServiceKey,
 )
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
-from mesh.core.table import Changes, Source, Table
+from mesh.core.table import Source, Table
+from mesh.identity.counted import CountedPods
 
 
 class Foreign:
@@ -54,12 +63,12 @@ class Foreign:
         self.created: Table[NodeKey, int] = Table("published node")
         self.meet = meet
         self.pools = tuple(pools)
-        self._cluster = cluster
+        self.cluster = cluster
 
     def take(self, batch: Batch) -> None:
         """Take in what all clusters publish."""
         self.locks.take(batch)
-        mine = f"{wire.NODES}{self._cluster}/"
+        mine = f"{wire.NODES}{self.cluster}/"
         nodes = [entry for entry in batch.puts if entry.key.startswith(wire.NODES)]
         ours = [entry for entry in nodes if entry.key.startswith(mine)]
         self.created.upsert({self._own(entry.key): entry.created for entry in ours})
@@ -76,34 +85,41 @@ class Foreign:
             self.table.mark_synced()
 
     def _own(self, key: str) -> NodeKey:
-        return NodeKey(self._cluster, key.rpartition("/")[2])
+        return NodeKey(self.cluster, key.rpartition("/")[2])
 
 
 class PublishController(ControllerFeature):
-    """Keys of this cluster; ``number`` is the identity by label text."""
+    """Keys of this cluster; ``counted`` are its pods, ``confirmed`` is what we say of them.
+
+    ``counter_s`` is for how long the cluster's counter may stand until others take it for gone.
+    """
 
     def __init__(
         self,
-        cluster: str,
         id_: int,
         foreign: Foreign,
         store: Own,
         node: Table[NodeKey, Node],
         identity: Table[int, Identity],
-        number: Table[str, int],
+        counted: CountedPods,
+        confirmed: Table[PodRef, Confirmed],
         service: Table[ServiceKey, Service],
+        counter_s: int,
     ) -> None:
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
         self.config_key: Table[str, bytes] = Table("cluster config")
         self.canaries: Table[str, bytes] = Table("canary")
         self.later: Table[str, bytes] = Table("canary")
-        self._cluster, self._id = cluster, id_
+        self._cluster, self._id, self._counter_s = foreign.cluster, id_, counter_s
         self._foreign, self._store = foreign, store
         self._node, self._identity = node, identity
-        self._number, self._service = number, service
+        self._counted, self._confirmed, self._service = counted, confirmed, service
+        #: Keys for our own agents, which stay when no controller runs.
+        self.confirmed: Table[str, bytes] = Table("key of confirmed pod")
         self._leaving: Table[NodeKey, Node] = Table("node to publish")
         self._endpoint: Table[str, IPv4Address] = Table("endpoint of published node")
-        self._addresses = publish.PodAddresses(self.published[wire.ADDRESSES], cluster)
+        addresses = self.published[wire.ADDRESSES]
+        self._addresses = publish.PodAddresses(counted, addresses, foreign.cluster)
         self._slices_only: dict[ServiceKey, int] = {}  # too large for the first form
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -138,11 +154,12 @@ class PublishController(ControllerFeature):
         loop.group(self.published[wire.SERVICES], self._first_form, By(self._service))
         parts = partial(publish.slice_keys, cluster_id=self._id)
         loop.group(self.published[wire.SLICES], parts, By(self._service))
-        entries = Followed(self._store.pods, self._take_entries)
-        loop.work("published addresses of pods", entries, [], [self._store.pods])
-        loop.follow(self._number, self._addresses.identities, keys=8)
+        pods = Followed(self._counted.table, self._addresses.pods)
+        loop.work("published addresses of pods", pods, [], [self._counted.table])
         loop.follow(self._endpoint, self._addresses.endpoints, keys=1)
-        sources: list[Source] = [self._store.pods, self._endpoint, self._number]
+        loop.group(self.confirmed, self._confirmed_key, By(self._confirmed))
+        loop.derive([self._confirmed], self._say_confirmed)
+        sources: list[Source] = [self._counted.table, self._endpoint]
         loop.derive(sources, self.published[wire.ADDRESSES].mark_synced)
 
     def derive_canaries(
@@ -156,13 +173,18 @@ class PublishController(ControllerFeature):
 
     def _mark_complete(self) -> None:
         """Put the canaries; they are never taken back."""
-        self.config_key.replace(publish.config(self._cluster, self._id))
+        config = publish.config(self._cluster, self._id, self._counter_s)
+        self.config_key.replace(config)
         late, rest = publish.LATER, [p for p in publish.PREFIXES if p not in publish.LATER]
         self.canaries.replace(publish.canaries(self._cluster, self._since, rest))
         self.later.replace(publish.canaries(self._cluster, self._since, late))
 
-    def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
-        self._addresses.pods(changes.upsert, changes.delete)
+    def _confirmed_key(self, ref: PodRef, row: Confirmed | None) -> dict[str, bytes]:
+        return {confirmed_key(self._cluster, ref): confirmed_value(row)} if row else {}
+
+    def _say_confirmed(self) -> None:
+        """All pods are confirmed; the key is put after all others, and never taken back."""
+        self.confirmed.upsert({all_confirmed_key(self._cluster): PODS_SYNCED})
 
     def _publishable(
         self, key: NodeKey, node: Node | None, created: int | None
@@ -207,16 +229,17 @@ class RemoteController(ControllerFeature):
         cluster: str,
         id_: int,
         remote: RemoteTables,
+        contracts: Table[str, Contract],
+        store: EtcdAddress,
         forgotten: Table[str, None],
         publishing: PublishController,
         features: Iterable[ControllerFeature],
     ) -> None:
-        others = list(features)
-        networks = [table for one in others for table in one.ours]
-        addresses = [table for one in others for table in one.own_addresses]
+        self.barred = (Table[Network, None]("where the store is"),)
+        self.barred[0].replace(store.networks)
         self._cluster, self._id = cluster, id_
         self._remote, self._publishing = remote, publishing
-        self._ours = Ours(remote, networks, addresses)
+        self._ours = Ours(remote, OwnTables.of([*features, self], contracts))
         self._vanished, self._forgotten = Vanished(cluster), forgotten
 
     def derive(self, loop: Loop) -> None:

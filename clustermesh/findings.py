@@ -1,7 +1,7 @@
 """Codes of findings about the store, and about what other clusters claim.
 
 M121 to M139: what a peer claims and does not get (``reference/clustermesh-wire.md`` 16 and 22.4).
-From M141: our own cluster in the store.
+From M141: our own cluster in the store. M176 to M181: contracts with other clusters.
 """
 
 from mesh.core.findings import Code
@@ -83,7 +83,8 @@ UNREADABLE = Code(
 )
 TOO_MANY = Code(
     "M134",
-    "Another cluster has more keys of a noun than are read. The further ones are not used.",
+    "Another cluster has more keys of a noun than are read, or longer ones than any that is meant. "
+    "The further ones are not used.",
     f"{_TELL} It may be larger than this mesh is meant for.",
 )
 NO_ENDPOINT = Code(
@@ -107,6 +108,42 @@ MORE = Code(
     "M139",
     "More keys of another cluster are refused than are listed one by one.",
     "Act on the findings that are listed.",
+)
+BEYOND_PROVISIONAL = Code(
+    "M176",
+    "Another cluster has no contract here, and claims what only a contract gives: pods outside "
+    "private and unique-local space, or pods or nodes where our egress policies, routes, routers "
+    "and the store are. The key is not used.",
+    "If the cluster is to have it, write a ClusterPeer that gives it; else tell its operators.",
+)
+BEYOND_CONTRACT = Code(
+    "M177",
+    "A key of another cluster claims more than its contract gives. The key is not used.",
+    f"{_TELL} If the cluster is to have it, give it in the ClusterPeer that the text names.",
+)
+OVER_LIMIT = Code(
+    "M178",
+    "Another cluster has more rows of a noun than its contract's limits allow. The further ones "
+    "are not used.",
+    f"{_TELL} Or give it a greater number in `spec.limits` of its ClusterPeer.",
+)
+SECOND_CONTRACT = Code(
+    "M179",
+    "Two ClusterPeers are about one cluster. The one that was in force stays so; at a start it is "
+    "the first by name. The other one is not used.",
+    "Remove one of the two.",
+)
+CONTRACT_OVERLAP = Code(
+    "M180",
+    "A ClusterPeer gives pod CIDRs that meet ours, or those of another ClusterPeer. It is not "
+    "used as it is now; what was in force before stays so.",
+    "Correct the field that the finding names.",
+)
+CONTRACT_ID = Code(
+    "M181",
+    "A ClusterPeer says another cluster id than the cluster does, or one that somebody else has. "
+    "A cluster that is in use stays as it is; a new one is not taken in.",
+    "Correct `spec.id`, or give the cluster another id.",
 )
 OWN_UNREADABLE = Code(
     "M141",
@@ -206,10 +243,85 @@ AWAITED = Code(
 )
 VANISHED = Code(
     "M170",
-    "Another cluster was in the mesh and has gone, since its lease has ended or its keys were "
-    "deleted. Its services, identities and addresses are withdrawn here.",
+    "Another cluster was in the mesh and has gone, since its lease has ended, its keys were "
+    "deleted, or its counter stands (M188). Its services, identities and addresses are withdrawn "
+    "here.",
     "Start a controller of that cluster. If the cluster is gone for good, say `meshgate cluster "
     "forget NAME`.",
+)
+NOT_UTF8 = Code(
+    "M171",
+    "A key in etcd is no UTF-8 text. It counts as absent; all other keys are used.",
+    "Look which program wrote the key, and delete it: `etcdctl del` with the key's bytes.",
+)
+NOT_TAKEN = Code(
+    "M172",
+    "A key in etcd, or its value, meets a mistake in Meshgate. The key is not used as it is now; "
+    "all other keys are.",
+    "Report the text to Meshgate's developers. The log of the process has the details.",
+)
+TOO_FAST = Code(
+    "M174",
+    "Another cluster changes more than is judged at once. Its own changes wait, and the last one "
+    "of each key counts; those of all other clusters are in time.",
+    f"{_TELL} A key that is written again and again, or a node that comes and goes, is the cause.",
+)
+BYTES = Code(
+    "M175",
+    "Another cluster has more bytes of values than are kept, or of refused ones. The key is not "
+    "used, and is judged again only when it is written or listed again.",
+    f"{_TELL} When the values are right, the cluster is larger than this mesh is meant for.",
+)
+CERTIFICATE_ENDS = Code(
+    "M182",
+    "The certificate with which a process speaks to etcd ends soon, or has ended, or cannot be "
+    "read. Once it has ended, the process cannot connect anew: what is programmed stays as it is.",
+    "Look why nobody has renewed it. `meshgate cluster node NAME --issue`, where the CA is, makes "
+    "new files. Put them where the process has them; it needs no restart.",
+)
+USER_REVOKED = Code(
+    "M183",
+    "The etcd user of a node, a speaker or a controller was revoked. The process can neither read "
+    "nor write, and what is programmed on its host stays as it is.",
+    "Make the host anew, then say `meshgate cluster node NAME --issue`. If it is gone for good, "
+    "remove its Node object.",
+)
+COUNTER_STANDS = Code(
+    "M188",
+    "The counter of another cluster, its leader's key, has stood for longer than that cluster "
+    "allows, although its keys are in the store. Nobody of the cluster writes, and somebody keeps "
+    "its leases alive. Its services, identities and addresses are withdrawn here.",
+    "Start a controller of that cluster. If there is none any more, remove its keys, and find who "
+    "renews their leases: any user of etcd can.",
+)
+NO_COUNTERS = Code(
+    "M189",
+    "A process may not read the counters of other clusters. It takes a cluster for present as long "
+    "as the cluster's leases live, and any user of etcd can keep these alive.",
+    "Give the role of the process the right to read meshgate/v1/: make the users again.",
+)
+COMPACTED = Code(
+    "M195",
+    "Somebody has compacted the history of etcd beyond what a process had read. It has listed "
+    "everything anew; nothing was lost or withdrawn. While that goes on, each list costs more.",
+    "Compact seldom, as etcd does by itself (--auto-compaction-retention=1h). Any user of etcd can "
+    "compact it: find the one that does.",
+)
+ALARM = Code(
+    "M196",
+    "An alarm stands in etcd, which therefore takes no writes. What is programmed and published "
+    "stays; no claims are made, no pod is published, and nobody can take a leadership over.",
+    "NOSPACE: remove what finding M197 names, compact, defragment, then `etcdctl alarm disarm`. "
+    "CORRUPT: replace the member that differs. Any user of etcd can raise an alarm: if there is no "
+    "cause, find who did.",
+)
+FILLING = Code(
+    "M197",
+    "The database of etcd has at least half of its quota. When it is full, etcd takes no writes. "
+    "The text names the prefixes that hold and write the most, from a sample of the leader's.",
+    "Remove what the text names, or have it removed by its cluster. Compact and defragment. Set "
+    "etcd.quotaBytes of the controller when etcd runs with another --quota-backend-bytes than 2 "
+    "GiB.",
 )
 NOT_REMEMBERED = Code(
     "D605",

@@ -26,6 +26,7 @@ from mesh.core.model import (
 )
 from mesh.core.table import Table
 from mesh.identity.addresses import PodJoin, tunnel_endpoint
+from mesh.identity.counted import CountedPods
 
 #: Prefixes that are published, each with a canary.
 PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
@@ -34,9 +35,9 @@ PREFIXES = tuple(noun.prefix for noun in SHARED if noun is not CONFIG)
 LATER = (wire.SLICES,)
 
 
-def config(cluster: str, cluster_id: int) -> dict[str, bytes]:
+def config(cluster: str, cluster_id: int, counter_s: int = 0) -> dict[str, bytes]:
     """The key that other clusters read first."""
-    return {wire.config_key(cluster): wire.cluster_config(cluster_id)}
+    return {wire.config_key(cluster): wire.cluster_config(cluster_id, counter_s)}
 
 
 def node_keys(_: NodeKey, row: Node | None, cluster_id: int) -> dict[str, bytes]:
@@ -85,8 +86,8 @@ def canaries(cluster: str, since: str, prefixes: Sequence[str] = PREFIXES) -> di
 class PodAddresses(PodJoin):
     """Address keys of own pods in ``table``."""
 
-    def __init__(self, table: Table[str, bytes], cluster: str) -> None:
-        super().__init__()
+    def __init__(self, counted: CountedPods, table: Table[str, bytes], cluster: str) -> None:
+        super().__init__(counted)
         self._table = table
         self._cluster = cluster
 

@@ -6,13 +6,16 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from clustermesh.users import CiliumUser
+    from clustermesh.etcd.auth import EtcdUser
+    from clustermesh.users import MadeUser
 
 _RUN = Path("/run/meshgate")
 
@@ -29,8 +32,17 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     roles = "writer: its kvstoremesh; reader: a Cilium that reads all clusters"
     user.add_argument("--role", required=True, choices=("writer", "reader"), help=roles)
     _add_etcd(user)
-    user.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
+    _add_output(user)
     user.set_defaults(run=_user)
+    _add_process(verbs, "node", "the agent and the speaker of a node", "NAME")
+    _add_process(verbs, "controller", "a controller", "INSTANCE")
+    renew = verbs.add_parser(
+        "renew",
+        help="renew the certificates of the CA's folder of which half is over; for a timer",
+    )
+    _add_pki(renew)
+    _add_lifetime(renew)
+    renew.set_defaults(run=_renew)
 
     forget = verbs.add_parser(
         "forget", help="wait no longer for a cluster that a replaced store does not have"
@@ -42,12 +54,52 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     forget.set_defaults(run=_forget)
 
 
+def _add_process(
+    verbs: _SubParsersAction[argparse.ArgumentParser], role: str, whose: str, metavar: str
+) -> None:
+    """The verb that issues and revokes the users of one of our processes."""
+    parser = verbs.add_parser(
+        role,
+        help=f"issue or revoke the etcd users of {whose}",
+        epilog="After --revoke each host with a member of etcd needs the new ca.crl, and its open "
+        "connections have to end: `ss --kill state established '( sport = :2379 )'`, or a restart "
+        "of the member. The verb does this on the host where it runs.",
+    )
+    parser.add_argument("name", metavar=metavar)
+    text = "its cluster; without it as in a configuration file of the run directory"
+    parser.add_argument("--cluster", metavar="CLUSTER", help=text)
+    does = parser.add_mutually_exclusive_group(required=True)
+    text = "make user and certificate, and print certificate, key and configuration"
+    does.add_argument("--issue", action="store_true", help=text)
+    text = "take certificates, user and role away, and end connections"
+    does.add_argument("--revoke", action="store_true", help=text)
+    text = "write certificate and key into this folder instead"
+    parser.add_argument("--into", type=Path, metavar="DIR", help=text)
+    _add_lifetime(parser)
+    _add_etcd(parser)
+    _add_output(parser)
+    parser.set_defaults(run=_process, role=role)
+
+
 def _add_etcd(parser: argparse.ArgumentParser) -> None:
-    run = Path(os.environ.get("MESHGATE_RUN") or _RUN)
     text = "where etcd answers; without it as in a configuration file of the run directory"
     parser.add_argument("--etcd", action="append", metavar="URL", help=text)
+    _add_pki(parser)
+
+
+def _add_pki(parser: argparse.ArgumentParser) -> None:
+    run = _run()
     text = "folder with ca.crt, ca.key, root.crt and root.key"
     parser.add_argument("--pki", type=Path, default=run / "pki", metavar="DIR", help=text)
+
+
+def _add_lifetime(parser: argparse.ArgumentParser) -> None:
+    text = "hours until the new certificates end; 168 by default, or as long as those of before"
+    parser.add_argument("--hours", type=float, metavar="N", help=text)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
 
 
 def _user(parsed: argparse.Namespace) -> int:
@@ -59,14 +111,70 @@ def _user(parsed: argparse.Namespace) -> int:
     except (OSError, ValueError, TypeError) as error:
         print(f"meshgate: no user for {parsed.cluster}: {error}", file=sys.stderr)
         return 1
-    sys.stdout.write(_text(made, parsed.output))
+    sys.stdout.write(_text([made], parsed.output))
     return 0
+
+
+def _process(parsed: argparse.Namespace) -> int:
+    from clustermesh import users
+
+    try:
+        endpoints = parsed.etcd or _endpoints()
+        cluster = parsed.cluster or _cluster_of(parsed.role, parsed.name)
+        processes = users.processes_of(cluster, parsed.role, parsed.name)
+        if parsed.revoke:
+            return _revoke(processes, parsed.pki, endpoints)
+        made = users.issue(processes, parsed.pki, endpoints, *_lifetime(parsed), into=parsed.into)
+    except (OSError, ValueError, TypeError) as error:
+        done = "revoked" if parsed.revoke else "issued"
+        print(f"meshgate: {parsed.role} {parsed.name} is not {done}: {error}", file=sys.stderr)
+        return 1
+    if parsed.into:
+        for one in made:
+            print(f"{one.user}: {parsed.into}")
+    else:
+        sys.stdout.write(_text(made, parsed.output))
+    return 0
+
+
+def _revoke(processes: Sequence[EtcdUser], pki: Path, endpoints: Sequence[str]) -> int:
+    from clustermesh import users
+
+    number = users.revoke(processes, pki, endpoints)
+    for user in processes:
+        print(f"{user.cn}: user and role are gone")
+    print(f"{pki}/ca.crl: {number} more certificates; copy it to each host with a member of etcd")
+    ended = users.end_connections(endpoints)
+    if ended is None:
+        print("no connection to a member of etcd was open on this host: end them where it runs")
+    else:
+        print(f"{ended} connections to etcd on this host were ended; do the same on the others")
+    return 0
+
+
+def _renew(parsed: argparse.Namespace) -> int:
+    from clustermesh.issued import Folder
+
+    try:
+        folder = Folder(parsed.pki)
+        with folder.locked():
+            renewed = folder.renew(*_lifetime(parsed))
+    except (OSError, ValueError, TypeError) as error:
+        print(f"meshgate: nothing is renewed: {error}", file=sys.stderr)
+        return 1
+    for user in renewed:
+        print(user)
+    return 0
+
+
+def _lifetime(parsed: argparse.Namespace) -> Sequence[timedelta]:
+    return [timedelta(hours=parsed.hours)] if parsed.hours else []
 
 
 def _forget(parsed: argparse.Namespace) -> int:
     from clustermesh import forget
 
-    run = Path(os.environ.get("MESHGATE_RUN") or _RUN)
+    run = _run()
     paths = parsed.config or sorted([*run.glob("controller.yaml"), *run.glob("*/controller.yaml")])
     try:
         found = {one.cluster: one for one in map(forget.read, paths)}
@@ -96,27 +204,52 @@ def _is_sure(name: str) -> bool:
         return False
 
 
-def _text(made: CiliumUser, form: str) -> str:
-    """The files one after the other, each below its name; or an object."""
+def _text(made: Sequence[MadeUser], form: str) -> str:
+    """The files one after the other, each below its name; or an object for each user."""
     if form == "table":
-        return "".join(f"# {name}\n{text}" for name, text in made.files.items())
-    ca, certificate, key, config = made.files.values()
-    row = {"user": made.user, "ca": ca, "certificate": certificate, "key": key, "config": config}
+        files = [file for one in made for file in one.files.items()]
+        return "".join(f"# {name}\n{text}" for name, text in files)
+    names = ("ca", "certificate", "key", "config")
+    rows = [{"user": one.user, **dict(zip(names, one.files.values(), strict=True))} for one in made]
+    tree = rows[0] if len(rows) == 1 else rows
     if form == "json":
-        return json.dumps(row, indent=2) + "\n"
+        return json.dumps(tree, indent=2) + "\n"
     import yaml
 
-    return str(yaml.safe_dump(row, sort_keys=False))
+    return str(yaml.safe_dump(tree, sort_keys=False))
 
 
 def _endpoints() -> list[str]:
     """The endpoints of the first configuration file of the run directory. Raises OSError."""
-    import yaml
-
-    run = Path(os.environ.get("MESHGATE_RUN") or _RUN)
-    for path in sorted([*run.glob("*.yaml"), *run.glob("*/*.yaml")]):
-        document = yaml.safe_load(path.read_text())
-        etcd = document.get("etcd") if isinstance(document, dict) else None
+    for document in _configurations():
+        etcd = document.get("etcd")
         if isinstance(etcd, dict) and etcd.get("endpoints"):
             return [str(endpoint) for endpoint in etcd["endpoints"]]
-    raise FileNotFoundError(f"no configuration file under {run} names an etcd; say --etcd URL")
+    raise FileNotFoundError(f"no configuration file under {_run()} names an etcd; say --etcd URL")
+
+
+def _cluster_of(role: str, name: str) -> str:
+    """The cluster of a node or of a controller's instance, as its configuration says.
+
+    Raises OSError.
+    """
+    field = "node" if role == "node" else "instance"
+    for document in _configurations():
+        cluster = document.get("cluster")
+        if document.get(field) == name and isinstance(cluster, dict) and cluster.get("name"):
+            return str(cluster["name"])
+    raise FileNotFoundError(f"no configuration file under {_run()} is its; say --cluster CLUSTER")
+
+
+def _configurations() -> Iterator[Mapping[str, object]]:
+    import yaml
+
+    run = _run()
+    for path in sorted([*run.glob("*.yaml"), *run.glob("*/*.yaml")]):
+        document = yaml.safe_load(path.read_text())
+        if isinstance(document, dict):
+            yield document
+
+
+def _run() -> Path:
+    return Path(os.environ.get("MESHGATE_RUN") or _RUN)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Everything that the lab, the tests and the checks need on Debian 12: system packages and a virtual
 # environment. May be repeated; when everything is there it takes a fraction of a second.
-#   install.sh             the Python packages of requirements.lock, by their hashes
+#   install.sh             the Python packages of both locks, by their hashes
+#   install.sh runtime     only what a node needs: those of requirements.lock
 #   install.sh newest      the newest Python packages that pyproject.toml allows, each time
 #   install.sh versions    prints the versions of the system packages, and installs nothing
 set -eu
@@ -51,12 +52,13 @@ pip_install() {
 
 install_locked() {
 	stamp=$VENV/.installed
-	wanted=$(sha256sum pyproject.toml requirements.lock | sha256sum | cut -d' ' -f1)
+	locks=$1
+	wanted=$(sha256sum pyproject.toml $locks | sha256sum | cut -d' ' -f1)
 	[ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
 	make_venv
 	echo "install: Python packages (about a minute)"
-	pip_install --require-hashes -r requirements.lock
-	# The lock holds setuptools, so pip must not fetch another one to build the project.
+	pip_install --require-hashes $(printf -- '-r %s ' $locks)
+	# requirements.lock holds setuptools, so pip must not fetch another one to build the project.
 	pip_install --no-deps --no-build-isolation -e .
 	echo "$wanted" >"$stamp"
 	echo "install: done, the command is $VENV/bin/meshgate"
@@ -76,7 +78,11 @@ versions() {
 case ${1:-locked} in
 locked)
 	install_packages
-	install_locked
+	install_locked 'requirements.lock requirements-dev.lock'
+	;;
+runtime)
+	install_packages
+	install_locked requirements.lock
 	;;
 newest)
 	install_packages
@@ -84,7 +90,7 @@ newest)
 	;;
 versions) versions ;;
 *)
-	echo "install: unknown word $1; expected newest or versions" >&2
+	echo "install: unknown word $1; expected runtime, newest or versions" >&2
 	exit 2
 	;;
 esac

@@ -1,9 +1,11 @@
-"""Write ``requirements.lock``: every Python package at one version, with the hashes of its files.
+"""Write the locks: every Python package at one version, with the hashes of its files.
 
-Run by ``make lock``, which wants Debian's Python and nothing else. pip resolves the run, build and
-dev requirements of pyproject.toml in an empty environment. The index then names all files of each
-chosen version, so one lock serves x86-64 and aarch64. Local folders and caches are switched off:
-a file that only this machine has would lock the others out. The lock names no index, so each
+``requirements.lock`` has what a node needs to build and run Meshgate, ``requirements-dev.lock``
+what tests and checks need beside that, so no test tool gets onto a node. Run by ``make lock``,
+which wants Debian's Python and nothing else. pip resolves all requirements of pyproject.toml in an
+empty environment, and then those of a node within the same versions. The index then names all files
+of each chosen version, so one lock serves x86-64 and aarch64. Local folders and caches are switched
+off: a file that only this machine has would lock the others out. The locks name no index, so each
 machine installs from the index that its own pip is configured for.
 """
 
@@ -23,6 +25,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -32,11 +35,13 @@ from urllib.request import HTTPSHandler, Request, build_opener
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ROOT / "pyproject.toml"
 LOCK = ROOT / "requirements.lock"
+DEV_LOCK = ROOT / "requirements-dev.lock"
 PYTHON = (3, 11)
 #: Settings of pip that say where the index is and how to reach it; the lock uses no others.
 REACH = ("index-url", "cert", "client-cert", "proxy", "timeout", "trusted-host", "retries")
 HEAD = """\
 # Written by `make lock` from pyproject.toml, for Python 3.11 on x86-64 and aarch64.
+# Runtime in requirements.lock, tests and checks beside it in requirements-dev.lock.
 # Wheels only: to build a package would run code that no hash here covers.
 --only-binary :all:
 """
@@ -81,14 +86,14 @@ class Pip:
         return done.stdout
 
 
+def runtime(project: Mapping[str, Any]) -> list[str]:
+    """What pyproject.toml asks for to build and to run."""
+    return [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+
+
 def requirements(project: Mapping[str, Any]) -> list[str]:
     """What pyproject.toml asks for to run, to build and to develop."""
-    tables = project["project"]
-    return [
-        *project["build-system"]["requires"],
-        *tables["dependencies"],
-        *tables["optional-dependencies"]["dev"],
-    ]
+    return [*runtime(project), *project["project"]["optional-dependencies"]["dev"]]
 
 
 def settings(listed: str) -> dict[str, str]:
@@ -232,32 +237,50 @@ def _resolve(pip: Pip, wanted: Iterable[str], report: Path) -> list[Chosen]:
     return chosen(json.loads(report.read_text(encoding="utf-8")))
 
 
-def lock() -> str:
-    """The text of a new lock. Raises LockError."""
-    wanted = requirements(tomllib.loads(PROJECT.read_text(encoding="utf-8")))
+def split(packages: Iterable[Chosen], needed: Iterable[Chosen]) -> dict[Path, list[Chosen]]:
+    """The packages of each lock; ``needed`` are those of a node. Raises LockError."""
+    every, names = list(packages), {one.name for one in needed}
+    if missing := names - {one.name for one in every}:
+        raise LockError(f"a node needs {', '.join(sorted(missing))}, which were not resolved")
+    return {
+        LOCK: [one for one in every if one.name in names],
+        DEV_LOCK: [one for one in every if one.name not in names],
+    }
+
+
+def locks() -> dict[Path, str]:
+    """The texts of new locks. Raises LockError."""
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="meshgate-lock-") as name:
         folder = Path(name)
         pip, reach = _pip(folder / "venv")
         index = reach.get("index-url") or pip.run("-c", _DEFAULT_INDEX).strip()
-        packages = _resolve(pip, wanted, folder / "report.json")
+        packages = _resolve(pip, requirements(project), folder / "report.json")
+        pins = folder / "pins.txt"
+        pins.write_text("".join(f"{one.name}=={one.version}\n" for one in packages), "utf-8")
+        wanted = ["--constraint", str(pins), *runtime(project)]
+        parts = split(packages, _resolve(pip, wanted, folder / "runtime.json"))
     refuse_machines(packages)
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda one: _files(index, reach.get("cert", ""), one), packages)
-        return text_of(zip(packages, found, strict=True))
+        cert = reach.get("cert", "")
+        found = dict(zip(packages, pool.map(partial(_files, index, cert), packages), strict=True))
+    return {path: text_of((one, found[one]) for one in part) for path, part in parts.items()}
 
 
 def main() -> int:
-    """Replace ``requirements.lock``; the exit status."""
+    """Replace both locks; the exit status."""
     if sys.version_info[:2] != PYTHON:
         sys.stderr.write(f"lock: wants Python {'.'.join(map(str, PYTHON))}\n")
         return 1
     try:
-        text = lock()
+        texts = locks()
     except (LockError, OSError) as error:
         sys.stderr.write(f"lock: {error}\n")
         return 1
-    LOCK.write_text(text, encoding="utf-8")
-    sys.stdout.write(f"lock: {text.count('==')} packages, {text.count('--hash=')} files\n")
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        counts = f"{text.count('==')} packages, {text.count('--hash=')} files"
+        sys.stdout.write(f"lock: {path.name}: {counts}\n")
     return 0
 
 

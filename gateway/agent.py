@@ -41,13 +41,13 @@ from gateway.members import (
     members_of,
     with_room,
 )
-from gateway.networks import egress_network
+from gateway.networks import destination, destinations_of, egress_network
 from gateway.plan import RETIRED_CLASSES, egress_classes
 from gateway.policy import POLICIES
 from gateway.settings import EgressSettings
 from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps, Mark
-from mesh.core.files import replace_file
+from mesh.core.files import private_folder, replace_file
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
@@ -117,6 +117,7 @@ class EgressAgent(AgentFeature):
         self.no_gateway: Table[GatewayKey, bool] = Table("gateway without room")
         self.marks = (self.mark,)
         self.ours = (Table[Network, None]("egress network"),)
+        self.barred = (Table[Network, None]("a destination of an egress policy"),)
         self.announced = (Table[Network, None]("own egress network"),)
         self._claims = store.claims_of(blocks.NOUN)
         self._now: Table[IP, tuple[IPv4Address, ...]] = Table("gateways of address")
@@ -136,6 +137,7 @@ class EgressAgent(AgentFeature):
         policies, gateways = self._objects[POLICIES], self.coverage.gateways
         self.coverage.derive(loop)
         loop.group(self.ours[0], egress_network, By(policies, lambda _, policy: policy.addresses))
+        loop.group(self.barred[0], destination, By(policies, destinations_of))
         loop.group(self._now, rows.endpoints_of_address, By(gateways.of_address))
         loop.derive([self._now, self.ours[0]], self._rest_now, [self.no_gateway])
         loop.group(self.announced[0], self._announced, By(self._now))
@@ -356,6 +358,6 @@ def permutation_key(path: Path) -> int:
     with suppress(FileNotFoundError, ValueError):
         return int(path.read_text())
     key = secrets.randbits(64)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     replace_file(path, f"{key}\n", durable=True)
     return key

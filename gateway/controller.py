@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gateway import blocks, nouns
 from gateway.coverage import Coverage
-from gateway.networks import egress_network
+from gateway.networks import destination, destinations_of, egress_network
 from gateway.plan import findings_of
 from gateway.policy import POLICIES, EgressPolicy
 from gateway.settings import EgressSettings
@@ -44,6 +44,7 @@ class EgressController(ControllerFeature):
         self._held = store.claims_of(blocks.NOUN).held
         self.wants = (Table[Want, bool]("block wanted"),)
         self.ours = (Table[Network, None]("egress network"),)
+        self.barred = (Table[Network, None]("a destination of an egress policy"),)
         count = blocks.block_count(settings.block_size)
         self.claims = (Claimable(blocks.NOUN, lambda _: range(count), released=True),)
         self._hosted: Table[PodKey, Hosted] = Table("host of covered pod")
@@ -64,6 +65,7 @@ class EgressController(ControllerFeature):
         loop.group(
             self.ours[0], egress_network, By(objects[POLICIES], lambda _, row: row.addresses)
         )
+        loop.group(self.barred[0], destination, By(objects[POLICIES], destinations_of))
         loop.group(self._hosted, _hosted, By(self.coverage.covered), By(objects[PODS]))
         loop.group(
             self._covering,

@@ -1,8 +1,12 @@
-"""Egress addresses as networks: no other cluster may claim them. Pure."""
+"""Egress addresses and destinations as networks. Pure.
+
+No other cluster may claim the addresses, and none may claim a destination without a contract: its
+pods would draw what is to leave translated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 
 from gateway.policy import EgressPolicy
@@ -12,3 +16,30 @@ from mesh.core.model import IP, Network
 def egress_network(address: IP, policies: Mapping[str, EgressPolicy]) -> dict[Network, None]:
     """The network of an egress address that policies name."""
     return {ip_network(address): None} if policies else {}
+
+
+def destinations_of(_: str, policy: EgressPolicy) -> list[Network]:
+    """The destinations of a policy without what the policy excludes."""
+    parts = (part for one in policy.destinations for part in _without(one, policy.excluded))
+    return list(dict.fromkeys(parts))
+
+
+def destination(network: Network, policies: Mapping[str, EgressPolicy]) -> dict[Network, None]:
+    """A destination of at least one policy."""
+    return {network: None} if policies else {}
+
+
+def _without(network: Network, excluded: Iterable[Network]) -> list[Network]:
+    """The parts of a network that lie in none of the excluded ones."""
+    left = [network]
+    for hole in excluded:
+        left = [part for one in left for part in _cut(one, hole)]
+    return left
+
+
+def _cut(network: Network, hole: Network) -> Iterable[Network]:
+    if network.version != hole.version or not network.overlaps(hole):
+        return [network]
+    if not hole.subnet_of(network) or hole == network:  # type: ignore[arg-type]
+        return []
+    return network.address_exclude(hole)  # type: ignore[arg-type]

@@ -66,6 +66,10 @@ POLICIES: ObjectNoun[str, EgressPolicy] = ObjectNoun("egress")
 ADVERTISED = "egressIPs"
 
 
+#: Networks of one kind in a policy: the API server bounds what a rule about each may cost.
+_NETWORKS = 4096
+
+
 class _PodChoice(Strict, frozen=True, kw_only=True):
     rules: ClassVar = (
         Rule(
@@ -97,10 +101,12 @@ class _EgressSpec(Strict, frozen=True, kw_only=True):
         ),
     )
     selectors: Annotated[tuple[_PodChoice, ...], msgspec.Meta(min_length=1)]
-    destination_cidrs: Annotated[tuple[AnyNetwork, ...], msgspec.Meta(min_length=1)] = (
-        msgspec.field(name="destinationCIDRs")
+    destination_cidrs: Annotated[
+        tuple[AnyNetwork, ...], msgspec.Meta(min_length=1, max_length=_NETWORKS)
+    ] = msgspec.field(name="destinationCIDRs")
+    excluded_cidrs: Annotated[tuple[AnyNetwork, ...], msgspec.Meta(max_length=_NETWORKS)] = (
+        msgspec.field(name="excludedCIDRs", default=())
     )
-    excluded_cidrs: tuple[AnyNetwork, ...] = msgspec.field(name="excludedCIDRs", default=())
     addresses: Annotated[tuple[AnyAddress, ...], msgspec.Meta(min_length=1, max_length=16)]
     gateways: _NodeChoice
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,10 +17,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from bgp.agent import RoutersAgent
 from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
 from clustermesh.connection import AgentStore
+from clustermesh.contract import CONTRACTS
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
@@ -36,6 +39,7 @@ from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
 from mesh.health.agent import Health, map_usages
+from mesh.health.mistakes import Mistakes, named
 from mesh.host import restore as host_restore
 from mesh.host.agent import FILE, Host
 from mesh.identity import labels
@@ -46,6 +50,7 @@ from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
+from mesh.nodes.overlay import OverlayDevice
 from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
@@ -71,7 +76,13 @@ log = logging.getLogger(__name__)
 
 #: What a host may tell the world about drops, per second, reason and CPU.
 DROP_EVENTS = 50
+#: What one sender may tell in 8.6 s, and how many of these events may be drops: with the history of
+#: ``observe.events.KEPT`` events, a pod alone needs four and a half minutes to fill it.
+EVENT_SHARE, DROP_SHARE = 512, 128
 ICMP_ERRORS = 1000
+
+#: What Python puts before the words of an OSError.
+_NUMBER = re.compile(r"^\[Errno \d+\] ")
 
 #: Makes further features of a node from the tables of those that are there.
 More = Callable[["Features"], Iterable[AgentFeature]]
@@ -108,7 +119,7 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts.endpoint, objects, own, remote, self.locators.locator
+            me, config.uplink, facts, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
@@ -117,7 +128,7 @@ class Features:
             native=config.hosts == "native",
         )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
-        self.services = ServicesAgent(me.cluster, objects, own.pods, remote)
+        self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
         self.local = LocalPods(me.name, objects)
         self.egress = EgressAgent(
             me,
@@ -131,7 +142,7 @@ class Features:
         )
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
-            self.egress,
+            self.egress, RoutersAgent(objects),
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
@@ -148,7 +159,8 @@ class Features:
         features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
-        features.append(RemoteAgent(remote, features))
+        contracts = objects[CONTRACTS]
+        features.append(RemoteAgent(remote, contracts, config.etcd.address, features))
         self.all = tuple(features)
         self.store.check(self.contradicts)
 
@@ -184,10 +196,12 @@ class Agent:
         steps: Steps | None = None,
         kinds: Kinds = KINDS,
         programs: Path | None = None,
+        overlay: OverlayDevice | None = None,
     ) -> None:
         self.config = config
         self._steps = steps or Steps()
         self.kernel = kernel
+        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
         self.datapath = Datapath(config.bpffs, programs, sizes)
@@ -206,6 +220,7 @@ class Agent:
             config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
         )
         self.started = time.monotonic()
+        self.mistakes = Mistakes(config.node, "agent", self.loop)
         self._since = Since(self.findings, file=config.state_dir / SINCE)
 
     async def start(self) -> None:
@@ -259,7 +274,7 @@ class Agent:
         """What the kernel has, and the datapath's configuration from it."""
         mount_bpffs()
         facts = await self.uplink.facts()
-        vxlan = await self.kernel.add_vxlan(VXLAN_DEVICE, VXLAN_PORT)
+        vxlan = await self.overlay.make()
         devices = self.config.uplink, VXLAN_DEVICE
         self.host.prepare(devices, await self.host.default_routes())
         settings: dict[str, object] = {
@@ -270,6 +285,8 @@ class Agent:
             "cluster_shift": labels.CLUSTER_SHIFT,
             "uplink_mtu": facts.mtu,
             "drop_events": DROP_EVENTS,
+            "event_share": EVENT_SHARE,
+            "drop_share": DROP_SHARE,
             "icmp_errors": ICMP_ERRORS,
         }
         return facts, settings
@@ -282,8 +299,9 @@ class Agent:
         )  # fmt: skip
         cluster, node = self.config.cluster.name, self.config.node
         identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
-        names = Names(labels=identity.labels_of, pod=identity.pod_of)
-        self.events = NodeEvents(cluster, node, self.datapath, names)
+        services = self.features.services
+        names = Names(identity.labels_of, identity.pod_of, identity.cluster_of, services.service_of)
+        self.events = NodeEvents(cluster, node, self.datapath, names, self.features.pods.by_device)
         self.health = Health(
             node,
             self.datapath,
@@ -316,19 +334,29 @@ class Agent:
     async def run(self) -> None:
         """Serve and reconcile until cancelled."""
         pods, store = self.features.pods, self.features.store
-        jobs: list[Coroutine[Any, Any, object]] = [
-            self.manifests.run(), store.run(self.entries), self.loop.run(),
-            self.namespaces.run(pods.namespaces), self.hops.run(), self.uplink.run(self.facts),
-            sweep(self.datapath),
-            self.health.run(), self.host.run(), self._since.run(),
-            *(listener.run() for listener in self.listeners),
-        ]  # fmt: skip
-        jobs += [task() for feature in self.features.all for task in feature.tasks()]
+        jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "manifests": self.manifests.run,
+            "follow the store": partial(store.run, self.entries),
+            "derive and apply": self.loop.run,
+            "namespaces": partial(self.namespaces.run, pods.namespaces),
+            "next hops": self.hops.run,
+            "sweep": partial(sweep, self.datapath),
+            "health": self.health.run,
+            "events": self.events.run,
+            "host": self.host.run,
+            "date findings": self._since.run,
+            **{f"listener {number}": one.run for number, one in enumerate(self.listeners)},
+        }
+        jobs |= named(task for feature in self.features.all for task in feature.tasks())
         self.events.start()
         try:
             async with self.server, asyncio.TaskGroup() as group:
-                for job in jobs:
-                    group.create_task(job)
+                uplink = partial(self.uplink.run, self.facts)
+                group.create_task(self.mistakes.keep("the uplink", uplink, MovedError))
+                overlay = partial(self.overlay.run, self.features.hosts.recheck)
+                group.create_task(self.mistakes.keep("the overlay's device", overlay, MovedError))
+                for name, job in jobs.items():
+                    group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
             self.events.stop()
             await store.client.aclose()
@@ -344,6 +372,7 @@ class Agent:
             "loop": process.busy(self._steps, self.loop),
             "findings": self._since.dated(),
             **self.health.status(),
+            **self.events.status(),
         }
 
     def usage(self) -> Iterable[Usage]:
@@ -355,23 +384,29 @@ class Agent:
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
         yield from self.manifests.objects.findings.rows.values()
-        yield from self.features.findings()
-        yield from self.uplink.findings(self.config.node)
-        yield from self.namespaces.findings()
-        for listener in self.listeners:
-            yield from listener.findings()
-        yield from self.host.findings()
-        for found in self._watched:
-            yield from found()
+        parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+            ("the store", self.features.store.findings),
+            *((type(one).__name__, one.findings) for one in self.features.all),
+            ("the uplink", partial(self.uplink.findings, self.config.node)),
+            ("the overlay's device", partial(self.overlay.findings, self.config.node)),
+            ("namespaces", self.namespaces.findings),
+            *((f"listener {number}", one.findings) for number, one in enumerate(self.listeners)),
+            ("the host", self.host.findings),
+            *((f"what is watched {number}", one) for number, one in enumerate(self._watched)),
+        ]
+        for name, found in parts:
+            yield from self.mistakes.of(name, found)
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
+        yield from self.mistakes.findings()
 
 
 def failures(node: str, applied: Applied) -> Iterable[Finding]:
     """What a target of the node could not write, and what it has no room for."""
     report, about = applied.report, (f"node/{node}",)
     for key, text in report.errors.items():
-        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, text, about)
+        words = _NUMBER.sub("", text)
+        yield Finding(NOT_WRITTEN, f"{node}/{report.table}", key, words, about)
     if report.full and report.full.meaning:  # without, the feature has a finding of its own
         yield Finding(FULL, f"{node}/{report.full.map}", "max_entries", str(report.full), about)
 
@@ -379,14 +414,17 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
 async def _live(config: AgentConfig, steps: Steps) -> None:
     """One agent after another, each on the uplink as it is, in one process."""
     async with Kernel.open() as kernel:
+        overlay = OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
         while True:
-            await _live_once(config, kernel, steps)
+            await _live_once(config, kernel, steps, overlay)
             process.begin_anew()
 
 
-async def _live_once(config: AgentConfig, kernel: Kernel, steps: Steps) -> None:
-    """One agent, until it is cancelled or its uplink has changed."""
-    agent = Agent(config, kernel, steps=steps)
+async def _live_once(
+    config: AgentConfig, kernel: Kernel, steps: Steps, overlay: OverlayDevice
+) -> None:
+    """One agent, until it is cancelled or its uplink or the overlay's device has changed."""
+    agent = Agent(config, kernel, steps=steps, overlay=overlay)
     try:
         await agent.start()
         log.info(

@@ -214,8 +214,10 @@ def _lacks(answers: Sequence[Answer]) -> Iterator[str]:
 
 def _complain(sentences: Sequence[str]) -> int:
     """Say on stderr why an answer is not whole; the exit status."""
+    from mesh.observe.render import marked
+
     for sentence in sentences:
-        print(f"meshgate: {sentence}", file=sys.stderr)
+        print(f"meshgate: {marked(sentence)}", file=sys.stderr)
     return 1 if sentences else 0
 
 
@@ -269,11 +271,12 @@ def _flow_list(parsed: argparse.Namespace) -> int:
 
 def _flow_watch(parsed: argparse.Namespace) -> int:
     from mesh.observe import watch
+    from mesh.observe.render import marked
 
     try:
         for item in watch.live(_agents(), _wanted(parsed)):
             if isinstance(item, str):
-                print(f"meshgate: {item}", file=sys.stderr, flush=True)
+                print(f"meshgate: {marked(item)}", file=sys.stderr, flush=True)
             elif parsed.node in ("", item["node"]):
                 print(_flow_text(parsed.noun, item, parsed.output), flush=True)
     except watch.FlowsError as error:
@@ -288,7 +291,7 @@ def _flow_text(noun: Noun, row: Row, form: str) -> str:
     from mesh.observe import listing, render, tables
 
     if form == "json":
-        return tables.encode(listing.exact_flow(row)).decode()
+        return render.in_ascii(tables.encode(listing.exact_flow(row)).decode())
     if form == "yaml":
         return "---\n" + render.document(listing.exact_flow(row), form).rstrip()
     return render.flow_line(listing.texts(noun, [row])[0])
@@ -309,6 +312,7 @@ def _status(parsed: argparse.Namespace) -> int:
             "findings": whole.findings,
             "drops": whole.drops,
             "usage": whole.usage,
+            "unshown": whole.unshown,
         }
         if whole.processes:
             answer["processes"] = whole.processes

@@ -6,13 +6,15 @@ configuration file and the path of the field. Keys are camelCase in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from bpf.privileges import UnknownUserError, User
 from clustermesh.etcd.channel import EtcdAddress
 from gateway.settings import EgressSettings
 from mesh.core.section import Section
@@ -24,7 +26,7 @@ from srv6.settings import pool_problems
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 
-_POD_NETNS = {"cluster": "c", "namespace": "ns", "name": "pod"}
+_POD_NETNS = frozenset({"cluster", "namespace", "name"})
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z", max_length=253)]
 _ClusterName = Annotated[
@@ -57,6 +59,8 @@ class Etcd(Section, frozen=True):
     """PEM file of our client certificate; its common name is our etcd user."""
     key: Path | None = None
     """PEM file of the certificate's private key."""
+    quota_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """``--quota-backend-bytes`` of an etcd before 3.6, which does not tell it; 0: 2 GiB."""
 
     @property
     def address(self) -> EtcdAddress:
@@ -72,7 +76,10 @@ class Hubble(Section, frozen=True):
     ca: Path
     """PEM file of the authority that signs the certificates of relays."""
     cert: Path
-    """PEM file of our certificate, for the name ``<node>.<cluster>.hubble-grpc.cilium.io``."""
+    """PEM file of our certificate, for the names ``*.<cluster>.hubble-grpc.cilium.io``.
+
+    A relay asks for a node by its name, and for the list of nodes by the name ``hubble-peer``.
+    """
     key: Path
     """PEM file of the certificate's private key. Changed files count for new connections."""
 
@@ -101,7 +108,7 @@ class AgentConfig(Section, frozen=True):
     manifests: Path
     """Folder of the cluster's objects; need not exist yet."""
     etcd: Etcd
-    """The shared etcd, as user ``<cluster>-agent``."""
+    """The shared etcd, as user ``<cluster>:node:<node>``."""
     bpffs: Path
     """Directory below a bpffs in which links and maps are pinned; one per host."""
     cgroup: Path
@@ -111,7 +118,8 @@ class AgentConfig(Section, frozen=True):
     socket: Path
     """Unix socket on which tables and flows are served."""
     pod_netns: str
-    """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``."""
+    """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``; an
+    underscore stands between the latter two, so that no two pods have the same path."""
     state_dir: Path
     """Directory that outlives the process: last good manifests."""
     hosts: Literal["overlay", "native"] = "overlay"
@@ -123,6 +131,11 @@ class AgentConfig(Section, frozen=True):
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
     """Where a Hubble relay finds this agent; absent: on the unix socket only."""
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders that nobody else may write to."""
+        return (self.state_dir,)
 
 
 class Pools(PodCIDRPools, frozen=True):
@@ -146,7 +159,7 @@ class ControllerConfig(Section, frozen=True):
     manifests: Path
     """Folder of the cluster's objects; need not exist yet."""
     etcd: Etcd
-    """The shared etcd, as user ``<cluster>-controller``."""
+    """The shared etcd, as user ``<cluster>:controller:<instance>``."""
     pools: Pools
     """What nodes get; the same in all replicas."""
     state_dir: Path
@@ -157,6 +170,11 @@ class ControllerConfig(Section, frozen=True):
     """Port blocks."""
     lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
     """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders that nobody else may write to."""
+        return (self.state_dir,)
 
 
 class SpeakerConfig(Section, frozen=True):
@@ -169,13 +187,26 @@ class SpeakerConfig(Section, frozen=True):
     manifests: Path
     """Folder of the cluster's objects; need not exist yet."""
     etcd: Etcd
-    """The shared etcd, as user ``<cluster>-speaker``."""
+    """The shared etcd, as user ``<cluster>:speaker:<node>``."""
     run_dir: Path
     """ExaBGP's configuration and log, the relay's socket, pid files, last good manifests."""
     socket: Path
     """Unix socket on which tables are served."""
     router_id: IPv4Address = msgspec.field(name="routerID")
     """BGP identifier, unique among the router's peers; usually the node's IPv4 address."""
+    exabgp_user: str = "meshgate-bgp"
+    """User as which ExaBGP speaks with routers, by name or number; none of another program, as it
+    gets what that user may. Its group is the user's."""
+
+    @property
+    def bgp_user(self) -> User:
+        """``exabgp_user`` by numbers; raises ``UnknownUserError``."""
+        return User.find(self.exabgp_user)
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders that nobody else may write to."""
+        return (self.run_dir,)
 
 
 def load_agent(path: Path) -> AgentConfig:
@@ -224,9 +255,22 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
         section = getattr(config, field.name)
         if isinstance(section, Section):
             yield from section.problems(field.encode_name)
+    if isinstance(config, SpeakerConfig):
+        yield from _user_problems(config)
     if isinstance(config, AgentConfig):
         yield from _netns_problems(config.pod_netns)
         yield from size_problems("limits", config.limits)
+
+
+def _user_problems(config: SpeakerConfig) -> Iterator[Wrong]:
+    try:
+        user = config.bgp_user
+    except UnknownUserError as error:
+        text = f"{error}: make it as deploy/systemd/meshgate.sysusers does, or name another one"
+        yield Wrong("exabgpUser", text)
+        return
+    if user.uid == 0 or user.gid == 0:
+        yield Wrong("exabgpUser", "root must not speak with strangers: name a user of its own")
 
 
 def _etcd_problems(etcd: Etcd) -> Iterator[Wrong]:
@@ -247,15 +291,31 @@ def _etcd_problems(etcd: Etcd) -> Iterator[Wrong]:
 
 def _netns_problems(pattern: str) -> Iterator[Wrong]:
     try:
-        one = pattern.format(**_POD_NETNS)
-        other = pattern.format(**{**_POD_NETNS, "namespace": "other"})
-        third = pattern.format(**{**_POD_NETNS, "name": "other"})
-    except (KeyError, IndexError, ValueError, AttributeError):
+        parts = list(Formatter().parse(pattern))
+    except ValueError:
+        parts = [("", None, None, None)]
+    fields = [field for _, field, _, _ in parts if field is not None]
+    plain = all(not form and not conversion for _, _, form, conversion in parts)
+    if not fields or not plain or not set(fields) <= _POD_NETNS:
         text = f"expected only {{cluster}}, {{namespace}}, {{name}} in braces, got {pattern!r}"
         yield Wrong("podNetns", text)
-        return
-    if len({one, other, third}) < len((one, other, third)):
+    elif not {"namespace", "name"} <= set(fields):
         yield Wrong("podNetns", f"expected {{namespace}} and {{name}}, got {pattern!r}")
+    elif shared := _shared_netns(parts):
+        text = f"expected an underscore between {{namespace}} and {{name}}: {shared}"
+        yield Wrong("podNetns", text)
+
+
+def _shared_netns(parts: Sequence[tuple[str, str | None, str | None, str | None]]) -> str:
+    """Whose pods would share a path: names have letters, digits, ``-`` and ``.``, and no ``_``."""
+    known = ""
+    for literal, field, _, _ in parts:
+        if "_" in literal:
+            known = ""
+        if known and field in {"namespace", "name"} - {known}:
+            return "pod c of namespace a-b and pod b-c of namespace a would be one"
+        known = field if field in {"namespace", "name"} else known
+    return ""
 
 
 def _is_address(host: str) -> bool:

@@ -9,15 +9,24 @@ is published lives on its leases, claims stay for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from bgp.controller import RoutersController
+from clustermesh.contract import CONTRACTS
 from clustermesh.controller import Foreign, PublishController, RemoteController
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
+from clustermesh.kept import FILE as CONTRACTS_FILE
+from clustermesh.kept import KeptContracts
+from clustermesh.remote.counters import Counters
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.tables import PREFIX, RemoteTables
 from clustermesh.store.follow import Batch
+from clustermesh.store.health import StoreHealth, cut_history
 from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
 from clustermesh.store.view import StoreView
@@ -31,6 +40,7 @@ from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
+from mesh.health.mistakes import Mistakes, named
 from mesh.identity.controller import IdentityController
 from mesh.nodes.controller import NodesController
 from mesh.objects.kinds import KINDS
@@ -60,8 +70,9 @@ class Features:
     def __init__(self, config: ControllerConfig, objects: Objects, more: More = _no_more) -> None:
         cluster, id_ = config.cluster.name, config.cluster.id
         self.cluster, self.objects = cluster, objects
-        self.own = Own(cluster)
-        self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore)
+        self.own = Own(cluster, confirmed=False)
+        kept = KeptContracts(config.state_dir / CONTRACTS_FILE)
+        self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore, kept=kept)
         cidrs = [pool.cidr for _, pool in config.pools.all]
         self.foreign = Foreign(cluster, cidrs, meet)
         own, remote, foreign = self.own, self.remote, self.foreign.table
@@ -69,23 +80,29 @@ class Features:
         self.nodes = NodesController(
             cluster, config.pools, objects, own, remote, self.locators.locator, foreign
         )
-        self.identity = IdentityController(cluster, id_, objects, own, remote)
         pods = [pool.cidr for pool in config.pools.pod_cidrs]
+        self.identity = IdentityController(
+            cluster, id_, pods, objects, own, remote, self.nodes.node
+        )
+        counted = self.identity.counted
         self.services = ServicesController(
-            objects, own.pods, pods, self.nodes.own_addresses[0], remote.services
+            objects, counted.table, pods, self.nodes.own_addresses[0], remote.services
         )
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
-            cluster, id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            self.identity.number, self.services.published,
+            id_, self.foreign, own, self.nodes.node, self.identity.identity,
+            counted, self.identity.confirmed, self.services.published, config.lease_seconds,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
+            RoutersController(objects),
         ]  # fmt: skip
         features += more(self)
-        features.append(
-            RemoteController(cluster, id_, remote, own.forgotten, self.publish, features)
-        )
+        others = RemoteController(
+            cluster, id_, remote, objects[CONTRACTS], config.etcd.address, own.forgotten,
+            self.publish, features,
+        )  # fmt: skip
+        features.append(others)
         self.all = tuple(features)
         self.wants = Wants(features)
         self.agreed = {key: value for one in features for key, value in one.agreed.items()}
@@ -101,11 +118,17 @@ class Features:
 
     def findings(self) -> Iterable[Finding]:
         """What is wrong in the view of the features."""
-        yield from self.objects.findings.rows.values()
-        yield from self.wants.findings(self.cluster)
-        yield from self.own.findings.values()
-        for feature in self.all:
-            yield from feature.findings()
+        for found in self.reports().values():
+            yield from found()
+
+    def reports(self) -> dict[str, Callable[[], Iterable[Finding]]]:
+        """The same by the part that says it."""
+        return {
+            "objects": self.objects.findings.rows.values,
+            "claims": partial(self.wants.findings, self.cluster),
+            "the own subtree": self.own.findings.values,
+            **{type(feature).__name__: feature.findings for feature in self.all},
+        }
 
     def derive(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
@@ -144,20 +167,31 @@ class Controller:
             who, self.client, features.own, features.wants, features.publish, features.agreed,
             self.loop.gate, features.remote.complete_clusters,
         )  # fmt: skip
+        self.counters = Counters(
+            self.client, cluster.name, features.take, lambda: self.view.told(PREFIX)
+        )
         own = features.own
         self.view = StoreView(
             self.client,
             f"{own.prefix}synced",
-            {own.prefix: self._take, PREFIX: features.take},
+            {own.prefix: self._take, PREFIX: self.counters.take},
             on_synced=own.synced,
         )
+        self.health = StoreHealth(
+            self.client, config.etcd.quota_bytes, lambda: self.leading.leader.leads, self._writers
+        )
         self._settled = False
+        self.mistakes = Mistakes(config.instance, "controller", self.loop)
         self._since = Since(self._found, file=config.state_dir / SINCE)
 
     def _take(self, batch: Batch) -> None:
         """Our own subtree: for the tables, and for the allocator while we stand by."""
         self.features.own.take(batch)
         self.leading.allocator.observe(batch)
+
+    def _writers(self) -> Iterable[str]:
+        """All clusters of which there are keys."""
+        return {self.config.cluster.name, *self.features.remote.imports.importers}
 
     async def run(self) -> None:
         """Be a controller until cancelled; the leadership is given up, what is published stays."""
@@ -166,15 +200,20 @@ class Controller:
                 Server(self.config.socket, self.features.listings(), self.status),
                 asyncio.TaskGroup() as group,
             ):
-                group.create_task(self.manifests.run(), name="manifests")
-                group.create_task(self.view.run(), name="follow the store")
-                group.create_task(self.loop.run(), name="derive")
-                group.create_task(self._since.run(), name="date findings")
-                group.create_task(self.leading.run(), name="lead")
-                group.create_task(self.leading.pods.run(), name="snapshot of pods")
-                group.create_task(self.leading.allocator.keep(), name="snapshot of claims")
-                for task in (one for feature in self.features.all for one in feature.tasks()):
-                    group.create_task(task())
+                jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                    "manifests": self.manifests.run,
+                    "follow the store": self.view.run,
+                    "look at counters": self.counters.run,
+                    "look at the store": self.health.run,
+                    "derive": self.loop.run,
+                    "date findings": self._since.run,
+                    "lead": self.leading.run,
+                    "snapshot of pods": self.leading.pods.run,
+                    "snapshot of claims": self.leading.allocator.keep,
+                }
+                jobs |= named(task for feature in self.features.all for task in feature.tasks())
+                for name, job in jobs.items():
+                    group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
             await self.client.aclose()
 
@@ -208,8 +247,15 @@ class Controller:
         return self._since.dated()
 
     def _found(self) -> Iterable[Finding]:
-        yield from self.features.findings()
-        yield from self.leading.findings()
+        for name, found in self.features.reports().items():
+            yield from self.mistakes.of(name, found)
+        yield from self.mistakes.of("the leadership", self.leading.findings)
+        yield from self.mistakes.of("the counters", self.counters.findings)
+        yield from self.mistakes.of("the store", self.health.findings)
+        yield from cut_history(self.view, self.client)
+        yield from self.view.findings()
+        yield from ending(self.client)
+        yield from self.mistakes.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:
             place = f"etcd {self.client.endpoint.text}"

@@ -37,10 +37,12 @@ from mesh.netlink import (
     Event,
     Group,
     Lost,
+    dump_question,
     events,
     match_question,
     matches,
     next_hops,
+    private_routes,
     question,
     route_mtus,
 )
@@ -91,6 +93,7 @@ class Link:
     mac: str
     up: bool
     alias: str
+    other_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,10 @@ class Kernel:
     async def set_alias(self, ifindex: int, alias: str) -> None:
         """Name what a device is for (``ip link`` shows it)."""
         await self._ask("link", "set", index=ifindex, ifalias=alias)
+
+    async def add_names(self, ifindex: int, names: Sequence[str]) -> None:
+        """Give a device further names, each of at most 127 characters without a slash."""
+        await self._ask("link", "property_add", index=ifindex, altname=list(names))
 
     async def delete_link(self, name: str) -> None:
         """Remove a device; an absent one is no error."""
@@ -345,6 +352,24 @@ class Kernel:
         found = await self._answers(hosts, about, route_mtus)
         return {IPv4Address(int(host.network_address)): mtu for host, mtu in found.items()}
 
+    async def private_routes(self, version: int, ours: str) -> frozenset[Network]:
+        """Prefixes of this host's routes, as far as they meet private or unique-local space.
+
+        Default routes and our own are left out, and those out of devices whose name starts with
+        ``ours``. Raises OSError.
+        """
+        links = await self.links()
+        devices = {link.ifindex for link in links.values() if link.name.startswith(ours)}
+        found: dict[Network, None] = {}
+        with self._make() as sock:
+            sock.send(dump_question(version))
+            done = False
+            while not done:  # the kernel makes each part when it is asked for
+                some, done = private_routes(sock.recv(_DATAGRAM), devices)
+                found |= some
+                await asyncio.sleep(0)
+        return frozenset(found)
+
     async def _answers(
         self,
         things: Collection[T],
@@ -362,10 +387,12 @@ class Kernel:
                 await asyncio.sleep(0)
         return found
 
-    async def events(self, *groups: Group, buffer: int = EVENT_BUFFER) -> AsyncIterator[Event]:
+    async def events(
+        self, *groups: Group, buffer: int = EVENT_BUFFER, own: bool = False
+    ) -> AsyncIterator[Event]:
         """What changes from now on, for ever; ``Lost`` comes first and after every gap.
 
-        ``buffer`` is the number of bytes that may wait.
+        ``buffer`` is the number of bytes that may wait; ``own``: routes of ours that go, too.
         """
         while True:
             try:
@@ -375,7 +402,8 @@ class Kernel:
                     for group in groups:
                         sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
                     yield Lost()
-                    async for event in _Listener(sock, ipv6=Group.ROUTE_V6 in groups).events():
+                    listener = _Listener(sock, ipv6=Group.ROUTE_V6 in groups, own=own)
+                    async for event in listener.events():
                         yield event
             except OSError as error:
                 log.warning("event=no_netlink_events reason=%s; opened again", error)
@@ -436,8 +464,8 @@ class _Listener:
     gap ends, and ``Lost`` is said, when the socket is empty and not with the error.
     """
 
-    def __init__(self, sock: socket.socket, *, ipv6: bool) -> None:
-        self._sock, self._ipv6 = sock, ipv6
+    def __init__(self, sock: socket.socket, *, ipv6: bool, own: bool) -> None:
+        self._sock, self._wanted = sock, {"ipv6": ipv6, "own": own}
         self._gap = False
 
     async def events(self) -> AsyncIterator[Event]:
@@ -463,7 +491,7 @@ class _Listener:
                     raise
                 self._gap = True
             else:
-                found += events(datagram, ipv6=self._ipv6) if not self._gap else ()
+                found += events(datagram, **self._wanted) if not self._gap else ()
         return found, False
 
 
@@ -509,6 +537,12 @@ def get_sysctl(name: str) -> str:
         return ""
 
 
+def _other_names(message: Any) -> tuple[str, ...]:
+    """Names that a device has beside its own (``ip link property``)."""
+    listed = message.get("prop_list")
+    return tuple(value for _, value in listed["attrs"]) if listed else ()
+
+
 def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
@@ -525,4 +559,5 @@ def _link(message: Any) -> Link:
         mac=message.get("address") or "",
         up=bool(message["flags"] & _IFF_UP),
         alias=message.get("ifalias") or "",
+        other_names=_other_names(message),
     )

@@ -5,7 +5,7 @@ needs 0.1 to 0.4 ms for each message, this module about 10 µs. ``mesh/kernel.py
 Source: rtnetlink(7); linux/netlink.h, rtnetlink.h, neighbour.h. Numbers have the host's byte order.
 
 Only IPv4 addresses and neighbours are read, because outer packets are IPv4. Routes of our own
-change no answer that anybody asks for, so they are no events.
+change no answer that anybody asks for, so they are events only for those who keep them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, ip_network
 
 from mesh.core.model import Network
+from mesh.core.space import PRIVATE
 
 #: Routes that carry this protocol number are ours (rtnetlink.h: above RTPROT_STATIC is free).
 PROTOCOL = 77
@@ -46,6 +47,13 @@ class Lost:
 @dataclass(frozen=True, slots=True)
 class RouteEvent:
     """A route to ``prefix`` came, changed or went, in any table."""
+
+    prefix: Network
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRouteGone:
+    """A route of our own went; whoever has deleted it."""
 
     prefix: Network
 
@@ -82,7 +90,7 @@ class LinkEvent:
     gone: bool
 
 
-Event = Lost | RouteEvent | RuleEvent | AddressEvent | NeighbourEvent | LinkEvent
+Event = Lost | RouteEvent | OwnRouteGone | RuleEvent | AddressEvent | NeighbourEvent | LinkEvent
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
@@ -101,6 +109,19 @@ _NEWNEIGH = 28
 _NEWRULE, _DELRULE = 32, 33
 _NEWNEXTHOP, _DELNEXTHOP = 104, 105
 _REQUEST = 1  # NLM_F_REQUEST
+_DUMP = 0x300  # NLM_F_DUMP
+_DONE = 3  # NLMSG_DONE
+_TABLE_LOCAL = 255  # RT_TABLE_LOCAL: the host's own addresses
+_ROUTED = frozenset({1, 6, 7, 8})  # RTN_UNICAST, BLACKHOLE, UNREACHABLE, PROHIBIT
+#: First and last addresses of private space by family.
+_SPANS = {
+    family: [
+        (int(one.network_address), int(one.broadcast_address))
+        for one in PRIVATE
+        if one.version == version
+    ]
+    for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6))
+}
 _IFLA_NAME, _IFLA_MTU, _IFLA_MASTER = 3, 4, 10
 _IFF_UP, _IFF_LOWER_UP = 1, 1 << 16
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA = 1, 4, 5, 8, 18
@@ -110,12 +131,15 @@ _NDA_DST = 1
 _NUD_FAILED = 0x20
 
 
-def events(datagram: bytes, *, ipv6: bool = False) -> list[Event]:
-    """What a datagram of the groups says, of IPv6 routes if wanted; a torn one says ``Lost``."""
+def events(datagram: bytes, *, ipv6: bool = False, own: bool = False) -> list[Event]:
+    """What a datagram of the groups says; a torn one says ``Lost``.
+
+    Of IPv6 routes, and of our own routes that go, if wanted.
+    """
     found: list[Event] = []
     try:
         for kind, _, body in _messages(datagram):
-            event = _event(kind, body)
+            event = (_own_route_gone(kind, body) if own else None) or _event(kind, body)
             foreign = isinstance(event, RouteEvent) and event.prefix.version == 6 and not ipv6
             if event is not None and not foreign:
                 found.append(event)
@@ -180,6 +204,44 @@ def matches(datagram: bytes, asked: Mapping[int, Network]) -> dict[Network, bool
     return found
 
 
+def dump_question(version: int) -> bytes:
+    """Ask for all routes of a family."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    route = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+    size = _HEADER.size + len(route)
+    return _HEADER.pack(size, _GETROUTE, _REQUEST | _DUMP, 1, 0) + route
+
+
+def private_routes(datagram: bytes, ours: Collection[int]) -> tuple[dict[Network, None], bool]:
+    """Prefixes of a dump's routes that meet private or unique-local space; whether it ends here.
+
+    Default routes, the host's own addresses, routes of our own and those out of our devices
+    (``ours``, by index) are left out.
+    """
+    found: dict[Network, None] = {}
+    for kind, _, body in _messages(datagram):
+        if kind in (_ERROR, _DONE):
+            return found, True
+        if kind == _NEWROUTE:
+            prefix = _private(body, ours)
+            if prefix is not None:
+                found[prefix] = None
+    return found, False
+
+
+def _private(body: bytes, ours: Collection[int]) -> Network | None:
+    family, bits, _, _, table, protocol, _, type_, _ = _ROUTE.unpack_from(body)
+    if not bits or table == _TABLE_LOCAL or protocol == PROTOCOL or type_ not in _ROUTED:
+        return None
+    attributes = _attributes(body, _ROUTE.size)
+    first = attributes.get(_RTA_DST, b"").ljust(4 if family == socket.AF_INET else 16, b"\0")
+    last = int.from_bytes(first, "big") | ((1 << (len(first) * 8 - bits)) - 1)
+    met = any(one <= last and int.from_bytes(first, "big") <= end for one, end in _SPANS[family])
+    if not met or _number(attributes.get(_RTA_OIF)) in ours:
+        return None
+    return ip_network((first, bits))
+
+
 def route_mtus(datagram: bytes, asked: Mapping[int, Network]) -> dict[Network, int]:
     """The MTU that the route to each prefix was given; 0: none. Not what the kernel has learned."""
     found: dict[Network, int] = {}
@@ -206,13 +268,27 @@ def _event(kind: int, body: bytes) -> Event | None:
     return None
 
 
+def _own_route_gone(kind: int, body: bytes) -> OwnRouteGone | None:
+    if kind != _DELROUTE or _ROUTE.unpack_from(body)[5] != PROTOCOL:
+        return None
+    prefix = _prefix(body)
+    return OwnRouteGone(prefix) if prefix else None
+
+
 def _route(body: bytes) -> RouteEvent | None:
-    family, bits, _, _, _, protocol, *_ = _ROUTE.unpack_from(body)
-    if family not in (socket.AF_INET, socket.AF_INET6) or protocol == PROTOCOL:
+    if _ROUTE.unpack_from(body)[5] == PROTOCOL:
+        return None
+    prefix = _prefix(body)
+    return RouteEvent(prefix) if prefix else None
+
+
+def _prefix(body: bytes) -> Network | None:
+    family, bits, *_ = _ROUTE.unpack_from(body)
+    if family not in (socket.AF_INET, socket.AF_INET6):
         return None
     destination = _attributes(body, _ROUTE.size).get(_RTA_DST)
     nothing = bytes(4 if family == socket.AF_INET else 16)
-    return RouteEvent(ip_network((destination or nothing, bits)))
+    return ip_network((destination or nothing, bits))
 
 
 def _link(body: bytes, *, gone: bool) -> LinkEvent | None:

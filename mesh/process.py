@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -13,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bpf.libbpf import LoadError
 from bpf.migrate import RefusedError
@@ -21,14 +22,22 @@ from bpf.object import DriftError
 from bpf.realtime import RealtimeKernelError
 from mesh.config import ConfigError
 from mesh.core import steps
-from mesh.core.files import replace_file
+from mesh.core.files import UnsafeError, in_words, private_folder, replace_file
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 
 log = logging.getLogger(__name__)
 
-C = TypeVar("C")
+
+class Private(Protocol):
+    """A configuration that says which folders are the process's alone."""
+
+    @property
+    def private(self) -> Iterable[Path]: ...
+
+
+C = TypeVar("C", bound=Private)
 Life = Callable[[C, Steps], Coroutine[Any, Any, None]]
 
 #: Objects between collections: with 65,536 addresses a full one stops the process for 0.1 s, one of
@@ -61,6 +70,15 @@ def main(path: Path, load: Callable[[Path], C], life: Life[C]) -> int:
     except ConfigError as error:
         log.error("event=bad_configuration error=%s", error)  # noqa: TRY400 - the text says it all
         return 2
+    os.umask(0o077)  # sockets and whatever a library writes are ours alone, too
+    try:
+        for folder in config.private:
+            private_folder(folder)
+    except UnsafeError as error:
+        log.error("event=unsafe_folder error=%s", in_words(error))  # noqa: TRY400 - says it all
+        return 1
+    except OSError as error:  # no room, or a disk that is away: a finding of the writers
+        log.warning("event=no_folder error=%s", in_words(error))
     status = 0
     gc.set_threshold(*COLLECT)
     measured = Steps()
@@ -132,7 +150,8 @@ class Since:
 
     def _date(self, one: Finding, first: float, now: float) -> Dated:
         self._seen[_same(one)] = first, now
-        return Dated(one.code, one.object, one.field, one.text, one.about, first)
+        place, field, text = map(_tellable, (one.object, one.field, one.text))
+        return Dated(one.code, place, field, text, tuple(map(_tellable, one.about)), first)
 
     def _load(self) -> None:
         """What was wrong before the restart may be found again until all has been read."""
@@ -164,6 +183,11 @@ class Since:
             except Exception:  # a health report that cannot be made ends no process
                 log.exception("event=findings_failed")
             await asyncio.sleep(max(LOOK_S, RESTS * (self._monotonic() - began)))
+
+
+def _tellable(text: str) -> str:
+    """The text as JSON can have it: the name of a file or a key need not be UTF-8."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _same(finding: Finding) -> _Same:

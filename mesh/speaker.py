@@ -12,9 +12,10 @@ Rule 3: End-of-RIB is released only when every source has synced and everything 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bgp import desired
 from bgp import findings as codes
@@ -23,6 +24,7 @@ from bgp.exabgp.engine import Engine
 from bgp.exabgp.lines import FAMILIES
 from bgp.exabgp.session import Session
 from bgp.peer import PEERS, BGPPeer, Route
+from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch
@@ -36,6 +38,7 @@ from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import Source, Table
+from mesh.health.mistakes import Mistakes
 from mesh.identity.selectors import matches
 from mesh.nodes.speaker import PodCIDRsSpeaker
 from mesh.objects.kinds import KINDS
@@ -94,13 +97,14 @@ class Speaker:
             {f"{own}{noun}/": self.take for noun in self.claims},
             on_synced=self._on_synced,
         )
-        self.engine = Engine(config.run_dir)
+        self.engine = Engine(config.run_dir, config.bgp_user)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()
         self.of_peerings = self.loop.apply(self.peerings, self.session.peers)
         self.of_routes = self.loop.apply(self.routes, self.session.routes, after=[self.of_peerings])
         self._findings: dict[str, list[Finding]] = {}  # by the derivation that found them
         self._unreadable: dict[str, str] = {}
+        self.mistakes = Mistakes(self.node.name, "speaker", self.loop)
         self._since = process.Since(self._found, file=config.run_dir / process.SINCE)
         self._owing = asyncio.Event()
         self._derivations()
@@ -237,23 +241,39 @@ class Speaker:
         for findings in self._findings.values():
             yield from findings
         for feature in self.features:
-            yield from feature.findings()
+            yield from self.mistakes.of(type(feature).__name__, feature.findings)
         if self.objects[NODES].synced and self.node not in self.objects[NODES].rows:
             text = "this node has no Node object: it announces nothing; its sessions stay"
             yield Finding(codes.NO_OBJECT, f"node/{self.node.name}", "", text, about)
         for key, text in self._unreadable.items():
             yield Finding(codes.CLAIM_UNREADABLE, key, "", text)
+        yield from self.view.findings()
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
             yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
-        yield from self._session_findings()
+        yield from ending(self.client, *about)
+        yield from self._exabgp_findings()
+        yield from self.mistakes.of("the sessions", self._session_findings)
+        yield from self.mistakes.findings()
 
-    def _session_findings(self) -> Iterator[Finding]:
+    def _exabgp_findings(self) -> Iterator[Finding]:
         place, node = f"{self.node.name}/exabgp", f"node/{self.node.name}"
+        if not self.engine.is_as_wanted:
+            text = f"ExaBGP (pid {self.engine.pid()}) runs as user {self.engine.listener}"
+            yield Finding(codes.FORMER_EXABGP, place, "", text, (node,))
+        if self.session.log_problem:
+            yield Finding(codes.LOG_STAYS, place, "", self.session.log_problem, (node,))
+        for peer, odd in self.session.states.odd.items():
+            about = (node, f"peer/{peer}") if peer else (node,)
+            name = f"session of {self.node.name} with {peer or 'an unknown router'}"
+            yield Finding(codes.ODD_LINE, name, "", odd, about)
         if self.session.problem:
             yield Finding(codes.EXABGP_AWAY, place, "", self.session.problem, (node,))
         if self.session.memory.problem:
             yield Finding(codes.NOT_REMEMBERED, place, "", self.session.memory.problem, (node,))
+
+    def _session_findings(self) -> Iterator[Finding]:
+        node = f"node/{self.node.name}"
         for peering in self.peerings.rows.values():
             state = self.session.state(peering)
             name = peering.origin or f"BGPPeer/{peering.name}"
@@ -280,13 +300,19 @@ class Speaker:
         }
         return [family for family in FAMILIES if family in wanted.difference(families)]
 
+    def _is_ready(self) -> bool:
+        """Everything is said; a node that has no routers to speak to starts no ExaBGP."""
+        if self.peerings.synced and not self.peerings.rows and not self.session.memory.peerings:
+            return True
+        return self.of_routes.current and not self.session.owed
+
     def status(self) -> Row:
         """The process's own view."""
         return {
             "role": "speaker",
             "host": self.node.name,
             "cluster": self.node.cluster,
-            "ready": self.of_routes.current and not self.session.owed,
+            "ready": self._is_ready(),
             "exabgp": self.engine.pid(),
             "relay": self.engine.relay_pid(),
             "routes": len(self.routes.rows),
@@ -305,12 +331,17 @@ class Speaker:
                 Server(self.config.socket, nouns, self.status),
                 asyncio.TaskGroup() as group,
             ):
-                group.create_task(self.manifests.run(), name="manifests")
-                group.create_task(self.view.run(), name="follow the store")
-                group.create_task(self.session.run(), name="session")
-                group.create_task(self.release(), name="end-of-rib")
-                group.create_task(self.loop.run(), name="loop")
-                group.create_task(self._since.run(), name="date findings")
+                jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+                    "manifests": self.manifests.run,
+                    "follow the store": self.view.run,
+                    "session": self.session.run,
+                    "log of ExaBGP": self.session.keep_log,
+                    "end-of-rib": self.release,
+                    "loop": self.loop.run,
+                    "date findings": self._since.run,
+                }
+                for name, job in jobs.items():
+                    group.create_task(self.mistakes.keep(name, job), name=name)
         finally:
             await self.client.aclose()
             self.engine.disown()

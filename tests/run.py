@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -18,6 +20,9 @@ import pytest
 
 #: Levels that wait for leases, kills and sessions most of the time.
 WAITING = ("interop", "lab")
+#: Levels that compute. They run beside the waiting ones, one after the other, and give way to them.
+COMPUTING = ("unit", "packet")
+GIVES_WAY = 10  # nice(2)
 #: Files of the level ``lab`` that change the fabric, or have one of another shape. They run beside
 #: the others, in a lab of their own: ``lab+``.
 FABRIC = ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py")
@@ -76,19 +81,25 @@ def files(level: str) -> list[str]:
 
 def start(level: str) -> subprocess.Popen[str]:
     """One level in a process of its own, with its own conftest."""
+    gives_way = ["nice", "-n", str(GIVES_WAY)] if is_of(level, COMPUTING) else []
     return subprocess.Popen(
-        [sys.executable, __file__, "--level", level],
+        [*gives_way, sys.executable, __file__, "--level", level],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
+def is_of(level: str, names: Collection[str]) -> bool:
+    """Whether a level is one of these."""
+    return Path(level.removesuffix(MARK)).name in names
+
+
 def finish(level: str, running: subprocess.Popen[str]) -> bool:
-    """Pass its output on as it comes; whether it passed."""
-    sys.stdout.write(f"── {level}\n")
+    """Pass its output on as it comes, each line with its level; whether it passed."""
+    name = Path(level).name
     for line in running.stdout or ():
-        sys.stdout.write(line)
+        sys.stdout.write(f"{name}: {line}")
         sys.stdout.flush()
     return running.wait() == 0
 
@@ -101,33 +112,30 @@ def versions() -> str:
     return f"── Debian\n{asked.stdout}── Python {sys.version.split()[0]}\n{packages}"
 
 
-def beside(levels: list[str]) -> list[str]:
-    """Run the levels that mostly wait, in lanes side by side. Returns those that failed."""
-    lanes = [[one] for one in levels]
-    for one in levels:
-        if Path(one).name == "lab":
-            lanes[0 if len(lanes) > 1 else -1].append(one + MARK)
-    failed: list[str] = []
-    running = {one: start(one) for one, *_ in lanes}
-    sys.stdout.write(f"── {', '.join(running)} side by side, about eight minutes\n")
-    sys.stdout.flush()
-    for first, *rest in lanes:
-        failed += [] if finish(first, running[first]) else [first]
-        failed += [one for one in rest if not finish(one, start(one))]
-    return failed
+def in_lanes(levels: Sequence[str]) -> list[list[str]]:
+    """Lanes that run side by side; the levels of a lane run one after the other."""
+    found = [[one] for one in levels if is_of(one, WAITING)]
+    found += [[one + MARK] for one in levels if is_of(one, ("lab",))]
+    computing = [one for one in levels if is_of(one, COMPUTING)]
+    return [*found, computing] if computing else found
+
+
+def in_turn(levels: Iterable[str]) -> list[str]:
+    """Run levels one after the other; those that failed."""
+    return [one for one in levels if not finish(one, start(one))]
 
 
 def main() -> int:
-    """0 when every level passed. Levels that mostly wait run beside each other, at the end."""
+    """0 when every level passed. A level of another name runs before the lanes, alone."""
     if sys.argv[1:2] == ["--level"]:
         return run_level(sys.argv[2])
     levels = sys.argv[1:]
     sys.stdout.write(versions())
-    failed = [
-        one for one in levels if Path(one).name not in WAITING and not finish(one, start(one))
-    ]
-    waiting = [one for one in levels if Path(one).name in WAITING]
-    failed += beside(waiting) if waiting else []
+    failed = in_turn(one for one in levels if not is_of(one, (*WAITING, *COMPUTING)))
+    if lanes := in_lanes(levels):
+        sys.stdout.write(f"── side by side: {'; '.join(' '.join(one) for one in lanes)}\n")
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            failed += [one for lane in pool.map(in_turn, lanes) for one in lane]
     sys.stdout.write(f"failed: {', '.join(failed)}\n" if failed else "all levels passed\n")
     return int(bool(failed))
 

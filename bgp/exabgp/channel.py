@@ -9,10 +9,12 @@ starts over and reads what is there.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bgp.exabgp.lines import RESET, VERSION, SessionEvent, checked, event, is_event
+from bgp.exabgp.lines import RESET, VERSION, OddLine, OnOdd, SessionEvent, checked, event, is_event
 
 #: Commands sent ahead of their acknowledgement; more makes ExaBGP slower, not faster.
 WINDOW = 50
@@ -36,18 +38,30 @@ class Channel:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         on_event: Callable[[SessionEvent], None],
+        on_odd: OnOdd = lambda _: None,
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._on_event = on_event
+        self._on_event, self._on_odd = on_event, on_odd
         self._answers: asyncio.Queue[str | None] = asyncio.Queue()
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path, on_event: Callable[[SessionEvent], None]) -> Channel:
-        """Connect; raises OSError."""
+    async def open(
+        cls,
+        path: Path,
+        on_event: Callable[[SessionEvent], None],
+        on_odd: OnOdd = lambda _: None,
+        *,
+        user: int | None = None,
+    ) -> Channel:
+        """Connect; raises OSError, also when another user than ``user`` listens there."""
         reader, writer = await asyncio.open_unix_connection(str(path), limit=LONGEST)
-        return cls(reader, writer, on_event)
+        found = _listener(writer.get_extra_info("socket"))
+        if user is not None and found != user:
+            writer.transport.abort()
+            raise PermissionError(f"user {found} listens at {path}, and is not user {user}")
+        return cls(reader, writer, on_event, on_odd)
 
     async def listen(self) -> None:
         """Read until the relay or ExaBGP ends; events go out, answers to whoever asked."""
@@ -138,7 +152,17 @@ class Channel:
     def _heard(self, line: str) -> None:
         try:
             seen = event(line)
-        except (ValueError, KeyError):
-            return  # an event that is none: nothing depends on a single one
+        except OddLine as odd:
+            self._on_odd(odd)
+            return
         if seen is not None:
             self._on_event(seen)
+
+
+def _listener(connected: socket.socket) -> int:
+    """The user that listens at the other end (unix(7), SO_PEERCRED: pid, uid, gid)."""
+    size = struct.calcsize("iII")
+    _, uid, _ = struct.unpack(
+        "iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return int(uid)

@@ -1,9 +1,11 @@
-"""Detaches and becomes ExaBGP: ``python -m bgp.exabgp.launcher RUNDIR``.
+"""Detaches and becomes ExaBGP: ``python -I launcher.py RUNDIR [UID:GID]``.
 
 It locks ``exabgp.pid`` for the life of ExaBGP (so there is never a second one in a run directory,
-and a pid file whose lock is free is stale), forks, and ends; the child becomes
-``bgp.exabgp.patches``. The caller starts it in a session of its own. Status 3 means that an ExaBGP
-is running.
+and a pid file whose lock is free is stale), forks, and ends. The child reads all of ExaBGP's code,
+goes into ExaBGP's folder, becomes the user without any capability, and then ExaBGP
+(``bgp.exabgp.patches``). So code and folder may lie where that user can reach nothing. The caller
+starts it in a session of its own, with a fixed environment. Status 3 means that an ExaBGP is
+running.
 """
 
 from __future__ import annotations
@@ -13,13 +15,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
 RUNNING = 3
 
 #: Settings of ExaBGP, as its environment wants them.
 SETTINGS = {
-    "daemon.user": "root",  # the default drops to nobody
+    "daemon.user": "root",  # looked at by root only, which it never is
     "daemon.drop": "false",
     "api.cli": "false",
     "api.ack": "true",
@@ -30,11 +31,13 @@ SETTINGS = {
     "log.level": "WARNING",
     "log.destination": "stdout",
 }
+#: An absolute name of the folder in which ExaBGP is, whatever leads to it.
+CONFIG = Path("/proc/self/cwd/exabgp.conf")
 
 
 def lock(path: Path) -> int | None:
     """The locked file, to be kept open; None when another process has it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     end = time.monotonic() + 1.0
     while True:
         try:
@@ -48,26 +51,31 @@ def lock(path: Path) -> int | None:
             return file
 
 
-def main(run_dir: Path) -> int:
+def main(run_dir: Path, user: str = "") -> int:
     """Lock, detach, and become ExaBGP."""
     file = lock(run_dir / "exabgp.pid")
     if file is None:
         return RUNNING
     child = os.fork()
     if not child:
-        become_exabgp(file, run_dir / "exabgp.conf")
+        return become_exabgp(run_dir / "exabgp", user)
     os.ftruncate(file, 0)
     os.pwrite(file, f"{child}\n".encode(), 0)  # before we end: then the caller may read it
     return 0
 
 
-def become_exabgp(pid_file: int, config: Path) -> NoReturn:
-    """Replace this process; pid and lock stay."""
-    fcntl.fcntl(pid_file, fcntl.F_SETFD, 0)  # kept by ExaBGP, which closes it for the relay
-    settings = {f"exabgp.{name}": value for name, value in SETTINGS.items()}
-    command = [sys.executable, "-m", "bgp.exabgp.patches", str(config)]
-    os.execve(sys.executable, command, {**os.environ, **settings})  # noqa: S606 - our own program
+def become_exabgp(folder: Path, user: str) -> int:
+    """Be ExaBGP; pid and lock are kept, and its children do not get the lock."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from bgp.exabgp import patches  # noqa: PLC0415 (the child's alone, once it can be found)
+    from bpf.privileges import User, confine  # noqa: PLC0415
+
+    patches.read_all()
+    os.chdir(folder)
+    uid, _, gid = user.partition(":")
+    confine(user=User(int(uid), int(gid)) if user else None)
+    return patches.main(str(CONFIG))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

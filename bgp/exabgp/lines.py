@@ -7,11 +7,13 @@ that is not in the list can be sent by mistake. The ``route`` grammar serves bot
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from bgp.desired import RouteKey
 from bgp.peer import Route
@@ -34,6 +36,15 @@ _WITH_TEXT = (2, 4)
 #: Octets of a maximum of prefixes: AFI, SAFI, number (RFC 4486 4).
 _MAXIMUM_SIZE = 7
 _AFI_SAFI = {(1, 1): FAMILIES[0], (2, 1): FAMILIES[1]}
+
+#: Types of events that tell about a session.
+_NEEDED = ("state", "notification", "negotiated")
+#: What reading a line raises when the line is odd; the last, when it is nested too deeply.
+_ODD = (ValueError, RecursionError)
+#: Characters of an odd line that are shown.
+_SHOWN = 80
+_NAMED = re.compile(r'"(?:peer|address)"\s*:\s*"([0-9a-fA-F.:]{2,45})"')
+_Octet = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 _ADDRESS = r"[0-9a-f.:]+"
 ALLOWED = re.compile(
@@ -87,33 +98,86 @@ class SessionEvent:
     family: str = ""
 
 
+class OddLine(ValueError):
+    """A line that is not as ExaBGP writes it; ``peer``: the session that it names, if any."""
+
+    def __init__(self, line: str, why: Exception) -> None:
+        super().__init__(f"{why}: {_shown(line)}")
+        self.peer = _peer_in(line)
+
+
+OnOdd = Callable[[OddLine], None]
+
+
+class _Address(msgspec.Struct):
+    peer: str
+
+
+class _Said(msgspec.Struct):
+    """A NOTIFICATION that we have sent."""
+
+    code: _Octet = 0
+    subcode: _Octet = 0
+    message: str = ""
+
+
+class _Packet(msgspec.Struct):
+    body: str = ""
+
+
+class _Negotiated(msgspec.Struct):
+    families: tuple[str, ...] = ()
+
+
+class _About(msgspec.Struct):
+    """The part of an event that is about a session."""
+
+    address: _Address
+    direction: str = ""
+    state: str = ""
+    reason: str = ""
+    notification: _Said | None = None
+    message: _Packet | None = None
+    negotiated: _Negotiated | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    neighbor: msgspec.Raw = msgspec.Raw()
+
+
 def event(line: str) -> SessionEvent | None:
-    """The event in a line; None for events that nobody needs. Raises ValueError for no JSON."""
-    message = json.loads(line)
-    neighbor = message.get("neighbor")
-    kind = message.get("type", "")
-    if not neighbor or kind not in ("state", "notification", "negotiated"):
-        return None
-    peer = ip_address(neighbor["address"]["peer"])
-    sent = neighbor.get("direction") == "send"
-    if kind == "notification" and "message" in neighbor:
-        return _notification(peer, neighbor["message"], sent=sent)
-    notification = neighbor.get("notification", {})
+    """The event in a line; None for events that nobody needs. Raises ``OddLine``."""
+    try:
+        head = msgspec.json.decode(line, type=_Event)
+        if not bytes(head.neighbor) or head.type not in _NEEDED:
+            return None
+        return _session_event(head.type, msgspec.json.decode(head.neighbor, type=_About))
+    except _ODD as error:
+        raise OddLine(line, error) from error
+
+
+def _session_event(kind: str, about: _About) -> SessionEvent:
+    peer, sent = ip_address(about.address.peer), about.direction == "send"
+    if kind == "notification" and about.message is not None:
+        return _notification(peer, about.message, sent=sent)
+    said = about.notification or _Said()
+    families = about.negotiated.families if about.negotiated else ()
     return SessionEvent(
         kind=kind,
         peer=peer,
-        state=neighbor.get("state", ""),
-        text=notification.get("message", "") or neighbor.get("reason", ""),
+        state=about.state,
+        text=_printable(said.message or about.reason),
         sent=sent,
-        code=notification.get("code", 0),
-        subcode=notification.get("subcode", 0),
-        families=tuple(neighbor.get("negotiated", {}).get("families", ())),
+        code=said.code,
+        subcode=said.subcode,
+        families=tuple(family for family in FAMILIES if family in families),
     )
 
 
-def _notification(peer: IP, packet: dict[str, Any], *, sent: bool) -> SessionEvent:
+def _notification(peer: IP, packet: _Packet, *, sent: bool) -> SessionEvent:
     """A received NOTIFICATION, which comes as a packet."""
-    body = bytes.fromhex(packet.get("body", "").removeprefix("0x"))
+    body = bytes.fromhex(packet.body.removeprefix("0x"))
     if body[:_NOTIFICATION_HEAD] == bytes((_CEASE, _HARD_RESET)):
         # RFC 8538 3.1: the reason for the hard reset stands in its data.
         body = body[_NOTIFICATION_HEAD:] if len(body) >= 2 * _NOTIFICATION_HEAD else body
@@ -132,8 +196,27 @@ def _communication(data: bytes) -> str:
     """A text of RFC 9003 as one line; what is no text becomes a question mark."""
     if not data:
         return ""
-    text = data[1 : 1 + data[0]].decode(errors="replace")
+    return _printable(data[1 : 1 + data[0]].decode(errors="replace"))
+
+
+def _printable(text: str) -> str:
+    """One line without what a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def _shown(line: str) -> str:
+    """The beginning of a line, for people."""
+    text = _printable(line[:_SHOWN])
+    return f"{text} …" if len(line) > _SHOWN else text
+
+
+def _peer_in(line: str) -> IP | None:
+    """The router that a line names, whatever else stands in it."""
+    found = _NAMED.search(line)
+    try:
+        return ip_address(found[1]) if found else None
+    except ValueError:
+        return None
 
 
 def is_event(line: str) -> bool:
@@ -141,13 +224,34 @@ def is_event(line: str) -> bool:
     return line.startswith('{ "exabgp"')
 
 
+class _OfPeer(msgspec.Struct):
+    address: str
+    families: dict[str, bool | None] | None = None
+
+
+class _Nlri(msgspec.Struct):
+    prefix: str
+    nexthop: str
+
+
+class _Route(msgspec.Struct):
+    nlri: _Nlri
+
+
+class _DumpedRoute(msgspec.Struct):
+    peer: _OfPeer
+    route: _Route
+
+
 def dumped_route(line: str) -> tuple[RouteKey, Route]:
-    """One line of the answer to ``ROUTES``."""
-    message = json.loads(line)
-    nlri = message["route"]["nlri"]
-    prefix = ip_network(nlri["prefix"])
-    key = RouteKey(ip_address(message["peer"]["address"]), prefix)
-    return key, Route(prefix, ip_address(nlri["nexthop"]))
+    """One line of the answer to ``ROUTES``. Raises ``OddLine``."""
+    try:
+        message = msgspec.json.decode(line, type=_DumpedRoute)
+        prefix = ip_network(message.route.nlri.prefix)
+        key = RouteKey(ip_address(message.peer.address), prefix)
+        return key, Route(prefix, ip_address(message.route.nlri.nexthop))
+    except _ODD as error:
+        raise OddLine(line, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +263,34 @@ class Neighbor:
     families: tuple[str, ...]
 
 
-def dumped_neighbors(line: str) -> list[Neighbor]:
-    """The answer to ``NEIGHBORS``: one line."""
-    return [_neighbor(message) for message in json.loads(line)]
+class _DumpedNeighbor(msgspec.Struct):
+    fsm: str
+    peer: _OfPeer
 
 
-def _neighbor(message: dict[str, Any]) -> Neighbor:
-    established = message["fsm"] == "ESTABLISHED"
-    theirs = message["peer"]["families"]
+def dumped_neighbors(line: str, on_odd: OnOdd = lambda _: None) -> list[Neighbor]:
+    """The answer to ``NEIGHBORS``: one line; an odd session that has a name costs itself only.
+
+    Raises ``OddLine`` when it is no list of sessions.
+    """
+    try:
+        parts = msgspec.json.decode(line, type=list[msgspec.Raw])
+    except _ODD as error:
+        raise OddLine(line, error) from error
+    found: list[Neighbor] = []
+    for part in parts:
+        try:
+            found.append(_neighbor(msgspec.json.decode(part, type=_DumpedNeighbor)))
+        except _ODD as error:
+            odd = OddLine(bytes(part).decode(errors="replace"), error)
+            if odd.peer is None:
+                raise odd from error
+            on_odd(odd)
+    return found
+
+
+def _neighbor(message: _DumpedNeighbor) -> Neighbor:
+    established = message.fsm == "ESTABLISHED"
+    theirs = message.peer.families or {}
     families = tuple(family for family in FAMILIES if established and theirs.get(family))
-    return Neighbor(ip_address(message["peer"]["address"]), established, families)
+    return Neighbor(ip_address(message.peer.address), established, families)

@@ -1,25 +1,35 @@
 """ExaBGP 5.0 with the changes that it needs; the only importer of exabgp.
 
-Usage: ``python -m bgp.exabgp.patches exabgp.conf``, by ``bgp/exabgp/launcher.py``. Each change has
-a test that fails when ExaBGP no longer needs it (tests/interop/speaker/test_exabgp_changes.py):
+``bgp/exabgp/launcher.py`` calls ``read_all`` and ``main`` in the process that becomes ExaBGP. Each
+change has a test that fails when ExaBGP no longer needs it:
+tests/interop/speaker/test_exabgp_changes.py.
 
 1. ``reload`` acknowledges after the new configuration has been loaded. Stock acknowledges first,
    and forgets the reload while a route waits to be sent, for a peer that is away for ever.
 2. A relay that died is replaced. Stock: one write to its broken pipe stops every session for good.
 3. The reason of a session's end includes the error. Stock: "closing connection" for all of them.
 4. A router that was away is tried at least every 10 s. Stock: every 60 s.
+5. It stays in the folder in which it was started, and reads the configuration by the name that it
+   was given. Stock goes to ``/`` and asks for the file's real path, through folders that are shut.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 from exabgp.application.main import main as exabgp_main
+from exabgp.configuration.configuration import Configuration
 from exabgp.reactor.api.command.command import Command
 from exabgp.reactor.api.processes import ProcessError, Processes
+from exabgp.reactor.daemon import Daemon
 from exabgp.reactor.delay import Delay
 from exabgp.reactor.peer import Peer
 
@@ -27,6 +37,8 @@ from exabgp.reactor.peer import Peer
 QUIET_S = 0.1
 #: Longest wait for that: a router that does not read must not hold up the configuration.
 PATIENCE_S = 2.0
+#: Packages of ExaBGP whose modules are imported within functions, too.
+_LATE = ("bgp", "configuration", "environment", "logger", "protocol", "reactor", "rib", "util")
 #: Longest pause between two attempts to connect.
 LONGEST_S = 10
 
@@ -100,15 +112,41 @@ def soon_again() -> None:
     Delay.increase = increase
 
 
+def stays() -> None:
+    """Change 5."""
+    stock = Daemon.__init__
+
+    def init(self: Any, reactor: Any) -> None:
+        here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+        stock(self, reactor)
+        os.fchdir(here)
+        os.close(here)
+
+    def reload(self: Any) -> Any:
+        (name,) = names.setdefault(id(self), tuple(self._configurations))
+        self._text, self._configurations = True, [Path(name).read_text(encoding="ascii")]
+        return read(self)
+
+    names: dict[int, tuple[str, ...]] = {}
+    read = Configuration._reload  # noqa: SLF001 - there is no hook
+    Daemon.__init__, Configuration._reload = init, reload  # noqa: SLF001 - there is no hook
+
+
+def read_all() -> None:
+    """Import what ExaBGP imports when it is needed: later its code may be out of reach."""
+    for package in _LATE:
+        found = import_module(f"exabgp.{package}")
+        for module in walk_packages(found.__path__, f"{found.__name__}."):
+            with suppress(ImportError):  # asks for a library that ExaBGP does without
+                import_module(module.name)
+
+
 def main(config: str) -> int:
     """Be ExaBGP."""
     loaded_before_answered()
     broken_pipe_is_no_end()
     reason_with_error()
     soon_again()
+    stays()
     sys.argv = ["exabgp", "server", config]
     return int(exabgp_main() or 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

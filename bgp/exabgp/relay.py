@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +42,9 @@ class Relay:
         self.behind = b""  # commands that ExaBGP has not taken yet
         path.unlink(missing_ok=True)
         self.listener = socket.socket(socket.AF_UNIX)
-        old = os.umask(0o177)  # whoever can write here can announce routes: owner only
+        # Whoever can write here can announce routes: the owner, and the group that may enter the
+        # folder, which is the speaker's.
+        old = os.umask(0o117 if path.parent.stat().st_mode & stat.S_IXGRP else 0o177)
         self.listener.bind(str(path))
         os.umask(old)
         self.listener.listen(8)
@@ -116,7 +119,10 @@ def main(socket_path: str, pid_path: str) -> None:
     """Serve; the pid is written once the socket is there."""
     relay = Relay(Path(socket_path))
     fresh = Path(f"{pid_path}.new")
-    fresh.write_text(f"{os.getpid()}\n")
+    fresh.unlink(missing_ok=True)
+    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
+    os.write(file, f"{os.getpid()}\n".encode())
+    os.close(file)
     fresh.replace(pid_path)
     relay.run()
 

@@ -31,6 +31,8 @@ from bgp.exabgp.lines import (
     RELOAD,
     ROUTES,
     Neighbor,
+    OddLine,
+    OnOdd,
     SessionEvent,
     announce,
     dumped_neighbors,
@@ -49,6 +51,8 @@ log = logging.getLogger(__name__)
 BACKOFF_S = (0.05, 5.0)
 #: How long a running ExaBGP may be without a relay (it starts another) before it is reported.
 RELAY_S = 5.0
+#: Seconds between looks at the length of ExaBGP's log.
+LOG_S = 60.0
 
 
 class ConfigRefused(OSError):
@@ -64,6 +68,7 @@ class Session:
         self.memory = Memory(engine.applied)
         self.peers = RemoteTables(self)
         self.routes = Routes(self)
+        self.log_problem = ""  # why its log grows on, in words
         self.problem = ""  # why ExaBGP cannot be reached, in words
         self.lost: Callable[[], None] = lambda: None
         self.states = States(self.memory)
@@ -98,6 +103,16 @@ class Session:
             long = time.monotonic() - began > BACKOFF_S[1]
             pause = BACKOFF_S[0] if long else min(2 * pause, BACKOFF_S[1])
             await asyncio.sleep(pause)
+
+    async def keep_log(self) -> None:
+        """Begin ExaBGP's log anew whenever it is long, for ever."""
+        while True:
+            try:
+                self.engine.rotate()
+                self.log_problem = ""
+            except OSError as error:
+                self.log_problem = f"{self.engine.log} cannot be begun anew: {in_words(error)}"
+            await asyncio.sleep(LOG_S)
 
     async def channel(self) -> Channel:
         """The channel, once it is there and ExaBGP has what memory has."""
@@ -166,10 +181,12 @@ class Session:
             await listening
 
     async def _connect(self) -> Channel:
-        end = time.monotonic() + RELAY_S
+        engine, end = self.engine, time.monotonic() + RELAY_S
         while True:
             try:
-                return await Channel.open(self.engine.socket, self._on_event)
+                return await Channel.open(
+                    engine.socket, self._on_event, self.states.note_odd, user=engine.listener
+                )
             except OSError as error:
                 if self.engine.pid() is None:
                     log.warning("ExaBGP ends at once: said=%s", self.engine.last_words())
@@ -190,7 +207,7 @@ class Session:
         await self._fill(channel)
         for neighbor in await self._established(channel):
             self.states.up(neighbor.peer, neighbor.families)
-        self.memory.replace(await announced(channel))
+        self.memory.replace(await announced(channel, self.states.note_odd))
         self._channel = channel
         self.problem = ""
         self._ready.set()
@@ -198,12 +215,13 @@ class Session:
 
     async def _established(self, channel: Channel) -> list[Neighbor]:
         """The sessions that are up, by ExaBGP's own account."""
-        lines = await channel.ask(NEIGHBORS)
-        try:
-            found = [neighbor for line in lines for neighbor in dumped_neighbors(line)]
-        except (ValueError, KeyError, TypeError) as error:
-            channel.close()
-            raise ConnectionError(f"ExaBGP's sessions cannot be read: {error}") from error
+        found: list[Neighbor] = []
+        for line in await channel.ask(NEIGHBORS):
+            try:
+                found += dumped_neighbors(line, self.states.note_odd)
+            except OddLine as error:
+                channel.close()
+                raise ConnectionError(f"ExaBGP's sessions cannot be read: {error}") from error
         return [neighbor for neighbor in found if neighbor.established]
 
     async def _fill(self, channel: Channel) -> None:
@@ -230,14 +248,18 @@ class Session:
             self.lost()
 
 
-async def announced(channel: Channel) -> dict[RouteKey, Route]:
-    """Every route that ExaBGP holds for its sessions."""
-    lines = await channel.ask(ROUTES)
-    try:
-        return dict(dumped_route(line) for line in lines if line.startswith("{"))
-    except (ValueError, KeyError) as error:
-        channel.close()
-        raise ConnectionError(f"ExaBGP's routes cannot be read: {error}") from error
+async def announced(channel: Channel, on_odd: OnOdd) -> dict[RouteKey, Route]:
+    """Every route that ExaBGP holds for its sessions; one that is odd counts as not there."""
+    routes: dict[RouteKey, Route] = {}
+    for line in await channel.ask(ROUTES):
+        if line.startswith("{"):
+            try:
+                key, route = dumped_route(line)
+            except OddLine as error:
+                on_odd(error)
+            else:
+                routes[key] = route
+    return routes
 
 
 class RemoteTables:
@@ -284,7 +306,8 @@ class Routes:
 
     async def read(self) -> Mapping[RouteKey, Route]:
         """What ExaBGP announces, by its own account."""
-        routes = await announced(await self._session.channel())
+        states = self._session.states
+        routes = await announced(await self._session.channel(), states.note_odd)
         self._session.memory.replace(routes)
         return routes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from bgp.desired import Peering
 from bgp.exabgp.applied import Cause, Memory
-from bgp.exabgp.lines import SessionEvent
+from bgp.exabgp.lines import OddLine, SessionEvent
 from bgp.reasons import (
     SILENT_AGAIN_S,
     SILENT_S,
@@ -42,6 +42,8 @@ class States:
 
     def __init__(self, memory: Memory, unix: Callable[[], float] = time.time) -> None:
         self.owed: set[IP] = set()  # up, and without End-of-RIB
+        #: What ExaBGP last said of a session and nobody can read; None: of one that we do not have.
+        self.odd: dict[IP | None, str] = {}
         self._memory, self._unix = memory, unix
         self._states: dict[IP, State] = {}
         #: A NOTIFICATION came, and "down" comes next: what is to be added to the cause.
@@ -69,12 +71,15 @@ class States:
         """Another conversation with ExaBGP begins; causes stay."""
         self._states = {}
         self.owed.clear()
+        self.odd.clear()
 
     def expect(self, peers: Iterable[IP]) -> None:
         """These are the sessions from now on."""
+        peers = list(peers)
         new = State("connecting", "", self._unix())
         self._states = {peer: self._states.get(peer, new) for peer in peers}
         self.owed &= self._states.keys()
+        self.odd = {peer: text for peer, text in self.odd.items() if peer in {None, *peers}}
         for peer in [peer for peer in self._memory.causes if peer not in self._states]:
             self._memory.explain(peer, None)
 
@@ -84,8 +89,16 @@ class States:
         self._states[peer] = State("established", "", self._unix(), families)
         self.owed.add(peer)
 
+    def note_odd(self, line: OddLine) -> None:
+        """A line that cannot be read says nothing of any session, and is told."""
+        peer = line.peer if line.peer in self._memory.peerings else None
+        if peer not in self.odd:
+            log.warning("ExaBGP says what cannot be read: peer=%s error=%s", peer, line)
+        self.odd[peer] = str(line)
+
     def hear(self, event: SessionEvent) -> None:
         """Take in what has happened."""
+        self.odd.pop(event.peer, None)
         if event.kind == "notification":
             self._hear_notification(event)
             return

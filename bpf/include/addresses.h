@@ -95,13 +95,6 @@ static __always_inline bool is_link_scope(const struct addr *addr)
 	return v4 >> 28 == 0xe || v4 >> 24 == 0 || v4 == 0xffffffff;
 }
 
-/* Neighbour discovery of a pod: its source is link-local, or unspecified while it probes. */
-static __always_inline bool is_neighbour_talk(const struct packet *packet)
-{
-	return packet->icmp == ICMP_NEIGHBOUR &&
-	       (addr_is_zero(&packet->source) || is_link_scope(&packet->source));
-}
-
 /* decide: the pod behind this device, which may only use its own addresses */
 static __always_inline int pod_source(const struct packet *packet, __u32 ifindex, struct pod **pod)
 {

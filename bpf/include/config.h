@@ -12,6 +12,8 @@ struct config {
 	__u32 uplink_mtu;    /* L3 MTU of the uplink */
 	__u32 block_size;    /* ports in a block */
 	__u32 drop_events;   /* drop events per second, reason and CPU; the rest is only counted */
+	__u32 event_share;   /* events per 8.6 s and sender; the rest is only counted */
+	__u32 drop_share;    /* of these, drops */
 	__u32 icmp_errors;   /* ICMP errors that we originate per second and CPU */
 	__u32 zones;	     /* whether zone.h looks anything up; 0: all is in zone 0 */
 	__u64 permutation_key; /* orders the ports of a block; unpredictable from outside */

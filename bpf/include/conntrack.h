@@ -26,6 +26,10 @@ enum connection_flag {
 	CONNECTION_RST = 16,
 	CONNECTION_HANDED = 32, /* the other generation has it (handover.h) */
 	CONNECTION_STREAM = 64, /* TCP, or translated datagrams for more than 2 s (nat.h) */
+	/* Its opener has not answered the answer: what has begun it may be forged. Entries of the
+	 * versions before this flag are established without it.
+	 */
+	CONNECTION_HALF_OPEN = 128,
 	/* reset with the pod's own address (reset.h); challenged, and reset once more */
 	CONNECTION_RESET = 256,
 	CONNECTION_CHALLENGED = 512,
@@ -72,8 +76,8 @@ static __always_inline struct tuple_v4 tuple_narrow(const struct tuple *tuple)
 	return narrow.tuple;
 }
 
-/* look up */
-static __framed struct connection *connection_get(const struct tuple *tuple)
+/* look up; without a frame, for where frames are used up */
+static __always_inline struct connection *connection_look(const struct tuple *tuple)
 {
 	if (!addr_is_v4(&tuple->source))
 		return bpf_map_lookup_elem(&mg_ct_v6, tuple);
@@ -81,6 +85,11 @@ static __framed struct connection *connection_get(const struct tuple *tuple)
 	struct connection *connection = bpf_map_lookup_elem(&mg_ct_v4, &key);
 	APART(connection);
 	return connection;
+}
+
+static __framed struct connection *connection_get(const struct tuple *tuple)
+{
+	return connection_look(tuple);
 }
 
 static __framed long connection_write(const struct tuple *tuple, const struct connection *value,
@@ -138,12 +147,17 @@ static __always_inline bool connection_fits(const struct tuple *tuple)
 	return has_share(tuple, connection_table(tuple), connection_room(tuple));
 }
 
-static __framed long connection_delete(const struct tuple *tuple)
+static __always_inline long connection_remove(const struct tuple *tuple)
 {
 	if (!addr_is_v4(&tuple->source))
 		return bpf_map_delete_elem(&mg_ct_v6, tuple);
 	struct tuple_v4 key = tuple_narrow(tuple);
 	return bpf_map_delete_elem(&mg_ct_v4, &key);
+}
+
+static __framed long connection_delete(const struct tuple *tuple)
+{
+	return connection_remove(tuple);
 }
 
 static __always_inline bool is_translated(const struct connection *connection)
@@ -161,6 +175,11 @@ static __always_inline bool has_ended(const struct connection *connection)
 static __always_inline bool is_closed(const struct connection *connection)
 {
 	return connection->flags & CONNECTION_RST || has_ended(connection);
+}
+
+static __always_inline bool is_half_open(const struct connection *connection)
+{
+	return connection->flags & CONNECTION_HALF_OPEN;
 }
 
 /* decide: it asks for an answer, so it is none */
@@ -225,6 +244,20 @@ static __always_inline bool is_going_on(const struct packet *packet)
 	return !(packet->tcp_flags & (TCP_RST | TCP_SYN | TCP_FIN)) && !is_icmp_error(packet);
 }
 
+/* decide: the opener answers what it has got, as no forger of its address does. RFC 5382: from here
+ * on TCP is established; of two that open at once the opener's SYN-ACK is its answer.
+ */
+static __always_inline bool is_opened_by(const struct connection *connection,
+					 const struct packet *packet, enum direction direction)
+{
+	__u32 both = CONNECTION_HALF_OPEN | CONNECTION_REPLIED;
+
+	if ((connection->flags & both) != both || direction != DIRECTION_ORIGINAL)
+		return false;
+	return packet->protocol != IPPROTO_TCP ||
+	       (packet->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK;
+}
+
 /* act: note a packet; true when this one closed the connection. ICMP errors change nothing. */
 static __always_inline bool connection_see(struct connection *connection,
 					   const struct packet *packet, enum direction direction)
@@ -237,6 +270,8 @@ static __always_inline bool connection_see(struct connection *connection,
 		__sync_fetch_and_and(&connection->flags, ~CONNECTION_RST);
 	if (connection->flags & CONNECTION_OVERLAY && packet->point == POINT_FROM_UPLINK)
 		__sync_fetch_and_and(&connection->flags, ~CONNECTION_OVERLAY);
+	if (is_opened_by(connection, packet, direction))
+		__sync_fetch_and_and(&connection->flags, ~CONNECTION_HALF_OPEN);
 	if (connection->seen != now) /* a dirty line costs more than the look-up */
 		connection->seen = now;
 	if ((connection->flags & flags) == flags)
@@ -253,7 +288,7 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 	__u32 now = now_s();
 
 	*connection = (struct connection){
-	    .flags = (opened ? CONNECTION_OPENED : 0) |
+	    .flags = (opened ? CONNECTION_OPENED : 0) | CONNECTION_HALF_OPEN |
 		     (packet->protocol == IPPROTO_TCP ? CONNECTION_STREAM : 0) |
 		     connection_flags(packet, DIRECTION_ORIGINAL),
 	    .seen = now,
@@ -261,37 +296,4 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 	    .source_identity = packet->identity,
 	    .destination_identity = destination_identity,
 	};
-}
-
-/* decide: a packet without an entry. Between two addresses of the mesh it needs none; from or to
- * the world the direction of the entry decides whether egress may leave it untranslated.
- */
-static __always_inline int connection_missed(const struct packet *packet,
-					     __u32 destination_identity)
-{
-	bool world = packet->identity == IDENTITY_WORLD || destination_identity == IDENTITY_WORLD;
-
-	return world ? DROP_CT_MAP_INSERTION_FAILED : 0;
-}
-
-/* act: open a connection that is not translated, in place of the entry that its tuple `has`. An
- * ICMP error opens none. Returns 0 or a drop reason.
- */
-static __framed int connection_open(hook_t *ctx, const struct packet *packet,
-				    __u32 destination_identity, bool has)
-{
-	struct connection connection;
-
-	if (is_icmp_error(packet))
-		return 0;
-	if (!has && !connection_fits(&packet->flow))
-		return connection_missed(packet, destination_identity);
-	connection_new(packet, destination_identity, &connection);
-	long failed = connection_put(&packet->flow, &connection, has ? BPF_ANY : BPF_NOEXIST);
-	if (failed == -EEXIST) /* another CPU was faster */
-		return 0;
-	if (failed)
-		return connection_missed(packet, destination_identity);
-	event_connection(ctx, packet, destination_identity, NULL, 0);
-	return 0;
 }

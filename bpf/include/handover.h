@@ -111,8 +111,10 @@ static __framed void handover_sender(hook_t *ctx, const struct packet *packet)
  */
 static __always_inline int hand_over(hook_t *ctx, const struct packet *packet)
 {
-	if (packet->sender)
+	if (packet->sender) {
 		handover_sender(ctx, packet);
+		hook_vouch(ctx);
+	}
 	hook_hand_over(ctx, &mg_handover, packet->point);
 	return DROP_MISSED_TAIL_CALL;
 }

@@ -19,9 +19,13 @@ typedef struct __sk_buff hook_t;
 enum {
 	HOOK_PASS = TC_ACT_OK,
 	HOOK_DROP = TC_ACT_SHOT,
+	HOOK_NEXT = TC_ACT_UNSPEC, /* programs of others behind this one see the packet, too */
 	HOOK_HAS_DEVICE = 1, /* the kernel's VXLAN device can be given packets (hook_to_device) */
 	HOOK_HAS_COPY = 1,   /* one packet can become two (hook_copy) */
 	HOOK_ENOTSUPP = 524, /* linux/errno.h, which programs do not get */
+	HOOK_EPROTO = 71,
+	HOOK_OTHERHOST = 3,    /* linux/if_packet.h */
+	HOOK_VOUCHED = 0x6d67, /* of skb->tc_index */
 };
 
 /* Bytes and lengths */
@@ -49,6 +53,11 @@ static __always_inline bool hook_tagged(hook_t *ctx) /* a VLAN tag beside the pa
 static __always_inline __u32 hook_device(hook_t *ctx)
 {
 	return ctx->ifindex;
+}
+
+static __always_inline __u64 hook_socket(hook_t *ctx) /* cookie of the sender's socket; 0: none */
+{
+	return bpf_get_socket_cookie(ctx);
 }
 
 static __always_inline long hook_load(hook_t *ctx, __u32 offset, void *to, __u32 size)
@@ -150,6 +159,39 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 static __always_inline int hook_to_host(__u32 ifindex)
 {
 	return bpf_redirect(ifindex, BPF_F_INGRESS);
+}
+
+/* Say to our next program that the outer packet is the overlay's. No socket, route or rule of a
+ * firewall can write tc_index, and it goes with the packet through the kernel's tunnel device, into
+ * its fragments and out of them. HOOK_PASS makes it what tc_classid is (tcx_action_code of
+ * include/net/tcx.h).
+ */
+static __always_inline void hook_vouch(hook_t *ctx)
+{
+	ctx->tc_index = HOOK_VOUCHED;
+	ctx->tc_classid = HOOK_VOUCHED;
+}
+
+/* Nobody has vouched for a packet from elsewhere, whatever was written there. */
+static __always_inline void hook_disown(hook_t *ctx)
+{
+	ctx->tc_index = 0;
+	ctx->tc_classid = 0;
+}
+
+/* Whether somebody has vouched for the packet; the word ends here, or a veth would carry it on. */
+static __always_inline bool hook_is_vouched(hook_t *ctx)
+{
+	if (ctx->tc_index != HOOK_VOUCHED)
+		return false;
+	ctx->tc_index = 0;
+	return true;
+}
+
+/* Up to the stack, which leaves it alone. */
+static __always_inline void hook_to_nobody(hook_t *ctx)
+{
+	bpf_skb_change_type(ctx, HOOK_OTHERHOST);
 }
 
 static __always_inline __u32 hook_mark(hook_t *ctx)

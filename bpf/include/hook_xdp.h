@@ -54,6 +54,11 @@ static __always_inline bool hook_tagged(hook_t *ctx __attribute__((unused)))
 	return false;
 }
 
+static __always_inline __u64 hook_socket(hook_t *ctx __attribute__((unused)))
+{
+	return 0;
+}
+
 static __always_inline __u32 hook_device(hook_t *ctx)
 {
 	return ctx->ingress_ifindex;
@@ -190,6 +195,11 @@ static __always_inline int hook_to_pod(__u32 ifindex)
 static __always_inline int hook_to_host(__u32 ifindex __attribute__((unused)))
 {
 	return HOOK_PASS;
+}
+
+/* What XDP sends passes no tc program, what it passes on is asked again. */
+static __always_inline void hook_vouch(hook_t *ctx __attribute__((unused)))
+{
 }
 
 static __always_inline long hook_copy(hook_t *ctx __attribute__((unused)),

@@ -21,6 +21,7 @@ enum slot_of { /* one for each program: mg_to_pod may run between two steps of a
 	       SLOT_FROM_UPLINK,
 	       SLOT_FROM_VXLAN,
 	       SLOT_TO_VXLAN,
+	       SLOT_TO_UPLINK,
 	       SLOTS,
 };
 

@@ -7,7 +7,7 @@
 #pragma once
 #include "addresses.h"
 #include "config.h"
-#include "conntrack.h"
+#include "open.h"
 #include "way.h"
 
 /* What is live is never taken: TCP that has not ended, and datagrams exchanged for

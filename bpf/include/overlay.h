@@ -9,9 +9,9 @@
 #include "way.h"
 
 enum node_flag {
-	NODE_OVERLAY_V4 = 1, /* our cluster's: no native route leads to its pods, so its host */
-	NODE_OVERLAY_V6 = 2, /* is reached by the overlay, too */
-	NODE_HOSTS = 4,	     /* another cluster's, whose contract lets it reach hosts of ours */
+	NODE_OVERLAY_V4 = 1, /* no native route leads to its pods, so its host is reached by the */
+	NODE_OVERLAY_V6 = 2, /* overlay, too: our cluster's, or one with NODE_HOSTS */
+	NODE_HOSTS = 4,	     /* another cluster's, by whose contract hosts reach each other */
 };
 SCHEMA(enum node_flag, node_flag);
 
@@ -133,12 +133,18 @@ static __framed int overlay_way(hook_t *ctx, struct packet *packet, struct way *
 	return 0;
 }
 
-/* decide: no native route leads to the pods of a node, and so none from its host to ours */
-static __always_inline bool is_overlay_host(const struct packet *packet, __be32 endpoint)
+/* look up: enum node_flag of another node; 0 for one that is not known */
+static __always_inline __u32 node_flags(__be32 endpoint)
 {
 	struct node *node = bpf_map_lookup_elem(&mg_node, &endpoint);
 
-	return node && node->flags & (packet->family == 4 ? NODE_OVERLAY_V4 : NODE_OVERLAY_V6);
+	return node ? node->flags : 0;
+}
+
+/* decide: no native route leads to the pods of a node, and so none from its host to ours */
+static __always_inline bool is_overlay_host(const struct packet *packet, __be32 endpoint)
+{
+	return node_flags(endpoint) & (packet->family == 4 ? NODE_OVERLAY_V4 : NODE_OVERLAY_V6);
 }
 
 /* act: through the kernel's device, which may fragment the outer packet */
@@ -210,5 +216,8 @@ static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet
 {
 	int reason = overlay_push(ctx, packet, way->node, way->vni);
 
-	return reason ? reason : hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
+	if (reason)
+		return reason;
+	hook_vouch(ctx);
+	return hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
 }

@@ -40,7 +40,6 @@ static __always_inline bool block_holds(const struct own_blocks *blocks, __be16 
 struct search { /* for a free port */
 	struct tuple reply;
 	struct mapping mapping;
-	const struct own_blocks *blocks;
 	__u64 oldest; /* rank of what may be taken, 0: none met */
 	__u16 start;
 	__u16 step;  /* odd: start + i * step visits each number up to mask once */
@@ -53,6 +52,22 @@ struct search { /* for a free port */
 	__be16 oldest_port;
 	__be16 free_port; /* 0: none met */
 	int result;	  /* 0, -EEXIST: none free, or the map's error */
+};
+
+/* The search of the packet in hand, as mg_slot is: written whole before it is read. On the stack
+ * the verifier would follow every value of every field through both loops.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_NONE);
+	__type(key, __u32);
+	__type(value, struct search);
+} mg_search SEC(".maps");
+
+struct searching { /* what bpf_loop hands on: it takes no map value */
+	struct search *search;
+	const struct own_blocks *blocks;
 };
 
 static __always_inline void search_meet(struct search *search, const struct mapping *taken)
@@ -75,11 +90,10 @@ static __always_inline __u16 search_common(const struct search *search)
 	return search->ports - search->ports / 4;
 }
 
-static long search_port(__u32 i, struct search *search)
+static long search_port(__u32 i, const struct searching *at_work)
 {
+	struct search *search = at_work->search;
 	__u64 at = ((__u32)search->start + i * search->step) & search->mask;
-	bool reserved = search->pods > 1;
-
 	__u16 common = search_common(search);
 
 	if (at >= (search->first ? search->ports - common : common))
@@ -89,14 +103,14 @@ static long search_port(__u32 i, struct search *search)
 	asm volatile("" : "+r"(block)); /* the verifier loses the bound of a 32-bit quotient */
 	if (block >= OWN_BLOCKS)
 		return 0;
-	__u32 port = 1024 + search->blocks->number[block] * cfg.block_size + at % cfg.block_size;
+	__u32 port = 1024 + at_work->blocks->number[block] * cfg.block_size + at % cfg.block_size;
 	search->reply.destination_port = bpf_htons(port);
 	struct mapping *taken = mapping_find(&search->reply);
 	if (taken) {
 		search_meet(search, taken);
 		return 0;
 	}
-	if (reserved) {
+	if (search->pods > 1) {
 		search->free_port = search->reply.destination_port;
 		return 0;
 	}
@@ -107,7 +121,7 @@ static long search_port(__u32 i, struct search *search)
 /* What has been found changes hands; its connection's entry goes with it. The mapping is DYING
  * until then, or its old connection could come back to life on the same port.
  */
-static __framed long search_take_over(struct search *search)
+static __always_inline long search_take_over(struct search *search)
 {
 	union {
 		struct tuple flow;
@@ -153,9 +167,22 @@ static __framed void search_order(struct search *search, const struct tuple *flo
 	search->step = hash >> 32 | 1;
 }
 
-/* look at the candidates from `first` up to `end`, each once */
-static __framed void search_part(struct search *search, __u32 first, __u32 end)
+/* act: nothing has been met yet */
+static __always_inline void search_begin(struct search *search)
 {
+	search->mapping.first = bpf_ktime_get_ns();
+	if (search->reply.protocol != IPPROTO_TCP)
+		search->mapping.quiet =
+		    quiet_after(search->mapping.first, search->mapping.first, false);
+	search->oldest = search->live = search->own = search->free_port = 0;
+	search->pods = 0;
+	search->result = -EEXIST;
+}
+
+/* look at the candidates from `first` up to `end`, each once */
+static __always_inline void search_part(struct searching *at_work, __u32 first, __u32 end)
+{
+	struct search *search = at_work->search;
 	__u32 mask = end - first - 1;
 
 	mask |= mask >> 1;
@@ -165,7 +192,7 @@ static __framed void search_part(struct search *search, __u32 first, __u32 end)
 	search->first = first;
 	search->mask = mask & 0xffff;
 	if (end > first)
-		bpf_loop(search->mask + 1, search_port, search, 0);
+		bpf_loop(search->mask + 1, search_port, at_work, 0);
 }
 
 /* look up: how many pods of this node leave by the address, 65535 at most */
@@ -185,61 +212,69 @@ static __always_inline bool search_has_share(const struct search *search)
 	       (__u32)search->own * search->pods < search->ports;
 }
 
-/* act: the first free port, or that of the mapping which goes first. What is found may go to
- * another CPU, which chose alike: then once more.
+/* act: use what the search has met: a port of the last quarter, or that of the mapping which goes
+ * first
  */
-static __always_inline void search_run(struct search *search)
+static __always_inline void search_use(struct search *search)
 {
-	__u32 common = search_common(search);
-
-	for (int i = 0; i < SEARCHES_MAX; i++) {
-		search->mapping.first = bpf_ktime_get_ns();
-		if (search->reply.protocol != IPPROTO_TCP)
-			search->mapping.quiet =
-			    quiet_after(search->mapping.first, search->mapping.first, false);
-		search->oldest = search->live = search->own = search->free_port = 0;
-		search->pods = 0;
-		search->result = -EEXIST;
-		search_part(search, 0, common);
-		if (search->result != -EEXIST)
-			return;
-		search->pods = egress_pods(&search->reply.destination);
-		search_part(search, common, search->ports);
-		if (search->result != -EEXIST || !search_has_share(search))
-			return;
-		if (search->free_port) {
-			search->reply.destination_port = search->free_port;
-			search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
-		} else if (search->oldest) {
-			search->result = search_take_over(search);
-		} else {
-			return;
-		}
-		if (search->result != -EEXIST)
-			return;
+	if (search->free_port) {
+		search->reply.destination_port = search->free_port;
+		search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
+	} else {
+		search->result = search_take_over(search);
 	}
+}
+
+/* act: even turns look at what is anybody's, odd ones at the last quarter. What is found may go to
+ * another CPU, which chose alike: then once more. Returns 1 at the end, as bpf_loop wants it.
+ */
+static long search_turn(__u32 turn, struct searching *at_work)
+{
+	struct search *search = at_work->search;
+	__u32 common = search_common(search);
+	bool last_quarter = turn & 1;
+
+	if (last_quarter)
+		search->pods = egress_pods(&search->reply.destination);
+	else
+		search_begin(search);
+	search_part(at_work, last_quarter ? common : 0, last_quarter ? search->ports : common);
+	if (search->result != -EEXIST)
+		return 1;
+	if (!last_quarter)
+		return 0;
+	if (!search_has_share(search) || (!search->free_port && !search->oldest))
+		return 1;
+	search_use(search);
+	return search->result != -EEXIST;
 }
 
 /* act: lock a port for the flow. Returns 0 or a drop reason. */
 __global int port_open(const struct tuple *flow, struct translation *translation)
 {
-	struct search search = {};
+	struct searching at_work = {};
+	__u32 key = 0;
 
 	if (!flow || !translation)
 		return DROP_NO_NAT_MAPPING;
-	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
-	if (!blocks || !blocks->count)
+	at_work.blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
+	if (!at_work.blocks || !at_work.blocks->count)
 		return DROP_NO_BLOCK;
-	search.blocks = blocks;
-	search.mapping = (struct mapping){
-	    .pod = flow->source, .pod_port = flow->source_port, .zone = flow->zone};
-	__u32 count = blocks->count < OWN_BLOCKS ? blocks->count : OWN_BLOCKS;
-	search.ports = count * cfg.block_size;
-	search_order(&search, flow);
-	reply_tuple(&search.reply, flow, &translation->address, 0);
-	search_run(&search);
-	translation->port = search.reply.destination_port;
-	return search.result ? DROP_NO_NAT_MAPPING : 0;
+	struct search *search = bpf_map_lookup_elem(&mg_search, &key);
+	if (!search)
+		return DROP_NO_NAT_MAPPING;
+	__builtin_memset(search, 0, sizeof(*search));
+	search->mapping.pod = flow->source;
+	search->mapping.pod_port = flow->source_port;
+	search->mapping.zone = flow->zone;
+	__u32 count = at_work.blocks->count < OWN_BLOCKS ? at_work.blocks->count : OWN_BLOCKS;
+	search->ports = count * cfg.block_size;
+	search_order(search, flow);
+	reply_tuple(&search->reply, flow, &translation->address, 0);
+	at_work.search = search;
+	bpf_loop(2 * SEARCHES_MAX, search_turn, &at_work, 0);
+	translation->port = search->reply.destination_port;
+	return search->result ? DROP_NO_NAT_MAPPING : 0;
 }
 
 /* decide: the connection that was closed on this tuple, opened again with the same port */
@@ -287,8 +322,7 @@ static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {
 		if (translated && !same)
 			mapping_forget(&reply, &packet->flow);
-		event_connection(ctx, packet, IDENTITY_WORLD, &translation->address,
-				 translation->port);
+		event_connection(ctx, packet, IDENTITY_WORLD, translation);
 		return 0;
 	}
 	if (!same) {

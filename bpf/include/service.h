@@ -3,6 +3,7 @@
  * service address wherever it asks who its peer is. Packets carry backend addresses only.
  */
 #pragma once
+#include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 #include "types.h"
 
@@ -52,6 +53,11 @@ struct asked { /* the service address that it had asked for */
 	__u16 pad;
 };
 
+/* addresses of services of this cluster, whatever the port. Agent, from table service: no packet
+ * goes to one, since sockets get backends.
+ */
+MAP_HASH(mg_service_ip, struct zoned_addr, __u32, SERVICES, BPF_F_NO_PREALLOC);
+
 /* Written by BPF. A cache: a socket whose entry went sees its backend's address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -61,6 +67,17 @@ struct {
 } mg_service_nat SEC(".maps");
 
 /* look up */
+
+static __always_inline bool is_service_address(const struct zoned_addr *addr)
+{
+	return bpf_map_lookup_elem(&mg_service_ip, addr);
+}
+
+/* what a socket had asked for, when that was a service; NULL: no service, or an unknown socket */
+static __always_inline const struct asked *asked_of(const struct asked_key *got)
+{
+	return got->cookie ? bpf_map_lookup_elem(&mg_service_nat, got) : NULL;
+}
 
 static __always_inline const struct backend *lb_backend(const struct service *service)
 {
@@ -78,6 +95,7 @@ enum lb_result {
 	LB_NO_SERVICE,
 	LB_TRANSLATED, /* key now holds the backend */
 	LB_NO_BACKEND,
+	LB_NO_PORT, /* the address is a service's, which does not have this port */
 };
 
 /* key: where the socket wants to go. */
@@ -88,8 +106,12 @@ static __always_inline enum lb_result lb_to_backend(__u64 cookie, struct service
 	struct asked asked = {};
 	const struct backend *backend;
 
-	if (!service)
-		return LB_NO_SERVICE;
+	if (!service) {
+		struct zoned_addr address = {.zone = key->zone};
+
+		__builtin_memcpy(address.w, &key->address, sizeof(key->address));
+		return is_service_address(&address) ? LB_NO_PORT : LB_NO_SERVICE;
+	}
 	backend = lb_backend(service);
 	if (!backend)
 		return LB_NO_BACKEND;

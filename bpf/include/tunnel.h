@@ -45,8 +45,12 @@ static __always_inline int tunnel_find(hook_t *ctx, struct packet *packet, __be1
 
 	*tunnel = TUNNEL_NONE;
 	if (packet->family != 4 || packet->destination.w[3] != cfg.node ||
-	    packet->protocol != IPPROTO_UDP || packet->fragment != FRAGMENT_NONE)
+	    packet->protocol != IPPROTO_UDP)
 		return 0;
+	if (packet->fragment != FRAGMENT_NONE) {
+		hook_vouch(ctx); /* the kernel's device gets the whole of it */
+		return 0;
+	}
 	const struct tunnel_headers *headers = ip_header(ctx, sizeof(*headers));
 	bool options = packet->l4 != L3_OFFSET + sizeof(struct ipv4_header);
 	if (headers && !options)
@@ -61,6 +65,8 @@ static __always_inline int tunnel_find(hook_t *ctx, struct packet *packet, __be1
 	    headers->overlay.flags != bpf_htonl(VXLAN_VALID_VNI))
 		return DROP_INVALID_PACKET;
 	*tunnel = is_for_kernel(ctx, headers) ? TUNNEL_KERNEL : TUNNEL_OURS;
+	if (*tunnel == TUNNEL_KERNEL)
+		hook_vouch(ctx);
 	*inner = headers->overlay.eth.h_proto;
 	packet->point = POINT_FROM_OVERLAY;
 	packet->sender = headers->overlay.ip.source;
@@ -99,6 +105,8 @@ static __always_inline int tunnel_sender(struct packet *packet)
 {
 	struct node *node = bpf_map_lookup_elem(&mg_node, &packet->sender);
 
+	if (packet->sender == cfg.node)
+		return DROP_OWN_SENDER;
 	if (!node)
 		return DROP_UNKNOWN_SENDER;
 	packet->cluster = node->cluster;
@@ -133,5 +141,6 @@ static __framed int tunnel_shut(hook_t *ctx, const struct packet *packet)
 	if (spare && hook_room(ctx, -(__s32)spare, BPF_F_ADJ_ROOM_FIXED_GSO | DECAP_L3_IPV4))
 		return DROP_WRITE_ERROR;
 	struct overlay_ends ends = {packet->sender, cfg.node};
+	hook_vouch(ctx);
 	return overlay_write(ctx, packet, ends, packet->vni, inner) ?: HOOK_PASS;
 }

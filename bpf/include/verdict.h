@@ -20,6 +20,7 @@ enum drop_reason {
 	DROP_UNKNOWN_L3_TARGET = 150,
 	DROP_CT_MAP_INSERTION_FAILED = 155,
 	DROP_INVALID_IPV6_EXTENSION = 156,
+	DROP_NO_SERVICE = 158,
 	DROP_NO_TUNNEL_ENDPOINT = 160,
 	DROP_NO_NAT_MAPPING = 167,
 	DROP_NAT_UNSUPPORTED_PROTOCOL = 168,
@@ -42,4 +43,8 @@ enum drop_reason {
 	    225, /* a pod's IPv4 source route; any IPv4 options on the overlay's packet */
 	DROP_EGRESS_NO_ROOM = 226,   /* mg_egress has no room for the rows of the pod's class */
 	DROP_CONNECTION_ENDED = 229, /* TCP that a change of egress policy ended: both are reset */
+	DROP_OVERLAY_PORT = 230,     /* for or from the overlay's port, and not of the overlay */
+	DROP_NEIGHBOUR_CLAIM = 231,  /* a pod's ARP or NDP about an address that is not its own */
+	DROP_ROUTER_TALK = 232,	     /* of a pod: router advertisement, redirect, MLD query */
+	DROP_OWN_SENDER = 233, /* out of the fabric, and says that this very node has sent it */
 };

@@ -1,34 +1,50 @@
-"""Users, roles and grants of the shared etcd: each cluster writes its own subtree only."""
+"""Users, roles and grants of the shared etcd: a node speaks for itself, a cluster for its subtree.
+
+Users are certificate CNs without password: ``<cluster>:node:<node>`` for an agent,
+``<cluster>:speaker:<node>``, ``<cluster>:controller:<instance>`` (D63). Each has a role of its own
+name, so that one of them can be taken away while all others go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from google.protobuf.message import Message
 
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.errors import BadRequest
+from clustermesh.etcd.names import key_bytes
 from clustermesh.etcd.requests import prefix_end
 
-
-async def bootstrap_auth(client: Client, clusters: Sequence[str], published: Sequence[str]) -> None:
-    """Create the clusters' users, roles and grants, and switch authentication on.
-
-    Users are certificate CNs without password; ``published`` are the prefixes of the nouns that
-    clusters publish. May be repeated, then as ``root``.
-    """
-    await _role(client, "root", ())
-    await _user(client, "root", "root")
-    for cluster in clusters:
-        for user, grants in user_grants(cluster, published).items():
-            await add_user(client, user, grants)
-    await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
-
-
+NODE, SPEAKER, CONTROLLER = "node", "speaker", "controller"
 #: Not a cluster's own: every controller puts it (``clustermesh/store/heartbeat.py``).
 _HEARTBEAT = "cilium/.heartbeat"
+#: X.520 allows no longer common name; hexadecimal digits that stand for the rest of a longer one.
+_LONGEST, _DIGITS = 64, 16
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EtcdUser:
+    """A process of a cluster; ``name`` is its node, or the instance of a controller."""
+
+    cluster: str
+    role: str
+    name: str
+
+    @property
+    def cn(self) -> str:
+        """The user's name in etcd, which is the common name of its certificate.
+
+        A longer name than a certificate may hold is cut; a tilde, which no name of an object has,
+        and a hash of the whole name follow.
+        """
+        whole = f"{self.cluster}:{self.role}:{self.name}"
+        if len(whole) <= _LONGEST:
+            return whole
+        return f"{whole[: _LONGEST - _DIGITS - 1]}~{sha256(whole.encode()).hexdigest()[:_DIGITS]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +59,38 @@ class Grant:
     def end(self) -> bytes:
         """First key after the granted ones; empty for a single key."""
         whole = self.prefix or self.key.endswith("/")
-        return prefix_end(self.key.encode()) if whole else b""
+        return prefix_end(key_bytes(self.key)) if whole else b""
 
 
-def user_grants(cluster: str, published: Sequence[str]) -> Mapping[str, Sequence[Grant]]:
-    """What each user of a cluster may do, by certificate CN."""
+async def bootstrap_auth(
+    client: Client, users: Iterable[EtcdUser], published: Sequence[str]
+) -> None:
+    """Create users, roles and grants, and switch authentication on.
+
+    ``published`` are the prefixes of the nouns that clusters publish. May be repeated, then as
+    ``root``.
+    """
+    await _role(client, "root", ())
+    await _user(client, "root", "root")
+    for user in users:
+        await add_user(client, user.cn, user_grants(user, published))
+    await client.auth("AuthEnable", pb.AuthEnableRequest(), pb.AuthEnableResponse)
+
+
+def user_grants(user: EtcdUser, published: Sequence[str]) -> Sequence[Grant]:
+    """What a process may do in etcd."""
+    own = f"meshgate/v1/{user.cluster}/"
+    mine = Grant(f"{own}status/{user.role}/{user.name}/", write=True)
+    if user.role == SPEAKER:
+        return (Grant(own), mine)
     reads = (Grant("cilium/"), Grant("meshgate/v1/"))
-    copies = [f"{prefix}{cluster}/" for prefix in published]
-    own = [f"meshgate/v1/{cluster}/", f"cilium/synced/{cluster}/", *copies]
+    if user.role == NODE:
+        return (*reads, Grant(f"{own}pod/{user.name}/", write=True), mine)
+    copies = [f"{prefix}{user.cluster}/" for prefix in published]
+    writes = [own, f"cilium/synced/{user.cluster}/", *copies]
     # Exact: as a prefix it would let cluster `east` write `east2`.
-    own += [f"cilium/cluster-config/{cluster}", _HEARTBEAT]
-    return {
-        f"{cluster}-controller": (*reads, *(Grant(key, write=True) for key in own)),
-        f"{cluster}-agent": (*reads, Grant(f"meshgate/v1/{cluster}/pod/", write=True)),
-        f"{cluster}-speaker": reads,
-    }
+    writes += [f"cilium/cluster-config/{user.cluster}", _HEARTBEAT]
+    return (*reads, *(Grant(key, write=True) for key in writes))
 
 
 async def add_user(client: Client, name: str, grants: Sequence[Grant]) -> None:
@@ -66,28 +99,43 @@ async def add_user(client: Client, name: str, grants: Sequence[Grant]) -> None:
     await _user(client, name, name)
 
 
+async def remove_user(client: Client, name: str) -> None:
+    """Take a user and its role away; one that is not there is no error.
+
+    Every call and every new watch of the user is refused from then on. A watch that is open goes
+    on: etcd judges a watch when it is made (D64).
+    """
+    user, role = pb.AuthUserDeleteRequest(name=name), pb.AuthRoleDeleteRequest(role=name)
+    await _unless(client, "UserDelete", user, pb.AuthUserDeleteResponse, "user name not found")
+    await _unless(client, "RoleDelete", role, pb.AuthRoleDeleteResponse, "role name not found")
+
+
 async def _role(client: Client, name: str, grants: Sequence[Grant]) -> None:
-    await _create(client, "RoleAdd", pb.AuthRoleAddRequest(name=name), pb.AuthRoleAddResponse)
+    request = pb.AuthRoleAddRequest(name=name)
+    await _unless(client, "RoleAdd", request, pb.AuthRoleAddResponse, "already exists")
     for grant in grants:
         permission = pb.Permission(
             permType=pb.Permission.READWRITE if grant.write else pb.Permission.READ,
-            key=grant.key.encode(),
+            key=key_bytes(grant.key),
             range_end=grant.end,
         )
-        request = pb.AuthRoleGrantPermissionRequest(name=name, perm=permission)
-        await client.auth("RoleGrantPermission", request, pb.AuthRoleGrantPermissionResponse)
+        given = pb.AuthRoleGrantPermissionRequest(name=name, perm=permission)
+        await client.auth("RoleGrantPermission", given, pb.AuthRoleGrantPermissionResponse)
 
 
 async def _user(client: Client, name: str, role: str) -> None:
     request = pb.AuthUserAddRequest(name=name, options=pb.UserAddOptions(no_password=True))
-    await _create(client, "UserAdd", request, pb.AuthUserAddResponse)
+    await _unless(client, "UserAdd", request, pb.AuthUserAddResponse, "already exists")
     grant = pb.AuthUserGrantRoleRequest(user=name, role=role)
     await client.auth("UserGrantRole", grant, pb.AuthUserGrantRoleResponse)
 
 
-async def _create(client: Client, method: str, request: Message, reply: type[Message]) -> None:
+async def _unless(
+    client: Client, method: str, request: Message, reply: type[Message], done: str
+) -> None:
+    """One call; an answer with the words ``done`` says that nothing was left to do."""
     try:
         await client.auth(method, request, reply)
     except BadRequest as error:
-        if "already exists" not in str(error):
+        if done not in str(error):
             raise

@@ -1,7 +1,8 @@
-"""The calls of a thread that has no event loop: renew one lease, read one key.
+"""The calls of a thread that has no event loop: renew one lease, read one key, one Txn.
 
 The thread has a channel of its own, so that nothing which the event loop does can delay it. After
-a failed call the channel is closed: the next call connects anew, and reads certificates anew.
+a failed call, and when the certificate was renewed, the channel is closed: the next call connects
+anew, and reads certificates anew.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from clustermesh.etcd import channel
 from clustermesh.etcd import etcd_pb2 as pb
 from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.errors import EtcdError, Unavailable, classify
+from clustermesh.etcd.names import key_bytes
 
 A = TypeVar("A")
 
@@ -28,6 +30,7 @@ class BlockingClient:
     def __init__(self, endpoint: EtcdAddress) -> None:
         self._endpoint = endpoint
         self._channel: grpc.Channel | None = None
+        self._stamp: tuple[int, ...] = ()
 
     def close(self) -> None:
         """End the call that is under way."""
@@ -54,7 +57,7 @@ class BlockingClient:
 
     def get(self, key: str, within_s: float) -> pb.KeyValue | None:
         """One key, or None. Raises EtcdError."""
-        request = pb.RangeRequest(key=key.encode())
+        request = pb.RangeRequest(key=key_bytes(key))
 
         def ask(opened: grpc.Channel) -> pb.KeyValue | None:
             call = opened.unary_unary(
@@ -67,9 +70,26 @@ class BlockingClient:
 
         return self._asked(ask)
 
+    def txn(self, request: pb.TxnRequest, within_s: float) -> pb.TxnResponse:
+        """One Txn, which may be repeated. Raises EtcdError."""
+
+        def ask(opened: grpc.Channel) -> pb.TxnResponse:
+            call = opened.unary_unary(
+                "/etcdserverpb.KV/Txn",
+                pb.TxnRequest.SerializeToString,
+                pb.TxnResponse.FromString,
+            )
+            return call(request, timeout=within_s)
+
+        return self._asked(ask)
+
     def _asked(self, ask: Callable[[grpc.Channel], A]) -> A:
         try:
+            now = channel.stamp(self._endpoint)
+            if now != self._stamp and self._channel and channel.is_usable(self._endpoint):
+                self.close()
             if self._channel is None:
+                self._stamp = now
                 secrets = channel.read_secrets(self._endpoint)
                 self._channel = channel.open_blocking_channel(self._endpoint, secrets)
             return ask(self._channel)

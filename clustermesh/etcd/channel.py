@@ -9,15 +9,17 @@ named in the environment would be asked for etcd.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from datetime import datetime
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from clustermesh.certs import diagnose
+from clustermesh.certs import Validity, diagnose, validity_of
+from mesh.core.model import Network
 
 OPTIONS: dict[str, str | int] = {
     "grpc.lb_policy_name": "pick_first",
@@ -59,6 +61,12 @@ class EtcdAddress:
     def text(self) -> str:
         """The endpoints as a human names them."""
         return ", ".join(self.endpoints)
+
+    @property
+    def networks(self) -> dict[Network, None]:
+        """The endpoints that are addresses; where a name leads is not asked."""
+        hosts = [host(text) for text in self.endpoints if not text.startswith("unix:")]
+        return dict.fromkeys(ip_network(name) for name in hosts if _is_address(name))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -110,6 +118,13 @@ def host(endpoint: str) -> str:
     return plain.rpartition(":")[0].strip("[]")
 
 
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
+
+
 def _kind(text: str) -> str:
     if text.startswith("unix:"):
         return "unix"
@@ -137,6 +152,50 @@ def stamp(endpoint: EtcdAddress) -> tuple[int, ...]:
     """Changes when one of the files is replaced; 0 for a file that is not there."""
     stats = [file.stat() if file.exists() else None for file in endpoint.files]
     return tuple(stat.st_mtime_ns if stat else 0 for stat in stats)
+
+
+def is_usable(endpoint: EtcdAddress) -> bool:
+    """Whether the files go together: a key may be there before its certificate."""
+    try:
+        secrets = read_secrets(endpoint)
+    except OSError:
+        return False
+    if secrets is None or secrets.cert is None or secrets.key is None:
+        return True
+    return not diagnose(secrets.ca, secrets.cert, secrets.key)
+
+
+class Lives:
+    """How long our certificate and its authority's are valid; read again when a file changes."""
+
+    def __init__(self, endpoint: EtcdAddress) -> None:
+        self._endpoint = endpoint
+        self._stamp: tuple[int, ...] | None = None
+        self._lives: Mapping[Path, Validity] = {}
+        self._problem = ""
+
+    def ending(self, now: datetime) -> str:
+        """What ends soon or has ended, in words; empty when nothing does."""
+        now_on_disk = stamp(self._endpoint)
+        if now_on_disk != self._stamp:
+            self._stamp = now_on_disk
+            self._read()
+        short = {file: life for file, life in self._lives.items() if life.is_short(now)}
+        if self._problem or not short:
+            return self._problem
+        file, life = min(short.items(), key=lambda one: one[1].end)
+        word = "ends" if life.end > now else "has ended:"
+        return f"certificate {life.name} {word} {life.end:%F %TZ} ({file})"
+
+    def _read(self) -> None:
+        files = [Path(name) for name in (self._endpoint.cert, self._endpoint.ca) if name]
+        self._lives, self._problem = {}, ""
+        try:
+            self._lives = {file: validity_of(file.read_bytes()) for file in files}
+        except OSError as error:
+            self._problem = f"{error.filename}: {error.strerror}"
+        except ValueError as error:
+            self._problem = f"{', '.join(map(str, files))}: no readable PEM: {error}"
 
 
 def open_channel(endpoint: EtcdAddress, secrets: Secrets | None) -> grpc.aio.Channel:

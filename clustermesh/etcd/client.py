@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Generic, TypeVar, cast
 
 import grpc
@@ -33,14 +34,17 @@ from clustermesh.etcd.errors import (
     EtcdError,
     FutureRevision,
     LeaseNotFound,
+    NoWrites,
     OutcomeUnknown,
     Replaced,
+    StoreCorrupt,
     StoreFull,
     Unavailable,
     canceled,
     classify,
 )
-from clustermesh.etcd.requests import prefix_end
+from clustermesh.etcd.names import key_bytes, key_text, shown
+from clustermesh.etcd.requests import prefix_end, prefix_range
 
 __all__ = [
     "BadRequest",
@@ -52,8 +56,10 @@ __all__ = [
     "FutureRevision",
     "KeyList",
     "LeaseNotFound",
+    "NoWrites",
     "OutcomeUnknown",
     "Replaced",
+    "StoreCorrupt",
     "StoreFull",
     "Unavailable",
     "Watched",
@@ -67,6 +73,9 @@ PAGE_KEYS = 5000
 LISTS = 4
 #: Seconds between two tries of a watch at most.
 WATCH_PAUSE_S = 2.0
+
+#: Seconds between looks for new certificate files.
+LOOK_S = 1.0
 
 #: Shortest attempt, when a call's time is nearly up.
 SHORTEST_S = 0.05
@@ -137,7 +146,14 @@ class Client:
         self._stamp: tuple[int, ...] = ()
         self._channel: grpc.aio.Channel | None = None
         self._retired: list[grpc.aio.Channel] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._looked = 0.0  # when the files were looked at
+        self._lives = channel.Lives(endpoint)
+
+    def ending(self) -> str:
+        """Whether our certificate, or the CA's, ends soon, in words; empty when none does."""
+        return self._lives.ending(datetime.now(UTC))
 
     async def aclose(self) -> None:
         """End all calls and streams."""
@@ -151,55 +167,60 @@ class Client:
     ) -> pb.RangeResponse:
         """Keys from ``key`` up to ``end``, or one key; ``revision`` 0 is now."""
         request = pb.RangeRequest(
-            key=key.encode(), range_end=end, revision=revision, count_only=count_only
+            key=key_bytes(key), range_end=end, revision=revision, count_only=count_only
         )
         return await self._call("KV/Range", request, pb.RangeResponse, LIST)
 
     async def get(self, key: str, revision: int = 0) -> pb.KeyValue | None:
         """One key, or None."""
-        request = pb.RangeRequest(key=key.encode(), revision=revision)
+        request = pb.RangeRequest(key=key_bytes(key), revision=revision)
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    async def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+    def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
         """All keys of a prefix in the order of their bytes, page by page, at one revision.
 
         The revision is that of the first page; at least one page comes. Raises Compacted when that
         revision is gone before the last page: what came so far is then no complete list, and the
         caller starts anew. Close it with ``aclosing``.
         """
-        key, end, revision = prefix.encode(), prefix_end(prefix.encode()), 0
+        return self._pages(prefix, pinned=True)
+
+    def loose_pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+        """``pages``, but each as it is when it is read, with its own revision."""
+        return self._pages(prefix, pinned=False)
+
+    async def _pages(self, prefix: str, *, pinned: bool) -> AsyncGenerator[KeyList, None]:
+        (key, end), revision = prefix_range(prefix), 0
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
-            revision = revision or page.header.revision
-            yield KeyList(revision, page.kvs)
+            yield KeyList(revision or page.header.revision, page.kvs)
+            if pinned:
+                revision = revision or page.header.revision
             if not page.more:
                 return
             key = page.kvs[-1].key + b"\0"
 
     async def list(self, prefix: str) -> KeyList:
-        """All keys of a prefix at one revision, at once; for prefixes with few keys."""
+        """All keys of a prefix at one revision, at once; for prefixes with few keys.
+
+        When history is cut again and again meanwhile, each page comes as it is then, and the
+        revision is that of the first one.
+        """
         for _ in range(LISTS):
             with suppress(Compacted):
-                return await self._list(prefix)
-        return await self._list(prefix)
-
-    async def _list(self, prefix: str) -> KeyList:
-        kvs: list[pb.KeyValue] = []
-        async with aclosing(self.pages(prefix)) as pages:
-            async for page in pages:
-                kvs += page.kvs
-        return KeyList(page.revision, kvs)
+                return await _list(self.pages(prefix))
+        return await _list(self.loose_pages(prefix))
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key. Return the revision."""
-        request = pb.PutRequest(key=key.encode(), value=value, lease=lease)
+        request = pb.PutRequest(key=key_bytes(key), value=value, lease=lease)
         return (await self._call("KV/Put", request, pb.PutResponse)).header.revision
 
     async def delete(self, key: str, end: bytes = b"") -> int:
         """Delete one key, or all up to ``end``. Return how many there were."""
-        request = pb.DeleteRangeRequest(key=key.encode(), range_end=end)
+        request = pb.DeleteRangeRequest(key=key_bytes(key), range_end=end)
         return (await self._call("KV/DeleteRange", request, pb.DeleteRangeResponse)).deleted
 
     async def txn(
@@ -258,6 +279,15 @@ class Client:
         """Version, leader and size of the member that answers."""
         return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
 
+    async def alarms(self) -> Sequence[str]:
+        """What keeps everybody from writing, in etcd's words; mostly nothing.
+
+        A user that may not ask is told of none.
+        """
+        with suppress(Denied):
+            return tuple((await self.status()).errors)
+        return ()
+
     async def compact(self, revision: int) -> None:
         """Forget the history before ``revision``."""
         request = pb.CompactionRequest(revision=revision, physical=True)
@@ -275,7 +305,7 @@ class Client:
         Each new connection yields ``created`` first, before any event. Close it with ``aclosing``.
         Raises Compacted, Denied, BadRequest, and Replaced when the store's revision went backwards.
         """
-        key = prefix.encode()
+        key = key_bytes(prefix)
         end = b"" if exact else prefix_end(key)
         following, pause = start, Pause(WATCH_PAUSE_S)
         while True:
@@ -300,7 +330,7 @@ class Client:
                 reply = await stream.read()
                 if reply.compact_revision:
                     oldest = f"revision {reply.compact_revision} is the oldest there is"
-                    raise Compacted(f"watch of {create.key.decode()}: {oldest}")
+                    raise Compacted(f"watch of {shown(key_text(create.key))}: {oldest}")
                 if reply.canceled:  # a refused watch is created and canceled in one message
                     raise canceled(create.key, reply.cancel_reason)
                 if reply.created and reply.header.revision + 1 < create.start_revision:
@@ -309,6 +339,8 @@ class Client:
                         f"before it was at {create.start_revision - 1}: another store"
                     )
                 yield Watched(reply.header.revision, reply.events, reply.created)
+                if not stream.is_current:
+                    return  # it goes over to a connection with the new certificate, loses nothing
 
     async def _call(
         self,
@@ -345,18 +377,42 @@ class Client:
         """The channel; a new one after certificate files were replaced. Raises OSError."""
         if self._closed:
             raise Unavailable("the client is closed", sent=False)
-        if self._channel is not None and self.problem:
-            self._retire_outdated(self._channel)
+        self.look()
         if self._channel is None:
             self._stamp = channel.stamp(self.endpoint)
             self._secrets = channel.read_secrets(self.endpoint)
             self._channel = channel.open_channel(self.endpoint, self._secrets)
         return self._channel
 
-    def _retire_outdated(self, old: grpc.aio.Channel) -> None:
-        if self._stamp != channel.stamp(self.endpoint):
-            self._retired.append(old)  # its open streams go on
-            self._channel = None
+    def is_current(self, opened: grpc.aio.Channel) -> bool:
+        """Whether the channel was made of the files that there are."""
+        self.look()
+        return opened is self._channel
+
+    def look(self) -> None:
+        """Retire the channel when its files were replaced; while it works, by better ones only."""
+        now = time.monotonic()
+        if self._channel is None or (not self.problem and now - self._looked < LOOK_S):
+            return
+        self._looked = now
+        if self._stamp == channel.stamp(self.endpoint):
+            return
+        if self.problem or channel.is_usable(self.endpoint):
+            self._retire(self._channel)
+
+    def _retire(self, old: grpc.aio.Channel) -> None:
+        """Its open streams go on; those of the one before it have gone over long ago.
+
+        One that does not work is closed: it would go on knocking with a certificate that has ended.
+        """
+        ended, kept = [*self._retired, old], list[grpc.aio.Channel]()
+        if not self.problem:
+            kept.append(ended.pop())
+        self._retired, self._channel = kept, None
+        for one in ended:
+            closing = asyncio.ensure_future(one.close(None))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def failed(self, error: BaseException, request: Message | None = None) -> BaseException:
         """What to raise for an error of grpcio or of a certificate file; notes ``problem``."""
@@ -380,11 +436,17 @@ class _Stream(Generic[M]):
     def __init__(self, client: Client, method: str, reply: type[M]) -> None:
         self._client = client
         try:
-            self._call = client.connected().stream_stream(
+            self._channel = client.connected()
+            self._call = self._channel.stream_stream(
                 f"/etcdserverpb.{method}", _wire, reply.FromString
             )(metadata=HAS_LEADER)
         except GRPC_ERRORS as error:
             raise client.failed(error) from error
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it goes over a connection with the certificate that there is now."""
+        return self._client.is_current(self._channel)
 
     async def write(self, message: Message) -> None:
         # grpc.aio leaves a write waiting for ever when the call ends before its metadata is sent.
@@ -413,6 +475,17 @@ class _Stream(Generic[M]):
 
     async def aclose(self) -> None:
         self._call.cancel()
+
+
+async def _list(pages: AsyncGenerator[KeyList, None]) -> KeyList:
+    """All pages as one, at the revision of the first."""
+    kvs: list[pb.KeyValue] = []
+    revision = 0
+    async with aclosing(pages):
+        async for page in pages:
+            kvs += page.kvs
+            revision = revision or page.revision
+    return KeyList(revision, kvs)
 
 
 def _wire(message: Message) -> bytes:

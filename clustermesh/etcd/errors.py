@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.names import key_text, shown
 
 
 class EtcdError(OSError):
@@ -36,8 +37,16 @@ class BadRequest(EtcdError):
     """The request itself is wrong: too big, too many operations, a key twice."""
 
 
-class StoreFull(EtcdError):
-    """The database has reached its quota: etcd takes no writes until somebody makes room."""
+class NoWrites(EtcdError):
+    """An alarm stands in etcd: reads go on, and nobody's write is taken until it is disarmed."""
+
+
+class StoreFull(NoWrites):
+    """The database has reached its quota (NOSPACE)."""
+
+
+class StoreCorrupt(NoWrites):
+    """Members of etcd disagree about their data (CORRUPT)."""
 
 
 class LeaseNotFound(EtcdError):
@@ -83,6 +92,7 @@ ANSWERS: tuple[tuple[str, type[EtcdError]], ...] = (
     ("required revision is a future revision", FutureRevision),
     ("requested lease not found", LeaseNotFound),
     ("database space exceeded", StoreFull),
+    ("corrupt cluster", StoreCorrupt),
 )
 
 
@@ -101,7 +111,7 @@ def classify(code: grpc.StatusCode, details: str, request: Message | None) -> Et
 def canceled(prefix: bytes, reason: str) -> EtcdError:
     """A watch that the server has ended."""
     kind = Denied if "permission denied" in reason else BadRequest
-    return kind(f"watch of {prefix.decode(errors='replace')}: {reason.rpartition('desc = ')[2]}")
+    return kind(f"watch of {_text(prefix)}: {reason.rpartition('desc = ')[2]}")
 
 
 def _plain(details: str) -> str:
@@ -129,7 +139,7 @@ def _first(request: pb.TxnRequest) -> str:
 
 
 def _text(key: bytes) -> str:
-    return key.decode(errors="replace")
+    return shown(key_text(key))
 
 
 def _size(request: Message) -> str:

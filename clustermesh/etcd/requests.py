@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from clustermesh.etcd import etcd_pb2 as pb
+from clustermesh.etcd.names import key_bytes
 
 T = TypeVar("T")
 
@@ -30,6 +31,12 @@ def cut(
         yield part
 
 
+def prefix_range(prefix: str) -> tuple[bytes, bytes]:
+    """First key of a prefix, and the first one after it."""
+    first = key_bytes(prefix)
+    return first, prefix_end(first)
+
+
 def prefix_end(prefix: bytes) -> bytes:
     r"""First key after all that start with ``prefix``; ``\0`` (no end) where there is none."""
     head = prefix.rstrip(b"\xff")
@@ -38,34 +45,34 @@ def prefix_end(prefix: bytes) -> bytes:
 
 def put_op(key: str, value: bytes, lease: int = 0) -> pb.RequestOp:
     """A put inside a Txn."""
-    return pb.RequestOp(request_put=pb.PutRequest(key=key.encode(), value=value, lease=lease))
+    return pb.RequestOp(request_put=pb.PutRequest(key=key_bytes(key), value=value, lease=lease))
 
 
 def delete_op(key: str) -> pb.RequestOp:
     """A deletion of one key inside a Txn."""
-    return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key.encode()))
+    return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key_bytes(key)))
 
 
 def get_op(key: str) -> pb.RequestOp:
     """A read of one key inside a Txn."""
-    return pb.RequestOp(request_range=pb.RangeRequest(key=key.encode()))
+    return pb.RequestOp(request_range=pb.RangeRequest(key=key_bytes(key)))
 
 
 def if_created(key: str, revision: int) -> pb.Compare:
     """The key was created at ``revision``; 0: it does not exist."""
     target = pb.Compare.CompareTarget.CREATE
-    return pb.Compare(key=key.encode(), target=target, create_revision=revision)
+    return pb.Compare(key=key_bytes(key), target=target, create_revision=revision)
 
 
 def if_modified(key: str, revision: int) -> pb.Compare:
     """The key was last written at ``revision``; 0: it does not exist."""
     target = pb.Compare.CompareTarget.MOD
-    return pb.Compare(key=key.encode(), target=target, mod_revision=revision)
+    return pb.Compare(key=key_bytes(key), target=target, mod_revision=revision)
 
 
 def if_leased(key: str, lease: int) -> pb.Compare:
     """The key exists and hangs on ``lease``."""
-    return pb.Compare(key=key.encode(), target=pb.Compare.CompareTarget.LEASE, lease=lease)
+    return pb.Compare(key=key_bytes(key), target=pb.Compare.CompareTarget.LEASE, lease=lease)
 
 
 def read_kv(response: pb.ResponseOp) -> pb.KeyValue | None:

@@ -72,6 +72,13 @@ class Draft:
         rows = {noun: _changes(rows) for noun, rows in self._rows.items()}
         return ImportChanges(rows, _address_changes(self.addresses))
 
+    def take(self) -> Draft:
+        """What has been collected; the draft is empty again."""
+        taken = Draft()
+        taken.addresses, self.addresses = self.addresses, {}
+        taken._rows, self._rows = self._rows, {}
+        return taken
+
     def parts(self, addresses: int) -> Iterator[ImportChanges]:
         """``changes`` with so many addresses in each part; the other rows are in the first."""
         items = iter(self.addresses.items())

@@ -9,18 +9,21 @@ those of ``clustermesh/findings.py``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
+from clustermesh.contract import Contract
 from clustermesh.findings import (
     ADDRESS_TAKEN,
     BACKEND_OUTSIDE,
     CAPABILITIES,
     CLUSTER_ID,
     CLUSTER_NAME,
+    CONTRACT_ID,
     IDENTITY_RANGE,
     LABELS,
     MISMATCH,
@@ -29,7 +32,7 @@ from clustermesh.findings import (
     RESERVED,
 )
 from clustermesh.remote import slice_pb2 as pb
-from clustermesh.remote import slices, wire
+from clustermesh.remote import slices, terms, wire
 from clustermesh.remote.holdings import (
     MAPPED,
     Holder,
@@ -61,6 +64,8 @@ _AS_IT_IS = frozenset({4, 5, *range(100, 116)})
 _OF_NODE = frozenset({6, 7, 8})
 #: Numbers that a cluster's operator has given away; they mean nothing to others.
 _OF_OPERATOR = range(128, 256)
+#: Characters of a host that are kept: an address has at most 45.
+_LONGEST_HOST = 64
 #: Backends that a finding names.
 _NAMED = 3
 _CANONICAL_MAPPED = MAPPED.to_bytes(16, "big")[:12]
@@ -79,8 +84,37 @@ class RemoteNode:
 
     def lacks_cidr(self, address: str) -> bool:
         """It has no pod CIDR of the address's family: its pods have addresses of a cloud."""
-        version = 6 if ":" in address else 4
+        return self._lacks(6 if ":" in address else 4)
+
+    def _lacks(self, version: int) -> bool:
         return all(cidr.version != version for cidr in self.row.pod_cidrs)
+
+    def parts(self) -> dict[str, object]:
+        """What judgements may rest on, by name: each pod CIDR, each address with what it means."""
+        host = self.endpoint, self._lacks(4), self._lacks(6)
+        named: dict[str, object] = {host_part(str(a)): host for a in self.row.addresses}
+        named |= {host_part(str(a)): self.endpoint for a in self.row.routers}
+        for network in self.row.pod_cidrs:
+            shift = shift_of(network)
+            named[_cidr_part(span(network)[0] >> shift, shift)] = None
+        return named
+
+
+def host_part(address: str) -> str:
+    """What rests on an address of a node names it so: no node has such a name."""
+    return f"@{address}"
+
+
+def _cidr_part(prefix: int, shift: int) -> str:
+    """What rests on a pod CIDR names it so: no node has such a name."""
+    return f"{prefix:x}/{shift}"
+
+
+def moved_parts(node: RemoteNode | None, before: RemoteNode | None) -> set[str]:
+    """The parts that a node has not had before as they are now, or has no more."""
+    now, then = node.parts() if node else {}, before.parts() if before else {}
+    absent = object()
+    return {part for part in {*now, *then} if now.get(part, absent) != then.get(part, absent)}
 
 
 @dataclass(slots=True)
@@ -90,12 +124,18 @@ class RemoteCluster:
     name: str
     ledger: Ledger
     id: int = 0
+    claimed: int = 0  # the id that its config says, accepted or not
     config_gone: bool = False  # since the id was accepted, so another one may come
     capabilities: wire.Capabilities = wire.Capabilities()  # noqa: RUF009 - frozen
     nodes: dict[str, RemoteNode] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)  # address of a node -> node
     routers: dict[str, str] = field(default_factory=dict)
     cidrs: dict[int, dict[int, str]] = field(default_factory=dict)  # host bits -> prefix -> node
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the cluster; None: it is provisional."""
+        return self.ledger.contracts.get(self.name)
 
     def enter(self, node: RemoteNode) -> None:
         """Make a node's prefixes and addresses count."""
@@ -120,11 +160,31 @@ class RemoteCluster:
 
     def node_of(self, address: int) -> str | None:
         """The node whose pod CIDR holds the address."""
+        place = self.place_of(address)
+        return place[0] if place else None
+
+    def place_of(self, address: int) -> tuple[str, str] | None:
+        """The node whose pod CIDR holds the address, and the name of that part of it."""
         for shift, prefixes in self.cidrs.items():
             node = prefixes.get(address >> shift)
             if node is not None:
-                return node
+                return node, _cidr_part(address >> shift, shift)
         return None
+
+    def has_part(self, name: str) -> bool:
+        """Whether a node has a part of this name."""
+        if name.startswith(host_part("")):
+            address = name.removeprefix(host_part(""))
+            return address in self.hosts or address in self.routers
+        prefix, _, shift = name.partition("/")
+        return bool(shift) and int(prefix, 16) in self.cidrs.get(int(shift), ())
+
+    def rests(self, address: IP) -> str | None:
+        """On which part rests that the cluster has the address; None: on none of a node."""
+        place, text = self.place_of(number(address)), str(address)
+        if place:
+            return place[1]
+        return host_part(text) if text in self.hosts else None
 
 
 def read_config(_: str, value: bytes) -> bytes:
@@ -142,10 +202,15 @@ def cluster_id(remote: RemoteCluster, _: str, value: bytes) -> tuple[int, tuple[
         raise NotAccepted(
             CLUSTER_ID, "id", f"cluster id {config.id} is not in 1..{wire.MAX_CLUSTERS}"
         )
+    remote.claimed = config.id
     _check_capabilities(config.capabilities)
     if remote.id and config.id != remote.id and not remote.config_gone:
         text = f"cluster id {config.id}, but {remote.name} was accepted with {remote.id}"
         raise NotAccepted(CLUSTER_ID, "id", text)
+    contract = remote.contract
+    if contract is not None and config.id != contract.id:
+        text = f"cluster id {config.id}, but spec.id of {contract} is {contract.id}"
+        raise NotAccepted(CONTRACT_ID, "id", text)
     remote.ledger.take_id(remote.name, config.id)
     remote.capabilities = config.capabilities
     return config.id, ()
@@ -166,8 +231,24 @@ def node(
     row = wire.node_row(wired)
     routers = dict.fromkeys(a for a in wire.router_addresses(wired) if a not in row.addresses)
     addresses = tuple(("IPAddresses", address) for address in (*row.addresses, *routers))
-    remote.ledger.take(Holder(remote.name, name), Holdings(tuple(_networks(row)), addresses))
+    holder, claimed = Holder(remote.name, name), Holdings(tuple(_networks(row)), addresses)
+    remote.ledger.check(holder, claimed)
+    _check_terms(remote, row, routers)
+    remote.ledger.enter(holder, claimed)
     return RemoteNode(replace(row, routers=tuple(routers))), ()
+
+
+def _check_terms(remote: RemoteCluster, row: Node, routers: Iterable[IP]) -> None:
+    """Whether the cluster may have the node's prefixes and addresses (``terms.py``)."""
+    ledger, cluster = remote.ledger, remote.name
+    for cidr in row.pod_cidrs:
+        terms.check_pods(ledger, cluster, f"IPv{cidr.version}AllocCIDR", cidr)
+    for address in row.addresses:
+        terms.check_node_address(ledger, cluster, "IPAddresses", address)
+    for address in routers:
+        terms.check_router(ledger, cluster, "IPAddresses", address)
+    if row.locator:
+        terms.check_locator(ledger, cluster, f"Annotations.{wire.LOCATOR}", row.locator)
 
 
 def read_identity(_: str, value: bytes) -> bytes:
@@ -187,9 +268,21 @@ def identity(remote: RemoteCluster, name: str, value: bytes) -> tuple[Identity, 
         raise wire.WireError("labels", f"not readable as UTF-8: {error}") from None
     if not labels.endswith(";") or not labels.isprintable():
         raise NotAccepted(LABELS, "labels", "labels are not of the form source:key=value;")
-    if (wire.CLUSTER_LABEL, remote.name) not in wire.split_labels(labels):
+    named = wire.split_labels(labels)
+    if twice := _twice(key.partition(":")[2] or key for key, _ in named):
+        raise NotAccepted(LABELS, "labels", f"label {twice!r} stands there twice")
+    if (wire.CLUSTER_LABEL, remote.name) not in named:
         raise NotAccepted(LABELS, "labels", f"label {wire.CLUSTER_LABEL}={remote.name} is missing")
+    for label, namespace in named:
+        if label == wire.NAMESPACE_LABEL:
+            terms.check_namespace(remote.ledger, remote.name, "labels", namespace)
     return Identity(remote.name, int(text), labels), ()
+
+
+def _twice(keys: Iterable[str]) -> str:
+    """The first key that comes again: who reads the text takes either value for true."""
+    counts = Counter(keys)
+    return next((key for key, count in counts.items() if count > 1), "")
 
 
 def read_service(_: str, value: bytes) -> wire.WireService:
@@ -213,6 +306,8 @@ def service(
         raise NotAccepted(MISMATCH, "frontends", "a port's name is no name")
     if not all(map(_is_port_name, (part.port_name for part in row.backends))):
         raise NotAccepted(MISMATCH, "backends", "a port's name is no name")
+    terms.check_namespace(remote.ledger, remote.name, "namespace", row.namespace)
+    terms.check_services(remote.ledger, remote.name, "frontends", row.addresses)
     kept, rests = own_backends(remote, row.backends, lambda kept: replace(row, backends=kept))
     return replace(row, backends=kept), rests
 
@@ -236,6 +331,7 @@ def service_slice(
         raise NotAccepted(MISMATCH, label, f"{row.service!r} is no name of a service")
     if not all(map(_is_port_name, (part.port_name for part in row.backends))):
         raise NotAccepted(MISMATCH, "ports", "a port's name is no name")
+    terms.check_namespace(remote.ledger, remote.name, "namespace", row.namespace)
     kept, rests = own_backends(remote, row.backends, lambda kept: replace(row, backends=kept))
     return replace(row, backends=kept), rests
 
@@ -253,9 +349,9 @@ def own_backends(
     usable, rests = set[IP](), dict[str, None]()
     for address in addresses:
         here = number(address)
-        of_node = remote.node_of(here) or remote.hosts.get(str(address))
-        rests[of_node or single(here)] = None
-        if of_node or remote.ledger.pods.holder(here) == remote.name:
+        part_of_node = remote.rests(address)
+        rests[part_of_node or single(here)] = None
+        if part_of_node or remote.ledger.pods.holder(here) == remote.name:
             usable.add(address)
     kept = tuple(backend for backend in backends if backend.address in usable)
     others = [str(address) for address in addresses if address not in usable]
@@ -296,7 +392,7 @@ def read_address(name: str, value: bytes) -> AddressValue:
     _packed(name)
     pod = f"{head.k8s_namespace}/{head.k8s_pod_name}"
     named = all(map(wire.is_object_name, (head.k8s_namespace, head.k8s_pod_name)))
-    return AddressValue(head.id, head.host_ip, pod if named else "")
+    return AddressValue(head.id, head.host_ip[:_LONGEST_HOST], pod if named else "")
 
 
 def address(
@@ -304,20 +400,20 @@ def address(
 ) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
     """The row of an address, or None for one that node rows carry already.
 
-    The second part names the nodes on which the judgement rests: whose pod CIDR holds it, and
+    The second part names what the judgement rests on: the pod CIDR that holds it, and the host
     whose tunnel endpoint it has.
     """
     if "/" in name:
         return _prefix(remote, name, value)
     packed = pack(name)
     here = int.from_bytes(packed, "big")
-    of_node, host = remote.node_of(here), remote.hosts.get(value.host)
+    place, host = remote.place_of(here), remote.hosts.get(value.host)
     if value.identity == IDENTITY_HOST or name in remote.routers:
         return _node_address(remote, name, packed)
     if value.identity in _OF_NODE and name in remote.hosts:
-        return None, (remote.hosts[name],)
-    is_single = of_node is None and host is not None and remote.nodes[host].lacks_cidr(name)
-    if of_node is None and not is_single:
+        return None, (host_part(name),)
+    is_single = place is None and host is not None and remote.nodes[host].lacks_cidr(name)
+    if place is None and not is_single:
         raise _outside(remote, name, here, here)
     identity = _identity_here(remote, value.identity)
     endpoint = remote.nodes[host].endpoint if host else None
@@ -325,8 +421,11 @@ def address(
         text = f"tunnel endpoint {value.host!r} is no node of cluster {remote.name} with IPv4"
         raise NotAccepted(NO_ENDPOINT, "HostIP", text)
     if is_single:
-        remote.ledger.take_pod(remote.name, "IP", here, name)
-    return (packed, identity, endpoint) if identity else None, (of_node or SINGLE, host)
+        remote.ledger.check_pod(remote.name, "IP", here, name)
+        terms.check_pod(remote.ledger, remote.name, "IP", here)
+        remote.ledger.pods.take(remote.name, here)
+    rests = place[1] if place else SINGLE, host_part(value.host)
+    return (packed, identity, endpoint) if identity else None, rests
 
 
 def _identity_here(remote: RemoteCluster, claimed: int) -> int:
@@ -349,14 +448,14 @@ def _node_address(
 ) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
     """Identity 1 (host) is that of another node here: 6, and only for addresses of its nodes."""
     if name in remote.hosts:
-        return None, (remote.hosts[name],)
+        return None, (host_part(name),)
     of_node = remote.routers.get(name)
     endpoint = remote.nodes[of_node].endpoint if of_node else None
     if of_node is None or endpoint is None:
         raise NotAccepted(
             RESERVED, "ID", f"identity {IDENTITY_HOST} (host) for {name}, no node's own"
         )
-    return (packed, IDENTITY_REMOTE_NODE, endpoint), (of_node,)
+    return (packed, IDENTITY_REMOTE_NODE, endpoint), (host_part(name),)
 
 
 def _read_prefix(name: str, value: bytes) -> AddressValue:
@@ -369,17 +468,17 @@ def _read_prefix(name: str, value: bytes) -> AddressValue:
         ip_network(name)
     except ValueError as error:
         raise wire.WireError("IP", str(error)) from None
-    return AddressValue(pair.id, pair.host_ip)
+    return AddressValue(pair.id, pair.host_ip[:_LONGEST_HOST])
 
 
 def _prefix(remote: RemoteCluster, name: str, value: AddressValue) -> tuple[None, tuple[str, ...]]:
     """An entry for a whole prefix is checked, and not used."""
     first, last = span(ip_network(name))
-    of_node = remote.node_of(first)
-    if of_node is None or of_node != remote.node_of(last):
+    place = remote.place_of(first)
+    if place is None or place != remote.place_of(last):
         raise _outside(remote, name, first, last)
     _check_identity(remote, "ID", value.identity)
-    return None, (of_node,)
+    return None, (place[1],)
 
 
 def _prefix_length(pair: wire.WirePair) -> int:

@@ -4,15 +4,21 @@ Each agent and controller keeps one ledger. Its own facts stand in it first and 
 accepted nodes of other clusters enter what they claim. A claim that meets somebody else's is
 refused with a text that names both. IPv4 is counted in its IPv4-mapped form, so one order covers
 both families.
+
+It also keeps the contracts that are in force, and what only a contract gives (``Barred``); who may
+claim what by those is judged in ``terms.py``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from types import MappingProxyType
 
+from clustermesh.contract import Contract, Contracts, in_force
 from clustermesh.findings import ADDRESS_TAKEN, ID_TAKEN, PREFIX_TAKEN
 from mesh.core.findings import Code
 from mesh.core.model import IP, Network
@@ -64,17 +70,29 @@ class OwnFacts:
         return cls(cluster, cluster_id, ours, frozenset(a for part in addresses for a in part))
 
 
+class Bar(Enum):
+    """Who has no place in a network without a contract."""
+
+    ALL = "pods and nodes"
+    PODS = "pods"
+
+
 @dataclass(frozen=True, slots=True)
 class OwnChange:
     """What this cluster has now and had not before, and what it has no more.
 
-    ``more``: this is a part, and the next one follows.
+    ``barred`` and ``gone_barred``: what only a contract gives, of each kind, with a word for it.
+    ``contracts`` are the objects, all of them; None: they are as before. ``more``: this is a part,
+    and the next one follows.
     """
 
     networks: frozenset[Network] = frozenset()
     gone_networks: frozenset[Network] = frozenset()
     addresses: frozenset[IP] = frozenset()
     gone_addresses: frozenset[IP] = frozenset()
+    barred: Mapping[Bar, Mapping[Network, str]] = field(default_factory=dict)
+    gone_barred: Mapping[Bar, frozenset[Network]] = field(default_factory=dict)
+    contracts: tuple[Contract, ...] | None = None
     more: bool = False
 
 
@@ -164,6 +182,35 @@ class OwnNetworks:
         return self._by_first[self._firsts[at]][0]
 
 
+class Barred:
+    """Networks in which a cluster without a contract has no place, each with a word for it.
+
+    The families are apart, because an IPv6 network may hold the IPv4-mapped addresses.
+    """
+
+    def __init__(self, words: Mapping[Network, str] = MappingProxyType({})) -> None:
+        self.words: dict[Network, str] = {}
+        self._of_family = {4: OwnNetworks(), 6: OwnNetworks()}
+        for network, word in words.items():
+            self.add(network, word)
+
+    def add(self, network: Network, word: str) -> None:
+        """Enter a network, or change its word."""
+        if network not in self.words:
+            self._of_family[network.version].add(network)
+        self.words[network] = word
+
+    def remove(self, network: Network) -> None:
+        """Take out a network that was added."""
+        del self.words[network]
+        self._of_family[network.version].remove(network)
+
+    def meeting(self, network: Network) -> tuple[Network, str] | None:
+        """A network that shares an address with this one, and its word."""
+        met = self._of_family[network.version].meeting(*span(network))
+        return None if met is None else (met, self.words[met])
+
+
 class PodClaims:
     """Single addresses, each of one cluster: for nodes that have no pod CIDR (cloud IPAM).
 
@@ -238,6 +285,12 @@ class Ledger:
 
     def __init__(self, own: OwnFacts) -> None:
         self.revision = 0
+        #: The contract of each cluster that has one, and what is wrong with the objects.
+        self.in_force = Contracts({})
+        self._objects: tuple[Contract, ...] = ()
+        self._chosen = False  # among these, with ours as it is now
+        self._barred = {bar: Barred() for bar in Bar}
+        self._given = {bar: Barred() for bar in Bar}  # by contracts, and so to nobody else
         self.ids: dict[int, str] = {}
         self.pods = PodClaims()
         self._claims: dict[Holder, Holdings] = {}
@@ -286,9 +339,12 @@ class Ledger:
         Those are judged again by their importers, and all that are refused.
         """
         networks, addresses = change.networks, change.addresses
-        if not (networks or addresses or change.gone_networks or change.gone_addresses):
+        barred = [*change.barred.values(), *change.gone_barred.values()]
+        gone_ours = change.gone_networks or change.gone_addresses
+        if not (networks or addresses or gone_ours or any(barred)):
             return set()
         self.revision += 1
+        self._chosen &= not (networks or addresses or gone_ours)
         for network in change.gone_networks:
             self._own_networks.remove(network)
         for network in networks:
@@ -303,7 +359,90 @@ class Ledger:
         gone = [number(address) for address in change.gone_addresses]
         for ends in (*spans, *map(span, change.gone_networks), *((at, at) for at in gone)):
             self.pods.touch(*ends)
-        return {holder for ends in spans for holder in self._holders(*ends)}
+        return {holder for ends in spans for holder in self._holders(*ends)} | self._bar(change)
+
+    def _bar(self, change: OwnChange) -> set[Holder]:
+        """Take in what only a contract gives. Return who has something there without one."""
+        touched: list[Network] = []
+        for bar, gone in change.gone_barred.items():
+            touched += gone
+            for network in gone:
+                self._barred[bar].remove(network)
+        for bar, words in change.barred.items():
+            touched += words
+            for network, word in words.items():
+                self._barred[bar].add(network, word)
+        return self._touched(touched)
+
+    def _touched(self, networks: Iterable[Network]) -> set[Holder]:
+        """Clusters without a contract that have something in one of the networks."""
+        found: set[Holder] = set()
+        for network in networks:
+            mapped = network.version == 6 and span(network)[0] <= MAPPED <= span(network)[1]
+            parts = _around_mapped(network) if mapped else [span(network)]
+            for ends in parts:
+                self.pods.touch(*ends)
+                found.update(self._holders(*ends))
+        return {holder for holder in found if holder.cluster not in self.contracts}
+
+    # --- Contracts ----------------------------------------------------------------------------
+
+    @property
+    def contracts(self) -> Mapping[str, Contract]:
+        """The contract that is in force, by cluster."""
+        return self.in_force.contracts
+
+    def change_contracts(
+        self, objects: tuple[Contract, ...] | None
+    ) -> tuple[set[str], set[Holder]]:
+        """Choose among the objects again; None: the same ones, after ours has changed.
+
+        Return the clusters whose contract is another one, and who else has something that a
+        contract gives away now.
+        """
+        if self._chosen and objects in (None, self._objects):
+            return set(), set()
+        self._objects = self._objects if objects is None else objects
+        self._chosen = True
+        before = self.contracts
+        self.in_force = in_force(self._objects, before, self._own_id, self._own_meeting)
+        names = before.keys() | self.contracts.keys()
+        changed = {name for name in names if before.get(name) != self.contracts.get(name)}
+        if not changed:
+            return changed, set()
+        self.revision += 1
+        former = self._given
+        self._given = {bar: Barred(words) for bar, words in _given(self.contracts).items()}
+        moved = {
+            network
+            for bar in Bar
+            for network in former[bar].words.keys() ^ self._given[bar].words.keys()
+        }
+        return changed, {one for one in self._touched(moved) if one.cluster not in changed}
+
+    def restore_contracts(self, contracts: Mapping[str, Contract]) -> None:
+        """Start from those that were in force when the process ended."""
+        self.in_force = Contracts(contracts)
+        self._given = {bar: Barred(words) for bar, words in _given(contracts).items()}
+
+    def _own_meeting(self, network: Network) -> Network | None:
+        """What meets a network: one of ours, or the address of a node of ours."""
+        first, last = span(network)
+        met = self._own_networks.meeting(first, last)
+        if met is None and self.holds_own_node(first, last):
+            return ip_network(readable(self._own_order[bisect_left(self._own_order, first)]))
+        return met
+
+    def barred(self, network: Network, *, pods: bool) -> str:
+        """Why a cluster without a contract has no pods, or no node, there; empty: it may."""
+        for bar in Bar if pods else (Bar.ALL,):
+            for barred in (self._barred[bar], self._given[bar]):
+                met = barred.meeting(network)
+                if met is not None:
+                    return f"it meets {met[0]}, {met[1]}"
+        return ""
+
+    # --- Claims -------------------------------------------------------------------------------
 
     def _holders(self, first: int, last: int) -> Iterable[Holder]:
         """Who has a prefix or an address that meets the range."""
@@ -337,6 +476,11 @@ class Ledger:
 
     def take(self, holder: Holder, claimed: Holdings) -> None:
         """Make ``claimed`` all that the holder has. Raises NotAccepted and changes nothing."""
+        self.check(holder, claimed)
+        self.enter(holder, claimed)
+
+    def check(self, holder: Holder, claimed: Holdings) -> None:
+        """Whether the holder may have it. Raises NotAccepted."""
         for at, (name, network) in enumerate(claimed.networks):
             self._check_network(holder, name, network)
             for _, other in claimed.networks[:at]:
@@ -346,6 +490,9 @@ class Ledger:
                     )
         for name, address in claimed.addresses:
             self._check_address(holder, name, address)
+
+    def enter(self, holder: Holder, claimed: Holdings) -> None:
+        """Make what was checked all that the holder has."""
         if self._claims.get(holder) == claimed:
             return
         self.drop(holder)
@@ -372,16 +519,15 @@ class Ledger:
             self.pods.touch(here, here)
 
     def drop_pod(self, cluster: str, address: int) -> None:
-        """Give up an address that ``take_pod`` has entered."""
+        """Give up an address that stands by itself."""
         if self.pods.drop(cluster, address):
             self.revision += 1
 
-    def take_pod(self, cluster: str, name: str, address: int, text: str) -> None:
-        """Enter an address that lies in no pod CIDR. Raises NotAccepted when somebody has it."""
+    def check_pod(self, cluster: str, name: str, address: int, text: str) -> None:
+        """Whether an address that lies in no pod CIDR is free. Raises NotAccepted."""
         whose = self._other_holder(cluster, address)
         if whose:
             raise NotAccepted(ADDRESS_TAKEN, name, f"{text}: {whose}")
-        self.pods.take(cluster, address)
 
     def _other_holder(self, cluster: str, address: int) -> str:
         """Who has an address, or why no pod has it; empty when the cluster may."""
@@ -458,6 +604,27 @@ class Ledger:
         for network, whose in self._networks.meeting(here, here):
             if whose.cluster != holder.cluster:
                 raise NotAccepted(ADDRESS_TAKEN, name, f"{address} lies in {network} of {whose}")
+
+
+def _given(contracts: Mapping[str, Contract]) -> Mapping[Bar, Mapping[Network, str]]:
+    """What contracts give to one cluster, and so to none that has no contract.
+
+    The nodes of several clusters may have one network, so only pods have no place there.
+    """
+    given: dict[Bar, dict[Network, str]] = {bar: {} for bar in Bar}
+    for one in contracts.values():
+        for network in (*one.pod_cidrs, *one.service_cidrs):
+            given[Bar.ALL][network] = f"which {one} gives to cluster {one.cluster}"
+        for network in one.node_cidrs:
+            given[Bar.PODS][network] = f"where {one} has nodes of cluster {one.cluster}"
+    return given
+
+
+def _around_mapped(network: Network) -> Iterator[tuple[int, int]]:
+    """An IPv6 network without the IPv4-mapped addresses in it."""
+    first, last = span(network)
+    yield first, MAPPED - 1
+    yield MAPPED + (1 << 32), last
 
 
 def number(address: IP) -> int:

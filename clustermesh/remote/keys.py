@@ -6,27 +6,61 @@ cluster has up to 131,072 addresses: a row of about 60 bytes instead of 670.
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from clustermesh.findings import TOO_LARGE
+from clustermesh.findings import BYTES, NOT_TAKEN, TOO_LARGE, UNREADABLE
 from clustermesh.remote.checks import AcceptedAddress, AddressValue, pack
 from clustermesh.remote.holdings import NotAccepted
 from clustermesh.remote.shared import Shared
 from clustermesh.remote.texts import Texts
 from clustermesh.remote.wire import WireError
 
+log = logging.getLogger(__name__)
+
 D = TypeVar("D")
 R = TypeVar("R")
-
+T = TypeVar("T")
 
 #: Different tunnel endpoints whose text is kept once; a cluster could else fill the memory.
 _HOSTS = 16_384
 _UINT32 = range(1 << 32)
+#: Characters of a refusal that are kept with its key.
+_LONGEST_REFUSAL = 160
+
+
+@dataclass(slots=True)
+class Room:
+    """Bytes of values that are kept of one cluster: of all, and of the refused ones among them."""
+
+    most: int
+    most_refused: int
+    kept: int = 0
+    refused: int = 0
+
+
+class _Unkept(NamedTuple):
+    """In place of a refused value: what tells whether another one comes, and the refusal."""
+
+    hash: int
+    refusal: NotAccepted | WireError
+
+
+def taken(read: Callable[[], T]) -> T:
+    """What ``read`` gives. Raises NotAccepted, WireError; a mistake of ours is a refusal, too."""
+    try:
+        return read()
+    except (NotAccepted, WireError):
+        raise
+    except Exception as error:
+        log.exception("event=value_not_taken")
+        raise NotAccepted(NOT_TAKEN, "", repr(error)) from None
 
 
 class KeyStore(Protocol):
@@ -58,26 +92,38 @@ class KeyStore(Protocol):
     def drop_kept(self, key: str) -> None:
         """Forget the kept value."""
 
+    def refuse(self, key: str, refusal: NotAccepted | WireError) -> NotAccepted | WireError:
+        """The latest value is refused: keep the least that can judge it again.
+
+        Return the refusal, or that it is not judged again, because too much has been refused.
+        """
+
     def accepted(self, key: str) -> Any:
         """The accepted row, or None."""
 
     def accept(self, key: str, row: Any, nodes: Collection[str] = ()) -> None:
-        """Make it the accepted row; None: there is none. The judgement rests on these nodes."""
+        """Make it the accepted row; None: there is none. The judgement rests on these parts."""
 
-    def resting_on(self, nodes: Collection[str]) -> set[str]:
-        """Keys whose judgement rests on one of the nodes."""
+    def resting_on(self, parts: Collection[str]) -> Iterable[str]:
+        """Keys whose judgement rests on one of the parts of nodes, or on one of the nodes."""
 
     def rows(self) -> Iterator[Any]:
         """All accepted rows."""
+
+    @property
+    def count(self) -> int:
+        """How many rows are accepted."""
 
 
 class Keys(Generic[D, R]):
     """Any noun: values as bytes, rows in a dictionary."""
 
-    def __init__(self, shared: Shared[Any, D, R], cluster: str) -> None:
+    def __init__(self, shared: Shared[Any, D, R], cluster: str, room: Room) -> None:
         self.shared = shared
         self._skip = len(shared.prefix) + len(cluster) + 1
-        self._latest: dict[str, bytes | int] = {}  # a number is the size of a value not kept
+        self._room = room
+        self._refused: set[str] = set()  # keys whose latest value is kept and refused
+        self._latest: dict[str, bytes | _Unkept] = {}
         self._kept: dict[str, bytes] = {}  # accepted before the latest, which is refused
         self._accepted: dict[str, R] = {}
         self._dependents: defaultdict[str, set[str]] = defaultdict(set)  # node -> keys
@@ -93,23 +139,65 @@ class Keys(Generic[D, R]):
         return iter(self._latest)
 
     def differs(self, key: str, value: bytes) -> bool:
-        return self._latest.get(key) != value
+        latest = self._latest.get(key)
+        return latest.hash != hash(value) if isinstance(latest, _Unkept) else latest != value
 
     def put(self, key: str, value: bytes) -> None:
-        self._latest[key] = value if len(value) <= self.shared.largest else len(value)
+        self._let_go(key)
+        room = self._room
+        if len(value) > self.shared.largest:
+            self._latest[key] = _Unkept(hash(value), _too_large(len(value)))
+        elif room.kept + len(value) > room.most:
+            text = f"more than {room.most} bytes of values: this one is not read"
+            self._latest[key] = _Unkept(hash(value), NotAccepted(BYTES, "", text))
+        else:
+            self._latest[key] = value
+            room.kept += len(value)
+
+    def _let_go(self, key: str) -> None:
+        """The latest value takes no room any more."""
+        latest = self._latest.get(key)
+        if isinstance(latest, bytes):
+            self._room.kept -= len(latest)
+            self._pardon(key, latest)
+
+    def _pardon(self, key: str, latest: bytes) -> None:
+        if key in self._refused:
+            self._refused.discard(key)
+            self._room.refused -= len(latest)
+
+    def refuse(self, key: str, refusal: NotAccepted | WireError) -> NotAccepted | WireError:
+        latest = self._latest[key]
+        if isinstance(latest, _Unkept) or key in self._refused:
+            return refusal
+        if not isinstance(refusal, WireError) and refusal.code != UNREADABLE:
+            if self._room.refused + len(latest) <= self._room.most_refused:
+                self._refused.add(key)
+                self._room.refused += len(latest)
+                return refusal
+            if refusal.part is not None:
+                return refusal  # of this value a part is in use
+            text = f"{refusal.text}; not judged again before it is written or listed again"
+            refusal = NotAccepted(BYTES, refusal.field, text)
+        self._let_go(key)
+        self._latest[key] = _Unkept(hash(latest), without_traceback(refusal))
+        return refusal
 
     def keep(self, key: str) -> None:
         latest = self._latest[key]
         if isinstance(latest, bytes):
+            self.drop_kept(key)
             self._kept[key] = latest
+            self._room.kept += len(latest)
 
     def drop(self, key: str) -> None:
+        self._let_go(key)
         del self._latest[key]
 
     def latest(self, key: str) -> D:
         latest = self._latest[key]
-        if isinstance(latest, int):
-            raise _too_large(latest)
+        if isinstance(latest, _Unkept):
+            raise without_traceback(latest.refusal)
         return self.shared.decode(key[self._skip :], latest)
 
     def kept(self, key: str) -> D | None:
@@ -117,7 +205,9 @@ class Keys(Generic[D, R]):
         return None if kept is None else self.shared.decode(key[self._skip :], kept)
 
     def drop_kept(self, key: str) -> None:
-        self._kept.pop(key, None)
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._room.kept -= len(kept)
 
     def accepted(self, key: str) -> R | None:
         return self._accepted.get(key)
@@ -133,21 +223,28 @@ class Keys(Generic[D, R]):
             self._dependents[node].add(key)
         if row is None:
             self._accepted.pop(key, None)
-        else:
-            self._accepted[key] = row
+            return
+        self._accepted[key] = row
+        latest = self._latest.get(key)
+        if isinstance(latest, bytes) and key not in self._kept:
+            self._pardon(key, latest)
 
-    def resting_on(self, nodes: Collection[str]) -> set[str]:
-        return set().union(*(self._dependents.get(node, ()) for node in nodes))
+    def resting_on(self, parts: Collection[str]) -> Iterable[str]:
+        return dict.fromkeys(key for part in parts for key in self._dependents.get(part, ()))
 
     def rows(self) -> Iterator[R]:
         return iter(self._accepted.values())
+
+    @property
+    def count(self) -> int:
+        return len(self._accepted)
 
 
 class AddressKeys:
     """Addresses. The value's hash tells whether it changed, its parts are columns."""
 
     def __init__(
-        self, shared: Shared[Any, AddressValue, AcceptedAddress | None], cluster: str
+        self, shared: Shared[Any, AddressValue, AcceptedAddress | None], cluster: str, _: Room
     ) -> None:
         self.shared = shared
         self._skip = len(shared.prefix) + len(cluster) + 1
@@ -161,11 +258,12 @@ class AddressKeys:
         self._pod = Texts()
         self._row_identity = array("I")  # of the accepted row; 0: there is none
         self._row_endpoint = array("I")
-        self._node = array("i")  # numbers of the nodes on which the judgement rests; -1: none
-        self._host_node = array("i")
+        self._cidr = array("i")  # numbers of the parts on which the judgement rests; -1: none
+        self._endpoint = array("i")
         self._count = 0
+        self.count = 0  # accepted rows
         self._hosts: dict[str, str] = {}
-        self._node_numbers: dict[str, int] = {}
+        self._part_numbers: dict[str, int] = {}
         self._free_numbers: list[int] = []
         self._refusals: dict[str, NotAccepted | WireError] = {}  # latest values that cannot be read
         self._odd: dict[str, AddressValue] = {}  # those whose identity is no 32-bit number
@@ -190,9 +288,9 @@ class AddressKeys:
         self._refusals.pop(key, None)
         self._odd.pop(key, None)
         try:
-            decoded = _read(self.shared, key[self._skip :], value)
+            decoded = taken(lambda: _read(self.shared, key[self._skip :], value))
         except (NotAccepted, WireError) as refusal:
-            self._refusals[key] = _again(refusal)
+            self._refusals[key] = without_traceback(refusal)
             return
         if decoded.identity not in _UINT32:
             self._odd[key] = decoded
@@ -218,11 +316,14 @@ class AddressKeys:
     def latest(self, key: str) -> AddressValue:
         refusal = self._refusals.get(key)
         if refusal is not None:
-            raise _again(refusal)
+            raise without_traceback(refusal)
         if key in self._odd:
             return self._odd[key]
         slot = self._slots[key]
         return AddressValue(self._identity[slot], self._host[slot])
+
+    def refuse(self, key: str, refusal: NotAccepted | WireError) -> NotAccepted | WireError:  # noqa: ARG002 - a value takes the same room, refused or not
+        return refusal
 
     def kept(self, key: str) -> AddressValue | None:
         return self._kept.get(key)
@@ -240,9 +341,11 @@ class AddressKeys:
         slot = self._slots.get(key)
         if slot is None:
             return
+        had = bool(self._row_identity[slot])
         _, self._row_identity[slot], self._row_endpoint[slot] = row or (b"", 0, 0)
+        self.count += bool(self._row_identity[slot]) - had
         first, last = (*map(self._number, nodes), -1, -1)[:2]
-        self._node[slot], self._host_node[slot] = first, last
+        self._cidr[slot], self._endpoint[slot] = first, last
         self._tidy(key, slot)
 
     def pod(self, key: str) -> str:
@@ -250,18 +353,21 @@ class AddressKeys:
         slot = self._slots.get(key)
         return self._pod[slot] if slot is not None and self._row_identity[slot] else ""
 
-    def resting_on(self, nodes: Collection[str]) -> set[str]:
-        numbers = [self._node_numbers[node] for node in nodes if node in self._node_numbers]
+    def resting_on(self, parts: Collection[str]) -> Iterable[str]:
+        numbers = [self._part_numbers[part] for part in parts if part in self._part_numbers]
         if not numbers:
-            return set()
-        hit = np.isin(np.frombuffer(self._node, "i4"), numbers)
-        hit |= np.isin(np.frombuffer(self._host_node, "i4"), numbers)
-        return {self._keys[slot] for slot in np.flatnonzero(hit)}
+            return ()
+        hit = np.isin(np.frombuffer(self._cidr, "i4"), numbers)
+        hit |= np.isin(np.frombuffer(self._endpoint, "i4"), numbers)
+        # A hundred thousand keys are not listed at once. Another key may get a slot meanwhile: it
+        # is judged once too often.
+        slots = np.flatnonzero(hit).tolist()
+        return (key for slot in slots if (key := self._keys[slot]))
 
-    def forget_nodes(self, nodes: Collection[str]) -> None:
-        """Nodes that are gone: no row rests on them any more, so their numbers are free."""
-        for node in nodes:
-            number = self._node_numbers.pop(node, None)
+    def forget_parts(self, parts: Iterable[str]) -> None:
+        """Parts that are gone: no row rests on them any more, so their numbers are free."""
+        for part in parts:
+            number = self._part_numbers.pop(part, None)
             if number is not None:
                 self._free_numbers.append(number)
 
@@ -270,12 +376,12 @@ class AddressKeys:
             if self._row_identity[slot]:
                 yield pack(key[self._skip :]), self._row_identity[slot], self._row_endpoint[slot]
 
-    def _number(self, node: str) -> int:
-        number = self._node_numbers.get(node)
+    def _number(self, part: str) -> int:
+        number = self._part_numbers.get(part)
         if number is None:
-            used = len(self._node_numbers) + len(self._free_numbers)
+            used = len(self._part_numbers) + len(self._free_numbers)
             number = self._free_numbers.pop() if self._free_numbers else used
-            self._node_numbers[node] = number
+            self._part_numbers[part] = number
         return number
 
     def _slot(self, key: str) -> int:
@@ -296,7 +402,7 @@ class AddressKeys:
         self._pod.append("")
         for column in (self._identity, self._row_identity, self._row_endpoint):
             column.append(0)
-        for column in (self._node, self._host_node):
+        for column in (self._cidr, self._endpoint):
             column.append(-1)
         return len(self._keys) - 1
 
@@ -305,7 +411,7 @@ class AddressKeys:
         if self._present[slot] or self._row_identity[slot]:
             return
         del self._slots[key]
-        self._node[slot] = self._host_node[slot] = -1
+        self._cidr[slot] = self._endpoint[slot] = -1
         self._keys[slot] = self._host[slot] = self._pod[slot] = ""
         self._free.append(slot)
 
@@ -321,8 +427,9 @@ def _too_large(size: int) -> NotAccepted:
     return NotAccepted(TOO_LARGE, "", f"value of {size} bytes is too large")
 
 
-def _again(refusal: NotAccepted | WireError) -> NotAccepted | WireError:
+def without_traceback(refusal: NotAccepted | WireError) -> NotAccepted | WireError:
     """The same refusal without a traceback, which would keep its frames in memory."""
+    field, text = refusal.field[:_LONGEST_REFUSAL], refusal.text[:_LONGEST_REFUSAL]
     if isinstance(refusal, NotAccepted):
-        return NotAccepted(refusal.code, refusal.field, refusal.text)
-    return WireError(refusal.field, refusal.text)
+        return NotAccepted(refusal.code, field, text)
+    return WireError(field, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mesh.core.files import replace_file
+from mesh.core.files import private_folder, replace_file
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class KnownClusters:
             return
         known = _Known(store, tuple(sorted(clusters)))
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(self._path.parent)
             replace_file(self._path, msgspec.json.encode(known))
         except OSError as error:  # the next start would only hold more than it needs to
             self.problem = str(error)

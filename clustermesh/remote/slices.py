@@ -126,6 +126,15 @@ class Slices:
             yield service, service_of(service, self._of.get(service, {}).values())
 
     @property
+    def count(self) -> int:
+        """How many services there are."""
+        return len(self._of)
+
+    def others(self, service: ServiceKey) -> int:
+        """How many services there are beside this one."""
+        return len(self._of) - (service in self._of)
+
+    @property
     def services(self) -> dict[ServiceKey, Service]:
         """All services."""
         made = {key: service_of(key, parts.values()) for key, parts in self._of.items()}

@@ -3,18 +3,21 @@
 Agents and the controller follow ``cilium/`` and give every batch to ``RemoteTables.take``.
 ``expected`` are clusters that were known in another store: nothing counts as complete until their
 canaries stand in this one, so an agent that starts beside an empty new store deletes nothing (D8).
+What is told is kept at once; it is judged by ``Lanes``.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clustermesh.etcd.client import Client
+from clustermesh.kept import KeptContracts
 from clustermesh.remote.changes import Draft, ImportChanges
 from clustermesh.remote.holdings import OwnChange, OwnFacts
 from clustermesh.remote.importer import Imports, finish
+from clustermesh.remote.lanes import PAUSE_S, Lanes
 from clustermesh.remote.leftovers import Leftovers
 from clustermesh.remote.shared import (
     ADDRESS,
@@ -26,8 +29,9 @@ from clustermesh.remote.shared import (
     SLICE,
     Shared,
 )
-from clustermesh.remote.wire import ADDRESSES, CANARIES, CONFIGS, canary_key
+from clustermesh.remote.wire import ADDRESSES, canary_key
 from clustermesh.store.follow import Batch
+from mesh.core.address import OfCluster
 from mesh.core.model import (
     IP,
     Finding,
@@ -38,7 +42,7 @@ from mesh.core.model import (
     Service,
     ServiceKey,
 )
-from mesh.core.passes import Sliced
+from mesh.core.passes import Gate, Sliced
 from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnChanges, Source, Table
 
@@ -65,6 +69,7 @@ class RemoteTables(Sliced):
         addresses_changed: Callable[[ColumnChanges], None],
         expected: Collection[str] = (),
         nouns: Sequence[Shared[Any, Any, Any]] = SHARED,
+        kept: KeptContracts | None = None,
     ) -> None:
         #: Accepted rows of each noun that has rows.
         self.tables: Mapping[Shared[Any, Any, Any], Table[Any, Any]] = {
@@ -76,8 +81,14 @@ class RemoteTables(Sliced):
         #: Cluster id by name, of the own cluster and of every accepted one.
         self.ids: Table[str, int] = Table("id of cluster")
         self.ids.replace({own.cluster: own.id})
+        #: Whether the contract of a cluster lets its hosts reach ours, by cluster.
+        self.hosts: Table[str, bool] = Table("contract with hosts")
+        self.hosts.mark_synced()
         self._own = own.cluster
         self.imports = Imports(own, nouns=nouns)
+        self._kept = kept
+        if kept is not None:
+            self.imports.ledger.restore_contracts(kept.contracts)
         #: Marked synced when the first list of this store has been judged.
         self.heard = Source("remote clusters heard")
         #: Clusters that were known in another store and are not complete in this one.
@@ -86,13 +97,14 @@ class RemoteTables(Sliced):
         self.complete = Source("remote clusters")
         self._expected = set(expected) - {own.cluster}
         self._addresses_changed = addresses_changed
-        self._listed = False
-        self._queue: deque[Batch | OwnChange] = deque()  # its first one is being judged
-        self._queued = Queued("batches of other clusters")
-        self._rests = False
+        self._lanes = Lanes(self.imports, self._writing)
+        self._queued = Queued("keys of other clusters")
+        self._gate: Gate | None = None  # work rests
+        self._again: asyncio.Handle | asyncio.Task[None] | None = None
         self._leftovers = Leftovers(self.imports.keys_of)
         self._lists = False  # pages of a list have come
-        self._unjudged: list[Batch] | None = []
+        self._has_list = False  # and one was complete
+        self._knows_own = False  # nothing is judged before
 
     @property
     def clusters(self) -> Mapping[str, int]:
@@ -107,36 +119,11 @@ class RemoteTables(Sliced):
 
     @property
     def findings(self) -> Mapping[str, Finding]:
-        """What is refused, by etcd key."""
-        return self.imports.findings
+        """What is refused, by etcd key, and clusters that are too fast."""
+        return {**self.imports.findings, **self._lanes.findings()}
 
     def take(self, batch: Batch) -> None:
         """Take in what ``Follow`` saw; judged once our own facts are known."""
-        if self._unjudged or (self._unjudged is not None and not batch.page):
-            self._unjudged.append(batch)
-        elif self._queue or (batch.listed and self._rests):
-            self._enqueue(batch)
-        else:
-            finish(self._taking(batch))
-
-    def rest_between_pieces(self, loop: Loop) -> None:
-        """Judge lists in pieces, by a derivation; what comes meanwhile waits in order."""
-        self._rests = True
-        loop.work("judge other clusters", self, [], [self._queued])
-
-    def steps(self) -> Iterator[None]:
-        """Take in what waits."""
-        self.groups = self.rows = 0
-        while self._queue:
-            one = self._queue[0]
-            yield from self._taking(one) if isinstance(one, Batch) else self._changing(one)
-            self._queue.popleft()
-
-    def _enqueue(self, one: Batch | OwnChange) -> None:
-        self._queue.append(one)
-        self._queued.tell()
-
-    def _taking(self, batch: Batch) -> Generator[None, None, None]:
         if batch.page and not self._lists:
             self._leftovers.begin_list()
         self._lists = batch.page
@@ -145,12 +132,55 @@ class RemoteTables(Sliced):
         if batch.page:
             self.imports.note(puts)
             return
-        draft = yield from self.imports.applying(puts, [*batch.deletes, *gone])
-        yield from self._writing(draft)
-        self._listed = self._listed or batch.listed
-        config_changed = any(e.key.startswith((CONFIGS, CANARIES)) for e in batch.puts)
-        if config_changed or batch.listed:
-            self._settle()
+        self.imports.tell(puts, [*batch.deletes, *gone])
+        if batch.listed:
+            self._has_list = True
+            self._lanes.list_told()
+        self._go()
+
+    def rest_between_pieces(self, loop: Loop) -> None:
+        """Judge in pieces, by a derivation; what comes meanwhile waits, key by key."""
+        self._gate = loop.gate
+        loop.work("judge other clusters", self, [], [self._queued])
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that was told is yet to be judged."""
+        return not self._knows_own or self._lanes.wait_s is not None
+
+    def _go(self) -> None:
+        """Something is to be judged."""
+        if self._gate is None:
+            finish(self.steps())
+        else:
+            self._queued.tell()
+
+    def steps(self) -> Iterator[None]:
+        """Judge what waits, as much as one pass has room for."""
+        self.groups = self.rows = 0
+        if not self._knows_own:
+            return
+        running = _running_loop() if self._gate else None
+        yield from self._lanes.steps(rests=running is not None)
+        self._settle()
+        if running is not None:
+            self._go_on(running, self._lanes.wait_s)
+
+    def _go_on(self, running: asyncio.AbstractEventLoop, wait_s: float | None) -> None:
+        """Have the rest judged: after everybody has seen the tables, or later."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if wait_s:
+            self._again = running.call_later(wait_s, self._queued.tell)
+        elif wait_s is not None:
+            self._again = running.create_task(self._after_a_look(), name="judge on")
+
+    async def _after_a_look(self) -> None:
+        if self._gate is not None:
+            await self._gate.look(lambda: None)
+        await asyncio.sleep(PAUSE_S)
+        self._queued.tell()
 
     def expect(self, clusters: Collection[str]) -> None:
         """Clusters that must be complete before anything counts as complete."""
@@ -174,7 +204,8 @@ class RemoteTables(Sliced):
         """``change_own`` to what this cluster has as a whole."""
         self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
         self._write(self.imports.update_own(own))
-        self._judge_waiting()
+        self._knows_own = True
+        self._go()
 
     def change_own(self, change: OwnChange) -> None:
         """Judge anew what changed facts of ours concern.
@@ -182,34 +213,35 @@ class RemoteTables(Sliced):
         Nothing is judged before the first call: a cluster could otherwise claim what is ours until
         we have learned it.
         """
-        if self._queue:
-            self._enqueue(change)
-        else:
-            finish(self._changing(change))
+        self.imports.change_own(change)
+        self._note_contracts()
+        self._knows_own |= not change.more
+        self._go()
 
-    def _changing(self, change: OwnChange) -> Iterator[None]:
-        yield from self._writing(self.imports.change_own(change))
-        if not change.more:
-            self._judge_waiting()
+    def _note_contracts(self) -> None:
+        contracts = self.imports.ledger.contracts
+        self.hosts.replace({one.cluster: True for one in contracts.values() if one.hosts})
+        if self._kept is not None:
+            self._kept.write(contracts)
 
-    def _judge_waiting(self) -> None:
-        waiting, self._unjudged = self._unjudged or (), None
-        for batch in waiting:
-            self.take(batch)
-
-    def _writing(self, draft: Draft) -> Iterator[None]:
+    def _writing(self, cluster: str, draft: Draft) -> Iterator[None]:
+        """Write what a run has changed."""
         self.ids.replace({self._own: self.ids.rows[self._own], **self.clusters})
+        others = frozenset(number for name, number in self.ids.rows.items() if name != cluster)
         for part in draft.parts(_WRITTEN):
-            self._write(part)
+            self._write(part, others)
             yield
+        self._settle()
 
-    def _write(self, changes: ImportChanges) -> None:
+    def _write(self, changes: ImportChanges, others: frozenset[int] = frozenset()) -> None:
         for noun, table in self.tables.items():
             self.rows += table.upsert(changes.of(noun).upsert)
             self.rows += table.delete(changes.of(noun).delete)
-        if len(changes.addresses.keys) or len(changes.addresses.deleted):
-            self.rows += len(changes.addresses.keys) + len(changes.addresses.deleted)
-            self._addresses_changed(changes.addresses)
+        columns = changes.addresses
+        if len(columns.keys) or len(columns.deleted):
+            self.rows += len(columns.keys) + len(columns.deleted)
+            arrays = columns.keys, columns.values, columns.deleted
+            self._addresses_changed(OfCluster(*arrays, others))
 
     def _settle(self) -> None:
         importers = self.imports.importers
@@ -218,10 +250,11 @@ class RemoteTables(Sliced):
             for name in self._expected
             if name not in importers or ADDRESSES not in importers[name].canaries
         }
-        if self._listed:
+        listed = self._has_list and not self._lanes.lists
+        if listed:
             self.awaited.replace(dict.fromkeys(sorted(self._incomplete())))
             self.heard.mark_synced()
-        if self._listed and not waiting and not self.complete.synced:
+        if listed and not waiting and not self.complete.synced:
             for table in (*self.tables.values(), self.complete):
                 table.mark_synced()
 
@@ -239,3 +272,10 @@ async def all_stand(client: Client, clusters: Iterable[str]) -> bool:
         if await client.get(canary_key(cluster, ADDRESSES)) is None:
             return False
     return True
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,4 +1,4 @@
-"""Clusters that were accepted and have gone: their lease ended, or somebody deleted their keys.
+"""Clusters that were accepted and have gone: by lease, by counter, or somebody deleted their keys.
 
 What vanishes leaves nothing that could be wrong. So it is remembered here, for as long as the
 process lives and the cluster does not come back.
@@ -33,8 +33,9 @@ class Vanished:
         """One for each of them."""
         for name in sorted(self._gone):
             text = (
-                f"cluster {name} was here and has gone: its lease has ended, or its keys were "
-                "deleted; its services, identities and addresses are withdrawn here; start a "
+                f"cluster {name} was here and has gone: its lease has ended, its keys were "
+                "deleted, or its counter stands; its services, identities and addresses are "
+                "withdrawn here; start a "
                 f"controller of that cluster, or say `meshgate cluster forget {name}` if it is "
                 "gone for good"
             )

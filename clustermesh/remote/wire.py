@@ -34,6 +34,7 @@ _PREFIXES = frozenset({CONFIGS, CANARIES, NODES, SERVICES, SLICES, IDENTITIES, A
 
 LOCATOR = "meshgate.io/locator"
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster"
+NAMESPACE_LABEL = "k8s:io.kubernetes.pod.namespace"
 ACCOUNT_LABEL = "k8s:io.cilium.k8s.policy.serviceaccount"
 #: 255 clusters: 8 bits of cluster id over 16 bits of number.
 MAX_CLUSTERS = 255
@@ -66,6 +67,11 @@ class WireError(ValueError):
 def config_key(cluster: str) -> str:
     """Where the cluster's config stands: the first thing that a reader reads."""
     return CONFIGS + cluster
+
+
+def leader_key(cluster: str) -> str:
+    """Where the cluster's leader stands. It puts the key again and again: the cluster's counter."""
+    return f"meshgate/v1/{cluster}/leader"
 
 
 def node_key(cluster: str, name: str) -> str:
@@ -148,11 +154,16 @@ class Capabilities(msgspec.Struct, rename="camel", frozen=True):
     )
 
 
-class ClusterConfig(msgspec.Struct, frozen=True):
-    """The value of ``config_key``."""
+class ClusterConfig(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True):
+    """The value of ``config_key``.
+
+    ``counter_seconds`` is a field of ours, which others do not read: the cluster has a counter
+    (``leader_key``), and is gone when that has stood for so long. 0: it has none.
+    """
 
     id: int
     capabilities: Capabilities = Capabilities()
+    counter_seconds: int = 0
 
 
 class WireAddress(msgspec.Struct, rename="pascal", frozen=True):
@@ -278,12 +289,12 @@ def encode(value: msgspec.Struct) -> bytes:
 # --- Rows to values and back ------------------------------------------------------------------
 
 
-def cluster_config(cluster_id: int) -> bytes:
-    """What this cluster says of itself."""
+def cluster_config(cluster_id: int, counter_s: int = 0) -> bytes:
+    """What this cluster says of itself; ``counter_s`` is for how long its counter may stand."""
     capabilities = Capabilities(
         synced_canaries=True, cached=True, endpoint_slices_export_mode=BOTH_FORMS
     )
-    return encode(ClusterConfig(cluster_id, capabilities))
+    return encode(ClusterConfig(cluster_id, capabilities, counter_s))
 
 
 def node_value(node: Node, cluster_id: int) -> bytes:

@@ -24,7 +24,7 @@ def config_findings(key: str, stored: bytes, ours: Mapping[str, object]) -> list
     """How the stored configuration differs from ours; each finding names both values."""
     try:
         theirs = msgspec.json.decode(stored, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return [Finding(OTHER_CONFIG, key, "", f"not readable: {error}")]
     mine = msgspec.json.decode(encode(ours), type=dict[str, Any])
     return [

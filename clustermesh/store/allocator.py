@@ -12,8 +12,17 @@ import asyncio
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +31,16 @@ from typing import Any
 import msgspec
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import BadRequest, Client, Compacted, Denied, EtcdError
+from clustermesh.etcd.client import (
+    LISTS,
+    BadRequest,
+    Client,
+    Compacted,
+    Denied,
+    EtcdError,
+    KeyList,
+)
+from clustermesh.etcd.names import is_readable, key_bytes, key_text
 from clustermesh.etcd.requests import (
     cut,
     delete_op,
@@ -328,20 +346,27 @@ class Allocator:
         return synced
 
     async def _read(self) -> tuple[Sequence[Entry], int, bool]:
-        """The numbers' keys, their revision, and whether ``synced`` stands."""
-        while True:
-            entries, synced = list[Entry](), False
-            try:
-                async with aclosing(self._client.pages(f"meshgate/v1/{self._cluster}/")) as pages:
-                    async for page in pages:
-                        synced |= any(kv.key == self.synced_key.encode() for kv in page.kvs)
-                        rows = map(entry_of, page.kvs)
-                        entries += (
-                            row for row in rows if claim_key(self._cluster, self._nouns, row.key)
-                        )
-            except Compacted:
-                continue  # a list of one revision, or none
-            return entries, page.revision, synced
+        """The numbers' keys, their revision, and whether ``synced`` stands.
+
+        When history is cut again and again, pages of several revisions do: only the leader writes
+        these keys, and that is us.
+        """
+        prefix = f"meshgate/v1/{self._cluster}/"
+        for _ in range(LISTS):
+            with suppress(Compacted):
+                return await self._read_pages(self._client.pages(prefix))
+        return await self._read_pages(self._client.loose_pages(prefix))
+
+    async def _read_pages(
+        self, parts: AsyncGenerator[KeyList, None]
+    ) -> tuple[Sequence[Entry], int, bool]:
+        entries, synced = list[Entry](), False
+        async with aclosing(parts) as pages:
+            async for page in pages:
+                synced |= any(kv.key == key_bytes(self.synced_key) for kv in page.kvs)
+                rows = (row for row in map(entry_of, page.kvs) if is_readable(row.key))
+                entries += (row for row in rows if claim_key(self._cluster, self._nouns, row.key))
+        return entries, page.revision, synced
 
     def _is_claim(self, entry: Entry) -> bool:
         return claim_key(self._cluster, self._nouns, entry.key) is not None
@@ -501,7 +526,7 @@ class Allocator:
         place = self._pools[key.noun, key.pool]
         if kv is None or owner in place.owners:
             return
-        text = kv.key.decode()
+        text = key_text(kv.key)
         try:
             theirs = replace(key, number=records.decode_owner(kv.value))
         except ValueError as error:

@@ -13,12 +13,18 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from clustermesh.store.follow import Entry
 from mesh.core import journal
 from mesh.core.model import Claim, ClaimKey
+
+#: Digits of a number: the largest pools have 2^62 of them.
+_DIGITS = 19
+#: What a journal can hold.
+Stored = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +47,14 @@ class NumberValue(msgspec.Struct, frozen=True):
     """Value of a number's key."""
 
     owner: str
-    released: int = 0
-    epoch: int | msgspec.UnsetType = msgspec.UNSET
+    released: Stored = 0
+    epoch: Stored | msgspec.UnsetType = msgspec.UNSET
 
 
 class OwnerValue(msgspec.Struct, frozen=True):
     """Value of an owner's key."""
 
-    number: int
+    number: Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ def claim_key(cluster: str, nouns: Collection[str], key: str) -> ClaimKey | None
     """Which claim of these nouns a number's key is about; None for any other key of the subtree."""
     noun, _, rest = key.removeprefix(f"meshgate/v1/{cluster}/").partition("/")
     pool, _, number = rest.partition("/number/")
-    if noun not in nouns or "/" in pool or not (number.isascii() and number.isdecimal()):
+    is_number = number.isascii() and number.isdecimal() and len(number) <= _DIGITS
+    if noun not in nouns or "/" in pool or not is_number:
         return None
     return ClaimKey(sys.intern(noun), sys.intern(pool), int(number))
 
@@ -95,7 +102,7 @@ def record_of(cluster: str, nouns: Collection[str], entry: Entry) -> Record | No
         return None
     try:
         value = msgspec.json.decode(entry.value, type=NumberValue)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{entry.key}: {error}") from error
     epoch = entry.modified if value.epoch is msgspec.UNSET else value.epoch
     owner = sys.intern(value.owner)  # a label text is in the pods' entries, too
@@ -141,7 +148,7 @@ def decode_owner(value: bytes) -> int:
     """The number in an owner's value. Raises ValueError."""
     try:
         return msgspec.json.decode(value, type=OwnerValue).number
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -26,6 +26,7 @@ from clustermesh.etcd.client import (
     EtcdError,
     LeaseNotFound,
 )
+from clustermesh.etcd.names import key_text
 from clustermesh.etcd.requests import cut, delete_op, get_op, if_modified, put_op, read_kv
 from clustermesh.store.leader import Fenced, fenced_txn
 
@@ -66,7 +67,7 @@ class KeysTarget:
         leases: list[tuple[str, int]] = []
         for owned in self._owned:
             for kv in await self._under(owned):
-                key = kv.key.decode(errors="surrogateescape")
+                key = key_text(kv.key)
                 leases.append((key, kv.lease))
                 modified[key] = kv.mod_revision
                 rows[key] = kv.value if self._is_ours(kv.lease) else ELSEWHERE

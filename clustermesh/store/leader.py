@@ -1,10 +1,12 @@
 """One controller of a cluster leads: an etcd key on a lease, and a fence for every write.
 
-A thread renews the lease (``renewal.py``). Leading ends by the holder's own clock, one lease after
-the sending of the last answered renewal, whatever errors arrive or do not arrive. A holder that
-slept through it (SIGSTOP) writes nothing when it wakes: each of its Txns compares the key's create
-revision and lease. The lease is compared too, because a replaced store may hand out the same
-revision again.
+A thread puts the key again and again (``renewal.py``): the revision of its last put is a counter
+that only controllers of the cluster can raise. A standby takes over when the counter has stood for
+the time of a lease, by its own clock, whether the lease lives or not: anybody can keep a lease
+alive (D67). Leading ends by the holder's own clock, one lease after the sending of the last
+answered put, whatever errors arrive or do not arrive. A holder that slept through it (SIGSTOP)
+writes nothing when it wakes: each of its Txns compares the key's create revision and lease. Whoever
+takes over puts the key on another lease. And a replaced store may hand out the same revision again.
 """
 
 from __future__ import annotations
@@ -18,9 +20,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.client import Client, EtcdError, Pause
-from clustermesh.etcd.requests import get_op, if_created, if_leased, put_op, read_kv
-from clustermesh.store.renewal import HUNG_S, Renewal
+from clustermesh.etcd.client import Client, Compacted, EtcdError, Pause
+from clustermesh.etcd.requests import (
+    delete_op,
+    get_op,
+    if_created,
+    if_leased,
+    if_modified,
+    put_op,
+    read_kv,
+)
+from clustermesh.remote.wire import leader_key
+from clustermesh.store.counter import Standing
+from clustermesh.store.renewal import HUNG_S, RENEWALS, Renewal
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +108,7 @@ class Leader:
         ttl_s: int = 10,
         hung_s: float = HUNG_S,
     ) -> None:
-        self.key = f"meshgate/v1/{cluster}/leader"
+        self.key = leader_key(cluster)
         self.instance = instance
         #: Who leads, as far as we have seen; our own name while we do.
         self.holder = ""
@@ -108,6 +120,7 @@ class Leader:
         self._deadline = 0.0  # of a leadership that was just taken
         self._hung_s = hung_s
         self._renewal: Renewal | None = None
+        self._rival = Standing()  # the counter of whoever else leads
         self._leases: set[int] = set()  # granted here, perhaps still alive
         self._has_led = False
 
@@ -147,8 +160,14 @@ class Leader:
     ) -> bool:
         """Whether ``lead`` has returned by itself; False: the leadership was lost."""
         self._renewal = renewal = Renewal(
-            self._client.endpoint, fence, self._ttl_s, self._deadline, self._hung_s
+            self._client.endpoint,
+            fence,
+            self.instance.encode(),
+            self._ttl_s,
+            self._deadline,
+            self._hung_s,
         )
+        renewal.start()  # whoever sees that we lead may keep the loop busy
         self._fence, self.holder, self._has_led = fence, self.instance, True
         work = asyncio.create_task(lead(fence), name="lead")
         keep = asyncio.create_task(renewal.watch(), name="keep the leadership")
@@ -156,7 +175,10 @@ class Leader:
             await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._fence, self.holder = None, ""
-            await _stop(work)
+            try:
+                await _stop(work)
+            finally:
+                renewal.end()
             await _stop(keep)
             await self._give_up(fence.lease)
         if keep.done() and not keep.cancelled():
@@ -177,6 +199,7 @@ class Leader:
                     return fence
                 pause.reset()
             except EtcdError as error:
+                self._rival.lose()
                 self.problem = str(error)
                 await asyncio.sleep(pause.next())
 
@@ -186,28 +209,40 @@ class Leader:
             return await self._take()
         kv = reply.kvs[0]
         self.holder = kv.value.decode(errors="replace")
+        counter = kv.create_revision, kv.mod_revision, kv.lease
+        stood_s = self._rival.read(counter, self._ttl_s / RENEWALS)
+        if stood_s > self._ttl_s / 2 and await self._client.alarms():
+            self._rival.lose()  # the holder may be kept from writing
+            stood_s = 0.0
         if kv.lease in self._leases:
             await self._client.revoke(kv.lease)
             self._leases.discard(kv.lease)
         elif self.holder == self.instance and not self._has_led:
             await self._remove_predecessor(kv)
+        elif stood_s >= self._ttl_s:
+            return await self._take_over(kv)
         else:
             twin = self.holder == self.instance
             self.problem = f"another controller named {self.holder} leads" if twin else ""
             await self._wait_for_change(reply.header.revision)
         return None
 
-    async def _take(self) -> Fence | None:
+    async def _take(self, stands: pb.KeyValue | None = None) -> Fence | None:
+        """Put the key on a lease of ours; None: somebody else was faster.
+
+        ``stands`` is the key of a holder that puts it no more. One Txn replaces it: a put that came
+        meanwhile makes it fail, and an alarm that keeps the holder from writing keeps us as well.
+        The holder's writes fail from then on, because they compare the lease.
+        """
         sent = time.monotonic()
         lease = await self._client.grant(self._ttl_s)
         self._leases.add(lease.ID)
-        reply = await self._client.txn(
-            [if_created(self.key, 0)],
-            [put_op(self.key, self.instance.encode(), lease.ID)],
-            [get_op(self.key)],
-            repeat=True,
-        )
-        revision = reply.header.revision
+        free = [if_created(self.key, 0)]
+        if stands is not None:
+            free = [if_modified(self.key, stands.mod_revision), if_leased(self.key, stands.lease)]
+        put = put_op(self.key, self.instance.encode(), lease.ID)
+        reply = await self._client.txn(free, [put], [get_op(self.key)], repeat=True)
+        revision = stands.create_revision if stands else reply.header.revision
         if not reply.succeeded:
             kv = read_kv(reply.responses[0])
             if kv is None or kv.lease != lease.ID:
@@ -218,22 +253,35 @@ class Leader:
         self._deadline = sent + lease.TTL
         return Fence(self.key, revision, lease.ID)
 
+    async def _take_over(self, stands: pb.KeyValue) -> Fence | None:
+        """Lead instead of a holder whose counter stands: it is hung, or dead on a living lease."""
+        fence = await self._take(stands)
+        if fence is not None:
+            log.warning("event=leader_stood_still key=%s holder=%s", self.key, self.holder)
+            await self._give_up(stands.lease)
+        return fence
+
     async def _remove_predecessor(self, kv: pb.KeyValue) -> None:
         """A key under our name from before our start: whoever wrote it is fenced by its end."""
-        delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=kv.key))
         mine = [if_created(self.key, kv.create_revision), if_leased(self.key, kv.lease)]
-        await self._client.txn(mine, [delete], repeat=True)
+        await self._client.txn(mine, [delete_op(self.key)], repeat=True)
 
     async def _wait_for_change(self, revision: int) -> None:
-        """Return on any event of the key, and after one lease in any case: watches can be mute."""
+        """Return on any event of the key, and when it is time to look at its counter.
+
+        A watch can be mute; and one that was compacted says nothing about the counter.
+        """
+        wait = self._ttl_s / RENEWALS
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._ttl_s):
-                async with aclosing(
-                    self._client.watch(self.key, revision + 1, exact=True)
-                ) as watch:
-                    async for seen in watch:
-                        if seen.events:
-                            return
+            async with asyncio.timeout(wait):
+                with suppress(Compacted):
+                    async with aclosing(
+                        self._client.watch(self.key, revision + 1, exact=True)
+                    ) as watch:
+                        async for seen in watch:
+                            if seen.events:
+                                return
+                await asyncio.sleep(wait)
 
     async def _give_up(self, lease: int) -> None:
         with suppress(EtcdError, TimeoutError):

@@ -21,6 +21,7 @@ import msgspec
 from clustermesh import publish
 from clustermesh.controller import PublishController
 from clustermesh.etcd.client import BadRequest, Client, EtcdError
+from clustermesh.etcd.names import key_text
 from clustermesh.etcd.requests import cut, get_op, if_created, put_op, read_kv
 from clustermesh.findings import (
     CANNOT_WRITE,
@@ -38,9 +39,9 @@ from clustermesh.store.allocator import Allocator, Ask, Inconsistent
 from clustermesh.store.claims import former, owner_key
 from clustermesh.store.forgetting import Forgetting
 from clustermesh.store.heartbeat import Heartbeat
-from clustermesh.store.keys import LeasedTarget
+from clustermesh.store.keys import KeysTarget, LeasedTarget
 from clustermesh.store.leader import Fence, Leader, fenced_txn
-from clustermesh.store.own import FORGOTTEN, Own, pod_key, pod_value
+from clustermesh.store.own import CONFIRMED, FORGOTTEN, Own, pod_key, pod_value
 from mesh.core import journal
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.findings import Code
@@ -263,6 +264,7 @@ class Leading:
         self._who, self._client, self._gate = who, client, gate
         self._wants, self._publishing = wants, publishing
         self._config_key = f"{own.prefix}config"
+        self._confirmed = f"{own.prefix}{CONFIRMED}"
         self._agreed = {"name": who.cluster, "id": who.id, **agreed}
         self._unfit: list[Finding] = []
         self._lost: list[str] = []
@@ -315,7 +317,7 @@ class Leading:
         """How the cluster's stored configuration, or another cluster's id, contradicts ours."""
         stored = await self._client.get(self._config_key)
         configs = (await self._client.list(wire.CONFIGS)).kvs
-        published = {kv.key.decode(errors="replace"): kv.value for kv in configs}
+        published = {key_text(kv.key): kv.value for kv in configs}
         findings = id_findings(self._who.cluster, self._who.id, published)
         if stored is not None:
             findings += config_findings(self._config_key, stored.value, self._agreed)
@@ -370,6 +372,8 @@ class Leading:
             return targets[-1]
 
         loop.apply(self._wants.wanted, ClaimTarget(self.allocator, self._wants))
+        confirmed = KeysTarget(self._client, [self._confirmed], fence)
+        loop.apply(publishing.confirmed, confirmed)
         cluster = self._who.cluster
         config = loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))
         data = {

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from clustermesh.findings import OWN_UNREADABLE
+from clustermesh.findings import OWN_UNREADABLE, USER_REVOKED
 from clustermesh.remote.wire import is_object_name, parse_ip, plain
 from clustermesh.store.claims import numbers_prefix
 from clustermesh.store.claims import rows as claim_rows
 from clustermesh.store.follow import Batch, Entry, canary_of
-from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
+from mesh.core.model import Claim, ClaimKey, Confirmed, Finding, PodEntry, PodRef
 from mesh.core.sources import ClaimTables
 from mesh.core.table import Source, Table
 
@@ -28,11 +29,24 @@ PODS_SYNCED = b"{}"
 
 #: Below the cluster's own prefix: clusters that are not awaited, and requests to say so.
 FORGOTTEN, TO_FORGET = "forgotten/", "forget/"
+#: Below it stands what a controller says of each pod, as the agents name it.
+CONFIRMED = "confirmed/"
+#: Below it stands which of the cluster's users were revoked, as ``<role>/<name>``.
+REVOKED = "revoked/"
 
 
 class _PodValue(msgspec.Struct, frozen=True):
     addresses: list[str]
     labels: str
+
+
+class _ConfirmedValue(msgspec.Struct, frozen=True, omit_defaults=True):
+    identity: int
+    addresses: list[str] = []
+
+
+class _RevokedValue(msgspec.Struct, frozen=True):
+    at: datetime
 
 
 class _SyncedValue(msgspec.Struct, frozen=True):
@@ -42,14 +56,18 @@ class _SyncedValue(msgspec.Struct, frozen=True):
 class Own:
     """All tables are synced once the canary stands and was listed.
 
-    ``claims`` has the claims of each noun that a feature has asked for.
+    ``claims`` has the claims of each noun that a feature has asked for. A controller reads no
+    ``confirmed``: it says the same itself.
     """
 
-    def __init__(self, cluster: str) -> None:
+    def __init__(self, cluster: str, *, confirmed: bool = True) -> None:
         self.prefix = f"meshgate/v1/{cluster}/"
         self.claims: dict[str, ClaimTables] = {}
         self._pools: dict[str, str] = {}
         self.pods: Table[PodRef, PodEntry] = Table("pod entry")
+        self.confirmed: Table[PodRef, Confirmed] = Table("confirmation")
+        self.confirms: Table[str, None] = Table("confirmations complete")
+        self._plain: dict[int, Confirmed] = {}  # most pods share one of a few
         #: What all controllers of the cluster agree on, by field.
         self.config: Table[str, Any] = Table("agreed config")
         #: Clusters that nobody waits for any more: ``meshgate cluster forget``.
@@ -60,6 +78,7 @@ class Own:
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
         self._cluster = cluster
+        self._reads_confirmed = confirmed
 
     @property
     def is_synced(self) -> bool:
@@ -76,6 +95,8 @@ class Own:
             keys = [entry.key for entry in batch.puts if entry.key.startswith(prefix)]
             table.delete(key.removeprefix(prefix) for key in batch.deletes)
             table.upsert({key.removeprefix(prefix): None for key in keys})
+        if self._reads_confirmed:
+            self._take_confirmed(batch)
         puts: dict[PodRef, PodEntry] = {}
         for entry in batch.puts:
             self._take_entry(entry, puts)
@@ -97,13 +118,15 @@ class Own:
             numbers_prefix(self._cluster, noun, pool) if pool else f"{self.prefix}{noun}/"
             for noun, pool in self._pools.items()
         ]
-        of_all = [f"{self.prefix}{name}" for name in ("config", "synced", "forgotten/", "pod/")]
+        of_all = [
+            f"{self.prefix}{name}" for name in ("config", "synced", "forgotten/", "pod/", CONFIRMED)
+        ]
         return [*of_all, *claims]
 
     def synced(self) -> None:
         """The first complete list is in."""
         claims = [table for both in self.claims.values() for table in (both.held, both.resting)]
-        tables: list[Source] = [self.config, *claims, self.pods]
+        tables: list[Source] = [self.config, *claims, self.confirmed, self.confirms, self.pods]
         for table in tables:
             table.mark_synced()
 
@@ -128,18 +151,55 @@ class Own:
                 puts[ref] = PodEntry(addresses, sys.intern(value.labels))
             elif entry.key.startswith(f"{self.prefix}pod/") and entry.key != canary_of(entry.key):
                 self._refuse(entry.key, "is not pod/<node>/<namespace>/<name>")
+            elif entry.key.startswith(f"{self.prefix}{REVOKED}"):
+                at = msgspec.json.decode(entry.value, type=_RevokedValue).at
+                self.findings[entry.key] = self._revoked(entry.key, at)
             elif entry.key == f"{self.prefix}config":
                 self.config.upsert(msgspec.json.decode(entry.value, type=dict[str, Any]))
             elif entry.key == f"{self.prefix}synced":
                 self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self._refuse(entry.key, str(error))
 
+    def _take_confirmed(self, batch: Batch) -> None:
+        place, synced = f"{self.prefix}{CONFIRMED}", all_confirmed_key(self._cluster)
+        rows: dict[PodRef, Confirmed] = {}
+        for entry in batch.puts:
+            if not entry.key.startswith(place):
+                continue
+            if entry.key == synced:
+                self.confirms.upsert({self._cluster: None})
+            elif ref := self._ref(place, entry.key):
+                try:
+                    rows[ref] = self._confirmed_of(entry.value)
+                except (msgspec.DecodeError, ValueError) as error:
+                    self._refuse(entry.key, str(error))
+        self.confirmed.upsert(rows)
+        gone = [key for key in batch.deletes if key.startswith(place)]
+        self.confirmed.delete([ref for key in gone if (ref := self._ref(place, key))])
+        if synced in gone:
+            self.confirms.delete([self._cluster])
+
+    def _confirmed_of(self, value: bytes) -> Confirmed:
+        row = msgspec.json.decode(value, type=_ConfirmedValue)
+        if row.addresses:
+            return Confirmed(row.identity, tuple(parse_ip(t, "addresses") for t in row.addresses))
+        return self._plain.setdefault(row.identity, Confirmed(row.identity))
+
     def _pod_ref(self, key: str) -> PodRef | None:
-        head, _, rest = key.partition(f"{self.prefix}pod/")
+        return self._ref(f"{self.prefix}pod/", key)
+
+    def _ref(self, place: str, key: str) -> PodRef | None:
+        head, _, rest = key.partition(place)
         parts = rest.split("/")
         valid = not head and len(parts) == len(PodRef.__slots__) and all(map(is_object_name, parts))
         return PodRef(*map(sys.intern, parts)) if valid else None
+
+    def _revoked(self, key: str, at: datetime) -> Finding:
+        role, _, name = plain(key.removeprefix(f"{self.prefix}{REVOKED}")).partition("/")
+        text = f"revoked {at:%F %TZ}: it can neither read nor write; what it wrote before stays"
+        about = () if role == "controller" else (f"node/{name}",)
+        return Finding(USER_REVOKED, f"User/{self._cluster}:{role}:{name}", "", text, about)
 
     def _refuse(self, key: str, text: str) -> None:
         self.findings[key] = Finding(OWN_UNREADABLE, plain(key), "value", plain(text))
@@ -152,9 +212,34 @@ def _by_noun(keys: Iterable[ClaimKey]) -> Mapping[str, list[ClaimKey]]:
     return nouns
 
 
+def revoked_key(cluster: str, role: str, name: str) -> str:
+    """The etcd key that says that a user of the cluster was revoked."""
+    return f"meshgate/v1/{cluster}/{REVOKED}{role}/{name}"
+
+
+def revoked_value(at: datetime) -> bytes:
+    """Value of that key."""
+    return msgspec.json.encode(_RevokedValue(at))
+
+
 def pod_key(cluster: str, ref: PodRef) -> str:
     """The etcd key of a pod's entry."""
     return f"meshgate/v1/{cluster}/pod/{ref.node}/{ref.namespace}/{ref.name}"
+
+
+def confirmed_key(cluster: str, ref: PodRef) -> str:
+    """The etcd key of what a controller says of a pod."""
+    return f"meshgate/v1/{cluster}/{CONFIRMED}{ref.node}/{ref.namespace}/{ref.name}"
+
+
+def all_confirmed_key(cluster: str) -> str:
+    """The key that says that all pods were confirmed."""
+    return f"meshgate/v1/{cluster}/{CONFIRMED}synced"
+
+
+def confirmed_value(row: Confirmed) -> bytes:
+    """Value of a confirmed pod's key."""
+    return msgspec.json.encode(_ConfirmedValue(row.identity, [str(a) for a in row.addresses]))
 
 
 def pods_synced_key(cluster: str, node: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from clustermesh.etcd.client import Client, EtcdError, Replaced
 from clustermesh.store.follow import Batch, Entry, Follow, _State, canary_of
+from mesh.core.model import Finding
 
 OnBatch = Callable[[Batch], None]
 
@@ -56,6 +57,11 @@ class StoreView:
         """Why nothing arrives, in words; empty while connected."""
         return next((part.problem for part in self._parts.values() if part.problem), "")
 
+    def findings(self) -> Iterable[Finding]:
+        """Keys that nobody gets to see."""
+        for part in self._parts.values():
+            yield from part.findings()
+
     @property
     def prefixes(self) -> Sequence[str]:
         """What is followed."""
@@ -70,6 +76,21 @@ class StoreView:
     def replacements(self) -> int:
         """How many times a prefix has found another store behind the address."""
         return sum(part.replacements for part in self._parts.values())
+
+    @property
+    def compactions(self) -> int:
+        """How many times history that was not read yet was compacted."""
+        return sum(part.compactions for part in self._parts.values())
+
+    @property
+    def compacted(self) -> float:
+        """When that was the last time, by ``time.monotonic``."""
+        return max(part.compacted for part in self._parts.values())
+
+    def told(self, prefix: str) -> Iterable[str]:
+        """The keys of which the prefix's callback knows."""
+        part = self._parts.get(prefix)
+        return part.told if part else ()
 
     def follow(self, prefixes: Mapping[str, OnBatch]) -> None:
         """Follow more prefixes; those that are followed already go on as they are."""
@@ -169,6 +190,7 @@ class _Part(Follow):
         self.is_listed = False
         self._view = view
         self._before: tuple[bytes, int] | None = None  # the marker of what ``_state`` holds
+        self._early: tuple[bytes, int] | None = None  # the marker before a list below a watch
         self._gone: set[str] = set()  # held, and deleted if this is the store that all see
 
     def list_anew(self) -> None:
@@ -182,19 +204,23 @@ class _Part(Follow):
         deletes = [key for key in gone if key in self._held]
         if deletes:
             self._held.difference_update(deletes)
-            self._on_batch(Batch(self._state.revision, (), deletes))
+            self._hand_on(Batch(self._state.revision, (), deletes))
 
     def release(self, is_given_up: Callable[[str], bool]) -> None:
         """Hand on the deletion of held keys that nobody waits for."""
         gone = [key for key in self._held if is_given_up(key)]
         if gone:
             self._held.difference_update(gone)
-            self._on_batch(Batch(self._state.revision, (), gone))
+            self._hand_on(Batch(self._state.revision, (), gone))
+
+    @property
+    def told(self) -> set[str]:
+        """All keys that were handed on and not deleted since."""
+        return self._state.keys | self._held | (self._listing.keys if self._listing else set())
 
     def tell_all_gone(self) -> None:
         """Hand on the deletion of everything that was told."""
-        told = self._state.keys | self._held | (self._listing.keys if self._listing else set())
-        self._on_batch(Batch(self._state.revision, (), sorted(told)))
+        self._hand_on(Batch(self._state.revision, (), sorted(self.told)))
 
     async def _verify(self, state: _State) -> None:
         await super()._verify(state)
@@ -203,8 +229,13 @@ class _Part(Follow):
         if await self._marker_at(state.revision) != self._before:
             raise Replaced(f"{self._view.marker} is not what it was: another store")
 
+    async def _standing_before(self) -> set[str]:
+        self._early = await self._marker_at(0)
+        return await super()._standing_before()
+
     async def _is_same(self, fresh: _State) -> bool:
-        now = await self._marker_at(fresh.revision)
+        early = fresh.stood is not None
+        now = self._early if early else await self._marker_at(fresh.revision)
         same = now is not None and now == self._before
         self.marker = self._before = now
         self.is_listed = not self._again

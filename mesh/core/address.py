@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mesh.core.model import IP, Network
+from mesh.core.table import ColumnChanges
 
 _MAPPED = bytes(10) + b"\xff\xff"
 #: An IPv4 prefix of n bits has 96 + n bits in the mapped form.
@@ -18,6 +20,13 @@ MAPPED_BITS = 96
 _LENGTH_SIZE = 4
 #: dtype of an address as a table key.
 ADDRESS = np.dtype("V16")
+
+
+@dataclass(frozen=True, slots=True)
+class OfCluster(ColumnChanges):
+    """What changes of one cluster's addresses; ``others`` are the ids of all other clusters."""
+
+    others: frozenset[int] = frozenset()
 
 
 def packed(address: IP) -> bytes:

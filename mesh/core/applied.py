@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 from mesh.core.limits import Full
@@ -217,7 +217,7 @@ class Applied(ABC):
         self._written(plan.revision, failed=failure is not None)
         await self._delete()
         report.waiting, report.full = self._waited, self.overflow()
-        report.errors = {str(key): text for key, text in self._failed.items()}
+        report.errors = {_spelled(key): text for key, text in self._failed.items()}
         if failure:  # only now: deletes make room in a full map
             raise failure
 
@@ -256,9 +256,12 @@ class Applied(ABC):
         try:
             await self.round()
         except OSError as error:
-            self.report.errors = {"*": str(error)}
-            self.revision, self._recheck, retries = -1, True, True
-            self._failed.clear()
+            self._lose(str(error))
+            retries = True
+        except Exception as error:  # a mistake of ours ends no other target
+            log.exception("event=round_failed table=%s", self.table.name)
+            self._lose(repr(error))
+            retries = True
         self.report.at = time.time()
         self.full = self._recheck
         if not self.report.errors:
@@ -270,6 +273,12 @@ class Applied(ABC):
             self._retry_at = now_s() + self._pause
         if not failed:
             log.warning("table=%s errors=%s", self.table.name, self.report.errors)
+
+    def _lose(self, why: str) -> None:
+        """Nothing is certain about the target: the next round reads it."""
+        self.report.errors = {"*": why}
+        self.revision, self._recheck = -1, True
+        self._failed.clear()
 
     async def _planned(self) -> Plan:
         """What to write, when the rows that it may refer to have been written.
@@ -377,6 +386,13 @@ class Applied(ABC):
 
     def _room_appeared(self) -> None:
         self._room = self.limit.capacity
+
+
+def _spelled(key: Any) -> str:
+    """A key as people write it: the parts of a row's name with slashes between."""
+    if not is_dataclass(key):
+        return str(key)
+    return "/".join(str(getattr(key, part.name)) for part in fields(key))
 
 
 def now_s() -> float:

@@ -6,8 +6,9 @@ written, or of which nobody knows whether they are there.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,8 @@ from mesh.core.applied import Applied, Limit, Names, Plan, Refers
 from mesh.core.limits import Choice, Full
 from mesh.core.table import Changes, Table
 from mesh.core.target import MAP_FULL, Comparing, Errors, Target
+
+log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -337,7 +340,7 @@ class AppliedRows(Applied, Generic[K, V]):
     async def _write(self, plan: RowPlan[K, V]) -> OSError | None:
         if not plan.upsert:
             return None
-        errors = await self.target.upsert(plan.upsert)
+        errors = await self._upsert(plan.upsert)
         self._flying = {}
         for key, row in plan.upsert.items():
             if key not in errors:
@@ -347,6 +350,38 @@ class AppliedRows(Applied, Generic[K, V]):
         self._owed = self._owed or {}  # a dict is walked with the places of all that it once held
         self.report.written = len(plan.upsert) - len(errors)
         return None
+
+    async def _upsert(self, rows: Mapping[K, V]) -> Errors[K]:
+        """Write rows; a row that the target cannot bear is written apart, and fails alone.
+
+        Raises OSError when the target is out of reach.
+        """
+        try:
+            return await self.target.upsert(rows)
+        except OSError:
+            raise
+        except Exception as error:  # of one row, whichever it is
+            if len(rows) == 1:
+                log.exception("event=row_not_written table=%s", self.table.name)
+                return dict.fromkeys(rows, error)
+        keys, errors = list(rows), dict[K, Exception]()
+        half = len(keys) // 2
+        for part in (keys[:half], keys[half:]):
+            errors |= await self._upsert({key: rows[key] for key in part})
+        return errors
+
+    async def _remove(self, keys: Sequence[K]) -> Errors[K]:
+        """Delete rows, likewise."""
+        try:
+            return await self.target.delete(keys)
+        except OSError:
+            raise
+        except Exception as error:  # of one row, whichever it is
+            if len(keys) == 1:
+                log.exception("event=row_not_deleted table=%s", self.table.name)
+                return dict.fromkeys(keys, error)
+        half = len(keys) // 2
+        return {**await self._remove(keys[:half]), **await self._remove(keys[half:])}
 
     def _arrive(self, key: K, row: V) -> None:
         """The row is written; by now another one may be desired."""
@@ -396,7 +431,7 @@ class AppliedRows(Applied, Generic[K, V]):
         self._doomed = self._doomed or {}  # as ``_owed``
         self._unsure.update(due)
         self._deleting = True
-        failed = await self.target.delete(due)
+        failed = await self._remove(due)
         self._deleting = False
         for key in due:
             if key in failed and key not in self._owed:

@@ -98,6 +98,11 @@ class AgentFeature(Feature):
     ours: Sequence[Table[Network, None]] = ()
     #: Addresses that no other cluster's node may have: likewise.
     own_addresses: Sequence[Table[IP, None]] = ()
+    #: Networks that another cluster has pods and nodes in by contract only; the table's name says
+    #: in a finding what they are.
+    barred: Sequence[Table[Network, None]] = ()
+    #: Networks that another cluster has pods in by contract only; likewise.
+    routed: Sequence[Table[Network, None]] = ()
     #: Networks that this node attracts: packets that no route takes further are discarded.
     announced: Sequence[Table[Network, None]] = ()
     #: What names in two layouts of a map cannot tell (the rows of ``bpf/migrate.py``).
@@ -154,6 +159,11 @@ class ControllerFeature(Feature):
     ours: Sequence[Table[Network, None]] = ()
     #: Addresses that no other cluster's node may have: likewise.
     own_addresses: Sequence[Table[IP, None]] = ()
+    #: Networks that another cluster has pods and nodes in by contract only; the table's name says
+    #: in a finding what they are.
+    barred: Sequence[Table[Network, None]] = ()
+    #: Networks that another cluster has pods in by contract only; likewise.
+    routed: Sequence[Table[Network, None]] = ()
 
     @property
     def agreed(self) -> Mapping[str, object]:

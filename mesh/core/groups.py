@@ -13,7 +13,9 @@ Rule 1: ``make`` looks at nothing but its arguments and at what stands in ``whol
         make every group anew. So the result never depends on the order of events: it equals what
         one run over everything gives.
 Rule 2: one group at a time makes a key of ``out``. The key may move to another group.
-Rule 3: groups are made piece by piece (``mesh/core/passes.py``), ``out`` changes in one step. A
+Rule 3: a group, or a row, that makes a function raise costs itself: its rows stay as they were, and
+        it is tried again when its inputs change. Until then ``out`` counts as not synced.
+Rule 4: groups are made piece by piece (``mesh/core/passes.py``), ``out`` changes in one step. A
         group whose inputs changed between two pieces is made again, so ``out`` never mixes states.
 """
 
@@ -144,6 +146,7 @@ class _Input:
         self.needed = isinstance(declared, By) and declared.needed
         self.index: _Index[Any, Any] = _Index()
         self.backlog: deque[Any] = deque()  # changed keys whose groups are to be found
+        self.failures: dict[Any, Exception] = {}  # keys whose groups are not known
         self._revision = -1
 
     def look(self) -> bool:
@@ -176,7 +179,12 @@ class _Input:
     ) -> dict[Any, None]:
         touched: dict[Any, None] = {}
         for key in keys:
-            now = tuple(dict.fromkeys(groups(key, rows[key]))) if key in rows else ()
+            try:
+                now = tuple(dict.fromkeys(groups(key, rows[key]))) if key in rows else ()
+            except Exception as error:  # noqa: BLE001 - the row's: it stays in its groups
+                self.failures[key] = error
+                continue
+            self.failures.pop(key, None)
             touched.update(dict.fromkeys((*self.index.move(key, now), *now)))
         return touched
 
@@ -237,6 +245,8 @@ class Grouped(Sliced, Generic[K, V]):
         self.sources: list[Source] = [one.table for one in inputs]
         self.whole = list(whole)
         self.late = list(late)
+        self.makes = [out]
+        self._failed: dict[Any, Exception] = {}  # groups whose rows stay as they were
         self._before: tuple[K, ...] | None = None  # rows of an earlier process
         self._make = make
         self._inputs = [_Input(one) for one in inputs]
@@ -293,8 +303,21 @@ class Grouped(Sliced, Generic[K, V]):
             return
         group = self._waiting.popleft()
         del self._touched[group]
-        self._note(group, self._make_group(group))
         self.groups += 1
+        try:
+            made = self._make_group(group)
+        except Exception as error:  # noqa: BLE001 - the group's
+            self._failed[group] = error
+            return
+        self._failed.pop(group, None)
+        self._note(group, made)
+
+    @property
+    def failures(self) -> Mapping[Any, Exception]:
+        found = dict(self._failed)
+        for one in self._inputs:
+            found |= one.failures
+        return found
 
     def _make_group(self, group: Any) -> Mapping[K, V]:
         if not any(one.has(group) for one in self._inputs):
@@ -392,6 +415,11 @@ class Followed(Sliced, Generic[K, V]):
         self._piece = keys
         self._revision = -1
         self._known: set[K] = set()
+        self._failed: dict[K, Exception] = {}  # handed over again with the next change
+
+    @property
+    def failures(self) -> Mapping[K, Exception]:
+        return self._failed
 
     def run(self) -> None:
         """Hand over what changed since the last run."""
@@ -401,7 +429,7 @@ class Followed(Sliced, Generic[K, V]):
     def steps(self) -> Iterator[None]:
         """``run`` in pieces."""
         self.groups = self.rows = 0
-        keys, at = self._changed(), 0
+        keys, at = list(dict.fromkeys((*self._failed, *self._changed()))), 0
         while at < len(keys):
             if at:
                 yield
@@ -416,6 +444,19 @@ class Followed(Sliced, Generic[K, V]):
         return [*changes.delete, *changes.upsert]
 
     def _hand_over(self, keys: list[K]) -> None:
+        """Each key alone when they cannot be taken together."""
+        try:
+            self._give(keys)
+        except Exception as error:  # noqa: BLE001 - one key's
+            for key in keys if len(keys) > 1 else ():
+                self._hand_over([key])
+            if len(keys) == 1:
+                self._failed[keys[0]] = error
+            return
+        for key in keys if self._failed else ():
+            self._failed.pop(key, None)
+
+    def _give(self, keys: list[K]) -> None:
         rows = self.table.rows
         changes = Changes(
             {key: rows[key] for key in keys if key in rows},

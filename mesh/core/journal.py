@@ -20,7 +20,7 @@ from zlib import crc32
 
 import msgspec
 
-from mesh.core.files import replace_file
+from mesh.core.files import open_private, private_folder, replace_file
 
 #: First bytes of a journal; the number is the version of the form.
 HEADER = b"meshgate journal 1\n"
@@ -92,7 +92,7 @@ class Journal:
         self._close_file()
         content = encode(rows)
         replace_file(self.path, content, durable=True)
-        self._file = self.path.open("ab", buffering=0)
+        self._file = os.fdopen(open_private(self.path), "ab", buffering=0)
         self._appended, self._whole = 0, len(content)
         if self._former is not None:
             self._former.unlink(missing_ok=True)
@@ -119,8 +119,8 @@ class Journal:
     def _own(self) -> None:
         if self._lock is not None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.path.with_name(f"{self.path.name}.lock").open("ab")
+        private_folder(self.path.parent)
+        lock = os.fdopen(open_private(self.path.with_name(f"{self.path.name}.lock")), "ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -103,7 +103,7 @@ class Pod:
     """A pod object; ``addresses`` is empty until the agent of ``node`` has assigned them.
 
     ``serving``: its condition Ready holds. ``terminating``: it has been deleted, and its processes
-    have not ended yet.
+    have not ended yet. ``reported`` are the addresses in its status: another CNI's, or ours.
     """
 
     cluster: str
@@ -116,6 +116,7 @@ class Pod:
     ports: tuple[ContainerPort, ...] = ()
     serving: bool = True
     terminating: bool = False
+    reported: tuple[IP, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +256,25 @@ class PodRef:
 
 @dataclass(frozen=True, slots=True)
 class PodEntry:
-    """What an agent says of its pod; ``labels`` in wire form."""
+    """What an agent says of its pod; ``labels`` in wire form.
+
+    ``identity`` stands in the entries that count (``mesh/identity/counted.py``); 0: not known.
+    """
 
     addresses: tuple[IP, ...]
     labels: str
+    identity: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What a controller says of a pod, from its object.
+
+    ``addresses`` are those that another CNI has given it.
+    """
+
+    identity: int
+    addresses: tuple[IP, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

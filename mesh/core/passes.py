@@ -6,20 +6,27 @@ served; inputs may change meanwhile. After each rest the pass looks from the top
 derivations above run first when their inputs changed, and the one that rested makes again what the
 changes touch. So at its end everything fits together as if it had run at once.
 
+A derivation that raises ends nothing but itself. What it has made so far stays, and the tables that
+it makes count as not synced (``Source.hold``) until it has run to its end again, which is tried
+when its inputs change.
+
 ``Gate`` is for targets: they look at tables only at the end of a pass.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from mesh.core.table import Source
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -118,6 +125,13 @@ class Sliced:
     #: Groups that the current or last run has made, and rows that it has written.
     groups = 0
     rows = 0
+    #: What is known to be made by it, before it has made anything.
+    makes: Sequence[Source] = ()
+
+    @property
+    def failures(self) -> Mapping[Any, Exception]:
+        """Parts that could not be made, while the others were."""
+        return {}
 
     @property
     def doublings(self) -> int:
@@ -149,6 +163,9 @@ class Derivation:
     def __init__(self, name: str, inputs: Sequence[Source], work: Sliced) -> None:
         self.cost = Cost(name)
         self.due = True
+        #: Why parts of it, or all of it (``None``), could not be made.
+        self.failures: Mapping[Any, Exception] = {}
+        self._makes: set[Source] = set(work.makes)
         self._inputs = inputs
         self._work = work
         self._steps: Iterator[None] | None = None
@@ -165,9 +182,15 @@ class Derivation:
         if self._steps is None and not (self.due and self._ready()):
             return True
         began = turn.now if turn else time.thread_time()
+        noted, Source.noted = Source.noted, self._makes
         try:
             return self._advance(turn)
+        except Exception as error:  # noqa: BLE001 - becomes a finding with the derivation's name
+            self._steps = None
+            self._settle({None: error})
+            return True
         finally:
+            Source.noted = noted
             self._run_s += (turn.read() if turn else time.thread_time()) - began
             if self._steps is None:
                 self._note()
@@ -189,7 +212,19 @@ class Derivation:
                 self._rested = True
                 return False
         self._steps = None
+        self._settle(self._work.failures)
         return True
+
+    def _settle(self, failures: Mapping[Any, Exception]) -> None:
+        """Note what has failed; what is made counts as not synced as long as something has."""
+        for part, error in failures.items():
+            if self.failures.get(part) is not error:
+                name, traceback = self.cost.name, error.__traceback__
+                text = "event=not_derived name=%s part=%.200r"
+                log.error(text, name, part, exc_info=(type(error), error, traceback))
+        self.failures = {part: error.with_traceback(None) for part, error in failures.items()}
+        for source in self._makes:
+            source.hold(self) if failures else source.release(self)
 
     def _note(self) -> None:
         cost = self.cost
@@ -232,10 +267,13 @@ class Passes:
         self._changed.set()
 
     def once(self) -> None:
-        """One pass to its end, without rests."""
+        """One pass to its end, without rests. Raises what a derivation has met."""
         self._changed.clear()
         for at in range(len(self.all)):
             self._advance(at, None)
+        for one in self.all:
+            for error in one.failures.values():
+                raise error
         self.gate.open = not self._pending
         while self.gate.open and self.gate.waited_for:
             self.gate.serve(self.turn)

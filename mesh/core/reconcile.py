@@ -177,6 +177,10 @@ class Loop:
             for cost in costs
         ]
 
+    def failures(self) -> Mapping[str, Mapping[Any, Exception]]:
+        """What derivations could not make, by name; ``None`` stands for all of it."""
+        return {one.cost.name: one.failures for one in self._passes.all if one.failures}
+
     def derive_all(self) -> None:
         """Run every derivation whose inputs changed since its last run, to its end."""
         self._passes.once()

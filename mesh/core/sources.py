@@ -14,6 +14,7 @@ from mesh.core.model import (
     IP,
     Claim,
     ClaimKey,
+    Confirmed,
     Identity,
     Node,
     NodeKey,
@@ -47,8 +48,12 @@ class OwnStore(Protocol):
         With ``pool`` a node needs the numbers of this pool only, not who has which number.
         """
 
-    #: Pods that agents have wired.
+    #: Pods that agents have wired, as they say it.
     pods: Table[PodRef, PodEntry]
+    #: What the controllers say of pods.
+    confirmed: Table[PodRef, Confirmed]
+    #: Has a row once a controller has confirmed all pods: then nothing else counts.
+    confirms: Table[str, None]
     #: What all controllers of the cluster agree on, by field.
     config: Table[str, Any]
 
@@ -61,6 +66,8 @@ class Remote(Protocol):
     identities: Table[int, Identity]
     #: Cluster id by name, of the own cluster and of every accepted one.
     ids: Table[str, int]
+    #: Other clusters whose contract lets their hosts reach ours, by name.
+    hosts: Table[str, bool]
     #: Synced when the first list of this store has been judged: what is there is known.
     heard: Source
     #: Clusters that were known in another store and are not complete in this one.

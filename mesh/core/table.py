@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +31,26 @@ _LOG_SHARE = 4
 
 
 class Source:
-    """What rows and columns have in common: name, revision, sync state, listeners."""
+    """What rows and columns have in common: name, revision, sync state, listeners.
+
+    Whoever makes a source and has failed at a part of it *holds* it: until then it does not count
+    as synced, so nothing is deleted for its sake and nothing is derived from it.
+    """
+
+    #: Collects the sources that change while a derivation runs: they are what it makes.
+    noted: ClassVar[set[Source] | None] = None
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.revision = 0
-        self.synced = False
+        self._complete = False
+        self._held: set[object] = set()
         self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def synced(self) -> bool:
+        """Whether the first complete list is in, and nobody holds the source."""
+        return self._complete and not self._held
 
     def listen(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` after every change of rows or of ``synced``."""
@@ -45,11 +58,23 @@ class Source:
 
     def mark_synced(self) -> None:
         """Say that the source's first complete list is in."""
-        if not self.synced:
-            self.synced = True
+        if not self._complete:
+            self._complete = True
+            self._wake()
+
+    def hold(self, holder: object) -> None:
+        """A part of the source could not be made: it counts as not synced."""
+        self._held.add(holder)
+
+    def release(self, holder: object) -> None:
+        """The part has been made."""
+        if holder in self._held:
+            self._held.discard(holder)
             self._wake()
 
     def _wake(self) -> None:
+        if Source.noted is not None:
+            Source.noted.add(self)
         for wake in self._listeners:
             wake()
 

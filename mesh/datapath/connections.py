@@ -41,6 +41,7 @@ class Flags:
         self.reset = bits["CONNECTION_RST"]
         self.ended = bits["CONNECTION_FIN"] | bits["CONNECTION_REPLY_FIN"]
         self._stream = bits.get("CONNECTION_STREAM", 0)
+        self.half_open = bits.get("CONNECTION_HALF_OPEN", 0)
         self.all = ~self.handed & 0xFFFFFFFF
 
     def closed(self, flags: Array) -> npt.NDArray[np.bool_]:
@@ -227,7 +228,8 @@ class Pair:
         ).any(axis=-1)  # fmt: skip
         differ |= old["translated_port"] != new["translated_port"]
         differ |= old["opened"] != new["opened"]
-        differ |= (old["flags"] ^ new["flags"]) & (self._flags.reset | self._flags.ended) != 0
+        turns = self._flags.reset | self._flags.ended | self._flags.half_open
+        differ |= (old["flags"] ^ new["flags"]) & turns != 0
         return differ
 
     def take(self, ours: Ports) -> tuple[Table, bool]:
@@ -283,7 +285,8 @@ class Pair:
         """Flags that packets on their way set on the old side after ``take`` had looked."""
         now = self._connections()
         rows, known = _common(now, before)
-        fresh = now.values["flags"][rows] & ~before.values["flags"][known] != 0
+        flags, former = now.values["flags"][rows], before.values["flags"][known]
+        fresh = (flags & ~former) | (former & ~flags & self._flags.half_open) != 0
         self._merge("MERGE_FLAGS", now.keys[rows[fresh]], now.values[rows[fresh]])
 
     # From the old side, whose programs hand over

@@ -7,6 +7,8 @@ from bpf.sys import AttachType
 UPLINK_PROGRAM = "mg_from_uplink"
 VXLAN_PROGRAM = "mg_from_vxlan"
 HOST_PROGRAM = "mg_to_vxlan"
+#: Drops what others send to the overlay port; what its own generation sends passes.
+GUARD_PROGRAM, GUARD = "mg_to_uplink", "guard"
 VXLAN_DEVICE = "mg_vxlan"
 #: As in ``enum overlay_number``: the device is there before the datapath is loaded.
 VXLAN_PORT = 8472
@@ -35,6 +37,11 @@ def program_of(link: str) -> str | None:
     """The program that a pinned link runs, by the link's name; None: no link of ours."""
     if link in SOCKET_PROGRAMS:
         return link
-    by_name = {"uplink": UPLINK_PROGRAM, "vxlan": VXLAN_PROGRAM, "host": HOST_PROGRAM}
+    by_name = {
+        "uplink": UPLINK_PROGRAM,
+        "vxlan": VXLAN_PROGRAM,
+        "host": HOST_PROGRAM,
+        GUARD: GUARD_PROGRAM,
+    }
     by_suffix = {suffix: program for suffix, program, _ in POD_PROGRAMS}
     return by_name.get(link) or by_suffix.get(link.rpartition("_")[2])

@@ -31,6 +31,8 @@ DECLARED: Declared = (
     Scratch("mg_used"),
     Scratch("mg_pod_used"),
     Scratch("mg_told"),
+    Scratch("mg_event_rate"),
+    Scratch("mg_half_open"),
     # Four bytes, one of which was ever used; the others hold the zone now.
     Converter("mg_frag", ("key.protocol",), ("key.protocol",), _protocol),
 )

@@ -29,8 +29,11 @@ from bpf.migrate import Declared, port_sizes
 from bpf.object import Generation, Object
 from bpf.realtime import refuse_realtime
 from bpf.sys import MapType, open_pinned
+from mesh.core.files import private_folder
 from mesh.datapath import migrate
 from mesh.datapath.hooks import (
+    GUARD,
+    GUARD_PROGRAM,
     HOST_PROGRAM,
     POD_PROGRAMS,
     SOCKET_PROGRAMS,
@@ -116,12 +119,14 @@ class Datapath:
     def _become(
         self, opened: Collection[Object], config: Mapping[str, object], declared: Declared
     ) -> None:
-        for path in (self._links, self._programs_dir):
-            path.mkdir(parents=True, exist_ok=True)
+        for path in (self._directory, self._links, self._programs_dir):
+            private_folder(path)
         place = migrate.Place(self._directory, _range_size(config, declared), declared)
         migrate.settle(place)
         self.digest = hashlib.sha256(b"".join(one.digest() for one in opened)).digest()
         self.adopted = Generation.read(self._directory) == self.digest
+        if not any(one.has(GUARD_PROGRAM) for one in opened):
+            links.detach(self._links / GUARD)  # programs of before do not say that they are ours
         if not self.adopted:
             self._load(place, opened, self.digest)
 
@@ -150,6 +155,7 @@ class Datapath:
                 self.forget(device)
             else:
                 self.pod(device)
+        self._tcx(uplink, GUARD, GUARD_PROGRAM, ingress=False)  # all others are ours by now
         Generation.write(self._directory, self.digest)
 
     def pod(self, device: str) -> None:

@@ -23,7 +23,7 @@ from mesh.datapath.usage import connections_in_use
 INTERVAL_S = 10.0
 #: Seconds without a packet, by field of ``struct sweep``.
 LIMITS = {
-    "opening": 240,  # RFC 5382 REQ-5: transitory at least 4 min
+    "opening": 240,  # RFC 5382 REQ-5: transitory at least 4 min; until its opener has answered
     "established": 7500,  # RFC 5382 REQ-5: at least 2 h 4 min
     "closed": 240,  # RFC 7857 2.2: after RST up to 4 min
     "datagram": 300,  # RFC 4787 REQ-5: recommended
@@ -35,6 +35,7 @@ LIMITS = {
     "plain_datagram": 120,
     "plain_answered": 120,
     "plain_unanswered": 120,
+    "plain_opening": 240,
 }
 #: What changes while a table is more than half full: new connections matter more then. An insert
 #: says so (``mg_pressure``).
@@ -47,6 +48,7 @@ PRESSURE_LIMITS = {
     "plain_closed": 2,
     "plain_answered": 1,
     "plain_unanswered": 5,
+    "plain_opening": 10,  # a SYN that comes again later opens it anew
 }
 #: Between two sweeps at the least: a full table takes tens of milliseconds.
 PAUSE_S = 0.25

@@ -28,8 +28,8 @@ class InUse:
 def connections_in_use(datapath: Datapath) -> Iterator[InUse]:
     """Of both families, from the datapath's counters: it costs one look at a map of two entries."""
     _, rows = datapath.map("mg_used").dump()
-    now = rows["held"] + (rows["opened"] - rows["mark"])
-    for name, used in zip(CONNECTIONS, now.view(np.int32).tolist(), strict=True):
+    now = (rows["held"] + (rows["opened"] - rows["mark"])).view(np.int32)
+    for name, used in zip(CONNECTIONS, now[: len(CONNECTIONS)].tolist(), strict=True):
         size = datapath.map(name).max_entries
         yield InUse(name, min(max(used, 0), size), size)
 

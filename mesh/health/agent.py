@@ -16,9 +16,8 @@ from mesh.core.model import IP, Finding, Usage
 from mesh.core.noun import Row
 from mesh.core.reconcile import Applied
 from mesh.datapath.programs import Datapath
-from mesh.health import counts, rules
+from mesh.health import counts, rules, shares
 from mesh.health.history import Dropped, History
-from mesh.health.shares import Pressure
 
 #: Seconds between looks at the drop counters, and between counts of the tables.
 LOOK_S, COUNT_S = 5.0, 10.0
@@ -66,20 +65,21 @@ class Health:
         self._names = {number: name for name, number in datapath.enum("drop_reason").items()}
         self._history = History()
         self._alarms: frozenset[rules.Alarm] = frozenset()
-        self._pressure = Pressure()
-        self._sizes: Mapping[str, tuple[int, int]] = {}
-        self._ports: Mapping[IP, int] = {}
+        self._nearly, self._half = shares.Pressure(), shares.Pressure(shares.HALF)
+        self._counted = counts.Counted()
 
     def look(self) -> None:
         """Read the counters, and judge the last minute."""
         now = time.monotonic()
         self._history.note(now, counters(*self._datapath.map("mg_drop").dump_percpu()))
         self._alarms = rules.judged(self._alarms, self._lately())
-        self._pressure.note(now, self._usages().values())
+        usages = self._usages().values()
+        for pressure in (self._nearly, self._half):
+            pressure.note(now, usages)
 
     async def count(self) -> None:
         """Count the tables, in a thread."""
-        self._sizes, self._ports = await asyncio.to_thread(counts.counted, self._datapath)
+        self._counted = await asyncio.to_thread(counts.counted, self._datapath)
 
     async def run(self) -> None:
         """Look for ever."""
@@ -95,7 +95,9 @@ class Health:
         """What is dropped at a rate, and what is nearly full."""
         texts = {name: self._texts.get(number, name) for number, name in self._names.items()}
         yield from rules.findings(self._node, self._alarms, self._lately(), texts)
-        yield from self._pressure.findings(self._node, self._usages())
+        yield from shares.findings(
+            self._node, self._half, self._nearly, self._usages(), self._counted.half_open
+        )
 
     def status(self) -> dict[str, list[Row]]:
         """``drops`` of the last minute and ``usage``, for ``meshgate status``."""
@@ -114,6 +116,7 @@ class Health:
     def _usages(self) -> dict[str, Usage]:
         """By what they are; what a feature says itself stands."""
         blocks = self._blocks()
-        found = counts.usages(self._node, self._sizes, self._ports, blocks, self._block_size)
+        sizes, ports = self._counted.sizes, self._counted.ports
+        found = counts.usages(self._node, sizes, ports, blocks, self._block_size)
         rows = {one.what: one for one in found}
         return rows | {one.what: one for one in self._more()}

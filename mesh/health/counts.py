@@ -5,8 +5,10 @@ A table of 262,144 entries is read in batches in about 60 ms, of which the kerne
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 
@@ -25,6 +27,7 @@ TABLES = {
     "mappings IPv6": "mg_nat_v6",
     "fragments": "mg_frag",
 }
+CONNECTIONS = ("connections IPv4", "connections IPv6")
 MAPPINGS = ("mappings IPv4", "mappings IPv6")
 #: Of a mapping's key, all but its port: the egress address, and the remote that the port serves.
 _REMOTE = ("destination", "source", "source_port", "protocol")
@@ -57,9 +60,12 @@ def ports_in_use(keys: npt.NDArray[Any]) -> dict[IP, int]:
     )
     most = np.zeros(len(first), np.int64)
     np.maximum.at(most, which, counts)
-    family = IPv4Address if keys.dtype["destination"].itemsize == _IPV4_SIZE else IPv6Address
-    pairs = zip(destinations[first], most.tolist(), strict=True)
-    return {family(address.tobytes()): count for address, count in pairs}
+    size = keys.dtype["destination"].itemsize
+    family = IPv4Address if size == _IPV4_SIZE else IPv6Address
+    # As bytes of the whole column: one element of it would come in this machine's order.
+    raw = destinations[first].tobytes()
+    pairs = zip(range(0, len(raw), size), most.tolist(), strict=True)
+    return {family(raw[start : start + size]): count for start, count in pairs}
 
 
 def _hashes(keys: npt.NDArray[Any], names: Sequence[str]) -> npt.NDArray[np.uint64]:
@@ -74,24 +80,38 @@ def _hashes(keys: npt.NDArray[Any], names: Sequence[str]) -> npt.NDArray[np.uint
     return hashes
 
 
-def counted(maps: Opened) -> tuple[dict[str, tuple[int, int]], dict[IP, int]]:
-    """Entries in use and sizes by what they are, and the live ports of each egress address.
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Entries in use and sizes, and how many are half-open, by what they are; live ports.
 
     A port that the next connection may take is not in use, though its mapping is still there.
     """
+
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    half_open: dict[str, int] = field(default_factory=dict)
+    ports: dict[IP, int] = field(default_factory=dict)  # of each egress address
+
+
+def counted(maps: Opened) -> Counted:
+    """All of them, now."""
     one_shot, now = maps.enum("one_shot"), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    sizes: dict[str, tuple[int, int]] = {}
-    ports: dict[IP, int] = {}
+    flag = maps.enum("connection_flag").get("CONNECTION_HALF_OPEN", 0)
+    found = Counted()
     for what, name in TABLES.items():
-        one, used, live = maps.map(name), 0, []
+        one, used, half_open, live = maps.map(name), 0, 0, []
         for keys, values in one.parts():
             used += len(keys)
             if what in MAPPINGS:
                 live.append(keys[are_live(values, now, one_shot)])
-        sizes[what] = used, one.max_entries
+            elif what in CONNECTIONS:
+                tcp = keys["protocol"] == socket.IPPROTO_TCP
+                half_open += int(np.count_nonzero(tcp & (values["flags"] & flag != 0)))
+        found.sizes[what] = used, one.max_entries
+        if what in CONNECTIONS:
+            found.half_open[what] = half_open
         if live:
-            ports |= ports_in_use(np.concatenate(live, dtype=one.key))
-    return sizes, ports
+            found.ports.update(ports_in_use(np.concatenate(live, dtype=one.key)))
+    return found
 
 
 def usages(

@@ -18,3 +18,21 @@ NEARLY_FULL = Code(
     "Make it larger as the text says, or look which pod has the connections "
     "(`meshgate flow list`).",
 )
+MISTAKE = Code(
+    "M173",
+    "A part of a process has met a mistake in Meshgate. A derivation leaves its rows as they are: "
+    "nothing is deleted, and derivations that read these rows wait. It is tried again when its "
+    "inputs change. A task begins anew after a pause. All other parts go on.",
+    "Report the text to Meshgate's developers; the log of the process has the details. A row that "
+    "the text names can be changed, so that the derivation goes on.",
+)
+HALF_FULL = Code(
+    "D657",
+    "A connection table is half full. Nothing is refused yet; entries that have ended, or whose "
+    "opener does not answer, go after seconds. The text says how many are half-open: many of them "
+    "are somebody who opens connections and never answers, with forged addresses or from a pod. "
+    "The finding ends when less than two fifths were in use for a minute, "
+    "and gives way to D631 from three quarters on.",
+    "With many half-open ones look from where they come (`meshgate flow list`); else make the "
+    "table larger as the text says.",
+)

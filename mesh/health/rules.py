@@ -104,6 +104,11 @@ RULES: Final[Mapping[str, Rule]] = {
     "DROP_INVALID_IPV6_EXTENSION": _sent_wrongly(
         "their IPv6 extension headers are refused", _SENDER
     ),
+    "DROP_NO_SERVICE": _sent_wrongly(
+        "they are for a port that the service does not have, or for the service's address itself, "
+        "as a ping is",
+        "ask for a port of the service (`meshgate service list`)",
+    ),
     "DROP_NO_TUNNEL_ENDPOINT": Rule(
         "the node behind their destination has no next hop: it cannot be reached from here",
         "look at the routes of this host to the other node (`ip route get`), and at the other's "
@@ -198,6 +203,29 @@ RULES: Final[Mapping[str, Rule]] = {
         "nothing, if the policy was meant to change; else compare `meshgate egress list` with it",
         pod=None,
         overlay=None,
+    ),
+    "DROP_OVERLAY_PORT": Rule(
+        "they are for the overlay port of a node and are not the overlay's: somebody sends tunnel "
+        "packets in the name of a node, or another VXLAN uses the port",
+        f"{_SENDER}: a pod, or point TO_UPLINK, a socket of this host or what it masquerades",
+        overlay=None,  # of anybody, in IPv6
+    ),
+    "DROP_NEIGHBOUR_CLAIM": Rule(
+        "they are ARP or neighbour discovery of pods about addresses that are not theirs",
+        _SENDER,
+        pod=WRONG,
+        overlay=None,
+    ),
+    "DROP_ROUTER_TALK": Rule(
+        "they are what only routers say (redirects, router advertisements, MLD queries), of pods",
+        _SENDER,
+        overlay=None,
+    ),
+    "DROP_OWN_SENDER": Rule(
+        "they came by the uplink with this node's own address as their outer source: the fabric "
+        "takes forged sources, so whoever can send into it can be any node",
+        "let the fabric check the source addresses of nodes (docs/fabric.md)",
+        pod=None,
     ),
     "DROP_EGRESS_NO_ROOM": Rule(
         "the egress table has no room for their policy: these pods send nothing out of the mesh",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from mesh.core.findings import Code
 from mesh.core.model import Finding, Usage
-from mesh.health.findings import NEARLY_FULL
+from mesh.health.findings import HALF_FULL, NEARLY_FULL
 
-#: Share in use at which a finding begins, and below which it ends after ``QUIET_S``.
-BEGINS, ENDS = 3 / 4, 2 / 3
+#: Seconds below the share at which a finding ends, until it ends.
 QUIET_S = 60.0
 #: Tables that give way to new entries by themselves: they are full, and nothing is refused.
 GIVE_WAY = ("fragments",)
@@ -39,6 +40,7 @@ _MAPS = {
     "mappings IPv4": "mg_nat_v4",
     "mappings IPv6": "mg_nat_v6",
 }
+EMPTY: Mapping[str, int] = MappingProxyType({})
 
 
 def share(usage: Usage) -> float:
@@ -53,17 +55,33 @@ def means(what: str) -> str:
     return text.format(map=_MAPS.get(what, what))
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Shares in use at which a finding begins, and below which it ends after ``QUIET_S``."""
+
+    code: Code
+    begins: float
+    ends: float
+    of: tuple[str, ...] = ()  # nouns of what is judged; none: all
+
+
+NEARLY = Mark(NEARLY_FULL, 3 / 4, 2 / 3)
+#: Only what strangers can fill: an egress address, say, is there to be used.
+HALF = Mark(HALF_FULL, 1 / 2, 2 / 5, ("connections",))
+
+
 @dataclass(slots=True)
 class Pressure:
-    """What is nearly full, and since when it has been less so."""
+    """What is full up to a mark, and since when it has been less so."""
 
+    _mark: Mark = NEARLY
     _alarms: dict[str, float] = field(default_factory=dict)  # -> when it last was not quiet
 
     def note(self, at: float, usages: Iterable[Usage]) -> None:
         """How much is in use at a time."""
-        shares = {one.what: share(one) for one in usages if one.what not in GIVE_WAY}
+        shares = {one.what: share(one) for one in usages if self._judges(one.what)}
         for what, part in shares.items():
-            if part >= BEGINS or (what in self._alarms and part >= ENDS):
+            if part >= self._mark.begins or (what in self._alarms and part >= self._mark.ends):
                 self._alarms[what] = at
         self._alarms = {
             what: last
@@ -71,9 +89,29 @@ class Pressure:
             if what in shares and at - last < QUIET_S
         }
 
-    def findings(self, node: str, usages: Mapping[str, Usage]) -> Iterator[Finding]:
-        """One finding for each table that is nearly full."""
+    def _judges(self, what: str) -> bool:
+        of = self._mark.of
+        return what not in GIVE_WAY and (not of or what.partition(" ")[0] in of)
+
+    def findings(
+        self, node: str, usages: Mapping[str, Usage], half_open: Mapping[str, int] = EMPTY
+    ) -> Iterator[Finding]:
+        """One finding for each table that is so full; ``half_open`` are entries of some of them."""
         for what in sorted(self._alarms.keys() & usages.keys()):
             one = usages[what]
-            text = f"{one.used} of {one.size} are in use ({share(one):.0%}): {means(what)}"
-            yield Finding(NEARLY_FULL, f"{node}/agent", what, text, (f"node/{node}",))
+            some = f", {half_open[what]} of them half-open" if what in half_open else ""
+            text = f"{one.used} of {one.size} are in use ({share(one):.0%}){some}: {means(what)}"
+            yield Finding(self._mark.code, f"{node}/agent", what, text, (f"node/{node}",))
+
+
+def findings(
+    node: str, half: Pressure, nearly: Pressure, usages: Mapping[str, Usage],
+    half_open: Mapping[str, int],
+) -> Iterator[Finding]:  # fmt: skip
+    """Of both marks: what is nearly full is not said to be half full, too."""
+    worse = list(nearly.findings(node, usages, half_open))
+    yield from worse
+    known = {one.field for one in worse}
+    for one in half.findings(node, usages, half_open):
+        if one.field not in known:
+            yield one

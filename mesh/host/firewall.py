@@ -2,9 +2,9 @@
 
 Most packets pass netfilter by: they are redirected at tcx. Two kinds do not: overlay packets that
 the kernel has to open (aggregates of UDP, fragments), and what a pod sends out of the mesh without
-an egress policy. One packet of each kind is followed through the chains of nftables, iptables-nft
-among them. A rule whose match cannot be judged here may accept the packet, so only a drop that is
-certain is told. ``judged`` is pure; ``look`` asks ``nft``.
+an egress policy, answers among it. One packet of each kind is followed through the chains of
+nftables, iptables-nft among them. A rule whose match cannot be judged here may accept the packet,
+so only a drop that is certain is told. ``judged`` is pure; ``look`` asks ``nft``.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
     """One packet of each kind; ``pods`` is how names of the pods' devices begin."""
     new = {"ct state": "new", "meta iifname": uplink}
     overlay = {"meta l4proto": "udp", "udp dport": port, "meta nfproto": "ipv4"}
+    answer = {"ct state": "invalid"}  # a SYN-ACK without a SYN, which BPF has delivered
     from_pod = {"meta iifname": f"{pods}0", "meta oifname": uplink, "meta l4proto": "tcp"}
     return [
         Probe(
@@ -90,6 +91,16 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
             )
             for family in ("IPv4", "IPv6")
         ),
+        *(
+            Probe(
+                "forward",
+                f"what pods of this node answer over {family} to hosts outside of the mesh that "
+                "have connected to them is lost, since conntrack has not seen the question",
+                f'iifname "{pods}*" accept',
+                answer | from_pod | {"meta nfproto": family.lower()},
+            )
+            for family in ("IPv4", "IPv6")
+        ),
     ]
 
 
@@ -97,7 +108,11 @@ _FAMILIES = {"ipv4": ("ip", "inet"), "ipv6": ("ip6", "inet")}
 
 
 def judged(chains: Mapping[ChainKey, Chain], asked: Iterable[Probe]) -> Iterator[Stopped]:
-    """The base chains that certainly drop a packet; each drops for all, whatever others accept."""
+    """The base chains that certainly drop a packet; each drops for all, whatever others accept.
+
+    Of a chain and family the first packet that is dropped is told.
+    """
+    told: set[tuple[ChainKey, object]] = set()
     for probe in asked:
         families = _FAMILIES[str(probe.known["meta nfproto"])]
         for chain in chains.values():
@@ -105,7 +120,9 @@ def judged(chains: Mapping[ChainKey, Chain], asked: Iterable[Probe]) -> Iterator
                 continue
             verdict = _walk(chains, chain.key, probe.known, CHAINS)
             by_policy = verdict is Verdict.ON and chain.policy == "drop"
-            if verdict is Verdict.DROP or by_policy:
+            about = chain.key, probe.known["meta nfproto"]
+            if (verdict is Verdict.DROP or by_policy) and about not in told:
+                told.add(about)
                 family, table, name = chain.key
                 place = f"table {family} {table} chain {name}"
                 how = "by its policy" if by_policy else "by a rule"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mesh.core.files import in_words, replace_file
+from mesh.core.files import in_words, private_folder, replace_file
 from mesh.host.forwarding import Step
 
 _BOOT = "kernel/random/boot_id"
@@ -151,5 +151,5 @@ class Ledger:
         """Write everything down; raises OSError."""
         notes = {name: asdict(note) for name, note in self.notes.items()}
         said = {"boot": self._boot, "notes": notes, "routes": self.routes}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self.path.parent)
         replace_file(self.path, json.dumps(said, indent=1), durable=True)

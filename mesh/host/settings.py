@@ -126,7 +126,8 @@ SETTINGS: Final = (
         "programs tcx",
         "attached",
         _OURS,
-        "the datapath: mg_from_uplink, mg_from_vxlan, mg_to_vxlan, mg_from_pod, mg_to_pod at tcx",
+        "the datapath: mg_from_uplink, mg_to_uplink, mg_from_vxlan, mg_to_vxlan, mg_from_pod, "
+        "mg_to_pod at tcx",
         "what they redirect is seen neither by netfilter nor by tcpdump on the device that it "
         "would have left through. No qdisc is added",
         Undo.REMOVED,

@@ -1,21 +1,21 @@
 """Who every address of the mesh is: own pods, peers' pods, nodes, joined as they arrive.
 
 The table ``address`` has tens of thousands of rows, so this join is incremental: an event touches
-the rows it concerns and no other. A pod's row needs three facts that arrive in any order: its
-agent's key (addresses and labels), the identity claimed for the labels, its node's endpoint.
+the rows it concerns and no other. A pod's row needs facts that arrive in any order: what counts of
+its agent's key (``counted.py``), and its node's endpoint.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.address import ADDRESS, column, packed
+from mesh.core.address import ADDRESS, OfCluster, column, packed
 from mesh.core.model import (
     IDENTITY_HOST,
     IDENTITY_REMOTE_NODE,
@@ -27,6 +27,7 @@ from mesh.core.model import (
     PodRef,
 )
 from mesh.core.table import Changes, ColumnChanges, ColumnTable
+from mesh.identity.counted import CountedPods
 
 #: ``enum address_kind`` and ``struct address``. They stand here, because a controller judges
 #: addresses of other clusters without a datapath; ``tests/unit/datapath/test_numbers.py`` compares.
@@ -39,19 +40,15 @@ VALUE = np.dtype(
 
 
 class PodJoin(ABC):
-    """Pods of the own cluster, joined as their facts arrive.
+    """Pods of the own cluster that count, joined with their nodes as both arrive.
 
-    While two pods claim one address, the one that came last has it. A subclass says where rows
-    go: ``write`` and ``withdraw``.
+    A subclass says where rows go: ``write`` and ``withdraw``.
     """
 
-    def __init__(self) -> None:
-        self._pods: dict[PodRef, PodEntry] = {}
-        self._identities: dict[str, int] = {}
+    def __init__(self, counted: CountedPods) -> None:
+        self._counted = counted
         self._endpoints: dict[str, IPv4Address] = {}
-        self._by_labels: dict[str, set[PodRef]] = {}
-        self._by_node: dict[str, set[PodRef]] = {}
-        self._owners: dict[IP, PodRef] = {}
+        self._written: dict[PodRef, tuple[IP, ...]] = {}
 
     @abstractmethod
     def write(self, rows: Mapping[IP, Joined]) -> None:
@@ -61,82 +58,50 @@ class PodJoin(ABC):
     def withdraw(self, addresses: Collection[IP]) -> None:
         """Remove the rows of addresses that have no pod any more."""
 
-    def pods(self, puts: Mapping[PodRef, PodEntry], deletes: Collection[PodRef]) -> None:
-        """Take in what agents wrote and removed."""
-        gone: set[IP] = set()
-        for ref in (*deletes, *puts):
-            gone.update(self._forget(ref))
-        for ref, entry in puts.items():
-            self._pods[ref] = entry
-            self._by_labels.setdefault(entry.labels, set()).add(ref)
-            self._by_node.setdefault(ref.node, set()).add(ref)
-            self._owners.update(dict.fromkeys(entry.addresses, ref))
-        self._write(puts)
-        self._withdraw(a for a in gone if a not in self._owners)
-
-    def identities(self, changes: Changes[str, int]) -> None:
-        """Take in identities by label text. A pod whose identity is gone keeps its row."""
-        self._identities.update(changes.upsert)
-        for labels in changes.delete:
-            self._identities.pop(labels, None)
-        self._write(ref for labels in changes.upsert for ref in self._by_labels.get(labels, ()))
+    def pods(self, changes: Changes[PodRef, PodEntry]) -> None:
+        """Take in the entries that count."""
+        rows: dict[IP, Joined] = {}
+        left: list[IP] = []
+        for ref in changes.delete:
+            left += self._written.pop(ref, ())
+        for ref, entry in changes.upsert.items():
+            node = self._endpoints.get(ref.node)
+            now = entry.addresses if entry.identity and node else ()
+            before = self._written.get(ref, ())
+            if before != now:
+                left += [address for address in before if address not in now]
+                self._written[ref] = now
+            if node is not None and now:
+                rows.update(dict.fromkeys(now, Joined(ref, entry.labels, entry.identity, node)))
+        if rows:
+            self.write(rows)
+        gone = [address for address in left if address not in rows and self._is_gone(address)]
+        if gone:
+            self.withdraw(gone)
 
     def endpoints(self, changes: Changes[str, IPv4Address]) -> None:
         """Take in tunnel endpoints of nodes of the cluster; a node without one is gone."""
         self._endpoints.update(changes.upsert)
         for name in changes.delete:
             self._endpoints.pop(name, None)
-        self._write(ref for name in changes.upsert for ref in self._by_node.get(name, ()))
-        lost = (ref for name in changes.delete for ref in self._by_node.get(name, ()))
-        self._withdraw(address for ref in lost for address in self._held(ref))
+        for name in (*changes.upsert, *changes.delete):
+            self.pods(Changes(self._counted.of_node(name), frozenset()))
 
     def owner(self, address: IP) -> PodRef | None:
         """The pod that has an address."""
-        return self._owners.get(address)
+        return self._counted.holder(address)
 
-    def _held(self, ref: PodRef) -> list[IP]:
-        entry = self._pods.get(ref)
-        addresses = entry.addresses if entry else ()
-        return [address for address in addresses if self._owners.get(address) == ref]
-
-    def _forget(self, ref: PodRef) -> list[IP]:
-        mine = self._held(ref)
-        for address in mine:
-            del self._owners[address]
-        entry = self._pods.pop(ref, None)
-        if entry:
-            _drop(self._by_labels, entry.labels, ref)
-            _drop(self._by_node, ref.node, ref)
-        return mine
-
-    def _write(self, refs: Iterable[PodRef]) -> None:
-        rows: dict[IP, Joined] = {}
-        for ref in refs:
-            labels = self._pods[ref].labels
-            identity, node = self._identities.get(labels), self._endpoints.get(ref.node)
-            if identity is not None and node is not None:
-                joined = Joined(ref, labels, identity, node)
-                rows.update(dict.fromkeys(self._held(ref), joined))
-        if rows:
-            self.write(rows)
-
-    def _withdraw(self, addresses: Iterable[IP]) -> None:
-        gone = list(addresses)
-        if gone:
-            self.withdraw(gone)
-
-
-def _drop(index: dict[str, set[PodRef]], name: str, ref: PodRef) -> None:
-    index[name].discard(ref)
-    if not index[name]:
-        del index[name]
+    def _is_gone(self, address: IP) -> bool:
+        """Whether no other pod has a row with it by now."""
+        holder = self._counted.holder(address)
+        return holder is None or address not in self._written.get(holder, ())
 
 
 class OwnPods(PodJoin):
     """Rows of the own cluster's pods in a table of ``VALUE``."""
 
-    def __init__(self, table: ColumnTable, cluster_id: int) -> None:
-        super().__init__()
+    def __init__(self, counted: CountedPods, table: ColumnTable, cluster_id: int) -> None:
+        super().__init__(counted)
         self._table = table
         self._cluster_id = cluster_id
 
@@ -203,12 +168,15 @@ def take_remote(table: ColumnTable, changes: ColumnChanges) -> None:
     """Write accepted addresses of other clusters into ``table``.
 
     A router's row goes with its node (``write_columns``), whether or not it has a key of its own.
+    A cluster takes away no row that has become another cluster's meanwhile.
     """
     if len(changes.keys):
         table.upsert(changes.keys, changes.values)
     if len(changes.deleted):
         keys, values = table.existing(changes.deleted)
-        table.delete(keys[values["kind"] == KIND_POD])
+        others = list(changes.others) if isinstance(changes, OfCluster) else []
+        mine = ~np.isin(values["cluster"], others)
+        table.delete(keys[mine & (values["kind"] == KIND_POD)])
 
 
 def tunnel_endpoint(node: Node) -> IPv4Address | None:

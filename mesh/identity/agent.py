@@ -1,7 +1,8 @@
 """Identities and addresses on a node: who every address of the mesh is.
 
     claims of identities          -> identity, number of each label text
-    pod entries, numbers, nodes   -> address (own pods)
+    pod entries, confirmations    -> pods that count (``counted.py``)
+    pods that count, nodes        -> address (own pods)
     nodes of all clusters         -> address (nodes)
 
 Addresses of other clusters arrive in the same table by ``take_remote``.
@@ -9,22 +10,23 @@ Addresses of other clusters arrive in the same table by ``take_remote``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from itertools import chain
 
 from mesh.core.address import ADDRESS
 from mesh.core.feature import AgentFeature, Maps
-from mesh.core.groups import By, Followed, To
-from mesh.core.model import IP, Node, NodeKey, PodEntry, PodKey, PodRef
+from mesh.core.groups import By, To
+from mesh.core.model import IP, Finding, Node, NodeKey, PodKey
 from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
-from mesh.core.table import Changes, ColumnTable, Source, Table
+from mesh.core.table import ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
-from mesh.identity.labels import NOUN, POOL
+from mesh.identity.counted import CountedPods
+from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY, NOUN, POOL
 from mesh.identity.layouts import DECLARED
 from mesh.identity.listing import address_rows
 from mesh.identity.nouns import identity_row
@@ -60,21 +62,24 @@ class IdentityAgent(AgentFeature):
     ) -> None:
         self.address = address
         self._own, self._id = own, id_
-        self._objects, self._entries, self._node = objects, store.pods, node
+        self._objects, self._node = objects, node
         self._remote = remote
         self._numbers = Numbers(own.cluster, id_, store.claims_of(NOUN, pool=POOL).held)
         self.number = self._numbers.number
-        self._own_pods = OwnPods(address, id_)
+        self.counted = CountedPods(
+            own.cluster, store.pods, store.confirmed, store.confirms,
+            self._numbers.identity, self.number,
+        )  # fmt: skip
+        self._own_pods = OwnPods(self.counted, address, id_)
+        self.counted.then = self._own_pods.pods
         self._endpoint: Table[str, IPv4Address] = Table("endpoint of own node")
         self._asked: Table[tuple[bytes, NodeKey], AddressValue] = Table("address of node asked")
         self._node_address: Table[bytes, AddressValue] = Table("address of node")
 
     def derive(self, loop: Loop) -> None:
         self._numbers.derive(loop)
-        entries = Followed(self._entries, self._take_entries)
-        loop.work("addresses of pods", entries, [], [self._entries])
+        self.counted.derive(loop, self._node)
         loop.group(self._endpoint, _endpoint, By(self._node, self._if_ours))
-        loop.follow(self.number, self._own_pods.identities, keys=8)
         loop.follow(self._endpoint, self._own_pods.endpoints, keys=1)
         loop.group(
             self._asked,
@@ -84,7 +89,7 @@ class IdentityAgent(AgentFeature):
         )
         loop.group(self._node_address, addresses.first_asked, By(self._asked, lambda k, _: [k[0]]))
         loop.follow(self._node_address, partial(addresses.write_columns, self.address))
-        sources: list[Source] = [self._remote.complete, self._entries, self._node_address]
+        sources: list[Source] = [self._remote.complete, self.counted.table, self._node_address]
         loop.derive(sources, self.address.mark_synced)
 
     def apply(self, loop: Loop, maps: Maps) -> None:
@@ -99,8 +104,8 @@ class IdentityAgent(AgentFeature):
     def _if_ours(self, key: NodeKey, _: Node) -> list[str]:
         return [key.name] if key.cluster == self._own.cluster else []
 
-    def _take_entries(self, changes: Changes[PodRef, PodEntry]) -> None:
-        self._own_pods.pods(changes.upsert, changes.delete)
+    def findings(self) -> Iterable[Finding]:
+        return self.counted.findings()
 
     def pod_of(self, address: IP) -> PodKey | None:
         """The pod of an address, of any cluster."""
@@ -113,6 +118,13 @@ class IdentityAgent(AgentFeature):
         """The label text of an identity of any cluster, empty when this node does not know it."""
         row = self._numbers.identity.rows.get(number) or self._remote.identities.rows.get(number)
         return row.labels if row else ""
+
+    def cluster_of(self, number: int) -> str:
+        """The cluster in whose range an identity is, empty for those that all clusters share."""
+        if number < FIRST_IDENTITY:
+            return ""
+        ids = self._remote.ids.rows.items()
+        return next((name for name, id_ in ids if id_ == number >> CLUSTER_SHIFT), "")
 
     def listings(self) -> Mapping[str, Listing]:
         return {"identity": self._identity_rows, "address": self._address_rows}

@@ -12,15 +12,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from bpf.build import build
 from bpf.object import mount_bpffs
-from clustermesh.certs import write_pki
+from clustermesh.etcd.auth import CONTROLLER
+from clustermesh.issued import ROOT, Folder, write_pair, write_pki
+from mesh.core.files import replace_file
 from mesh.lab import enter, fake_kubelet, network, processes, settings
-from mesh.lab.places import BPFFS, NETNS, OWN, Lab, LabError, is_mounted
+from mesh.lab.places import BPFFS, NETNS, OWN, USERS, Lab, LabError, is_mounted
 from mesh.lab.processes import Process
 from mesh.lab.topology import Topology
 
@@ -147,7 +149,7 @@ def down(lab: Lab, *, force: bool = False) -> None:
 def _claim(lab: Lab, topology: Topology, text: str) -> None:
     """Record what is about to be made, so that even a killed run can be taken down."""
     lab.run.mkdir(parents=True, exist_ok=True)
-    lab.topology.write_text(text)
+    replace_file(lab.topology, text)
     names = tuple(lab.host(name).netns for name in network.hosts(topology))
     for name in names:
         if (NETNS / name).exists():
@@ -168,14 +170,30 @@ def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
     network.build(lab, topology)
     progress.say(f"{len(network.hosts(topology))} hosts are connected")
     served = [str(address) for address in topology.etcd.addresses]
-    write_pki(settings.pki_directory(lab), settings.etcd_users(topology), served)
+    users = settings.etcd_users(topology)
+    pki = write_pki(settings.pki_directory(lab), [ROOT], served, [user.cn for user in users])
+    for user in users:
+        if user.role == CONTROLLER:
+            shutil.chown(pki.users[user.cn].key, USERS["controller"])
+    _issue_for_hubble(settings.pki_directory(lab), settings.hubble_names(topology))
     settings.write_manifests(lab, topology)
     progress.say("certificates and manifests are written")
+
+
+def _issue_for_hubble(pki: Path, names: Mapping[str, str]) -> None:
+    """Certificates of servers, each valid for another name, too. A relay is a client as well."""
+    if names:
+        authority = Folder(pki).authority
+        for name, valid_for in names.items():
+            write_pair(pki, name, authority.issue_server(name, [valid_for]))
+        write_pair(pki, settings.RELAY_CLIENT, authority.issue_user(settings.RELAY_CLIENT))
 
 
 def _start_neighbours(lab: Lab, topology: Topology, progress: Progress) -> None:
     """What surrounds Meshgate: etcd, the legacy server, the router."""
     _start_etcd(lab, topology)
+    pki = str(settings.pki_directory(lab))
+    _spawn(lab, OWN, "renewing", (sys.executable, "-m", "mesh.lab.renewing", pki))
     server = settings.program("legacy.py", topology.legacy.tcp, topology.legacy.udp)
     _spawn(lab, "legacy", "legacy", server)
     _start_router(lab, topology)
@@ -209,8 +227,11 @@ def _start_etcd(lab: Lab, topology: Topology) -> None:
         *("--listen-client-urls", clients, "--advertise-client-urls", clients),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
         *("--initial-cluster", f"lab={peer}", "--client-cert-auth"),
+        *("--auto-compaction-retention", "1h"),  # counters write for ever (docs/etcd.md)
         *("--cert-file", str(pki / "server.crt"), "--key-file", str(pki / "server.key")),
-        *("--trusted-ca-file", str(pki / "ca.crt"), "--logger", "zap", "--log-level", "warn"),
+        *("--trusted-ca-file", str(pki / "ca.crt"), "--client-crl-file", str(pki / "ca.crl")),
+        # The gateway would call etcd with etcd's own certificate, which is good for a server only.
+        *("--enable-grpc-gateway=false", "--logger", "zap", "--log-level", "warn"),
     )
     _spawn(lab, "etcd", "etcd", command)
 
@@ -218,7 +239,8 @@ def _start_etcd(lab: Lab, topology: Topology) -> None:
 def authorise_etcd(lab: Lab, topology: Topology) -> None:
     """Wait for etcd, then make sure that its users exist and authentication is on."""
     pki = str(settings.pki_directory(lab))
-    names = [cluster.name for cluster in topology.clusters]
+    users = settings.etcd_users(topology)
+    names = [f"{user.cluster}:{user.role}:{user.name}" for user in users]
     module = (sys.executable, "-m", "mesh.lab.bootstrap", settings.etcd_endpoint(topology), pki)
     command = enter.argv(lab.host("etcd"), [*module, *names])
     environment = processes.environment()
@@ -237,8 +259,8 @@ def authorise_etcd(lab: Lab, topology: Topology) -> None:
 def _start_router(lab: Lab, topology: Topology) -> None:
     """Zebra, then bgpd: it would wait ten seconds after a first failed try to reach zebra."""
     directory = lab.host_run("router")
-    (directory / "zebra.conf").write_text("hostname router\n")
-    (directory / "bgpd.conf").write_text(f"hostname router\n{settings.frr_config(topology)}")
+    replace_file(directory / "zebra.conf", "hostname router\n")
+    replace_file(directory / "bgpd.conf", f"hostname router\n{settings.frr_config(topology)}")
     for path in (directory, *directory.iterdir()):
         shutil.chown(path, "frr", "frr")
     directory.chmod(0o755)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from clustermesh.issued import ROOT, files_of
 from mesh.lab import bringup, enter, network, places, processes, settings, topology
 from mesh.lab.places import Lab, LabError
 
@@ -106,8 +107,9 @@ def _show(lab: Lab, options: argparse.Namespace) -> int:
             "endpoint": settings.etcd_endpoint(shape),
             "ca": str(pki / "ca.crt"),
             "users": {
-                user: {"cert": str(pki / f"{user}.crt"), "key": str(pki / f"{user}.key")}
-                for user in settings.etcd_users(shape)
+                user: {"cert": str(files.cert), "key": str(files.key)}
+                for user in (*(one.cn for one in settings.etcd_users(shape)), ROOT)
+                for files in [files_of(pki, user)]
             },
         },
         "manifests": {each.name: str(lab.manifests(each.name)) for each in shape.clusters},

@@ -188,7 +188,7 @@ def flows(demo: Demo) -> None:
         for row in demo.quiet("meshgate flow list -o json")
         if row["destination"]["address"] == target and row["destination"]["port"] == 8080
     ]
-    last = f"NR == 1 {{print}} /{target}:8080/ {{last = $0}} END {{print last}}"
+    last = r"NR == 1 {print} /west\/shop\/web-1:8080/ {last = $0} END {print last}"
     demo.run(f"meshgate flow list | awk '{last}'")
     identities = {(row["source"]["identity"], row["destination"]["identity"]) for row in rows}
     client, web = _pod(demo, "east/shop/client-1"), _pod(demo, "west/shop/web-1")

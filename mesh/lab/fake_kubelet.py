@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from typing import Annotated
 
 import msgspec
 
-from mesh.core.files import replace_file
+from mesh.core.files import replace_file, rotate
 from mesh.core.model import Finding, PodKey
 from mesh.core.strict import convert
 from mesh.lab import enter, network, places, processes
@@ -210,6 +211,9 @@ def main() -> None:
     kubelet = FakeKubelet(places.current())
     while not stopped:
         kubelet.round()
+        for log in kubelet.lab.run.glob("*/*.log"):
+            with suppress(OSError):
+                rotate(log)
         time.sleep(PERIOD_S)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 BPFFS = Path("/sys/fs/bpf")
 NETNS = Path("/run/netns")
 MOUNTS = Path("/proc/mounts")
+#: Who runs what needs no root. No user database hands out these numbers, so none need be made.
+USERS = {"exabgp": 1_900_000_001, "controller": 1_900_000_002}
 #: In place of a host, for what belongs to none.
 OWN = "lab"
 
@@ -74,7 +76,7 @@ class Lab:
     def pod(self, cluster: str, namespace: str, name: str, node: str) -> Place:
         """A pod on ``node``."""
         return Place(
-            f"{self.name}-{cluster}-{namespace}-{name}",
+            f"{self.name}-{cluster}_{namespace}_{name}",
             self.cgroup / node / f"pod-{namespace}-{name}",
         )
 

@@ -18,7 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from mesh.core.files import replace_file
+from bgp.exabgp.engine import Engine
+from mesh.core.files import open_private, replace_file
 from mesh.lab import enter
 from mesh.lab.places import Lab, LabError, Place
 
@@ -85,7 +86,7 @@ def spawn(lab: Lab, process: Process, place: Place) -> Process:
     """Start ``process`` in ``place`` in a session of its own, and record it."""
     directory = Path(process.log).parent
     directory.mkdir(parents=True, exist_ok=True)
-    with Path(process.log).open("ab") as log:
+    with os.fdopen(open_private(Path(process.log)), "ab") as log:
         child = subprocess.Popen(
             enter.argv(place, process.argv),
             stdin=subprocess.DEVNULL,
@@ -205,15 +206,10 @@ def _children(lab: Lab, state: State) -> Iterator[Process]:
     for speaker in state.processes.values():
         if speaker.role != "speaker":
             continue
-        directory = speaker_directory(lab, speaker.host)
-        for role in CHILDREN:
-            try:
-                pid = int((directory / f"{role}.pid").read_text())
-            except (OSError, ValueError):
-                continue
-            if (tick := born(pid)) is not None:
-                log = str(directory / "exabgp.log")
-                yield Process(speaker.host, role, (), log, pid, tick)
+        engine = Engine(speaker_directory(lab, speaker.host))
+        for role, pid in zip(CHILDREN, (engine.pid(), engine.relay_pid()), strict=True):
+            if pid is not None and (tick := born(pid)) is not None:
+                yield Process(speaker.host, role, (), str(engine.log), pid, tick)
 
 
 def speaker_directory(lab: Lab, host: str) -> Path:
@@ -230,6 +226,6 @@ def environment() -> dict[str, str]:
 @contextmanager
 def _locked(lab: Lab) -> Iterator[None]:
     lab.run.mkdir(parents=True, exist_ok=True)
-    with (lab.run / "lock").open("w") as handle:
+    with os.fdopen(open_private(lab.run / "lock"), "ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

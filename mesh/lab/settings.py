@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import yaml
 
 from bgp.routers.frr import Neighbor, router_config
-from mesh.lab.places import Lab
+from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser
+from clustermesh.issued import files_of
+from mesh.core.files import replace_file
+from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
+from mesh.observe.relays import DOMAIN
 from mesh.pools.settings import Pool
 
 POLICY = "erp"
@@ -19,7 +24,13 @@ WEB_PORT = 8080
 SERVICE_PORT = 80
 HOLD_S = 9
 RESTART_S = 120
+HUBBLE_PORT = 4244
+#: A relay's certificate as server, the name by which the command line knows it, and the certificate
+#: by which it and the command line are clients.
+RELAY, RELAY_NAME = "hubble-relay", "lab.hubble-relay.cilium.io"
+RELAY_CLIENT = "hubble-client"
 _HERE = Path(__file__).parent
+_CONTROLLERS = ("controller", "controller2")
 
 Document = dict[str, object]
 
@@ -31,23 +42,26 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
     agent = {
         **common,
         "node": node.name,
-        "etcd": etcd_client(lab, topology, f"{cluster.name}-agent"),
+        "etcd": etcd_client(lab, topology, EtcdUser(cluster.name, NODE, node.name)),
         "bpffs": str(lab.bpffs(node.name)),
         "cgroup": str(lab.host(node.name).cgroup),
         "uplink": "uplink",
         "socket": str(run / "agent.sock"),
-        "podNetns": f"/run/netns/{lab.name}-{{cluster}}-{{namespace}}-{{name}}",
+        "podNetns": f"/run/netns/{lab.name}-{{cluster}}_{{namespace}}_{{name}}",
         "hosts": topology.hosts,
         "egress": _egress(topology),
         "stateDir": str(run / "agent"),
     }
+    if topology.hubble:
+        agent["hubble"] = _hubble(lab, cluster, node)
     speaker = {
         **common,
         "node": node.name,
-        "etcd": etcd_client(lab, topology, f"{cluster.name}-speaker"),
+        "etcd": etcd_client(lab, topology, EtcdUser(cluster.name, SPEAKER, node.name)),
         "runDir": str(speaker_directory(lab, node.name)),
         "socket": str(run / "speaker.sock"),
         "routerID": str(node.addresses[0]),
+        "exabgpUser": str(USERS["exabgp"]),
     }
     configs = {"agent": agent} | ({"speaker": speaker} if topology.bgp else {})
     return {role: _write(run, role, tree) for role, tree in configs.items()}
@@ -57,11 +71,11 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
     """Write controller.yaml and controller2.yaml of a cluster; the paths by role."""
     run = lab.host_run(cluster.nodes[0].name)
     written = {}
-    for role in ("controller", "controller2"):
+    for role, user in zip(_CONTROLLERS, _controllers(cluster), strict=True):
         tree: Document = {
             **_common(lab, cluster),
-            "instance": f"{cluster.nodes[0].name}-{role}",
-            "etcd": etcd_client(lab, topology, f"{cluster.name}-controller"),
+            "instance": user.name,
+            "etcd": etcd_client(lab, topology, user),
             "pools": {
                 "podCIDRs": _pool_list(cluster.pod_cidrs),
                 "locators": _pool_list(cluster.locators),
@@ -69,21 +83,29 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
             "egress": _egress(topology),
             "leaseSeconds": topology.lease_seconds,
             "stateDir": str(run / role),
-            "socket": str(run / f"{role}.sock"),
+            "socket": str(run / role / f"{role}.sock"),
         }
         written[role] = _write(run, role, tree)
+        _hand_over(run / role)
     return written
 
 
-def etcd_client(lab: Lab, topology: Topology, user: str) -> Document:
+def etcd_client(lab: Lab, topology: Topology, user: EtcdUser) -> Document:
     """The ``etcd`` section for one user."""
     pki = pki_directory(lab)
+    files = files_of(pki, user.cn)
     return {
         "endpoints": [etcd_endpoint(topology)],
         "ca": str(pki / "ca.crt"),
-        "cert": str(pki / f"{user}.crt"),
-        "key": str(pki / f"{user}.key"),
+        "cert": str(files.cert),
+        "key": str(files.key),
     }
+
+
+def _hand_over(state: Path) -> None:
+    """The controller's folder is its user's, and so is its socket there."""
+    state.mkdir(mode=0o700, exist_ok=True)
+    os.chown(state, USERS["controller"], USERS["controller"])
 
 
 def etcd_endpoint(topology: Topology, number: int = 0) -> str:
@@ -94,8 +116,9 @@ def etcd_endpoint(topology: Topology, number: int = 0) -> str:
 
 
 def meshgate(role: str, config: Path) -> tuple[str, ...]:
-    """The command of an agent, a controller or a speaker."""
-    return (sys.executable, "-m", "mesh.cli", role, "--config", str(config))
+    """The command of an agent, a controller or a speaker, with the rights that its unit gives."""
+    user = ("--user", str(USERS[role])) if role in USERS else ()
+    return (sys.executable, "-m", "mesh.lab.confined", role, "--config", str(config), *user)
 
 
 def program(name: str, *arguments: object) -> tuple[str, ...]:
@@ -103,10 +126,28 @@ def program(name: str, *arguments: object) -> tuple[str, ...]:
     return (sys.executable, str(_HERE / name), *map(str, arguments))
 
 
-def etcd_users(topology: Topology) -> list[str]:
-    """Certificate names, ``root`` last."""
-    roles = ("controller", "agent", "speaker")
-    return [*(f"{each.name}-{role}" for each in topology.clusters for role in roles), "root"]
+def etcd_users(topology: Topology) -> list[EtcdUser]:
+    """The users of the lab's processes, beside ``root``."""
+    users: list[EtcdUser] = []
+    for cluster in topology.clusters:
+        users += _controllers(cluster)
+        users += [EtcdUser(cluster.name, r, n.name) for n in cluster.nodes for r in (NODE, SPEAKER)]
+    return users
+
+
+def _controllers(cluster: Cluster) -> list[EtcdUser]:
+    """The users of both controllers; the name is that of the instance."""
+    host = cluster.nodes[0].name
+    return [EtcdUser(cluster.name, CONTROLLER, f"{host}-{role}") for role in _CONTROLLERS]
+
+
+def hubble_names(topology: Topology) -> dict[str, str]:
+    """The certificates of a Hubble relay and of each cluster's agents: what they are valid for."""
+    if not topology.hubble:
+        return {}
+    return {RELAY: RELAY_NAME} | {
+        f"hubble-{cluster.name}": f"*.{cluster.name}.{DOMAIN}" for cluster in topology.clusters
+    }
 
 
 def pki_directory(lab: Lab) -> Path:
@@ -122,14 +163,15 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         files = {
             "nodes": [_node(node) for node in cluster.nodes],
             "namespaces": [_object("v1", "Namespace", {"name": topology.pods.namespace})],
-            "services": [_service(topology, cluster)],
+            "services": [_service_cidr(cluster), _service(topology, cluster)],
             "egress": [_egress_policy(topology, cluster)],
             "peers": [_peer(topology, cluster)] if topology.bgp else [],
+            "contracts": _contracts(topology, cluster) if topology.contracts else [],
         }
         for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
             files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
         for name, documents in files.items():
-            (directory / f"{name}.yaml").write_text(_yaml(*documents))
+            replace_file(directory / f"{name}.yaml", _yaml(*documents), mode=0o644)
 
 
 def frr_config(topology: Topology) -> str:
@@ -146,6 +188,16 @@ def _common(lab: Lab, cluster: Cluster) -> Document:
     }
 
 
+def _hubble(lab: Lab, cluster: Cluster, node: NodeHost) -> Document:
+    pki = pki_directory(lab)
+    return {
+        "listen": f"{node.addresses[0]}:{HUBBLE_PORT}",
+        "ca": str(pki / "ca.crt"),
+        "cert": str(pki / f"hubble-{cluster.name}.crt"),
+        "key": str(pki / f"hubble-{cluster.name}.key"),
+    }
+
+
 def _egress(topology: Topology) -> Document:
     block = topology.egress
     return {"blockSize": block.block_size, "blocksPerNode": block.blocks_per_node}
@@ -158,7 +210,7 @@ def _pool_list(pools: tuple[Pool, ...]) -> list[Document]:
 def _write(directory: Path, role: str, tree: Document) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.yaml"
-    path.write_text(_yaml(tree))
+    replace_file(path, _yaml(tree), mode=0o644)
     return path
 
 
@@ -203,6 +255,11 @@ def _service(topology: Topology, cluster: Cluster) -> Document:
     return _object("v1", "Service", metadata, spec=spec)
 
 
+def _service_cidr(cluster: Cluster) -> Document:
+    spec = {"cidrs": [str(network) for network in cluster.services]}
+    return _object("networking.k8s.io/v1", "ServiceCIDR", {"name": "kubernetes"}, spec=spec)
+
+
 def _egress_policy(topology: Topology, cluster: Cluster) -> Document:
     spec = {
         "selectors": [{"podSelector": {"matchLabels": {"app": "client"}}}],
@@ -224,6 +281,24 @@ def _peer(topology: Topology, cluster: Cluster) -> Document:
         "gracefulRestartSeconds": RESTART_S,
     }
     return _object("meshgate.io/v1alpha1", "BGPPeer", {"name": "router"}, spec=spec)
+
+
+def _contracts(topology: Topology, cluster: Cluster) -> list[Document]:
+    others = (other for other in topology.clusters if other.name != cluster.name)
+    return [_contract(topology, other) for other in others]
+
+
+def _contract(topology: Topology, other: Cluster) -> Document:
+    """What the other cluster has by the topology; the nodes of all clusters are in one fabric."""
+    spec = {
+        "cluster": other.name,
+        "id": other.id,
+        "podCIDRs": [str(pool.cidr) for pool in other.pod_cidrs],
+        "nodeCIDRs": [str(one) for one in (*topology.fabric, *(p.cidr for p in other.locators))],
+        "serviceCIDRs": [str(network) for network in other.services],
+        "namespaces": [topology.pods.namespace],
+    }
+    return _object("meshgate.io/v1alpha1", "ClusterPeer", {"name": other.name}, spec=spec)
 
 
 def _yaml(*documents: object) -> str:

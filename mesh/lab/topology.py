@@ -106,8 +106,12 @@ class Topology(_Section, frozen=True):
     clusters: tuple[Cluster, ...]
     hosts: Literal["overlay", "native"] = "overlay"
     """``hosts`` of every agent."""
+    hubble: bool = False
+    """Whether agents listen for a Hubble relay."""
     bgp: bool = True
     """Whether the nodes peer with the router."""
+    contracts: bool = True
+    """Whether each cluster has contracts with the others, made from this file."""
 
     @property
     def nodes(self) -> Iterator[tuple[Cluster, NodeHost]]:

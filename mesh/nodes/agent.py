@@ -31,6 +31,7 @@ from mesh.nodes.layouts import DECLARED
 from mesh.nodes.nouns import node_row
 from mesh.nodes.pod_cidrs import NOUN, POD_CIDR_POOLS
 from mesh.nodes.standing import StandingNodes
+from mesh.nodes.uplink import Facts
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 from mesh.pools.prefixes import AgreedPools
@@ -47,7 +48,7 @@ WITHOUT_CIDR = (
 
 
 class NodesAgent(AgentFeature):
-    """``endpoint`` is where tunnels to this node, ``own``, end."""
+    """``facts`` are those of the uplink: tunnels to this node, ``own``, end at its endpoint."""
 
     layouts = DECLARED
 
@@ -55,7 +56,7 @@ class NodesAgent(AgentFeature):
         self,
         own: NodeKey,
         uplink: str,
-        endpoint: IPv4Address,
+        facts: Facts,
         objects: Objects,
         store: OwnStore,
         remote: Remote,
@@ -75,7 +76,8 @@ class NodesAgent(AgentFeature):
         #: ``HostFlag`` by tunnel endpoint; at the start of the agent those of the last one.
         self.flags: Table[IPv4Address, int] = Table("flags of node")
         self.flags.mark_synced()
-        self._uplink, self._endpoint = uplink, endpoint
+        self._uplink, self._endpoint = uplink, facts.endpoint
+        self._node_row = partial(node_row, own=own, mtu=facts.pod_mtu)
         self._objects, self._claims, self._locator = objects, store.claims_of(NOUN).held, locator
         self._remote = remote
         self._pools = AgreedPools(store.config, POD_CIDR_POOLS)
@@ -117,6 +119,7 @@ class NodesAgent(AgentFeature):
             By(self._recovered),
             By(self.flags),
             By(self.mtus),
+            Each(self._remote.hosts, lambda _, nodes, *__: [key.cluster for key in nodes]),
             late=[self.next_hops, self._asked],
         )
         loop.group(
@@ -166,7 +169,7 @@ class NodesAgent(AgentFeature):
         return int(row.cluster != self._remote.ids.rows.get(self.own.cluster))
 
     def listings(self) -> Mapping[str, Listing]:
-        return {"node": lambda: Rows.of(self.node.rows.values(), node_row)}
+        return {"node": lambda: Rows.of(self.node.rows.values(), self._node_row)}
 
     def findings(self) -> Iterable[Finding]:
         objects, place = self._objects[NODES], f"Node/{self.own.name}"

@@ -36,3 +36,11 @@ STRICT_FILTER = Code(
     "Set net.ipv4.conf.UPLINK.rp_filter to 2. Where the fabric knows the pod CIDRs, give the other "
     "cluster's Node objects the label meshgate.io/hosts: native instead.",
 )
+OVERLAY_RESTORED = Code(
+    "M165",
+    "Another program has set the overlay's device down or deleted it, and the agent has restored "
+    "it. In between, what the host sent to pods of other nodes was lost, and so was UDP that a "
+    "sender had merged. The finding ends by itself after a minute.",
+    "Find the program that does it (a network manager, a clean-up script), and let it leave "
+    "mg_vxlan alone.",
+)

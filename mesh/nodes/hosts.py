@@ -3,7 +3,9 @@
     node, configuration                     -> behind (pod CIDRs of which no fabric is said to know)
     behind, native routes of the kernel     -> overlay (pod CIDRs that only the overlay leads to)
     overlay, own addresses                  -> routes of this host into the overlay
-    overlay, of our cluster                 -> flags of ``mg_node``: its hosts likewise
+    overlay, of our cluster                 -> flags of ``mg_node``: its hosts likewise, and those
+                                               of a cluster whose contract says so
+    private routes of the kernel            -> routed (pods of other clusters by contract only)
 
 A host sends by a route to ``mg_vxlan``, where the program ``mg_to_vxlan`` takes its packets; a pod
 by the flags, until it has seen which way the host's packets come.
@@ -18,7 +20,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from mesh.core.feature import AgentFeature, Maps
-from mesh.core.groups import By, To
+from mesh.core.groups import By, Each, To
 from mesh.core.model import Finding, Network, Node, NodeKey
 from mesh.core.reconcile import Errors, Loop
 from mesh.core.sources import Remote
@@ -27,6 +29,7 @@ from mesh.kernel import Kernel, get_sysctl
 from mesh.nodes import rows
 from mesh.nodes.findings import STRICT_FILTER
 from mesh.nodes.native import NativeRoutes
+from mesh.nodes.routed import HostRoutes, prefixes_of, routed
 from mesh.nodes.rows import Behind, Native, OverlayRoute
 
 
@@ -64,16 +67,22 @@ class HostsAgent(AgentFeature):
         self.routes: Table[Network, OverlayRoute] = Table("overlay route")
         self._by_overlay: Table[IPv4Address, int] = Table("host by the overlay")
         self._this: Table[NodeKey, Node] = Table("this host")
+        self.routed = (Table[Network, None]("a route of this host"),)
+        self.private: Table[int, frozenset[Network]] = Table("private routes of family")
         self._own, self._kernel, self._sysctl = own, kernel, sysctl
         self._uplink, self._device, self._mtu = devices.uplink, devices.overlay, devices.mtu
         self._node, self._remote, self._flags, self._all_native = node, remote, flags, native
+        #: Looks at the kernel's routes again; to be called when they may have gone.
+        self.recheck: Callable[[], None] = lambda: None
 
     def derive(self, loop: Loop) -> None:
+        loop.group(self.routed[0], routed, By(self.private, prefixes_of))
         loop.group(
             self.behind,
             partial(rows.behind, own=self._own, native=self._all_native),
             By(self._node),
             To(self._remote.ids, lambda key, _: key.cluster),
+            Each(self._remote.hosts, lambda key, *_: [key.cluster]),
             late=[self._remote.complete],
         )
         loop.group(
@@ -94,20 +103,24 @@ class HostsAgent(AgentFeature):
         loop.group(
             self._by_overlay,
             rows.host_flags,
-            By(self.overlay, _endpoint_of_ours),
+            By(self.overlay, _endpoint_of_host),
             late=[self.overlay],
         )
         loop.derive([], self._settle_flags, also=[self._by_overlay])
 
     def apply(self, loop: Loop, maps: Maps) -> None:  # noqa: ARG002 - routes, not a map
-        loop.apply(self.routes, OverlayRoutes(self._kernel, self._device))
+        applied = loop.apply(self.routes, OverlayRoutes(self._kernel, self._device))
+        self.recheck = applied.recheck
 
     def tasks(self) -> Iterable[Callable[[], Any]]:
-        return (NativeRoutes(self._kernel, self.behind, self.native).run,)
+        native = NativeRoutes(self._kernel, self.behind, self.native)
+        return native.run, HostRoutes(self._kernel, self.private).run
 
     def findings(self) -> Iterable[Finding]:
         """Answers of other clusters' pods that the kernel drops."""
-        foreign = (p for p, row in self.overlay.rows.items() if not row.own and p.version == 4)
+        foreign = (
+            p for p, row in self.overlay.rows.items() if not row.by_overlay and p.version == 4
+        )
         prefix = next(foreign, None)
         if prefix and self._filters_strictly():
             place, field = f"{self._own.name}/{self._uplink}", "rp_filter"
@@ -131,8 +144,8 @@ class HostsAgent(AgentFeature):
         return [key] if key == self._own else []
 
 
-def _endpoint_of_ours(_: Network, behind: Behind) -> list[IPv4Address]:
-    return [behind.node] if behind.own else []
+def _endpoint_of_host(_: Network, behind: Behind) -> list[IPv4Address]:
+    return [behind.node] if behind.by_overlay else []
 
 
 class OverlayRoutes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
 from ipaddress import IPv4Address, IPv6Network
@@ -39,6 +39,7 @@ class HostFlag(IntFlag):
 
     OVERLAY_V4 = 1
     OVERLAY_V6 = 2
+    HOSTS = 4
 
 
 class Native(Enum):
@@ -50,10 +51,19 @@ class Native(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A pod CIDR of another node: its tunnel endpoint, whether the node is of our cluster."""
+    """A pod CIDR of another node: its tunnel endpoint, whether the node is of our cluster.
+
+    ``hosts``: it is of another one, whose contract lets hosts reach each other.
+    """
 
     node: IPv4Address
     own: bool
+    hosts: bool = False
+
+    @property
+    def by_overlay(self) -> bool:
+        """Whether the host of the node takes packets out of the overlay."""
+        return self.own or self.hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +102,19 @@ def node_hop(
     recovered: IPv4Address | None,
     flags: int | None = None,
     mtu: int | None = None,
+    hosts: Collection[str] = (),
 ) -> dict[IPv4Address, NodeHop]:
     """The row of ``mg_node`` of a tunnel endpoint to which the kernel has, or had, a route (D13).
 
-    Of two nodes with one endpoint the first by name counts.
+    Of two nodes with one endpoint the first by name counts. ``hosts`` are other clusters whose
+    contract lets their hosts reach ours; what the last agent wrote of that does not count.
     """
-    clusters = [cluster_ids[key.cluster] for key in sorted(nodes) if key.cluster in cluster_ids]
+    cluster = next((key.cluster for key in sorted(nodes) if key.cluster in cluster_ids), None)
     next_hop = hop or recovered
-    if not clusters or not next_hop:
+    if cluster is None or not next_hop:
         return {}
-    return {endpoint: NodeHop(next_hop, clusters[0], flags or 0, mtu or 0)}
+    given = (flags or 0) & ~HostFlag.HOSTS | (HostFlag.HOSTS if cluster in hosts else 0)
+    return {endpoint: NodeHop(next_hop, cluster_ids[cluster], int(given), mtu or 0)}
 
 
 def pod_cidrs(_: NodeKey, node: Node | None, cluster_id: int | None) -> dict[Network, PodCIDR]:
@@ -113,11 +126,18 @@ def pod_cidrs(_: NodeKey, node: Node | None, cluster_id: int | None) -> dict[Net
 
 
 def behind(
-    key: NodeKey, node: Node | None, cluster_id: int | None, *, own: NodeKey, native: bool
+    key: NodeKey,
+    node: Node | None,
+    cluster_id: int | None,
+    hosts: Collection[str] = (),
+    *,
+    own: NodeKey,
+    native: bool,
 ) -> dict[Network, Behind]:
     """Pod CIDRs of another node, unless a fabric that knows them is named (``hosts``).
 
     ``native``: our configuration says so of our cluster. Of any node its label may say so.
+    ``hosts`` has the cluster when its contract lets hosts reach each other.
     """
     address = tunnel_endpoint(node) if node else None
     if node is None or address is None or cluster_id is None or key == own:
@@ -125,7 +145,7 @@ def behind(
     ours = key.cluster == own.cluster
     if (ours and native) or NATIVE_LABEL in node.labels:
         return {}
-    return dict.fromkeys(node.pod_cidrs, Behind(address, ours))
+    return dict.fromkeys(node.pod_cidrs, Behind(address, ours, hosts=key.cluster in hosts))
 
 
 def by_overlay(
@@ -145,7 +165,7 @@ def overlay_route(
 
 
 def host_flags(endpoint: IPv4Address, prefixes: Mapping[Network, Behind]) -> dict[IPv4Address, int]:
-    """How pods of ours reach the host of another node of our cluster."""
+    """How pods of ours reach the host of another node that takes packets out of the overlay."""
     versions = {prefix.version for prefix in prefixes}
     flags = HostFlag.OVERLAY_V4 * (4 in versions) | HostFlag.OVERLAY_V6 * (6 in versions)
     return {endpoint: int(flags)} if prefixes else {}

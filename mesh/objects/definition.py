@@ -21,7 +21,7 @@ Schema = dict[str, Any]
 #: Longest texts of an address and a network: six groups and a dotted quad, then ``/128``.
 _ADDRESS, _NETWORK = 45, 49
 #: Bounds for what has none in its Struct: the API server refuses a rule whose cost has no bound.
-_ITEMS, _TEXT = 1024, 1024
+_ITEMS, _TEXT = 256, 1024
 
 
 @dataclass(frozen=True, slots=True)

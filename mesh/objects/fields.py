@@ -214,9 +214,9 @@ def _take_out(names: list[str], removed: Iterable[str]) -> None:
 _HEAD = """# Objects
 
 Which kinds of objects are read, and what becomes of each field. This page is written by
-`make docs` from the lists of the rooms that read them. Our own kinds (EgressPolicy, BGPPeer) are
-not listed: they refuse a field that they do not know. All other kinds are left alone: a folder may
-have them, and nothing is said about them.
+`make docs` from the lists of the rooms that read them. Our own kinds (EgressPolicy, BGPPeer,
+ClusterPeer, see [contracts.md](contracts.md)) are not listed: they refuse a field that they do not
+know. All other kinds are left alone: a folder may have them, and nothing is said about them.
 
 *used*: the field decides as its API says. *finding*: the field is not used, and it would change
 where traffic goes. `meshgate status` then has one finding M106 for the kind and field, with the

@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 
 from bgp import peer
+from clustermesh import contract
 from gateway import policy
 from mesh.nodes import pod_cidrs
 from mesh.objects import fields, kubernetes
 from mesh.objects.schema import Kinds
+from mesh.services import cidrs
 from mesh.services import kinds as services
 from srv6 import locators
 
@@ -22,8 +24,10 @@ KINDS = Kinds(
     (
         *kubernetes.KINDS,
         *services.KINDS,
+        *cidrs.KINDS,
         *policy.KINDS,
         *peer.kinds(ADVERTISED),
+        *contract.KINDS,
     )
 )
 

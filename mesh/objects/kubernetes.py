@@ -151,17 +151,19 @@ def _pod(place: Place, document: object) -> Parsed:
     if not spec.node_name or status.phase in ("Succeeded", "Failed"):
         return Parsed(PODS.name, key, None)  # it runs nowhere yet, or no longer
     account = spec.service_account_name or spec.service_account
+    reported = tuple(_reported(status))
     row = Pod(
         key.cluster,
         key.namespace,
         key.name,
         node=name_of("spec.nodeName", spec.node_name),
         labels=labels_of("metadata.labels", pod.metadata.labels),
-        addresses=tuple(_host_addresses(status)) if spec.host_network else (),
+        addresses=reported if spec.host_network else (),
         service_account=name_of("spec.serviceAccountName", account, "default"),
         ports=_container_ports(spec),
         serving=_is_serving(status),
         terminating=bool(pod.metadata.deletion_timestamp),
+        reported=() if spec.host_network else reported,
     )
     noun = HOST_PODS if spec.host_network else PODS
     return Parsed(noun.name, key, row, space=PODS.name)
@@ -174,7 +176,7 @@ def _is_serving(status: _PodStatus) -> bool:
     return status.phase in (None, "", "Running")
 
 
-def _host_addresses(status: _PodStatus) -> Iterator[IP]:
+def _reported(status: _PodStatus) -> Iterator[IP]:
     for number, one in enumerate(status.pod_ips or ()):
         yield unicast_of(f"status.podIPs[{number}].ip", one.ip)
     if status.pod_ip and not status.pod_ips:
@@ -265,7 +267,11 @@ POD_FIELDS = (
         "Ready: the pod gets new connections of services; without conditions, it is ready unless "
         "its phase is Pending or Unknown",
     ),
-    used("status.podIPs[].ip", "with hostNetwork: the backend's addresses. Else: " + _OURS),
+    used(
+        "status.podIPs[].ip",
+        "with hostNetwork: the backend's addresses. Else those that another CNI has given the pod; "
+        "where there is none, " + _OURS,
+    ),
     used("status.podIP", "as status.podIPs"),
     unused(
         "spec.containers[].ports[].hostPort",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesh.core.files import replace_files
+from mesh.core.files import private_folder, replace_files
 
 #: Name of a kept file: that of the manifest and this.
 KEPT_SUFFIX = ".last"
@@ -76,7 +76,7 @@ class LastGoodStore:
         paths = {self._path(name): name for name in pending}
         try:
             for folder in {path.parent for path in paths}:
-                folder.mkdir(parents=True, exist_ok=True)
+                private_folder(folder)
             errors = replace_files({path: _text(pending[paths[path]]) for path in paths})
         except OSError as error:
             errors = dict.fromkeys(paths, error)

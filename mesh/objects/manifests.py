@@ -16,6 +16,7 @@ Another source (the API server, a later issue) fills the same ``Objects`` throug
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,6 +43,8 @@ from mesh.objects.reading import (
 )
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
+
+log = logging.getLogger(__name__)
 
 #: Seconds between looks; longer when looking is expensive, so that it takes 2 % of a core.
 INTERVAL_S = 0.2
@@ -137,7 +140,7 @@ class Manifests:
         cost_s = time.thread_time() - started
         for name in look.read:
             if not self._stopped:
-                self._read(name)
+                self._read_alone(name)
         for name in look.gone:
             self._files.pop(name, None)  # it may have come and gone unread
             self._unloaded.discard(name)
@@ -172,6 +175,15 @@ class Manifests:
         if file is None or name in self._hidden:
             return None
         return Shown(file.content.held, file.findings)
+
+    def _read_alone(self, name: str) -> None:
+        """Read a file; a mistake of ours costs that file, whose objects stay."""
+        try:
+            self._read(name)
+        except Exception as error:
+            log.exception("event=not_read file=%s", name)
+            self._folder.done(name)
+            self._spoil(name, "", f"meets a mistake in Meshgate: {error!r}")
 
     def _read(self, name: str) -> None:
         path = self.directory / name

@@ -6,6 +6,7 @@ each document that it reads: apiVersion, kind, and the function that makes the r
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from mesh.core.strict import Wrong, convert, parse_address
 from mesh.objects.definition import Definition, Rule
 from mesh.objects.fields import Field, unused_in
 from mesh.objects.tables import ObjectNoun
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -246,10 +249,16 @@ class Kinds:
         return ObjectKey(head.kind, namespace, head.metadata.name)
 
     def parse(self, head: Head, place: Place, document: object) -> Parsed:
-        """The row of a document of a known kind. Raises ``Wrong``."""
+        """The row of a document of a known kind. Raises ``Wrong``, for a mistake of ours, too."""
         kind = self._kinds[head.api_version, head.kind]
-        parsed = kind.parse(place, document)
-        unused = unused_in(kind.fields, document) if parsed.row is not None else ()
+        try:
+            parsed = kind.parse(place, document)
+            unused = unused_in(kind.fields, document) if parsed.row is not None else ()
+        except Wrong:
+            raise
+        except Exception as error:
+            log.exception("event=not_parsed object=%s", place.key)
+            raise Wrong("", f"meets a mistake in Meshgate: {error!r}") from error
         return replace(parsed, unused=(*parsed.unused, *unused)) if unused else parsed
 
 

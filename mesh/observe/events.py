@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mesh.core.model import IP, PodKey
+from mesh.core.model import IP, PodKey, ServiceKey
 
 Events = npt.NDArray[Any]
 Sequences = npt.NDArray[np.int64]
@@ -47,7 +47,6 @@ _RESERVED = {
     9: "world-ipv4",
     10: "world-ipv6",
 }
-_CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster="
 _NAMESPACE_LABEL = "k8s:io.kubernetes.pod.namespace="
 _SPELLING = {
     "ct": "CT",
@@ -70,10 +69,16 @@ _SPELLING = {
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Turns numbers into names: the labels of an identity in wire form, the pod of an address."""
+    """Turns numbers into names.
+
+    They are the labels of an identity in wire form, the pod of an address, the cluster of an
+    identity by its upper bits, and the service of an address, port and protocol.
+    """
 
     labels: Callable[[int], str] = lambda _identity: ""
     pod: Callable[[IP], PodKey | None] = lambda _address: None
+    cluster: Callable[[int], str] = lambda _identity: ""
+    service: Callable[[IP, int, str], ServiceKey | None] = lambda _address, _port, _protocol: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,10 @@ class Flow:
     """One event, decoded.
 
     ``translated`` is the source after egress translation, ``sender`` the node whose tunnel it came
-    by.
+    by, ``service`` the one that the sender's socket had asked for.
+
+    ``lost`` are drops of its reason, ``unshown`` events of its sender, that were left out before
+    it, since the last one.
 
     ``run`` is a random number of 80 bits, the same for all flows of a run of the agent.
     """
@@ -113,6 +121,8 @@ class Flow:
     translated: tuple[IP, int] | None
     lost: int
     sender: IPv4Address | None = None
+    unshown: int = 0
+    service: ServiceKey | None = None
 
 
 def reason_texts(enum: Mapping[str, int]) -> dict[int, str]:
@@ -200,10 +210,15 @@ def _decode(
     run: int, sequences: Sequences, events: Events, names: Names, boot_ns: int
 ) -> list[Flow]:
     end = cache(_end(names))
-    column = {name: events[name].tolist() for name in events.dtype.names or () if name != "pad"}
+    names_of = [name for name in events.dtype.names or () if not name.startswith("pad")]
+    column = {name: events[name].tolist() for name in names_of}
     sources, destinations = _addresses(events["source"]), _addresses(events["destination"])
     translated = _addresses(events["translated"])
-    senders = column.get("sender", [0] * len(sequences))  # builds before had none
+    none = [0] * len(sequences)  # of builds before
+    senders, unshown = column.get("sender", none), column.get("unshown", none)
+    ports_asked = column.get("service_port", none)
+    asked = _addresses(events["service"]) if "service" in column else ()
+    service = cache(names.service)
     flows = []
     for i, sequence in enumerate(sequences.tolist()):
         protocol, first = column["protocol"][i], column["source_port"][i]
@@ -231,6 +246,10 @@ def _decode(
                 else None,
                 lost=column["lost"][i],
                 sender=IPv4Address(senders[i]) if senders[i] else None,
+                unshown=unshown[i],
+                service=service(asked[i], ports_asked[i], PROTOCOLS.get(protocol, ""))
+                if ports_asked[i]
+                else None,
             )
         )
     return flows
@@ -247,14 +266,15 @@ def _address(raw: bytes) -> IP:
 
 def _end(names: Names) -> Callable[[IP, int | None, int], End]:
     labels = cache(lambda identity: _labels(names, identity))
-    pod = cache(names.pod)
+    pod, cluster = cache(names.pod), cache(names.cluster)
 
     def end(address: IP, port: int | None, identity: int) -> End:
         own, key = labels(identity), pod(address)
+        whose = cluster(identity)  # whatever the labels say: the number was checked
         if key:
-            where = (key.cluster, key.namespace, key.name)
+            where = (whose or key.cluster, key.namespace, key.name)
         else:
-            where = (_value(own, _CLUSTER_LABEL), _value(own, _NAMESPACE_LABEL), "")
+            where = (whose, _value(own, _NAMESPACE_LABEL), "")
         return End(address, port, identity, own, *where)
 
     return end

@@ -273,12 +273,18 @@ def hubble_flow(flow: Flow, node: str, texts: dict[int, str]) -> pb.Flow:
         type=pb.L3_L4,
         node_name=node,
         event_type=pb.CiliumEventType(type=kind, sub_type=sub),
+        destination_service=_service(flow),
         traffic_direction=filters.direction(flow),
         trace_observation_point=0 if dropped else flow.point,
         is_reply=None if reply is None else BoolValue(value=reply),
         summary=_summary(flow, texts),
         extensions=_extensions(flow, texts),
     )
+
+
+def _service(flow: Flow) -> pb.Service | None:
+    asked = flow.service
+    return pb.Service(name=asked.name, namespace=asked.namespace) if asked else None
 
 
 def _endpoint(end: End) -> pb.Endpoint:
@@ -323,6 +329,8 @@ def _summary(flow: Flow, texts: dict[int, str]) -> str:
         parts.append(f"sent by node {flow.sender}")
     if flow.lost:
         parts.append(f"{flow.lost} more drops of this reason not shown")
+    if flow.unshown:
+        parts.append(f"{flow.unshown} more events of this sender not shown")
     return "; ".join(parts)
 
 

@@ -59,7 +59,7 @@ IPv4: IPVersion
 IPv6: IPVersion
 
 class Flow(_message.Message):
-    __slots__ = ("time", "verdict", "drop_reason", "ip", "l4", "source", "destination", "type", "node_name", "event_type", "traffic_direction", "trace_observation_point", "drop_reason_desc", "is_reply", "uuid", "summary", "extensions")
+    __slots__ = ("time", "verdict", "drop_reason", "ip", "l4", "source", "destination", "type", "node_name", "event_type", "destination_service", "traffic_direction", "trace_observation_point", "drop_reason_desc", "is_reply", "uuid", "summary", "extensions")
     TIME_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     DROP_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class Flow(_message.Message):
     TYPE_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     EVENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_SERVICE_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_DIRECTION_FIELD_NUMBER: _ClassVar[int]
     TRACE_OBSERVATION_POINT_FIELD_NUMBER: _ClassVar[int]
     DROP_REASON_DESC_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +88,7 @@ class Flow(_message.Message):
     type: FlowType
     node_name: str
     event_type: CiliumEventType
+    destination_service: Service
     traffic_direction: TrafficDirection
     trace_observation_point: int
     drop_reason_desc: int
@@ -94,7 +96,7 @@ class Flow(_message.Message):
     uuid: str
     summary: str
     extensions: _any_pb2.Any
-    def __init__(self, time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., drop_reason: _Optional[int] = ..., ip: _Optional[_Union[IP, _Mapping]] = ..., l4: _Optional[_Union[Layer4, _Mapping]] = ..., source: _Optional[_Union[Endpoint, _Mapping]] = ..., destination: _Optional[_Union[Endpoint, _Mapping]] = ..., type: _Optional[_Union[FlowType, str]] = ..., node_name: _Optional[str] = ..., event_type: _Optional[_Union[CiliumEventType, _Mapping]] = ..., traffic_direction: _Optional[_Union[TrafficDirection, str]] = ..., trace_observation_point: _Optional[int] = ..., drop_reason_desc: _Optional[int] = ..., is_reply: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., uuid: _Optional[str] = ..., summary: _Optional[str] = ..., extensions: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., drop_reason: _Optional[int] = ..., ip: _Optional[_Union[IP, _Mapping]] = ..., l4: _Optional[_Union[Layer4, _Mapping]] = ..., source: _Optional[_Union[Endpoint, _Mapping]] = ..., destination: _Optional[_Union[Endpoint, _Mapping]] = ..., type: _Optional[_Union[FlowType, str]] = ..., node_name: _Optional[str] = ..., event_type: _Optional[_Union[CiliumEventType, _Mapping]] = ..., destination_service: _Optional[_Union[Service, _Mapping]] = ..., traffic_direction: _Optional[_Union[TrafficDirection, str]] = ..., trace_observation_point: _Optional[int] = ..., drop_reason_desc: _Optional[int] = ..., is_reply: _Optional[_Union[_wrappers_pb2.BoolValue, _Mapping]] = ..., uuid: _Optional[str] = ..., summary: _Optional[str] = ..., extensions: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
 
 class IP(_message.Message):
     __slots__ = ("source", "destination", "version", "encrypted", "source_xlated")
@@ -187,6 +189,14 @@ class Endpoint(_message.Message):
     pod_name: str
     cluster_name: str
     def __init__(self, id: _Optional[int] = ..., identity: _Optional[int] = ..., namespace: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., pod_name: _Optional[str] = ..., cluster_name: _Optional[str] = ...) -> None: ...
+
+class Service(_message.Message):
+    __slots__ = ("name", "namespace")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ...) -> None: ...
 
 class CiliumEventType(_message.Message):
     __slots__ = ("type", "sub_type")

@@ -7,7 +7,7 @@ from mesh.core.noun import noun
 FLOW = noun(
     "flow",
     "new connections and drops",
-    "time node source destination protocol verdict reason translated",
+    "time node source destination protocol verdict reason translated service",
     "time node source destination protocol",
 )
 DROP = noun(

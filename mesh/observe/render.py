@@ -1,10 +1,14 @@
 """Rows as people and scripts read them: tables, JSON, YAML, and the status screen.
 
-Colour and boxes only on a terminal; otherwise plain columns, so that a pipe gets plain text.
+Colour and boxes only on a terminal; otherwise plain columns, so that a pipe gets plain text. Texts
+of others come out in ASCII, whatever the form: a name may hold letters that look like others, marks
+that turn the direction of writing, and what a terminal obeys.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
@@ -19,13 +23,28 @@ FORMATS = ("table", "json", "yaml")
 _PIECE = 1000
 
 
+#: All that is no plain letter, but for the dots with which we cut texts.
+_FOREIGN = re.compile(r"[^ -~…]")
+
+
+def marked(text: str) -> str:
+    """``text`` with everything but printable ASCII as Python escapes it, by number."""
+    return _FOREIGN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def in_ascii(text: str) -> str:
+    """JSON that says the same: what is not ASCII stands in strings only (RFC 8259 7)."""
+    return re.sub(r"[^ -~\n]", lambda found: json.dumps(found[0])[1:-1], text)
+
+
 def document(value: object, form: str) -> str:
     """``value`` as indented JSON or as YAML."""
     if form == "json":
-        return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        return in_ascii(text) + "\n"
     import yaml  # noqa: PLC0415 (0.1 s that only this format needs)
 
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=False, default_flow_style=False)
 
 
 def rows(listed: Sequence[Row], form: str) -> Iterator[str]:
@@ -54,7 +73,8 @@ def sheet(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for number, row in enumerate(rows):
         if number:
             yield ""
-        yield from (f"{h.upper().ljust(width)}  {c}" for h, c in zip(heads, row, strict=True))
+        cells = zip(heads, map(marked, row), strict=True)
+        yield from (f"{head.upper().ljust(width)}  {cell}" for head, cell in cells)
 
 
 def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -64,13 +84,13 @@ def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for head in heads:
         grid.add_column(head.upper(), overflow="fold")
     for row in rows:
-        grid.add_row(*map(text.Text, row))
+        grid.add_row(*(text.Text(marked(cell)) for cell in row))
     console.Console().print(grid)
 
 
 def plain(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Aligned lines, two spaces between columns."""
-    lines = [[head.upper() for head in heads], *rows]
+    lines = [[head.upper() for head in heads], *(list(map(marked, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     for line in lines:
         yield "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
@@ -78,17 +98,21 @@ def plain(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def flow_line(cells: Sequence[str]) -> str:
     """One flow of ``flow watch``; its columns cannot be aligned with those of later flows."""
-    at, node, source, destination, protocol, verdict, reason, translated = cells
+    at, node, source, destination, protocol, verdict, reason, translated, service = map(
+        marked, cells
+    )
     details = [reason] if reason != "-" else []
     if translated != "-":
         details.append(f"as {translated}")
+    if service != "-":
+        details.append(f"asked for {service}")
     end = f" ({', '.join(details)})" if details else ""
     return f"{at} {node}: {source} -> {destination} {protocol} {verdict}{end}"
 
 
 def screen(status: Status, now: float) -> str:
     """The one screen of ``meshgate status``; findings last."""
-    return "\n".join(_screen(status, now)) + "\n"
+    return "\n".join(map(marked, _screen(status, now))) + "\n"
 
 
 def _screen(status: Status, now: float) -> Iterator[str]:
@@ -120,6 +144,11 @@ def _health(status: Status) -> Iterator[str]:
     yield f"Drops in the last minute: {packets}"
     yield from _section(("reason", "packets", "node"), status.drops)
     yield ""
+    if status.unshown:
+        events = sum(row["events"] for row in status.unshown)
+        yield f"Flows not shown in the last minute, beyond their sender's share: {events}"
+        yield from _section(("sender", "events", "node"), status.unshown)
+        yield ""
     usage = [row for row in status.usage if _is_shown(row)]
     yield "In use:" if usage else "In use: nothing is known"
     yield from _section(

@@ -58,7 +58,8 @@ class Status:
     say each of them.
 
     ``drops`` of the last minute are {reason, packets, node}; ``usage`` of tables, ports and maps
-    is {what, node, used, size}.
+    is {what, node, used, size}. ``unshown`` are flow events of the last minute beyond their
+    sender's share, {sender, events, node}.
     ``processes`` has how long each event loop was busy and with what; only JSON and YAML show it.
     """
 
@@ -70,6 +71,7 @@ class Status:
     processes: list[Row] = field(default_factory=list)
     drops: list[Row] = field(default_factory=list)
     usage: list[Row] = field(default_factory=list)
+    unshown: list[Row] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -113,6 +115,7 @@ def summarize(
         processes=list(_busy(answers)),
         drops=_said(answers, "drops", ("reason", "packets", "node")),
         usage=_said(answers, "usage", ("what", "node", "used", "size")),
+        unshown=_said(answers, "unshown", ("sender", "events", "node")),
     )
 
 

@@ -215,21 +215,27 @@ def run_directory() -> Path:
 def processes(run: Path) -> list[Process]:
     """Every process that has a socket, or a configuration file and ought to have one."""
     running = {
-        Process(_host(path, run), path.stem, path)
-        for pattern in ("*.sock", "*/*.sock")
+        (_host(path, run), path.stem): path
+        for pattern in ("*.sock", "*/*.sock", "*/*/*.sock")
         for path in run.glob(pattern)
-        if path.is_socket()
+        if path.is_socket() and (path.parent.parent in (run, run.parent) or _is_own(path))
     }
     configured = {
-        Process(path.parent.name, path.stem, path.with_suffix(".sock"))
+        (path.parent.name, path.stem): path.with_suffix(".sock")
         for path in run.glob("*/*.yaml")
         if path.stem in ROLES
     }
-    return sorted(running | configured)
+    return sorted(Process(*name, path) for name, path in (configured | running).items())
 
 
 def _host(path: Path, run: Path) -> str:
-    return "" if path.parent == run else path.parent.name
+    place = path.parent.parent if _is_own(path) else path.parent
+    return "" if place == run else place.name
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a socket lies in a folder of its process alone, as where each has its own user."""
+    return path.parent.name == path.stem
 
 
 def ask(

@@ -171,6 +171,7 @@ def _row(flow: pb.Flow) -> Row:
         "translated": {"address": flow.ip.source_xlated, "port": _number(facts, "translatedPort")}
         if flow.ip.source_xlated
         else None,
+        "service": _service(flow.destination_service),
     }
 
 
@@ -194,6 +195,10 @@ def _end(flow: pb.Flow, side: str) -> Row:
         "labels": list(end.labels),
         "pod": _pod(end),
     }
+
+
+def _service(asked: pb.Service) -> str | None:
+    return f"{asked.namespace}/{asked.name}" if asked.name else None
 
 
 def _pod(end: pb.Endpoint) -> str | None:

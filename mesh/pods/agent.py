@@ -10,10 +10,10 @@ to, and those are deleted after it. Rows of other marks hold no pod up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.groups import By, To
@@ -39,10 +39,19 @@ from mesh.pods.assigned import Assigned, assign
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
-from mesh.pods.maps import KNOWN_PODS, known_target, pod_target
+from mesh.pods.maps import DEVICE_MAP, KNOWN_PODS, device_target, known_target, pod_target
 from mesh.pods.nouns import pod_row
-from mesh.pods.rows import LocalPod, PodIdentity, PodRows, forget, pod_rows, tokens_of_mark
+from mesh.pods.rows import (
+    LocalPod,
+    PodIdentity,
+    PodRows,
+    forget,
+    macs_of,
+    pod_rows,
+    tokens_of_mark,
+)
 
+WITHOUT_MAC = "ARP and neighbour discovery of the other pods are dropped (ENDPOINT_NOT_READY)"
 WITHOUT_ROW = "pods of this node without a row send and get nothing (ENDPOINT_NOT_READY)"
 
 
@@ -92,6 +101,8 @@ class PodsAgent(AgentFeature):
         self.link: Table[PodKey, PodLink] = Table("pod link")
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
+        #: MAC addresses of pods by the ifindex of the host end.
+        self.mac: Table[int, str] = Table("MAC of pod")
         #: Tables of which a missing row says something, by name of ``enum known``.
         self.complete_pods: Table[str, bool] = Table("complete pods")
         self._wiring, self._mine = wiring, mine
@@ -102,6 +113,7 @@ class PodsAgent(AgentFeature):
         self._marked = tuple(marks)
         self.layouts = declared(marks)
         self._entries = entries
+        self._watch: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._labels: Table[PodKey, str] = Table("labels of pod")
         self._claimed: Table[PodKey, int] = Table("claimed identity of pod")
         self._identity: Table[PodKey, PodIdentity] = Table("identity of pod")
@@ -146,6 +158,8 @@ class PodsAgent(AgentFeature):
             late=[self.devices],
         )
         loop.derive([self.pod], self._know_pods)
+        by_ifindex = By(self.devices, lambda _, device: [device.ifindex])
+        loop.group(self.mac, macs_of, by_ifindex)
 
     def _know_pods(self) -> None:
         self.complete_pods.replace({KNOWN_PODS: True})
@@ -278,14 +292,21 @@ class PodsAgent(AgentFeature):
         A key follows its link, because it is made of the pod's device. So a pod that cannot be
         wired costs its own key only.
         """
-        loop.apply(self.link, links)
+        wired = loop.apply(self.link, links)
+        self._watch = partial(links.watch, wired.recheck)
         return loop.apply(self.entry, entries)
+
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self._watch,) if self._watch else ()
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         clear = partial(forget, maps.program("mg_forget"), maps.struct("forget"))
         target = PodRows(pod_target(maps, self._mark_names), clear)
         rows = self.apply_rows(loop, target, maps.capacity("mg_pod_addr"))
         loop.apply(self.complete_pods, known_target(maps), after=[rows])
+        loop.apply(
+            self.mac, device_target(maps), capacity=maps.capacity(DEVICE_MAP), meaning=WITHOUT_MAC
+        )
 
     def apply_rows(
         self, loop: Loop, target: Target[IP, LocalPod], capacity: int
@@ -307,6 +328,11 @@ class PodsAgent(AgentFeature):
                 for key, pod in sorted(self.local_pod.rows.items())
             ]
         }
+
+    def by_device(self) -> Mapping[int, str]:
+        """Names of wired pods by the ifindex of the host end."""
+        rows = self.devices.rows
+        return {device.ifindex: f"{key.namespace}/{key.name}" for key, device in rows.items()}
 
     def findings(self) -> Iterable[Finding]:
         if not self.local_pod.synced:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bpf.migrate import Added, Declared, Renamed, Scratch
 from mesh.core.feature import Mark
-from mesh.pods.maps import POD_MAP
+from mesh.pods.maps import DEVICE_MAP, POD_MAP
 
 
 def declared(marks: Iterable[Mark]) -> Declared:
@@ -15,5 +15,6 @@ def declared(marks: Iterable[Mark]) -> Declared:
     return (
         Added(POD_MAP, ("key.zone",)),
         Scratch("mg_known"),  # the agent says it anew, after its pods have their rows
+        Scratch(DEVICE_MAP),  # likewise, from the kernel's devices
         *(Renamed(f"value.{one.former}", f"value.{one.name}", map=POD_MAP) for one in renamed),
     )

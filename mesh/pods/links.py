@@ -1,16 +1,17 @@
 """Pods of this node: the veth that carries a pod's addresses.
 
 ``pod_links`` is pure; ``PodLinks`` is the target. What a pod was given is read
-back from the kernel (the alias and host routes of its veth), so a restarted agent finds it there.
+back from the kernel (the alias of its veth), so a restarted agent finds it there.
 A packet of a pod is dropped until its row is in ``mg_pod_addr``: wiring never has to hurry.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import astuple, dataclass
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -19,11 +20,19 @@ from mesh.core.reconcile import Errors
 from mesh.core.table import Table
 from mesh.host.settings import ACCEPT_RA, FORWARD_4, FORWARD_6, RP_FILTER
 from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, Link, VethEnd, set_sysctl
+from mesh.netlink import Event, Group, LinkEvent, Lost, OwnRouteGone
 
 POD_DEVICE = "eth0"
 #: Host ends of pods' veths have names that start so.
 DEVICE_PREFIX = "mgp"
 _ALIAS = "meshgate pod "
+#: Bytes that an alias may have (IFALIASZ), and characters of another name (ALTIFNAMSIZ).
+_ALIAS_MAX, _NAME_MAX = 255, 127
+_SLASHES = 2
+#: Stands in the alias for names that are too long for it: they are other names of the device then.
+_LONG = "*"
+#: Seconds for which events are collected, and between two looks at everything.
+COLLECT_S, PAUSE_S = 0.02, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +88,36 @@ def device_name(key: PodKey) -> str:
 
 def alias_of(key: PodKey, addresses: Iterable[IP]) -> str:
     """What the host end's alias says once everything about the pod is wired."""
-    return f"{_ALIAS}{key.cluster}/{key.namespace}/{key.name} {' '.join(map(str, addresses))}"
+    name, rest = "/".join(astuple(key)), " ".join(map(str, addresses))
+    alias = f"{_ALIAS}{name} {rest}"
+    return alias if len(alias) <= _ALIAS_MAX else f"{_ALIAS}{_LONG} {rest}"
 
 
-def parse_alias(alias: str) -> tuple[PodKey, tuple[IP, ...]] | None:
-    """The pod and addresses of an alias; None when it is not ours."""
+def other_names_of(key: PodKey, addresses: Iterable[IP]) -> list[str]:
+    """The further names of a host end whose alias has no room for the pod's.
+
+    They have no slash, and no other device has them: ``mgp…_0_cluster_namespace_na``,
+    ``mgp…_1_me``. Names of Kubernetes objects have no underscore.
+    """
+    if _LONG not in alias_of(key, addresses):
+        return []
+    device, text = device_name(key), "_".join(astuple(key))
+    room = _NAME_MAX - len(f"{device}_0_")
+    parts = (text[at : at + room] for at in range(0, len(text), room))
+    return [f"{device}_{number}_{part}" for number, part in enumerate(parts)]
+
+
+def parse_alias(
+    alias: str, other_names: Iterable[str] = ()
+) -> tuple[PodKey, tuple[IP, ...]] | None:
+    """The pod and addresses of an alias; None when it is not ours, or other names are missing."""
     if not alias.startswith(_ALIAS):
         return None
     name, *addresses = alias.removeprefix(_ALIAS).split()
+    if name == _LONG:
+        name = "".join(one.split("_", 2)[2] for one in sorted(other_names)).replace("_", "/")
+    if name.count("/") != _SLASHES:
+        return None
     return PodKey(*name.split("/")), tuple(map(ip_address, addresses))
 
 
@@ -114,30 +145,64 @@ class PodLinks:
         self._attach = attach
         self._devices = devices
         self._wired: dict[PodKey, PodLink] = {}
+        self._unrouted: set[IP] = set()  # addresses whose route has gone
 
     async def held(self) -> dict[PodKey, tuple[IP, ...]]:
         """Addresses that the kernel says pods have."""
-        parsed = (parse_alias(link.alias) for link in (await self._kernel.links()).values())
+        parsed = (_pod_of(link) for link in (await self._kernel.links()).values())
         return dict(pair for pair in parsed if pair)
+
+    async def watch(self, recheck: Callable[[], None]) -> None:
+        """Follow the host's routes to pods and the pods' devices until cancelled.
+
+        ``recheck`` is called when one of them has been taken away: then ``read`` lacks the pod.
+        """
+        groups = (Group.LINK, Group.ROUTE, Group.ROUTE_V6)
+        due = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_paced(due, recheck))
+            async for event in self._kernel.events(*groups, own=True):
+                if await self._takes_away(event):
+                    due.set()
+
+    async def _takes_away(self, event: Event) -> bool:
+        """Whether an event, or a gap between events, is about what a wired pod needs."""
+        if isinstance(event, LinkEvent):
+            devices = {row.device for row in self._wired.values()}
+            return event.name in devices and not event.up and not event.gone
+        gone: Collection[IP] = ()
+        if isinstance(event, Lost):
+            found = await self._kernel.host_routes()
+            gone = self._addresses().difference(*found.values())
+        elif isinstance(event, OwnRouteGone) and event.prefix.num_addresses == 1:
+            gone = self._addresses() & {event.prefix.network_address}
+        self._unrouted.update(gone)
+        return bool(gone)
+
+    def _addresses(self) -> set[IP]:
+        return {address for row in self._devices.rows.values() for address in row.addresses}
 
     async def read(self) -> Mapping[PodKey, PodLink]:
         rows: dict[PodKey, PodLink] = {}
         devices: dict[PodKey, Device] = {}
         for link in (await self._kernel.links()).values():
-            parsed = parse_alias(link.alias)
-            if parsed is None or not link.up:
+            parsed = _pod_of(link)
+            if parsed is None or not link.up or self._unrouted.intersection(parsed[1]):
                 continue
             key, addresses = parsed
             wired = self._wired.get(key)
             netns, inode = (wired.netns, wired.inode) if wired else ("", 0)
             rows[key] = PodLink(netns, inode, link.name, addresses, link.mtu)
             devices[key] = _device(link, addresses)
-        self._devices.replace(devices)
+        known = self._devices.rows
+        kept = {k: row for k, row in known.items() if self._unrouted.intersection(row.addresses)}
+        self._devices.replace(kept | devices)
         return rows
 
     async def upsert(self, rows: Mapping[PodKey, PodLink]) -> Errors[PodKey]:
         errors: dict[PodKey, Exception] = {}
         for key, row in rows.items():
+            self._unrouted.difference_update(row.addresses)  # first: one may go again meanwhile
             try:
                 link = await self._wire(key, row)
             except OSError as error:
@@ -182,6 +247,9 @@ class PodLinks:
             self._attach.pod(row.device)
             await self._host_side(link, row, mac)
             await self._pod_side(inside, row, host_mac)
+        names = other_names_of(key, row.addresses)
+        if missing := [name for name in names if name not in link.other_names]:
+            await self._kernel.add_names(link.ifindex, missing)
         await self._kernel.set_alias(link.ifindex, alias_of(key, row.addresses))
         return link
 
@@ -202,6 +270,19 @@ class PodLinks:
             gateway = GATEWAY_V4 if address.version == 4 else GATEWAY_V6
             await inside.add_neighbour(ifindex, gateway, host_mac)
         await inside.add_default_routes(ifindex, {a.version for a in row.addresses})
+
+
+async def _paced(due: asyncio.Event, act: Callable[[], None]) -> None:
+    while True:
+        await due.wait()
+        await asyncio.sleep(COLLECT_S)
+        due.clear()
+        act()
+        await asyncio.sleep(PAUSE_S)
+
+
+def _pod_of(link: Link) -> tuple[PodKey, tuple[IP, ...]] | None:
+    return parse_alias(link.alias, [one for one in link.other_names if one.startswith(link.name)])
 
 
 def _macs(addresses: tuple[IP, ...]) -> tuple[str, str]:

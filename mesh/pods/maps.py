@@ -16,6 +16,7 @@ from mesh.core.reconcile import Target
 from mesh.pods.rows import LocalPod
 
 POD_MAP = "mg_pod_addr"
+DEVICE_MAP = "mg_device"
 #: Of ``enum known``: an address of this node without a row in ``mg_pod_addr`` is no pod's.
 KNOWN_PODS = "KNOWN_PODS"
 
@@ -25,8 +26,8 @@ def encode_pod(address: IP, row: LocalPod) -> Entry:
     return encode_address(address), {
         "ifindex": row.ifindex,
         "identity": row.identity,
-        "mac": list(bytes.fromhex(row.mac.replace(":", ""))),
-        "host_mac": list(bytes.fromhex(row.host_mac.replace(":", ""))),
+        "mac": _bytes(row.mac),
+        "host_mac": _bytes(row.host_mac),
         **dict(row.marks),
     }
 
@@ -40,6 +41,19 @@ def decode_pod(key: Any, value: Any, marks: Sequence[str]) -> tuple[IP, LocalPod
         host_mac=value["host_mac"].tobytes().hex(":"),
         marks=tuple((name, int(value[name])) for name in marks),
     )
+
+
+def device_target(maps: Maps) -> Target[int, str]:
+    """``mg_device`` as the target of MAC addresses of pods by the ifindex of the host end."""
+    return maps.rows(
+        DEVICE_MAP,
+        lambda ifindex, mac: (ifindex, {"mac": _bytes(mac)}),
+        lambda key, value: (int(key), value["mac"].tobytes().hex(":")),
+    )
+
+
+def _bytes(mac: str) -> list[int]:
+    return list(bytes.fromhex(mac.replace(":", "")))
 
 
 def known_target(maps: Maps) -> Target[str, bool]:

@@ -60,6 +60,12 @@ def pod_rows(
     return dict.fromkeys(pod.addresses, row)
 
 
+def macs_of(ifindex: int, devices: Mapping[PodKey, Device]) -> dict[int, str]:
+    """MAC address of the pod behind a device."""
+    macs = [device.mac for device in devices.values()]
+    return {ifindex: macs[-1]} if macs else {}
+
+
 def tokens_of_mark(name: str, tokens: Tokens, _: IP, row: LocalPod) -> Iterable[Hashable]:
     """The tokens of the rows to which a mark in a pod's row leads."""
     return tokens(dict(row.marks)[name])

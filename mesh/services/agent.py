@@ -14,7 +14,7 @@ from itertools import islice
 
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By
-from mesh.core.model import Finding, PodEntry, PodRef, Service, ServiceKey
+from mesh.core.model import IP, Finding, PodEntry, PodRef, Service, ServiceKey
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop, Refers
 from mesh.core.sources import Remote
@@ -26,9 +26,11 @@ from mesh.services.findings import BACKENDS_FULL, SERVICES_FULL
 from mesh.services.held import Held, read_back, with_held
 from mesh.services.layouts import DECLARED
 from mesh.services.maps import (
+    ADDRESS_MAP,
     BACKEND_MAP,
     SERVICE_MAP,
     ServiceTarget,
+    address_map,
     backend_map,
     service_map,
 )
@@ -36,6 +38,12 @@ from mesh.services.nouns import service_list
 from mesh.services.own import OwnServices
 from mesh.services.placement import Placement
 from mesh.services.slots import SlotRange, recovered_slots
+
+#: Who lacks what when the map of addresses is full.
+WITHOUT_ADDRESS = (
+    "packets to the addresses that do not fit, at ports that their services do not have, leave by "
+    "the host's routes"
+)
 
 _UDP = "UDP"
 #: Services that a finding names.
@@ -64,6 +72,8 @@ class ServicesAgent(AgentFeature):
         self.ours = (self._own.network,)
         #: UDP backends to which a service leads.
         self.used: Table[BackendAddress, bool] = Table("used backend")
+        #: Addresses that a service of this cluster has, whatever the port.
+        self.address: Table[IP, bool] = Table("service address")
         self._translation: Table[ServiceAddress, Translation] = Table("translation")
         self._placement = Placement(self._translation, self.service_slots, self.backend)
         self._room_for_services: int | None = None
@@ -84,6 +94,7 @@ class ServicesAgent(AgentFeature):
         loop.group(
             self._translation, self._translate, By(self.service, self._asks), By(self._held.table)
         )
+        loop.group(self.address, _address, By(self._translation, lambda ask, _: [ask.address]))
         loop.group(self.used, _used, By(self._translation, _backends_of))
         loop.work("slots of services", placement, [self._translation, placement.released])
 
@@ -118,9 +129,20 @@ class ServicesAgent(AgentFeature):
         services = ServiceTarget(service_map(maps), placement.slots, placement.released)
         refers = [Refers(slots, _slots_of)]
         loop.apply(self.service_slots, services, refers=refers, capacity=room)
+        loop.apply(
+            self.address,
+            address_map(maps),
+            capacity=maps.capacity(ADDRESS_MAP),
+            meaning=WITHOUT_ADDRESS,
+        )
 
     def listings(self) -> Mapping[str, Listing]:
         return {"service": lambda: service_list(self.service.rows.values())}
+
+    def service_of(self, address: IP, port: int, protocol: str) -> ServiceKey | None:
+        """The service that gets what is for an address, port and protocol (TCP, UDP)."""
+        row = self._translation.rows.get(ServiceAddress(address, port, protocol))
+        return row.owner if row else None
 
     def findings(self) -> Iterable[Finding]:
         for ask, row in self._placement.contested.items():
@@ -163,6 +185,10 @@ class ServicesAgent(AgentFeature):
 def _slots_of(_: ServiceAddress, row: SlotRange) -> Iterable[int]:
     """The entries of ``mg_backend_addr`` to which a service address leads."""
     return range(row.first, row.first + row.count)
+
+
+def _address(address: IP, asks: Mapping[ServiceAddress, Translation]) -> dict[IP, bool]:
+    return {address: True} if asks else {}
 
 
 def _backends_of(ask: ServiceAddress, row: Translation) -> Iterable[BackendAddress]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mesh.core.address import decode_address, encode_address
 from mesh.core.feature import Entry, Maps
+from mesh.core.model import IP
 from mesh.core.reconcile import Errors, Target
 from mesh.core.table import Source
 from mesh.services.backends import BackendAddress, ServiceAddress
@@ -20,6 +21,8 @@ from mesh.services.slots import SlotRange, Slots
 
 SERVICE_MAP = "mg_service_addr"
 BACKEND_MAP = "mg_backend_addr"
+#: Addresses of services, whatever the port.
+ADDRESS_MAP = "mg_service_ip"
 
 _PROTOCOLS = {"TCP": int(IPPROTO_TCP), "UDP": int(IPPROTO_UDP)}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
@@ -57,6 +60,21 @@ def service_map(maps: Maps) -> Target[ServiceAddress, SlotRange]:
 def backend_map(maps: Maps) -> Target[int, BackendAddress]:
     """``mg_backend_addr`` as a target."""
     return maps.rows(BACKEND_MAP, encode_backend, decode_backend)
+
+
+def encode_ip(address: IP, _: bool) -> Entry:  # noqa: FBT001 - the row of a set
+    """Entry of ``mg_service_ip``."""
+    return encode_address(address), 1
+
+
+def decode_ip(key: Any, _: Any) -> tuple[IP, bool]:
+    """Inverse of ``encode_ip``."""
+    return decode_address(key), True
+
+
+def address_map(maps: Maps) -> Target[IP, bool]:
+    """``mg_service_ip`` as a target."""
+    return maps.rows(ADDRESS_MAP, encode_ip, decode_ip)
 
 
 class Released(Source):

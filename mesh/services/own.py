@@ -28,11 +28,12 @@ from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services import backends
 from mesh.services.backends import Member, PodKind
+from mesh.services.cidrs import SERVICE_CIDRS
 from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES, ServiceObject
 
 
 class OwnServices:
-    """``service`` are the services; ``network`` are their addresses."""
+    """``service`` are the services; ``network`` are their addresses and CIDRs."""
 
     def __init__(self, objects: Objects, pods: Table[PodRef, PodEntry]) -> None:
         self._objects = objects
@@ -46,7 +47,8 @@ class OwnServices:
     def derive(self, loop: Loop) -> None:
         """Add the derivations, each below its inputs."""
         services, slices = self._objects[SERVICES], self._objects[SLICES]
-        loop.group(self.network, network, By(services, _addresses))
+        cidrs = By(self._objects[SERVICE_CIDRS], lambda _, row: row.networks)
+        loop.group(self.network, network, By(services, _addresses), cidrs)
         loop.group(
             self._member,
             backends.member,
@@ -83,6 +85,6 @@ def host_network(address: IP) -> Network:
     return IPv6Network((int(address), 128))
 
 
-def network(one: Network, services: object) -> dict[Network, None]:
-    """The network of an address that services have."""
-    return {one: None} if services else {}
+def network(one: Network, services: object, cidrs: object) -> dict[Network, None]:
+    """The network of an address that services have, or one that they have them out of."""
+    return {one: None} if services or cidrs else {}

@@ -50,7 +50,7 @@ class Events:
             del self.rows[f"{BATCH} remote addresses"]
 
     def pod_elsewhere(self) -> Steps:
-        """The object, its agent's key, two slices."""
+        """The object, what a controller confirms, its agent's key, two slices."""
         n = self._on(self._new, here=False)
         yield from self._pod(n, world.pod(self.size, n))
 
@@ -62,6 +62,8 @@ class Events:
             raise TypeError
         row = world.pod(self.size, n)
         yield lambda: side.put_pod(row)
+        confirmation = world.confirmation(self.size, n, row)
+        yield lambda: side.own([confirmation])
         yield from side.pods_wired()
         yield from self._slices_with(n)
 
@@ -70,8 +72,9 @@ class Events:
         row = world.pod(self.size, n)
         yield from self._slices_without(n)
         yield lambda: self.side.drop_pod(row)
-        entry = world.pod_entry(self.size, n, row)
-        yield lambda: self.side.own([], [entry.key])
+        keys = [one(self.size, n, row).key for one in (world.confirmation, world.pod_entry)]
+        yield lambda: self.side.own([], [keys[0]])
+        yield lambda: self.side.own([], [keys[1]])
 
     def pod_label(self) -> Steps:
         """A label that its identity has: the identity is claimed, the key is written anew."""
@@ -84,6 +87,8 @@ class Events:
         yield lambda: self.side.put_pod(fresh)
         claim = world.claim("identity", "labels", number, text)
         yield lambda: self.side.own([claim])
+        confirmation = world.confirmation(self.size, n, fresh, number)
+        yield lambda: self.side.own([confirmation])
         entry = world.pod_entry(self.size, n, fresh)
         yield lambda: self.side.own([entry])
 
@@ -154,6 +159,8 @@ class Events:
 
     def _pod(self, n: int, row: Pod) -> Steps:
         yield lambda: self.side.put_pod(row)
+        confirmation = world.confirmation(self.size, n, row)
+        yield lambda: self.side.own([confirmation])
         entry = world.pod_entry(self.size, n, row)
         yield lambda: self.side.own([entry])
         yield from self._slices_with(n)

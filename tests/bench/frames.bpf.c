@@ -10,18 +10,19 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define HEAD 64 /* Ethernet, IP, UDP and some payload */
+#define HEAD 80 /* Ethernet, IP, UDP or TCP, and some payload: as much as a packet has of it */
 #define UDP  17
 
 struct frame {
 	__u64 head[HEAD / 8];
-	__u32 l4;  /* offset of the UDP header */
+	__u32 l4;  /* offset of the UDP or TCP header */
 	__u32 sum; /* of everything that its checksum covers, ports zero */
 	__u32 source_port;
 	__u32 destination_port;
 	__u32 source_ports; /* a power of two; flows beyond go to the next destination port */
 	__u32 flows;	    /* a power of two */
 	__u32 act;	    /* XDP_PASS */
+	__u32 check;	    /* place of the checksum in the header, in 16 bits */
 };
 
 struct wanted { /* what counts as arrived: UDP from this source */
@@ -57,9 +58,9 @@ int generate(struct xdp_md *ctx)
 	__u32 zero = 0;
 
 	__u64 *sent = bpf_map_lookup_elem(&mgb_sent, &zero);
-	if (!sent || data + HEAD > end)
+	if (!sent)
 		return XDP_ABORTED;
-	for (__u32 i = 0; i < HEAD / 8; i++)
+	for (__u32 i = 0; i < HEAD / 8 && (void *)(head + i + 1) <= end; i++)
 		head[i] = frame.head[i];
 	__u32 flow = (*sent)++ & (frame.flows - 1);
 	__u32 source = frame.source_port + (flow & (frame.source_ports - 1));
@@ -67,12 +68,13 @@ int generate(struct xdp_md *ctx)
 	__u32 sum = frame.sum + source + destination;
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	__be16 *udp = data + (frame.l4 & 63);
-	if ((void *)(udp + 4) > end)
+	__be16 *l4 = data + (frame.l4 & 63);
+	__u32 check = frame.check;
+	if (check > 8 || (void *)(l4 + 9) > end)
 		return XDP_ABORTED;
-	udp[0] = bpf_htons(source);
-	udp[1] = bpf_htons(destination);
-	udp[3] = bpf_htons(~sum & 0xffff ?: 0xffff);
+	l4[0] = bpf_htons(source);
+	l4[1] = bpf_htons(destination);
+	l4[check] = bpf_htons(~sum & 0xffff ?: 0xffff);
 	return frame.act;
 }
 

@@ -25,13 +25,13 @@ from bpf.object import Object
 from bpf.sys import Command, attr, bpf
 
 OBJECT = "frames.o"
-HEAD = 64
+HEAD = 80
 PAYLOAD = 22
 XDP_PASS = 2
 LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES of linux/bpf.h
 BATCH = 64
 ETHERNET = 14
-UDP = 17
+UDP, TCP, SYN = 17, 6, 2
 SOURCE_PORT, DESTINATION_PORT = 20000, 7000
 IP = IPv4Address | IPv6Address
 
@@ -42,12 +42,13 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Flows:
-    """What is sent: UDP from one address to another, over ``count`` flows."""
+    """What is sent: UDP, or a SYN each, from one address to another, over ``count`` flows."""
 
     source: str
     destination: str
     count: int = 1024
     source_ports: int = 1024
+    syn: bool = False
 
     @property
     def version(self) -> int:
@@ -77,7 +78,7 @@ class Measurement:
         self._object.set_config("frame", _frame(flows, way.mac))
         self._object.set_config("wanted", _wanted(way.arrives_from))
         self._object.load()
-        self._size = _header_bytes(flows.version) + PAYLOAD
+        self._size = _header_bytes(flows) + PAYLOAD
         self._sent = 0
 
     def __enter__(self) -> Self:
@@ -104,6 +105,12 @@ class Measurement:
             raise BenchError(f"{arrived} of {self._sent} packets arrived as they should")
         return spent / packets
 
+    def send(self, packets: int) -> None:
+        """So many more, of which some may be refused."""
+        with netns.enter(self._way.space):
+            self._inject(socket.if_nametoindex(self._way.device), packets)
+        self._sent += packets
+
     def arrived(self) -> int:
         """Packets that the sink has seen."""
         _, values = self._object.maps["mgb_arrived"].dump_percpu()
@@ -129,48 +136,64 @@ def pin_thread() -> int:
     return cpu
 
 
-def _header_bytes(version: int) -> int:
-    return ETHERNET + (20 if version == 4 else 40) + 8
+def _header_bytes(flows: Flows) -> int:
+    return ETHERNET + (20 if flows.version == 4 else 40) + _l4_bytes(flows)
+
+
+def _l4_bytes(flows: Flows) -> int:
+    return 20 if flows.syn else 8
 
 
 def packet(flows: Flows, mac: str) -> bytes:
-    """One frame of the first flow, without a UDP checksum."""
+    """One frame of the first flow, without a checksum of UDP or TCP."""
     ports = struct.pack(">HH", SOURCE_PORT, DESTINATION_PORT)
-    head, at = _headers(flows, mac), _header_bytes(flows.version) - 8
+    head, at = _headers(flows, mac), _header_bytes(flows) - _l4_bytes(flows)
     return head[:at] + ports + head[at + 4 :] + bytes(PAYLOAD)
 
 
 def _frame(flows: Flows, mac: str) -> Mapping[str, object]:
     source, destination = ip_address(flows.source), ip_address(flows.destination)
-    length = 8 + PAYLOAD
-    covered = source.packed + destination.packed + struct.pack(">HHH", UDP, length, length)
+    length = _l4_bytes(flows) + PAYLOAD
+    covered = source.packed + destination.packed + struct.pack(">HH", _protocol(flows), length)
     return {
         "head": np.frombuffer(_headers(flows, mac).ljust(HEAD, b"\0"), "u8"),
-        "l4": _header_bytes(flows.version) - 8,
-        "sum": _sum(covered),
+        "l4": _header_bytes(flows) - _l4_bytes(flows),
+        "sum": _sum(covered + _l4_header(flows)),
         "source_port": SOURCE_PORT,
         "destination_port": DESTINATION_PORT,
         "source_ports": flows.source_ports,
         "flows": flows.count,
         "act": XDP_PASS,
+        "check": 8 if flows.syn else 3,
     }
 
 
+def _protocol(flows: Flows) -> int:
+    return TCP if flows.syn else UDP
+
+
+def _l4_header(flows: Flows) -> bytes:
+    """UDP or TCP; ports and checksum are zero."""
+    if flows.syn:
+        return struct.pack(">HHIIBBHHH", 0, 0, 1, 0, 5 << 4, SYN, 65535, 0, 0)
+    return struct.pack(">HHHH", 0, 0, 8 + PAYLOAD, 0)
+
+
 def _headers(flows: Flows, mac: str) -> bytes:
-    """Ethernet, IP and UDP; ports and checksum are zero."""
+    """Ethernet, IP and UDP or TCP; ports and checksum are zero."""
     source, destination = ip_address(flows.source), ip_address(flows.destination)
     kind = "0800" if source.version == 4 else "86dd"
     ethernet = bytes.fromhex(mac.replace(":", "") + "020000000001" + kind)
-    udp = struct.pack(">HHHH", 0, 0, 8 + PAYLOAD, 0)
-    return ethernet + _ip_header(source, destination) + udp
+    length = _l4_bytes(flows) + PAYLOAD
+    return ethernet + _ip_header(source, destination, _protocol(flows), length) + _l4_header(flows)
 
 
-def _ip_header(source: IP, destination: IP) -> bytes:
-    length = 8 + PAYLOAD
+def _ip_header(source: IP, destination: IP, protocol: int, length: int) -> bytes:
     if source.version == 6:
-        return struct.pack(">IHBB", 6 << 28, length, UDP, 64) + source.packed + destination.packed
+        head = struct.pack(">IHBB", 6 << 28, length, protocol, 64)
+        return head + source.packed + destination.packed
     addresses = source.packed + destination.packed
-    head = struct.pack(">HHHHBBH", 0x4500, 20 + length, 0, 0x4000, 64, UDP, 0) + addresses
+    head = struct.pack(">HHHHBBH", 0x4500, 20 + length, 0, 0x4000, 64, protocol, 0) + addresses
     check = _sum(head)
     check = ~((check & 0xFFFF) + (check >> 16)) & 0xFFFF
     return head[:10] + struct.pack(">H", check) + head[12:]

@@ -27,6 +27,8 @@ MACS = {
 }
 #: Addresses by family.
 POD = {4: "10.66.1.2", 6: "fd66:1::2"}
+#: Another pod, with addresses at the same device; the rows of its measurements are use.py's.
+OTHER_POD = {4: "10.66.1.3", 6: "fd66:1::3"}
 FAR_POD = {4: "10.66.2.2", 6: "fd66:2::2"}
 NODE_A = {4: "10.66.9.1", 6: "fd66:9::1"}
 NODE_B = {4: "10.66.9.2", 6: "fd66:9::2"}
@@ -111,6 +113,44 @@ def _address(net: Network, version: int) -> None:
         f"neigh replace {WORLD[version]} lladdr {MACS['x0']} dev b0",
         f"route add {POD[version]}/{host} via {NODE_A[version]}",
     )
+
+
+#: The remote that never answers.
+DEAD = {4: "192.0.2.99", 6: "2001:db8:2::99"}
+#: Whom a stranger claims to be.
+STRANGER = {4: "203.0.113.7", 6: "2001:db8:9::7"}
+_NEAR = {4: "169.254.1.1", 6: "fe80::1"}
+
+
+def sockets(net: Network) -> None:
+    """Pod, other pod and far end get addresses and routes, for programs that use sockets."""
+    for v, bits in ((4, 32), (6, 128)):
+        flag = "nodad" if v == 6 else ""
+        net.ip(
+            "p",
+            *(f"addr add {pod[v]}/{bits} dev p0 {flag}" for pod in (POD, OTHER_POD)),
+            f"neigh replace {_NEAR[v]} lladdr {MACS['a0']} dev p0",
+            *([] if v == 6 else [f"route add {_NEAR[v]} dev p0"]),
+            f"route add default via {_NEAR[v]} dev p0",
+        )
+        net.ip(
+            "a",
+            f"route add {OTHER_POD[v]}/{bits} dev a0",
+            f"neigh replace {OTHER_POD[v]} lladdr {MACS['p0']} dev a0",
+        )
+        net.ip(
+            "b",
+            f"route add {OTHER_POD[v]}/{bits} via {NODE_A[v]}",
+            f"route add {EGRESS[v]}/{bits} via {NODE_A[v]}",
+            f"route add blackhole {DEAD[v]}/{bits}",
+            f"route add blackhole {STRANGER[v]}/{bits}",
+        )
+        net.ip(
+            "x",
+            f"addr add {WORLD[v]}/{_PREFIX[v]} dev x0 {flag}",
+            f"neigh replace {WORLD_SIDE[v]} lladdr {MACS['b0']} dev x0",
+            f"route add default via {WORLD_SIDE[v]}",
+        )
 
 
 def masquerade(net: Network, letter: str, device: str) -> None:

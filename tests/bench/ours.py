@@ -6,7 +6,11 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
+from types import MappingProxyType
+
+import numpy as np
 
 from bpf import netns
 from bpf.ring import Ring
@@ -22,24 +26,35 @@ from mesh.nodes.maps import encode_node
 from mesh.nodes.rows import NodeHop
 from mesh.pods.maps import encode_pod
 from mesh.pods.rows import LocalPod
-from tests.bench.network import EGRESS, FAR_POD, MACS, NODE_A, NODE_B, POD, WORLD, Network
+from tests.bench.network import (
+    EGRESS,
+    FAR_POD,
+    MACS,
+    NODE_A,
+    NODE_B,
+    OTHER_POD,
+    POD,
+    WORLD,
+    Network,
+)
 
 BLOCK_SIZE = 256
 #: Port blocks of node a: 1024 ports for each remote.
 BLOCKS = (3, 4, 5, 6)
-IDENTITY_A, IDENTITY_B = 0x10001, 0x10002
+IDENTITY_A, IDENTITY_B, IDENTITY_OTHER = 0x10001, 0x10002, 0x10003
 _CLASS = 1
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 class Node:
     """Programs and maps of node ``a`` or ``b``."""
 
-    def __init__(self, net: Network, letter: str) -> None:
+    def __init__(self, net: Network, letter: str, sizes: Mapping[str, int] = NO_SIZES) -> None:
         self._net, self._letter = net, letter
         self._own = NODE_A if letter == "a" else NODE_B
         self.directory = net.lab.bpffs(letter)
         self.cgroup = net.lab.host(letter).cgroup
-        self.datapath = Datapath(self.directory)
+        self.datapath = Datapath(self.directory, None, sizes)
 
     def start(self) -> None:
         """Load and attach; rows of both nodes and both pods."""
@@ -72,6 +87,17 @@ class Node:
         )
         for text in (POD if near else FAR_POD).values():
             self._put("mg_pod_addr", encode_pod(ip_address(text), row))
+        self._row = row
+
+    def other_pod(self) -> None:
+        """Another pod of node ``a``, covered as the first one is."""
+        own = {"identity": IDENTITY_OTHER, "node": int(IPv4Address(NODE_A[4])), "kind": KIND_POD}
+        for text in OTHER_POD.values():
+            row = replace(self._row, identity=IDENTITY_OTHER)
+            self._put("mg_pod_addr", encode_pod(ip_address(text), row))
+            self._put("mg_address", (encode_address(ip_address(text)), own | {"cluster": 1}))
+        for text in EGRESS.values():
+            self._put("mg_egress_pods", (encode_address(ip_address(text)), np.uint32(2).tobytes()))
 
     def egress(self, gateway: Mapping[int, str]) -> None:
         """The world is covered; node ``a`` owns port blocks of the gateway's addresses."""
@@ -116,6 +142,8 @@ class Node:
             "uplink_mtu": 1500,
             "block_size": BLOCK_SIZE,
             "drop_events": 50,
+            "event_share": 512,
+            "drop_share": 128,
             "icmp_errors": 1000,
             "permutation_key": 0x5DEECE66D,
         }
@@ -135,9 +163,11 @@ class Node:
 
 
 @contextmanager
-def nodes(net: Network, letters: str) -> Iterator[dict[str, Node]]:
-    """Nodes with their pods, started; gone at the end."""
-    made = {letter: Node(net, letter) for letter in letters}
+def nodes(
+    net: Network, letters: str, sizes: Mapping[str, int] = NO_SIZES
+) -> Iterator[dict[str, Node]]:
+    """Nodes with their pods, started; gone at the end. ``sizes`` are those of maps."""
+    made = {letter: Node(net, letter, sizes) for letter in letters}
     try:
         for node in made.values():
             node.start()

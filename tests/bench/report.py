@@ -16,6 +16,7 @@ from tests.bench.paths import NEW, NEW_SOURCE_PORTS, PACKETS, PAIRS, RUNS, Figur
 from tests.bench.programs import Programs
 from tests.bench.running import IDLE_S, PUBLISHED, STARTS, Running
 from tests.bench.scale import Scale
+from tests.bench.use import Use
 
 _METHOD = f"""\
 Packets come from an XDP program run by BPF_PROG_RUN with live frames: it writes every header and
@@ -41,6 +42,16 @@ Instructions as translated, and as the verifier walked them; load ms is CPU time
 verifier for this program alone."""
 
 
+_USE = """\
+One node in namespaces of its own, its own gateway; sockets ask, open and answer. "agent" is what
+the agent does for this in its process: sweeps, counts of the tables, the flow events.
+"programs" is the time in the programs at the hooks (`kernel.bpf_stats_enabled`), in percent of a
+core. A query, flow or connection is never one of before. Rows last a few seconds here; with
+MESHGATE_BENCH_LARGE=1 queries last a minute, new flows five, and the tables under attack have their
+usual size. A query without an answer holds its port for 10 s, so 1,024 ports serve a dead remote
+with 102 queries a second, and one pod of several with three quarters of that (D41)."""
+
+
 _LARGE = """\
 Rows of 150,000 pods are taken by `make bench-large` only: they take some minutes of CPU more."""
 
@@ -55,6 +66,7 @@ class Results:
     problem: str  # why nothing was measured on the lab
     programs: Programs
     scale: Scale
+    use: Sequence[Use]
 
 
 def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
@@ -66,6 +78,9 @@ def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
         "## Datapath",
         _METHOD,
         _table(("path", "ours ns", "peer", "peer ns", "ratio"), map(_figure, results.figures)),
+        "## Ports and tables in use",
+        _USE,
+        _table(("what", "figure", "aim"), [(row.what, row.figure, row.aim) for row in results.use]),
         "## Control plane",
         _table(("what", "figure"), _control(results.control, running)),
         *_scale(results.scale),

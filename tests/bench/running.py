@@ -91,10 +91,11 @@ def _publish(lab: Lab, shape: topology.Topology) -> Spread:
     identity = next(
         r["id"] for r in _rows(lab, node.name, "identity") if r["cluster"] == theirs.name
     )
-    user = settings.etcd_client(lab, shape, f"{theirs.name}-controller")
+    user = next(one for one in settings.etcd_users(shape) if one.cluster == theirs.name)
+    files = settings.etcd_client(lab, shape, user)
     job = Job(
-        endpoint=settings.etcd_endpoint(shape), ca=str(user["ca"]), cert=str(user["cert"]),
-        key=str(user["key"]),
+        endpoint=settings.etcd_endpoint(shape), ca=str(files["ca"]), cert=str(files["cert"]),
+        key=str(files["key"]),
         cluster=theirs.name, identity=identity, node=str(node.addresses[0]),
         first=str(ip_network(cidr)[FIRST_UNUSED]), count=PUBLISHED,
         map=str(lab.bpffs(ours.nodes[0].name) / "mg_address"),

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clustermesh.contract import CONTRACTS
 from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import Own
@@ -41,7 +42,7 @@ from tests.bench.world import Size
 PAGE = 1000
 #: Objects of one page of a list of the API server.
 OBJECTS_PAGE = 500
-_NETNS = "/run/netns/{cluster}-{namespace}-{name}"
+_NETNS = "/run/netns/{cluster}-{namespace}_{name}"
 _COMMON = """\
 cluster: {name: east, id: 1}
 manifests: /nowhere
@@ -173,6 +174,7 @@ class Side:
         yield NAMESPACES, ((row.name, row) for row in spaces)
         policies = (world.policy(size, p) for p in range(size.policies))
         yield POLICIES, ((row.name, row) for row in policies)
+        yield CONTRACTS, ((row.name, row) for row in map(world.contract, range(world.PEERS)))
         selects = not self.has_slices
         yield (
             SERVICES,
@@ -251,6 +253,7 @@ class AgentSide(Side):
             await one.recover(maps)
         features.derive(self.loop)
         features.pods.devices.mark_synced()
+        features.hosts.private.mark_synced()
         features.pods.apply_links(self.loop, NoTarget(self._wire), NoTarget())
         for one in features.all:
             one.apply(self.loop, maps)
@@ -330,6 +333,7 @@ class ControllerSide(Side):
         for table in (
             publish.config_key,
             *publish.published.values(),
+            publish.confirmed,
             publish.canaries,
             publish.later,
         ):

@@ -14,16 +14,26 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import msgspec
 
+from clustermesh.contract import ALL, Contract
 from clustermesh.remote import wire
 from clustermesh.store.claims import encode_number, number_key
 from clustermesh.store.follow import Entry
-from clustermesh.store.own import PODS_SYNCED, pod_key, pod_value, pods_synced_key
+from clustermesh.store.own import (
+    PODS_SYNCED,
+    all_confirmed_key,
+    confirmed_key,
+    confirmed_value,
+    pod_key,
+    pod_value,
+    pods_synced_key,
+)
 from gateway.policy import EgressPolicy
 from mesh.core.model import (
     IP,
     Address,
     Backend,
     ClaimKey,
+    Confirmed,
     ContainerPort,
     Namespace,
     Node,
@@ -50,6 +60,8 @@ BLOCK_SIZE, BLOCKS_PER_NODE, BLOCKS = 256, 4, 252
 #: The node whose agent is measured.
 OWN = 10
 SLICE = 100
+#: Other clusters that have a contract, at most.
+PEERS = 16
 PEER_NODES, PEER_IDENTITIES, PEER_SERVICES = 100, 500, 100
 _PORTS = (ContainerPort("http", "TCP", 8080), ContainerPort("metrics", "TCP", 9090))
 #: Letters instead of digits: a hash of digits alone would be a number in YAML.
@@ -335,6 +347,18 @@ def pod_entry(size: Size, n: int, row: Pod | None = None) -> Entry:
     return entry(pod_key(CLUSTER, ref_of(row)), value)
 
 
+def confirmation(size: Size, n: int, row: Pod | None = None, identity: int = 0) -> Entry:
+    """What a controller says of a pod."""
+    row = row or pod(size, n)
+    number = identity or identity_of(size, n)
+    return entry(confirmed_key(CLUSTER, ref_of(row)), confirmed_value(Confirmed(number)))
+
+
+def identity_of(size: Size, n: int) -> int:
+    """The number that the labels of a pod have."""
+    return (CLUSTER_ID << 16) + 1 + n % size.workloads
+
+
 def own_subtree(size: Size, without: int | None = None) -> Iterator[Entry]:
     """All keys; of the pods of node ``without`` none: its agent has not written them yet."""
     own = f"meshgate/v1/{CLUSTER}/"
@@ -346,8 +370,10 @@ def own_subtree(size: Size, without: int | None = None) -> Iterator[Entry]:
         yield entry(pods_synced_key(CLUSTER, node_name(n)), PODS_SYNCED)
     yield from block_claims(size)
     for n in range(size.pods):
+        yield confirmation(size, n)
         if node_of(size, n) != without:
             yield pod_entry(size, n)
+    yield entry(all_confirmed_key(CLUSTER), PODS_SYNCED)
 
 
 # --- The store: other clusters ----------------------------------------------------------------
@@ -355,6 +381,15 @@ def own_subtree(size: Size, without: int | None = None) -> Iterator[Entry]:
 
 def peer_name(p: int) -> str:
     return f"peer-{p:02d}"
+
+
+def contract(p: int) -> Contract:
+    """What another cluster gets; so its pods may be in shared address space (RFC 6598)."""
+    v4 = ip_network(((100 << 24) + (64 + p << 16), 16))
+    v6 = ip_network(((0xFD60 << 112) + (p << 96), 32))
+    nodes = ip_network((0xC6140000 + (p << 8), 24)), ip_network(((0xFD70 << 112) + (p << 64), 64))
+    services = (ip_network((0xAC900000 + (p << 8), 24)),)
+    return Contract(peer_name(p), peer_name(p), p + 2, (v4, v6), nodes, services, (ALL,))
 
 
 def _peer_node(p: int, n: int) -> Node:

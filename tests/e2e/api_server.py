@@ -14,7 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from clustermesh.certs import write_pki
+from clustermesh.issued import write_pki
 from tests.interop.etcd_server import Etcd, free_port
 from tests.tools.kube import build
 

@@ -16,7 +16,7 @@ from mesh.objects.kinds import KINDS
 from mesh.objects.schema import Place
 from tests.e2e.api_server import ApiServer
 
-SEED, WRONG = 20261130, 240
+SEED, WRONG = 20261130, 300
 #: One valid object of each kind, with every field.
 VALID: dict[str, dict[str, Any]] = {
     "EgressPolicy": {
@@ -42,6 +42,16 @@ VALID: dict[str, dict[str, Any]] = {
         "advertise": ["podCIDRs", "egressIPs"],
         "holdSeconds": 90,
         "gracefulRestartSeconds": 120,
+    },
+    "ClusterPeer": {
+        "cluster": "west",
+        "id": 2,
+        "podCIDRs": ["10.2.0.0/16", "fd02::/48"],
+        "nodeCIDRs": ["10.99.0.0/24"],
+        "serviceCIDRs": ["10.97.2.0/24"],
+        "namespaces": ["shop", "*"],
+        "hosts": True,
+        "limits": {"nodes": 100, "identities": 1, "addresses": 0, "services": 5},
     },
 }
 #: Values that some field somewhere refuses.
@@ -112,7 +122,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         for one in crds.definitions():
             path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
             status, answer = made.ask("POST", f"{path}?fieldValidation=Strict", one)
-            assert status == 201, answer
+            assert status == 201, answer["message"]
         for one in crds.definitions():
             _await_served(made, one)
         yield made
@@ -146,7 +156,7 @@ def test_a_valid_object_is_taken(server: ApiServer, kind: str) -> None:
     made = document(kind, VALID[kind])
     assert refused_by_parse(made) == ""
     status, answer = create(server, made)
-    assert status == 201, answer
+    assert status == 201, answer["message"]
 
 
 @pytest.mark.parametrize("kind", VALID)

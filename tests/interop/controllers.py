@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from clustermesh.certs import Pki, write_pki
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.auth import CONTROLLER, EtcdUser, bootstrap_auth
 from clustermesh.etcd.client import Client
+from clustermesh.issued import Pki, write_pki
 from clustermesh.publish import PREFIXES
 from mesh.observe.tables import Process, ask
 from mesh.pools.prefixes import subnet
@@ -26,9 +26,11 @@ from tests.interop.etcd_server import Etcd
 
 CLUSTERS = ("east", "west", "north")
 IDS = {"east": 1, "west": 2, "north": 3}
+#: All instances of a cluster's controller are one user here: what they may do is the same.
+USERS = {cluster: EtcdUser(cluster, CONTROLLER, "a") for cluster in CLUSTERS}
 REPOSITORY = Path(__file__).parents[2]
 
-#: Life of published keys here; the leadership has a third of it.
+#: Validity of published keys here; the leadership has a third of it.
 LEASE_S = 6
 END_OF_TEST = "zz-end-of-test"
 
@@ -152,7 +154,7 @@ class Controller:
         return bool(status.get("leads") and status.get("ready"))
 
     def _config(self) -> Row:
-        number, user = IDS[self.cluster], self.mesh.pki.users[f"{self.cluster}-controller"]
+        number, user = IDS[self.cluster], self.mesh.pki.users[USERS[self.cluster].cn]
         return {
             "cluster": {"name": self.cluster, "id": number},
             "instance": self.instance,
@@ -217,7 +219,7 @@ class Mesh:
 
 @contextlib.contextmanager
 def mesh(directory: Path) -> Iterator[Mesh]:
-    users = ["root", *(f"{cluster}-controller" for cluster in CLUSTERS)]
+    users = ["root", *(user.cn for user in USERS.values())]
     pki = write_pki(directory / "pki", users, ["127.0.0.1"])
     etcd = Etcd(directory / "etcd", pki)
     it = Mesh(directory, etcd, pki)
@@ -240,7 +242,7 @@ async def root(it: Mesh) -> AsyncIterator[Client]:
 async def start_etcd(it: Mesh) -> None:
     it.etcd.start()
     async with root(it) as client:
-        await bootstrap_auth(client, CLUSTERS, PREFIXES)
+        await bootstrap_auth(client, USERS.values(), PREFIXES)
 
 
 async def keys(client: Client, prefix: str) -> dict[str, bytes]:

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clustermesh.certs import Pki
 from clustermesh.etcd.client import Client, EtcdAddress
+from clustermesh.issued import Pki
 from clustermesh.store.leader import Deposed, Fence
 
 T = TypeVar("T")
@@ -101,6 +101,7 @@ class Etcd:
             command += [
                 "--client-cert-auth", f"--trusted-ca-file={self.pki.ca}",
                 f"--cert-file={self.pki.server.cert}", f"--key-file={self.pki.server.key}",
+                f"--client-crl-file={self.pki.crl}", "--enable-grpc-gateway=false",
             ]  # fmt: skip
         return command
 
@@ -186,6 +187,27 @@ async def task_of(coroutine: Any) -> Any:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+#: Of the Alarm call: what to do, and which alarm (etcd's rpc.proto).
+RAISE, DISARM = 1, 2
+NO_SPACE, CORRUPT = 1, 2
+
+
+async def maintain(client: Client, method: str, request: bytes) -> None:
+    """One call of the Maintenance service that the product does not make."""
+    path = f"/etcdserverpb.Maintenance/{method}"
+    await client.connected().unary_unary(path, bytes, bytes)(request)
+
+
+async def alarm(client: Client, action: int, kind: int) -> None:
+    """Raise or disarm an alarm of the member that answers."""
+    member, number = bytearray(), (await client.status()).header.member_id
+    while number > 0x7F:  # a varint of protobuf
+        member.append(number & 0x7F | 0x80)
+        number >>= 7
+    member.append(number)
+    await maintain(client, "Alarm", bytes([0x08, action, 0x10, *member, 0x18, kind]))
 
 
 async def until(condition: Callable[[], object], what: str, within_s: float = 20) -> None:

@@ -1,6 +1,7 @@
 """A candidate that writes one fenced counter after the other while it leads (a child process).
 
-Usage: holder.py ENDPOINT INSTANCE TTL. Prints a line for each thing that happens to it.
+Usage: holder.py ENDPOINT INSTANCE TTL [CA CERT KEY]. Prints a line for each thing that happens to
+it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-async def main(endpoint: str, instance: str, ttl_s: int) -> None:
-    client = Client(EtcdAddress((endpoint,)))
+async def main(endpoint: str, instance: str, ttl_s: int, *files: str) -> None:
+    client = Client(EtcdAddress((endpoint,), *files))
     leader = Leader(client, "east", instance, ttl_s)
 
     async def lead(fence: Fence) -> None:
@@ -41,4 +42,4 @@ async def main(endpoint: str, instance: str, ttl_s: int) -> None:
     await leader.run(lead)
 
 
-asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]))

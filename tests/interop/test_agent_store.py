@@ -33,7 +33,7 @@ bpffs: {place}
 cgroup: {place}
 uplink: uplink
 socket: {place}/socket
-podNetns: /run/netns/{{cluster}}-{{namespace}}-{{name}}
+podNetns: /run/netns/{{cluster}}-{{namespace}}_{{name}}
 stateDir: {place}
 """
 PREFIX = "meshgate/v1/east/"
@@ -55,6 +55,7 @@ def agent_of(server: Etcd, place: Path) -> Agent:
     objects[PODS].replace({key: Pod("east", "shop", "web-1", "east-1")})
     facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
     agent.features = Features(agent.config, facts, objects, agent.kernel)
+    agent.features.hosts.private.mark_synced()  # the kernel was asked, and has no routes
     agent.features.derive(agent.loop)
     pods = agent.features.pods
     agent.entries = agent.loop.apply(pods.entry, agent.features.store.entries())

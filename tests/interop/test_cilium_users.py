@@ -11,12 +11,13 @@ import pytest
 import yaml
 from etcd_server import Etcd, client_of, running
 
-from clustermesh.certs import Pki, write_pki
-from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.auth import CONTROLLER, EtcdUser, bootstrap_auth
 from clustermesh.etcd.client import Denied, EtcdAddress
+from clustermesh.issued import Pki, write_pki
 from clustermesh.publish import PREFIXES
 from mesh.cli import main
 
+USERS = [EtcdUser(cluster, CONTROLLER, "a") for cluster in ("east", "west")]
 WRITES = (
     *(
         f"cilium/cache/{kind}/v1/north/x"
@@ -52,7 +53,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Etcd, Pk
 
     async def prepare(server: Etcd) -> None:
         async with client_of(server.endpoint) as client:
-            await bootstrap_auth(client, ["east", "west"], PREFIXES)
+            await bootstrap_auth(client, USERS, PREFIXES)
             await client.put("cilium/.heartbeat", b"now")
 
     with running(tmp_path_factory.mktemp("etcd"), pki) as server:

@@ -22,14 +22,15 @@ from mesh.core import journal
 from mesh.core.model import Node
 from tests.interop import controllers
 from tests.interop.controllers import (
-    CLUSTERS,
     LEASE_S,
+    USERS,
     Controller,
     Mesh,
     claims,
     deletions,
     keys,
     owners,
+    pod,
     put_pods,
     root,
 )
@@ -98,7 +99,7 @@ def test_a_role_of_an_earlier_version_holds_up_slices_alone(mesh: Mesh) -> None:
                 return {kv.key.decode(): kv.lease for kv in kvs}
 
             before = [prefix for prefix in publish.PREFIXES if prefix not in publish.LATER]
-            await bootstrap_auth(client, CLUSTERS, before)
+            await bootstrap_auth(client, USERS.values(), before)
             mesh.apply_all("east")
             it = await ready(mesh.controller("east").start())
             await put_pods(client, "east")
@@ -114,7 +115,7 @@ def test_a_role_of_an_earlier_version_holds_up_slices_alone(mesh: Mesh) -> None:
             await until_async(stand, "the canaries of all other prefixes on new leases", 60)
             late = wire.canary_key("east", wire.SLICES)
             assert (await leases()).get(late) == first[late]
-            await bootstrap_auth(client, CLUSTERS, publish.PREFIXES)
+            await bootstrap_auth(client, USERS.values(), publish.PREFIXES)
 
             async def all_stand() -> bool:
                 return (await leases()).get(late) != first[late]
@@ -183,6 +184,46 @@ def test_claims_are_made_for_everything(mesh: Mesh) -> None:
         ]
         assert nodes[0]["locator"] != nodes[1]["locator"]
         assert [row["pods"] for row in it.rows("egress")] == [["shop/client-1", "shop/client-2"]]
+
+    asyncio.run(scenario())
+
+
+def test_each_pod_is_confirmed_in_keys_that_no_lease_ends(mesh: Mesh) -> None:
+    """From its object, whatever its node says; another leader and another store change nothing."""
+    place = "meshgate/v1/east/confirmed/"
+    web = f"{place}east-1/shop/web-1"
+
+    async def scenario() -> None:
+        it = await up(mesh)
+        async with root(mesh) as client:
+            kvs = (await client.list(place)).kvs
+            before = {kv.key.decode(): kv.value for kv in kvs}
+            names = [f"east-{n}/shop/{app}-{n}" for n in (1, 2) for app in ("client", "web")]
+            assert sorted(before) == [*(f"{place}{name}" for name in names), f"{place}synced"]
+            assert {kv.lease for kv in kvs} == {0}
+            owned = await claims(client, "east")
+            numbers = {text: n for text, n in owned.items() if "/identity/labels/owner/" in text}
+            label = next(n for text, n in numbers.items() if "k8s:app=web;" in text)
+            assert msgspec.json.decode(before[web]) == {"identity": label}
+            it.end(signal.SIGKILL)
+            await ready(it.start())
+            assert await keys(client, place) == before
+            mesh.apply("east", "pods", *(pod("web", f"east-{n}", n) for n in (1, 2)))
+
+            async def gone() -> bool:
+                return not any("/client-" in key for key in await keys(client, place))
+
+            await until_async(gone, "pods without an object are not confirmed")
+        mesh.etcd.kill()
+        mesh.etcd.wipe()
+        await controllers.start_etcd(mesh)
+        async with root(mesh) as client:
+
+            async def back() -> bool:
+                found = await keys(client, place)
+                return found.get(web) == before[web] and f"{place}synced" in found
+
+            await until_async(back, "the same is confirmed in another store", 60)
 
     asyncio.run(scenario())
 

@@ -44,6 +44,7 @@ async def mirrored(client: Client, prefix: str = OWN, **options: Any) -> Any:
     async with task_of(mirror.follow.run()):
         await until(lambda: mirror.lists, "the first list")
         yield mirror
+    assert not mirror.follow.not_taken
 
 
 async def fill(client: Client, count: int, value: bytes = b"v", prefix: str = OWN) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from etcd_server import Etcd, Leadership, client_of, running, task_of, until, until_async
 
-from clustermesh.certs import write_pki
-from clustermesh.etcd.auth import bootstrap_auth
+from clustermesh.etcd.auth import NODE, EtcdUser, bootstrap_auth
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.errors import BadRequest, Denied, Unavailable
+from clustermesh.issued import write_pki
 from clustermesh.publish import PREFIXES
 from clustermesh.store.follow import Follow
 from clustermesh.store.keys import KEYS_PER_LEASE, LeasedTarget, PersistentTarget
@@ -28,6 +28,7 @@ from mesh.core.table import Table
 IPS = "cilium/cache/ip/v1/east/"
 CONFIG = "cilium/cluster-config/east"
 CANARY = "cilium/synced/east/cilium/cache/ip/v1"
+AGENT = EtcdUser("east", NODE, "n1")
 OWNED = (IPS, "cilium/synced/east/", CONFIG)
 
 
@@ -274,8 +275,8 @@ def test_a_denied_prefix_costs_one_more_try_not_one_per_key(tmp_path: Path) -> N
 
     async def run(server: Etcd) -> None:
         async with client_of(server.endpoint) as root:
-            await bootstrap_auth(root, ["east"], PREFIXES)
-        async with client_of(server.endpoint_of("east-agent")) as client:
+            await bootstrap_auth(root, [AGENT], PREFIXES)
+        async with client_of(server.endpoint_of(AGENT.cn)) as client:
             mine, other = "meshgate/v1/east/pod/n1/", "meshgate/v1/west/pod/n1/"
             target = PersistentTarget(client, [mine, other])
             keys = [f"{prefix}s/p{number}" for number in range(60) for prefix in (mine, other)]
@@ -286,7 +287,7 @@ def test_a_denied_prefix_costs_one_more_try_not_one_per_key(tmp_path: Path) -> N
             assert time.monotonic() - started < 1
             assert len((await client.list(mine)).kvs) == 60
 
-    pki = write_pki(tmp_path / "pki", ["root", "east-agent"], [])
+    pki = write_pki(tmp_path / "pki", ["root", AGENT.cn], [])
     with running(tmp_path / "etcd", pki) as server:
         asyncio.run(run(server))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 
 from clustermesh.etcd import client as clients
@@ -51,6 +53,7 @@ async def mirrored(client: Client, *prefixes: str) -> Any:
     mirror = Mirror(client, *prefixes)
     async with task_of(mirror.view.run()):
         yield mirror
+    assert not list(mirror.view.findings())
 
 
 async def write(client: Client, rows: Mapping[str, bytes]) -> None:
@@ -229,6 +232,75 @@ def test_a_list_that_is_compacted_in_its_middle_starts_anew(tmp_path: Path) -> N
             assert len(listing.kvs) == len(expected) - 1
             assert {kv.mod_revision > listing.revision for kv in listing.kvs} == {False}
             await client.aclose()
+
+    with running(tmp_path) as server:
+        asyncio.run(run(server))
+
+
+class CutAgainAndAgain(Client):
+    """Before each page, and after the last one, keys change and history is cut up to now."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.random = random.Random(7)
+        self.written: dict[str, bytes] = {}
+        self.cuts = 0
+        self.kept = frozenset[str]()  # keys that are never deleted
+
+    def pages(self, prefix: str) -> Any:
+        return self._cut(super().pages(prefix), prefix)
+
+    def loose_pages(self, prefix: str) -> Any:
+        return self._cut(super().loose_pages(prefix), prefix)
+
+    async def _cut(self, pages: Any, prefix: str) -> Any:
+        async for page in pages:
+            if prefix == NUMBERS:
+                await self.change()
+            yield page
+            if prefix == NUMBERS:
+                await self.change()
+
+    async def change(self) -> None:
+        """Put some keys, delete some, put some of these again, and compact."""
+        for _ in range(5):
+            key = f"{NUMBERS}{self.random.randrange(60):02}"
+            if self.random.random() < 0.5 and key not in self.kept:
+                await self.delete(key)
+                self.written.pop(key, None)
+            if self.random.random() < 0.7:
+                self.written[key] = b"%d" % self.random.randrange(1000)
+                await self.put(key, self.written[key])
+        await self.compact(await self.put("unrelated", b""))
+        self.cuts += 1
+
+
+def test_a_list_gets_through_while_somebody_cuts_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each list at one revision is cut, for ever; one below an open watch needs no history."""
+    monkeypatch.setattr(clients, "PAGE_KEYS", 7)
+
+    async def run(server: Etcd) -> None:
+        client = CutAgainAndAgain(server.endpoint)
+        client.kept = frozenset(f"{NUMBERS}{number:02}" for number in range(0, 60, 3))
+        client.written = {f"{NUMBERS}{number:02}": b"old" for number in range(60)}
+        await write(client, client.written)
+        await client.put(SYNCED, b"one")
+        async with mirrored(client, NUMBERS) as mirror:
+            for turn in range(1, 6):
+                await until(lambda turn=turn: mirror.lists >= 2 * turn, "the lists are accepted")
+                await client.put(f"{NUMBERS}end", b"%d" % turn)
+                client.written[f"{NUMBERS}end"] = b"%d" % turn
+                whole = {**client.written, SYNCED: b"one"}
+                await until(lambda whole=whole: mirror.rows == whole, "the store as it is")
+                assert not client.kept.intersection(mirror.deleted)
+                assert mirror.view.compactions >= 2 * turn
+                assert mirror.view.replacements == 0
+                if turn < 5:
+                    mirror.view.list_anew()
+        assert client.cuts > 0
+        await client.aclose()
 
     with running(tmp_path) as server:
         asyncio.run(run(server))

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from running import LEASE_S, ROOT, Lab
 
+from tests.lab.wire import Wire, wired
+
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
@@ -37,6 +39,27 @@ def overlay_lab() -> Iterator[Lab]:
     """A second lab, whose fabric knows no pod CIDR: nobody speaks BGP."""
     shape = ROOT / "mesh/lab/topology-overlay.yaml"
     yield from _brought_up(f"o{os.getpid() % 10_000_000}", shape)
+
+
+@pytest.fixture(scope="session")
+def two_nodes() -> Iterator[Wire]:
+    """Two nodes without agents (``wire.py``), for all tests of programs on real devices."""
+    with wired() as wire:
+        yield wire
+
+
+@pytest.fixture
+def wire(two_nodes: Wire) -> Wire:
+    """The same, with the rows of its picture and nothing else."""
+    for node in two_nodes.nodes.values():
+        node.reset()
+    return two_nodes
+
+
+@pytest.fixture(params=(4, 6), ids=("IPv4", "IPv6"))
+def family(request: pytest.FixtureRequest) -> int:
+    """Each family in turn."""
+    return int(request.param)
 
 
 def _brought_up(name: str, shape: Path) -> Iterator[Lab]:

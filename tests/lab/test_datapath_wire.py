@@ -6,34 +6,15 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
 
-from tests.lab.wire import Wire, at, inside, make_socket, wired
+from tests.lab.wire import Wire, at, inside, make_socket
 from tests.packet.nodes import EGRESS, LEGACY
 
 UDP_SEGMENT, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO, PMTUDISC_DONT = 103, 10, 23, 2, 0
 MEGABYTES = 64
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Wire]:
-    with wired() as wire:
-        yield wire
-
-
-@pytest.fixture
-def wire(lab: Wire) -> Wire:
-    for node in lab.nodes.values():
-        node.reset()
-    return lab
-
-
-@pytest.fixture(params=(4, 6), ids=("IPv4", "IPv6"))
-def family(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
 
 
 def transfer(wire: Wire, client: str, server: str, family: int) -> tuple[str, float]:

@@ -1,5 +1,7 @@
 """Hosts and pods of other nodes, where the fabric knows no pod CIDR: by the overlay, both ways.
 
+The clusters have no contract with each other: each is provisional in the other one.
+
 ::
 
     east-1 east-2 west-1 etcd ── router (no BGP)
@@ -7,14 +9,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from running import ECHO, ECHO_PORT, Lab, report, url, wait
+from test_import_firewall import EVIL, NODE, PUBLIC_4, PUBLIC_6, findings, store, write
 from wiretap import Packet, taps
 
 HOSTS = {"east-1": ("10.99.0.11", "fd99::11"), "east-2": ("10.99.0.12", "fd99::12")}
@@ -168,6 +173,106 @@ def test_a_native_route_takes_the_place_of_the_overlay_and_gives_it_back(
         assert lab.output("east-1", *CURL, url(pod)).split() == ["east/shop/web-2"]
     assert seen
     assert {packet.vni for packet in seen} == {None}
+
+
+def terms(lab: Lab) -> dict[str, str]:
+    """Of each cluster as the other one sees it: its contract, or that it has none."""
+    return {row["cluster"]: row["contract"] for row in lab.table("cluster") if row["contract"]}
+
+
+def test_without_contracts_each_cluster_is_provisional(lab: Lab) -> None:
+    assert terms(lab) == {"east": "provisional", "west": "provisional"}
+    assert "Contracts: 0, provisional clusters: 2" in lab.run("status").stdout
+
+
+def test_a_provisional_cluster_draws_nothing_that_egress_or_routes_carry(lab: Lab) -> None:
+    """A node of west with a pod CIDR there is a finding, and no map of east has it."""
+    there = store(lab)
+    node = json.loads(there[f"{NODE}west-1"][0])
+    cidrs = {
+        "destination-4": {"IPv4AllocCIDR": PUBLIC_4},
+        "destination-6": {"IPv4AllocCIDR": None, "IPv6AllocCIDR": PUBLIC_6},
+        "route-4": {"IPv4AllocCIDR": {"IP": "10.99.0.128", "Mask": "////gA=="}},
+        "route-6": {
+            "IPv4AllocCIDR": None,
+            "IPv6AllocCIDR": {"IP": "fd99::7:0", "Mask": "//////////////////8AAA=="},
+        },
+    }
+    bad = {}
+    for number, (name, cidr) in enumerate(cidrs.items()):
+        at = [{"Type": "InternalIP", "IP": f"10.99.0.7{number}"}]
+        fields = node | EVIL | {"Name": name, "IPAddresses": at, **cidr}
+        bad[f"{NODE}{name}"] = json.dumps(fields)
+    before, wanted = behind(lab), {key: {"M176"} for key in bad}
+
+    def of_keys() -> dict[str, set[str]]:
+        """A controller has no routes, so it takes two of the nodes in, and these have no agent."""
+        found = findings(lab)
+        return {key: found.get(key, set()) for key in bad}
+
+    try:
+        write(lab, dict(bad), there)
+        with suppress(AssertionError):
+            wait(lambda: of_keys() == wanted, 20, "one finding each")
+        assert of_keys() == wanted
+        assert behind(lab) == before
+    finally:
+        write(lab, dict.fromkeys(bad), there)
+    wait(lab.healthy, 10, "healthy after")
+
+
+def behind(lab: Lab) -> str:
+    """The pod CIDRs that the datapath of east-1 knows."""
+    pin = f"{lab.shown['hosts']['east-1']['bpffs']}/mg_addr_cidr"
+    return lab.output("east-1", "bpftool", "map", "dump", "pinned", pin)
+
+
+@contextmanager
+def contracts(lab: Lab) -> Iterator[None]:
+    """Each cluster gives the other one its pods, nodes and services, and lets its hosts in."""
+    paths = []
+    for mine, other, number in (("east", "west", 2), ("west", "east", 1)):
+        spec = {
+            "cluster": other, "id": number, "hosts": True, "namespaces": ["shop"],
+            "podCIDRs": [f"10.{number}.0.0/16", f"fd0{number}::/48"],
+            "nodeCIDRs": ["10.99.0.0/24", "fd99::/64", f"fcbb:bb0{number}::/32"],
+            "serviceCIDRs": [f"10.97.{number}.0/24", f"fd97:{number}::/112"],
+        }  # fmt: skip
+        document = {"apiVersion": "meshgate.io/v1alpha1", "kind": "ClusterPeer"}
+        document |= {"metadata": {"name": other}, "spec": spec}
+        paths.append(Path(lab.shown["manifests"][mine]) / "hosts.json")
+        paths[-1].write_text(json.dumps(document))
+    try:
+        given = {"east": "ClusterPeer/east", "west": "ClusterPeer/west"}
+        wait(lambda: terms(lab) == given, 10, "the contracts are in force")
+        yield
+    finally:
+        for path in paths:
+            path.unlink()
+        wait(lambda: set(terms(lab).values()) == {"provisional"}, 10, "they are gone")
+
+
+@FAMILIES
+def test_by_contract_a_peers_host_is_reached_by_the_overlay_both_ways(
+    lab: Lab, number: int
+) -> None:
+    """Without one its packets come by the overlay and the answers leave natively."""
+    pod, host = lab.pod("east/shop/web-1"), ("10.99.0.21", "fd99::21")[number]
+    address = pod["addresses"][number]
+    there = (host, "10.99.0.21", 6)
+
+    def ways() -> set[tuple[str, str, int | None]]:
+        with taps(lab, "west-1", device="uplink") as made:
+            lab.output("west-1", *CURL, url(address))
+            seen = between(made["west-1"].packets(), host, address)
+        return {(str(packet.source), str(packet.sender), packet.vni) for packet in seen}
+
+    assert ways() == {there, (address, "None", None)}
+    with contracts(lab):
+        back = (address, HOSTS["east-1"][0], pod["identity"])
+        wait(lambda: ways() == {there, back}, 10, "both directions in the overlay")
+    wait(lambda: ways() == {there, (address, "None", None)}, 10, "natively again")
+    assert lab.healthy(), lab.run("status").stdout
 
 
 def test_the_lab_is_healthy_and_nothing_was_dropped_for_its_source(lab: Lab) -> None:

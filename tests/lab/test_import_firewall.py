@@ -22,6 +22,8 @@ PREFIXES = {
     "IPv6AllocCIDR": None,
     "Annotations": {},
 }
+PUBLIC_4 = {"IP": "192.0.2.0", "Mask": "////AA=="}
+PUBLIC_6 = {"IP": "2001:db8:2::", "Mask": "//////////8AAAAAAAAAAA=="}
 EVIL = {"Name": "evil", "IPAddresses": [{"Type": "InternalIP", "IP": "10.99.0.77"}], **PREFIXES}
 
 
@@ -52,7 +54,16 @@ def violations(there: dict[str, tuple[str, int]]) -> dict[str, tuple[str, str]]:
     def service(name: str, **fields: Any) -> tuple[str, str]:
         return f"{SERVICE}shop/{name}", changed(f"{SERVICE}shop/web", **{"name": name} | fields)
 
-    own_node = [{"Type": "InternalIP", "IP": "10.99.0.11"}]
+    def at(*addresses: str) -> list[dict[str, str]]:
+        return [{"Type": "InternalIP", "IP": text} for text in addresses]
+
+    def frontend(text: str) -> dict[str, Any]:
+        return {text: {"http": {"Protocol": "TCP", "Port": 80}}}
+
+    def bank() -> tuple[str, str]:
+        return f"{SERVICE}bank/web", changed(f"{SERVICE}shop/web", namespace="bank")
+
+    own_node = at("10.99.0.11")
     cidr = {"IP": "10.2.0.0", "Mask": "////AA=="}
     backends = {"10.1.0.3": {"http": {"Protocol": "TCP", "Port": 8080}}}
     rows = [
@@ -76,6 +87,15 @@ def violations(there: dict[str, tuple[str, int]]) -> dict[str, tuple[str, str]]:
         ("M131", service("evil", backends=backends)),
         ("M131", service("web", backends=backends)),
         ("M123", (CONFIG, '{"id":1}')),
+        # what the contract does not give: 192.0.2.0/24 is a destination of our egress policy
+        ("M177", node("public-4", IPv4AllocCIDR=PUBLIC_4)),
+        ("M177", node("public-6", IPv4AllocCIDR=None, IPv6AllocCIDR=PUBLIC_6)),
+        ("M177", node("endpoint-4", IPAddresses=at("203.0.113.7"))),
+        ("M177", node("endpoint-6", IPAddresses=at("10.99.0.77", "2001:db8:7::7"))),
+        ("M177", service("frontend-4", frontends=frontend("10.97.1.99"))),
+        ("M177", service("frontend-6", frontends=frontend("fd97:1::99"))),
+        ("M177", bank()),
+        ("M177", (f"{IDENTITY}id/131098", LABELS + "k8s:io.kubernetes.pod.namespace=bank;")),
     ]
     return {key: (code, value) for code, (key, value) in rows}
 
@@ -137,7 +157,7 @@ def test_what_a_peer_may_not_claim_is_a_finding_and_changes_no_map(lab: Lab) -> 
 
 def test_a_clusters_users_write_only_their_clusters_keys(lab: Lab) -> None:
     keys = f"{NODE}x {CONFIG} cilium/synced/west/x meshgate/v1/west/pod/west-1/shop/x"
-    for user in ("east-controller", "east-agent", "east-speaker"):
+    for user in ("east:controller:east-1-controller", "east:node:east-1", "east:speaker:east-1"):
         put = shlex.join([*lab.etcdctl_command(user), "put"])
         loop = f'for key in {keys}; do {put} "$key" x; done'
         answer = lab.exec("etcd", "bash", "-c", loop)

@@ -100,7 +100,7 @@ def test_a_manifest_makes_a_pod_and_its_end_removes_it(lab: Lab) -> None:
     directory = Path(lab.shown["manifests"]["west"])
     text = (directory / "pod-web-1.yaml").read_text()
     (directory / "pod-late-1.yaml").write_text(text.replace("name: web-1", "name: late-1"))
-    namespace = Path(f"/run/netns/{lab.environment['MESHGATE_LAB']}-west-shop-late-1")
+    namespace = Path(f"/run/netns/{lab.environment['MESHGATE_LAB']}-west_shop_late-1")
     wait(lambda: any(row["name"] == "late-1" and row["addresses"] for row in lab.table("pod")), 10,
          "the pod has addresses")  # fmt: skip
     address = lab.pod("west/shop/late-1")["addresses"][0]

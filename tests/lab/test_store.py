@@ -11,6 +11,7 @@ import pytest
 from running import LEASE_S, Lab, wait
 from transfers import losses, route_monitor, transfers
 
+OF_EAST = ("east:controller:east-1-controller", "east:node:east-1", "east:speaker:east-1")
 CLAIMS = ("identity", "podcidr", "locator", "block")
 
 
@@ -55,7 +56,7 @@ def test_an_empty_etcd_after_three_lease_times_changes_nothing(lab: Lab, tmp_pat
     wait(lab.healthy, 30, "healthy afterwards")
 
 
-@pytest.mark.parametrize("user", ["east-controller", "east-agent", "east-speaker"])
+@pytest.mark.parametrize("user", OF_EAST)
 @pytest.mark.parametrize(
     "key",
     ["meshgate/v1/west/leader", "cilium/cache/nodes/v1/west/x", "cilium/cache/ip/v1/west/x"],
@@ -68,4 +69,4 @@ def test_a_user_of_east_cannot_write_under_west(lab: Lab, user: str, key: str) -
 
 @pytest.mark.parametrize("key", ["meshgate/v1/east/leader", "cilium/cache/nodes/v1/east/x"])
 def test_an_agent_writes_only_pods(lab: Lab, key: str) -> None:
-    assert "permission denied" in lab.etcdctl("east-agent", "put", key, "x").stderr
+    assert "permission denied" in lab.etcdctl("east:node:east-1", "put", key, "x").stderr

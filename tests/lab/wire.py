@@ -182,8 +182,13 @@ def _attach(node: Node, name: str) -> None:
             for program, ingress in (("mg_from_pod", True), ("mg_to_pod", False)):
                 pin = node.directory / f"{program}_{pod.device}"
                 links.tcx(node.programs[program], pod.device, pin, ingress=ingress)
-        for program, device in (("mg_from_uplink", "dpwup"), ("mg_from_vxlan", "mg_vxlan")):
-            links.tcx(node.programs[program], device, node.directory / program, ingress=True)
+        for program, device, ingress in (
+            ("mg_from_uplink", "dpwup", True),
+            ("mg_from_vxlan", "mg_vxlan", True),
+            ("mg_to_vxlan", "mg_vxlan", False),
+            ("mg_to_uplink", "dpwup", False),
+        ):
+            links.tcx(node.programs[program], device, node.directory / program, ingress=ingress)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from mesh.identity.addresses import KIND_NODE, KIND_POD, VALUE
 from mesh.identity.agent import IdentityAgent, address_table
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.rows import NodeHop, PodCIDR
+from mesh.nodes.uplink import Facts
 from tests.fixtures.rooms import ENDPOINT, OWN, Rooms, policy
 from tests.packet.nodes import Got, Node
 from tests.packet.packets import TCP, UDP, Echo, Other, Overlay, Packet, Transport
@@ -82,12 +83,21 @@ class FullRooms(Rooms):
         self._runner = asyncio.Runner()
         ids: Table[str, int] = Table("cluster id")
         ids.replace(CLUSTERS)
-        remote = cast(Remote, SimpleNamespace(ids=ids, nodes=Table("n"), complete=Source("all")))
+        hosts: Table[str, bool] = Table("contract with hosts")
+        hosts.mark_synced()
+        tables = SimpleNamespace(ids=ids, hosts=hosts, nodes=Table("n"), complete=Source("all"))
+        remote = cast(Remote, tables)
         self.identity = IdentityAgent(
             OWN, 1, address_table(), self.objects, self.store, remote, Table("node")
         )
         self.nodes = NodesAgent(
-            OWN, "dpwup", ENDPOINT, self.objects, self.store, remote, Table("locator")
+            OWN,
+            "dpwup",
+            Facts(1, 1500, ENDPOINT),
+            self.objects,
+            self.store,
+            remote,
+            Table("locator"),
         )
         for source in (self.identity.address, self.nodes.hop, self.nodes.pod_cidr):
             source.mark_synced()

@@ -17,7 +17,8 @@ from unittest.mock import ANY
 import pytest
 
 from bpf import netns
-from mesh.core.model import PodKey
+from mesh.core.model import Network, PodKey
+from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 from mesh.kernel import Kernel
 from mesh.netlink import (
@@ -30,12 +31,25 @@ from mesh.netlink import (
     RouteEvent,
     RuleEvent,
 )
+from mesh.nodes.findings import OVERLAY_RESTORED
 from mesh.nodes.next_hops import GROUPS, NextHops
+from mesh.nodes.overlay import OverlayDevice
+from mesh.nodes.routed import HostRoutes
 from mesh.nodes.uplink import FILE, MovedError, Uplink
 from mesh.pods.links import PodLink, PodLinks, device_name
 
 NEAR, FAR, FARTHER = map(IPv4Address, ("10.99.0.11", "10.99.1.11", "10.99.2.11"))
 GATEWAY, OTHER = map(IPv4Address, ("10.99.0.1", "10.99.0.2"))
+
+
+class Attached:
+    """Programs of pods: none here."""
+
+    def pod(self, device: str) -> None:
+        """It is attached."""
+
+    def forget(self, device: str) -> None:
+        """It is gone."""
 
 
 class Host:
@@ -142,6 +156,43 @@ def test_a_native_route_is_more_specific_than_the_default_and_leads_out_of_the_d
         left = (await kernel.link("left")).ifindex
         found = await kernel.natively_routed(prefixes, left)
         assert found == {each: str(each) in there for each in prefixes}
+
+    play(host, story)
+
+
+def test_routes_in_private_space_are_read_and_followed(host: Host) -> None:
+    """No default route, none out of a device of ours, none in public space, none of our own."""
+    with netns.enter(host.namespace):
+        Path("/proc/sys/net/ipv6/conf/left/disable_ipv6").write_text("0")
+    host.ip(
+        "route add default via 10.99.0.1",
+        "route add 198.51.100.0/24 via 10.99.0.1",
+        "route add unreachable 10.7.0.0/16",
+        "route add 10.8.0.0/16 via 10.99.0.1 table 99",
+        "link add mg_x type veth peer name mg_y",
+        "link set mg_x up",
+        "route add 10.9.0.0/16 dev mg_x",
+        "addr add fd99::9/64 dev left nodad",
+        "route add fd88::/48 via fd99::1",
+        "route add fd89::/48 via fd99::1 proto 77",
+    )
+    there = {"10.99.0.0/24", "10.99.1.0/24", "10.7.0.0/16", "10.8.0.0/16", "fd99::/64", "fd88::/48"}
+
+    async def story(kernel: Kernel) -> None:
+        table: Table[int, frozenset[Network]] = Table("routes")
+        seen = HostRoutes(kernel, table)
+
+        def found() -> set[str]:
+            return {str(prefix) for prefixes in table.rows.values() for prefix in prefixes}
+
+        task = asyncio.create_task(seen.run())
+        await soon(lambda: table.synced)
+        assert found() == there
+        host.ip("route add 10.66.0.0/16 via 10.99.0.1", "route del fd88::/48")
+        await soon(lambda: found() == there - {"fd88::/48"} | {"10.66.0.0/16"})
+        host.ip("link set left down")
+        await soon(lambda: found() == {"10.7.0.0/16"})
+        task.cancel()
 
     play(host, story)
 
@@ -454,6 +505,90 @@ def test_a_wired_pod_gets_another_mtu_at_both_ends_and_keeps_its_connection(
                 with answer.makefile("rb") as arrived:
                     assert len(arrived.read(4000)) == 4000
             answer.close()
+
+    with netns.enter(host.namespace):
+        play(host, story)
+
+
+@pytest.mark.parametrize("name", ["web", "w" * 152, "w" * 253])
+def test_a_pod_is_read_back_whatever_its_name(
+    host: Host, namespaces: Callable[[], Path], name: str
+) -> None:
+    """An alias has 255 bytes; the longest names of Kubernetes do not fit."""
+    space, key = namespaces(), PodKey("c" * 32, "n" * 63 if len(name) > 200 else "shop", name)
+    addresses = IPv4Address("10.1.0.2"), IPv6Address("fd01::2")
+    link = PodLink(str(space), 1, device_name(key), addresses, 1450)
+
+    async def story(kernel: Kernel) -> None:
+        assert await PodLinks(kernel, Attached(), Table("device")).upsert({key: link}) == {}
+        again = PodLinks(kernel, Attached(), Table("device"))
+        assert await again.held() == {key: addresses}
+        assert list(await again.read()) == [key]
+        assert await again.upsert({key: link}) == {}
+        assert await again.delete([key]) == {}
+        assert await again.held() == {}
+
+    with netns.enter(host.namespace):
+        play(host, story)
+
+
+def test_a_route_to_a_pod_that_is_deleted_is_restored(
+    host: Host, namespaces: Callable[[], Path]
+) -> None:
+    """Also when it went while no agent ran, and when the device was set down."""
+    space, key = namespaces(), PodKey("east", "shop", "web")
+    addresses = IPv4Address("10.1.0.2"), IPv6Address("fd01::2")
+    link = PodLink(str(space), 1, device_name(key), addresses, 1450)
+    desired: Table[PodKey, PodLink] = Table("link")
+    desired.replace({key: link})
+
+    async def story(kernel: Kernel) -> None:
+        def routes() -> set[str]:
+            found = set()
+            for family in "-4", "-6":
+                command = ["ip", family, "-n", host.namespace.name, "route", "show", "proto", "77"]
+                listed = subprocess.run(command, capture_output=True, text=True, check=True)
+                found |= {line.split()[0] for line in listed.stdout.splitlines()}
+            return found
+
+        loop, links = Loop(), PodLinks(kernel, Attached(), Table("device"))
+        applied = loop.apply(desired, links)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loop.run())]
+            await applied.settled()
+            assert routes() == {"10.1.0.2", "fd01::2"}
+            host.ip("route del 10.1.0.2 proto 77")
+            tasks.append(group.create_task(links.watch(applied.recheck)))
+            await soon(lambda: routes() == {"10.1.0.2", "fd01::2"})
+            host.ip("route del fd01::2 proto 77")
+            await soon(lambda: routes() == {"10.1.0.2", "fd01::2"})
+            host.ip(f"link set {link.device} down")
+            await soon(lambda: routes() == {"10.1.0.2", "fd01::2"})
+            for task in tasks:
+                task.cancel()
+
+    with netns.enter(host.namespace):
+        play(host, story)
+
+
+def test_the_overlays_device_is_restored_and_named(host: Host) -> None:
+    async def story(kernel: Kernel) -> None:
+        overlay, again = OverlayDevice(kernel, "mgv", 8472), asyncio.Event()
+        await overlay.make()
+        task = asyncio.create_task(overlay.run(again.set))
+        await asyncio.sleep(0)
+        assert list(overlay.findings("east-1")) == []
+        host.ip("link set mgv down")
+        await again.wait()
+        assert (await kernel.link("mgv")).up
+        (found,) = overlay.findings("east-1")
+        assert (found.code, found.object) == (OVERLAY_RESTORED, "east-1/mgv")
+        host.ip("link del mgv")
+        with pytest.raises(MovedError):
+            await task
+        assert "deleted" in next(overlay.findings("east-1")).text
+        await overlay.make()
+        assert (await kernel.link("mgv")).up
 
     with netns.enter(host.namespace):
         play(host, story)

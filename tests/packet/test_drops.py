@@ -9,7 +9,7 @@ import pytest
 
 from bpf.testrun import run
 from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Node
-from tests.packet.packets import ARP, TCP, UDP, Echo, Error, Other, Overlay, Packet
+from tests.packet.packets import TCP, UDP, Echo, Error, Other, Overlay, Packet
 
 Nodes = dict[str, Node]
 Make = Callable[[Nodes, int], Any]
@@ -316,26 +316,6 @@ def test_the_stack_gets(nodes: Nodes, family: int, make: Make) -> None:
     packet = make(nodes, family)
     got = nodes["a"].from_pod("web", packet)
     assert (got.verdict, got.dropped, got.packet) == (OK, {}, packet)
-
-
-def test_neighbour_discovery_and_arp_pass_uncounted(nodes: Nodes) -> None:
-    def neighbour(kind: int, source: str, destination: str) -> Packet:
-        return Packet(source, destination, Other(58), bytes([kind]) + b"\0" * 23, ttl=255)
-
-    a = nodes["a"]
-    own = a.plan.pods["client"][6]
-    for packet in (
-        neighbour(135, "::", "ff02::1:ff00:8"),
-        neighbour(133, "fe80::1", "ff02::2"),
-        neighbour(143, "fe80::1", "ff02::16"),
-        neighbour(136, "fe80::1", "fe80::2"),
-        neighbour(135, own, "ff02::1:ff00:1"),
-    ):
-        got = a.from_pod("client", packet)
-        assert (got.verdict, got.dropped, got.events) == (OK, {}, [])
-    arp = b"\xff" * 6 + b"\x02" * 6 + ARP.to_bytes(2, "big") + b"\0" * 28
-    assert a.from_pod("client", arp).verdict == OK
-    assert a.from_uplink(arp).verdict == OK
 
 
 @pytest.mark.parametrize("source", ["fe80::1", "::"])

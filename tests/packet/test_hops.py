@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import getpid
+from pathlib import Path
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Got, Node, ip, zoned
+from tests.packet.builds import edited
+from tests.packet.nodes import (
+    EGRESS,
+    LEGACY,
+    OK,
+    REDIRECT,
+    SHOT,
+    Got,
+    Node,
+    ip,
+    pinned_in,
+    zoned,
+)
 from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet, Transport, broken_checksums
 
 Nodes = dict[str, Node]
@@ -56,6 +70,29 @@ def test_a_traceroute_of_the_gateways_own_pod_shows_it(nodes: Nodes, family: int
     got = g.from_pod("client", probe)
     assert got.dropped == {"TTL_EXCEEDED": 1}
     error(got, EXCEEDED[family], GATEWAY[family], probe)
+
+
+@pytest.fixture
+def older(nodes: Nodes, tmp_path: Path) -> Iterator[Node]:
+    """The gateway on a kernel that does not know the flag by which an own address is asked for."""
+    flag = "#define FIB_LOOKUP_SRC (1U << 4)"
+
+    class Older(Node):
+        built = edited(tmp_path, [("hook_tc.h", flag, flag.replace("4)", "30)"))])
+
+    g = nodes["g"]
+    with pinned_in(f"dpw-{getpid()}-older") as directory:
+        node = Older(g.plan, g.space, directory)
+        yield node
+        node.close()
+
+
+def test_a_kernel_before_6_7_says_it_in_the_destinations_name(older: Node, family: int) -> None:
+    """IPv4 needs no question (D9)."""
+    probe = Packet(older.plan.pods["client"][family], LEGACY[family], UDP(5000, 33434), ttl=1)
+    got = older.from_pod("client", probe)
+    assert got.dropped == {"TTL_EXCEEDED": 1}
+    error(got, EXCEEDED[family], {4: G, 6: LEGACY[6]}[family], probe)
 
 
 def test_the_last_hop_is_let_through(nodes: Nodes, family: int) -> None:

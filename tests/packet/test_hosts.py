@@ -161,6 +161,47 @@ def test_a_peer_reaches_a_host_only_by_contract(nodes: Nodes, family: int) -> No
         assert (got.verdict, got.packet, got.dropped) == (OK, packet, {})
 
 
+def test_by_contract_a_peers_host_and_our_pod_speak_by_the_overlay(
+    nodes: Nodes, family: int
+) -> None:
+    """Both contracts say so: the host of w reaches a pod of a, and back, and the host of a."""
+    a, w = nodes["a"], nodes["w"]
+    web = a.plan.pods["web"]
+    packet = connect(HOST["w"][family], web[family])
+    answer = packet.reply(TCP(80, 40000, "SA"))
+    sent = from_host(w, packet)
+    assert a.from_uplink(sent.wire).verdict == REDIRECT
+    assert a.from_pod("web", answer).verdict == OK  # natively: no contract
+    a.clear(f"mg_ct_v{family}")
+    flags(a, W, CONTRACT)
+    assert a.from_uplink(sent.wire).verdict == REDIRECT
+    back = a.from_pod("web", answer)
+    assert back.overlay == Overlay(A, W, web.identity, answer)
+    home = w.from_uplink(back.wire)
+    assert (home.verdict, home.dropped) == (SHOT, {"UNKNOWN_L3_TARGET": 1})
+    flags(w, A, CONTRACT)
+    home = w.from_uplink(back.wire)
+    assert (home.verdict, home.packet, home.dropped) == (OK, answer, {})
+
+
+def test_by_contract_a_pod_reaches_a_peers_host_by_the_overlay(nodes: Nodes, family: int) -> None:
+    """Where no native route leads to that node's pods; its flags say so."""
+    a, w = nodes["a"], nodes["w"]
+    web = a.plan.pods["web"]
+    packet = connect(web[family], HOST["w"][family])
+    flags(a, W, FLAG[family])
+    assert a.from_pod("web", packet).verdict == OK
+    a.clear(f"mg_ct_v{family}")
+    flags(a, W, FLAG[family] | CONTRACT)
+    sent = a.from_pod("web", packet)
+    assert sent.overlay == Overlay(A, W, web.identity, packet)
+    flags(w, A, CONTRACT)
+    assert w.from_uplink(sent.wire).packet == packet
+    answer = packet.reply(TCP(80, 40000, "SA"))
+    home = a.from_uplink(from_host(w, answer).wire)
+    assert (home.verdict, home.packet) == (REDIRECT, answer)
+
+
 def test_neighbour_discovery_does_not_cross_the_overlay_to_a_host(nodes: Nodes) -> None:
     packet = Packet(HOST["b"][6], HOST["a"][6], Other(58), bytes([136, 0]) + b"\0" * 22, ttl=255)
     got = nodes["a"].from_uplink(Overlay(B, A, 6, packet))

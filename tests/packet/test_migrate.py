@@ -17,6 +17,7 @@ from bpf.migrate import Declared, RefusedError
 from bpf.object import BPFFS, Generation
 from mesh.core.strict import convert
 from mesh.datapath import migrate
+from mesh.datapath.hooks import GUARD, GUARD_PROGRAM
 from mesh.datapath.migrate import Migration
 from mesh.datapath.settings import Size
 from mesh.datapath.steps import ORDER, Step, Way
@@ -253,6 +254,20 @@ def test_an_agent_of_the_former_commit_may_take_the_links_back(live: Live, build
     traffic.turn()
     live.start(builds["wider"], DECLARED)
     traffic.turn()
+
+
+def test_the_guard_goes_before_programs_that_do_not_vouch(live: Live, builds: Builds) -> None:
+    """It would drop all that programs of before it send through the overlay."""
+    live.start(OBJECTS, DECLARED)
+    pin = live.directory / "links" / GUARD
+    for objects, stays in ((builds["wider"], True), (builds["former"], False)):
+        with (
+            live.pinned_program(live.directory / "programs" / GUARD_PROGRAM) as program,
+            netns.enter(live.space),
+        ):
+            links.tcx(program, "dpwup", pin, ingress=False)
+        live.start(objects, DECLARED)
+        assert pin.exists() is stays
 
 
 AGENT_MAPS = (

@@ -56,7 +56,7 @@ def name() -> Iterator[str]:
     cgroup = cgroup_mount() / name
     cgroup.mkdir()
     try:
-        for space in (name, f"{name}-shop-web"):
+        for space in (name, f"{name}-shop_web"):
             ip("", "netns", "add", space)
         for words in (
             ("link", "set", "lo", "up"),
@@ -68,7 +68,7 @@ def name() -> Iterator[str]:
             ip(name, *words)
         yield name
     finally:
-        for space in (name, f"{name}-shop-web"):
+        for space in (name, f"{name}-shop_web"):
             ip("", "netns", "del", space)
         shutil.rmtree(BPFFS / name, ignore_errors=True)
         cgroup.rmdir()
@@ -81,7 +81,7 @@ def seen(name: str, tmp_path: Path) -> dict[str, Any]:
     places = {
         "bpffs": str(BPFFS / name),
         "cgroup": str(cgroup_mount() / name),
-        "podNetns": f"/run/netns/{name}-{{namespace}}-{{name}}",
+        "podNetns": f"/run/netns/{name}-{{namespace}}_{{name}}",
     }
     (tmp_path / "places.json").write_text(json.dumps(places))
     command = [sys.executable, "-m", "tests.packet.fence.scenario", str(tmp_path)]

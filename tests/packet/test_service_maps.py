@@ -21,7 +21,7 @@ from mesh.services.kinds import (
     ServiceObject,
     ServicePortObject,
 )
-from mesh.services.maps import BACKEND_MAP, SERVICE_MAP, backend_map, service_map
+from mesh.services.maps import ADDRESS_MAP, BACKEND_MAP, SERVICE_MAP, backend_map, service_map
 from tests.unit.services.room import Room
 
 V4, V6 = IPv4Address("10.97.1.10"), IPv6Address("fd97:1::10")
@@ -35,7 +35,8 @@ class PinnedMaps(Maps):
     """Maps that ``sock.o`` has pinned."""
 
     def __init__(self, pins: Path) -> None:
-        self.maps = {name: Map.open_pinned(pins / name) for name in (SERVICE_MAP, BACKEND_MAP)}
+        names = (SERVICE_MAP, BACKEND_MAP, ADDRESS_MAP)
+        self.maps = {name: Map.open_pinned(pins / name) for name in names}
 
     def rows(self, name: str, encode: Any, decode: Any) -> RowTarget[Any, Any]:
         return RowTarget(self.maps[name], encode, decode)

@@ -115,6 +115,15 @@ def test_a_pod_alone_gets_three_quarters_of_a_table(few: Node, family: int) -> N
     assert few.from_pod("web", Packet(hog, LEGACY[family], UDP(1, 9))).dropped == {}
 
 
+def test_a_share_holds_without_another_sweep(few: Node, family: int) -> None:
+    """The pod is faster than the agent, or there is none."""
+    few.sweep()
+    source = few.plan.pods["web"][family]
+    packets = [Packet(source, LEGACY[family], UDP(1 + number, 9)) for number in range(SIZE)]
+    granted = sum(few.from_pod("web", packet).dropped == {} for packet in packets)
+    assert granted == SIZE * 3 // 4
+
+
 def test_between_addresses_of_the_mesh_a_packet_needs_no_entry(few: Node, family: int) -> None:
     agent = Swept(few)
     source, to = few.plan.pods["web"][family], PLANS["b"].pods["web"][family]

@@ -80,6 +80,7 @@ class Bed:
         self.attach()
         self.services = self.stack.enter_context(Map.open_pinned(pins / "mg_service_addr"))
         self.backends = self.stack.enter_context(Map.open_pinned(pins / "mg_backend_addr"))
+        self.addresses = self.stack.enter_context(Map.open_pinned(pins / "mg_service_ip"))
 
     def attach(self) -> None:
         with Object.open(self.objects / "sock.o") as opened:
@@ -277,6 +278,23 @@ def test_a_service_without_backends_is_refused_at_once(bed: Bed, family: Family,
     if kind == UDP:
         with pytest.raises(ConnectionRefusedError):
             bed.client(family, kind).sendto(b"question", (family.service, 80))
+
+
+@families
+@kinds
+def test_a_port_that_the_service_does_not_have_is_refused(
+    bed: Bed, family: Family, kind: int
+) -> None:
+    """No route leads to the address, and none that does has anybody who answers."""
+    bed.servers(family, kind)
+    bed.serve(kind, family)
+    bed.addresses.update_one({"w": words(family.service)["w"]}, 1)
+    for asked, port in ((TCP if kind == UDP else UDP, 80), (kind, 81)):
+        with pytest.raises(ConnectionRefusedError):
+            bed.client(family, asked).connect((family.service, port))
+    with pytest.raises(ConnectionRefusedError):
+        bed.client(family, UDP).sendto(b"question", (family.service, 81))
+    bed.client(family, kind).connect((family.service, 80))
 
 
 @families

@@ -11,7 +11,7 @@ import pytest
 
 from bpf.object import Object
 from bpf.testrun import run_xdp
-from tests.packet.nodes import BLOCKS, EGRESS, LEGACY, PLANS, ROUTER, SLOT, Got, Node, ip
+from tests.packet.nodes import BLOCKS, EGRESS, LEGACY, PLANS, ROUTER, SLOT, Got, Node, Spoiled, ip
 from tests.packet.packets import TCP, UDP, Echo, Error, Overlay, Packet, Transport, broken_checksums
 
 PASS, REDIRECT = 2, 4
@@ -42,9 +42,10 @@ def gateway(nodes: Nodes, door_objects: Path) -> Iterator[Gateway]:
     for address, mac in neighbours:
         ip(node.space.name, "neigh", "replace", address, "lladdr", mac, "dev", "dpwup")
     made = Gateway(node, door_objects)
-    node.slots.append(made.object.maps[SLOT])
+    slot = Spoiled(made.object.maps[SLOT])
+    node.slots.append(slot)
     yield made
-    node.slots.remove(made.object.maps[SLOT])
+    node.slots.remove(slot)
     made.object.close()
     for address, _ in neighbours:
         ip(node.space.name, "neigh", "del", address, "dev", "dpwup")

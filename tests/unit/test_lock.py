@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -22,9 +23,9 @@ PAGE = """
 """
 
 
-def committed() -> dict[str, str]:
+def committed(path: Path = lock.LOCK) -> dict[str, str]:
     """Version by package."""
-    text = lock.LOCK.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     assert text.startswith(lock.HEAD)
     body = text.removeprefix(lock.HEAD)
     assert PIN.sub("", body) == "", "only pins with hashes: no address, no range"
@@ -33,7 +34,7 @@ def committed() -> dict[str, str]:
 
 def test_every_requirement_of_the_project_is_locked_within_its_range() -> None:
     """When it fails after a change of pyproject.toml, `make lock` writes a lock that fits."""
-    pins = committed()
+    pins = committed() | committed(lock.DEV_LOCK)
     project = tomllib.loads(lock.PROJECT.read_text(encoding="utf-8"))
     for one in map(Requirement, lock.requirements(project)):
         assert one.specifier.contains(pins[lock.normalized(one.name)]), str(one)
@@ -77,3 +78,35 @@ def test_a_pin_is_written_with_its_hashes_in_order() -> None:
     text = lock.text_of([(Chosen("one", "1.0", "aa"), {"bb", "aa"})])
     pin = "one==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
     assert text == lock.HEAD + pin
+
+
+def test_a_node_gets_no_package_of_tests_and_checks() -> None:
+    """No package stands in both locks; what pyproject.toml asks for to run is in the first."""
+    run, dev = committed(), committed(lock.DEV_LOCK)
+    assert run.keys() & dev.keys() == set()
+    project = tomllib.loads(lock.PROJECT.read_text(encoding="utf-8"))
+    assert {lock.normalized(Requirement(text).name) for text in lock.runtime(project)} <= run.keys()
+    tools = project["project"]["optional-dependencies"]["dev"]
+    assert {lock.normalized(Requirement(text).name) for text in tools} <= dev.keys()
+
+
+def test_a_package_that_a_node_needs_is_no_package_of_tests() -> None:
+    one, two = Chosen("one", "1", ""), Chosen("two", "2", "")
+    assert lock.split([one, two], [two]) == {lock.LOCK: [two], lock.DEV_LOCK: [one]}
+    with pytest.raises(LockError, match="three"):
+        lock.split([one], [Chosen("three", "3", "")])
+
+
+def test_exabgp_is_one_version_since_its_code_is_changed() -> None:
+    project = tomllib.loads(lock.PROJECT.read_text(encoding="utf-8"))
+    (found,) = (one for one in map(Requirement, lock.runtime(project)) if one.name == "exabgp")
+    assert [one.operator for one in found.specifier] == ["=="]
+
+
+def test_each_package_of_the_tree_is_installed_on_a_node() -> None:
+    """By name, since several top-level packages cannot be discovered."""
+    project = tomllib.loads(lock.PROJECT.read_text(encoding="utf-8"))
+    tops = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    found = [path.parent for top in tops for path in (lock.ROOT / top).rglob("__init__.py")]
+    names = {".".join(path.relative_to(lock.ROOT).parts) for path in found}
+    assert set(project["tool"]["setuptools"]["packages"]) == names

@@ -103,6 +103,8 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("route", "mesh/kernel.py"): "of the kernel: RTM_NEWROUTE",
     ("route", "mesh/netlink.py"): "of the kernel: RTM_NEWROUTE",
     ("peer", "mesh/kernel.py"): "of the kernel: the other end of a veth",
+    ("podCIDRs", "clustermesh/contract.py"): "of the document: what ClusterPeer gives",
+    ("podCIDRs", "clustermesh/remote/terms.py"): "of the document: the field that does not give it",
 }
 #: Nouns that several rooms share: their rows stand in ``mesh/core/model.py`` (DESIGN, vocabulary).
 SHARED = {
@@ -113,7 +115,8 @@ CONSUMERS = ("mesh/lab",)
 #: The layer of identity, below all features: what a selector, or an address, of any room looks at.
 LAYER = {
     "mesh.identity.labels", "mesh.identity.selectors", "mesh.identity.matching",
-    "mesh.identity.addresses",
+    "mesh.identity.addresses", "mesh.identity.counted", "mesh.identity.holders",
+    "mesh.identity.findings",
 }  # fmt: skip
 
 

@@ -19,9 +19,13 @@ from bgp.desired import Peering, RouteKey
 from bgp.exabgp.engine import Engine
 from bgp.exabgp.session import Session
 from bgp.peer import Route
+from bpf.privileges import User
 from mesh.core.model import IP
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
+
+#: ExaBGP's; no user database hands out its number.
+USER = User(1_900_000_001, 1_900_000_001)
 
 
 def peering(row: dict[str, Any]) -> Peering:
@@ -45,7 +49,7 @@ def route(row: list[str]) -> tuple[RouteKey, Route]:
 class Driver:
     def __init__(self, run_dir: Path, file: Path) -> None:
         self.file = file
-        self.engine = Engine(run_dir)
+        self.engine = Engine(run_dir, USER)
         self.engine.own()
         self.session = Session(self.engine, IPv4Address("10.99.0.11"))
         self.peers: Table[IP, Peering] = Table("peers")

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from bgp.exabgp.engine import Engine
+import bgp.exabgp.launcher
+from bgp.exabgp.engine import ENVIRONMENT, Engine
+from tests.interop.speaker.driver import USER
 from tests.interop.speaker.frr_router import NODE, Router, holds, holds_on, stale, until
 
 pytestmark = pytest.mark.slow
@@ -35,7 +37,7 @@ class Node:
     """A speaker under test in its namespace."""
 
     def __init__(self, directory: Path) -> None:
-        self.engine = Engine(directory / "run")
+        self.engine = Engine(directory / "run", USER)
         self.file = directory / "desired.json"
         self.out = Path(f"{self.file}.out")
         self.log = directory / "speaker.log"
@@ -103,6 +105,12 @@ def node(router: Router, tmp_path: Path) -> Iterator[Node]:
         yield node
     finally:
         node.stop(router)
+
+
+def launcher(node: Node) -> list[str]:
+    """What a speaker starts."""
+    run_dir, user = str(node.engine.run_dir), f"{USER.uid}:{USER.gid}"
+    return [sys.executable, "-I", bgp.exabgp.launcher.__file__, run_dir, user]
 
 
 def up(node: Node, router: Router, *routes: list[str]) -> None:
@@ -199,9 +207,12 @@ def test_an_exabgp_that_was_never_filled_gets_the_last_known_routes(
     node.kill()
     os.kill(old, signal.SIGKILL)
     until(lambda: stale(router), "the router keeps the routes as stale")
-    words = [sys.executable, "-m", "bgp.exabgp.launcher", str(node.engine.run_dir)]
+    words = launcher(node)
     subprocess.run(
-        ["ip", "netns", "exec", NODE, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+        ["ip", "netns", "exec", NODE, *words],
+        env=ENVIRONMENT,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     node.desire(peers=[], synced=False)
     node.start()
@@ -323,8 +334,7 @@ def test_a_second_speaker_does_not_start(node: Node, router: Router) -> None:
 
 def test_a_second_exabgp_does_not_start(node: Node, router: Router) -> None:
     up(node, router, POD4)
-    command = [sys.executable, "-m", "bgp.exabgp.launcher", str(node.engine.run_dir)]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 3
+    assert subprocess.run(launcher(node), env=ENVIRONMENT, check=False).returncode == 3
 
 
 def test_a_session_added_by_reload_does_not_disturb_the_other(

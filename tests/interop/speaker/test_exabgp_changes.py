@@ -20,6 +20,7 @@ from exabgp.logger import log
 from exabgp.reactor.api.processes import ProcessError, Processes
 from exabgp.reactor.delay import Delay
 
+import bgp.exabgp.relay
 from bgp.desired import Peering
 from bgp.exabgp import patches as exa
 from bgp.exabgp.channel import Channel
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[3]
 STOCK = ["-m", "exabgp", "server"]
-CHANGED = ["-m", "bgp.exabgp.patches"]
+CHANGED = ["-c", "import sys; from bgp.exabgp import patches; sys.exit(patches.main(sys.argv[1]))"]
 #: Nobody listens there.
 PORT = "1"
 AWAY, OTHER = "127.0.0.77", "127.0.0.78"
@@ -46,7 +47,13 @@ def config(engine: Engine, *peers: str) -> str:
         Peering(f"p{peer}", ip_address(peer), 65000, ip_address("127.0.0.1"), 65101, 9, 120, ())
         for peer in peers
     ]
-    return config_text(rows, IPv4Address("127.0.0.1"), engine.relay_command)
+    return config_text(rows, IPv4Address("127.0.0.1"), relay(engine))
+
+
+def relay(engine: Engine) -> list[str]:
+    """Stock ExaBGP has no folder, so these paths are absolute."""
+    paths = [bgp.exabgp.relay.__file__, engine.socket, engine.socket.with_suffix(".pid")]
+    return [sys.executable, "-I", "-S", "-u", *map(str, paths)]
 
 
 class ExaBGP:
@@ -179,3 +186,21 @@ def test_changed_tries_a_router_that_was_away_every_ten_seconds(
     monkeypatch.setattr(Delay, "increase", Delay.increase)  # restored after the test
     exa.soon_again()
     assert longest_pause() == 10
+
+
+def folder_of(program: list[str], directory: Path) -> Path:
+    def folder(exabgp: ExaBGP) -> Path:
+        return Path(f"/proc/{exabgp.process.pid}/cwd").readlink()
+
+    async def tell(exabgp: ExaBGP, _: Channel) -> Path:
+        return folder(exabgp)
+
+    return with_exabgp(directory, program, tell)
+
+
+def test_stock_leaves_the_folder_in_which_it_was_started(tmp_path: Path) -> None:
+    assert folder_of(STOCK, tmp_path) == Path("/")
+
+
+def test_changed_stays_in_the_folder_in_which_it_was_started(tmp_path: Path) -> None:
+    assert folder_of(CHANGED, tmp_path) == Path.cwd()

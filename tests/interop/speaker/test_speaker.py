@@ -19,6 +19,7 @@ import yaml
 
 from bgp.exabgp.engine import Engine
 from mesh.observe.tables import Process, ask
+from tests.interop.speaker.driver import USER
 from tests.interop.speaker.frr_router import NODE, Router, holds, run, stale, until
 
 pytestmark = pytest.mark.slow
@@ -109,7 +110,7 @@ class Node:
     def __init__(self, directory: Path) -> None:
         self.manifests = directory / "manifests"
         self.manifests.mkdir()
-        self.engine = Engine(directory / "bgp")
+        self.engine = Engine(directory / "bgp", USER)
         self.config = directory / "speaker.yaml"
         self.socket = directory / "speaker.sock"
         self.log = directory / "speaker.log"
@@ -125,6 +126,7 @@ class Node:
             "runDir": str(self.engine.run_dir),
             "socket": str(self.socket),
             "routerID": "10.99.0.11",
+            "exabgpUser": str(USER.uid),
         }
         self.config.write_text(yaml.safe_dump(settings))
 

@@ -30,6 +30,7 @@ class FenceAgent(AgentFeature):
         self.mark = Mark("fence", Table("fence of pod"))
         self.marks = (self.mark,)
         self.ours = (Table[Network, None]("fenced network"),)
+        self.barred = (Table[Network, None]("what a fence keeps"),)
 
     def derive(self, loop: Loop) -> None:
         self._matching.derive(loop)
@@ -39,6 +40,7 @@ class FenceAgent(AgentFeature):
         loop.group(self.mark.numbers, rows.of_pod, By(self._matching.chosen), numbers)
         networks = By(self._fences, lambda _, fence: fence.networks)
         loop.group(self.ours[0], rows.network, networks)
+        loop.group(self.barred[0], rows.network, networks)
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         target = maps.rows("mg_fence", entries.encode, entries.decode)

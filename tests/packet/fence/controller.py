@@ -26,12 +26,14 @@ class FenceController(ControllerFeature):
         self._matching = Matching(objects, objects[PODS], self._fences, lambda one: (one.pods,))
         self.wants = (Table[Want, bool]("fence wanted"),)
         self.ours = (Table[Network, None]("fenced network"),)
+        self.barred = (Table[Network, None]("what a fence keeps"),)
         self.claims = (Claimable(NOUN, lambda _: range(1, 4096), released=True),)
 
     def derive(self, loop: Loop) -> None:
         self._matching.derive(loop)
         loop.group(self.wants[0], rows.wanted, By(self._fences))
-        loop.group(self.ours[0], rows.network, By(self._fences, lambda _, one: one.networks))
+        for table in (self.ours[0], self.barred[0]):
+            loop.group(table, rows.network, By(self._fences, lambda _, one: one.networks))
 
     def findings(self) -> Iterable[Finding]:
         used = {name for fences in self._matching.chosen.rows.values() for name in fences}

@@ -8,59 +8,22 @@ go and the leader be killed meanwhile. It ends with the reader's exit status.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import itertools
 import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
 from clustermesh.etcd.client import Client
-from mesh.cli import main as meshgate
 from tests.interop import controllers
 from tests.interop.controllers import Controller, Mesh
 from tests.interop.etcd_server import until
+from tests.tools.cilium.programs import READER, binary, configuration
 
-HERE = Path(__file__).parent
 #: Seconds between changes of pods, and between deaths of the leader.
 CHURN_S, DEATH_S = 0.05, 45.0
-
-
-def binary() -> Path:
-    """The reader, built once per machine outside of the work tree."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshgate"
-    built = cache / "cilium-reader"
-    cache.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["go", "build", "-o", str(built), "."], cwd=HERE, check=True)
-    return built
-
-
-def configuration(mesh: Mesh) -> Path:
-    """Cilium's configuration file with the files that it names, as the command prints them."""
-    printed = io.StringIO()
-    arguments = ["--role", "reader", "--etcd", f"https://{mesh.etcd.address}", "-o", "json"]
-    with contextlib.redirect_stdout(printed):
-        status = meshgate(
-            ["cluster", "user", "north", *arguments, "--pki", str(mesh.directory / "pki")]
-        )
-    assert status == 0, printed.getvalue()
-    row = json.loads(printed.getvalue())
-    config = yaml.safe_load(row["config"])
-    fields = {"trusted-ca-file": "ca", "cert-file": "certificate", "key-file": "key"}
-    for field, name in fields.items():
-        file = mesh.directory / Path(config[field]).name
-        file.write_text(row[name])
-        config[field] = str(file)
-    path = mesh.directory / "reader.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 async def churn(mesh: Mesh, it: Controller, end: float) -> int:
@@ -102,9 +65,13 @@ async def run(seconds: int) -> int:
         mesh.apply_all("east")
         it = mesh.controller("east").start()
         await until(it.leads_and_is_ready, "east leads and is ready", 120)
-        config = await asyncio.to_thread(configuration, mesh)
+        config = await asyncio.to_thread(configuration, mesh, "reader")
         reader = await asyncio.create_subprocess_exec(
-            str(binary()), "-config", str(config), "-seconds", str(seconds)
+            str(await asyncio.to_thread(binary, READER)),
+            "-config",
+            str(config),
+            "-seconds",
+            str(seconds),
         )
         try:
             changes = await churn(mesh, it, time.monotonic() + seconds - 10)

@@ -3,10 +3,12 @@
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from clustermesh.remote.wire import CONFIGS, cluster_config, node_key, node_value
+from clustermesh.store.claims import encode_number, number_key
 from clustermesh.store.follow import Batch, Entry
 from clustermesh.store.own import pod_value
 from gateway.members import ACCEPTS_S, GatewayKey, GatewayRow
@@ -14,6 +16,7 @@ from gateway.policy import POLICIES, EgressPolicy
 from mesh.agent import Features
 from mesh.config import load_agent
 from mesh.core.model import (
+    ClaimKey,
     Node,
     NodeKey,
     Pod,
@@ -45,10 +48,10 @@ bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
 socket: /nowhere
-podNetns: /run/netns/{cluster}-{namespace}-{name}
+podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere
 """
-STORED = {
+STORED: dict[str, Any] = {
     "name": "east",
     "id": 1,
     "podCIDRs": ["10.1.0.0_16_24"],
@@ -77,6 +80,7 @@ def started(tmp_path: Path, *, store: bool = True) -> tuple[Features, Loop]:
         load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects, NoKernel()
     )
     tables.store.remote.expect(())
+    tables.hosts.private.mark_synced()
     loop = Loop()
     tables.derive(loop)
     if store:
@@ -267,7 +271,16 @@ def test_a_backend_is_where_the_pod_is_not_where_it_was(tmp_path: Path) -> None:
     key, where = ServiceKey("east", "shop", "web"), (IPv4Address("10.97.1.1"),)
     service = ServiceObject("east", "shop", "web", where, ports, pod.labels)
     tables.objects[SERVICES].replace({key: service})
+    for number in (2, 3):
+        other = NodeKey("east", f"east-{number}")
+        tables.objects[NODES].upsert({other: replace(OWN, name=other.name)})
     entries = [
+        entry(
+            number_key("east", ClaimKey("podcidr", STORED["podCIDRs"][0], n)), encode_number(name)
+        )
+        for n, name in ((2, "east-2"), (3, "east-3"))
+    ]
+    entries += [
         entry(f"meshgate/v1/east/pod/{node}/shop/web-1", pod_value(PodEntry((address,), "x")))
         for node, address in (
             ("east-2", IPv4Address("10.1.2.2")),

@@ -41,7 +41,7 @@ bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
 socket: /nowhere
-podNetns: /run/netns/{cluster}-{namespace}-{name}
+podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere
 """
 #: Tables whose rows may be more than those of a fresh agent.
@@ -90,6 +90,7 @@ class Reader:
         nodes, pods = self.features.nodes, self.features.pods
         hops = {a: IPv4Address("10.99.0.1") for a in nodes.tunnel_endpoints()}
         nodes.next_hops.replace(hops)
+        self.features.hosts.private.replace({4: frozenset(), 6: frozenset()})
         keys = pods.local_pod.rows
         paths = {f"/run/netns/{k.cluster}-{k.namespace}-{k.name}": 1 for k in keys}
         pods.namespaces.replace(paths)
@@ -101,6 +102,7 @@ class Reader:
         mine.pods.held = dict(its.pods.held)
         for table, source in (
             (mine.nodes.next_hops, its.nodes.next_hops),
+            (mine.hosts.private, its.hosts.private),
             (mine.pods.namespaces, its.pods.namespaces),
             (mine.pods.devices, its.pods.devices),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 import bgp.exabgp.relay
 from bgp.exabgp.channel import WINDOW, Channel, CommandRefused
-from bgp.exabgp.lines import SessionEvent
+from bgp.exabgp.lines import OddLine, OnOdd, SessionEvent
 
 ROUTES = [
     f"neighbor 10.99.0.1 announce route 10.{n // 256}.{n % 256}.0/24 next-hop 10.99.0.11"
@@ -57,11 +58,15 @@ class Player:
         return "error\n" if self.refuse and self.refuse in line else "done\n"
 
 
-def talk(player: Player, tell: Callable[[Channel], Awaitable[None]]) -> None:
+def talk(
+    player: Player,
+    tell: Callable[[Channel], Awaitable[None]],
+    on_odd: OnOdd = lambda _: None,
+) -> None:
     async def run() -> None:
         server = await asyncio.start_unix_server(player.serve, player.path)
         async with server:
-            channel = await Channel.open(player.path, player.events.append)
+            channel = await Channel.open(player.path, player.events.append, on_odd)
             listening = asyncio.create_task(channel.listen())
             try:
                 await tell(channel)
@@ -230,3 +235,29 @@ def test_the_relay_ends_with_exabgp(relay: Relayed) -> None:
     assert relay.process.stdin
     relay.process.stdin.close()
     assert relay.process.wait(10) == 0
+
+
+def test_an_odd_event_ends_no_conversation(tmp_path: Path) -> None:
+    """Before, an event that was no object ended the speaker."""
+    player, odd = Player(tmp_path / "s"), list[OddLine]()
+    player.before = ['{ "exabgp": "5.0.0", "type": "state", "neighbor": "10.99.0.1" }']
+
+    async def tell(channel: Channel) -> None:
+        assert await channel.ask("show neighbor json") == ["[]"]
+
+    talk(player, tell, odd.append)
+    assert len(odd) == 1
+    assert [event.state for event in player.events] == ["up", "up"]
+
+
+def test_a_socket_of_another_user_is_not_the_relay(tmp_path: Path) -> None:
+    player = Player(tmp_path / "s")
+
+    async def run() -> None:
+        server = await asyncio.start_unix_server(player.serve, player.path)
+        async with server:
+            with pytest.raises(PermissionError, match=f"user {os.geteuid()} listens"):
+                await Channel.open(player.path, player.events.append, user=os.geteuid() + 1)
+
+    asyncio.run(run())
+    assert player.heard == []

@@ -7,6 +7,7 @@ import pytest
 from bgp.desired import Peering, RouteKey
 from bgp.exabgp.config import config_text
 from bgp.exabgp.lines import (
+    OddLine,
     SessionEvent,
     announce,
     checked,
@@ -250,3 +251,76 @@ def test_the_configuration_holds_every_session_and_waits_with_end_of_rib() -> No
 def test_a_path_that_the_grammar_would_split_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot contain"):
         config_text([], ip_address("10.99.0.11"), ["python3", "/run/a b/relay.ctl"])
+
+
+ODD = [
+    "[]",
+    '"state"',
+    "{",
+    '{ "exabgp": "5.0.0", "type": ["state"], "neighbor": {} }',
+    f'{HEAD}"type": "state", "neighbor": "10.99.0.1" }}',
+    f'{HEAD}"type": "state", "neighbor": {{ "address": "10.99.0.1" }} }}',
+    f'{HEAD}"type": "state", "neighbor": {{ "address": {{ "peer": 7 }} }} }}',
+    f'{HEAD}"type": "state", "neighbor": {{ "address": {{ "peer": "router" }} }} }}',
+    f'{HEAD}"type": "state", {NEIGHBOR}"state": {{}} }} }}',
+    f'{HEAD}"type": "negotiated", {NEIGHBOR}"negotiated": ["ipv4 unicast"] }} }}',
+    f'{HEAD}"type": "negotiated", {NEIGHBOR}"negotiated": {{ "families": 7 }} }} }}',
+    f'{HEAD}"type": "notification", {NEIGHBOR}"notification": [6, 2] }} }}',
+    f'{HEAD}"type": "notification", {NEIGHBOR}"notification": {{ "code": "6" }} }} }}',
+    f'{HEAD}"type": "notification", {NEIGHBOR}"notification": {{ "code": 6666 }} }} }}',
+    f'{HEAD}"type": "notification", {NEIGHBOR}"message": {{ "body": 6 }} }} }}',
+    f'{HEAD}"type": "notification", {NEIGHBOR}"message": {{ "body": "0xzz" }} }} }}',
+    f'{HEAD}"type": "state", {NEIGHBOR}"state": {"[" * 100_000}',
+]
+
+
+@pytest.mark.parametrize("line", ODD, ids=range(len(ODD)))
+def test_an_odd_event_is_an_odd_line_and_no_other_error(line: str) -> None:
+    with pytest.raises(OddLine) as caught:
+        event(line)
+    named = any(f'"{key}": "10.99.0.1"' in line for key in ("peer", "address"))
+    assert caught.value.peer == (PEER if named else None)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        '{"peer": [], "route": {}}',
+        '{"peer": {"address": "10.99.0.1"}, "route": {"nlri": ["10.1.0.0/24"]}}',
+        '{"peer": {"address": "10.99.0.1"}, "route": {"nlri": {"prefix": 1, "nexthop": "::"}}}',
+        '{"peer": {"address": "10.99.0.1"}, "route": {"nlri": {"prefix": "a", "nexthop": "::"}}}',
+    ],
+)
+def test_an_odd_route_is_an_odd_line_and_no_other_error(line: str) -> None:
+    with pytest.raises(OddLine):
+        dumped_route(line)
+
+
+def test_an_odd_session_costs_itself() -> None:
+    good = '{"fsm": "ESTABLISHED", "peer": {"address": "10.99.0.2", "families": {}}}'
+    bad = '{"fsm": 7, "peer": {"address": "10.99.0.1"}}'
+    odd: list[OddLine] = []
+    assert [str(one.peer) for one in dumped_neighbors(f"[{bad}, {good}]", odd.append)] == [
+        "10.99.0.2"
+    ]
+    assert [one.peer for one in odd] == [PEER]
+    with pytest.raises(OddLine):
+        dumped_neighbors("{}")
+
+
+def test_a_family_that_we_have_not_asked_for_counts_as_none() -> None:
+    """End-of-RIB of another one would be no command of ours."""
+    said = event(
+        f'{HEAD}"type": "negotiated", {NEIGHBOR}"negotiated": '
+        '{ "families": ["ipv4 mpls-vpn", "ipv6 unicast"] } } }'
+    )
+    assert said is not None
+    assert said.families == ("ipv6 unicast",)
+
+
+def test_what_a_terminal_would_obey_is_shown_as_question_marks() -> None:
+    said = state(r'"state": "down", "reason": "a\u001b[2Jb\u202ec\nd"')
+    assert said.text == "a?[2Jb?c d"

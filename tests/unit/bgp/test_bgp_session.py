@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -21,8 +22,12 @@ PEERING = Peering("r", ROUTER, 65000, ME, 65101, 9, 120, ("podCIDRs",))
 class Running(Engine):
     """An engine whose ExaBGP is the test's."""
 
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir)
+        (self.folder / "relay").mkdir(parents=True)
+
     def pid(self) -> int | None:
-        return 1
+        return os.getpid()
 
 
 class Script:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bgp.desired import RouteKey, peerings
+from bgp.exabgp.lines import OddLine, SessionEvent
+from bgp.findings import ODD_LINE
 from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.store.follow import Batch, Entry
 from gateway.policy import POLICIES, EgressPolicy
@@ -54,6 +56,7 @@ def speaker(tmp_path: Path) -> Speaker:
             run_dir=tmp_path / "bgp",
             socket=tmp_path / "socket",
             router_id=IPv4Address("10.99.0.12"),
+            exabgp_user="1900000001",
         )
     )
 
@@ -199,3 +202,32 @@ def test_end_of_rib_is_said_after_the_last_withdrawal(tmp_path: Path) -> None:
             task.cancel()
 
     asyncio.run(run())
+
+
+def test_an_odd_line_is_a_finding_of_its_session_until_the_next_good_one(tmp_path: Path) -> None:
+    it = speaker(tmp_path)
+    adopted(it)
+
+    def odd() -> list[tuple[str, ...]]:
+        return [one.about for one in it.findings() if one.code == ODD_LINE]
+
+    it.session.states.note_odd(OddLine(f'{{"peer": "{ROUTER}", "state": 7}}', ValueError("odd")))
+    it.session.states.note_odd(OddLine('{"peer": "10.99.0.77"}', ValueError("odd")))
+    assert odd() == [("node/east-2", f"peer/{ROUTER}"), ("node/east-2",)]
+    it.session.states.hear(SessionEvent("state", ROUTER, "up"))
+    assert odd() == [("node/east-2",)]
+
+
+def test_a_node_without_routers_is_ready(tmp_path: Path) -> None:
+    """It starts no ExaBGP, so nothing is left to be said; before the peers are known it is not."""
+    it = speaker(tmp_path)
+    it.objects[NODES].upsert(node(2))
+    sync(it.objects[NODES])
+    it.loop.derive_all()
+    assert not it.status()["ready"]
+    sync(it.objects[PEERS])
+    it.loop.derive_all()
+    assert it.status()["ready"]
+    it.objects[PEERS].upsert(peer("router", 65000))
+    it.loop.derive_all()
+    assert not it.status()["ready"]

@@ -10,7 +10,7 @@ import pytest
 from clustermesh import foreign as prefixes
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
-from clustermesh.remote.ours import Ours
+from clustermesh.remote.ours import Ours, OwnTables
 from clustermesh.remote.tables import RemoteTables
 from clustermesh.store.agreed import config_findings, id_findings
 from clustermesh.store.own import Own
@@ -88,10 +88,11 @@ class Cluster:
         nobody.mark_synced()
         self.remote = remote
         where = LocatorsController("east", POOLS.locators, tables, own, nobody)
+        nodes = NodesController("east", POOLS, tables, own, remote, where.locator, nobody)
         self.features: tuple[ControllerFeature, ...] = (
             where,
-            NodesController("east", POOLS, tables, own, remote, where.locator, nobody),
-            IdentityController("east", 1, tables, own, remote),
+            nodes,
+            IdentityController("east", 1, (), tables, own, remote, nodes.node),
             EgressController("east", EgressSettings(blocks_per_node=2), tables, own),
             ServicesController(tables, own.pods, (), nowhere, remote.services),
         )
@@ -223,7 +224,7 @@ def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:
     it = Cluster(tables)
     networks = [table for feature in it.features for table in feature.ours]
     addresses = [table for feature in it.features for table in feature.own_addresses]
-    Ours(it.remote, networks, addresses).derive(it.loop)
+    Ours(it.remote, OwnTables(networks, addresses)).derive(it.loop)
     it.loop.derive_all()
     facts = it.remote.imports.ledger.own
     assert (facts.cluster, facts.id) == ("east", 1)

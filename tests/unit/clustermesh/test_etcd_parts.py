@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import grpc
 import msgspec
 import pytest
-from cryptography import x509
 
-from clustermesh.certs import Authority, KeyPair, diagnose, write_pki
+from clustermesh.certs import Authority, KeyPair, diagnose
 from clustermesh.etcd import etcd_pb2 as pb
-from clustermesh.etcd.auth import user_grants
+from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser, user_grants
 from clustermesh.etcd.channel import EtcdAddress, Secrets, host, problem, target
 from clustermesh.etcd.client import Client, Watched, _next
 from clustermesh.etcd.errors import (
@@ -137,14 +135,13 @@ def test_batches_are_cut_by_number_and_by_bytes() -> None:
 
 def test_grants_of_a_cluster_never_reach_a_longer_name() -> None:
     """Every writable key of east ends in a slash or is the exact cluster-config."""
-    for user, grants in user_grants("east", PREFIXES).items():
+    for role in (NODE, SPEAKER, CONTROLLER):
+        grants = user_grants(EtcdUser("east", role, "n1"), PREFIXES)
         writable = {grant.key for grant in grants if grant.write}
-        assert user.startswith("east-")
         exact = {"cilium/cluster-config/east", "cilium/.heartbeat"}
         assert {key for key in writable if not key.endswith("/")} <= exact
         own = writable - {"cilium/.heartbeat"}  # which all clusters put
         assert all("/east/" in key or key.endswith("/east") for key in own)
-    assert not [grant for grant in user_grants("east", PREFIXES)["east-speaker"] if grant.write]
 
 
 @pytest.mark.parametrize(
@@ -287,33 +284,16 @@ def test_a_standby_follows_claims_through_claim_release_and_a_new_store() -> Non
     assert allocator.records == []
 
 
-def test_certificates_have_names_usages_and_an_hour_of_grace(tmp_path: Path) -> None:
-    pki = write_pki(tmp_path, ["east-agent"], ["10.99.0.31", "fd99::31", "etcd.test"])
-    server = x509.load_pem_x509_certificate(pki.server.cert.read_bytes())
-    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert IPv4Address("10.99.0.31") in names.get_values_for_type(x509.IPAddress)
-    assert "etcd.test" in names.get_values_for_type(x509.DNSName)
-    usages = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert len(usages) == 2
-    age = datetime.now(UTC) - server.not_valid_before_utc
-    assert timedelta(minutes=59) < age < timedelta(minutes=61)
-    user = pki.users["east-agent"]
-    assert user.key.stat().st_mode & 0o777 == 0o600
-    assert diagnose(pki.ca.read_bytes(), user.cert.read_bytes(), user.key.read_bytes()) == ""
-    with pytest.raises(ValueError, match="65 characters"):
-        write_pki(tmp_path, ["x" * 65], [])
-
-
 def test_a_faulty_certificate_is_described() -> None:
     authority, other = Authority.create(), Authority.create("other")
-    ca, good = authority.pair.cert, authority.issue("agent")
+    ca, good = authority.pair.cert, authority.issue_user("agent")
     now = datetime.now(UTC)
     assert diagnose(ca, good.cert, good.key) == ""
     assert "not yet valid" in diagnose(ca, good.cert, good.key, now - timedelta(hours=2))
     assert "has expired" in diagnose(ca, good.cert, good.key, now + timedelta(days=400))
     assert "not signed" in diagnose(other.pair.cert, good.cert, good.key)
     assert "not signed" not in diagnose(other.pair.cert + ca, good.cert, good.key)
-    assert "does not belong" in diagnose(ca, good.cert, authority.issue("agent").key)
+    assert "does not belong" in diagnose(ca, good.cert, authority.issue_user("agent").key)
     assert "no readable PEM" in diagnose(ca, b"nonsense", good.key)
 
 
@@ -330,7 +310,7 @@ def test_a_faulty_certificate_is_described() -> None:
 )
 def test_a_lost_connection_is_described(details: str, expected: str) -> None:
     authority = Authority.create()
-    pair: KeyPair = authority.issue("agent")
+    pair: KeyPair = authority.issue_user("agent")
     endpoint = EtcdAddress(["10.0.0.1:2379"], "/ca", "/cert", "/key")
     said = problem(endpoint, Secrets(authority.pair.cert, pair.cert, pair.key), details)
     assert said.startswith("etcd at 10.0.0.1:2379")

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from clustermesh.contract import Contract
 from clustermesh.remote import wire
 from clustermesh.remote.changes import ImportChanges
-from clustermesh.remote.holdings import Ledger, OwnFacts
+from clustermesh.remote.holdings import Ledger, OwnChange, OwnFacts
 from clustermesh.remote.importer import Importer, Imports, Limits
 from clustermesh.remote.shared import ADDRESS as ADDRESSES
 from mesh.core import address
@@ -286,6 +287,10 @@ VIOLATIONS: dict[str, tuple[str, bytes, str, str]] = {
     "depth": (NEW_NODE, b'{"x":' * 10_000, "M133", ""),
     "identity of another cluster (R8)": (
         wire.identity_key("west", 1 << 16 | 7), LABELS.encode(), "M125", "id"),
+    "a label of the cluster twice": (
+        IDENTITY, (LABELS + "k8s:io.cilium.k8s.policy.cluster=east;").encode(), "M136", "labels"),
+    "a label twice, of two sources": (
+        IDENTITY, (LABELS + "any:app=db;").encode(), "M136", "labels"),
     "reserved identity": (wire.identity_key("west", 2), LABELS.encode(), "M126", "id"),
     "identity with a number that is none": (
         "cilium/cache/identities/v1/west/id/007", LABELS.encode(), "M130", "id"),
@@ -471,6 +476,9 @@ def held(it: Imports) -> dict[str, int]:
 def test_addresses_of_a_node_without_pod_cidrs_are_judged_one_by_one() -> None:
     """Each is the cluster's that is neither ours nor somebody else's nor impossible."""
     it = Imports(OWN)
+    clouds = tuple(map(ip_network, ("172.31.0.0/16", "2600:1f::/32")))
+    contract = Contract("north", "north", 3, clouds, (ip_network("10.99.0.0/24"),))
+    it.change_own(OwnChange(contracts=(contract,)))
     it.apply(west())
     bad = {"10.1.0.7": "M128", "10.2.1.77": "M128", "10.99.0.12": "M128", "127.0.0.9": "M128"}
     bad |= {"10.99.0.21": "M128"}

@@ -65,7 +65,7 @@ def test_a_node_follows_what_its_features_have_asked_for() -> None:
     east = "meshgate/v1/east/"
     assert own.needed == [
         f"{east}config", f"{east}synced", f"{east}forgotten/", f"{east}pod/",
-        f"{east}block/", f"{east}identity/labels/number/",
+        f"{east}confirmed/", f"{east}block/", f"{east}identity/labels/number/",
     ]  # fmt: skip
 
 

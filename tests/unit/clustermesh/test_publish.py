@@ -11,8 +11,9 @@ from clustermesh.publish import PodAddresses
 from clustermesh.remote import wire
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.remote.importer import Imports
-from mesh.core.model import Backend, Identity, Node, NodeKey, PodEntry, PodRef, Service, ServiceKey
+from mesh.core.model import Backend, Identity, Node, NodeKey, PodRef, Service, ServiceKey
 from mesh.core.table import Changes, Table
+from tests.fixtures.counted import Said
 
 LABELS = "k8s:app=web;k8s:io.cilium.k8s.policy.cluster=east;k8s:io.kubernetes.pod.namespace=shop;"
 OTHER = LABELS.replace("web", "client")
@@ -29,16 +30,30 @@ def key_of(service: Service) -> ServiceKey:
     return ServiceKey(service.cluster, service.namespace, service.name)
 
 
-def facts(*addresses: str, labels: str = LABELS) -> PodEntry:
-    return PodEntry(tuple(map(ip_address, addresses)), labels)
+class Published:
+    """The keys of pods of two nodes."""
 
+    def __init__(self, *, endpoint: bool = True) -> None:
+        self.said, self.table = Said(), Table[str, bytes]("ip")
+        self.said.has("east-1", "10.1.0.0/24", "fd01::/64")
+        self.said.has("east-2", "10.1.1.0/24")
+        self.said.claim(65543, LABELS)
+        self.said.claim(65544, OTHER)
+        self.rows = PodAddresses(self.said.counted, self.table, "east")
+        self.said.counted.then = self.rows.pods
+        if endpoint:
+            self.rows.endpoints(known({"east-1": IPv4Address("10.99.0.11")}))
 
-def pod_addresses() -> tuple[PodAddresses, Table[str, bytes]]:
-    table: Table[str, bytes] = Table("ip")
-    rows = PodAddresses(table, "east")
-    rows.identities(known({LABELS: 65543, OTHER: 65544}))
-    rows.endpoints(known({"east-1": IPv4Address("10.99.0.11")}))
-    return rows, table
+    def say(self, ref: PodRef, *addresses: str, labels: str = LABELS) -> None:
+        """An agent and a controller say the same of a pod."""
+        self.said.confirm(ref, 65543 if labels == LABELS else 65544)
+        self.said.say(ref, *addresses, labels=labels)
+
+    def gone(self, ref: PodRef) -> None:
+        self.said.entries.delete([ref])
+
+    def settle(self) -> None:
+        self.said.settle()
 
 
 def who(table: Table[str, bytes]) -> dict[str, tuple[str, int]]:
@@ -48,8 +63,9 @@ def who(table: Table[str, bytes]) -> dict[str, tuple[str, int]]:
 
 def test_the_other_side_accepts_all_of_it() -> None:
     """A published cluster passes the peer's import firewall without a finding."""
-    rows, table = pod_addresses()
-    rows.pods({WEB: facts("10.1.0.5")}, ())
+    it = Published()
+    it.say(WEB, "10.1.0.5")
+    it.settle()
     backend = Backend(ip_address("10.1.0.5"), 8080, "http", "TCP", "east")
     service = Service("east", "shop", "web", (), (), is_global=True, backends=(backend,))
     peer = Imports(OwnFacts("west", 2))
@@ -60,7 +76,7 @@ def test_the_other_side_accepts_all_of_it() -> None:
             **publish.identity_keys(65543, Identity("east", 65543, LABELS)),
             **publish.service_keys(key_of(service), service, 1),
             **publish.slice_keys(key_of(service), service, 1),
-            **table.rows,
+            **it.table.rows,
             **publish.canaries("east", "2026-01-01T00:00:00Z"),
         }
     )
@@ -94,47 +110,61 @@ def test_canaries_name_every_prefix() -> None:
 
 
 def test_address_waits_for_identity_and_node() -> None:
-    """The three facts may come in any order."""
-    table: Table[str, bytes] = Table("ip")
-    rows = PodAddresses(table, "east")
-    rows.pods({WEB: facts("10.1.0.5", "fd01::5")}, ())
-    rows.identities(known({LABELS: 65543}))
-    assert who(table) == {}
-    rows.endpoints(known({"east-1": IPv4Address("10.99.0.11")}))
-    assert who(table) == {"10.1.0.5": ("web-1", 65543), "fd01::5": ("web-1", 65543)}
+    """The facts may come in any order."""
+    it = Published(endpoint=False)
+    it.said.say(WEB, "10.1.0.5", "fd01::5", labels=LABELS)
+    it.settle()
+    it.said.confirm(WEB, 65543)
+    it.settle()
+    assert who(it.table) == {}
+    it.rows.endpoints(known({"east-1": IPv4Address("10.99.0.11")}))
+    assert who(it.table) == {"10.1.0.5": ("web-1", 65543), "fd01::5": ("web-1", 65543)}
 
 
 def test_changed_pod_takes_its_old_addresses_away() -> None:
     """Labels change the identity, a new address replaces the old one, a deletion ends it."""
-    rows, table = pod_addresses()
-    rows.pods({WEB: facts("10.1.0.5")}, ())
-    rows.pods({WEB: facts("10.1.0.6", labels=OTHER)}, ())
-    assert who(table) == {"10.1.0.6": ("web-1", 65544)}
-    rows.pods({}, [WEB])
-    assert who(table) == {}
+    it = Published()
+    it.say(WEB, "10.1.0.5")
+    it.settle()
+    it.say(WEB, "10.1.0.6", labels=OTHER)
+    it.settle()
+    assert who(it.table) == {"10.1.0.6": ("web-1", 65544)}
+    it.gone(WEB)
+    it.settle()
+    assert who(it.table) == {}
 
 
 def test_address_passes_from_pod_to_pod() -> None:
     """The key is never absent in between, and the first one's end does not take it away."""
-    rows, table = pod_addresses()
-    rows.pods({WEB: facts("10.1.0.5")}, ())
-    revision = table.revision
-    rows.pods({CLIENT: facts("10.1.0.5", labels=OTHER)}, [WEB])
-    assert who(table) == {"10.1.0.5": ("client-1", 65544)}
-    assert table.revision == revision + 1
-    rows.pods({WEB: facts("10.1.0.5")}, ())
-    rows.pods({}, [CLIENT])
-    assert who(table) == {"10.1.0.5": ("web-1", 65543)}
+    it = Published()
+    it.say(WEB, "10.1.0.5")
+    it.say(CLIENT, "10.1.0.7", labels=OTHER)
+    it.gone(CLIENT)
+    it.settle()
+    revision = it.table.revision
+    it.gone(WEB)
+    it.say(CLIENT, "10.1.0.5", labels=OTHER)
+    it.settle()
+    assert who(it.table) == {"10.1.0.5": ("client-1", 65544)}
+    assert it.table.revision == revision + 1
+    it.say(WEB, "10.1.0.5")
+    it.settle()
+    it.gone(CLIENT)
+    it.settle()
+    assert who(it.table) == {"10.1.0.5": ("web-1", 65543)}
 
 
 def test_moved_endpoint_rewrites_its_pods_only() -> None:
     """A node with another tunnel address."""
-    rows, table = pod_addresses()
+    it = Published()
+    rows, table = it.rows, it.table
     away = PodRef("east-2", "shop", "web-2")
     rows.endpoints(
         known({"east-1": IPv4Address("10.99.0.11"), "east-2": IPv4Address("10.99.0.12")})
     )
-    rows.pods({WEB: facts("10.1.0.5"), away: facts("10.1.1.5")}, ())
+    it.say(WEB, "10.1.0.5")
+    it.say(away, "10.1.1.5")
+    it.settle()
     before = table.revision
     rows.endpoints(known({"east-2": IPv4Address("10.99.0.19")}))
     changes = table.changes(before)

@@ -38,7 +38,7 @@ def valid(tmp_path: Path) -> dict[str, dict[str, Any]]:
             "bpffs": "/sys/fs/bpf/mg/east-1",
             "cgroup": "/sys/fs/cgroup/mg/east-1",
             "uplink": "uplink",
-            "podNetns": "/run/netns/mg-{cluster}-{namespace}-{name}",
+            "podNetns": "/run/netns/mg-{cluster}_{namespace}_{name}",
             "egress": {"blockSize": 256, "blocksPerNode": 4},
             "stateDir": "/var/lib/m",
         },
@@ -56,7 +56,13 @@ def valid(tmp_path: Path) -> dict[str, dict[str, Any]]:
             "leaseSeconds": 10,
             "stateDir": "/var/lib/m",
         },
-        "speaker": common | {"node": "east-1", "runDir": "/run/m/east-1", "routerID": "10.99.0.11"},
+        "speaker": common
+        | {
+            "node": "east-1",
+            "runDir": "/run/m/east-1",
+            "routerID": "10.99.0.11",
+            "exabgpUser": "1900000001",
+        },
     }
 
 
@@ -137,6 +143,13 @@ WRONG: list[tuple[str, str, object, str | Refused]] = [
     ("agent", "podNetns", "/run/netns/{pod}", "podNetns: expected only {cluster}, {namespace}"),
     ("agent", "podNetns", "/run/netns/{name}", "podNetns: expected {namespace} and {name}"),
     ("agent", "podNetns", "/run/{", "podNetns: expected only"),
+    ("agent", "podNetns", "/run/{namespace}_{name[0]}", "podNetns: expected only"),
+    ("agent", "podNetns", "/run/{namespace}_{name:.3}", "podNetns: expected only"),
+    ("agent", "podNetns", "/run/{namespace}_{name!r}", "podNetns: expected only"),
+    ("agent", "podNetns", "/run/{namespace}{name}", "podNetns: expected an underscore"),
+    ("agent", "podNetns", "/run/{namespace}-{name}", "podNetns: expected an underscore"),
+    ("agent", "podNetns", "/run/{name}-{cluster}.{namespace}", "podNetns: expected an underscore"),
+    ("agent", "podNetns", "/run/_{namespace}-{name}", "podNetns: expected an underscore"),
     ("agent", "egress.blockSize", 100, "egress.blockSize: expected one of 8, 16, 32, 64, 128"),
     ("agent", "egress.blocksPerNode", 17, Refused("egress.blocksPerNode", 17)),
     ("agent", "limits", [{"map": "mg_egress", "entries": 0}], Refused("limits[0].entries", 0)),
@@ -183,6 +196,9 @@ WRONG: list[tuple[str, str, object, str | Refused]] = [
     ("speaker", "routerID", "::1", "routerID: expected an IPv4 address, got '::1'"),
     ("speaker", "routerID", 5, "routerID: expected an IPv4 address, got int"),
     ("speaker", "routerID", ..., "routerID: required"),
+    ("speaker", "exabgpUser", "0", "exabgpUser: root must not speak with strangers"),
+    ("speaker", "exabgpUser", "root", "exabgpUser: root must not speak with strangers"),
+    ("speaker", "exabgpUser", "no-such", "exabgpUser: there is no user 'no-such' on this host"),
 ]
 
 

@@ -38,7 +38,7 @@ bpffs: {place}
 cgroup: {place}
 uplink: uplink
 socket: {place}/socket
-podNetns: {place}/netns/{{cluster}}-{{namespace}}-{{name}}
+podNetns: {place}/netns/{{cluster}}-{{namespace}}_{{name}}
 stateDir: {place}
 """
 

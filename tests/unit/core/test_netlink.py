@@ -5,15 +5,24 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 
 import pytest
 
-from mesh.netlink import Lost, RouteEvent, events, next_hops, question
+from mesh.netlink import (
+    Lost,
+    RouteEvent,
+    dump_question,
+    events,
+    next_hops,
+    private_routes,
+    question,
+)
 
 ADDRESS, GATEWAY = IPv4Address("10.99.1.11"), IPv4Address("10.99.0.1")
 NEWROUTE, ERROR = 24, 2
-DST, GATEWAY_ATTRIBUTE, VIA = 1, 5, 18
+DST, OIF, GATEWAY_ATTRIBUTE, VIA = 1, 4, 5, 18
+DONE = 3
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -85,3 +94,54 @@ def test_a_torn_datagram_is_a_gap() -> None:
 def test_an_unknown_message_is_no_event() -> None:
     assert events(message(99, 0, bytes(40))) == []
     assert events(b"") == []
+
+
+def test_a_dump_asks_for_a_whole_family() -> None:
+    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        asked = dump_question(version)
+        assert len(asked) == struct.unpack_from("=I", asked)[0] == 28
+        assert struct.unpack_from("=HH", asked, 4) == (26, 0x301)
+        assert asked[16] == family
+
+
+def test_of_a_dump_the_prefixes_in_private_space_count() -> None:
+    """Around it, in it and at its ends; not the default route, nor one out of our devices."""
+    texts = {
+        "10.88.0.0/16": True, "0.0.0.0/1": True, "0.0.0.0/0": False, "11.0.0.0/8": False,
+        "172.31.255.255/32": True, "172.32.0.0/16": False, "fd88::/48": True, "fe80::/64": False,
+        "2001:db8::/32": False, "fc00::/6": True,
+    }  # fmt: skip
+    oif = struct.pack("=I", 7)
+
+    def destination(text: str) -> list[bytes]:
+        network = ip_network(text)
+        return [attribute(DST, network.network_address.packed)] if network.prefixlen else []
+
+    routes = {
+        ip_network(text): route(
+            1,
+            ip_network(text).prefixlen,
+            *(
+                [attribute(DST, ip_network(text).network_address.packed)]
+                if "/0" not in text
+                else []
+            ),
+            attribute(OIF, oif),
+            family=socket.AF_INET6 if ":" in text else socket.AF_INET,
+        )
+        for text in texts
+    }
+    dump, end = b"".join(routes.values()), message(DONE, 1, bytes(4))
+    wanted = {ip_network(text): None for text, counts in texts.items() if counts}
+    assert private_routes(dump, {8}) == (wanted, False)
+    assert private_routes(dump + end, {8}) == (wanted, True)
+    assert private_routes(dump, {7}) == ({}, False)
+
+
+@pytest.mark.parametrize(("table", "protocol", "kind"), [(255, 2, 1), (254, 77, 1), (254, 4, 2)])
+def test_a_hosts_own_addresses_and_our_own_routes_do_not_count(
+    table: int, protocol: int, kind: int
+) -> None:
+    head = struct.pack("=BBBBBBBBI", socket.AF_INET, 8, 0, 0, table, protocol, 0, kind, 0)
+    body = head + attribute(DST, bytes([10, 0, 0, 0]))
+    assert private_routes(message(NEWROUTE, 1, body), ()) == ({}, False)

@@ -86,6 +86,7 @@ def test_a_swap_that_is_half_done_goes_on() -> None:
 def test_a_link_tells_its_program() -> None:
     assert program_of("uplink") == "mg_from_uplink"
     assert program_of("vxlan") == "mg_from_vxlan"
+    assert program_of("guard") == "mg_to_uplink"
     assert program_of("mgp0123456789a_in") == "mg_from_pod"
     assert program_of("mgp0123456789a_out") == "mg_to_pod"
     assert program_of("mg_connect4") == "mg_connect4"

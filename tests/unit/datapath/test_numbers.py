@@ -39,6 +39,7 @@ def types(pod: Object) -> Btf:
         ("address_kind", "ADDRESS_ROUTER", KIND_ROUTER),
         ("node_flag", "NODE_OVERLAY_V4", HostFlag.OVERLAY_V4),
         ("node_flag", "NODE_OVERLAY_V6", HostFlag.OVERLAY_V6),
+        ("node_flag", "NODE_HOSTS", HostFlag.HOSTS),
         ("identity", "IDENTITY_HOST", model.IDENTITY_HOST),
         ("identity", "IDENTITY_WORLD", model.IDENTITY_WORLD),
         ("identity", "IDENTITY_REMOTE_NODE", model.IDENTITY_REMOTE_NODE),

@@ -9,7 +9,7 @@ import pytest
 
 from mesh.core.model import Usage
 from mesh.health.counts import ports_in_use, usages
-from mesh.health.shares import Pressure, means
+from mesh.health.shares import HALF, Pressure, findings, means
 
 WHAT = "connections IPv4"
 
@@ -47,6 +47,36 @@ def test_what_is_gone_is_no_finding() -> None:
     assert not list(pressure.findings("east-1", {}))
 
 
+def told(*used: int, what: str = WHAT) -> list[list[str]]:
+    """The codes after each 10 s, of 100."""
+    nearly, half, seen = Pressure(), Pressure(HALF), []
+    for number, one in enumerate(used):
+        row = Usage(what, "east-1", one, 100)
+        for pressure in (nearly, half):
+            pressure.note(10.0 * number, [row])
+        seen.append([str(f) for f in _codes(nearly, half, row)])
+    return seen
+
+
+def _codes(nearly: Pressure, half: Pressure, row: Usage) -> list[str]:
+    found = findings("east-1", half, nearly, {row.what: row}, {row.what: 7})
+    return [one.code for one in found if "7 of them half-open" in one.text]
+
+
+def test_half_a_connection_table_is_a_finding_of_its_own() -> None:
+    assert told(49, 50, 74, 75) == [[], ["D657"], ["D657"], ["D631"]]
+
+
+def test_a_table_that_empties_is_half_full_until_a_quiet_minute_has_passed() -> None:
+    assert told(90, *[50] * 8)[-2:] == [["D657"], ["D657"]]
+    assert told(50, *[39] * 7) == [["D657"]] * 6 + [[]] * 2
+
+
+def test_half_of_what_only_we_fill_is_none() -> None:
+    assert told(70, what="ports 198.51.100.10") == [[]]
+    assert told(70, what="mg_egress") == [[]]
+
+
 def test_each_kind_says_what_is_refused() -> None:
     assert "mg_ct_v4" in means(WHAT)
     assert "mg_nat_v6" in means("mappings IPv6")
@@ -54,10 +84,11 @@ def test_each_kind_says_what_is_refused() -> None:
     assert "mg_egress" in means("mg_egress")
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("family", [4, 6])
-def test_ports_in_use_are_those_of_the_busiest_remote(family: int) -> None:
-    """The same port for two remotes is one port of each."""
-    width = {4: ("<u4", ()), 6: ("<u4", (4,))}[family]
+def test_ports_in_use_are_those_of_the_busiest_remote(family: int, order: str) -> None:
+    """The same port for two remotes is one port of each. Maps hold addresses as the wire does."""
+    width = {4: (f"{order}u4", ()), 6: (f"{order}u4", (4,))}[family]
     key = np.dtype(
         [
             ("source", *width),

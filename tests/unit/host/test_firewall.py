@@ -97,6 +97,24 @@ def test_what_may_pass_is_not_told(policy: str, rules: list[Any], other: list[An
     assert stopped("input", policy, *rules, other=other) == []
 
 
+@pytest.mark.parametrize(
+    ("policy", "rules"),
+    [
+        ("drop", [KNOWN, [meta("iifname", "mgp*"), state("new"), ACCEPT]]),
+        ("accept", [[state("invalid"), DROP]]),
+    ],
+)
+def test_answers_of_pods_that_conntrack_knows_no_question_of_are_told(
+    policy: str, rules: list[Any]
+) -> None:
+    """BPF hands the question to the pod; kube-proxy's chains drop what is invalid."""
+    four, six = stopped("forward", policy, *rules)
+    assert "answer over IPv4" in four
+    assert "answer over IPv6" in six
+    accepted = [[meta("iifname", "mgp*"), ACCEPT], *rules]
+    assert stopped("forward", policy, *accepted) == []
+
+
 def test_forwarding_that_is_dropped_is_told_for_both_families() -> None:
     """As Docker leaves it."""
     docker = [meta("iifname", "docker*"), ACCEPT]

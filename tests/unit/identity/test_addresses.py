@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mesh.core.address import ADDRESS, packed
-from mesh.core.model import Node, NodeKey, PodEntry, PodRef
+from mesh.core.model import Node, NodeKey, PodRef
 from mesh.core.table import Changes, ColumnChanges, ColumnTable
 from mesh.identity.addresses import (
     KIND_NODE,
@@ -23,6 +23,7 @@ from mesh.identity.addresses import (
     take_remote,
     write_columns,
 )
+from tests.fixtures.counted import Said
 
 A = ip_address("10.1.0.2")
 REF = PodRef("n1", "shop", "a")
@@ -42,43 +43,73 @@ def row(rows: ColumnTable, address: str) -> tuple[int, ...] | None:
     return None if got is None else got.tolist()
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def joined() -> tuple[Said, OwnPods, ColumnTable]:
+    """Rows of the pods that count, of one node, whose endpoint is known."""
+    said, rows = Said(), table()
+    said.has("n1", "10.1.0.0/24")
+    said.claim(65537, LABELS)
+    said.claim(65538, "k8s:app=db;")
+    own = OwnPods(said.counted, rows, 1)
+    said.counted.then = own.pods
+    own.endpoints(known({"n1": IPv4Address("10.99.0.11")}))
+    return said, own, rows
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_facts_may_come_in_any_order(order: tuple[int, ...]) -> None:
-    rows = table()
-    own = OwnPods(rows, 1)
+    said, rows = Said(), table()
+    said.claim(65537, LABELS)
+    own = OwnPods(said.counted, rows, 1)
+    said.counted.then = own.pods
     facts: list[Callable[[], None]] = [
-        lambda: own.pods({REF: PodEntry((A,), LABELS)}, []),
-        lambda: own.identities(known({LABELS: 65537})),
+        lambda: said.say(REF, str(A), labels=LABELS),
+        lambda: said.confirm(REF, 65537),
+        lambda: said.has("n1", "10.1.0.0/24"),
         lambda: own.endpoints(known({"n1": IPv4Address("10.99.0.11")})),
     ]
     for step in order:
         assert len(rows) == 0
         facts[step]()
+        said.settle()
     assert row(rows, "10.1.0.2") == (65537, int(IPv4Address("10.99.0.11")), 1, 1, 0)
 
 
 def test_an_address_that_moved_to_another_pod_survives_the_first_ones_end() -> None:
-    rows = table()
-    own = OwnPods(rows, 1)
-    own.identities(known({LABELS: 65537, "k8s:app=db;": 65538}))
-    own.endpoints(known({"n1": IPv4Address("10.99.0.11")}))
-    own.pods({REF: PodEntry((A,), LABELS)}, [])
-    own.pods({PodRef("n1", "shop", "b"): PodEntry((A,), "k8s:app=db;")}, [])
-    own.pods({}, [REF])
+    said, _, rows = joined()
+    other = PodRef("n1", "shop", "b")
+    said.confirm(REF, 65537)
+    said.confirm(other, 65538)
+    said.say(REF, str(A), labels=LABELS)
+    said.settle()
+    said.say(other, str(A), labels="k8s:app=db;")
+    said.settle()
+    said.entries.delete([REF])
+    said.settle()
     got = row(rows, "10.1.0.2")
     assert got is not None
     assert got[0] == 65538
 
 
 def test_a_pod_that_changed_its_address_leaves_no_row_behind() -> None:
-    rows = table()
-    own = OwnPods(rows, 1)
-    own.identities(known({LABELS: 65537}))
-    own.endpoints(known({"n1": IPv4Address("10.99.0.11")}))
-    own.pods({REF: PodEntry((A,), LABELS)}, [])
-    own.pods({REF: PodEntry((ip_address("10.1.0.3"),), LABELS)}, [])
+    said, _, rows = joined()
+    said.confirm(REF, 65537)
+    said.say(REF, str(A), labels=LABELS)
+    said.settle()
+    said.say(REF, "10.1.0.3", labels=LABELS)
+    said.settle()
     assert row(rows, "10.1.0.2") is None
     assert row(rows, "10.1.0.3") is not None
+
+
+def test_a_node_without_an_endpoint_is_gone_with_its_pods() -> None:
+    said, own, rows = joined()
+    said.confirm(REF, 65537)
+    said.say(REF, str(A), labels=LABELS)
+    said.settle()
+    own.endpoints(Changes({}, frozenset(["n1"])))
+    assert len(rows) == 0
+    own.endpoints(known({"n1": IPv4Address("10.99.0.12")}))
+    assert row(rows, "10.1.0.2") == (65537, int(IPv4Address("10.99.0.12")), 1, 1, 0)
 
 
 def test_this_node_is_host_and_others_are_remote_nodes() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bgp.peer import PEERS
+from clustermesh.issued import files_of
 from gateway.policy import POLICIES
 from mesh import config
 from mesh.lab import fake_kubelet, network, probe, processes, settings, topology
@@ -86,9 +87,10 @@ async def _read(manifests: Manifests) -> Objects:
 def test_the_configurations_are_taken(lab: Lab) -> None:
     pki = settings.pki_directory(lab)
     pki.mkdir()
-    for name in ["ca", *settings.etcd_users(SHAPE)]:
-        (pki / f"{name}.crt").touch()
-        (pki / f"{name}.key").touch()
+    for name in ["ca", *(user.cn for user in settings.etcd_users(SHAPE))]:
+        files = files_of(pki, name)
+        files.cert.touch()
+        files.key.touch()
     east = SHAPE.clusters[0]
     controllers = settings.controller_configs(lab, SHAPE, east)
     first, second = (config.load_controller(path) for path in controllers.values())

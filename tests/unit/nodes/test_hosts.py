@@ -93,8 +93,10 @@ def test_a_strict_filter_is_a_finding_where_answers_come_in_by_the_uplink(
 
 def test_nothing_goes_before_the_kernel_was_asked_about_all_and_our_own_need_not_wait() -> None:
     """A peer is awaited: routes and flags of our own nodes come, those of before stay."""
-    remote: Any = SimpleNamespace(ids=Table("id"), complete=Source("complete"))
+    complete = Source("complete")
+    remote: Any = SimpleNamespace(ids=Table("id"), hosts=Table("hosts"), complete=complete)
     remote.ids.replace({"east": 1, "west": 2})
+    remote.hosts.mark_synced()
     nodes, flags = Table[NodeKey, Node]("node"), Table[IPv4Address, int]("flags")
     former = IPv4Address("10.99.0.99")
     flags.replace({former: 3})

@@ -30,3 +30,11 @@ def test_what_the_datapath_writes_is_no_difference() -> None:
         written[name] = number
     written["mtu"] = 1380
     assert decode_node(key, written) == (ENDPOINT, row)
+
+
+def test_hosts_of_a_cluster_reach_ours_by_its_contract_alone() -> None:
+    """What the last agent wrote of that does not count; the other flags stay."""
+    for hosts, flags in (({"west": True}, 5), ({}, 1), ({"north": True}, 1)):
+        for before in (1, 5):
+            rows = node_hop(ENDPOINT, NODES, {"west": 2}, ROUTER, None, before, None, hosts)
+            assert rows == {ENDPOINT: NodeHop(ROUTER, 2, flags)}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bgp.peer import BGPPeer
+from clustermesh.contract import Contract, Limits
 from gateway.policy import EgressPolicy
 from mesh.core.model import (
     ContainerPort,
@@ -24,6 +25,7 @@ from mesh.core.strict import Wrong, parse_yaml
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import HOST_PODS
 from mesh.objects.schema import KindHead, Parsed, Place, head, items
+from mesh.services.cidrs import ServiceCIDR
 from mesh.services.kinds import EndpointSlice, EndpointSliceKey, ServiceObject, ServicePortObject
 from tests.fixtures.refusals import Refused, agrees
 
@@ -458,6 +460,19 @@ def test_an_egress_policy() -> None:
     )
 
 
+def test_a_service_cidr_has_the_networks_of_a_clusters_services() -> None:
+    text = """
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/12, "fd96::/108"]}
+status: {conditions: [{type: Ready, status: "True"}]}
+"""
+    networks = ip_network("10.96.0.0/12"), ip_network("fd96::/108")
+    assert (parse(text).key, parse(text).row) == ("kubernetes", ServiceCIDR(networks))
+    assert error_of(text.replace("10.96.0.0/12", "10.96.0.1/12")).path == "spec.cidrs[0]"
+
+
 PEER = """
 apiVersion: meshgate.io/v1alpha1
 kind: BGPPeer
@@ -472,9 +487,43 @@ spec:
 """
 
 
+CONTRACT = """
+apiVersion: meshgate.io/v1alpha1
+kind: ClusterPeer
+metadata: {name: to-west}
+spec:
+  cluster: west
+  id: 2
+  podCIDRs: [10.2.0.0/16, "fd02::/48"]
+  nodeCIDRs: [10.99.0.0/24]
+  serviceCIDRs: [10.97.2.0/24]
+  namespaces: [shop, bank]
+  hosts: true
+  limits: {nodes: 10}
+"""
+
+
+def test_a_contract_with_another_cluster() -> None:
+    assert parse(CONTRACT).row == Contract(
+        "to-west",
+        "west",
+        2,
+        (ip_network("10.2.0.0/16"), ip_network("fd02::/48")),
+        (ip_network("10.99.0.0/24"),),
+        (ip_network("10.97.2.0/24"),),
+        ("bank", "shop"),
+        hosts=True,
+        limits=Limits(nodes=10),
+    )
+    least = parse(CONTRACT[: CONTRACT.index("  serviceCIDRs")]).row
+    assert (least.service_cidrs, least.namespaces, least.hosts) == ((), (), False)
+    assert least.limits == Limits()
+    assert least.origin == "m.yaml ClusterPeer/to-west"
+
+
 def test_a_namespace_on_a_cluster_scoped_object_is_cleared() -> None:
     """As Kubernetes does: kustomize and Argo CD set it on everything."""
-    for text in (EGRESS, CILIUM, PEER):
+    for text in (EGRESS, CILIUM, PEER, CONTRACT):
         found = parse(text.replace("metadata: {", "metadata: {namespace: kube-system, "))
         assert (found.key, found.row) == (parse(text).key, parse(text).row)
 
@@ -554,6 +603,18 @@ def test_a_bgp_peer() -> None:
             EGRESS.replace("2026-01-01T01", "0001-01-01T00"),
             "metadata.creationTimestamp: expected a time",
         ),
+        (CONTRACT + "  podCIDR: []\n", "spec.podCIDR: unknown field"),
+        (CONTRACT.replace("cluster: west", "cluster: default"), "spec.cluster: 'default' is no"),
+        (CONTRACT.replace("cluster: west", "cluster: east"), "spec.cluster: east is our own"),
+        (CONTRACT.replace("id: 2", "id: 256"), Refused("spec.id", 256)),
+        (CONTRACT.replace("id: 2", "id: 0"), Refused("spec.id", 0)),
+        (CONTRACT.replace("10.2.0.0/16", "10.2.0.1/16"), "spec.podCIDRs[0]: expected a CIDR"),
+        (CONTRACT.replace("[10.99.0.0/24]", "[]"), Refused("spec.nodeCIDRs", [])),
+        (CONTRACT.replace("10.97.2.0/24", "10.97.2.0/33"), "spec.serviceCIDRs[0]: expected a CI"),
+        (CONTRACT.replace("bank]", "Bank]"), "spec.namespaces[1]: expected a namespace, or '*'"),
+        (CONTRACT.replace("true", "yes"), Refused("spec.hosts", "yes")),
+        (CONTRACT.replace("nodes: 10", "pods: 10"), "spec.limits.pods: unknown field"),
+        (CONTRACT.replace("nodes: 10", "nodes: -1"), Refused("spec.limits.nodes", -1)),
         (PEER.replace("podCIDRs,", "podCIDR,"), Refused("spec.advertise[0]", "podCIDR")),
         (PEER.replace("65000", "0"), Refused("spec.asn", 0)),
         (PEER.replace("65000", "65000.5"), Refused("spec.asn", 65000.5)),

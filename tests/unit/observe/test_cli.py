@@ -26,7 +26,7 @@ from tests.fixtures.flow_events import drop, event, flows, ping6, translated
 from tests.fixtures.serving import served
 
 ISSUE = {
-    "node": "cluster name addresses podCIDRs locator",
+    "node": "cluster name addresses podCIDRs locator mtu",
     "pod": "cluster namespace name node addresses identity",
     "identity": "cluster id labels",
     "address": "address identity cluster node",
@@ -34,7 +34,7 @@ ISSUE = {
     "egress": "cluster policy addresses gateway pods",
     "block": "address number first last cluster node epoch",
     "peer": "node address asn state reason",
-    "flow": "time node source destination protocol verdict reason translated",
+    "flow": "time node source destination protocol verdict reason translated service",
     "drop": "node reason number packets since",
     "host": "node setting was now why",
 }
@@ -92,9 +92,9 @@ def test_a_table_is_aligned_and_plain_in_a_pipe(run: Run) -> None:
     """Rows of several processes appear once, those of a cluster's own process win."""
     status, out, err = run("node", "list")
     assert out.splitlines() == [
-        "CLUSTER  NAME    ADDRESSES            PODCIDRS     LOCATOR",
-        "east     east-1  10.99.0.11,fd99::11  10.1.0.0/24  east",
-        "west     west-1  10.99.0.11,fd99::11  10.1.0.0/24  west",
+        "CLUSTER  NAME    ADDRESSES            PODCIDRS     LOCATOR  MTU",
+        "east     east-1  10.99.0.11,fd99::11  10.1.0.0/24  east     -",
+        "west     west-1  10.99.0.11,fd99::11  10.1.0.0/24  west     -",
     ]
     assert (status, err) == (0, "")
 
@@ -291,7 +291,7 @@ def test_watching_dead_agents_ends_and_names_them(run: Run, tmp_path: Path) -> N
 def test_status_is_health(run: Run, tmp_path: Path) -> None:
     """Exit status 0 and an empty list, or 1 and a finding with all its fields."""
     status, text, _ = run("status", "-o", "json")
-    whole = {"healthy": True, "findings": [], "drops": [], "usage": []}
+    whole = {"healthy": True, "findings": [], "drops": [], "usage": [], "unshown": []}
     assert (status, json.loads(text)) == (0, whole)
     (tmp_path / "west-1" / "speaker.yaml").touch()
     status, text, _ = run("status", "-o", "json")

@@ -18,13 +18,15 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh.observe import hubble_pb2 as pb
-from mesh.observe.events import Flows
+from mesh.observe.events import Flows, Names
 from mesh.observe.hubble import Observer, hubble_flow, icmp_text
 from mesh.observe.tables import channel
 from tests.fixtures.flow_events import (
     CLIENT_ID,
     EVENT,
     LEGACY,
+    NAMES,
+    REASONS,
     WEB,
     WEB_ID,
     WORLD,
@@ -84,7 +86,7 @@ def _sequence(uuid: str) -> int:
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
     """A node that has seen one event of each kind."""
-    kept = flows(event(), translated(), drop(), ping6(), drop(reason=222, lost=4))
+    kept = flows(event(), translated(unshown=7), drop(), ping6(), drop(reason=222, lost=4))
     observer = Observer(kept, lambda: [("east", "shop"), ("east", "shop")], "10.99.0.11")
     path = tmp_path / "agent.sock"
     with served(path, observer=observer) as loop:
@@ -127,6 +129,15 @@ def test_a_drop_says_which_node_sent_the_packet(client: Client) -> None:
     assert "sent by" not in before.summary
 
 
+def test_a_flow_names_the_service_that_was_asked_for(client: Client) -> None:
+    """The packet has the backend's address; a service that has gone since has no name."""
+    client.append(*(event(service=f"10.97.1.{n}", service_port=80) for n in (10, 11)))
+    *_, asked, gone = client.get(pb.GetFlowsRequest())
+    assert (asked.destination_service.namespace, asked.destination_service.name) == ("shop", "web")
+    assert asked.ip.destination == WEB
+    assert not gone.HasField("destination_service")
+
+
 def test_a_translated_flow_shows_the_address_outside(client: Client) -> None:
     """Source stays as on the packet; the translation stands in source_xlated and in words."""
     flow = client.get(pb.GetFlowsRequest())[TRANSLATED]
@@ -144,6 +155,11 @@ def test_a_drop_says_its_reason(client: Client) -> None:
     assert known == [DROP, OWN_DROP]
     assert (own.drop_reason, own.drop_reason_desc) == (222, 222)
     assert own.summary == "No block; 4 more drops of this reason not shown"
+
+
+def test_a_flow_says_how_many_of_its_sender_are_missing(client: Client) -> None:
+    flow = client.get(pb.GetFlowsRequest())[TRANSLATED]
+    assert flow.summary.endswith("; 7 more events of this sender not shown")
 
 
 def test_only_a_new_connection_says_that_it_is_no_reply(client: Client) -> None:
@@ -412,3 +428,12 @@ def test_an_unknown_protocol_keeps_its_number() -> None:
     assert (flow.protocol, flow.source.port, flow.icmp) == (47, None, None)
     assert flow.source.address == ip_address("10.1.0.5")
     assert str(flow.destination.address) != LEGACY
+
+
+def test_the_cluster_of_a_flow_is_that_of_the_number_whatever_the_labels_say() -> None:
+    """A peer's text that names us twice, or us instead of itself, moves no flow to our cluster."""
+    names = Names(lambda _: "k8s:io.cilium.k8s.policy.cluster=east;", cluster=NAMES.cluster)
+    flows = Flows("east", "east-1", REASONS, names)
+    flows.append(event())
+    (flow,) = flows.decode(flows.select())
+    assert (flow.source.cluster, flow.destination.cluster) == ("east", "west")

@@ -78,7 +78,9 @@ class Place:
         self.listener = Listener(self.settings, "east-1", [observer, self.service])
 
     def issue(self, file: str, name: str, authority: Authority | None = None) -> None:
-        pair = (authority or self.authority).issue(name, lifetime=timedelta(days=7))
+        ca, lifetime = authority or self.authority, timedelta(days=7)
+        of_server = file == "server"
+        pair = ca.issue_server(name, (), lifetime) if of_server else ca.issue_user(name, lifetime)
         (self.place / f"{file}.crt").write_bytes(pair.cert)
         (self.place / f"{file}.key").write_bytes(pair.key)
 

@@ -302,6 +302,17 @@ def test_drops_and_usage_of_all_agents_are_one_list() -> None:
     assert "  ports 198.51.100.10  east-2  900   1024  88%" in lines
 
 
+def test_events_beyond_their_senders_share_are_a_line() -> None:
+    unshown = [{"sender": "shop/web-1", "events": 9000, "node": "east-1"}]
+    status = summarize(
+        east(east_1_agent=answer("east-1", "agent", node=NODES, unshown=unshown, ready=True)), NOW
+    )
+    assert status.unshown == unshown
+    lines = screen(status, NOW).splitlines()
+    at = lines.index("Flows not shown in the last minute, beyond their sender's share: 9000")
+    assert lines[at + 2].split() == ["shop/web-1", "9000", "east-1"]
+
+
 def test_a_map_is_a_line_only_when_it_is_half_full() -> None:
     usage = [
         {"what": what, "node": "east-1", "used": used, "size": 100}

@@ -11,12 +11,12 @@ from tests.fixtures.rooms import Rooms
 def test_pods_are_known_once_their_table_is_synced(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path, ip_network("10.1.0.0/24"))
     pods = rooms.pods
-    pods.devices.synced = False
+    pods.devices.hold(rooms)
     rooms.egress.derive(rooms.loop)
     pods.derive(rooms.loop)
     rooms.loop.derive_all()
     assert (pods.complete_pods.synced, dict(pods.complete_pods.rows)) == (False, {})
-    pods.devices.mark_synced()
+    pods.devices.release(rooms)
     rooms.loop.derive_all()
     assert (pods.complete_pods.synced, dict(pods.complete_pods.rows)) == (
         True,

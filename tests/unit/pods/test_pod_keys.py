@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -28,6 +28,9 @@ class Links:
     def __init__(self, devices: Table[PodKey, Device]) -> None:
         self.devices = devices
         self.rows: dict[PodKey, PodLink] = {}
+
+    async def watch(self, _: Callable[[], None]) -> None:
+        """Nobody takes anything away."""
 
     async def read(self) -> Mapping[PodKey, PodLink]:
         self.devices.mark_synced()

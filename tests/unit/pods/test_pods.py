@@ -4,7 +4,8 @@ from ipaddress import ip_address, ip_network
 
 from mesh.core.model import Pod, PodKey
 from mesh.pods.assigned import assign
-from mesh.pods.links import alias_of, device_name, parse_alias, pod_links
+from mesh.pods.links import Device, alias_of, device_name, parse_alias, pod_links
+from mesh.pods.rows import macs_of
 
 CIDRS = (ip_network("10.1.0.0/28"), ip_network("fd01::/64"))
 
@@ -83,3 +84,10 @@ def test_the_alias_gives_back_pod_and_addresses() -> None:
 
 def test_device_names_fit_the_kernel_limit() -> None:
     assert len(device_name(key("a" * 200))) <= 15
+
+
+def test_a_device_leads_to_the_mac_of_its_pod() -> None:
+    mac = "0a:58:0a:01:00:02"
+    device = Device(7, mac, "0e:58:0a:01:00:02", (ip_address("10.1.0.2"),))
+    assert macs_of(7, {key("a"): device}) == {7: mac}
+    assert macs_of(7, {}) == {}

@@ -14,6 +14,7 @@ from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services.agent import ServicesAgent
 from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.cidrs import SERVICE_CIDRS
 from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES
 
 
@@ -56,13 +57,18 @@ class FakeMap:
 
 
 class FakeMaps(Maps):
-    """Both maps of services; rows stay rows."""
+    """The maps of services; rows stay rows."""
 
     def __init__(self, services: int = 1000, backends: int = 10000) -> None:
         self.services, self.backends = FakeMap(services), FakeMap(backends)
+        self.addresses = FakeMap(services)
 
     def rows(self, name: str, *_: Any) -> FakeMap:
-        return {"mg_service_addr": self.services, "mg_backend_addr": self.backends}[name]
+        return {
+            "mg_service_addr": self.services,
+            "mg_backend_addr": self.backends,
+            "mg_service_ip": self.addresses,
+        }[name]
 
     def capacity(self, name: str) -> int:
         return self.rows(name).capacity
@@ -72,7 +78,7 @@ class Room:
     """``objects``, ``entries``, ``remote`` and ``complete`` are the sources."""
 
     def __init__(self, cluster: str = "east", *, synced: bool = True) -> None:
-        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS])
+        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS, SERVICE_CIDRS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.peers = RemoteTables(OwnFacts(cluster, 1), lambda _: None)
         self.remote = self.peers.services

@@ -271,7 +271,7 @@ def test_every_order_of_events_keeps_every_entry_right(
 
 async def some_rounds(room: Room) -> None:
     """As the loop has it: services wait for backends."""
-    backends, services = room.applied
+    backends, services, _ = room.applied
     for one in (backends, services):
         if one is services and not backends.arrived:
             return
@@ -310,3 +310,21 @@ def assert_right(room: Room, maps: FakeMaps) -> None:
             for addresses in [objects[SLICES].rows[part(number)[0]].addresses]
         }
         assert {name: set(got) for name, got in room.translations().items()} == wanted
+
+
+def test_an_address_is_a_services_as_long_as_one_has_it() -> None:
+    """Whatever its port: packets to other ports of it are dropped by name."""
+    room, maps = Room(), FakeMaps()
+    room.objects[SERVICES].upsert(dict([service(1), service(2)]))
+
+    async def run() -> None:
+        await room.connect(maps)
+        room.settle()
+        assert set(room.agent.address.rows) == {ask(1).address, ask(2).address}
+        assert room.agent.service_of(ask(1).address, 80, "TCP") == service(1)[0]
+        assert room.agent.service_of(ask(1).address, 81, "TCP") is None
+        room.objects[SERVICES].delete([service(1)[0]])
+        room.settle()
+        assert set(room.agent.address.rows) == {ask(2).address}
+
+    asyncio.run(run())

@@ -19,6 +19,7 @@ from mesh.core.table import Table
 from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.tables import Objects
 from mesh.services import nouns
+from mesh.services.cidrs import SERVICE_CIDRS
 from mesh.services.controller import ServicesController
 from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES, ServiceObject, ServicePortObject
 
@@ -30,7 +31,7 @@ class Cluster:
     """One pod behind one global service; ``controller`` derives from its tables."""
 
     def __init__(self) -> None:
-        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS])
+        self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS, SERVICE_CIDRS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.remote: Table[ServiceKey, Service] = Table("remote service")
         hosts: Table[IP, None] = Table("address of node")
