@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.lab.wire import PREFIX, Wire, batch, make_socket, wired
+from tests.lab.wire import PREFIX, Wire, batch, make_socket
 from tests.packet.nodes import LEGACY, PLANS, Node, zoned
 
 UDP_SEGMENT = 103
@@ -80,14 +80,11 @@ def sender() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Wire]:
-    with wired() as wire, sender():
-        yield wire
-
-
-@pytest.fixture(params=(4, 6), ids=("IPv4", "IPv6"))
-def family(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+def lab(two_nodes: Wire) -> Iterator[Wire]:
+    for node in two_nodes.nodes.values():
+        node.reset()
+    with sender():
+        yield two_nodes
 
 
 class Receiver:

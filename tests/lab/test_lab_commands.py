@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from running import Lab, wait
 
+CONTROLLERS = ("controller", "controller2")
 HOSTS = {"east-1", "east-2", "west-1", "west-2", "router", "firewall", "legacy", "etcd"}
 
 
@@ -18,8 +19,10 @@ def test_show_names_hosts_users_manifests_and_the_legacy_server(lab: Lab) -> Non
     assert set(shown) == {"hosts", "etcd", "manifests", "egress", "legacy", "vtySocketDir"}
     assert set(shown["hosts"]) == HOSTS
     assert set(shown["hosts"]["east-1"]) == {"netns", "bpffs", "cgroup", "addresses"}
+    nodes = [(c, f"{c}-{n}") for c in ("east", "west") for n in (1, 2)]
     assert set(shown["etcd"]["users"]) == {
-        *(f"{c}-{r}" for c in ("east", "west") for r in ("controller", "agent", "speaker")),
+        *(f"{c}:{role}:{node}" for c, node in nodes for role in ("node", "speaker")),
+        *(f"{c}:controller:{c}-1-{one}" for c in ("east", "west") for one in CONTROLLERS),
         "root",
     }
     assert all(Path(directory).is_dir() for directory in shown["manifests"].values())

@@ -252,7 +252,7 @@ def test_a_pod_is_no_neighbour_of_another_pod(nodes: Nodes, to: str) -> None:
     """RFC 4861 7.1.2: a receiver knows a neighbour by the hop limit, which a redirect keeps."""
     source, target = nodes["a"].plan.pods["web"][6], nodes[to].plan.pods["client"][6]
     got = nodes["a"].from_pod("web", advertisement(source, target))
-    assert got.dropped == {"INVALID_PACKET": 1}
+    assert got.dropped == {"NEIGHBOUR_CLAIM": 1}
 
 
 def test_nobody_outside_is_a_pods_neighbour(nodes: Nodes) -> None:
