@@ -15,6 +15,7 @@ OTHERS = {
     "mesh/kernel.py": "sysctls",
     "mesh/lab/processes.py": "a cgroup's kill switch",
     "mesh/cli.py": "/dev/null",
+    "mesh/objects/crds.py": "documents of this tree, for `make docs`",
     "bgp/exabgp/launcher.py": "a lock, in the speaker's own folder; it runs without the project",
     "bgp/exabgp/relay.py": "its pid, as ExaBGP's user; it runs without the project",
 }
