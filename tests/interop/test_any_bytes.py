@@ -78,6 +78,7 @@ etcd: {{endpoints: ["http://{address}"]}}
 routerID: 10.99.0.11
 runDir: {place}/speaker
 socket: {place}/speaker.sock
+exabgpUser: "1900000001"
 """
 
 
