@@ -185,7 +185,9 @@ class PodLinks:
     async def read(self) -> Mapping[PodKey, PodLink]:
         rows: dict[PodKey, PodLink] = {}
         devices: dict[PodKey, Device] = {}
-        for link in (await self._kernel.links()).values():
+        links = await self._kernel.links()
+        self._forget_gone({link.name for link in links.values()})
+        for link in links.values():
             parsed = _pod_of(link)
             if parsed is None or not link.up or self._unrouted.intersection(parsed[1]):
                 continue
@@ -198,6 +200,13 @@ class PodLinks:
         kept = {k: row for k, row in known.items() if self._unrouted.intersection(row.addresses)}
         self._devices.replace(kept | devices)
         return rows
+
+    def _forget_gone(self, present: Collection[str]) -> None:
+        """A device goes with its pod's namespace. Whoever reads then has no row of it to delete."""
+        gone = {key: row.device for key, row in self._wired.items() if row.device not in present}
+        for key, device in gone.items():
+            self._attach.forget(device)
+            del self._wired[key]
 
     async def upsert(self, rows: Mapping[PodKey, PodLink]) -> Errors[PodKey]:
         errors: dict[PodKey, Exception] = {}

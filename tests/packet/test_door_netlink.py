@@ -532,6 +532,31 @@ def test_a_pod_is_read_back_whatever_its_name(
         play(host, story)
 
 
+def test_pins_go_with_a_device_that_was_gone_before_its_row(
+    host: Host, namespaces: Callable[[], Path]
+) -> None:
+    """The kubelet takes the namespace away, and a full look sees it before the pod's row goes."""
+    space, key = namespaces(), PodKey("east", "shop", "web")
+    link = PodLink(str(space), 1, device_name(key), (IPv4Address("10.1.0.2"),), 1450)
+    forgotten: list[str] = []
+
+    class Attach(Attached):
+        def forget(self, device: str) -> None:
+            forgotten.append(device)
+
+    async def story(kernel: Kernel) -> None:
+        links = PodLinks(kernel, Attach(), Table("device"))
+        assert await links.upsert({key: link}) == {}
+        assert list(await links.read()) == [key]
+        assert forgotten == []
+        host.ip(f"link del {link.device}")
+        assert await links.read() == {}
+        assert forgotten == [link.device]
+
+    with netns.enter(host.namespace):
+        play(host, story)
+
+
 def test_a_route_to_a_pod_that_is_deleted_is_restored(
     host: Host, namespaces: Callable[[], Path]
 ) -> None:
