@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/lab"))
 
 from running import Lab  # noqa: E402
-from versions import Version, former, wider  # noqa: E402
+from versions import Version, former, places_of, second_names, wider  # noqa: E402
 
 #: Ports of a node for one destination, 16,384: a UDP answer holds one for minutes.
 BLOCKS = "blockSize: 1024, blocksPerNode: 16"
@@ -63,6 +63,7 @@ def lab(versions: Versions, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         built = subprocess.run(up, env=old, capture_output=True, text=True, check=False)
         if built.returncode:
             pytest.exit(f"{built.stdout}{built.stderr}", returncode=1)
+        second_names(places_of(running))
         yield running
     finally:
         running.run("lab", "down", "--force")

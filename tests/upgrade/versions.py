@@ -14,6 +14,7 @@ from pathlib import Path
 from running import Lab, wait
 
 from mesh.lab import processes
+from mesh.lab.places import NETNS
 from mesh.lab.places import Lab as LabPlaces
 from mesh.lab.processes import Process
 from tests.packet.builds import ADDED, FORMER, WIDER
@@ -26,10 +27,11 @@ START_S = 40
 
 @dataclass(frozen=True)
 class Version:
-    """A tree and the Python that runs it."""
+    """A tree and the Python that runs it. The former one needs no other ``podNetns``."""
 
     root: Path
     python: Path
+    is_former: bool = False
 
     @property
     def meshgate(self) -> list[str]:
@@ -55,7 +57,7 @@ def former(directory: Path) -> Version:
     environment = {**os.environ, "VENV": str(directory / ".venv")}
     environment.pop("PYTHONPATH", None)
     subprocess.run([str(directory / "deploy/install.sh")], check=True, env=environment)
-    made = Version(directory, directory / ".venv/bin/python")
+    made = Version(directory, directory / ".venv/bin/python", is_former=True)
     subprocess.run([*made.python_here, "-m", "bpf.build"], check=True)
     return made
 
@@ -82,15 +84,29 @@ def wider(directory: Path) -> Version:
     return made
 
 
+def places_of(lab: Lab) -> LabPlaces:
+    """Where the lab's hosts and pods are."""
+    run = Path(lab.environment["MESHGATE_RUN"])
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    cgroups = next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
+    return LabPlaces(lab.environment["MESHGATE_LAB"], run, cgroups)
+
+
+def second_names(lab: LabPlaces) -> None:
+    """Names for the former lab's pods as today's ``podNetns`` has them: with an underscore."""
+    for pod, place in lab.pods().items():
+        cluster, namespace, name = pod.split("/")
+        second = NETNS / f"{lab.name}-{cluster}_{namespace}_{name}"
+        second.touch()
+        subprocess.run(["mount", "--bind", str(NETNS / place.netns), str(second)], check=True)
+
+
 class Agents:
     """The lab's agents, which change versions."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        run = Path(lab.environment["MESHGATE_RUN"])
-        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-        cgroups = next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
-        self._places = LabPlaces(lab.environment["MESHGATE_LAB"], run, cgroups)
+        self._places = places_of(lab)
 
     def log(self, host: str) -> str:
         """What the agents of a host have said so far."""
@@ -113,8 +129,7 @@ class Agents:
     def launch(self, host: str, version: Version) -> Process:
         """Start an agent and do not wait."""
         recorded = self._recorded(host)
-        config = recorded.argv[recorded.argv.index("--config") + 1]
-        argv = (*version.meshgate, "agent", "--config", config)
+        argv = (*version.meshgate, "agent", "--config", self._config(host, version))
         fresh = Process(recorded.host, recorded.role, argv, recorded.log)
         return processes.spawn(self._places, fresh, self._places.host(host))
 
@@ -137,7 +152,7 @@ class Agents:
     def back(self, host: str, current: Version, version: Version) -> None:
         """As ``replace``, to a version that knows nothing of migrations."""
         self.stop(host)
-        config = str(self._places.host_run(host) / "agent.yaml")
+        config = self._config(host, current)
         command = [*current.meshgate, "agent", "--config", config, "--datapath", version.objects]
         answer = self.lab.exec(host, *command)
         assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -155,6 +170,19 @@ class Agents:
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         wait(lambda: not processes.is_alive(process), 10, f"{process.name} ended")
+
+    def _config(self, host: str, version: Version) -> str:
+        """The configuration of a host's agent: what an operator changes before the update."""
+        config = self._places.host_run(host) / "agent.yaml"
+        if version.is_former:
+            return str(config)
+        changed = config.with_name("agent-of-today.yaml")
+        text = config.read_text()
+        assert "{cluster}-{namespace}-{name}" in text
+        changed.write_text(
+            text.replace("{cluster}-{namespace}-{name}", "{cluster}_{namespace}_{name}")
+        )
+        return str(changed)
 
     def _recorded(self, host: str) -> Process:
         state = processes.read(self._places)
