@@ -74,8 +74,11 @@ class Etcd:
         self._process.wait()
 
     def signal(self, number: signal.Signals) -> None:
+        """Send a signal; after SIGSTOP no thread of the member runs any more."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # a thread goes on until it enters the kernel
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def wipe(self) -> None:
         """Remove the data of a killed member: the next start is an empty store."""
