@@ -7,6 +7,6 @@ from mesh.services.maps import ADDRESS_MAP, SERVICE_MAP
 
 DECLARED: Declared = (
     Added(SERVICE_MAP, ("key.zone",)),
-    Added(ADDRESS_MAP),
+    Scratch(ADDRESS_MAP),  # the agent's rows; without them what asks for an address itself leaves
     Scratch("mg_gone"),  # filled for the moment in which sockets are ended
 )
