@@ -252,9 +252,9 @@ class Controller:
         yield from self.mistakes.of("the leadership", self.leading.findings)
         yield from self.mistakes.of("the counters", self.counters.findings)
         yield from self.mistakes.of("the store", self.health.findings)
-        yield from cut_history(self.view, self.client)
-        yield from self.view.findings()
-        yield from ending(self.client)
+        yield from self.mistakes.of("the history", partial(cut_history, self.view, self.client))
+        yield from self.mistakes.of("the watch", self.view.findings)
+        yield from self.mistakes.of("the certificate", partial(ending, self.client))
         yield from self.mistakes.findings()
         stays = "what is programmed and published stays as it is"
         if self.client.problem:

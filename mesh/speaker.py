@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,12 +248,12 @@ class Speaker:
             yield Finding(codes.NO_OBJECT, f"node/{self.node.name}", "", text, about)
         for key, text in self._unreadable.items():
             yield Finding(codes.CLAIM_UNREADABLE, key, "", text)
-        yield from self.view.findings()
+        yield from self.mistakes.of("the watch", self.view.findings)
         if self.view.problem:
             text = f"{self.view.problem}; announcements stay as they are"
             yield Finding(codes.STORE_AWAY, f"etcd {self.client.endpoint.text}", "", text)
-        yield from ending(self.client, *about)
-        yield from self._exabgp_findings()
+        yield from self.mistakes.of("the certificate", partial(ending, self.client, *about))
+        yield from self.mistakes.of("ExaBGP", self._exabgp_findings)
         yield from self.mistakes.of("the sessions", self._session_findings)
         yield from self.mistakes.findings()
 

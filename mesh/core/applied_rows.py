@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -352,36 +352,31 @@ class AppliedRows(Applied, Generic[K, V]):
         return None
 
     async def _upsert(self, rows: Mapping[K, V]) -> Errors[K]:
-        """Write rows; a row that the target cannot bear is written apart, and fails alone.
+        """Write rows, as ``_apart`` does."""
+
+        async def write(keys: Sequence[K]) -> Errors[K]:
+            whole = len(keys) == len(rows)
+            return await self.target.upsert(rows if whole else {key: rows[key] for key in keys})
+
+        return await self._apart(list(rows), write)
+
+    async def _apart(
+        self, keys: Sequence[K], act: Callable[[Sequence[K]], Awaitable[Errors[K]]]
+    ) -> Errors[K]:
+        """Write or delete; a row that the target cannot bear is taken apart, and fails alone.
 
         Raises OSError when the target is out of reach.
         """
         try:
-            return await self.target.upsert(rows)
-        except OSError:
-            raise
-        except Exception as error:  # of one row, whichever it is
-            if len(rows) == 1:
-                log.exception("event=row_not_written table=%s", self.table.name)
-                return dict.fromkeys(rows, error)
-        keys, errors = list(rows), dict[K, Exception]()
-        half = len(keys) // 2
-        for part in (keys[:half], keys[half:]):
-            errors |= await self._upsert({key: rows[key] for key in part})
-        return errors
-
-    async def _remove(self, keys: Sequence[K]) -> Errors[K]:
-        """Delete rows, likewise."""
-        try:
-            return await self.target.delete(keys)
+            return await act(keys)
         except OSError:
             raise
         except Exception as error:  # of one row, whichever it is
             if len(keys) == 1:
-                log.exception("event=row_not_deleted table=%s", self.table.name)
+                log.exception("event=row_not_applied table=%s", self.table.name)
                 return dict.fromkeys(keys, error)
         half = len(keys) // 2
-        return {**await self._remove(keys[:half]), **await self._remove(keys[half:])}
+        return {**await self._apart(keys[:half], act), **await self._apart(keys[half:], act)}
 
     def _arrive(self, key: K, row: V) -> None:
         """The row is written; by now another one may be desired."""
@@ -431,7 +426,7 @@ class AppliedRows(Applied, Generic[K, V]):
         self._doomed = self._doomed or {}  # as ``_owed``
         self._unsure.update(due)
         self._deleting = True
-        failed = await self._remove(due)
+        failed = await self._apart(due, self.target.delete)
         self._deleting = False
         for key in due:
             if key in failed and key not in self._owed:
