@@ -141,20 +141,7 @@ def side() -> Iterator[socket.socket]:
     name, space = f"{PREFIX}-side", at("g").name
     ip("netns", "add", name)
     try:
-        ip(
-            "-n",
-            name,
-            "link",
-            "add",
-            "eth0",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "side",
-            "netns",
-            space,
-        )
+        ip("-n", space, "link", "add", "side", "type", "veth", "peer", "eth0", "netns", name)
         ip("-n", name, "link", "set", "eth0", "up")
         ip("-n", name, "addr", "add", "172.17.0.2/24", "dev", "eth0")
         ip("-n", name, "route", "add", "default", "via", "172.17.0.1")
@@ -165,6 +152,8 @@ def side() -> Iterator[socket.socket]:
         with made:
             yield made
     finally:
+        # The kernel takes the devices of a namespace away some time after its name has gone.
+        subprocess.run(["ip", "-n", space, "link", "del", "side"], check=False)
         ip("netns", "del", name)
 
 
