@@ -156,7 +156,7 @@ class Features:
             self.store.keys,
         )
         features.append(self.pods)
-        features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
+        features.append(SocketsAgent(self.services.uses, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
         contracts = objects[CONTRACTS]
