@@ -99,6 +99,21 @@ def test_a_firewall_that_stops_the_overlay_is_a_finding_until_it_does_not(lab: L
     wait(lambda: not findings(lab, "D641"), 60, "the finding has ended")
 
 
+def test_a_rule_of_the_old_iptables_that_stops_pods_is_a_finding(lab: Lab) -> None:
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        lab.output("west-1", command, "-P", "FORWARD", "DROP")
+    try:
+        wait(lambda: len(findings(lab, "D641")) == 2, 60, "the policies are findings")
+        found = {one["field"] for one in findings(lab, "D641")}
+        assert found == {f"chain FORWARD of {name}" for name in (
+            "iptables-legacy (IPv4)", "ip6tables-legacy (IPv6)"
+        )}  # fmt: skip
+    finally:
+        for command in ("iptables-legacy", "ip6tables-legacy"):
+            lab.output("west-1", command, "-P", "FORWARD", "ACCEPT")
+    wait(lambda: not findings(lab, "D641"), 60, "the findings have ended")
+
+
 def test_a_default_route_that_is_lost_is_a_finding_until_it_is_back(lab: Lab) -> None:
     words = lab.output("west-2", "ip", "-6", "route", "show", "default").split()
     way = words[: words.index("dev") + 2]
