@@ -278,7 +278,8 @@ CERTIFICATE_ENDS = Code(
     "read. Once it has ended, the process cannot connect anew; its maps and routes stay as they "
     "are.",
     "Look why the timer on the host of the CA has not renewed it. `meshgate cluster node NAME "
-    "--issue`, where the CA is, makes new files. Put them where the process has them; it needs no restart.",
+    "--issue`, where the CA is, makes new files. Put them where the process has them; it needs no "
+    "restart.",
 )
 USER_REVOKED = Code(
     "M183",

@@ -10,7 +10,7 @@ from mesh.core.noun import Row, Shown, noun
 if TYPE_CHECKING:  # the command line starts with the columns and without numpy
     from clustermesh.remote.importer import Importer
 
-#: In place of a contract: the cluster has what anybody gets.
+#: In place of a contract: the cluster has the rights of any cluster.
 PROVISIONAL = "provisional"
 #: The state of a cluster that another store had and that is not complete in this one.
 HELD = "held"
