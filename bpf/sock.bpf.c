@@ -4,7 +4,7 @@
  *   connect, sendmsg      service address -> backend; refused when the service has none, or not
  *                         this port
  *   recvmsg, getpeername  backend -> the service address that this socket had asked for
- *   iterator              sockets whose backend is gone end with ECONNABORTED
+ *   iterators             sockets whose backend is gone end with ECONNABORTED
  *
  * An IPv6 socket that asks for ::ffff:a.b.c.d comes by the 6-programs on connect and recvmsg, and
  * by the 4-programs on sendmsg: both families share one key form, so that both meet the same rows.
@@ -156,10 +156,20 @@ int mg_getpeername6(struct bpf_sock_addr *ctx)
 SEC("iter/udp")
 int mg_end_udp(struct bpf_iter__udp *ctx)
 {
-	struct udp_sock *udp = ctx->udp_sk;
+	struct sock_common *socket = (struct sock_common *)ctx->udp_sk;
 
-	if (udp && has_gone(udp))
-		bpf_sock_destroy((struct sock_common *)udp);
+	if (socket && has_gone(socket, IPPROTO_UDP))
+		bpf_sock_destroy(socket);
+	return 0;
+}
+
+SEC("iter/tcp")
+int mg_end_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *socket = ctx->sk_common;
+
+	if (socket && has_gone(socket, IPPROTO_TCP))
+		bpf_sock_destroy(socket);
 	return 0;
 }
 

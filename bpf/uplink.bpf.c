@@ -8,6 +8,7 @@
 #include "parse.h"
 #include "tunnel.h"
 #include "deliver.h"
+#include "echo.h"
 #include "guard.h"
 #include "leave.h"
 
@@ -86,7 +87,7 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 	if (!reason && tunnel == TUNNEL_OURS)
 		reason = tunnel_open(ctx, packet, inner);
 	if (reason)
-		return reason;
+		return reason == DROP_UNSUPPORTED_L3_PROTOCOL ? echo_way(ctx, packet, way) : reason;
 	if (tunnel == TUNNEL_OURS)
 		return tunnel_deliver(ctx, packet, way);
 
@@ -168,7 +169,7 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 	/* 2. parse; the device drops what concerns its link: it has none */
 	int reason = parse_network(ctx, packet);
 	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
-		return 0;
+		return echo_ask(ctx, way);
 	if (!reason && is_link_scope(&packet->destination))
 		return 0;
 	if (!reason)

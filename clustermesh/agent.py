@@ -1,4 +1,4 @@
-"""Other clusters on a node: what the import firewall accepts, judged against what is ours."""
+"""Other clusters on a node: rows that the import firewall accepts, judged against our own facts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mesh.core.table import Table
 
 
 class RemoteAgent(AgentFeature):
-    """``features`` are all others of the process: what is ours is what they declare."""
+    """``features`` are all others of the process: they declare our own facts."""
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ class Authority:
         return self._issue(name, lifetime, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
     def issue_user(self, name: str, lifetime: timedelta = LIFETIME) -> KeyPair:
-        """Certificate of a client whose CN is ``name``. It has no SAN: nobody connects to it."""
+        """Certificate of a client whose CN is ``name``. It has no SAN, since it is no server's."""
         return self._issue(name, lifetime, ExtendedKeyUsageOID.CLIENT_AUTH, ())
 
     def _issue(

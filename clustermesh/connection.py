@@ -57,6 +57,7 @@ class AgentStore:
         self.own = Own(facts.cluster)
         kept = KeptContracts(known.with_name(CONTRACTS_FILE))
         self.remote = RemoteTables(facts, addresses_changed, kept=kept)
+        self.remote.held = lambda: self.held
         self.counters = Counters(
             self.client, facts.cluster, self.remote.take, lambda: self._view.told(PREFIX)
         )
@@ -139,17 +140,14 @@ class AgentStore:
         """Keys that the store lacks and that are kept until it is known that they were deleted."""
         return self._view.held
 
-    def _held_clusters(self) -> set[str]:
-        clusters = {split_key(key)[1] for key in self.held if key.startswith(PREFIX)}
-        return {plain(cluster) for cluster in clusters if cluster}
-
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the store and with our own keys in it."""
         yield from self.own.findings.values()
         yield from self._view.findings()
         yield from self.counters.findings()
         yield from cut_history(self._view, self.client)
-        for name in sorted({*self.remote.awaited.rows, *self._held_clusters()}):
+        held = map(plain, self.remote.held_clusters())
+        for name in sorted({*self.remote.awaited.rows, *held}):
             text = f"cluster {name} was known, and is not complete in this store; what it had stays"
             yield Finding(AWAITED, f"Cluster/{name}", "", text, (f"cluster/{name}",))
         problem = self.client.problem or self._view.problem

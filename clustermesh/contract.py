@@ -1,4 +1,4 @@
-"""ClusterPeer: what another cluster was given. Documents -> rows, strictly, and which row counts.
+"""ClusterPeer: the contract with another cluster. Documents -> rows, strictly; which row counts.
 
 An unknown or wrong field refuses the whole object by path. Of two contracts for one cluster one is
 in force, and a contract that contradicts ours or another one changes nothing: what was in force
@@ -63,7 +63,7 @@ class Contract:
         return namespace in self.namespaces or ALL in self.namespaces
 
     def finding(self, code: Code, path: str, text: str) -> Finding:
-        """What is wrong with a field of the object."""
+        """A finding about a field of the object."""
         return Finding(code, self.place, path, text, (f"cluster/{self.cluster}",))
 
 
@@ -185,7 +185,7 @@ Meeting = Callable[[Network], Network | None]
 
 @dataclass(frozen=True, slots=True)
 class Contracts:
-    """The contract of each cluster that has one, and what is wrong with the objects."""
+    """The contract of each cluster that has one, and the findings about the objects."""
 
     contracts: Mapping[str, Contract]
     findings: tuple[Finding, ...] = ()

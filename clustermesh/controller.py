@@ -257,7 +257,8 @@ class RemoteController(ControllerFeature):
         publishing = self._publishing
         own = own_row(self._cluster, self._id, publishing.counts, synced=publishing.canaries.synced)
         others = sorted(self._remote.imports.importers.items())
-        rows = [cluster_row(wire.plain(name), one) for name, one in others]
+        held = self._remote.held_clusters()
+        rows = [cluster_row(wire.plain(name), one, is_held=name in held) for name, one in others]
         return [own, *rows]
 
     def findings(self) -> Iterable[Finding]:

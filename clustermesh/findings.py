@@ -1,6 +1,6 @@
 """Codes of findings about the store, and about what other clusters claim.
 
-M121 to M139: what a peer claims and does not get (``reference/clustermesh-wire.md`` 16 and 22.4).
+M121 to M139: claims of a peer that are refused (``reference/clustermesh-wire.md`` 16 and 22.4).
 From M141: our own cluster in the store. M176 to M181: contracts with other clusters.
 """
 
@@ -12,7 +12,7 @@ CAPABILITIES = Code(
     "M121",
     "The config of another cluster asks for something that this mesh has not. Nothing of that "
     "cluster is used.",
-    f"{_TELL} The field names what differs.",
+    f"{_TELL} The field names the difference.",
 )
 CLUSTER_NAME = Code(
     "M122",
@@ -48,14 +48,14 @@ OUTSIDE = Code(
 )
 ADDRESS_TAKEN = Code(
     "M128",
-    "Another cluster claims an address that somebody else has, or that nobody can have. The key "
-    "is not used.",
+    "Another cluster claims an address that another node or pod has, or that is no address of a "
+    "host. The key is not used.",
     "Give one of the two that the text names another address.",
 )
 PREFIX_TAKEN = Code(
     "M129",
-    "Another cluster claims a prefix that meets somebody else's, or that is none for pods. The "
-    "node is not used as it is now.",
+    "Another cluster claims a prefix that overlaps the prefix of another node or cluster, or one "
+    "that no pods can have. The node is not used as it is now.",
     "Give one of the two that the text names another prefix.",
 )
 MISMATCH = Code(
@@ -111,9 +111,9 @@ MORE = Code(
 )
 BEYOND_PROVISIONAL = Code(
     "M176",
-    "Another cluster has no contract here, and claims what only a contract gives: pods outside "
-    "private and unique-local space, or pods or nodes where our egress policies, routes, routers "
-    "and the store are. The key is not used.",
+    "Another cluster has no contract here, and its key needs one: it has pods outside private and "
+    "unique-local space, or pods or nodes where our egress policies, routes, routers and the store "
+    "are. The key is not used.",
     "If the cluster is to have it, write a ClusterPeer that gives it; else tell its operators.",
 )
 BEYOND_CONTRACT = Code(
@@ -136,12 +136,12 @@ SECOND_CONTRACT = Code(
 CONTRACT_OVERLAP = Code(
     "M180",
     "A ClusterPeer gives pod CIDRs that meet ours, or those of another ClusterPeer. It is not "
-    "used as it is now; what was in force before stays so.",
+    "used as it is now; the contract of before stays in force.",
     "Correct the field that the finding names.",
 )
 CONTRACT_ID = Code(
     "M181",
-    "A ClusterPeer says another cluster id than the cluster does, or one that somebody else has. "
+    "A ClusterPeer says another cluster id than the cluster does, or the id of another cluster. "
     "A cluster that is in use stays as it is; a new one is not taken in.",
     "Correct `spec.id`, or give the cluster another id.",
 )
@@ -175,14 +175,14 @@ CANNOT_WRITE = Code(
 )
 NOT_RESTORED = Code(
     "M150",
-    "A claim could not be given back to a store that was replaced, because somebody else has the "
-    "number by now. Its owner gets another number.",
+    "A claim could not be given back to a store that was replaced, because another owner has the "
+    "number by now. The owner of the claim gets another number.",
     "Nothing is to be done. Connections of the owner that name the number end.",
 )
 STORE_AWAY = Code(
     "M151",
-    "An agent or a controller cannot read etcd. What is programmed and published stays as it is; "
-    "changes wait.",
+    "An agent or a controller cannot read etcd. Its maps, routes and published keys stay as they "
+    "are; changes wait.",
     "Start etcd, mend the way to it, or mend the certificate and role of the process.",
 )
 NOT_LEADING = Code(
@@ -236,8 +236,8 @@ LOCK_HELD = Code(
 )
 AWAITED = Code(
     "D610",
-    "An agent knows a cluster that the store, which was replaced, does not have. What that cluster "
-    "had stays in the maps: global services keep its backends, its pods their addresses.",
+    "An agent knows a cluster that the store, which was replaced, does not have. The rows of that "
+    "cluster stay in the maps: global services keep its backends, its pods their addresses.",
     "Start a controller or kvstoremesh of that cluster. If the cluster is gone for good, say "
     "`meshgate cluster forget NAME`.",
 )
@@ -275,24 +275,26 @@ BYTES = Code(
 CERTIFICATE_ENDS = Code(
     "M182",
     "The certificate with which a process speaks to etcd ends soon, or has ended, or cannot be "
-    "read. Once it has ended, the process cannot connect anew: what is programmed stays as it is.",
-    "Look why nobody has renewed it. `meshgate cluster node NAME --issue`, where the CA is, makes "
-    "new files. Put them where the process has them; it needs no restart.",
+    "read. Once it has ended, the process cannot connect anew; its maps and routes stay as they "
+    "are.",
+    "Look why the timer on the host of the CA has not renewed it. `meshgate cluster node NAME "
+    "--issue`, where the CA is, makes new files. Put them where the process has them; it needs no "
+    "restart.",
 )
 USER_REVOKED = Code(
     "M183",
     "The etcd user of a node, a speaker or a controller was revoked. The process can neither read "
-    "nor write, and what is programmed on its host stays as it is.",
+    "nor write. The maps and routes of its host stay as they are.",
     "Make the host anew, then say `meshgate cluster node NAME --issue`. If it is gone for good, "
     "remove its Node object.",
 )
 COUNTER_STANDS = Code(
     "M188",
     "The counter of another cluster, its leader's key, has stood for longer than that cluster "
-    "allows, although its keys are in the store. Nobody of the cluster writes, and somebody keeps "
-    "its leases alive. Its services, identities and addresses are withdrawn here.",
-    "Start a controller of that cluster. If there is none any more, remove its keys, and find who "
-    "renews their leases: any user of etcd can.",
+    "allows, although its keys are in the store. No controller of the cluster writes, and a user "
+    "of etcd keeps its leases alive. Its services, identities and addresses are withdrawn here.",
+    "Start a controller of that cluster. If there is none any more, remove its keys, and find the "
+    "user that renews their leases: any user of etcd can.",
 )
 NO_COUNTERS = Code(
     "M189",
@@ -302,24 +304,27 @@ NO_COUNTERS = Code(
 )
 COMPACTED = Code(
     "M195",
-    "Somebody has compacted the history of etcd beyond what a process had read. It has listed "
-    "everything anew; nothing was lost or withdrawn. While that goes on, each list costs more.",
+    "The history of etcd was compacted beyond the last event that a process had read. The process "
+    "has listed everything anew; nothing was lost or withdrawn. While compactions go on, each list "
+    "costs more.",
     "Compact seldom, as etcd does by itself (--auto-compaction-retention=1h). Any user of etcd can "
     "compact it: find the one that does.",
 )
 ALARM = Code(
     "M196",
-    "An alarm stands in etcd, which therefore takes no writes. What is programmed and published "
-    "stays; no claims are made, no pod is published, and nobody can take a leadership over.",
-    "NOSPACE: remove what finding M197 names, compact, defragment, then `etcdctl alarm disarm`. "
+    "An alarm stands in etcd, which therefore takes no writes. Maps, routes and published keys "
+    "stay; no claims are made, no pod is published, and no controller can take a leadership over.",
+    "NOSPACE: remove the keys that finding M197 names, compact, defragment, then `etcdctl alarm "
+    "disarm`. "
     "CORRUPT: replace the member that differs. Any user of etcd can raise an alarm: if there is no "
-    "cause, find who did.",
+    "cause, find the user that did.",
 )
 FILLING = Code(
     "M197",
     "The database of etcd has at least half of its quota. When it is full, etcd takes no writes. "
     "The text names the prefixes that hold and write the most, from a sample of the leader's.",
-    "Remove what the text names, or have it removed by its cluster. Compact and defragment. Set "
+    "Remove the keys that the text names, or have their cluster remove them. Compact and "
+    "defragment. Set "
     "etcd.quotaBytes of the controller when etcd runs with another --quota-backend-bytes than 2 "
     "GiB.",
 )

@@ -1,6 +1,6 @@
 """Which of our prefixes are published, while other clusters publish the same ones. Pure.
 
-A prefix belongs to whoever published it first, so that nobody can push ours out.
+A prefix belongs to the cluster that published it first, so that no other can push ours out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Meet = Callable[[Network, Network], bool]
 
 
 def foreign_node(entry: Entry, pools: Iterable[Network], meet: Meet) -> ForeignNode | None:
-    """What a node of another cluster publishes out of our pools, whatever we think of the node."""
+    """The prefixes of our pools that a node of another cluster publishes, accepted or not."""
     try:
         row = wire.node_row(wire.decode(wire.WireNode, entry.value))
     except wire.WireError:
@@ -45,7 +45,7 @@ class Locks:
         self._since: dict[str, float] = {}
 
     def take(self, batch: Batch) -> None:
-        """Take in what changed under ``cilium/``."""
+        """Take in changed keys below ``cilium/``."""
         for entry in batch.puts:
             if entry.key.startswith(wire.MESH_LOCK):
                 self._created[entry.key] = entry.created

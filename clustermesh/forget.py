@@ -1,4 +1,4 @@
-"""``meshgate cluster forget NAME``: nobody of our cluster waits for another one any more.
+"""``meshgate cluster forget NAME``: no agent of our cluster waits for another one any more.
 
 The request is a key of our own subtree, put with the rights of a controller of the cluster; its
 leader writes it down for all agents (``store/forgetting.py``). So it works from any machine that
@@ -38,14 +38,14 @@ class _Etcd(msgspec.Struct):
 
 
 class _Controller(msgspec.Struct):
-    """The fields of a controller's configuration that say whose store it is."""
+    """The fields of a controller's configuration that name its cluster and store."""
 
     cluster: _Cluster
     etcd: _Etcd
 
 
 def read(path: Path) -> Asked:
-    """What a controller's configuration says. Raises OSError, ValueError naming the file."""
+    """The fields of a controller's configuration. Raises OSError, ValueError naming the file."""
     try:
         config = msgspec.yaml.decode(path.read_bytes(), type=_Controller)
     except msgspec.MsgspecError as error:

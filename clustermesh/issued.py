@@ -1,9 +1,10 @@
 """The folder where the CA is: which certificates it has issued, and which of them are revoked.
 
 ``ca.crt``, ``ca.key``, ``ca.crl`` (the revocation list that etcd is started with), ``issued.json``
-(what was issued and has not ended), ``server.crt`` and ``server.key`` of etcd, and the files of
-users. A file is replaced as a whole, its key first; a process that meets the new key beside the old
-certificate keeps what it has and looks again. Whoever writes here holds the lock of the folder.
+(certificates that were issued and have not ended), ``server.crt`` and ``server.key`` of etcd, and
+the files of users. A file is replaced as a whole, its key first; a process that meets the new key
+beside the old certificate keeps what it has and looks again. A process that writes here holds the
+lock of the folder.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def write_pki(
 
 
 class Folder:
-    """The folder of a CA. Raises OSError and ValueError for files that are not what they must be.
+    """The folder of a CA. Raises OSError and ValueError for files that are missing or wrong.
 
     ``issue`` and ``revoke`` are called while it is ``locked``.
     """
@@ -107,7 +108,7 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else issues or revokes meanwhile."""
+        """The lock of the folder: no other process issues or revokes meanwhile."""
         with os.fdopen(open_private(self.directory / "lock"), "ab") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -137,7 +138,7 @@ class Folder:
         """Write new files for etcd and for each user of this folder, where ``spent`` of it is over.
 
         A user that was revoked gets none. ``lifetime`` is that of users' new certificates; without
-        it that of the old ones. Returns who got new files.
+        it that of the old ones. Returns the users that got new files.
         """
         now = now or datetime.now(UTC)
         newest = {row.user: row for row in self._noted()}  # a later row replaces the earlier one
@@ -165,7 +166,7 @@ class Folder:
         return validity_of(files_of(self.directory, user).cert.read_bytes())
 
     def _noted(self) -> list[Issued]:
-        """What was issued and counts: a certificate that has ended needs no revocation."""
+        """The certificates that count: one that has ended needs no revocation."""
         with suppress(FileNotFoundError):
             return msgspec.json.decode(self._list.read_bytes(), type=list[Issued])
         return []

@@ -10,8 +10,10 @@ from mesh.core.noun import Row, Shown, noun
 if TYPE_CHECKING:  # the command line starts with the columns and without numpy
     from clustermesh.remote.importer import Importer
 
-#: In place of a contract: the cluster has what anybody gets.
+#: In place of a contract: the cluster has the rights of any cluster.
 PROVISIONAL = "provisional"
+#: The state of a cluster that another store had and that is not complete in this one.
+HELD = "held"
 
 
 def contracts(rows: Sequence[Row]) -> str:
@@ -37,8 +39,9 @@ def own_row(cluster: str, id_: int, counts: Mapping[str, int], *, synced: bool) 
     return row | {"contract": None, "synced": synced}
 
 
-def cluster_row(name: str, importer: Importer) -> Row:
-    """Another cluster, as ours sees it."""
+def cluster_row(name: str, importer: Importer, *, is_held: bool = False) -> Row:
+    """Another cluster, as ours sees it; a held one is shown as another store had it."""
+    state = "accepted" if importer.cluster.id else "refused"
     return {
         "cluster": name,
         "id": importer.cluster.id or None,
@@ -46,7 +49,7 @@ def cluster_row(name: str, importer: Importer) -> Row:
         "identities": len(importer.identities),
         "addresses": len(importer.addresses.keys),
         "services": len(importer.services),
-        "state": "accepted" if importer.cluster.id else "refused",
+        "state": HELD if is_held else state,
         "contract": str(importer.cluster.contract or PROVISIONAL),
-        "synced": importer.is_complete,
+        "synced": importer.is_complete and not is_held,
     }

@@ -10,8 +10,8 @@ these after the gateways of its address, and those are deleted after it (``mark`
 for a block (drop 222).
 
 A class is in ``mg_egress`` whole or not at all. A pod whose class has no room gets a class that
-drops what would leave the mesh (226). An address without room in ``mg_egress_addr`` counts as one
-without a gateway (194).
+drops packets that would leave the mesh (226). An address without room in ``mg_egress_addr`` counts
+as one without a gateway (194).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects
 
 PERMUTATION_KEY = "permutation-key"
-#: Who lacks what when a map is full, with the reason of the drop.
+#: The consequence when a map is full, with the reason of the drop.
 WITHOUT_CLASS = "pods of the classes that do not fit send nothing out of the mesh (EGRESS_NO_ROOM)"
 WITHOUT_GATEWAY = (
     "packets to be translated to the addresses that do not fit, and answers to them, "
@@ -111,7 +111,7 @@ class EgressAgent(AgentFeature):
         self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
         self.pods: Table[IP, int] = Table("pods of egress address")
         self.mark = Mark("egress_class", Table("egress class of pod"), former="egress")
-        #: What the maps have no room for.
+        #: Rows for which the maps have no room.
         self.no_class: Table[int, bool] = Table("egress class without room")
         self.no_egress_address: Table[IP, bool] = Table("egress address without room")
         self.no_gateway: Table[GatewayKey, bool] = Table("gateway without room")
@@ -170,7 +170,7 @@ class EgressAgent(AgentFeature):
         members: Mapping[GatewayKey, GatewayRow],
         time_s: float,
     ) -> None:
-        """Start from what the maps have: what has gone meanwhile is known to have gone."""
+        """Start from the rows of the maps, so that a row that has gone meanwhile is missed."""
         self.egress_address.upsert(sets)
         self._known = frozenset(sets)
         self._endings = {address: Ending(time_s, nodes) for address, nodes in ended.items()}

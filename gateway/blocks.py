@@ -1,4 +1,4 @@
-"""Port blocks of egress addresses: which nodes want some, and whose they are. Pure.
+"""Port blocks of egress addresses: which nodes want some, and which nodes have them. Pure.
 
 Block ``number`` of an address are the ports from 1024 + number * block size. A block is claimed
 (``clustermesh/store/allocator.py``): the noun is ``block``, the pool the address, the owner
@@ -22,7 +22,7 @@ from mesh.identity.addresses import tunnel_endpoint
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Who may translate into the block; ``epoch`` is the etcd revision of the assignment."""
+    """The node that may translate into the block; ``epoch``: etcd revision of the assignment."""
 
     address: IP
     number: int

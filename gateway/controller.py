@@ -1,4 +1,4 @@
-"""Egress in a cluster: which nodes want blocks of ports, and who has them.
+"""Egress in a cluster: which nodes want blocks of ports, and which nodes have them.
 
 Blocks come back when no pod of a node needs them (D16).
 """

@@ -1,4 +1,4 @@
-"""Egress addresses that no policy names any more: what their connections are told. Pure.
+"""Egress addresses that no policy names any more: how their connections end. Pure.
 
 A connection stays in the table of its node while it is idle. When its address belongs to no policy
 any more, the next packet of either end is answered by RST (``bpf/include/reset.h``). The datapath

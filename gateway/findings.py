@@ -9,8 +9,8 @@ CONFLICT = Code(
 )
 NO_GATEWAY = Code(
     "E302",
-    "The gateways of an egress policy select no node with an IPv4 address. What the policy covers "
-    "is dropped.",
+    "The gateways of an egress policy select no node with an IPv4 address. Covered packets "
+    "are dropped.",
     "Label a node so that it is selected, or change gateways.nodeSelector.",
 )
 NO_ADDRESS = Code(
@@ -27,7 +27,6 @@ SHARED_ADDRESS = Code(
 )
 UNEXPLAINED = Code(
     "E390",
-    "An egress policy has no gateway, and no controller says why. What the policy covers is "
-    "dropped.",
+    "An egress policy has no gateway, and no controller says why. Covered packets are dropped.",
     "Look at gateways.nodeSelector of the policy, and at the controller of the cluster.",
 )

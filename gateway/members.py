@@ -1,9 +1,9 @@
 """Which nodes are gateways of an egress address, and for how long after they have left. Pure.
 
 A pod's node picks one of the gateways that are there now (``mg_egress_addr``). Checks of a sender,
-and of "am I one", read what a node is to the address (``mg_gateway``): who has left is not picked
-any more, but what it still sends or gets is accepted for ``ACCEPTS_S``, because the nodes, and the
-routers outside, learn of it at different times.
+and of "am I one", read the row of node and address (``mg_gateway``): a node that has left is not
+picked any more, but its packets, and packets to it, are accepted for ``ACCEPTS_S``, because the
+nodes, and the routers outside, learn of it at different times.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def members_of(address: IP, nodes: tuple[IPv4Address, ...]) -> list[GatewayKey]:
 
 
 def gateway_rank(own: IPv4Address, key: GatewayKey, row: GatewayRow) -> int:
-    """Which rows have room first: what this node is, what others are, what others were."""
+    """Which rows have room first: this node as a gateway, other gateways, former gateways."""
     if key.node == own and row.sends:
         return 0
     return 1 if row.sends else 2

@@ -1,7 +1,7 @@
 """Egress addresses and destinations as networks. Pure.
 
 No other cluster may claim the addresses, and none may claim a destination without a contract: its
-pods would draw what is to leave translated.
+pods would draw traffic that is to leave translated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def egress_network(address: IP, policies: Mapping[str, EgressPolicy]) -> dict[Ne
 
 
 def destinations_of(_: str, policy: EgressPolicy) -> list[Network]:
-    """The destinations of a policy without what the policy excludes."""
+    """The destinations of a policy without its exclusions."""
     parts = (part for one in policy.destinations for part in _without(one, policy.excluded))
     return list(dict.fromkeys(parts))
 

@@ -34,7 +34,7 @@ def _counted(policy: Row) -> Row:
 
 
 def _carried(policy: Row, against: Callable[[object], str]) -> Row:
-    """The gateway with what keeps it from carrying what the policy covers."""
+    """The gateway, and the reason why it cannot carry the policy's traffic, if there is one."""
     gateway = policy["gateway"]
     if not gateway:
         return policy | {"gateway": "none: covered packets are dropped"}
@@ -60,7 +60,7 @@ BLOCK = noun(
 
 
 def policy_row(cluster: str, policy: EgressPolicy, gateway: Node | None) -> Row:
-    """A policy without its pods: what every process knows; ``gateway`` is a name or null."""
+    """A policy without its pods, which every process knows; ``gateway`` is a name or null."""
     return {
         "cluster": cluster,
         "policy": policy.name,

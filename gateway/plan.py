@@ -1,4 +1,4 @@
-"""Egress policies: order, gateways, classes, and what is wrong with them. Pure.
+"""Egress policies: order, gateways, classes, and their findings. Pure.
 
 Semantics: ``reference/egress.md`` 3. A *class* is the set of policies that cover a pod, as one
 number in the pod's map entry: the maps hold classes x networks instead of pods x networks. The
@@ -96,7 +96,7 @@ def _class_number(names: tuple[str, ...]) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-# What is wrong
+# Findings
 
 
 def findings_of(plan: EgressPlan) -> list[Finding]:

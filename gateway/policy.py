@@ -66,7 +66,7 @@ POLICIES: ObjectNoun[str, EgressPolicy] = ObjectNoun("egress")
 ADVERTISED = "egressIPs"
 
 
-#: Networks of one kind in a policy: the API server bounds what a rule about each may cost.
+#: Networks of one kind in a policy: the API server bounds the cost of a rule about each.
 _NETWORKS = 4096
 
 
@@ -165,7 +165,7 @@ def _cilium(place: Place, document: object) -> Parsed:
     spec = policy.spec
     path, gateway, notes = _gateway(place, spec)
     if gateway.egress_ip is UNSET:
-        text = "not supported yet: needs egressIP; what the policy covers is dropped"
+        text = "not supported yet: needs egressIP; packets that the policy covers are dropped"
         field = "interface" if gateway.interface else "egressIP"
         notes.append(place.finding(UNSUPPORTED, f"{path}.{field}", text))
     row = EgressPolicy(
@@ -269,7 +269,7 @@ CILIUM_FIELDS = (
     used("spec.egressGateway.egressIP", "the source address of the connections"),
     reported(
         "spec.egressGateway.interface",
-        "each such policy has a finding M106, and what it covers is dropped: egressIP is needed",
+        "each such policy has a finding M106, and covered packets are dropped: egressIP is needed",
     ),
     used("spec.egressGateways[]", "the first one, as egressGateway; it comes before egressGateway"),
     reported("spec.egressGateways[1:]", "each such policy has a finding M106: the first is used"),

@@ -34,7 +34,7 @@ class EgressKey:
 
 @dataclass(frozen=True, slots=True)
 class EgressRow:
-    """What happens there; ``address`` only with ``TRANSLATE``."""
+    """The action for packets to the network; ``address`` only with ``TRANSLATE``."""
 
     action: Action
     address: IP | None = None

@@ -49,6 +49,7 @@ from mesh.k8s import watches
 from mesh.kernel import Kernel
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
+from mesh.nodes.echo import EchoAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
 from mesh.nodes.overlay import OverlayDevice
@@ -127,6 +128,7 @@ class Features:
             node, remote, self.nodes.flags,
             native=config.hosts == "native",
         )  # fmt: skip
+        self.echoes = EchoAgent(me, id_, VXLAN_DEVICE, VXLAN_PORT, node, self.nodes.hop, address)
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
         self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
         self.local = LocalPods(me.name, objects)
@@ -141,8 +143,8 @@ class Features:
             self.nodes.standing.table,
         )
         features: list[AgentFeature] = [
-            self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
-            self.egress, RoutersAgent(objects),
+            self.locators, self.nodes, self.hosts, self.echoes, self.identity, self.services,
+            self.local, self.egress, RoutersAgent(objects),
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
@@ -156,7 +158,7 @@ class Features:
             self.store.keys,
         )
         features.append(self.pods)
-        features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
+        features.append(SocketsAgent(self.services.uses, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
         contracts = objects[CONTRACTS]

@@ -70,12 +70,17 @@ def _nouns() -> Mapping[str, Noun]:
 def _parser(
     given: Sequence[str], nouns: Mapping[str, Noun] | None = None
 ) -> argparse.ArgumentParser:
-    nouns = nouns or _nouns()
     parser = argparse.ArgumentParser(
         prog="meshgate", description=__doc__.splitlines()[0], epilog=_ENVIRONMENT
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    if given[:1] == ["lab"]:  # called hundreds of times by tests and scripts: nothing else is asked
+        import mesh.lab.cli
+
+        mesh.lab.cli.add(commands)
+        return parser
+    nouns = nouns or _nouns()
     for role, text in _PROCESSES.items():
         process = commands.add_parser(role, help=f"run the {role}: {text}")
         process.add_argument("--config", required=True, type=Path, metavar="FILE")
@@ -87,7 +92,7 @@ def _parser(
     _add_output(status)
     status.set_defaults(run=_status, nouns=nouns)
     _add_nouns(commands, nouns)
-    _add_lab(commands, given)
+    commands.add_parser("lab", help="two clusters, a router and a firewall on this machine")
     return parser
 
 
@@ -149,17 +154,6 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return int(text)
-
-
-def _add_lab(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], given: Sequence[str]
-) -> None:
-    if given[:1] == ["lab"]:
-        import mesh.lab.cli
-
-        mesh.lab.cli.add(commands)
-    else:
-        commands.add_parser("lab", help="two clusters, a router and a firewall on this machine")
 
 
 def _run_process(parsed: argparse.Namespace) -> int | None:

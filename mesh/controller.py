@@ -179,6 +179,7 @@ class Controller:
             {own.prefix: self._take, PREFIX: self.counters.take},
             on_synced=own.synced,
         )
+        features.remote.held = lambda: self.view.held
         self.health = StoreHealth(
             self.client, config.etcd.quota_bytes, lambda: self.leading.leader.leads, self._writers
         )

@@ -23,9 +23,16 @@ WAITING = ("interop", "lab")
 #: Levels that compute. They run beside the waiting ones, one after the other, and give way to them.
 COMPUTING = ("unit", "packet")
 GIVES_WAY = 10  # nice(2)
-#: Files of the level ``lab`` that change the fabric, or have one of another shape. They run beside
-#: the others, in a lab of their own: ``lab+``.
-FABRIC = ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py")
+#: Files of the level ``lab`` that run beside the others, each group in a lab of its own; its lane is
+#: called ``lab`` and this mark. ``+``: they change the fabric, or have one of another shape.
+#: ``++``: they wait for findings and objects most of the time, while the others send traffic.
+APART = {
+    "+": ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py"),
+    "++": (
+        "test_confined.py", "test_ended.py", "test_health.py", "test_lab_commands.py",
+        "test_objects.py", "test_reachability.py", "test_taken_away.py",
+    ),
+}  # fmt: skip
 MARK = "+"
 
 EXPECTED = Path(__file__).with_name("expected-skips.txt")
@@ -72,11 +79,11 @@ def run_level(level: str) -> int:
 
 def files(level: str) -> list[str]:
     """Pytest's words for what belongs to a level."""
-    of_fabric = [f"{level.removesuffix(MARK)}/{name}" for name in FABRIC]
-    if level.endswith(MARK):
-        return of_fabric
-    is_lab = Path(level).name == "lab"
-    return [level, *(f"--ignore={one}" for one in of_fabric if is_lab)]
+    folder = level.rstrip(MARK)
+    if mark := level.removeprefix(folder):
+        return [f"{folder}/{name}" for name in APART[mark]]
+    apart = (f"{folder}/{name}" for names in APART.values() for name in names)
+    return [level, *(f"--ignore={one}" for one in apart if is_of(level, ("lab",)))]
 
 
 def start(level: str) -> subprocess.Popen[str]:
@@ -92,7 +99,7 @@ def start(level: str) -> subprocess.Popen[str]:
 
 def is_of(level: str, names: Collection[str]) -> bool:
     """Whether a level is one of these."""
-    return Path(level.removesuffix(MARK)).name in names
+    return Path(level.rstrip(MARK)).name in names
 
 
 def finish(level: str, running: subprocess.Popen[str]) -> bool:
@@ -115,7 +122,7 @@ def versions() -> str:
 def in_lanes(levels: Sequence[str]) -> list[list[str]]:
     """Lanes that run side by side; the levels of a lane run one after the other."""
     found = [[one] for one in levels if is_of(one, WAITING)]
-    found += [[one + MARK] for one in levels if is_of(one, ("lab",))]
+    found += [[one + mark] for one in levels if is_of(one, ("lab",)) for mark in APART]
     computing = [one for one in levels if is_of(one, COMPUTING)]
     return [*found, computing] if computing else found
 

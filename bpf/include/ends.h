@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Connected UDP sockets whose backend is gone: nobody would ever answer them, and an ICMP error
- * about a host does not reach such a socket (Linux: icmp_err_convert). The agent runs the iterator
- * once in each network namespace (mesh/services/ends.py). A socket that asked for the backend's own
- * address stays, and one that is not connected: its next sendmsg gets another backend.
+/* Connected sockets whose backend is gone: no answer can come any more. An ICMP error about a host
+ * does not reach a UDP socket (Linux: icmp_err_convert), and TCP takes it for a passing one: it
+ * retransmits for a quarter of an hour. The agent runs the iterators once in each network namespace
+ * (mesh/services/ends.py). A socket that asked for the backend's own address stays, and a UDP
+ * socket that is not connected: its next sendmsg gets another backend.
  */
 #pragma once
 #include <stdbool.h>
@@ -11,8 +12,23 @@
 
 #define AF_INET	      2
 #define AF_INET6      10
-#define CONNECTED     1 /* TCP_ESTABLISHED, of UDP likewise */
 #define OF_THE_KERNEL __attribute__((preserve_access_index))
+
+enum { /* linux/tcp_states.h; the first one is that of a connected UDP socket, too */
+       ESTABLISHED = 1,
+       SYN_SENT = 2,
+       FIN_WAIT1 = 4,
+       FIN_WAIT2 = 5,
+       CLOSE_WAIT = 8,
+       LAST_ACK = 9,
+       CLOSING = 11,
+};
+/* Has a peer and is a whole socket: the iterator also visits those that listen, and what stands for
+ * a socket before it is accepted (12) and after its end (6).
+ */
+#define TALKS                                                                                      \
+	(1 << ESTABLISHED | 1 << SYN_SENT | 1 << FIN_WAIT1 | 1 << FIN_WAIT2 | 1 << CLOSE_WAIT |    \
+	 1 << LAST_ACK | 1 << CLOSING)
 
 struct in6_addr {
 	__be32 s6_addr32[4];
@@ -42,6 +58,10 @@ struct bpf_iter__udp {
 	struct udp_sock *udp_sk;
 } OF_THE_KERNEL;
 
+struct bpf_iter__tcp {
+	struct sock_common *sk_common;
+} OF_THE_KERNEL;
+
 extern int bpf_sock_destroy(struct sock_common *sock) __attribute__((section(".ksyms")));
 
 struct gone_key { /* a backend */
@@ -57,7 +77,7 @@ MAP_HASH(mg_gone, struct gone_key, __u32, 65536, BPF_F_NO_PREALLOC);
 /* look up: whom the socket talks to; false: nobody in particular */
 static __always_inline bool peer_of(const struct sock_common *socket, struct asked_key *peer)
 {
-	if (socket->skc_state != CONNECTED)
+	if (socket->skc_state > CLOSING || !(1 << socket->skc_state & TALKS))
 		return false;
 	peer->port = socket->skc_dport;
 	if (socket->skc_family == AF_INET) {
@@ -70,16 +90,16 @@ static __always_inline bool peer_of(const struct sock_common *socket, struct ask
 }
 
 /* decide: whether the socket asked for a service and its backend is gone */
-static __always_inline bool has_gone(struct udp_sock *udp)
+static __always_inline bool has_gone(struct sock_common *socket, __u8 protocol)
 {
 	struct asked_key peer = {};
 
-	if (!peer_of(&udp->inet.sk.__sk_common, &peer))
+	if (!peer_of(socket, &peer))
 		return false;
 	struct gone_key backend = {
-	    .address = peer.address, .port = peer.port, .protocol = IPPROTO_UDP};
+	    .address = peer.address, .port = peer.port, .protocol = protocol};
 	if (!bpf_map_lookup_elem(&mg_gone, &backend))
 		return false;
-	peer.cookie = bpf_get_socket_cookie(udp);
+	peer.cookie = bpf_get_socket_cookie(socket);
 	return bpf_map_lookup_elem(&mg_service_nat, &peer);
 }

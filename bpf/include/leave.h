@@ -78,6 +78,8 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 		return forward_hop(ctx, way);
 	if (way->kind.act == ACT_HOST)
 		return hook_to_host(cfg.vxlan);
+	if (way->kind.act == ACT_BACK)
+		return overlay_back(ctx, way);
 	return way->kind.act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
 }
 

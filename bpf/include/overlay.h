@@ -221,3 +221,19 @@ static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet
 	hook_vouch(ctx);
 	return hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
 }
+
+enum { ECHO_ANSWER = 1 }; /* first byte of an inner packet that was sent back */
+
+/* act: an echo (echo.h) back to its sender. Returns a verdict or a drop reason. */
+static __framed int overlay_back(hook_t *ctx, const struct way *way)
+{
+	struct overlay_ends ends = {cfg.node, way->node};
+	__u8 kind = ECHO_ANSWER;
+
+	if (hook_store(ctx, L3_OFFSET + offsetof(struct ipv4_header, source), &ends, sizeof(ends),
+		       0) ||
+	    hook_store(ctx, L3_OFFSET + sizeof(struct overlay), &kind, sizeof(kind), 0))
+		return DROP_WRITE_ERROR;
+	hook_vouch(ctx);
+	return hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
+}

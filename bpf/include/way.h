@@ -12,6 +12,7 @@ enum act {	       /* where a packet goes */
 	   ACT_DEVICE, /* likewise, through the kernel's device, which may fragment */
 	   ACT_HOP,    /* out by the kernel's route */
 	   ACT_HOST,   /* up to the host, as if mg_vxlan had received it */
+	   ACT_BACK,   /* an overlay packet, back to the node that sent it */
 };
 
 enum end { /* of a connection */

@@ -78,7 +78,7 @@ async def bootstrap_auth(
 
 
 def user_grants(user: EtcdUser, published: Sequence[str]) -> Sequence[Grant]:
-    """What a process may do in etcd."""
+    """The rights of a process in etcd."""
     own = f"meshgate/v1/{user.cluster}/"
     mine = Grant(f"{own}status/{user.role}/{user.name}/", write=True)
     if user.role == SPEAKER:

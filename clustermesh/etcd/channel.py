@@ -76,7 +76,7 @@ class EtcdAddress:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What the files of an ``EtcdAddress`` held when the channel was made."""
+    """The content of the files of an ``EtcdAddress`` when the channel was made."""
 
     ca: bytes
     cert: bytes | None
@@ -175,7 +175,7 @@ class Lives:
         self._problem = ""
 
     def ending(self, now: datetime) -> str:
-        """What ends soon or has ended, in words; empty when nothing does."""
+        """The certificate that ends soon or has ended, in words; empty when none does."""
         now_on_disk = stamp(self._endpoint)
         if now_on_disk != self._stamp:
             self._stamp = now_on_disk

@@ -280,7 +280,7 @@ class Client:
         return await self._call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
 
     async def alarms(self) -> Sequence[str]:
-        """What keeps everybody from writing, in etcd's words; mostly nothing.
+        """The alarms that keep all users from writing, in etcd's words; mostly none.
 
         A user that may not ask is told of none.
         """

@@ -38,7 +38,7 @@ class BadRequest(EtcdError):
 
 
 class NoWrites(EtcdError):
-    """An alarm stands in etcd: reads go on, and nobody's write is taken until it is disarmed."""
+    """An alarm stands in etcd: reads go on, and no write is taken until it is disarmed."""
 
 
 class StoreFull(NoWrites):

@@ -1,8 +1,8 @@
 """Keys as text and as the bytes that etcd has: the one pair of functions, through which all go.
 
-etcd takes any bytes as a key. Ours are UTF-8. A key of somebody else's that is not keeps its bytes
-(``surrogateescape``), so what was listed can be asked for, compared and deleted again. Nobody but
-the store's own parts gets to see such a key: ``Follow`` makes it a finding.
+etcd takes any bytes as a key. Ours are UTF-8. Another program's key that is not keeps its bytes
+(``surrogateescape``), so a key that was listed can be asked for, compared and deleted again. Only
+the store's own parts see such a key: ``Follow`` makes it a finding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _ERRORS = "surrogateescape"
 
 
 def key_text(raw: bytes) -> str:
-    """The key as text; ``key_bytes`` gives the same bytes back, whatever they are."""
+    """The key as text; ``key_bytes`` gives the same bytes back, for any bytes."""
     return raw.decode(errors=_ERRORS)
 
 

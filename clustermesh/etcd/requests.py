@@ -76,6 +76,6 @@ def if_leased(key: str, lease: int) -> pb.Compare:
 
 
 def read_kv(response: pb.ResponseOp) -> pb.KeyValue | None:
-    """What a ``get_op`` of a Txn has read."""
+    """The entries that a ``get_op`` of a Txn has read."""
     kvs = response.response_range.kvs
     return kvs[0] if kvs else None

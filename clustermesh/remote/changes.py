@@ -73,7 +73,7 @@ class Draft:
         return ImportChanges(rows, _address_changes(self.addresses))
 
     def take(self) -> Draft:
-        """What has been collected; the draft is empty again."""
+        """The collected changes; the draft is empty again."""
         taken = Draft()
         taken.addresses, self.addresses = self.addresses, {}
         taken._rows, self._rows = self._rows, {}

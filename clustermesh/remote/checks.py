@@ -1,9 +1,9 @@
-"""What another cluster may claim: one function per noun, from a decoded value to a row.
+"""The claims of another cluster: one function per noun, from a decoded value to a row.
 
 A function raises ``NotAccepted``, or returns a row that was judged against ``RemoteCluster``: the
-cluster's name and accepted id, its accepted nodes, and the ledger of what others hold.
-``read_address`` alone is what the value says by itself. The codes are
-those of ``clustermesh/findings.py``.
+cluster's name and accepted id, its accepted nodes, and the ledger of the others' prefixes and
+addresses. ``read_address`` alone reads the value by itself. The codes are those of
+``clustermesh/findings.py``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
 _EXPORT_MODES = frozenset({"", wire.BOTH_FORMS, wire.SLICES_ONLY})
 #: Reserved identities that mean the same in every cluster: health, init, the well-known ones.
 _AS_IT_IS = frozenset({4, 5, *range(100, 116)})
-#: What belongs to a node of a peer: itself, its API server, its ingress. Ours have 1, 7 and 8.
+#: Addresses of a node of a peer: itself, its API server, its ingress. Ours have 1, 7 and 8.
 _OF_NODE = frozenset({6, 7, 8})
 #: Numbers that a cluster's operator has given away; they mean nothing to others.
 _OF_OPERATOR = range(128, 256)
@@ -90,7 +90,7 @@ class RemoteNode:
         return all(cidr.version != version for cidr in self.row.pod_cidrs)
 
     def parts(self) -> dict[str, object]:
-        """What judgements may rest on, by name: each pod CIDR, each address with what it means."""
+        """Parts on which judgements may rest, by name: pod CIDRs, addresses with their meaning."""
         host = self.endpoint, self._lacks(4), self._lacks(6)
         named: dict[str, object] = {host_part(str(a)): host for a in self.row.addresses}
         named |= {host_part(str(a)): self.endpoint for a in self.row.routers}
@@ -119,7 +119,7 @@ def moved_parts(node: RemoteNode | None, before: RemoteNode | None) -> set[str]:
 
 @dataclass(slots=True)
 class RemoteCluster:
-    """What is accepted of another cluster so far; ``id`` is 0 until its config is."""
+    """The accepted parts of another cluster; ``id`` is 0 until its config is accepted."""
 
     name: str
     ledger: Ledger
@@ -257,7 +257,7 @@ def read_identity(_: str, value: bytes) -> bytes:
 
 
 def identity(remote: RemoteCluster, name: str, value: bytes) -> tuple[Identity, tuple[str, ...]]:
-    """An identity in the cluster's range that says whose it is."""
+    """An identity in the cluster's range that names its cluster."""
     kind, _, text = name.partition("/")
     if kind != "id" or _NUMBER.fullmatch(text) is None:
         raise NotAccepted(MISMATCH, "id", f"{name!r} is no identity key")
@@ -280,7 +280,7 @@ def identity(remote: RemoteCluster, name: str, value: bytes) -> tuple[Identity, 
 
 
 def _twice(keys: Iterable[str]) -> str:
-    """The first key that comes again: who reads the text takes either value for true."""
+    """The first key that comes again: a reader of the text takes either value for true."""
     counts = Counter(keys)
     return next((key for key, count in counts.items() if count > 1), "")
 
@@ -293,7 +293,7 @@ def read_service(_: str, value: bytes) -> wire.WireService:
 def service(
     remote: RemoteCluster, name: str, wired: wire.WireService
 ) -> tuple[Service, tuple[str, ...]]:
-    """A service with the backends that are the cluster's own, and on what those rest.
+    """A service with the backends that are the cluster's own, and the parts on which those rest.
 
     Raises NotAccepted with the usable part when there are others; without it when all are others.
     """
@@ -341,7 +341,7 @@ def own_backends(
     backends: Sequence[Backend],
     part: Callable[[tuple[Backend, ...]], object],
 ) -> tuple[tuple[Backend, ...], tuple[str, ...]]:
-    """Backends that are pods or nodes of the cluster, and on what that rests.
+    """Backends that are pods or nodes of the cluster, and the parts on which that rests.
 
     Raises NotAccepted when there are others, with the ``part`` that is left of its owner.
     """
@@ -372,7 +372,7 @@ def single(here: int) -> str:
 
 
 class AddressValue(NamedTuple):
-    """What the value of an address says. The address is in the key."""
+    """The row of an address by its value alone. The address is in the key."""
 
     identity: int
     host: str  # tunnel endpoint as text
@@ -400,8 +400,8 @@ def address(
 ) -> tuple[AcceptedAddress | None, tuple[str, ...]]:
     """The row of an address, or None for one that node rows carry already.
 
-    The second part names what the judgement rests on: the pod CIDR that holds it, and the host
-    whose tunnel endpoint it has.
+    The second part names the parts on which the judgement rests: the pod CIDR that holds it, and
+    the host whose tunnel endpoint it has.
     """
     if "/" in name:
         return _prefix(remote, name, value)

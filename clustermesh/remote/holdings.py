@@ -1,7 +1,7 @@
-"""Who holds which prefix, node address and cluster id: what two clusters must not share.
+"""The holders of prefixes, node addresses and cluster ids, which two clusters must not share.
 
 Each agent and controller keeps one ledger. Its own facts stand in it first and always win; the
-accepted nodes of other clusters enter what they claim. A claim that meets somebody else's is
+accepted nodes of other clusters enter their claims. A claim that meets another holder's is
 refused with a text that names both. IPv4 is counted in its IPv4-mapped form, so one order covers
 both families.
 
@@ -39,7 +39,7 @@ class NotAccepted(Exception):  # a judgement, not a failure of this program
     def __init__(
         self, code: Code, field: str, text: str, part: object = None, rests: Iterable[str] = ()
     ) -> None:
-        """``part`` is what is accepted all the same, ``rests`` on what the judgement rests."""
+        """``part`` is accepted all the same; on ``rests`` the judgement rests."""
         super().__init__(f"{code} {field}: {text}")
         self.code = code
         self.field = field
@@ -50,11 +50,11 @@ class NotAccepted(Exception):  # a judgement, not a failure of this program
 
 @dataclass(frozen=True, slots=True)
 class OwnFacts:
-    """What this cluster has and no other may claim."""
+    """The facts of this cluster that no other may claim."""
 
     cluster: str
     id: int
-    networks: tuple[Network, ...] = ()  # pools, service addresses, whatever a feature says
+    networks: tuple[Network, ...] = ()  # pools, service addresses, networks of features
     addresses: frozenset[IP] = frozenset()  # of its nodes
 
     @classmethod
@@ -71,7 +71,7 @@ class OwnFacts:
 
 
 class Bar(Enum):
-    """Who has no place in a network without a contract."""
+    """Pods, or pods and nodes: no place in a network without a contract."""
 
     ALL = "pods and nodes"
     PODS = "pods"
@@ -79,9 +79,9 @@ class Bar(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OwnChange:
-    """What this cluster has now and had not before, and what it has no more.
+    """The facts that this cluster has got, and those that it has lost.
 
-    ``barred`` and ``gone_barred``: what only a contract gives, of each kind, with a word for it.
+    ``barred`` and ``gone_barred``: networks that only a contract gives, of each kind, with a word.
     ``contracts`` are the objects, all of them; None: they are as before. ``more``: this is a part,
     and the next one follows.
     """
@@ -98,7 +98,7 @@ class OwnChange:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Holder:
-    """A node of a cluster; the node is empty for what the whole cluster holds."""
+    """A node of a cluster; the node is empty for facts of the whole cluster."""
 
     cluster: str
     node: str = ""
@@ -214,15 +214,15 @@ class Barred:
 class PodClaims:
     """Single addresses, each of one cluster: for nodes that have no pod CIDR (cloud IPAM).
 
-    Who is refused an address waits for it. ``again`` are addresses that changed hands, by cluster:
-    their keys are to be judged again.
+    A cluster that is refused an address waits for it. ``again`` are addresses that changed hands,
+    by cluster: their keys are to be judged again.
     """
 
     def __init__(self) -> None:
         self.again: dict[str, dict[int, None]] = {}
         self._holders: dict[int, str] = {}
         self._waiting: dict[int, set[str]] = {}
-        self._order: tuple[list[int], list[int]] = ([], [])  # of holders, of those who wait
+        self._order: tuple[list[int], list[int]] = ([], [])  # of holders, of waiting clusters
 
     def holder(self, address: int) -> str | None:
         """The cluster that has the address."""
@@ -235,13 +235,13 @@ class PodClaims:
             yield order[at], self._holders[order[at]]
 
     def take(self, cluster: str, address: int) -> None:
-        """Enter an address that nobody else has."""
+        """Enter an address that is free."""
         if address not in self._holders:
             self._holders[address] = cluster
             insort(self._order[0], address)
 
     def drop(self, cluster: str, address: int) -> bool:
-        """Give up an address; whether the cluster had it. Who waits for it is judged again."""
+        """Give up an address; whether the cluster had it. Clusters that wait are judged again."""
         if self._holders.get(address) != cluster:
             return False
         del self._holders[address]
@@ -250,7 +250,7 @@ class PodClaims:
         return True
 
     def wait(self, cluster: str, address: int) -> None:
-        """The cluster was refused the address, because somebody else has it."""
+        """The cluster was refused the address, because another one has it."""
         if address not in self._waiting:
             self._waiting[address] = set()
             insort(self._order[1], address)
@@ -285,12 +285,12 @@ class Ledger:
 
     def __init__(self, own: OwnFacts) -> None:
         self.revision = 0
-        #: The contract of each cluster that has one, and what is wrong with the objects.
+        #: The contract of each cluster that has one, and the findings about the objects.
         self.in_force = Contracts({})
         self._objects: tuple[Contract, ...] = ()
         self._chosen = False  # among these, with ours as it is now
         self._barred = {bar: Barred() for bar in Bar}
-        self._given = {bar: Barred() for bar in Bar}  # by contracts, and so to nobody else
+        self._given = {bar: Barred() for bar in Bar}  # by contracts, and so to no other cluster
         self.ids: dict[int, str] = {}
         self.pods = PodClaims()
         self._claims: dict[Holder, Holdings] = {}
@@ -317,7 +317,7 @@ class Ledger:
         return self._own_cluster
 
     def update_own(self, own: OwnFacts) -> set[Holder]:
-        """``change_own`` to what this cluster has as a whole."""
+        """``change_own`` to all facts of this cluster."""
         if own.id != self._own_id:
             self.revision += 1
             self.ids.pop(self._own_id, None)
@@ -334,7 +334,7 @@ class Ledger:
         )
 
     def change_own(self, change: OwnChange) -> set[Holder]:
-        """Take in what has changed of ours. Return whose claims meet what is new.
+        """Take in changed facts of ours. Return the clusters whose claims meet new ones.
 
         Those are judged again by their importers, and all that are refused.
         """
@@ -362,7 +362,7 @@ class Ledger:
         return {holder for ends in spans for holder in self._holders(*ends)} | self._bar(change)
 
     def _bar(self, change: OwnChange) -> set[Holder]:
-        """Take in what only a contract gives. Return who has something there without one."""
+        """Take in networks that only a contract gives. Return the clusters there without one."""
         touched: list[Network] = []
         for bar, gone in change.gone_barred.items():
             touched += gone
@@ -426,7 +426,7 @@ class Ledger:
         self._given = {bar: Barred(words) for bar, words in _given(contracts).items()}
 
     def _own_meeting(self, network: Network) -> Network | None:
-        """What meets a network: one of ours, or the address of a node of ours."""
+        """A fact of ours that meets a network: a network, or the address of a node."""
         first, last = span(network)
         met = self._own_networks.meeting(first, last)
         if met is None and self.holds_own_node(first, last):
@@ -445,7 +445,7 @@ class Ledger:
     # --- Claims -------------------------------------------------------------------------------
 
     def _holders(self, first: int, last: int) -> Iterable[Holder]:
-        """Who has a prefix or an address that meets the range."""
+        """The holders of prefixes and addresses that meet the range."""
         yield from (holder for _, holder in self._networks.meeting(first, last))
         for at in range(bisect_left(self._order, first), bisect_right(self._order, last)):
             yield self._addresses[self._order[at]]
@@ -492,7 +492,7 @@ class Ledger:
             self._check_address(holder, name, address)
 
     def enter(self, holder: Holder, claimed: Holdings) -> None:
-        """Make what was checked all that the holder has."""
+        """Make the checked claims all that the holder has."""
         if self._claims.get(holder) == claimed:
             return
         self.drop(holder)
@@ -530,7 +530,7 @@ class Ledger:
             raise NotAccepted(ADDRESS_TAKEN, name, f"{text}: {whose}")
 
     def _other_holder(self, cluster: str, address: int) -> str:
-        """Who has an address, or why no pod has it; empty when the cluster may."""
+        """The holder of an address, or why no pod has it; empty when the cluster may have it."""
         here = readable(address)
         if any(never.version == here.version and here in never for never in NEVER):
             return "no pod has such an address"
@@ -607,7 +607,7 @@ class Ledger:
 
 
 def _given(contracts: Mapping[str, Contract]) -> Mapping[Bar, Mapping[Network, str]]:
-    """What contracts give to one cluster, and so to none that has no contract.
+    """The networks that contracts give to one cluster, and so to none without a contract.
 
     The nodes of several clusters may have one network, so only pods have no place there.
     """

@@ -29,7 +29,7 @@ from clustermesh.remote.shared import (
     SLICE,
     Shared,
 )
-from clustermesh.remote.wire import ADDRESSES, canary_key
+from clustermesh.remote.wire import ADDRESSES, canary_key, split_key
 from clustermesh.store.follow import Batch
 from mesh.core.address import OfCluster
 from mesh.core.model import (
@@ -95,6 +95,8 @@ class RemoteTables(Sliced):
         self.awaited: Table[str, None] = Table("awaited cluster")
         #: Marked synced when everything that other clusters have is in.
         self.complete = Source("remote clusters")
+        #: Keys that the store lacks and that are kept; set by whoever follows the store.
+        self.held: Callable[[], frozenset[str]] = frozenset
         self._expected = set(expected) - {own.cluster}
         self._addresses_changed = addresses_changed
         self._lanes = Lanes(self.imports, self._writing)
@@ -190,6 +192,11 @@ class RemoteTables(Sliced):
     def complete_clusters(self) -> list[str]:
         """Other clusters that are complete in the store."""
         return [name for name, one in self.imports.importers.items() if one.is_complete]
+
+    def held_clusters(self) -> set[str]:
+        """Clusters with a key that is kept from another store."""
+        found = {split_key(key)[1] for key in self.held() if key.startswith(PREFIX)}
+        return {cluster for cluster in found if cluster}
 
     def claimant(self, address: IP) -> str:
         """The cluster that has an address of a pod or node, ours included; empty: none."""

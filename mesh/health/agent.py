@@ -1,7 +1,7 @@
 """The health of a node's datapath: counters and tables are looked at for as long as the agent runs.
 
 Walk: ``run`` reads the drop counters every few seconds, and counts tables every ten; ``findings``
-and ``status`` only say what was seen.
+and ``status`` only report the last look.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOOK_S, COUNT_S = 5.0, 10.0
 
 
 def counters(keys: Any, values: Any) -> dict[int, Dropped]:
-    """``mg_drop`` by reason; ``keys`` and ``values[key, cpu]`` are what a dump returns."""
+    """``mg_drop`` by reason; ``keys`` and ``values[key, cpu]`` come from a dump."""
     packets, pod, overlay = (
         values[name].sum(axis=1, dtype="uint64").tolist()
         for name in ("packets", "from_pod", "from_overlay")
@@ -48,7 +48,7 @@ def map_usages(node: str, applied: Iterable[Applied]) -> Iterator[Usage]:
 class Health:
     """``blocks`` are this node's port blocks by egress address; ``texts`` name the reasons.
 
-    ``more`` gives what else has an end: maps of rows, and what features say.
+    ``more`` gives the other tables with a size: maps of rows, and those of features.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Health:
             await asyncio.sleep(LOOK_S)
 
     def findings(self) -> Iterable[Finding]:
-        """What is dropped at a rate, and what is nearly full."""
+        """Drops at a rate, and tables and ports that are nearly full."""
         texts = {name: self._texts.get(number, name) for number, name in self._names.items()}
         yield from rules.findings(self._node, self._alarms, self._lately(), texts)
         yield from shares.findings(
@@ -114,7 +114,7 @@ class Health:
         return {self._names.get(number, str(number)): one for number, one in lately.items()}
 
     def _usages(self) -> dict[str, Usage]:
-        """By what they are; what a feature says itself stands."""
+        """By name; a row that a feature makes itself replaces ours."""
         blocks = self._blocks()
         sizes, ports = self._counted.sizes, self._counted.ports
         found = counts.usages(self._node, sizes, ports, blocks, self._block_size)

@@ -19,7 +19,7 @@ from bpf.maps import Map
 from mesh.core.model import IP, Usage
 from mesh.datapath.usage import are_live
 
-#: What is counted: in words, and the map.
+#: The tables that are counted: name, and map.
 TABLES = {
     "connections IPv4": "mg_ct_v4",
     "connections IPv6": "mg_ct_v6",
@@ -82,7 +82,7 @@ def _hashes(keys: npt.NDArray[Any], names: Sequence[str]) -> npt.NDArray[np.uint
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Entries in use and sizes, and how many are half-open, by what they are; live ports.
+    """Entries in use and sizes, and how many are half-open, by name; live ports.
 
     A port that the next connection may take is not in use, though its mapping is still there.
     """

@@ -1,4 +1,4 @@
-"""Counters over time: what was dropped during the last minute, and from where it came. Pure."""
+"""Counters over time: packets dropped during the last minute, by origin. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Dropped:
         return self.pod + self.overlay + self.outside
 
     def since(self, before: Dropped) -> Dropped:
-        """What was added; a counter that went back has begun anew."""
+        """The packets added since; a counter that went back has begun anew."""
         if any(a < b for a, b in zip(self._all(), before._all(), strict=True)):
             return self
         return Dropped(*(a - b for a, b in zip(self._all(), before._all(), strict=True)))

@@ -1,4 +1,4 @@
-"""Which drops are findings: for each reason, from where, at which rate, and what they mean. Pure.
+"""Which drops are findings: for each reason the origin, the rate and the meaning. Pure.
 
 A drop that a stranger can cause alone is no finding, whatever its rate: packets from outside are
 never counted for a rule, except where ``outside`` says that something of ours must be wrong first.
@@ -16,7 +16,7 @@ from mesh.core.model import Finding
 from mesh.health.findings import DROPPING
 from mesh.health.history import Dropped
 
-#: Packets in a minute: something does not work; somebody does it wrong; it is usual up to here.
+#: Packets in a minute: a path does not work; a sender makes a mistake; it is usual up to here.
 BROKEN, WRONG, USUAL = 10, 60, 6000
 #: Whose packets, in words.
 PLACES = {
@@ -30,7 +30,7 @@ PLACES = {
 class Rule:
     """``pod``, ``overlay`` and ``outside`` are the rates at which a finding begins; None: never.
 
-    ``means`` is who lacks what, ``mend`` what to do.
+    ``means`` is the consequence, ``mend`` the remedy.
     """
 
     means: str
@@ -127,7 +127,7 @@ RULES: Final[Mapping[str, Rule]] = {
         "exclude the destination from the egress policy, or use TCP, UDP or ping",
     ),
     "DROP_FIB_LOOKUP_FAILED": Rule(
-        "this host has no route to their destination: what leaves through it does not arrive",
+        "this host has no route to their destination: packets that leave through it do not arrive",
         "add the route or the default route (`ip route get DESTINATION`)",
     ),
     "DROP_INVALID_IDENTITY": Rule(
@@ -205,9 +205,9 @@ RULES: Final[Mapping[str, Rule]] = {
         overlay=None,
     ),
     "DROP_OVERLAY_PORT": Rule(
-        "they are for the overlay port of a node and are not the overlay's: somebody sends tunnel "
+        "they are for the overlay port of a node and are not the overlay's: a program sends tunnel "
         "packets in the name of a node, or another VXLAN uses the port",
-        f"{_SENDER}: a pod, or point TO_UPLINK, a socket of this host or what it masquerades",
+        f"{_SENDER}: a pod, or point TO_UPLINK, a socket of this host or a pod that it masquerades",
         overlay=None,  # of anybody, in IPv6
     ),
     "DROP_NEIGHBOUR_CLAIM": Rule(
@@ -217,13 +217,14 @@ RULES: Final[Mapping[str, Rule]] = {
         overlay=None,
     ),
     "DROP_ROUTER_TALK": Rule(
-        "they are what only routers say (redirects, router advertisements, MLD queries), of pods",
+        "they are messages of pods that only routers send (redirects, router advertisements, MLD "
+        "queries)",
         _SENDER,
         overlay=None,
     ),
     "DROP_OWN_SENDER": Rule(
         "they came by the uplink with this node's own address as their outer source: the fabric "
-        "takes forged sources, so whoever can send into it can be any node",
+        "takes forged sources, so any host that can send into it can be any node",
         "let the fabric check the source addresses of nodes (docs/fabric.md)",
         pod=None,
     ),

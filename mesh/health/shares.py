@@ -31,7 +31,7 @@ _PORTS = (
     "blocks (`blocksPerNode` of the egress section), or the policy more addresses"
 )
 _ROWS = (
-    "rows that do not fit are left out, and finding D608 says who lacks what: give {map} more "
+    "rows that do not fit are left out, and finding D608 names the consequence: give {map} more "
     "entries in `limits` of the agent's configuration"
 )
 _MAPS = {
@@ -44,12 +44,12 @@ EMPTY: Mapping[str, int] = MappingProxyType({})
 
 
 def share(usage: Usage) -> float:
-    """The part in use; nothing of nothing is nothing."""
+    """The part in use; 0 of a table without entries."""
     return usage.used / usage.size if usage.size else 0.0
 
 
 def means(what: str) -> str:
-    """What is refused when the rest is used, and the mend."""
+    """The connections or rows that are refused when the rest is used, and the remedy."""
     noun = what.partition(" ")[0]
     text = {"connections": _CONNECTIONS, "mappings": _MAPPINGS, "ports": _PORTS}.get(noun, _ROWS)
     return text.format(map=_MAPS.get(what, what))
@@ -62,17 +62,17 @@ class Mark:
     code: Code
     begins: float
     ends: float
-    of: tuple[str, ...] = ()  # nouns of what is judged; none: all
+    of: tuple[str, ...] = ()  # nouns that are judged; none: all
 
 
 NEARLY = Mark(NEARLY_FULL, 3 / 4, 2 / 3)
-#: Only what strangers can fill: an egress address, say, is there to be used.
+#: Only tables that strangers can fill: an egress address, say, is there to be used.
 HALF = Mark(HALF_FULL, 1 / 2, 2 / 5, ("connections",))
 
 
 @dataclass(slots=True)
 class Pressure:
-    """What is full up to a mark, and since when it has been less so."""
+    """Tables and addresses that are full up to a mark, and since when they have been less so."""
 
     _mark: Mark = NEARLY
     _alarms: dict[str, float] = field(default_factory=dict)  # -> when it last was not quiet
@@ -108,7 +108,7 @@ def findings(
     node: str, half: Pressure, nearly: Pressure, usages: Mapping[str, Usage],
     half_open: Mapping[str, int],
 ) -> Iterator[Finding]:  # fmt: skip
-    """Of both marks: what is nearly full is not said to be half full, too."""
+    """Of both marks: a table that is nearly full is not said to be half full, too."""
     worse = list(nearly.findings(node, usages, half_open))
     yield from worse
     known = {one.field for one in worse}

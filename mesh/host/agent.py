@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
-from mesh.host import firewall
+from mesh.host import firewall, iptables
 from mesh.host.findings import FIREWALL, NOT_SET, ROUTE_GONE
 from mesh.host.forwarding import Interface, steps
 from mesh.host.ledger import Ledger, Sysctls
@@ -79,11 +79,15 @@ class Host:
             try:
                 await self.look_at_routes()
                 if (began := time.monotonic()) >= due:
-                    self._stopped = await firewall.look(self._uplink, self._pods, self._port)
+                    self._stopped = await self._look_at_firewall()
                     due = began + max(FIREWALL_S, RESTS * (time.monotonic() - began))
             except OSError as error:
                 log.warning("event=host_not_asked reason=%s", error)
             await asyncio.sleep(LOOK_S)
+
+    async def _look_at_firewall(self) -> list[firewall.Stopped]:
+        asked = self._uplink, self._pods, self._port
+        return [*await firewall.look(*asked), *await iptables.look(*asked)]
 
     async def look_at_routes(self) -> None:
         """Compare the default routes with those that the host had."""

@@ -3,8 +3,9 @@
 Most packets pass netfilter by: they are redirected at tcx. Two kinds do not: overlay packets that
 the kernel has to open (aggregates of UDP, fragments), and what a pod sends out of the mesh without
 an egress policy, answers among it. One packet of each kind is followed through the chains of
-nftables, iptables-nft among them. A rule whose match cannot be judged here may accept the packet,
-so only a drop that is certain is told. ``judged`` is pure; ``look`` asks ``nft``.
+nftables, iptables-nft among them; ``iptables`` brings the chains of the old one. A rule whose match
+cannot be judged here may accept the packet, so only a drop that is certain is told. ``judged`` is
+pure; ``look`` asks ``nft``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from fnmatch import fnmatchcase
@@ -50,12 +51,13 @@ class Chain:
 class Probe:
     """A packet of a kind: what is known of it, what its drop means, and the rule that is missing.
 
-    ``known`` is by the names of nft's expressions.
+    ``known`` is by the names of nft's expressions; ``old_rule`` is the rule for iptables.
     """
 
     hook: str
     means: str
     rule: str
+    old_rule: str
     known: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -79,6 +81,7 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
             "overlay packets that the kernel has to open are lost: UDP that a sender has merged, "
             "and what was fragmented on its way between nodes",
             f'iifname "{uplink}" udp dport {port} accept',
+            f"-i {uplink} -p udp --dport {port} -j ACCEPT",
             new | overlay,
         ),
         *(
@@ -87,6 +90,7 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
                 f"what pods of this node send out of the mesh over {family} without an egress "
                 "policy is lost",
                 f'iifname "{pods}*" accept',
+                f"-i {pods}+ -j ACCEPT",
                 new | from_pod | {"meta nfproto": family.lower()},
             )
             for family in ("IPv4", "IPv6")
@@ -97,6 +101,7 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
                 f"what pods of this node answer over {family} to hosts outside of the mesh that "
                 "have connected to them is lost, since conntrack has not seen the question",
                 f'iifname "{pods}*" accept',
+                f"-i {pods}+ -j ACCEPT",
                 answer | from_pod | {"meta nfproto": family.lower()},
             )
             for family in ("IPv4", "IPv6")
@@ -107,7 +112,18 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
 _FAMILIES = {"ipv4": ("ip", "inet"), "ipv6": ("ip6", "inet")}
 
 
-def judged(chains: Mapping[ChainKey, Chain], asked: Iterable[Probe]) -> Iterator[Stopped]:
+#: How a chain is named, and the mend of a drop in it.
+Words = Callable[[ChainKey, Probe], tuple[str, str]]
+
+
+def _nft_words(key: ChainKey, probe: Probe) -> tuple[str, str]:
+    family, table, name = key
+    return f"table {family} {table} chain {name}", f"insert into it `{probe.rule}`"
+
+
+def judged(
+    chains: Mapping[ChainKey, Chain], asked: Iterable[Probe], words: Words = _nft_words
+) -> Iterator[Stopped]:
     """The base chains that certainly drop a packet; each drops for all, whatever others accept.
 
     Of a chain and family the first packet that is dropped is told.
@@ -123,13 +139,9 @@ def judged(chains: Mapping[ChainKey, Chain], asked: Iterable[Probe]) -> Iterator
             about = chain.key, probe.known["meta nfproto"]
             if (verdict is Verdict.DROP or by_policy) and about not in told:
                 told.add(about)
-                family, table, name = chain.key
-                place = f"table {family} {table} chain {name}"
+                place, mend = words(chain.key, probe)
                 how = "by its policy" if by_policy else "by a rule"
-                text = (
-                    f"{place} of the host's firewall drops {how}: {probe.means}; insert into it "
-                    f"`{probe.rule}`"
-                )
+                text = f"{place} of the host's firewall drops {how}: {probe.means}; {mend}"
                 yield Stopped(place, text)
 
 
@@ -321,8 +333,18 @@ def _targets(value: Any) -> Iterator[str]:
 
 
 async def _nft(*words: str) -> list[dict[str, Any]]:
+    said = await answer_of("nft", "-j", *words)  # empty: the chain has gone, or no nftables here
+    rows: list[dict[str, Any]] = json.loads(said or b'{"nftables": []}')["nftables"]
+    return rows
+
+
+async def answer_of(*command: str) -> bytes:
+    """What a command prints; nothing when it fails.
+
+    Raises OSError when it does not end.
+    """
     asked = await asyncio.create_subprocess_exec(
-        "nft", "-j", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -330,8 +352,5 @@ async def _nft(*words: str) -> list[dict[str, Any]]:
     except TimeoutError:
         asked.kill()
         await asked.wait()
-        raise OSError(f"nft gives no answer within {DEADLINE_S:g} s") from None
-    if asked.returncode:
-        return []  # the chain has gone meanwhile, or the kernel has no nftables
-    rows: list[dict[str, Any]] = json.loads(said or b'{"nftables": []}')["nftables"]
-    return rows
+        raise OSError(f"{command[0]} gives no answer within {DEADLINE_S:g} s") from None
+    return b"" if asked.returncode else said

@@ -1,4 +1,7 @@
-"""``meshgate lab …``: up, down, show, exec, ps, start, stop."""
+"""``meshgate lab …``: up, down, show, exec, ps, start, stop.
+
+Each verb imports what it needs when it runs: tests and scripts call ``exec`` hundreds of times.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from clustermesh.issued import ROOT, files_of
-from mesh.lab import bringup, enter, network, places, processes, settings, topology
+from mesh.lab import places
 from mesh.lab.places import Lab, LabError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from mesh.lab.topology import Topology
 
     Subparsers = _SubParsersAction[argparse.ArgumentParser]
 
@@ -29,7 +31,7 @@ def add(subparsers: Subparsers) -> None:
     lab = subparsers.add_parser("lab", help="two clusters, a router and a firewall on this machine")
     verbs = lab.add_subparsers(dest="verb", required=True, metavar="VERB")
     verb = _verb(verbs, "up", _up, "build and start everything, wait until it is healthy")
-    verb.add_argument("--file", type=Path, default=topology.DEFAULT, metavar="TOPOLOGY")
+    verb.add_argument("--file", type=Path, default=places.TOPOLOGY, metavar="TOPOLOGY")
     verb.add_argument("--bare", action="store_true", help="without Meshgate's processes and pods")
     verb = _verb(verbs, "down", _down, "stop and remove everything that `up` has made")
     verb.add_argument("--force", action="store_true", help="also what only carries the lab's name")
@@ -59,15 +61,14 @@ def _outputs(parser: argparse.ArgumentParser) -> None:
 def _guarded(run: Command, options: argparse.Namespace) -> int:
     try:
         return run(places.current(), options)
-    except topology.TopologyError as error:
-        print(f"meshgate lab: {error}", file=sys.stderr)
-        return 2
     except LabError as error:
         print(f"meshgate lab: {error}", file=sys.stderr)
-        return 1
+        return error.status
 
 
 def _up(lab: Lab, options: argparse.Namespace) -> int:
+    from mesh.lab import bringup, processes, topology
+
     shape = topology.load(options.file)
     text = options.file.read_text()
     state = processes.read(lab)
@@ -79,7 +80,9 @@ def _up(lab: Lab, options: argparse.Namespace) -> int:
     return 0 if bringup.up(lab, shape, text, bare=options.bare) else 1
 
 
-def _up_already(lab: Lab, shape: topology.Topology) -> int:
+def _up_already(lab: Lab, shape: Topology) -> int:
+    from mesh.lab import bringup, topology
+
     if topology.load(lab.topology) != shape:
         raise LabError("a lab of another topology is up: `meshgate lab down` first")
     problems = bringup.settled_problems()
@@ -90,6 +93,8 @@ def _up_already(lab: Lab, shape: topology.Topology) -> int:
 
 
 def _down(lab: Lab, options: argparse.Namespace) -> int:
+    from mesh.lab import bringup, processes
+
     if processes.read(lab) is None and not options.force:
         print(f"no lab {lab.name} is recorded in {lab.run}; `--force` goes by name")
         return 0
@@ -99,6 +104,9 @@ def _down(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _show(lab: Lab, options: argparse.Namespace) -> int:
+    from clustermesh.issued import ROOT, files_of
+    from mesh.lab import network, settings
+
     shape = _current(lab)
     pki, legacy = settings.pki_directory(lab), shape.legacy
     tree: dict[str, object] = {
@@ -145,7 +153,7 @@ def _pods(lab: Lab) -> dict[str, object]:
     }
 
 
-def _host(lab: Lab, shape: topology.Topology, host: str) -> dict[str, object]:
+def _host(lab: Lab, shape: Topology, host: str) -> dict[str, object]:
     place = lab.host(host)
     pinned = host in {node.name for _, node in shape.nodes}
     return {
@@ -157,6 +165,8 @@ def _host(lab: Lab, shape: topology.Topology, host: str) -> dict[str, object]:
 
 
 def _ps(lab: Lab, options: argparse.Namespace) -> int:
+    from mesh.lab import processes
+
     rows = processes.shown(lab)
     if options.output != "table":
         _print(rows, options.output)
@@ -168,6 +178,8 @@ def _ps(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _exec(lab: Lab, options: argparse.Namespace) -> int:
+    from mesh.lab import enter
+
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise LabError("exec: say which command")
@@ -176,20 +188,28 @@ def _exec(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _start(lab: Lab, options: argparse.Namespace) -> int:
+    from mesh.lab import processes
+
     process = processes.start(lab, options.process)
     if process.role == "etcd":
+        from mesh.lab import bringup
+
         bringup.authorise_etcd(lab, _current(lab))
     print(f"{process.name} runs (pid {process.pid})")
     return 0
 
 
 def _stop(lab: Lab, options: argparse.Namespace) -> int:
+    from mesh.lab import processes
+
     processes.stop(lab, options.process)
     print(f"{options.process} has ended")
     return 0
 
 
-def _current(lab: Lab) -> topology.Topology:
+def _current(lab: Lab) -> Topology:
+    from mesh.lab import processes, topology
+
     if processes.read(lab) is None:
         raise LabError(f"no lab {lab.name} is up: `meshgate lab up`")
     return topology.load(lab.topology)
@@ -199,4 +219,6 @@ def _print(tree: object, output: str) -> None:
     if output == "json":
         print(json.dumps(tree, indent=1))
     else:
+        import yaml
+
         print(yaml.safe_dump(tree, sort_keys=False), end="")

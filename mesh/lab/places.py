@@ -18,12 +18,17 @@ NETNS = Path("/run/netns")
 MOUNTS = Path("/proc/mounts")
 #: Who runs what needs no root. No user database hands out these numbers, so none need be made.
 USERS = {"exabgp": 1_900_000_001, "controller": 1_900_000_002}
+#: What ``lab up`` builds by default.
+TOPOLOGY = Path(__file__).with_name("topology.yaml")
 #: In place of a host, for what belongs to none.
 OWN = "lab"
 
 
 class LabError(Exception):
     """The lab cannot do what was asked; the text says why and what to do."""
+
+    #: The exit status of the command.
+    status = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,18 @@ import msgspec
 
 from gateway.settings import EgressSettings
 from mesh.core.strict import AnyAddress, AnyNetwork, convert, parse_yaml
+from mesh.lab.places import LabError
 from mesh.pools.settings import Pool
-
-DEFAULT = Path(__file__).with_name("topology.yaml")
 
 #: Hosts that every lab has, besides the nodes of its clusters.
 FIXED_HOSTS = ("router", "firewall", "legacy", "etcd")
 GATEWAY_LABEL = ("role", "gateway")
 
 
-class TopologyError(ValueError):
+class TopologyError(LabError):
     """The topology file cannot be used; the text names the file and the field."""
+
+    status = 2
 
 
 class _Section(

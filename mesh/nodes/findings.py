@@ -44,3 +44,12 @@ OVERLAY_RESTORED = Code(
     "Find the program that does it (a network manager, a clean-up script), and let it leave "
     "mg_vxlan alone.",
 )
+OVERLAY_STOPPED = Code(
+    "M240",
+    "Other nodes of the cluster answer a ping, and no echo comes back from them through the "
+    "overlay. The fabric stops the overlay's UDP port in one direction or both, or the other "
+    "node has no datapath. Pods of these nodes and of this one do not reach each other.",
+    "Let the fabric carry the overlay's UDP port between all nodes, both ways (firewalls, security "
+    "groups, access lists of switches). Look whether an agent runs on the other nodes. The finding "
+    "ends within seconds once an echo is answered.",
+)

@@ -121,7 +121,7 @@ def _screen(status: Status, now: float) -> Iterator[str]:
     yield from _section(("cluster", "name", "agent", "addresses"), status.nodes)
     yield ""
     yield f"Clusters: {len({row['cluster'] for row in status.clusters})}"
-    aged = [row | {"synced": age(row["synced"], now)} for row in status.clusters]
+    aged = [row | {"synced": _synced(row, now)} for row in status.clusters]
     heads = ("cluster", "id", "seenBy", "synced", "nodes", "identities", "addresses", "services")
     yield from _section(heads, aged)
     yield ""
@@ -136,6 +136,11 @@ def _screen(status: Status, now: float) -> Iterator[str]:
 #: A map of rows is a line from this share on; connections, mappings and ports always are.
 _SHOWN_FROM = 1 / 2
 _ALWAYS = ("connections", "mappings", "ports")
+
+
+def _synced(row: Row, now: float) -> str:
+    """When a cluster was last seen whole; of one that is only kept, that it is."""
+    return "held" if row.get("state") == "held" else age(row["synced"], now)
 
 
 def _health(status: Status) -> Iterator[str]:

@@ -38,6 +38,7 @@ from mesh.services.nouns import service_list
 from mesh.services.own import OwnServices
 from mesh.services.placement import Placement
 from mesh.services.slots import SlotRange, recovered_slots
+from mesh.services.uses import Use, Uses
 
 #: Who lacks what when the map of addresses is full.
 WITHOUT_ADDRESS = (
@@ -45,7 +46,6 @@ WITHOUT_ADDRESS = (
     "the host's routes"
 )
 
-_UDP = "UDP"
 #: Services that a finding names.
 _NAMED = 8
 
@@ -70,11 +70,11 @@ class ServicesAgent(AgentFeature):
         self.service_slots: Table[ServiceAddress, SlotRange] = Table("service slots")
         self.backend: Table[int, BackendAddress] = Table("backend")
         self.ours = (self._own.network,)
-        #: UDP backends to which a service leads.
-        self.used: Table[BackendAddress, bool] = Table("used backend")
         #: Addresses that a service of this cluster has, whatever the port.
         self.address: Table[IP, bool] = Table("service address")
         self._translation: Table[ServiceAddress, Translation] = Table("translation")
+        #: Backends to which a service leads.
+        self.uses = Uses(self._translation)
         self._placement = Placement(self._translation, self.service_slots, self.backend)
         self._room_for_services: int | None = None
 
@@ -95,7 +95,7 @@ class ServicesAgent(AgentFeature):
             self._translation, self._translate, By(self.service, self._asks), By(self._held.table)
         )
         loop.group(self.address, _address, By(self._translation, lambda ask, _: [ask.address]))
-        loop.group(self.used, _used, By(self._translation, _backends_of))
+        loop.work("uses of backends", self.uses, [self._translation])
         loop.work("slots of services", placement, [self._translation, placement.released])
 
     def _asks(self, key: ServiceKey, service: Service) -> list[ServiceAddress]:
@@ -119,7 +119,7 @@ class ServicesAgent(AgentFeature):
         services, slots = await service_map(maps).read(), await backend_map(maps).read()
         self._held.take_over(read_back(services, slots))
         self._placement.take_over(recovered_slots(services, slots, maps.capacity(BACKEND_MAP)))
-        self.used.upsert(dict.fromkeys(_recovered(services, slots), True))
+        self.uses.recover(_recovered(services, slots))
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         placement = self._placement
@@ -191,20 +191,9 @@ def _address(address: IP, asks: Mapping[ServiceAddress, Translation]) -> dict[IP
     return {address: True} if asks else {}
 
 
-def _backends_of(ask: ServiceAddress, row: Translation) -> Iterable[BackendAddress]:
-    return row.backends if ask.protocol == _UDP else ()
-
-
-def _used(
-    backend: BackendAddress, asks: Mapping[ServiceAddress, Translation]
-) -> dict[BackendAddress, bool]:
-    return {backend: True} if asks else {}
-
-
 def _recovered(
     services: Mapping[ServiceAddress, SlotRange], slots: Mapping[int, BackendAddress]
-) -> Iterable[BackendAddress]:
-    """The UDP backends that the maps of the last process have."""
+) -> Iterable[Use]:
+    """The backends that the maps of the last process lead to."""
     for ask, row in services.items():
-        if ask.protocol == _UDP:
-            yield from (slots[slot] for slot in _slots_of(ask, row) if slot in slots)
+        yield from ((ask.protocol, slots[slot]) for slot in _slots_of(ask, row) if slot in slots)

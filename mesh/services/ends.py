@@ -1,9 +1,9 @@
-"""Connected UDP sockets whose backend is gone end, in every network namespace of the node.
+"""Connected sockets whose backend is gone end, in every network namespace of the node.
 
 A backend is *lost* when no service leads to it any more: it may only be not ready, or drain, and
-its sockets go on. It is *gone* when nobody in the mesh has its address either. Then nobody would
-ever answer, so the socket's owner gets ECONNABORTED and asks the service again
-(``bpf/include/ends.h``). Sockets that are not connected get another backend by themselves.
+its sockets go on. It is *gone* when the mesh has nobody at its address either. Then no answer can
+come, so the socket's owner gets ECONNABORTED and asks the service again (``bpf/include/ends.h``).
+UDP sockets that are not connected get another backend by themselves.
 """
 
 from __future__ import annotations
@@ -11,112 +11,100 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
-from socket import IPPROTO_UDP
 from typing import Any
 
 from bpf import iterate, netns
 from mesh.core.address import decode_address, encode_address, packed
 from mesh.core.feature import AgentFeature, Entry, Maps
+from mesh.core.model import IP
 from mesh.core.reconcile import Loop, Target
-from mesh.core.table import Changes, ColumnTable, Table
+from mesh.core.table import ColumnTable, Table
 from mesh.services.backends import BackendAddress
+from mesh.services.maps import PROTOCOL_NAMES, PROTOCOLS
+from mesh.services.uses import Use, Uses
 
 log = logging.getLogger(__name__)
 
 GONE_MAP = "mg_gone"
-PROGRAM = "mg_end_udp"
+#: Iterators over the sockets of each protocol.
+PROGRAMS = {"TCP": "mg_end_tcp", "UDP": "mg_end_udp"}
 #: Seconds from a change to the look at sockets: changes come in bursts, and by then the maps give
 #: the backend to nobody.
 PAUSE_S = 1.0
-
-
-class Lost:
-    """Backends to which no service leads; ``alive`` says whether somebody may still answer."""
-
-    def __init__(self, alive: Callable[[BackendAddress], bool]) -> None:
-        self._alive = alive
-        self._lost: dict[BackendAddress, None] = {}
-
-    def take(self, used: Collection[BackendAddress], unused: Iterable[BackendAddress]) -> None:
-        """Take in a change."""
-        self._lost.update(dict.fromkeys(unused))
-        for backend in used:
-            self._lost.pop(backend, None)
-
-    def take_gone(self) -> list[BackendAddress]:
-        """Those that are gone, once."""
-        gone = [backend for backend in self._lost if not self._alive(backend)]
-        for backend in gone:
-            del self._lost[backend]
-        return gone
+#: A look goes through all sockets of the host once for each network namespace. The pause after it
+#: is so many times as long, so looks take at most a tenth of a core.
+REST = 9
+#: Backends that are looked at in one piece.
+_PIECE = 1024
 
 
 class SocketsAgent(AgentFeature):
-    """``used`` are the UDP backends of services, ``namespaces`` are paths of pods' namespaces.
+    """``uses`` are the backends of services, ``namespaces`` are paths of pods' namespaces.
 
     ``address`` has every address of the mesh.
     """
 
-    def __init__(
-        self,
-        used: Table[BackendAddress, bool],
-        address: ColumnTable,
-        namespaces: Table[str, int],
-    ) -> None:
-        self._used, self._address, self._namespaces = used, address, namespaces
-        self._lost = Lost(self._alive)
+    def __init__(self, uses: Uses, address: ColumnTable, namespaces: Table[str, int]) -> None:
+        self._uses, self._address, self._namespaces = uses, address, namespaces
         self._changed = asyncio.Event()
-        self._gone: Target[BackendAddress, int] | None = None
-        self._program = -1
+        self._gone: Target[Use, int] | None = None
+        self._programs: dict[str, int] = {}
 
-    def derive(self, loop: Loop) -> None:
-        loop.follow(self._used, self._take)
+    def derive(self, _: Loop) -> None:
+        self._uses.listen(self._changed.set)
         self._address.listen(self._changed.set)
 
     async def recover(self, maps: Maps) -> None:
         self._gone = maps.rows(GONE_MAP, encode_gone, decode_gone)
-        self._program = maps.program(PROGRAM)
-        self._lost.take((), self._used.rows)  # what the last process knew may have gone since
-
-    def _alive(self, backend: BackendAddress) -> bool:
-        known = self._address.get(packed(backend.address)) is not None
-        return known or backend in self._used.rows
-
-    def _take(self, changes: Changes[BackendAddress, bool]) -> None:
-        self._lost.take(changes.upsert, changes.delete)
-        self._changed.set()
+        self._programs = {protocol: maps.program(name) for protocol, name in PROGRAMS.items()}
 
     def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
         return (self._end_for_ever,)
 
     async def _end_for_ever(self) -> None:
         """End sockets after each change that lets a backend go."""
+        pause = PAUSE_S
         while True:
             await self._changed.wait()
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(pause)
             self._changed.clear()
+            begun = time.monotonic()
             await self.look()
+            pause = max(PAUSE_S, REST * (time.monotonic() - begun))
 
     async def look(self) -> None:
         """End the sockets of backends that are gone."""
-        if self._used.synced and self._address.synced:
-            await self.end(self._lost.take_gone())
-
-    async def end(self, backends: Collection[BackendAddress]) -> None:
-        """End the sockets of these backends."""
-        if not backends or self._gone is None:
+        if not (self._uses.whole and self._address.synced):
             return
-        await self._gone.upsert(dict.fromkeys(backends, 1))
+        gone: list[Use] = []
+        for _ in range(0, self._uses.lost, _PIECE):
+            gone += self._uses.take_gone(self._is_known, _PIECE)
+            await asyncio.sleep(0)
+        if gone:
+            await self.end(gone)
+
+    def _is_known(self, address: IP) -> bool:
+        return self._address.get(packed(address)) is not None
+
+    async def end(self, gone: Collection[Use]) -> None:
+        """End the sockets of these backends; those for which the map has no room come next."""
+        if self._gone is None:
+            return
+        if without_room := await self._gone.upsert(dict.fromkeys(gone, 1)):
+            self._uses.recover(without_room)
+            self._changed.set()
         places = [Path(path) for path in self._namespaces.rows]
-        await asyncio.to_thread(end_sockets, self._program, places)
-        await self._gone.delete(backends)
+        for protocol in {protocol for protocol, _ in gone}:
+            await asyncio.to_thread(end_sockets, self._programs[protocol], places)
+        await self._gone.delete([use for use in gone if use not in without_room])
 
 
 def end_sockets(program: int, namespaces: Iterable[Path]) -> None:
-    """Run the iterator in this namespace and in ``namespaces``; one that has gone has no socket."""
+    """Run an iterator in this namespace and in ``namespaces``; one that has gone has no socket."""
     link = iterate.link(program)
     try:
         iterate.run(link)
@@ -129,13 +117,14 @@ def end_sockets(program: int, namespaces: Iterable[Path]) -> None:
         os.close(link)
 
 
-def encode_gone(backend: BackendAddress, row: int) -> Entry:
+def encode_gone(use: Use, row: int) -> Entry:
     """Entry of ``mg_gone``."""
+    protocol, backend = use
     address = encode_address(backend.address)
-    key = {"address": address, "port": backend.port, "protocol": int(IPPROTO_UDP)}
-    return key, row
+    return {"address": address, "port": backend.port, "protocol": PROTOCOLS[protocol]}, row
 
 
-def decode_gone(key: Any, value: Any) -> tuple[BackendAddress, int]:
+def decode_gone(key: Any, value: Any) -> tuple[Use, int]:
     """Inverse of ``encode_gone``."""
-    return BackendAddress(decode_address(key["address"]), int(key["port"])), int(value)
+    backend = BackendAddress(decode_address(key["address"]), int(key["port"]))
+    return (PROTOCOL_NAMES[int(key["protocol"])], backend), int(value)

@@ -24,20 +24,21 @@ BACKEND_MAP = "mg_backend_addr"
 #: Addresses of services, whatever the port.
 ADDRESS_MAP = "mg_service_ip"
 
-_PROTOCOLS = {"TCP": int(IPPROTO_TCP), "UDP": int(IPPROTO_UDP)}
-_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+#: Of services, by the name that documents have.
+PROTOCOLS = {"TCP": int(IPPROTO_TCP), "UDP": int(IPPROTO_UDP)}
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 def encode_service(ask: ServiceAddress, row: SlotRange) -> Entry:
     """Entry of ``mg_service_addr``."""
     address = encode_address(ask.address)
-    key = {"address": address, "port": ask.port, "protocol": _PROTOCOLS[ask.protocol]}
+    key = {"address": address, "port": ask.port, "protocol": PROTOCOLS[ask.protocol]}
     return key, {"first": row.first, "count": row.count}
 
 
 def decode_service(key: Any, value: Any) -> tuple[ServiceAddress, SlotRange]:
     """Inverse of ``encode_service``."""
-    protocol = _PROTOCOL_NAMES[int(key["protocol"])]
+    protocol = PROTOCOL_NAMES[int(key["protocol"])]
     ask = ServiceAddress(decode_address(key["address"]), int(key["port"]), protocol)
     return ask, SlotRange(int(value["first"]), int(value["count"]))
 

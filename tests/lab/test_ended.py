@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -163,7 +164,14 @@ def test_a_policy_that_goes_resets_what_it_had_translated(
 # Backends and pods that are gone
 
 SERVER = """
-import socket
+import socket, threading
+def connections():
+    with socket.create_server(("::", 5353), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        held = []
+        while True:
+            held.append(server.accept()[0])
+            held[-1].sendall(b"%s")
+threading.Thread(target=connections, daemon=True).start()
 made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 made.bind(("::", 5353))
@@ -171,15 +179,21 @@ while True:
     question, peer = made.recvfrom(100)
     made.sendto(b"%s", peer)
 """
+UDP_PORT, TCP_PORT = 53, 54
 SERVICE = """
 apiVersion: v1
 kind: Service
 metadata: {name: u, namespace: shop}
 spec:
   clusterIP: 10.97.1.62
+  clusterIPs: [10.97.1.62, "fd97:1::62"]
+  ipFamilies: [IPv4, IPv6]
   selector: {app: u}
-  ports: [{port: 53, protocol: UDP, targetPort: 5353}]
+  ports:
+  - {name: u, port: 53, protocol: UDP, targetPort: 5353}
+  - {name: t, port: 54, protocol: TCP, targetPort: 5353}
 """
+SERVICE_ADDRESSES = ("10.97.1.62", "fd97:1::62")
 #: A connected socket that asks twice a second; prints each new answer or error.
 ASKER = """
 import errno, socket, sys, time
@@ -200,11 +214,27 @@ while time.monotonic() < end:
         break
     time.sleep(0.2)
 """
+#: Connections that only read; prints of each the server's name and how it ended, and first "open".
+READER = """
+import errno, socket, sys
+made = [socket.create_connection((sys.argv[1], 54), timeout=5) for _ in range(20)]
+names = [one.recv(100).decode() for one in made]
+print("open", flush=True)
+seconds = float(sys.argv[2])
+for one, name in zip(made, names):
+    one.settimeout(seconds)
+    try:
+        print(name, "the-end" if not one.recv(100) else "more")
+    except OSError as error:
+        print(name, errno.errorcode.get(error.errno, "silence"))
+        if name == "u-1":
+            seconds = 0.01
+"""
 
 
-def udp_pod(tmp: Path, number: int) -> str:
+def echo_pod(tmp: Path, number: int) -> str:
     code = tmp / f"u-{number}.py"
-    code.write_text(SERVER % f"u-{number}")
+    code.write_text(SERVER % (f"u-{number}", f"u-{number}"))
     return f"""
 apiVersion: v1
 kind: Pod
@@ -216,29 +246,39 @@ spec:
 
 
 def test_what_asks_a_gone_backend_hears_of_it(lab: Lab, tmp_path: Path) -> None:
+    """UDP and TCP; the pod's device is down first, so the pod's kernel says no goodbye."""
     client = "east/shop/client-1"
     with ExitStack() as stack:
         stack.enter_context(manifest(lab, "f-u.yaml", SERVICE))
-        stack.enter_context(manifest(lab, "f-u1.yaml", udp_pod(tmp_path, 1)))
-        with manifest(lab, "f-u2.yaml", udp_pod(tmp_path, 2)):
+        stack.enter_context(manifest(lab, "f-u1.yaml", echo_pod(tmp_path, 1)))
+        with manifest(lab, "f-u2.yaml", echo_pod(tmp_path, 2)):
 
             def backends() -> int:
                 rows = [row for row in lab.table("service") if row["name"] == "u"]
                 found = rows[0]["backends"] if rows else []
                 return len({one["address"] for one in found if ":" not in one["address"]})
 
+            def talk_to(code: str, address: str, seconds: int) -> subprocess.Popen[str]:
+                return lab.start(client, sys.executable, "-c", code, address, seconds)
+
             wait(lambda: backends() == 2, 15, "both pods are backends")
-            askers = [
-                lab.start(client, sys.executable, "-c", ASKER, "10.97.1.62", 15) for _ in range(8)
-            ]
             wait(
                 lambda: lab.python(client, ASKER, "10.97.1.62", 1).split()[0] in ("u-1", "u-2"),
                 10,
                 "answers come",
             )
+            askers = [talk_to(ASKER, SERVICE_ADDRESSES[0], 15) for _ in range(8)]
+            readers = [talk_to(READER, address, 15) for address in SERVICE_ADDRESSES]
+            for reader in readers:
+                assert reader.stdout
+                assert reader.stdout.readline() == "open\n"
+            lab.output("east/shop/u-2", "ip", "link", "set", "eth0", "down")
         wait(lambda: backends() == 1, 15, "one pod is gone")
         said = [tuple(one.communicate(timeout=40)[0].split()) for one in askers]
         ends = {one[-1] for one in said if one[0] == "u-2"}
         assert {one for one in said if one[0] == "u-1"} == {("u-1",)}
         assert ends == {"ECONNABORTED"}, "whatever a dying pod's kernel says before"
+        for reader in readers:
+            heard = {tuple(line.split()) for line in reader.communicate(timeout=40)[0].splitlines()}
+            assert heard == {("u-1", "silence"), ("u-2", "ECONNABORTED")}
     wait(lab.healthy, 90, "healthy afterwards, once a minute has fewer drops")

@@ -85,18 +85,27 @@ def test_what_is_set_on_each_host_is_listed(lab: Lab) -> None:
     assert mine["links mgp*"]["now"] == "2"
 
 
-def test_a_firewall_that_stops_the_overlay_is_a_finding_until_it_does_not(lab: Lab) -> None:
+def test_a_firewall_that_stops_our_packets_is_a_finding_until_it_does_not(lab: Lab) -> None:
+    """One of nftables on west-2, and the policies of the old iptables on west-1."""
     rules = "add chain inet stops input { type filter hook input priority 0; }; "
     rules += "add rule inet stops input udp dport 8472 drop"
+    policies = ("iptables-legacy", "ip6tables-legacy")
     lab.output("west-2", "nft", f"add table inet stops; {rules}")
+    for command in policies:
+        lab.output("west-1", command, "-P", "FORWARD", "DROP")
     try:
-        wait(lambda: findings(lab, "D641"), 60, "the firewall is a finding")
-        (one,) = findings(lab, "D641")
-        assert one["object"] == "west-2/agent"
-        assert "chain input" in one["text"]
+        wait(lambda: len(findings(lab, "D641")) == 3, 60, "the firewalls are findings")
+        found = {(one["object"], one["field"]): one["text"] for one in findings(lab, "D641")}
+        assert found.keys() == {
+            ("west-2/agent", "table inet stops chain input"),
+            ("west-1/agent", "chain FORWARD of iptables-legacy (IPv4)"),
+            ("west-1/agent", "chain FORWARD of ip6tables-legacy (IPv6)"),
+        }
     finally:
         lab.output("west-2", "nft", "delete table inet stops")
-    wait(lambda: not findings(lab, "D641"), 60, "the finding has ended")
+        for command in policies:
+            lab.output("west-1", command, "-P", "FORWARD", "ACCEPT")
+    wait(lambda: not findings(lab, "D641"), 60, "the findings have ended")
 
 
 def test_a_default_route_that_is_lost_is_a_finding_until_it_is_back(lab: Lab) -> None:

@@ -275,6 +275,27 @@ def test_by_contract_a_peers_host_is_reached_by_the_overlay_both_ways(
     assert lab.healthy(), lab.run("status").stdout
 
 
+def test_a_fabric_that_stops_the_overlay_is_a_finding_until_it_does_not(lab: Lab) -> None:
+    """In one direction: of each pair of nodes both say so, because no answer comes back."""
+    chain = (
+        "chain c { type filter hook forward priority 0; ip saddr 10.99.0.11 udp dport 8472 drop; }"
+    )
+    lab.output("router", "nft", f"add table bridge stops {{ {chain}; }}")
+    try:
+        wait(lambda: stopped(lab) == {"east-1/agent", "east-2/agent"}, 40, "both agents say it")
+        texts = [one["text"] for one in lab.json("status")["findings"] if one["code"] == "M240"]
+        assert {"east-1 (10.99.0.11)" in one for one in texts} == {True, False}
+        assert {"let the fabric carry UDP port 8472" in one for one in texts} == {True}
+    finally:
+        lab.output("router", "nft", "delete table bridge stops")
+    wait(lambda: not stopped(lab), 20, "the finding has ended")
+    wait(lab.healthy, 90, "healthy again")
+
+
+def stopped(lab: Lab) -> set[str]:
+    return {one["object"] for one in lab.json("status")["findings"] if one["code"] == "M240"}
+
+
 def test_the_lab_is_healthy_and_nothing_was_dropped_for_its_source(lab: Lab) -> None:
     assert lab.healthy(), lab.run("status").stdout
     reasons = {row["reason"] for row in lab.table("drop")}

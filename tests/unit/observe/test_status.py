@@ -251,6 +251,15 @@ def test_a_cluster_that_was_never_complete_says_never() -> None:
     assert age(row["synced"], NOW) == "never"
 
 
+def test_a_cluster_that_is_kept_from_another_store_is_shown_as_held() -> None:
+    """Not as fresh, and not as never seen."""
+    seen = {"cluster": "west", "id": 2, "nodes": 2, "synced": False, "state": "held"}
+    answers = east(east_1_controller=answer("east-1", "controller", cluster=[seen]))
+    text = screen(summarize(answers, NOW), NOW)
+    rows = [line.split()[:5] for line in text.splitlines() if line.split()[:1] == ["west"]]
+    assert ["west", "2", "east", "held", "2"] in rows
+
+
 def test_the_screen_ends_with_the_findings() -> None:
     """Who, what, since when."""
     healthy = screen(summarize(east(), NOW), NOW)

@@ -1,0 +1,48 @@
+"""``tests/run.py``: every file of a level runs in one lane, and in no other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+TESTS = Path(__file__).parents[1]
+
+
+def runner() -> ModuleType:
+    spec = spec_from_file_location("tests_run", TESTS / "run.py")
+    assert spec
+    assert spec.loader
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def collected(words: list[str]) -> list[Path]:
+    """The files that pytest takes for these words."""
+    ignored = {Path(word.removeprefix("--ignore=")) for word in words if word.startswith("--")}
+    found: list[Path] = []
+    for place in (Path(word) for word in words if not word.startswith("--")):
+        found += sorted(place.rglob("test_*.py")) if place.is_dir() else [place]
+    return [path for path in found if path not in ignored]
+
+
+def test_each_file_runs_once() -> None:
+    run = runner()
+    levels = [str(TESTS / name) for name in ("unit", "packet", "interop", "lab")]
+    lanes = run.in_lanes(levels)
+    counts = Counter(
+        path for lane in lanes for level in lane for path in collected(run.files(level))
+    )
+    wanted = {path for level in levels for path in Path(level).rglob("test_*.py")}
+    assert counts == Counter(wanted)
+
+
+def test_the_lab_has_a_lane_for_each_group_and_the_computing_levels_share_one() -> None:
+    run = runner()
+    lanes = run.in_lanes(["tests/unit", "tests/packet", "tests/interop", "tests/lab"])
+    assert lanes == [
+        ["tests/interop"], ["tests/lab"], ["tests/lab+"], ["tests/lab++"],
+        ["tests/unit", "tests/packet"],
+    ]  # fmt: skip
