@@ -113,8 +113,11 @@ class Lab:
         return self.run / host
 
 
-def current() -> Lab:
-    """The lab that the environment names.
+def current(
+    name: tuple[str, str] = ("MESHGATE_LAB", "mg"),
+    run: tuple[str, str] = ("MESHGATE_RUN", "/run/meshgate"),
+) -> Lab:
+    """The lab that the environment names; each argument is a variable and its default.
 
     Raises:
         LabError: we are not root, its name cannot be used, or no cgroup2 tree is mounted.
@@ -122,11 +125,10 @@ def current() -> Lab:
     """
     if os.geteuid() != 0:
         raise LabError("the lab needs root: it makes network namespaces")
-    name = os.environ.get("MESHGATE_LAB", "mg")
-    if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", name):
-        raise LabError(f"MESHGATE_LAB={name}: use 1 to 8 small letters and digits")
-    run = Path(os.environ.get("MESHGATE_RUN", "/run/meshgate"))
-    return Lab(name, run, _cgroup2_mount())
+    given = os.environ.get(*name)
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", given):
+        raise LabError(f"{name[0]}={given}: use 1 to 8 small letters and digits")
+    return Lab(given, Path(os.environ.get(*run)), _cgroup2_mount())
 
 
 def is_mounted(directory: Path, kind: str) -> bool:
