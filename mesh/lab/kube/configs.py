@@ -168,7 +168,7 @@ def files(cluster: Cluster, node: Node, paths: Paths) -> dict[str, str]:
 
 def kubelet(cluster: Cluster, node: Node, paths: Paths) -> Document:
     """KubeletConfiguration (kubelet.config.k8s.io/v1beta1)."""
-    taints = [*cluster.taints, *([CONTROL_PLANE_TAINT] if node.control_plane else [])]
+    taints = [*cluster.taints, *([] if node.is_open else [CONTROL_PLANE_TAINT])]
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",

@@ -33,6 +33,13 @@ class Node(Part, frozen=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     control_plane: bool = False
     """Whether etcd, API server, controller-manager and scheduler run here."""
+    schedulable: bool | None = None
+    """Whether pods without a toleration run here; by default on all nodes but the control plane."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether pods without a toleration run here."""
+        return not self.control_plane if self.schedulable is None else self.schedulable
 
 
 class Cluster(Part, frozen=True):

@@ -112,9 +112,8 @@ def test_taints_of_the_topology_stand_from_the_start(tmp_path: Path) -> None:
     cluster = topology.load(changed(tmp_path, ("proxy: nftables", text))).clusters[0]
     own = {"key": "meshgate.io/agent-not-ready", "value": "", "effect": "NoSchedule"}
     control = {"key": "node-role.kubernetes.io/control-plane", "value": "", "effect": "NoSchedule"}
-    kubelets = [
-        yaml.safe_load(configs.files(cluster, n, PATHS)["kubelet.yaml"]) for n in cluster.nodes
-    ]
+    texts = [configs.files(cluster, node, PATHS)["kubelet.yaml"] for node in cluster.nodes]
+    kubelets = [yaml.safe_load(text) for text in texts]
     assert [one["registerWithTaints"] for one in kubelets] == [[own, control], [own], [own]]
     assert {one["cgroupRoot"] for one in kubelets} == {"/mgk/n"}
 
@@ -132,9 +131,8 @@ def test_the_bridge_of_a_node_has_its_own_pod_cidrs_and_others_a_route() -> None
 
 
 def test_a_plan_is_read_as_it_was_written() -> None:
-    plan = Plan(
-        "n", "/bed/n", (("/bed/n/cni", "/var/lib/cni"),), (Service("a", ("b", "c")),), "/bin"
-    )
+    binds = (("/bed/n/cni", "/var/lib/cni"),)
+    plan = Plan("n", "/bed/n", binds, (Service("a", ("b", "c"), once=True),), "/bin")
     assert init.read(json.dumps(asdict(plan))) == plan
 
 
