@@ -94,14 +94,8 @@ def _run_specs(lab: Lab, suite: Suite) -> Result:
     (cluster,) = topology.load(lab.topology).clusters
     command = ginkgo(lab, cluster, suite, names, folder)
     with (folder / "ginkgo.log").open("wb") as log:
-        place = lab.host(cluster.control_plane.name)
-        subprocess.run(
-            enter.argv(place, command),
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        inside = enter.argv(lab.host(cluster.control_plane.name), command)
+        subprocess.run(inside, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
     if not junit.exists():
         raise LabError(f"the suite wrote no report: see {folder / 'ginkgo.log'}")
     return report.judged(suite.name, names, junit.read_text(), report.expected_skips())
