@@ -107,6 +107,7 @@ class Node:
         for name in _RUN:
             (Path("/run") / name).mkdir(exist_ok=True)
         socket.sethostname(self.plan.name)
+        self._note()
 
     def run(self) -> None:
         """Start the services in their order, then keep them running for ever."""
@@ -192,11 +193,18 @@ class Node:
 
 
 def _zombies() -> set[int]:
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return {int(pid) for pid in children if _state(pid) == "Z"}
+    return {pid for pid in children(os.getpid()) if _state(pid) == "Z"}
 
 
-def _state(pid: str) -> str:
+def children(pid: int) -> list[int]:
+    """The children of a process; none when it has ended."""
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _state(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -207,11 +215,10 @@ def outer_pids(init: int, inner: Mapping[str, int]) -> dict[str, int]:
     """The services' process numbers outside of the node, by name; those that have ended lack."""
     found: dict[str, int] = {}
     names = {number: name for name, number in inner.items()}
-    with suppress(OSError):
-        for child in Path(f"/proc/{init}/task/{init}/children").read_text().split():
-            number = _inner_number(Path(f"/proc/{child}/status"))
-            if number in names:
-                found[names[number]] = int(child)
+    for child in children(init):
+        number = _inner_number(Path(f"/proc/{child}/status"))
+        if number in names:
+            found[names[number]] = child
     return found
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from mesh.core.files import replace_file
 from mesh.lab import enter, network, processes
 from mesh.lab.kube import cgroups, configs, credentials
-from mesh.lab.kube.init import Plan, outer_pids
+from mesh.lab.kube.init import Plan, children, outer_pids
 from mesh.lab.kube.topology import Cluster, Node, Topology
 from mesh.lab.places import Lab, LabError
 from mesh.lab.processes import Process
@@ -63,8 +63,9 @@ def start(lab: Lab, topology: Topology, node: Node) -> None:
     """
     before = recorded(lab, node.name)
     if before is not None:
-        if processes.is_alive(before):
+        if is_up(lab, node.name):
             raise LabError(f"node {node.name} runs already (pid {pid(lab, node.name)})")
+        processes.wait_until(lambda: not processes.is_alive(before), STARTS_WITHIN_S)
         network.rebuild(lab, topology, node.name)
     cgroups.make(lab, node.name)
     network.add_routes(lab.host(node.name), _routes(lab, topology, node))
@@ -73,10 +74,11 @@ def start(lab: Lab, topology: Topology, node: Node) -> None:
         *("--uts", "--ipc", "--"),
         *(sys.executable, "-m", "mesh.lab.kube.init", str(_plan(lab, node.name))),
     )
-    (lab.host_run(node.name) / "services.json").unlink(missing_ok=True)
+    mounted = _services_file(lab, node.name)
+    mounted.unlink(missing_ok=True)
     process = Process(node.name, ROLE, argv, str(lab.host_run(node.name) / "init.log"))
     processes.spawn(lab, process, lab.host(node.name))
-    if not processes.wait_until(lambda: pid(lab, node.name) > 0, STARTS_WITHIN_S):
+    if not processes.wait_until(mounted.exists, STARTS_WITHIN_S):
         raise LabError(f"node {node.name} does not start: see {process.log}")
 
 
@@ -106,17 +108,16 @@ def pid(lab: Lab, node: str) -> int:
     process = recorded(lab, node)
     if process is None or not processes.is_alive(process):
         return 0
-    with suppress(OSError, ValueError):
-        path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        child = int(path.read_text().split()[0])
-        return child if processes.born(child) is not None else 0
+    for child in children(process.pid):
+        if processes.born(child) is not None:
+            return child
     return 0
 
 
 def service_pids(lab: Lab, node: str) -> dict[str, int]:
     """The numbers of its services on this machine, by name."""
     try:
-        inner = json.loads((lab.host_run(node) / "services.json").read_text())
+        inner = json.loads(_services_file(lab, node).read_text())
     except (OSError, ValueError):
         return {}
     return outer_pids(pid(lab, node), inner)
@@ -188,6 +189,11 @@ def _routes(lab: Lab, topology: Topology, node: Node) -> list[str]:
 def routes_file(lab: Lab) -> Path:
     """The routes to each node's pods, for nodes that are started again."""
     return lab.run / "routes.json"
+
+
+def _services_file(lab: Lab, node: str) -> Path:
+    """Written by process 1 when everything is mounted, and whenever a service starts or ends."""
+    return lab.host_run(node) / "services.json"
 
 
 def _plan(lab: Lab, node: str) -> Path:
