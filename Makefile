@@ -17,7 +17,8 @@ help:
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make docs       write docs/findings.md, objects.md, host.md, deploy/crds from the sources"
 	@echo "make cilium     Cilium's own code reads our store under churn for ten minutes (Go)"
-	@echo "make e2e        kinds of ours at a real API server (Go; the first build takes minutes)"
+	@echo "make e2e        on real Kubernetes, SUITE=smoke|conformance|dualstack|all (Go, root; the"
+	@echo "                first build takes 15 minutes)"
 	@echo "make kvstoremesh    Cilium's kvstoremesh between our store and a Cilium cluster's (Go)"
 	@echo "make hubble     Hubble's relay and command line on the agents of a lab (Go, root)"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
@@ -65,8 +66,9 @@ upgrade: build
 cilium: install
 	@$(PYTHON) -m tests.tools.cilium.run
 
-e2e: install
-	@$(PYTHON) tests/run.py tests/e2e
+e2e:
+	@VENV=$(VENV) deploy/install.sh kube
+	@$(PYTHON) -m tests.e2e.run $(SUITE)
 
 kvstoremesh: install
 	@$(PYTHON) -m tests.tools.cilium.mirror

@@ -2,6 +2,7 @@
 # Everything that the lab, the tests and the checks need on Debian 12: system packages and a virtual
 # environment. May be repeated; when everything is there it takes a fraction of a second.
 #   install.sh             the Python packages of both locks, by their hashes
+#   install.sh kube        and what the bed of real Kubernetes needs (`make e2e`)
 #   install.sh runtime     only what a node needs: those of requirements.lock
 #   install.sh newest      the newest Python packages that pyproject.toml allows, each time
 #   install.sh versions    prints the versions of the system packages, and installs nothing
@@ -11,6 +12,10 @@ VENV=${VENV:-.venv}
 PACKAGES="bpftool ca-certificates clang clang-format curl etcd-client etcd-server frr git iperf3
 iproute2 iputils-ping libbpf-dev libbpf1 linux-libc-dev make nftables procps python3 python3-venv
 tcpdump util-linux"
+
+# Container runtime and plugins come from Go modules (tests/tools/kube), runc from Debian; the others
+# are programs in the images of the bed.
+KUBE_PACKAGES="bind9-dnsutils busybox-static conntrack iperf libc6-dev netcat-openbsd runc wget"
 
 missing_packages() {
 	for name in $PACKAGES; do
@@ -80,6 +85,11 @@ locked)
 	install_packages
 	install_locked 'requirements.lock requirements-dev.lock'
 	;;
+kube)
+	PACKAGES="$PACKAGES $KUBE_PACKAGES"
+	install_packages
+	install_locked 'requirements.lock requirements-dev.lock'
+	;;
 runtime)
 	install_packages
 	install_locked requirements.lock
@@ -90,7 +100,7 @@ newest)
 	;;
 versions) versions ;;
 *)
-	echo "install: unknown word $1; expected runtime, newest or versions" >&2
+	echo "install: unknown word $1; expected kube, runtime, newest or versions" >&2
 	exit 2
 	;;
 esac

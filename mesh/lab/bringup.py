@@ -21,15 +21,13 @@ from bpf.object import mount_bpffs
 from clustermesh.etcd.auth import CONTROLLER
 from clustermesh.issued import ROOT, Folder, write_pair, write_pki
 from mesh.core.files import replace_file
-from mesh.lab import enter, fake_kubelet, network, processes, settings
+from mesh.lab import fake_kubelet, neighbours, network, processes, settings
+from mesh.lab.neighbours import spawn
 from mesh.lab.places import BPFFS, NETNS, OWN, USERS, Lab, LabError, is_mounted
-from mesh.lab.processes import Process
 from mesh.lab.topology import Topology
 
 HEALTHY_WITHIN_S = 60.0
 SETTLED_WITHIN_S = 10.0
-ETCD_WITHIN_S = 10.0
-FRR = Path("/usr/lib/frr")
 #: What a run directory may hold besides the hosts' directories.
 _OWN_FILES = (
     "lab.json",
@@ -191,98 +189,22 @@ def _issue_for_hubble(pki: Path, names: Mapping[str, str]) -> None:
 
 def _start_neighbours(lab: Lab, topology: Topology, progress: Progress) -> None:
     """What surrounds Meshgate: etcd, the legacy server, the router."""
-    _start_etcd(lab, topology)
-    pki = str(settings.pki_directory(lab))
-    _spawn(lab, OWN, "renewing", (sys.executable, "-m", "mesh.lab.renewing", pki))
-    server = settings.program("legacy.py", topology.legacy.tcp, topology.legacy.udp)
-    _spawn(lab, "legacy", "legacy", server)
-    _start_router(lab, topology)
-    progress.say("router and legacy server run")
-    authorise_etcd(lab, topology)
-    progress.say("etcd runs, its users may write only their cluster's keys")
+    neighbours.start(lab, topology, settings.etcd_users(topology))
+    progress.say("router and legacy server run; etcd's users may write only their cluster's keys")
 
 
 def _start_meshgate(lab: Lab, topology: Topology, progress: Progress) -> None:
     for cluster in topology.clusters:
         configs = settings.controller_configs(lab, topology, cluster)
         host = cluster.nodes[0].name
-        _spawn(lab, host, "controller", settings.meshgate("controller", configs["controller"]))
+        spawn(lab, host, "controller", settings.meshgate("controller", configs["controller"]))
         standby = settings.meshgate("controller", configs["controller2"])
-        processes.record(lab, _process(lab, host, "controller2", standby))
+        processes.record(lab, neighbours.process(lab, host, "controller2", standby))
         for node in cluster.nodes:
             for role, path in settings.node_configs(lab, topology, cluster, node).items():
-                _spawn(lab, node.name, role, settings.meshgate(role, path))
+                spawn(lab, node.name, role, settings.meshgate(role, path))
     progress.say("controllers, agents and speakers are started")
-    _spawn(lab, OWN, "kubelet", (sys.executable, "-m", "mesh.lab.fake_kubelet"))
-
-
-def _start_etcd(lab: Lab, topology: Topology) -> None:
-    pki = settings.pki_directory(lab)
-    clients = ",".join(
-        settings.etcd_endpoint(topology, n) for n in range(len(topology.etcd.addresses))
-    )
-    peer = "http://127.0.0.1:2380"
-    command = (
-        *("etcd", "--name", "lab", "--data-dir", str(lab.host_run("etcd") / "data")),
-        *("--listen-client-urls", clients, "--advertise-client-urls", clients),
-        *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-        *("--initial-cluster", f"lab={peer}", "--client-cert-auth"),
-        *("--auto-compaction-retention", "1h"),  # counters write for ever (docs/etcd.md)
-        *("--cert-file", str(pki / "server.crt"), "--key-file", str(pki / "server.key")),
-        *("--trusted-ca-file", str(pki / "ca.crt"), "--client-crl-file", str(pki / "ca.crl")),
-        # The gateway would call etcd with etcd's own certificate, which is good for a server only.
-        *("--enable-grpc-gateway=false", "--logger", "zap", "--log-level", "warn"),
-    )
-    _spawn(lab, "etcd", "etcd", command)
-
-
-def authorise_etcd(lab: Lab, topology: Topology) -> None:
-    """Wait for etcd, then make sure that its users exist and authentication is on."""
-    pki = str(settings.pki_directory(lab))
-    users = settings.etcd_users(topology)
-    names = [f"{user.cluster}:{user.role}:{user.name}" for user in users]
-    module = (sys.executable, "-m", "mesh.lab.bootstrap", settings.etcd_endpoint(topology), pki)
-    command = enter.argv(lab.host("etcd"), [*module, *names])
-    environment = processes.environment()
-    end = time.monotonic() + ETCD_WITHIN_S
-    while True:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment
-        )
-        if answer.returncode == 0:
-            return
-        if time.monotonic() > end:
-            raise LabError(f"etcd: {answer.stderr.strip().splitlines()[-1:]}")
-        time.sleep(0.2)
-
-
-def _start_router(lab: Lab, topology: Topology) -> None:
-    """Zebra, then bgpd: it would wait ten seconds after a first failed try to reach zebra."""
-    directory = lab.host_run("router")
-    replace_file(directory / "zebra.conf", "hostname router\n")
-    replace_file(directory / "bgpd.conf", f"hostname router\n{settings.frr_config(topology)}")
-    for path in (directory, *directory.iterdir()):
-        shutil.chown(path, "frr", "frr")
-    directory.chmod(0o755)
-    for role in ("zebra", "bgpd"):
-        command = (
-            *(str(FRR / role), "-f", str(directory / f"{role}.conf")),
-            *("-z", str(directory / "zserv.api"), "--vty_socket", str(directory)),
-            *("-i", str(directory / f"{role}.pid"), "-u", "frr", "-g", "frr", "-P", "0"),
-            *(("-p", "179") if role == "bgpd" else ()),
-        )
-        _spawn(lab, "router", role, command)
-        socket = directory / ("zserv.api" if role == "zebra" else "bgpd.vty")
-        if not processes.wait_until(socket.exists, 10):
-            raise LabError(f"router/{role} does not start: see {directory / role}.log")
-
-
-def _process(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> Process:
-    return Process(host, role, command, str(lab.host_run(host) / f"{role}.log"))
-
-
-def _spawn(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> None:
-    processes.spawn(lab, _process(lab, host, role, command), lab.host(host))
+    spawn(lab, OWN, "kubelet", (sys.executable, "-m", "mesh.lab.fake_kubelet"))
 
 
 def _dead(lab: Lab) -> list[str]:

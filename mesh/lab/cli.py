@@ -6,7 +6,6 @@ Each verb imports what it needs when it runs: tests and scripts call ``exec`` hu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.lab import places
+from mesh.lab.forms import outputs, print_tree
+from mesh.lab.kube import verbs as kube
 from mesh.lab.places import Lab, LabError
 
 if TYPE_CHECKING:
@@ -35,27 +36,23 @@ def add(subparsers: Subparsers) -> None:
     verb.add_argument("--bare", action="store_true", help="without Meshgate's processes and pods")
     verb = _verb(verbs, "down", _down, "stop and remove everything that `up` has made")
     verb.add_argument("--force", action="store_true", help="also what only carries the lab's name")
-    _outputs(
+    outputs(
         _verb(verbs, "show", _show, "hosts, pods, addresses, etcd users, manifests, legacy server")
     )
-    _outputs(_verb(verbs, "ps", _ps, "the processes that run"))
+    outputs(_verb(verbs, "ps", _ps, "the processes that run"))
     verb = _verb(verbs, "exec", _exec, "run a command on a host or in a pod")
     verb.add_argument("host", metavar="HOST", help="a host, or a pod as cluster/namespace/name")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD…")
     for name, run, text in (("start", _start, "again, as before"), ("stop", _stop, "by SIGTERM")):
         verb = _verb(verbs, name, run, f"{name} a process {text}")
         verb.add_argument("process", metavar="HOST/ROLE")
+    kube.add(verbs)
 
 
 def _verb(verbs: Subparsers, name: str, run: Command, text: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=text, description=text)
     parser.set_defaults(run=lambda options: _guarded(run, options))
     return parser
-
-
-def _outputs(parser: argparse.ArgumentParser) -> None:
-    formats = ("table", "json", "yaml")
-    parser.add_argument("-o", "--output", choices=formats, default="table")
 
 
 def _guarded(run: Command, options: argparse.Namespace) -> int:
@@ -104,22 +101,12 @@ def _down(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _show(lab: Lab, options: argparse.Namespace) -> int:
-    from clustermesh.issued import ROOT, files_of
-    from mesh.lab import network, settings
+    from mesh.lab import neighbours, network, settings
 
     shape = _current(lab)
-    pki, legacy = settings.pki_directory(lab), shape.legacy
     tree: dict[str, object] = {
         "hosts": {host: _host(lab, shape, host) for host in network.hosts(shape)},
-        "etcd": {
-            "endpoint": settings.etcd_endpoint(shape),
-            "ca": str(pki / "ca.crt"),
-            "users": {
-                user: {"cert": str(files.cert), "key": str(files.key)}
-                for user in (*(one.cn for one in settings.etcd_users(shape)), ROOT)
-                for files in [files_of(pki, user)]
-            },
-        },
+        "etcd": neighbours.etcd_shown(lab, shape, settings.etcd_users(shape)),
         "manifests": {each.name: str(lab.manifests(each.name)) for each in shape.clusters},
         "egress": [
             {
@@ -130,18 +117,12 @@ def _show(lab: Lab, options: argparse.Namespace) -> int:
             }
             for each in shape.clusters
         ],
-        "legacy": {
-            "addresses": [str(address) for address in legacy.addresses],
-            "tcp": legacy.tcp,
-            "udp": legacy.udp,
-            "closed": legacy.closed,
-            "log": str(lab.host_run("legacy") / "legacy.log"),
-        },
+        "legacy": neighbours.legacy_shown(lab, shape),
         "vtySocketDir": str(lab.host_run("router")),
     }
     if options.output == "table":  # for people; scripts have the keys that they know
         tree["pods"] = _pods(lab)
-    _print(tree, options.output)
+    print_tree(tree, options.output)
     return 0
 
 
@@ -169,7 +150,7 @@ def _ps(lab: Lab, options: argparse.Namespace) -> int:
 
     rows = processes.shown(lab)
     if options.output != "table":
-        _print(rows, options.output)
+        print_tree(rows, options.output)
         return 0
     print(f"{'HOST':<10} {'ROLE':<12} {'PID':>7}  LOG")
     for row in rows:
@@ -192,9 +173,10 @@ def _start(lab: Lab, options: argparse.Namespace) -> int:
 
     process = processes.start(lab, options.process)
     if process.role == "etcd":
-        from mesh.lab import bringup
+        from mesh.lab import neighbours, settings
 
-        bringup.authorise_etcd(lab, _current(lab))
+        shape = _current(lab)
+        neighbours.authorise_etcd(lab, shape, settings.etcd_users(shape))
     print(f"{process.name} runs (pid {process.pid})")
     return 0
 
@@ -213,12 +195,3 @@ def _current(lab: Lab) -> Topology:
     if processes.read(lab) is None:
         raise LabError(f"no lab {lab.name} is up: `meshgate lab up`")
     return topology.load(lab.topology)
-
-
-def _print(tree: object, output: str) -> None:
-    if output == "json":
-        print(json.dumps(tree, indent=1))
-    else:
-        import yaml
-
-        print(yaml.safe_dump(tree, sort_keys=False), end="")

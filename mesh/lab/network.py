@@ -18,8 +18,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 
 from mesh.core.model import IP, Network
+from mesh.lab.fabric import FIXED_HOSTS, Fabric
 from mesh.lab.places import NETNS, Lab, Place
-from mesh.lab.topology import FIXED_HOSTS, Topology
 
 BRIDGE = "br0"
 IPV6 = 6
@@ -46,12 +46,12 @@ _EVERY_ERROR = {"net.ipv4.icmp_ratelimit": 0, "net.ipv6.icmp.ratelimit": 0}
 _SERVER = {"net.core.somaxconn": 4096, "net.ipv4.tcp_max_syn_backlog": 4096}
 
 
-def hosts(topology: Topology) -> list[str]:
+def hosts(topology: Fabric) -> list[str]:
     """All host names, nodes first."""
-    return [*(node.name for _, node in topology.nodes), *FIXED_HOSTS]
+    return [*(node.name for _, node in topology.members), *FIXED_HOSTS]
 
 
-def build(lab: Lab, topology: Topology) -> None:
+def build(lab: Lab, topology: Fabric) -> None:
     """Make all namespaces and connect them.
 
     Raises:
@@ -66,6 +66,27 @@ def build(lab: Lab, topology: Topology) -> None:
     for name, lines in _settings(topology).items():
         _ip(lines, lab.host(name))
     _run(["nft", "-f", "-"], firewall_rules(topology), lab.host("firewall"))
+
+
+def rebuild(lab: Lab, topology: Fabric, host: str) -> None:
+    """Make the namespace of a host on the fabric anew, as a reboot would; its link goes with it.
+
+    Raises:
+        subprocess.CalledProcessError: a command failed; its words are in the error.
+
+    """
+    place, router = lab.host(host), lab.host("router")
+    remove([place.netns])
+    _ip([f"netns add {place.netns}"])
+    set_sysctls(place, _sysctls(host))
+    _ip([f"link add uplink netns {place.netns} type veth peer name {host} netns {router.netns}"])
+    _ip(_settings(topology)[host], place)
+    _ip([f"link set {host} master {BRIDGE} up"], router)
+
+
+def add_routes(place: Place, lines: Iterable[str]) -> None:
+    """Give a host the routes of these ``ip -batch`` lines."""
+    _ip(lines, place)
 
 
 def add_pod(place: Place, sysctls: dict[str, int]) -> None:
@@ -88,9 +109,9 @@ def set_sysctls(place: Place, values: dict[str, int]) -> None:
     _run(["sysctl", "-q", "-e", "-p", "-"], lines, place)
 
 
-def firewall_rules(topology: Topology) -> str:
+def firewall_rules(topology: Fabric) -> str:
     """The firewall's nft rules: egress addresses in, legacy's own connections out, count all."""
-    allowed = [address for cluster in topology.clusters for address in cluster.egress]
+    allowed = [address for cluster in topology.sites for address in cluster.egress]
     return f"""table inet firewall {{
   counter admitted {{ }}
   counter answered {{ }}
@@ -121,7 +142,7 @@ def _sysctls(host: str) -> dict[str, int]:
     return _SYSCTLS | _FORWARDING | refuses
 
 
-def _links(lab: Lab, topology: Topology) -> Iterator[str]:
+def _links(lab: Lab, topology: Fabric) -> Iterator[str]:
     router, firewall = lab.host("router").netns, lab.host("firewall").netns
     for host in hosts(topology):
         if host == "router":
@@ -132,7 +153,7 @@ def _links(lab: Lab, topology: Topology) -> Iterator[str]:
         )
 
 
-def _settings(topology: Topology) -> dict[str, list[str]]:
+def _settings(topology: Fabric) -> dict[str, list[str]]:
     """``ip -batch`` lines of each host."""
     on_fabric = [name for name in topology.addresses if name not in ("router", "legacy")]
     settings = {
@@ -160,7 +181,7 @@ def _settings(topology: Topology) -> dict[str, list[str]]:
 
 
 def _edges(
-    topology: Topology,
+    topology: Fabric,
 ) -> Iterator[tuple[str, tuple[IP, ...], tuple[Network, ...], tuple[IP, ...]]]:
     """(host, its addresses, their networks, default routes) of all hosts but the router."""
     for host, addresses in topology.addresses.items():

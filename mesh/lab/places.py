@@ -20,6 +20,8 @@ MOUNTS = Path("/proc/mounts")
 USERS = {"exabgp": 1_900_000_001, "controller": 1_900_000_002}
 #: What ``lab up`` builds by default.
 TOPOLOGY = Path(__file__).with_name("topology.yaml")
+#: What ``lab kube up`` builds by default.
+KUBE_TOPOLOGY = Path(__file__).parent / "kube" / "topology.yaml"
 #: In place of a host, for what belongs to none.
 OWN = "lab"
 
@@ -118,8 +120,11 @@ class Lab:
         return self.run / host
 
 
-def current() -> Lab:
-    """The lab that the environment names.
+def current(
+    name: tuple[str, str] = ("MESHGATE_LAB", "mg"),
+    run: tuple[str, str] = ("MESHGATE_RUN", "/run/meshgate"),
+) -> Lab:
+    """The lab that the environment names; each argument is a variable and its default.
 
     Raises:
         LabError: we are not root, its name cannot be used, or no cgroup2 tree is mounted.
@@ -127,11 +132,10 @@ def current() -> Lab:
     """
     if os.geteuid() != 0:
         raise LabError("the lab needs root: it makes network namespaces")
-    name = os.environ.get("MESHGATE_LAB", "mg")
-    if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", name):
-        raise LabError(f"MESHGATE_LAB={name}: use 1 to 8 small letters and digits")
-    run = Path(os.environ.get("MESHGATE_RUN", "/run/meshgate"))
-    return Lab(name, run, _cgroup2_mount())
+    given = os.environ.get(*name)
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", given):
+        raise LabError(f"{name[0]}={given}: use 1 to 8 small letters and digits")
+    return Lab(given, Path(os.environ.get(*run)), _cgroup2_mount())
 
 
 def is_mounted(directory: Path, kind: str) -> bool:

@@ -13,6 +13,7 @@ from bgp.routers.frr import Neighbor, router_config
 from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser
 from clustermesh.issued import files_of
 from mesh.core.files import replace_file
+from mesh.lab.fabric import Fabric
 from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
@@ -108,7 +109,7 @@ def _hand_over(state: Path) -> None:
     os.chown(state, USERS["controller"], USERS["controller"])
 
 
-def etcd_endpoint(topology: Topology, number: int = 0) -> str:
+def etcd_endpoint(topology: Fabric, number: int = 0) -> str:
     """Where the shared etcd answers, by the number of its address."""
     address = topology.etcd.addresses[number]
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
@@ -174,9 +175,9 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
             replace_file(directory / f"{name}.yaml", _yaml(*documents), mode=0o644)
 
 
-def frr_config(topology: Topology) -> str:
+def frr_config(topology: Fabric) -> str:
     """The router's bgpd.conf."""
-    peers = [Neighbor(node.addresses[0], cluster.asn) for cluster, node in topology.nodes]
+    peers = [Neighbor(node.addresses[0], cluster.asn) for cluster, node in topology.members]
     address = IPv4Address(topology.router.addresses[0])
     return router_config(topology.router.asn, address, peers)
 

@@ -7,74 +7,37 @@ that the builders can trust a ``Topology``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from gateway.settings import EgressSettings
-from mesh.core.strict import AnyAddress, AnyNetwork, convert, parse_yaml
-from mesh.lab.places import LabError
+from mesh.core.strict import AnyAddress, AnyNetwork
+from mesh.lab import fabric
+from mesh.lab.fabric import Fabric, Part
 from mesh.pools.settings import Pool
 
-#: Hosts that every lab has, besides the nodes of its clusters.
-FIXED_HOSTS = ("router", "firewall", "legacy", "etcd")
 GATEWAY_LABEL = ("role", "gateway")
 
 
-class TopologyError(LabError):
-    """The topology file cannot be used; the text names the file and the field."""
-
-    status = 2
-
-
-class _Section(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True
-):
-    """A part of the file."""
-
-
-class Pods(_Section, frozen=True):
+class Pods(Part, frozen=True):
     """One pod of each app on every node."""
 
     namespace: str
     per_node: tuple[str, ...]
 
 
-class Router(_Section, frozen=True):
-    """The data-centre router."""
-
-    asn: int
-    addresses: tuple[AnyAddress, ...]
-
-
-class Etcd(_Section, frozen=True):
-    """The shared store."""
-
-    addresses: tuple[AnyAddress, ...]
-    port: int
-
-
-class Legacy(_Section, frozen=True):
-    """The network behind the firewall and the echo server in it."""
-
-    networks: tuple[AnyNetwork, ...]
-    addresses: tuple[AnyAddress, ...]
-    tcp: int
-    udp: int
-    closed: int
-
-
-class NodeHost(_Section, frozen=True):
+class NodeHost(Part, frozen=True):
     """A node: a host that runs an agent and a speaker."""
 
     name: str
     addresses: tuple[AnyAddress, ...]
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class Cluster(_Section, frozen=True):
+class Cluster(Part, frozen=True):
     """A cluster; its controllers run on the first node."""
 
     name: str
@@ -93,17 +56,12 @@ class Cluster(_Section, frozen=True):
         return next(node.name for node in self.nodes if node.labels.get(key) == value)
 
 
-class Topology(_Section, frozen=True):
+class Topology(Fabric, frozen=True):
     """The whole file."""
 
     lease_seconds: int
     egress: EgressSettings
     pods: Pods
-    fabric: tuple[AnyNetwork, ...]
-    transit: tuple[AnyNetwork, ...]
-    router: Router
-    etcd: Etcd
-    legacy: Legacy
     clusters: tuple[Cluster, ...]
     hosts: Literal["overlay", "native"] = "overlay"
     """``hosts`` of every agent."""
@@ -120,14 +78,12 @@ class Topology(_Section, frozen=True):
         return ((cluster, node) for cluster in self.clusters for node in cluster.nodes)
 
     @property
-    def addresses(self) -> dict[str, tuple[AnyAddress, ...]]:
-        """Each host's addresses on its uplink (the router's: on the fabric)."""
-        found = {node.name: node.addresses for _, node in self.nodes}
-        found["router"] = self.router.addresses
-        found["firewall"] = tuple(net[2] for net in self.transit)
-        found["legacy"] = self.legacy.addresses
-        found["etcd"] = self.etcd.addresses
-        return found
+    def sites(self) -> Sequence[Cluster]:
+        return self.clusters
+
+    @property
+    def members(self) -> Iterator[tuple[Cluster, NodeHost]]:
+        return self.nodes
 
     @property
     def pod_names(self) -> Iterator[tuple[Cluster, NodeHost, str]]:
@@ -137,59 +93,14 @@ class Topology(_Section, frozen=True):
                 for app in self.pods.per_node:
                     yield cluster, node, f"{app}-{number}"
 
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        key, value = GATEWAY_LABEL
+        for number, cluster in enumerate(self.clusters):
+            if not any(node.labels.get(key) == value for node in cluster.nodes):
+                yield f"clusters[{number}].nodes: none has the label {key}: {value}"
+
 
 def load(path: Path) -> Topology:
-    """The topology in ``path``.
-
-    Raises:
-        TopologyError: the file is unreadable, or a field is unknown, missing or wrong.
-
-    """
-    try:
-        (document,) = parse_yaml(path.read_text(encoding="utf-8"))
-        topology = convert(document, Topology)
-    except (OSError, ValueError) as error:
-        raise TopologyError(f"{path}: {error}") from error
-    for problem in _problems(topology):
-        raise TopologyError(f"{path}: {problem}")
-    return topology
-
-
-def _problems(topology: Topology) -> Iterator[str]:
-    hosts = [*FIXED_HOSTS, *(node.name for _, node in topology.nodes)]
-    yield from _repeated("clusters[…].nodes[…].name", hosts)
-    yield from _repeated("clusters[…].name", [cluster.name for cluster in topology.clusters])
-    yield from _repeated("clusters[…].id", [cluster.id for cluster in topology.clusters])
-    for number, cluster in enumerate(topology.clusters):
-        key, value = GATEWAY_LABEL
-        if not any(node.labels.get(key) == value for node in cluster.nodes):
-            yield f"clusters[{number}].nodes: none has the label {key}: {value}"
-    inside = [(f"host {host}", topology.fabric, found) for host, found in _fabric_hosts(topology)]
-    inside.append(("legacy", topology.legacy.networks, topology.legacy.addresses))
-    for name, networks, addresses in inside:
-        yield from _misplaced(name, networks, addresses)
-
-
-def _fabric_hosts(topology: Topology) -> Iterator[tuple[str, tuple[AnyAddress, ...]]]:
-    for host, addresses in topology.addresses.items():
-        if host not in ("firewall", "legacy"):
-            yield host, addresses
-
-
-def _repeated(path: str, values: Iterable[object]) -> Iterator[str]:
-    seen: set[object] = set()
-    for value in values:
-        if value in seen:
-            yield f"{path}: {value} is used twice"
-        seen.add(value)
-
-
-def _misplaced(
-    name: str, networks: tuple[AnyNetwork, ...], addresses: tuple[AnyAddress, ...]
-) -> Iterator[str]:
-    if [a.version for a in addresses] != [n.version for n in networks]:
-        yield f"{name}.addresses: need one address in each of {', '.join(map(str, networks))}"
-        return
-    for address, network in zip(addresses, networks, strict=True):
-        if address not in network:
-            yield f"{name}.addresses: {address} is outside {network}"
+    """The topology in ``path``. Raises TopologyError."""
+    return fabric.load(path, Topology)

@@ -14,7 +14,7 @@ from bgp.peer import PEERS
 from clustermesh.issued import files_of
 from gateway.policy import POLICIES
 from mesh import config
-from mesh.lab import fake_kubelet, network, places, probe, processes, settings, topology
+from mesh.lab import fabric, fake_kubelet, network, places, probe, processes, settings, topology
 from mesh.lab.places import Lab
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
@@ -59,7 +59,7 @@ def test_the_hosts_are_those_that_others_script_against() -> None:
 )
 def test_a_wrong_topology_names_its_field(tmp_path: Path, old: str, new: str, words: str) -> None:
     path = changed(tmp_path, old, new)
-    with pytest.raises(topology.TopologyError) as caught:
+    with pytest.raises(fabric.TopologyError) as caught:
         topology.load(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)

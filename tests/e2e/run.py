@@ -1,0 +1,122 @@
+"""``make e2e [SUITE=…]``: suites on real clusters of the bed, each with its own.
+
+Usage: ``python -m tests.e2e.run [SUITE]``. Prints ``<suite> N passed, N failed, N skipped`` and the
+names that failed; Ginkgo's reports go below ``build/e2e/``. The specs are upstream's; their names
+are the lists in ``specs/``. The bed stays up after a failure when ``MESHGATE_KEEP`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.lab import enter, places
+from mesh.lab.kube import bringup, builds, cli, credentials, topology
+from mesh.lab.kube.topology import Cluster
+from mesh.lab.places import Lab, LabError
+from tests.e2e import report
+from tests.e2e.report import Result
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORTS = ROOT / "build" / "e2e"
+BEDS = Path(__file__).with_name("beds")
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One line of the output: specs of a list, on a cluster of a topology."""
+
+    name: str
+    bed: Path
+    processes: int
+    minutes: int
+    levels: tuple[str, ...] = ()
+    """Levels of pytest that run before, without the bed."""
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("smoke", BEDS / "smoke.yaml", 4, 10, levels=("tests/e2e",)),
+        Suite("conformance", places.KUBE_TOPOLOGY, 6, 30),
+        Suite("dualstack", places.KUBE_TOPOLOGY, 4, 30),
+    )
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the suites that were named; 0 when all of them are good."""
+    wanted = words[0] if words else "smoke"
+    if wanted != "all" and wanted not in SUITES:
+        print(f"no suite {wanted}; known: {', '.join(SUITES)}, all", file=sys.stderr)
+        return 2
+    chosen = list(SUITES.values()) if wanted == "all" else [SUITES[wanted]]
+    good = [run(suite) for suite in chosen]
+    return 0 if all(good) else 1
+
+
+def run(suite: Suite) -> bool:
+    """Whether a suite is good; what it came to is printed."""
+    levels = [_level_passes(level) for level in suite.levels]
+    begin = time.monotonic()
+    lab = places.current(cli.NAME, cli.RUN)
+    try:
+        bringup.up(lab, topology.load(suite.bed), suite.bed.read_text())
+        result = _run_specs(lab, suite)
+        problems = result.lines()
+        good = result.is_good and all(levels)
+    except LabError as error:
+        problems, good = [f"{suite.name} 0 passed, 1 failed, 0 skipped", f"    {error}"], False
+    if good or not os.environ.get("MESHGATE_KEEP"):
+        bringup.down(lab)
+    print("\n".join(problems))
+    print(f"    {time.monotonic() - begin:.0f} s, reports in {REPORTS / suite.name}", flush=True)
+    return good
+
+
+def _level_passes(level: str) -> bool:
+    command = [sys.executable, "tests/run.py", level]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def _run_specs(lab: Lab, suite: Suite) -> Result:
+    """Run the suite's specs where the API server is, and judge them."""
+    names = report.specs(suite.name)
+    folder = REPORTS / suite.name
+    folder.mkdir(parents=True, exist_ok=True)
+    junit = folder / "junit.xml"
+    junit.unlink(missing_ok=True)
+    (cluster,) = topology.load(lab.topology).clusters
+    command = ginkgo(lab, cluster, suite, names, folder)
+    with (folder / "ginkgo.log").open("wb") as log:
+        inside = enter.argv(lab.host(cluster.control_plane.name), command)
+        subprocess.run(inside, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if not junit.exists():
+        raise LabError(f"the suite wrote no report: see {folder / 'ginkgo.log'}")
+    return report.judged(suite.name, names, junit.read_text(), report.expected_skips())
+
+
+def ginkgo(
+    lab: Lab, cluster: Cluster, suite: Suite, names: Sequence[str], folder: Path
+) -> list[str]:
+    """The command that runs these specs, with Ginkgo's flags and the suite's."""
+    found = builds.programs("ginkgo", "e2e.test")
+    config = credentials.kubeconfig(lab, cluster)
+    workers = sum(node.is_open for node in cluster.nodes)
+    return [
+        *(str(found["ginkgo"]), f"--procs={suite.processes}", "--no-color"),
+        *(f"--output-dir={folder}", "--junit-report=junit.xml", f"--focus={report.focus(names)}"),
+        *(f"--timeout={suite.minutes}m", "--silence-skips", str(found["e2e.test"]), "--"),
+        *(f"--kubeconfig={config}", "--provider=skeleton", f"--num-nodes={workers}"),
+        *("--node-os-distro=custom", "--system-pods-startup-timeout=60s"),
+        *("--dump-logs-on-failure=false", f"--report-dir={folder}"),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

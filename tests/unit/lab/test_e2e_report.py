@@ -1,0 +1,47 @@
+"""How a suite's report is read, and what is printed of it."""
+
+from tests.e2e import report
+
+SERVE = "[sig-network] Services should serve a basic endpoint from pods [Conformance]"
+DNS = "[sig-network] DNS should resolve (or not) [Conformance]"
+SCTP = "[sig-network] SCTP should create a Pod [Feature:SCTPConnectivity]"
+JUNIT = f"""<testsuites><testsuite>
+<testcase name="[BeforeSuite]" status="passed"/>
+<testcase name="[It] {SERVE} [sig-network, Conformance]" status="passed"/>
+<testcase name="[It] {DNS} [sig-network, Conformance]" status="timedout"/>
+<testcase name="[It] {SCTP} [sig-network]" status="skipped">
+  <skipped message="skipped - no SCTP here"/></testcase>
+<testcase name="[It] [sig-network] Other one [sig-network]" status="skipped">
+  <skipped message="skipped"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_only_specs_that_were_selected_have_an_outcome() -> None:
+    assert report.outcomes(JUNIT) == {SERVE: "passed", DNS: "failed", SCTP: "skipped"}
+
+
+def test_a_skip_without_its_line_and_a_spec_that_did_not_run_fail_the_suite() -> None:
+    gone = "[sig-network] Gone"
+    found = report.judged("some", [SERVE, DNS, SCTP, gone], JUNIT, [])
+    assert found.lines() == [
+        "some 1 passed, 2 failed, 1 skipped",
+        f"    failed: {DNS}",
+        f"    not run: {gone}",
+        f"    unexpected skip: {SCTP}",
+    ]
+    assert not found.is_good
+
+
+def test_an_expected_skip_is_good_in_its_own_suite_only() -> None:
+    assert report.judged("some", [SERVE, SCTP], JUNIT, [f"some: {SCTP}"]).is_good
+    assert not report.judged("some", [SERVE, SCTP], JUNIT, [f"other: {SCTP}"]).is_good
+
+
+def test_the_focus_selects_names_to_the_letter() -> None:
+    assert report.focus(["a (b) [C]", "d"]) == r"a \(b\) \[C\]$|d$"
+
+
+def test_the_committed_lists_name_each_spec_once() -> None:
+    for path in report.SPECS.glob("*.txt"):
+        names = report.specs(path.stem)
+        assert len(names) == len(set(names))
