@@ -58,6 +58,12 @@ NO_NEXT_HOP = Code(
     "The node has no address of a prefix's family to be its next hop. The prefix is not announced.",
     "Give the Node object an address of the family.",
 )
+NO_ROUTER_ID = Code(
+    "M208",
+    "The node has no IPv4 address to take as BGP identifier, and the speaker's configuration names "
+    "none. The node has no BGP sessions.",
+    "Set routerID in the speaker's configuration.",
+)
 NO_OBJECT = Code(
     "B214",
     "The node of a speaker has no Node object. The node announces nothing; its sessions stay.",

@@ -296,5 +296,6 @@ KINDS = (
         _cilium,
         fields=CILIUM_FIELDS,
         former=("CiliumEgressNATPolicy",),
+        optional=True,
     ),
 )

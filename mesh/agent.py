@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -26,7 +26,7 @@ from clustermesh.contract import CONTRACTS
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
-from mesh import process
+from mesh import process, sources
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey, Usage
@@ -45,6 +45,7 @@ from mesh.host.agent import FILE, Host
 from mesh.identity import labels
 from mesh.identity.addresses import take_remote, tunnel_endpoint
 from mesh.identity.agent import IdentityAgent, address_table
+from mesh.k8s import watches
 from mesh.kernel import Kernel
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
@@ -55,7 +56,6 @@ from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NAMESPACES, NODES
-from mesh.objects.manifests import Manifests
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.events import Names
@@ -205,12 +205,15 @@ class Agent:
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
         self.datapath = Datapath(config.bpffs, programs, sizes)
-        self.manifests = Manifests(
-            config.manifests, config.cluster.name, config.state_dir, kinds=kinds
-        )
+        self.sources = sources.of(
+            config, config.cluster.name, config.state_dir,
+            partial(watches.of_agent, node=config.node),
+            kinds=kinds, accepted=self._api_servers,
+        )  # fmt: skip
+        self.objects = self.sources.objects
         self._more = more
         self.namespaces = Namespaces(config.pod_netns)
-        nodes = self.manifests.objects[NODES]
+        nodes = self.objects[NODES]
         file = config.state_dir / ENDPOINT
         self.uplink = Uplink(kernel, config.uplink, file, self._endpoint_of_object, nodes)
         self.listeners: Sequence[Listener] = ()
@@ -244,10 +247,14 @@ class Agent:
         """Give descriptors back; everything stays pinned and attached."""
         self.datapath.close()
 
+    def _api_servers(self) -> Container[str]:
+        """UIDs of API servers that an operator has accepted."""
+        return self.features.store.own.api_servers.rows
+
     def _endpoint_of_object(self) -> IPv4Address | None:
         """Where the Node object says that tunnels to this node end; None: not known yet."""
         me = NodeKey(self.config.cluster.name, self.config.node)
-        node = self.manifests.objects[NODES].rows.get(me)
+        node = self.objects[NODES].rows.get(me)
         return tunnel_endpoint(node) if node else None
 
     async def become(self, objects: Path) -> None:
@@ -259,8 +266,7 @@ class Agent:
     async def _prepare(self) -> dict[str, object]:
         """The features, on the facts of the kernel; the configuration of the datapath."""
         self.facts, settings = await self._facts()
-        objects = self.manifests.objects
-        self.features = Features(self.config, self.facts, objects, self.kernel, self._more)
+        self.features = Features(self.config, self.facts, self.objects, self.kernel, self._more)
         for feature in self.features.all:
             settings.update(feature.settings())
         return settings
@@ -298,7 +304,7 @@ class Agent:
             DEVICE_PREFIX,
         )  # fmt: skip
         cluster, node = self.config.cluster.name, self.config.node
-        identity, namespaces = self.features.identity, self.manifests.objects[NAMESPACES]
+        identity, namespaces = self.features.identity, self.objects[NAMESPACES]
         services = self.features.services
         names = Names(identity.labels_of, identity.pod_of, identity.cluster_of, services.service_of)
         self.events = NodeEvents(cluster, node, self.datapath, names, self.features.pods.by_device)
@@ -335,7 +341,7 @@ class Agent:
         """Serve and reconcile until cancelled."""
         pods, store = self.features.pods, self.features.store
         jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-            "manifests": self.manifests.run,
+            **self.sources.jobs(),
             "follow the store": partial(store.run, self.entries),
             "derive and apply": self.loop.run,
             "namespaces": partial(self.namespaces.run, pods.namespaces),
@@ -383,8 +389,8 @@ class Agent:
 
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
-        yield from self.manifests.objects.findings.rows.values()
         parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+            ("objects", self.sources.findings),
             ("the store", self.features.store.findings),
             *((type(one).__name__, one.findings) for one in self.features.all),
             ("the uplink", partial(self.uplink.findings, self.config.node)),

@@ -1,12 +1,14 @@
 """Configuration of the three processes: one strict YAML file each, loaded once at the start.
 
 An unknown or wrong field, or a file that is not there, is a ``ConfigError`` that names the
-configuration file and the path of the field. Keys are camelCase in the file.
+configuration file and the path of the field. Keys are camelCase in the file. One file serves all
+nodes: what differs comes from the environment (``_NAMED``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from string import Formatter
@@ -20,12 +22,15 @@ from gateway.settings import EgressSettings
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
+from mesh.k8s.settings import Kubernetes
 from mesh.nodes.settings import PodCIDRPools
 from mesh.pools.settings import Pool
 from srv6.settings import pool_problems
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 
+#: Variables of the environment that stand in for a field that the file does not have.
+_NAMED: Mapping[str, str] = {"node": "MESHGATE_NODE", "instance": "MESHGATE_INSTANCE"}
 _POD_NETNS = frozenset({"cluster", "namespace", "name"})
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z", max_length=253)]
@@ -104,9 +109,7 @@ class AgentConfig(Section, frozen=True):
     cluster: Cluster
     """The cluster of the node."""
     node: _Name
-    """Name of the Node object that this host is."""
-    manifests: Path
-    """Folder of the cluster's objects; need not exist yet."""
+    """Name of the Node object that this host is; absent: ``MESHGATE_NODE`` of the environment."""
     etcd: Etcd
     """The shared etcd, as user ``<cluster>:node:<node>``."""
     bpffs: Path
@@ -122,6 +125,10 @@ class AgentConfig(Section, frozen=True):
     underscore stands between the latter two, so that no two pods have the same path."""
     state_dir: Path
     """Directory that outlives the process: last good manifests."""
+    manifests: Path | None = None
+    """Folder of the cluster's objects; need not exist yet. This or ``kubernetes`` is there."""
+    kubernetes: Kubernetes | None = None
+    """API server with the cluster's objects; of an object that is in both the folder's counts."""
     hosts: Literal["overlay", "native"] = "overlay"
     """How hosts and pods of other nodes reach each other: ``native`` where the fabric knows the pod
     CIDRs of the cluster, by BGP; else by the overlay, as far as the kernel has no route to them."""
@@ -155,9 +162,8 @@ class ControllerConfig(Section, frozen=True):
     cluster: Cluster
     """The cluster that is published."""
     instance: _Name
-    """Name of this replica; a predecessor of the same name is replaced at once."""
-    manifests: Path
-    """Folder of the cluster's objects; need not exist yet."""
+    """Name of this replica; a predecessor of the same name is replaced at once. Absent:
+    ``MESHGATE_INSTANCE`` of the environment."""
     etcd: Etcd
     """The shared etcd, as user ``<cluster>:controller:<instance>``."""
     pools: Pools
@@ -166,6 +172,10 @@ class ControllerConfig(Section, frozen=True):
     """Directory that outlives the process: last good manifests, claims."""
     socket: Path
     """Unix socket on which tables are served."""
+    manifests: Path | None = None
+    """Folder of the cluster's objects; need not exist yet. This or ``kubernetes`` is there."""
+    kubernetes: Kubernetes | None = None
+    """API server with the cluster's objects; of an object that is in both the folder's counts."""
     egress: EgressSettings = EgressSettings()
     """Port blocks."""
     lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
@@ -183,17 +193,20 @@ class SpeakerConfig(Section, frozen=True):
     cluster: Cluster
     """The cluster of the node."""
     node: _Name
-    """Name of the Node object that this host is."""
-    manifests: Path
-    """Folder of the cluster's objects; need not exist yet."""
+    """Name of the Node object that this host is; absent: ``MESHGATE_NODE`` of the environment."""
     etcd: Etcd
     """The shared etcd, as user ``<cluster>:speaker:<node>``."""
     run_dir: Path
     """ExaBGP's configuration and log, the relay's socket, pid files, last good manifests."""
     socket: Path
     """Unix socket on which tables are served."""
-    router_id: IPv4Address = msgspec.field(name="routerID")
-    """BGP identifier, unique among the router's peers; usually the node's IPv4 address."""
+    manifests: Path | None = None
+    """Folder of the cluster's objects; need not exist yet. This or ``kubernetes`` is there."""
+    kubernetes: Kubernetes | None = None
+    """API server with the cluster's objects; of an object that is in both the folder's counts."""
+    router_id: IPv4Address | None = msgspec.field(name="routerID", default=None)
+    """BGP identifier, unique among the router's peers; absent: the first IPv4 InternalIP that the
+    Node object had when the speaker started."""
     exabgp_user: str = "meshgate-bgp"
     """User as which ExaBGP speaks with routers, by name or number; none of another program, as it
     gets what that user may. Its group is the user's."""
@@ -232,7 +245,7 @@ def _load(path: Path, kind: type[C]) -> C:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error.reason}") from error
     try:
-        config = convert(_single(parse_yaml(text)), kind)
+        config = convert(_completed(_single(parse_yaml(text)), kind, os.environ), kind)
         for problem in _problems(config):
             raise problem
     except Wrong as error:
@@ -246,10 +259,26 @@ def _single(documents: list[object]) -> object:
     return documents[0]
 
 
+def _completed(document: object, kind: type[C], environ: Mapping[str, str]) -> object:
+    """The document with the fields that the environment has in its place."""
+    if not isinstance(document, dict):
+        return document
+    fields = {field.encode_name for field in msgspec.structs.fields(kind)}
+    found = dict(document)
+    for field, variable in _NAMED.items():
+        if field in fields and field not in found:
+            if not environ.get(variable):
+                raise Wrong(field, f"required, here or in the environment variable {variable}")
+            found[field] = environ[variable]
+    return found
+
+
 def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterator[Wrong]:
     """What single fields cannot say."""
     if config.cluster.name == "default":
         yield Wrong("cluster.name", "'default' is reserved")
+    if config.manifests is None and config.kubernetes is None:
+        yield Wrong("manifests", "required, or else kubernetes: objects come from one of the two")
     yield from _etcd_problems(config.etcd)
     for field in msgspec.structs.fields(config):
         section = getattr(config, field.name)

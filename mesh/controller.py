@@ -1,7 +1,7 @@
 """The controller of a cluster: one list of features, and the life of the process.
 
 One of several controllers leads.
-Walk: manifests and etcd -> the features (what is wanted and published; every instance computes it)
+Walk: objects and etcd -> the features (what is wanted and published; every instance computes it)
 -> ``clustermesh/store/leading.py`` (the leader writes it). Losing the process loses nothing: what
 is published lives on its leases, claims stay for good.
 """
@@ -31,7 +31,7 @@ from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
 from clustermesh.store.view import StoreView
 from gateway.controller import EgressController
-from mesh import process
+from mesh import process, sources
 from mesh.config import ControllerConfig, load_controller
 from mesh.core.feature import ControllerFeature
 from mesh.core.findings import STORE
@@ -42,9 +42,9 @@ from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
 from mesh.health.mistakes import Mistakes, named
 from mesh.identity.controller import IdentityController
+from mesh.k8s import watches
 from mesh.nodes.controller import NodesController
 from mesh.objects.kinds import KINDS
-from mesh.objects.manifests import Manifests
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
@@ -124,7 +124,6 @@ class Features:
     def reports(self) -> dict[str, Callable[[], Iterable[Finding]]]:
         """The same by the part that says it."""
         return {
-            "objects": self.objects.findings.rows.values,
             "claims": partial(self.wants.findings, self.cluster),
             "the own subtree": self.own.findings.values,
             **{type(feature).__name__: feature.findings for feature in self.all},
@@ -156,8 +155,11 @@ class Controller:
         self._steps = steps or Steps()
         cluster = config.cluster
         self.client = Client(config.etcd.address)
-        self.manifests = Manifests(config.manifests, cluster.name, config.state_dir, kinds=kinds)
-        features = self.features = Features(config, self.manifests.objects, more)
+        self.sources = sources.of(
+            config, cluster.name, config.state_dir, watches.of_controller,
+            kinds=kinds, accepted=lambda: self.features.own.api_servers.rows,
+        )  # fmt: skip
+        features = self.features = Features(config, self.sources.objects, more)
         self.loop = Loop()
         features.derive(self.loop)
         who = Candidate(
@@ -201,7 +203,7 @@ class Controller:
                 asyncio.TaskGroup() as group,
             ):
                 jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-                    "manifests": self.manifests.run,
+                    **self.sources.jobs(),
                     "follow the store": self.view.run,
                     "look at counters": self.counters.run,
                     "look at the store": self.health.run,
@@ -247,6 +249,7 @@ class Controller:
         return self._since.dated()
 
     def _found(self) -> Iterable[Finding]:
+        yield from self.mistakes.of("objects", self.sources.findings)
         for name, found in self.features.reports().items():
             yield from self.mistakes.of(name, found)
         yield from self.mistakes.of("the leadership", self.leading.findings)

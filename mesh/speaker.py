@@ -1,6 +1,6 @@
 """The speaker: announces what this node has to its routers.
 
-Walk: manifests and claims -> ``own_prefixes`` and ``bgp/desired.py`` (which sessions, which
+Walk: objects and claims -> ``own_prefixes`` and ``bgp/desired.py`` (which sessions, which
 routes) -> tables -> ``bgp/exabgp/session.py`` -> ExaBGP. ExaBGP outlives this process; see there.
 
 Rule 1: a source that is away changes no announcement: tables are replaced only while all their
@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.store import claims as records
 from clustermesh.store.follow import Batch
+from clustermesh.store.own import API_SERVER
 from clustermesh.store.view import StoreView
+from gateway.policy import POLICIES
 from gateway.speaker import EgressSpeaker
-from mesh import process
+from mesh import process, sources
 from mesh.config import SpeakerConfig, load_speaker
 from mesh.core.feature import SpeakerFeature
 from mesh.core.model import IP, Claim, ClaimKey, Finding, Node, NodeKey
@@ -41,13 +44,15 @@ from mesh.core.steps import Steps
 from mesh.core.table import Source, Table
 from mesh.health.mistakes import Mistakes
 from mesh.identity.selectors import matches
+from mesh.k8s import watches
 from mesh.nodes.speaker import PodCIDRsSpeaker
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES
-from mesh.objects.manifests import Manifests
 from mesh.observe.tables import Server
 from srv6.speaker import LocatorsSpeaker
 
+#: What a speaker reads of an API server.
+_READS = (NODES, PEERS, POLICIES)
 #: Pause after End-of-RIB could not be said.
 RETRY_S = 1.0
 
@@ -76,10 +81,14 @@ class Speaker:
         self.config = config
         self._steps = steps or Steps()
         self.node = NodeKey(config.cluster.name, config.node)
-        self.manifests = Manifests(
-            config.manifests, config.cluster.name, config.run_dir, kinds=KINDS
-        )
-        self.objects = self.manifests.objects
+        #: UIDs of API servers that an operator has accepted.
+        self.api_servers: Table[str, None] = Table("accepted API server")
+        self.sources = sources.of(
+            config, config.cluster.name, config.run_dir,
+            partial(watches.of_nouns, nouns=_READS),
+            kinds=KINDS, accepted=lambda: self.api_servers.rows,
+        )  # fmt: skip
+        self.objects = self.sources.objects
         #: Claims by noun, of the nouns that features have asked for.
         self.claims: dict[str, Table[ClaimKey, Claim]] = {}
         #: What this node announces, by feature.
@@ -95,7 +104,10 @@ class Speaker:
         self.view = StoreView(
             self.client,
             f"{own}synced",
-            {f"{own}{noun}/": self.take for noun in self.claims},
+            {
+                **{f"{own}{noun}/": self.take for noun in self.claims},
+                f"{own}{API_SERVER}": self._take_api_servers,
+            },
             on_synced=self._on_synced,
         )
         self.engine = Engine(config.run_dir, config.bgp_user)
@@ -138,6 +150,11 @@ class Speaker:
             self._unreadable.pop(entry.key, None)
         self._unreadable |= rows.unreadable
 
+    def _take_api_servers(self, batch: Batch) -> None:
+        prefix = f"meshgate/v1/{self.node.cluster}/{API_SERVER}"
+        self.api_servers.delete([key.removeprefix(prefix) for key in batch.deletes])
+        self.api_servers.upsert({entry.key.removeprefix(prefix): None for entry in batch.puts})
+
     def _on_synced(self) -> None:
         for table in self.claims.values():
             table.mark_synced()
@@ -149,7 +166,7 @@ class Speaker:
         nodes, peers = self.objects[NODES], self.objects[PEERS]
         findings = self._findings["peering"] = unmatched(peers.rows.values(), nodes.rows.values())
         node = nodes.rows.get(self.node)
-        if node is None:
+        if node is None or not self._has_router_id(node):
             return
         labels = dict(node.labels)
         chosen = [peer for peer in peers.rows.values() if matches(peer.nodes, labels)]
@@ -160,6 +177,13 @@ class Speaker:
             last = self.session.memory.peerings
             rows = {address: row for address, row in rows.items() if last.get(address) == row}
         self.peerings.write(rows, complete=synced)
+
+    def _has_router_id(self, node: Node) -> bool:
+        """Without one in the configuration it is the node's address of now, until the end."""
+        if self.session.router_id is None:
+            found = (one for one in node.addresses if isinstance(one, IPv4Address))
+            self.session.router_id = next(found, None)
+        return self.session.router_id is not None
 
     def derive_routes(self) -> None:
         """Routes of this node on each of its sessions."""
@@ -237,7 +261,7 @@ class Speaker:
         return self._since.dated()
 
     def _found(self) -> Iterator[Finding]:
-        yield from self.objects.findings.rows.values()
+        yield from self.mistakes.of("objects", self.sources.findings)
         about = (f"node/{self.node.name}",)
         for findings in self._findings.values():
             yield from findings
@@ -246,6 +270,10 @@ class Speaker:
         if self.objects[NODES].synced and self.node not in self.objects[NODES].rows:
             text = "this node has no Node object: it announces nothing; its sessions stay"
             yield Finding(codes.NO_OBJECT, f"node/{self.node.name}", "", text, about)
+        node = self.objects[NODES].rows.get(self.node)
+        if node is not None and self.session.router_id is None:
+            text = "no IPv4 InternalIP, and no routerID in the configuration: no session starts"
+            yield Finding(codes.NO_ROUTER_ID, f"Node/{node.name}", "status.addresses", text, about)
         for key, text in self._unreadable.items():
             yield Finding(codes.CLAIM_UNREADABLE, key, "", text)
         yield from self.mistakes.of("the watch", self.view.findings)
@@ -333,7 +361,7 @@ class Speaker:
                 asyncio.TaskGroup() as group,
             ):
                 jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-                    "manifests": self.manifests.run,
+                    **self.sources.jobs(),
                     "follow the store": self.view.run,
                     "session": self.session.run,
                     "log of ExaBGP": self.session.keep_log,

@@ -62,8 +62,9 @@ class ConfigRefused(OSError):
 class Session:
     """All sessions of one node, behind one ExaBGP."""
 
-    def __init__(self, engine: Engine, router_id: IPv4Address) -> None:
+    def __init__(self, engine: Engine, router_id: IPv4Address | None) -> None:
         self.engine = engine
+        #: None: it must be set before there is a peering.
         self.router_id = router_id
         self.memory = Memory(engine.applied)
         self.peers = RemoteTables(self)
@@ -238,6 +239,8 @@ class Session:
         self.memory.save(filled=pid)
 
     def _write_config(self) -> None:
+        if self.router_id is None:
+            raise OSError("there is no router ID yet")
         peerings = self.memory.peerings.values()
         text = config_text(peerings, self.router_id, self.engine.relay_command)
         self.engine.write_config(text)

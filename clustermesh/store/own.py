@@ -29,6 +29,8 @@ PODS_SYNCED = b"{}"
 
 #: Below the cluster's own prefix: clusters that are not awaited, and requests to say so.
 FORGOTTEN, TO_FORGET = "forgotten/", "forget/"
+#: Below it stand the UIDs of API servers that an operator has accepted in place of a former one.
+API_SERVER = "apiserver/"
 #: Below it stands what a controller says of each pod, as the agents name it.
 CONFIRMED = "confirmed/"
 #: Below it stands which of the cluster's users were revoked, as ``<role>/<name>``.
@@ -74,9 +76,17 @@ class Own:
         self.forgotten: Table[str, None] = Table("forgotten cluster")
         #: Those of which an operator has asked it, until the leader has written it.
         self.to_forget: Table[str, None] = Table("cluster to forget")
+        #: UIDs of API servers that an operator has accepted: ``meshgate cluster accept-apiserver``.
+        self.api_servers: Table[str, None] = Table("accepted API server")
         self.findings: dict[str, Finding] = {}
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
+        #: Tables of names, and below which prefix the names stand.
+        self._named = (
+            (self.forgotten, FORGOTTEN),
+            (self.to_forget, TO_FORGET),
+            (self.api_servers, API_SERVER),
+        )
         self._cluster = cluster
         self._reads_confirmed = confirmed
 
@@ -90,7 +100,7 @@ class Own:
         for key in (*batch.deletes, *(entry.key for entry in batch.puts)):
             self.findings.pop(key, None)
         self._take_claims(batch)
-        for table, place in ((self.forgotten, FORGOTTEN), (self.to_forget, TO_FORGET)):
+        for table, place in self._named:
             prefix = f"{self.prefix}{place}"
             keys = [entry.key for entry in batch.puts if entry.key.startswith(prefix)]
             table.delete(key.removeprefix(prefix) for key in batch.deletes)
@@ -118,10 +128,8 @@ class Own:
             numbers_prefix(self._cluster, noun, pool) if pool else f"{self.prefix}{noun}/"
             for noun, pool in self._pools.items()
         ]
-        of_all = [
-            f"{self.prefix}{name}" for name in ("config", "synced", "forgotten/", "pod/", CONFIRMED)
-        ]
-        return [*of_all, *claims]
+        of_all = ("config", "synced", FORGOTTEN, API_SERVER, "pod/", CONFIRMED)
+        return [*(f"{self.prefix}{name}" for name in of_all), *claims]
 
     def synced(self) -> None:
         """The first complete list is in."""

@@ -303,5 +303,14 @@ POD_FIELDS = (
 KINDS = (
     Kind("v1", "Node", NODES, _node, fields=NODE_FIELDS),
     Kind("v1", "Namespace", NAMESPACES, _namespace, fields=NAMESPACE_FIELDS),
-    Kind("v1", "Pod", PODS, _pod, namespaced=True, fields=POD_FIELDS, also=(HOST_PODS,)),
+    Kind(
+        "v1",
+        "Pod",
+        PODS,
+        _pod,
+        namespaced=True,
+        fields=POD_FIELDS,
+        also=(HOST_PODS,),
+        churns=True,
+    ),
 )

@@ -9,8 +9,8 @@ Rule 4: a look costs what changed: files (``mesh/objects/folder.py``), their doc
         (``reading.py``), and the rows that follow (``precedence.py``). It runs in a thread, and the
         event loop takes the rows over in slices.
 
-Another source (the API server, a later issue) fills the same ``Objects`` through
-``mesh/objects/kinds.py``. The features that read the tables do not see the difference.
+The API server (``mesh/k8s/source.py``) is the other source: it fills the same ``Objects`` by the
+same functions. The features that read the tables do not see the difference.
 """
 
 from __future__ import annotations
@@ -131,6 +131,14 @@ class Manifests:
         """
         for _ in self._settle(self._look(whole=whole)):
             pass
+
+    def place(self, noun: str, key: Any) -> str:
+        """The object that gives a row, as findings name it."""
+        return self._precedence.place(noun, key)
+
+    def findings(self) -> Iterable[Finding]:
+        """What is wrong with the folder stands among the findings about its objects."""
+        return ()
 
     # In a thread: from files to what changes
 

@@ -8,7 +8,7 @@ one finding for each kind and field (``fields.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,10 +51,14 @@ def finding_key(finding: Finding) -> str:
 
 
 class Precedence:
-    """All files of a folder by name, as they were last shown."""
+    """All files of a folder by name, as they were last shown.
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    The API server shows each object as a file of its own. ``place`` is how a finding names an
+    object in a file: by the path of both, unless the source says otherwise.
+    """
+
+    def __init__(self, folder: str, place: Callable[[str, ObjectKey], str] | None = None) -> None:
+        self._named = place or (lambda name, key: f"{folder}/{name} {key}")
         self._shown: dict[str, Shown] = {}
         self._missing: AbstractSet[str] = frozenset()
         self._givers: dict[RowKey, tuple[Giver, ...]] = {}
@@ -82,6 +86,13 @@ class Precedence:
             else:
                 difference.findings[key] = finding
         return difference
+
+    def place(self, noun: str, key: Any) -> str:
+        """Which object gives a row, as findings name it; empty: none does."""
+        row = noun, key
+        if row not in self._givers:  # it stands in another table than its space
+            row = next((of for of, now in self._elsewhere.items() if now == row), row)
+        return self._place(self._first(row)) if row in self._givers else ""
 
     def _take(self, name: str, shown: Shown) -> Iterator[RowKey]:
         """Replace what a file shows; yields the rows that this may concern."""
@@ -156,8 +167,7 @@ class Precedence:
                 yield Finding(DUPLICATE, self._place((name, key)), "metadata.name", text)
 
     def _place(self, giver: Giver) -> str:
-        name, key = giver
-        return f"{self._folder}/{name} {key}"
+        return self._named(*giver)
 
     def _parsed(self, giver: Giver) -> Parsed:
         name, key = giver

@@ -52,14 +52,14 @@ class ObjectKey:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a document stands: it names the object in findings."""
+    """Where a document stands: it names the object in findings. The API server has no path."""
 
     cluster: str
     path: str
     key: ObjectKey
 
     def __str__(self) -> str:
-        return f"{self.path} {self.key}"
+        return f"{self.path} {self.key}".lstrip()
 
     def finding(self, code: Code, field: str, text: str) -> Finding:
         """A finding about this document."""
@@ -185,7 +185,8 @@ class Kind:
     ``fields`` say which fields are used, and what follows where one is not. Some documents of the
     kind make a row of another noun, one of ``also``. ``former`` are kinds of its group that had its
     purpose, and that nobody reads any more. ``definition`` says how the API server serves a kind of
-    ours.
+    ours. At an API server, an ``optional`` kind may be absent, a ``mirrored`` one is not read since
+    another kind has the same, and one that ``churns`` is written by programs all the time.
     """
 
     api_version: str
@@ -197,6 +198,9 @@ class Kind:
     also: tuple[ObjectNoun[Any, Any], ...] = ()
     former: tuple[str, ...] = ()
     definition: Definition | None = None
+    optional: bool = False
+    mirrored: bool = False
+    churns: bool = False
 
     @property
     def group(self) -> str:

@@ -1,6 +1,6 @@
 """Objects of a cluster as tables, one for each noun.
 
-A source (``mesh/objects/manifests.py``; later the API server) fills the tables. A room reads the
+A source (``mesh/objects/manifests.py``, ``mesh/k8s/source.py``) fills the tables. A room reads the
 tables of its nouns, ``objects[POLICIES]``, and does not see which source filled them.
 """
 

@@ -51,5 +51,6 @@ KINDS = (
         SERVICE_CIDRS,
         _service_cidr,
         fields=SERVICE_CIDR_FIELDS,
+        optional=True,  # stable since 1.33; before, the API server's own flags have the network
     ),
 )

@@ -565,6 +565,17 @@ KINDS = (
         _slice,
         namespaced=True,
         fields=SLICE_FIELDS,
+        churns=True,
     ),
-    Kind("v1", "Endpoints", ENDPOINTS, _endpoints, namespaced=True, fields=ENDPOINTS_FIELDS),
+    # A controller of Kubernetes mirrors Endpoints in EndpointSlices. Since 1.33 the API server
+    # answers each request for them with a warning.
+    Kind(
+        "v1",
+        "Endpoints",
+        ENDPOINTS,
+        _endpoints,
+        namespaced=True,
+        fields=ENDPOINTS_FIELDS,
+        mirrored=True,
+    ),
 )

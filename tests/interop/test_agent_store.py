@@ -47,7 +47,7 @@ def agent_of(server: Etcd, place: Path) -> Agent:
     path = place / "agent.yaml"
     path.write_text(CONFIG.format(place=place, address=server.address))
     agent = Agent(load_agent(path), cast("Kernel", None))
-    objects = agent.manifests.objects
+    objects = agent.sources.objects
     for table in objects.tables().values():
         table.mark_synced()
     objects[NODES].replace({NodeKey("east", "east-1"): OWN})

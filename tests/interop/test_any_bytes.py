@@ -117,7 +117,7 @@ async def parts(server: Etcd, place: Path) -> AsyncIterator[Parts]:
         (place / f"{name}.yaml").write_text(text.format(place=place, address=server.address))
     controller = Controller(load_controller(place / "controller.yaml"))
     speaker = Speaker(load_speaker(place / "speaker.yaml"))
-    for objects in (controller.manifests.objects, speaker.objects):
+    for objects in (controller.sources.objects, speaker.objects):
         for table in objects.tables().values():
             table.mark_synced()
         objects[NODES].replace({NodeKey("east", "east-1"): OWN})

@@ -12,6 +12,7 @@ import yaml
 from mesh.config import ConfigError, load_agent, load_controller, load_speaker
 from mesh.core.strict import Misfit, Unreadable, Wrong
 from mesh.datapath.settings import Size
+from mesh.k8s.settings import Kubernetes
 from tests.fixtures.refusals import Refused, agrees
 
 LOADERS = {"agent": load_agent, "controller": load_controller, "speaker": load_speaker}
@@ -110,6 +111,31 @@ def test_what_may_be_absent_has_its_default(valid: dict[str, Any], tmp_path: Pat
     assert controller.lease_seconds == 900
 
 
+def test_objects_may_come_from_an_api_server(valid: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(changed(valid["agent"], "manifests", ...) | {"kubernetes": {}}))
+    agent = load_agent(path)
+    assert agent.manifests is None
+    assert agent.kubernetes == Kubernetes()
+
+
+def test_one_file_serves_all_nodes(
+    valid: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHGATE_NODE", "east-7")
+    monkeypatch.setenv("MESHGATE_INSTANCE", "controller-x")
+    fields = {"agent": "node", "speaker": "node", "controller": "instance"}
+    for role, field in fields.items():
+        (tmp_path / f"{role}.yaml").write_text(yaml.safe_dump(changed(valid[role], field, ...)))
+    assert load_agent(tmp_path / "agent.yaml").node == "east-7"
+    assert load_speaker(tmp_path / "speaker.yaml").node == "east-7"
+    assert load_controller(tmp_path / "controller.yaml").instance == "controller-x"
+    (tmp_path / "agent.yaml").write_text(yaml.safe_dump(valid["agent"]))
+    assert load_agent(tmp_path / "agent.yaml").node == "east-1", "the file counts"
+    monkeypatch.setenv("MESHGATE_NODE", "East 7")
+    assert "node" in str(error_of("agent", changed(valid["agent"], "node", ...), tmp_path))
+
+
 def test_a_node_may_have_maps_of_another_size(valid: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(yaml.safe_dump(valid["agent"]))
@@ -136,7 +162,13 @@ WRONG: list[tuple[str, str, object, str | Refused]] = [
     ("agent", "cluster.name", "default", "cluster.name: 'default' is reserved"),
     ("agent", "cluster.name", "e" * 33, Refused("cluster.name", "e" * 33)),
     ("agent", "cluster.name", "east\n", Refused("cluster.name", "east\n")),
-    ("agent", "node", ..., "node: required"),
+    ("agent", "node", ..., "node: required, here or in the environment variable MESHGATE_NODE"),
+    ("controller", "instance", ..., "instance: required, here or in the environment variable"),
+    ("agent", "manifests", ..., "manifests: required, or else kubernetes"),
+    ("controller", "kubernetes", {"host": "http://h"}, "kubernetes.host: expected https://host"),
+    ("speaker", "kubernetes", {"host": "https://h/x"}, "kubernetes.host: expected https://host"),
+    ("agent", "kubernetes", {"kubeconfig": "/no"}, "kubernetes.kubeconfig: no such file: /no"),
+    ("agent", "kubernetes", {"context": "x"}, "kubernetes.context: unknown field"),
     ("agent", "nodeName", "x", "nodeName: unknown field"),
     ("agent", "uplink", "a-name-too-long-1", Refused("uplink", "a-name-too-long-1")),
     ("agent", "stateDir", "", "stateDir: expected a path, got ''"),
@@ -195,7 +227,6 @@ WRONG: list[tuple[str, str, object, str | Refused]] = [
     ),
     ("speaker", "routerID", "::1", "routerID: expected an IPv4 address, got '::1'"),
     ("speaker", "routerID", 5, "routerID: expected an IPv4 address, got int"),
-    ("speaker", "routerID", ..., "routerID: required"),
     ("speaker", "exabgpUser", "0", "exabgpUser: root must not speak with strangers"),
     ("speaker", "exabgpUser", "root", "exabgpUser: root must not speak with strangers"),
     ("speaker", "exabgpUser", "no-such", "exabgpUser: there is no user 'no-such' on this host"),

@@ -1,0 +1,65 @@
+"""Which kinds a process reads from the API server, and with which selector.
+
+A process declares them: an agent of a big cluster must not hear of the pods of all nodes. An
+optional kind comes in when its definition does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.objects.kubernetes import PODS
+from mesh.objects.schema import Kind
+from mesh.objects.tables import ObjectNoun
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """A kind, and which of its objects."""
+
+    kind: Kind
+    fields: str = ""
+
+    @property
+    def path(self) -> str:
+        """Path of the collection."""
+        version = self.kind.api_version
+        return f"/{'apis' if '/' in version else 'api'}/{version}/{plural(self.kind)}"
+
+    @property
+    def resource(self) -> str:
+        """The resource as RBAC names it: ``pods``, ``egresspolicies.meshgate.io``."""
+        return ".".join(filter(None, (plural(self.kind), self.kind.group)))
+
+
+def plural(kind: Kind) -> str:
+    """The resource's name: as our definition says it, else by the rule of Kubernetes."""
+    if kind.definition:
+        return kind.definition.plural
+    lower = kind.kind.lower()
+    if lower.endswith("s"):
+        return f"{lower}es"
+    return f"{lower[:-1]}ies" if lower.endswith("y") else f"{lower}s"
+
+
+def of_controller(kinds: Iterable[Kind]) -> tuple[Watch, ...]:
+    """Every kind, of the whole cluster."""
+    return tuple(_watches(kinds))
+
+
+def of_agent(kinds: Iterable[Kind], node: str) -> tuple[Watch, ...]:
+    """Every kind; of pods only those of ``node``: the store has what others' agents have wired."""
+    return tuple(_watches(kinds, pods=f"spec.nodeName={node}"))
+
+
+def of_nouns(kinds: Iterable[Kind], nouns: Collection[ObjectNoun[Any, Any]]) -> tuple[Watch, ...]:
+    """The kinds that make rows of these nouns."""
+    return tuple(watch for watch in _watches(kinds) if watch.kind.noun in nouns)
+
+
+def _watches(kinds: Iterable[Kind], pods: str = "") -> Iterator[Watch]:
+    for kind in kinds:
+        if not kind.mirrored:
+            yield Watch(kind, pods if kind.noun == PODS else "")
