@@ -1,0 +1,1 @@
+"""The container image: Debian packages, the locked Python packages, and this tree."""
