@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-from bpf import netns
-from mesh.cni import attachments, results
+from mesh.cni import attachments, inside, results
 from mesh.cni.attachments import Attachments, tag_of
 from mesh.cni.findings import SOCKET
 from mesh.cni.frames import Answer, Frame
@@ -171,7 +168,7 @@ class CNIAgent(AgentFeature):
             raise RefusedError(Code.TAKEN, text)
         if known:
             return await self._wait(asked, known[0], until, new=False)
-        if _has(asked.netns, asked.interface):
+        if inside.has(asked.netns, asked.interface):
             text = f"{asked.netns} has an interface {asked.interface} that is not ours"
             raise RefusedError(Code.TAKEN, text)
         row = await self._object(asked, pod, until)
@@ -256,16 +253,15 @@ class CNIAgent(AgentFeature):
         if asked.previous is None:
             raise RefusedError(Code.CONFIG, "prevResult: required for CHECK")
         key, row = known
-        if _namespace(asked.netns) != row.inode or not _has(asked.netns, asked.interface):
+        if _namespace(asked.netns) != row.inode or not inside.has(asked.netns, asked.interface):
             text = f"{asked.netns} has no {asked.interface} of ours any more"
             raise RefusedError(Code.CHANGED, text)
-        if lack := await self._bell.gate.look(lambda: self._connected.lacks(key)):
-            raise RefusedError(Code.AGAIN, f"pod {_text(key.pod)}: {lack}")
+        lack = await self._bell.gate.look(lambda: self._connected.lacks(key))
         connection = self._connected.connection(key)
-        given = results.addresses_in(asked.previous, asked.interface, asked.netns)
-        have = [f"{one}/{one.max_prefixlen}" for one in connection.addresses] if connection else []
-        if missing := sorted(set(given).difference(have)):
-            text = f"pod {_text(key.pod)} has not the addresses of prevResult: {', '.join(missing)}"
+        if lack or connection is None:
+            raise RefusedError(Code.AGAIN, f"pod {_text(key.pod)} lacks this: {lack}")
+        if changed := _changed(asked, connection):
+            text = f"pod {_text(key.pod)} is not as ADD has made it: it lacks {', '.join(changed)}"
             raise RefusedError(Code.CHANGED, text)
         return Answer()
 
@@ -302,11 +298,9 @@ def _namespace(path: str) -> int:
     return found
 
 
-def _has(path: str, interface: str) -> bool:
-    """Whether a namespace has an interface of that name."""
-    try:
-        with netns.enter(Path(path)):
-            socket.if_nametoindex(interface)
-    except OSError:
-        return False
-    return True
+def _changed(asked: Call, connection: Connection) -> list[str]:
+    """What the pod lacks of what the result of ADD says, and of what its kernel was given."""
+    given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
+    have = [f"{one}/{one.max_prefixlen}" for one in connection.addresses]
+    others = [f"address {one} of prevResult" for one in given if one not in have]
+    return others + inside.lacks(asked.netns, connection.addresses)
