@@ -6,8 +6,11 @@ A plugin is asked again when its file has changed.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,12 +18,22 @@ import msgspec
 from mesh.cni.versions import SUPPORTED
 from mesh.core.files import in_words
 
-#: Seconds that a plugin has to answer.
-ASK_S = 5.0
+#: Seconds that a plugin has to answer, and until one that could not is asked again: what it lacks
+#: may come.
+ASK_S, AGAIN_S = 5.0, 10.0
 
 
 class PluginError(Exception):
     """A plugin that cannot be used, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a plugin has said; ``state`` is that of its file then, ``until`` how long it counts."""
+
+    state: tuple[int, int, int]
+    spoken: tuple[str, ...] | PluginError
+    until: float
 
 
 class _Spoken(msgspec.Struct, frozen=True, rename="camel"):
@@ -32,7 +45,7 @@ class Plugins:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._answers: dict[str, tuple[object, tuple[str, ...] | PluginError]] = {}
+        self._answers: dict[str, _Answer] = {}
 
     async def versions(
         self, name: str, config: Mapping[str, str] | None = None
@@ -49,13 +62,14 @@ class Plugins:
         except OSError as error:
             raise PluginError(f"{path}: {in_words(error)}") from error
         state = found.st_ino, found.st_mtime_ns, found.st_size
-        if self._answers.get(name, (None,))[0] != state:
-            self._answers[name] = state, await _asked(path, config or {})
-        answer = self._answers[name][1]
-        if isinstance(answer, PluginError):
-            del self._answers[name]  # it is asked again: what it lacks may come
-            raise answer
-        return answer
+        last = self._answers.get(name)
+        if last is None or last.state != state or last.until < time.monotonic():
+            spoken = await _asked(path, config or {})
+            again = time.monotonic() + AGAIN_S if isinstance(spoken, PluginError) else math.inf
+            last = self._answers[name] = _Answer(state, spoken, again)
+        if isinstance(last.spoken, PluginError):
+            raise last.spoken
+        return last.spoken
 
 
 async def _asked(path: Path, config: Mapping[str, str]) -> tuple[str, ...] | PluginError:

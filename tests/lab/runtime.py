@@ -33,6 +33,7 @@ from bpf.object import BPFFS, mount_bpffs
 from deploy.cni.build import BUILT
 from deploy.cni.build import build as build_plugin
 from mesh.cni.install import install
+from mesh.core.address import decode_address
 from tests.interop.controllers import manifest
 from tests.interop.etcd_server import Etcd
 from tests.packet.conftest import cgroup_mount
@@ -214,9 +215,7 @@ class Node:
         with open_map(BPFFS / self.name / "mg_pod_addr") as rows:
             keys, values = rows.dump()
         return {
-            address(key): {
-                name: int(value[name]) for name in ("ifindex", "identity", "egress_class")
-            }
+            str(decode_address(key["w"])): {name: int(value[name]) for name in FIELDS}
             for key, value in zip(keys, values, strict=True)
         }
 
