@@ -29,6 +29,7 @@ install:
 
 build: install
 	@$(PYTHON) -m bpf.build
+	@$(PYTHON) -m deploy.cni.build
 
 demo: build
 	@$(PYTHON) -m mesh.lab.demo
@@ -93,5 +94,5 @@ check: build
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config importlinter.ini
-	clang-format --dry-run -Werror bpf/*.bpf.c bpf/include/*.h
+	clang-format --dry-run -Werror bpf/*.bpf.c bpf/include/*.h deploy/cni/*.c
 	$(BIN)/codespell

@@ -27,6 +27,8 @@ from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
 from gateway.agent import EgressAgent
 from mesh import process, sources
+from mesh.cni.agent import CNIAgent
+from mesh.cni.attachments import Attachments
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
 from mesh.core.model import Finding, NodeKey, Usage
@@ -131,7 +133,11 @@ class Features:
         self.echoes = EchoAgent(me, id_, VXLAN_DEVICE, VXLAN_PORT, node, self.nodes.hop, address)
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
         self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
-        self.local = LocalPods(me.name, objects)
+        self.attachments = Attachments(config.state_dir)
+        attached = self.attachments.table
+        if config.cni is None:
+            attached.mark_synced()
+        self.local = LocalPods(me.name, objects, attached)
         self.egress = EgressAgent(
             me,
             facts.endpoint,
@@ -156,8 +162,13 @@ class Features:
             self.identity.number,
             [mark for one in features for mark in one.marks],
             self.store.keys,
+            attached,
         )
         features.append(self.pods)
+        self.cni = config.cni and CNIAgent(
+            me.cluster, config.cni, self.attachments, self.local.table, self.pods.asked
+        )
+        features += [self.cni] if self.cni else []
         features.append(SocketsAgent(self.services.uses, address, self.pods.namespaces))
         announced = [table for one in features for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
@@ -214,7 +225,6 @@ class Agent:
         )  # fmt: skip
         self.objects = self.sources.objects
         self._more = more
-        self.namespaces = Namespaces(config.pod_netns)
         nodes = self.objects[NODES]
         file = config.state_dir / ENDPOINT
         self.uplink = Uplink(kernel, config.uplink, file, self._endpoint_of_object, nodes)
@@ -243,6 +253,8 @@ class Agent:
         self.entries = pods.apply_links(self.loop, links, self.features.store.entries())
         for feature in all_:
             feature.apply(self.loop, maps)
+        if self.features.cni:
+            self.features.cni.begin(self.loop.gate)
         self._observe()
 
     def close(self) -> None:
@@ -271,6 +283,8 @@ class Agent:
         self.features = Features(self.config, self.facts, self.objects, self.kernel, self._more)
         for feature in self.features.all:
             settings.update(feature.settings())
+        attached = self.features.attachments.table
+        self.namespaces = Namespaces(self.config.pod_netns, attached)
         return settings
 
     def _layouts(self) -> Declared:

@@ -92,6 +92,7 @@ def _parser(
     _add_output(status)
     status.set_defaults(run=_status, nouns=nouns)
     _add_nouns(commands, nouns)
+    _add_cni(commands)
     commands.add_parser("lab", help="two clusters, a router and a firewall on this machine")
     return parser
 
@@ -154,6 +155,32 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return int(text)
+
+
+def _add_cni(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The plugin of container runtimes; the init container of the agent runs it."""
+    text = "the CNI plugin of this host"
+    verbs = commands.add_parser("cni", help=text).add_subparsers(metavar="VERB", required=True)
+    for verb, text in (("install", "put it into a folder"), ("uninstall", "take it away")):
+        acting = verbs.add_parser(verb, help=text)
+        folder = "where the runtime finds plugins; /opt/cni/bin by default"
+        default = Path("/opt/cni/bin")
+        acting.add_argument("--bin-dir", type=Path, default=default, metavar="DIR", help=folder)
+        acting.set_defaults(run=_cni, verb=verb)
+
+
+def _cni(parsed: argparse.Namespace) -> int:
+    from mesh.cni.install import install, uninstall
+
+    try:
+        if parsed.verb == "install":
+            print(install(parsed.bin_dir))
+        else:
+            uninstall(parsed.bin_dir)
+    except OSError as error:
+        print(f"meshgate: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _run_process(parsed: argparse.Namespace) -> int | None:

@@ -19,6 +19,7 @@ import msgspec
 from bpf.privileges import UnknownUserError, User
 from clustermesh.etcd.channel import EtcdAddress
 from gateway.settings import EgressSettings
+from mesh.cni.settings import CNISettings
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
@@ -120,15 +121,18 @@ class AgentConfig(Section, frozen=True):
     """Device towards the other nodes and the router."""
     socket: Path
     """Unix socket on which tables and flows are served."""
-    pod_netns: str
-    """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``; an
-    underscore stands between the latter two, so that no two pods have the same path."""
     state_dir: Path
-    """Directory that outlives the process: last good manifests."""
+    """Directory that outlives the process: last good manifests, attachments of CNI."""
     manifests: Path | None = None
     """Folder of the cluster's objects; need not exist yet. This or ``kubernetes`` is there."""
     kubernetes: Kubernetes | None = None
     """API server with the cluster's objects; of an object that is in both the folder's counts."""
+    pod_netns: str = ""
+    """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``; an
+    underscore stands between the latter two, so that no two pods have the same path. Absent: pods
+    are connected when a container runtime asks for it (``cni``)."""
+    cni: CNISettings | None = None
+    """How a container runtime asks; absent: it does not, and pods are found by ``podNetns``."""
     hosts: Literal["overlay", "native"] = "overlay"
     """How hosts and pods of other nodes reach each other: ``native`` where the fabric knows the pod
     CIDRs of the cluster, by BGP; else by the overlay, as far as the kernel has no route to them."""
@@ -287,7 +291,10 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
     if isinstance(config, SpeakerConfig):
         yield from _user_problems(config)
     if isinstance(config, AgentConfig):
-        yield from _netns_problems(config.pod_netns)
+        if config.pod_netns:
+            yield from _netns_problems(config.pod_netns)
+        elif config.cni is None:
+            yield Wrong("podNetns", "required without cni")
         yield from size_problems("limits", config.limits)
 
 

@@ -193,7 +193,9 @@ def _reach() -> Mapping[str, str]:
     from deploy.lock import settings  # noqa: PLC0415 - it needs no package of ours
 
     listed = _output([sys.executable, "-m", "pip", "config", "list"])
-    return {f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings(listed).items()}
+    return {
+        f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings(listed).items()
+    }
 
 
 def _certificates() -> Iterator[Path]:

@@ -103,6 +103,16 @@ class AppliedRows(Applied, Generic[K, V]):
         members = self._members.get(token, ())
         return bool(members) and all(map(self._settled, members))
 
+    def holds(self, key: K) -> bool:
+        """Whether the target has exactly the desired row of a key; asked as the tables fit."""
+        row = self.rows.rows.get(key)
+        sure = key not in self._unsure and key not in self._flying and key not in self._doomed
+        return row is not None and sure and self._have.get(key) == row
+
+    def why(self, key: K) -> str:
+        """Why the row of a key could not be written last; empty: it was, or is to be."""
+        return self._failed.get(key, "") or self.report.errors.get("*", "")
+
     def wants(self, token: Hashable) -> bool:
         if self._choice and token in self._choice.out:
             return False

@@ -90,6 +90,65 @@ class PodKey:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Sandbox:
+    """One interface of a pod that a container runtime has asked for; a pod may have two at times.
+
+    ``tag`` is short and says which one: a digest of the container's id and the interface's name.
+    """
+
+    cluster: str
+    namespace: str
+    name: str
+    tag: str
+
+    @property
+    def pod(self) -> PodKey:
+        """The pod."""
+        return PodKey(self.cluster, self.namespace, self.name)
+
+
+#: What is connected: a pod whose network namespace was found, or a sandbox of one.
+LinkKey = PodKey | Sandbox
+
+
+def pod_of(key: LinkKey) -> PodKey:
+    """The pod that is connected."""
+    return key.pod if isinstance(key, Sandbox) else key
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What a container runtime said when it asked for an interface (CNI ADD).
+
+    ``netns`` is the path of the network namespace and ``inode`` the namespace behind it; ``number``
+    orders the attachments of a node in time. ``uid``, ``labels`` and ``service_account`` are those
+    of the Pod object at that time. ``addresses`` are another CNI's; empty: they are ours to give.
+    """
+
+    container: str
+    interface: str
+    network: str
+    netns: str
+    inode: int
+    number: int
+    uid: str = ""
+    labels: Labels = ()
+    service_account: str = "default"
+    addresses: tuple[IP, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How an attachment is connected: both ends of its device, and what it has."""
+
+    device: str
+    host_mac: str
+    mac: str
+    mtu: int
+    addresses: tuple[IP, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class ContainerPort:
     """A named port of a pod's container, what a service's ``targetPort`` may name."""
 
@@ -104,6 +163,7 @@ class Pod:
 
     ``serving``: its condition Ready holds. ``terminating``: it has been deleted, and its processes
     have not ended yet. ``reported`` are the addresses in its status: another CNI's, or ours.
+    ``uid`` tells a pod from a later one of its name, as the runtime says it; empty: not known.
     """
 
     cluster: str
@@ -117,6 +177,7 @@ class Pod:
     serving: bool = True
     terminating: bool = False
     reported: tuple[IP, ...] = ()
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,11 @@ def render(values: Object, namespace: str = NAMESPACE, folder: Path = FOLDER) ->
     chart = _read(folder / "Chart.yaml")
     root: Value = {
         "Values": values,
-        "Chart": {"Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"]},
+        "Chart": {
+            "Name": chart["name"],
+            "Version": chart["version"],
+            "AppVersion": chart["appVersion"],
+        },
         "Release": {"Name": RELEASE, "Namespace": namespace, "Service": "meshgate"},
     }
     paths = sorted((folder / "templates").iterdir())

@@ -97,9 +97,7 @@ class Templates:
             raise TemplateError(f"{until} without an end")
         return nodes, ()
 
-    def _block(
-        self, tokens: Iterator[_Text | Sequence[str]], opening: Sequence[str]
-    ) -> _Block:
+    def _block(self, tokens: Iterator[_Text | Sequence[str]], opening: Sequence[str]) -> _Block:
         block, words = _Block(opening[0]), opening[1:]
         while True:
             content, ended = self._sequence(tokens, opening[0])

@@ -37,6 +37,8 @@ HOST_PODS: ObjectNoun[PodKey, Pod] = ObjectNoun("pod of a host")
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+#: The UID by which kubelet and runtime know a static pod, whose object has one of its own.
+_STATIC_UID = "kubernetes.io/config.hash"
 _UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"
 _PROTOCOLS = ("TCP", "UDP")
 
@@ -164,6 +166,7 @@ def _pod(place: Place, document: object) -> Parsed:
         serving=_is_serving(status),
         terminating=bool(pod.metadata.deletion_timestamp),
         reported=() if spec.host_network else reported,
+        uid=(pod.metadata.annotations or {}).get(_STATIC_UID) or pod.metadata.uid or "",
     )
     noun = HOST_PODS if spec.host_network else PODS
     return Parsed(noun.name, key, row, space=PODS.name)
@@ -244,6 +247,8 @@ NAMESPACE_FIELDS = (
     irrelevant("status.phase", "the objects in the namespace count until they are gone"),
 )
 POD_FIELDS = (
+    used("metadata.uid", "tells a pod from a later one of its name when the runtime connects it"),
+    used("metadata.annotations[kubernetes.io/config.hash]", "the UID of a static pod"),
     used("metadata.labels", "selectors of services and policies, and the pod's identity"),
     used(
         "metadata.deletionTimestamp",

@@ -101,6 +101,7 @@ class Meta(Loose, frozen=True):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     deletion_timestamp: str | None = None
+    uid: str | None = None
 
 
 class KindHead(Loose, frozen=True):

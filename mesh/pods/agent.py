@@ -1,6 +1,7 @@
 """Pods on a node: addresses, links, keys in the store, rows of ``mg_pod_addr``.
 
-    objects, CIDRs of this node           -> local pod -> links (the kernel)
+    objects, attachments                  -> wanted: what is to be connected
+    wanted, CIDRs of this node            -> local pod -> links (the kernel)
     local pod, devices of the kernel      -> keys ``pod/<node>/…`` in the store
     local pod, devices, identities, marks -> mg_pod_addr, then mg_known: who is not there is gone
 
@@ -19,7 +20,9 @@ from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.groups import By, To
 from mesh.core.model import (
     IP,
+    Attachment,
     Finding,
+    LinkKey,
     Namespace,
     Network,
     Node,
@@ -28,6 +31,8 @@ from mesh.core.model import (
     PodEntry,
     PodKey,
     PodRef,
+    Sandbox,
+    pod_of,
 )
 from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, Loop, Refers, Target
@@ -35,10 +40,12 @@ from mesh.core.table import Changes, Source, Table
 from mesh.identity.labels import LONGEST_TEXT, identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
+from mesh.pods.asked import Asked
 from mesh.pods.assigned import Assigned, assign
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
+from mesh.pods.local import no_attachments, rank
 from mesh.pods.maps import DEVICE_MAP, KNOWN_PODS, device_target, known_target, pod_target
 from mesh.pods.nouns import pod_row
 from mesh.pods.rows import (
@@ -71,7 +78,10 @@ class Entries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send."""
+    """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send.
+
+    Without a pattern a pod is connected when a container runtime asks for it.
+    """
 
     pattern: str
     mtu: int
@@ -90,15 +100,16 @@ class PodsAgent(AgentFeature):
         number: Table[str, int],
         marks: Sequence[Mark],
         entries: Entries,
+        attached: Table[Sandbox, Attachment] | None = None,
     ) -> None:
         self.own = own
         #: Addresses of the pods that this node holds, also of those that the kernel had at the
         #: start.
-        self.held: dict[PodKey, tuple[IP, ...]] = {}
+        self.held: dict[LinkKey, tuple[IP, ...]] = {}
         self.namespaces: Table[str, int] = Table("netns")
-        self.devices: Table[PodKey, Device] = Table("device")
-        self.local_pod: Table[PodKey, Pod] = Table("local pod")
-        self.link: Table[PodKey, PodLink] = Table("pod link")
+        self.devices: Table[LinkKey, Device] = Table("device")
+        self.local_pod: Table[LinkKey, Pod] = Table("local pod")
+        self.link: Table[LinkKey, PodLink] = Table("pod link")
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
         #: MAC addresses of pods by the ifindex of the host end.
@@ -106,43 +117,56 @@ class PodsAgent(AgentFeature):
         #: Tables of which a missing row says something, by name of ``enum known``.
         self.complete_pods: Table[str, bool] = Table("complete pods")
         self._wiring, self._mine = wiring, mine
+        self._attached = attached if attached is not None else no_attachments()
+        self._wanted: Table[LinkKey, Pod] = Table("pod to be connected")
+        #: What a container runtime waits for.
+        self.asked = Asked(own, node, mine, self)
         self._seen: tuple[int, tuple[Network, ...]] | None = None  # pods and CIDRs
         self._assigned = Assigned((), (), self.held)
-        self._objects_placed: dict[PodKey, Pod] = {}  # of which ``local_pod`` was made
+        self._objects_placed: dict[LinkKey, Pod] = {}  # of which ``local_pod`` was made
         self._objects, self._node, self._number = objects, node, number
         self._marked = tuple(marks)
         self.layouts = declared(marks)
         self._entries = entries
         self._watch: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._labels: Table[PodKey, str] = Table("labels of pod")
-        self._claimed: Table[PodKey, int] = Table("claimed identity of pod")
-        self._identity: Table[PodKey, PodIdentity] = Table("identity of pod")
+        self.claimed: Table[PodKey, int] = Table("claimed identity of pod")
+        self._identity: Table[LinkKey, PodIdentity] = Table("identity of pod")
 
     # --- Derivations --------------------------------------------------------------------------
 
     def derive(self, loop: Loop) -> None:
-        loop.derive([self._mine, self._node], self._assign)
+        by_pod = By(self._attached, lambda key, _: [key.pod])
+        loop.group(self._wanted, self._connect, By(self._mine), by_pod)
+        loop.derive([self._wanted, self._node], self._assign)
         to_namespace = To(self._objects[NAMESPACES], lambda key, _: key.namespace)
-        loop.group(self.link, self._link, By(self.local_pod), To(self.namespaces, self._netns_of))
-        loop.group(self._labels, _labels, By(self.local_pod), to_namespace)
+        loop.group(
+            self.link,
+            self._link,
+            By(self.local_pod),
+            To(self._attached, lambda key, _: key if isinstance(key, Sandbox) else None),
+            To(self.namespaces, self._netns_of),
+        )
+        loop.group(self._labels, _labels, By(self._mine), to_namespace)
         loop.group(
             self.entry,
             self._entry,
-            By(self.local_pod),
+            By(self.local_pod, lambda key, _: [pod_of(key)]),
             By(self._labels),
-            By(self.devices),
+            By(self.devices, lambda key, _: [pod_of(key)]),
+            by_pod,
             also=[self.devices],
             late=[self.devices],
         )
         loop.derive([self.devices, self.entry], self._say_synced)
         loop.group(
-            self._claimed, _claimed, By(self._labels), To(self._number, lambda _, labels: labels)
+            self.claimed, _claimed, By(self._labels), To(self._number, lambda _, labels: labels)
         )
         loop.group(
             self._identity,
             self._identity_of,
             By(self.local_pod),
-            By(self._claimed),
+            To(self.claimed, lambda key, _: pod_of(key)),
             By(self.devices),
             also=[self.devices],
         )
@@ -153,7 +177,7 @@ class PodsAgent(AgentFeature):
             By(self.local_pod),
             By(self.devices),
             By(self._identity),
-            *(By(mark.numbers) for mark in self._marked),
+            *(To(mark.numbers, lambda key, *_: pod_of(key)) for mark in self._marked),
             also=[self.devices],
             late=[self.devices],
         )
@@ -161,34 +185,44 @@ class PodsAgent(AgentFeature):
         by_ifindex = By(self.devices, lambda _, device: [device.ifindex])
         loop.group(self.mac, macs_of, by_ifindex)
 
+    def _connect(
+        self, key: PodKey, pod: Pod | None, attached: Mapping[Sandbox, Attachment]
+    ) -> dict[LinkKey, Pod]:
+        """A pod is connected as often as runtimes have asked; if none has, where it is found."""
+        if pod is None:
+            return {}
+        if attached:
+            return dict.fromkeys(attached, pod)
+        return {key: pod} if self._wiring.pattern else {}
+
     def _know_pods(self) -> None:
         self.complete_pods.replace({KNOWN_PODS: True})
 
     def _assign(self) -> None:
         """Addresses of the pods of this node: which are free depends on the other pods."""
-        me, mine = self._node.rows.get(self.own), self._mine
-        last, self._seen = self._seen, (mine.revision, me.pod_cidrs if me else ())
+        me, wanted = self._node.rows.get(self.own), self._wanted
+        last, self._seen = self._seen, (wanted.revision, me.pod_cidrs if me else ())
         if self._seen == last:
             return  # a change of another node
         few = last and last[1] == self._seen[1] and not self._assigned.unplaced
-        changes = mine.changes(last[0]) if last and few else None
+        changes = wanted.changes(last[0]) if last and few else None
         if changes is None:
             self._assign_all(self._seen[1])
         else:
             self._assign_changed(changes)
 
     def _assign_all(self, cidrs: tuple[Network, ...]) -> None:
-        mine = self._mine.rows
-        self.held = assign(mine, cidrs, self.held)
-        self._assigned = Assigned(mine, cidrs, self.held)
-        rows = {k: self._placed(k, mine[k], a) for k, a in self.held.items()}
-        self._objects_placed = {key: mine[key] for key in rows}
+        wanted = self._wanted.rows
+        self.held = assign(wanted, cidrs, self.held)
+        self._assigned = Assigned(wanted, cidrs, self.held)
+        rows = {k: self._placed(k, wanted[k], a) for k, a in self.held.items()}
+        self._objects_placed = {key: wanted[key] for key in rows}
         self.local_pod.replace(rows)
 
-    def _assign_changed(self, changes: Changes[PodKey, Pod]) -> None:
+    def _assign_changed(self, changes: Changes[LinkKey, Pod]) -> None:
         given = self._assigned.change(changes.upsert, changes.delete)
         changed = [key for key in {**dict.fromkeys(given), **changes.upsert} if key in self.held]
-        pods = {key: self._mine.rows[key] for key in changed}
+        pods = {key: self._wanted.rows[key] for key in changed}
         self._objects_placed |= pods
         for key in changes.delete:
             self._objects_placed.pop(key, None)
@@ -197,29 +231,42 @@ class PodsAgent(AgentFeature):
         )
         self.local_pod.delete(changes.delete)
 
-    def _placed(self, key: PodKey, pod: Pod, addresses: tuple[IP, ...]) -> Pod:
+    def _placed(self, key: LinkKey, pod: Pod, addresses: tuple[IP, ...]) -> Pod:
         """The pod with its addresses; the row that there is when nothing differs."""
         have = self.local_pod.rows.get(key)
         if have and self._objects_placed.get(key) is pod and have.addresses == addresses:
             return have
         return replace(pod, addresses=addresses)
 
-    def _netns_of(self, key: PodKey, _: Pod | None) -> str:
-        return netns_path(self._wiring.pattern, key)
+    def _netns_of(self, key: LinkKey, *_: object) -> str | None:
+        return None if isinstance(key, Sandbox) else netns_path(self._wiring.pattern, key)
 
-    def _link(self, key: PodKey, pod: Pod | None, inode: int | None) -> dict[PodKey, PodLink]:
+    def _link(
+        self, key: LinkKey, pod: Pod | None, attached: Attachment | None, inode: int | None
+    ) -> dict[LinkKey, PodLink]:
         """The link of a pod that has addresses and whose network namespace exists."""
-        if pod is None or inode is None or not pod.addresses:
+        if pod is None or not pod.addresses:
             return {}
-        path = netns_path(self._wiring.pattern, key)
-        return {key: PodLink(path, inode, device_name(key), pod.addresses, self._wiring.mtu)}
+        device, mtu = device_name(key), self._wiring.mtu
+        if attached:
+            place = attached.netns, attached.inode, device, pod.addresses, mtu, attached.interface
+            return {key: PodLink(*place)}
+        path = self._netns_of(key)
+        return {key: PodLink(path, inode, device, pod.addresses, mtu)} if path and inode else {}
 
     def _entry(
-        self, key: PodKey, pod: Pod | None, labels: str | None, device: Device | None
+        self,
+        key: PodKey,
+        pods: Mapping[LinkKey, Pod],
+        labels: str | None,
+        devices: Mapping[LinkKey, Device],
+        attached: Mapping[Sandbox, Attachment],
     ) -> dict[str, bytes]:
         """The store's key of a pod that the kernel has, with the addresses that it has there."""
-        if pod is None or labels is None or device is None:
+        there = {one: devices[one] for one in devices if one in pods}
+        if labels is None or not there:
             return {}
+        device = there[_counted(there, attached)]
         ref = PodRef(self.own.name, key.namespace, key.name)
         return {self._entries.key(ref): self._entries.value(PodEntry(device.addresses, labels))}
 
@@ -228,8 +275,8 @@ class PodsAgent(AgentFeature):
         self.entry.upsert({key: value})
 
     def _identity_of(
-        self, key: PodKey, pod: Pod | None, number: int | None, device: Device | None
-    ) -> dict[PodKey, PodIdentity]:
+        self, key: LinkKey, pod: Pod | None, number: int | None, device: Device | None
+    ) -> dict[LinkKey, PodIdentity]:
         """A pod whose labels changed keeps its identity until the new one is claimed (D23).
 
         So the row of before is an input, too. Nothing but this group writes it.
@@ -259,7 +306,8 @@ class PodsAgent(AgentFeature):
         """
         if self.pod.synced:
             return
-        owners = {a: key for key, held in self.held.items() if key in self._mine.rows for a in held}
+        pods = {key: pod_of(key) for key in self.held if pod_of(key) in self._mine.rows}
+        owners = {a: pod for key, pod in pods.items() for a in self.held[key]}
         rows = {}
         for address, row in self.pod.rows.items():
             if key := owners.get(address):
@@ -293,6 +341,7 @@ class PodsAgent(AgentFeature):
         wired costs its own key only.
         """
         wired = loop.apply(self.link, links)
+        self.asked.watch(wired)
         self._watch = partial(links.watch, wired.recheck)
         return loop.apply(self.entry, entries)
 
@@ -317,27 +366,41 @@ class PodsAgent(AgentFeature):
             for mark in self._marked
             for applied, tokens in mark.refers
         ]
-        return loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
+        rows = loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
+        self.asked.watch(rows)
+        return rows
 
     # --- What others see ----------------------------------------------------------------------
 
     def listings(self) -> Mapping[str, Listing]:
         return {
             "pod": lambda: [
-                pod_row(key, pod, self._claimed.rows.get(key))
-                for key, pod in sorted(self.local_pod.rows.items())
+                pod_row(key, pod, self.claimed.rows.get(key))
+                for key, pod in sorted(self._shown().items())
             ]
         }
+
+    def _shown(self) -> dict[PodKey, Pod]:
+        """Pods with the addresses by which the mesh knows them."""
+        rows: dict[PodKey, dict[LinkKey, Pod]] = {}
+        for key, pod in self.local_pod.rows.items():
+            rows.setdefault(pod_of(key), {})[key] = pod
+        return {key: found[_counted(found, self._attached.rows)] for key, found in rows.items()}
 
     def by_device(self) -> Mapping[int, str]:
         """Names of wired pods by the ifindex of the host end."""
         rows = self.devices.rows
         return {device.ifindex: f"{key.namespace}/{key.name}" for key, device in rows.items()}
 
+    @property
+    def full(self) -> bool:
+        """Whether no further pod can have an address."""
+        return self._assigned.full
+
     def findings(self) -> Iterable[Finding]:
         if not self.local_pod.synced:
             return
-        for key in self._mine.rows:
+        for key in self._wanted.rows:
             if key not in self.local_pod.rows:
                 place = f"Pod/{key.namespace}/{key.name}"
                 text = "no address is free in the pod CIDRs of the node: the pod is not connected"
@@ -353,6 +416,16 @@ class PodsAgent(AgentFeature):
             written.get(key) != value for key, value in puts.items() if key.startswith(place)
         )
         return changed or any(key in written for key in deletes)
+
+
+def _counted(keys: Iterable[LinkKey], attached: Mapping[Sandbox, Attachment]) -> LinkKey:
+    """Of the connections of one pod, the one whose addresses the mesh knows."""
+
+    def order(key: LinkKey) -> tuple[bool, int]:
+        row = attached.get(key) if isinstance(key, Sandbox) else None
+        return rank(row) if row else (False, 0)
+
+    return max(keys, key=order)
 
 
 def _labels(key: PodKey, pod: Pod | None, namespace: Namespace | None) -> dict[PodKey, str]:

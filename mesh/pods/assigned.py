@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 
-from mesh.core.model import IP, Network, PodKey
+from mesh.core.model import IP, LinkKey, Network, Sandbox
 
 #: The network address and the first host of a CIDR stay free (the latter is the usual gateway).
 _FIRST = 2
@@ -18,10 +18,10 @@ _NOWHERE = -1
 
 
 def assign(
-    pods: Collection[PodKey],
+    pods: Collection[LinkKey],
     cidrs: tuple[Network, ...],
-    held: Mapping[PodKey, tuple[IP, ...]],
-) -> dict[PodKey, tuple[IP, ...]]:
+    held: Mapping[LinkKey, tuple[IP, ...]],
+) -> dict[LinkKey, tuple[IP, ...]]:
     """Addresses of each pod, one from every CIDR, the same offset in each.
 
     A pod keeps what it holds, and its offset when there is one more CIDR; so it does while a CIDR
@@ -34,11 +34,11 @@ def assign(
     kept = {key: held[key] for key in mine if _fits(held[key], spans)}
     if not cidrs:
         return kept
-    taken: dict[int, PodKey] = {}
+    taken: dict[int, LinkKey] = {}
     for key, addresses in kept.items():
         taken.setdefault(_offset(addresses, spans), key)
     taken.pop(_NOWHERE, None)
-    new = sorted(set(pods).difference(taken.values()))
+    new = sorted(set(pods).difference(taken.values()), key=_name)
     taken |= tuple(zip(_free(taken, cidrs), new, strict=False))
     return {key: _addresses(at, kept.get(key, ()), spans) for at, key in taken.items()}
 
@@ -51,9 +51,9 @@ class Assigned:
 
     def __init__(
         self,
-        pods: Iterable[PodKey],
+        pods: Iterable[LinkKey],
         cidrs: tuple[Network, ...],
-        held: dict[PodKey, tuple[IP, ...]],
+        held: dict[LinkKey, tuple[IP, ...]],
     ) -> None:
         self._cidrs, self._held = cidrs, held
         self._spans = [_Span(cidr) for cidr in cidrs]
@@ -61,7 +61,12 @@ class Assigned:
         self.unplaced = self._taken.pop(_NOWHERE, None) is not None
         self._without = {key for key in pods if key not in held}
 
-    def change(self, came: Iterable[PodKey], gone: Iterable[PodKey]) -> list[PodKey]:
+    @property
+    def full(self) -> bool:
+        """Whether no further pod can have an address."""
+        return not self._cidrs or next(_free(self._taken, self._cidrs), None) is None
+
+    def change(self, came: Iterable[LinkKey], gone: Iterable[LinkKey]) -> list[LinkKey]:
         """Pods that have addresses now and had none; ``came`` may have pods that have some."""
         for key in gone:
             self._without.discard(key)
@@ -71,7 +76,7 @@ class Assigned:
         if not self._cidrs or not self._without:
             return []
         free = _free(self._taken, self._cidrs)
-        given = dict(zip(free, sorted(self._without), strict=False))
+        given = dict(zip(free, sorted(self._without, key=_name), strict=False))
         self._taken |= given
         self._without.difference_update(given.values())
         for at, key in given.items():
@@ -107,8 +112,8 @@ class _Span:
         return IPv4Address(number) if self.version == 4 else IPv6Address(number)
 
 
-def _name(key: PodKey) -> tuple[str, str, str]:
-    return key.cluster, key.namespace, key.name
+def _name(key: LinkKey) -> tuple[str, ...]:
+    return key.cluster, key.namespace, key.name, key.tag if isinstance(key, Sandbox) else ""
 
 
 def _offset(addresses: tuple[IP, ...], spans: Sequence[_Span]) -> int:

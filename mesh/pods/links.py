@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from ipaddress import ip_address
 from typing import Protocol
 
-from mesh.core.model import IP, Pod, PodKey
+from mesh.core.model import IP, LinkKey, Pod, PodKey, Sandbox
 from mesh.core.reconcile import Errors
 from mesh.core.table import Table
 from mesh.host.settings import ACCEPT_RA, FORWARD_4, FORWARD_6, RP_FILTER
@@ -28,7 +28,8 @@ DEVICE_PREFIX = "mgp"
 _ALIAS = "meshgate pod "
 #: Bytes that an alias may have (IFALIASZ), and characters of another name (ALTIFNAMSIZ).
 _ALIAS_MAX, _NAME_MAX = 255, 127
-_SLASHES = 2
+#: A pod's name in an alias has three parts, a sandbox's has four.
+_KEYS: Mapping[int, type[LinkKey]] = {3: PodKey, 4: Sandbox}
 #: Stands in the alias for names that are too long for it: they are other names of the device then.
 _LONG = "*"
 #: Seconds for which events are collected, and between two looks at everything.
@@ -48,6 +49,7 @@ class PodLink:
     device: str
     addresses: tuple[IP, ...]
     mtu: int
+    inside: str = POD_DEVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +82,20 @@ def netns_path(pattern: str, key: PodKey) -> str:
     return pattern.format(cluster=key.cluster, namespace=key.namespace, name=key.name)
 
 
-def device_name(key: PodKey) -> str:
+def device_name(key: LinkKey) -> str:
     """Name of the host end; at most 15 characters, stable over restarts."""
-    digest = hashlib.sha256(f"{key.cluster}/{key.namespace}/{key.name}".encode()).hexdigest()
+    digest = hashlib.sha256("/".join(astuple(key)).encode()).hexdigest()
     return f"{DEVICE_PREFIX}{digest[:11]}"
 
 
-def alias_of(key: PodKey, addresses: Iterable[IP]) -> str:
+def alias_of(key: LinkKey, addresses: Iterable[IP]) -> str:
     """What the host end's alias says once everything about the pod is wired."""
     name, rest = "/".join(astuple(key)), " ".join(map(str, addresses))
     alias = f"{_ALIAS}{name} {rest}"
     return alias if len(alias) <= _ALIAS_MAX else f"{_ALIAS}{_LONG} {rest}"
 
 
-def other_names_of(key: PodKey, addresses: Iterable[IP]) -> list[str]:
+def other_names_of(key: LinkKey, addresses: Iterable[IP]) -> list[str]:
     """The further names of a host end whose alias has no room for the pod's.
 
     They have no slash, and no other device has them: ``mgp…_0_cluster_namespace_na``,
@@ -109,16 +111,17 @@ def other_names_of(key: PodKey, addresses: Iterable[IP]) -> list[str]:
 
 def parse_alias(
     alias: str, other_names: Iterable[str] = ()
-) -> tuple[PodKey, tuple[IP, ...]] | None:
+) -> tuple[LinkKey, tuple[IP, ...]] | None:
     """The pod and addresses of an alias; None when it is not ours, or other names are missing."""
     if not alias.startswith(_ALIAS):
         return None
     name, *addresses = alias.removeprefix(_ALIAS).split()
     if name == _LONG:
         name = "".join(one.split("_", 2)[2] for one in sorted(other_names)).replace("_", "/")
-    if name.count("/") != _SLASHES:
+    parts = name.split("/")
+    if len(parts) not in _KEYS:
         return None
-    return PodKey(*name.split("/")), tuple(map(ip_address, addresses))
+    return _KEYS[len(parts)](*parts), tuple(map(ip_address, addresses))
 
 
 class Attach(Protocol):
@@ -140,14 +143,14 @@ class PodLinks:
 
     name = "pod links"
 
-    def __init__(self, kernel: Kernel, attach: Attach, devices: Table[PodKey, Device]) -> None:
+    def __init__(self, kernel: Kernel, attach: Attach, devices: Table[LinkKey, Device]) -> None:
         self._kernel = kernel
         self._attach = attach
         self._devices = devices
-        self._wired: dict[PodKey, PodLink] = {}
+        self._wired: dict[LinkKey, PodLink] = {}
         self._unrouted: set[IP] = set()  # addresses whose route has gone
 
-    async def held(self) -> dict[PodKey, tuple[IP, ...]]:
+    async def held(self) -> dict[LinkKey, tuple[IP, ...]]:
         """Addresses that the kernel says pods have."""
         parsed = (_pod_of(link) for link in (await self._kernel.links()).values())
         return dict(pair for pair in parsed if pair)
@@ -182,9 +185,9 @@ class PodLinks:
     def _addresses(self) -> set[IP]:
         return {address for row in self._devices.rows.values() for address in row.addresses}
 
-    async def read(self) -> Mapping[PodKey, PodLink]:
-        rows: dict[PodKey, PodLink] = {}
-        devices: dict[PodKey, Device] = {}
+    async def read(self) -> Mapping[LinkKey, PodLink]:
+        rows: dict[LinkKey, PodLink] = {}
+        devices: dict[LinkKey, Device] = {}
         links = await self._kernel.links()
         self._forget_gone({link.name for link in links.values()})
         for link in links.values():
@@ -193,8 +196,9 @@ class PodLinks:
                 continue
             key, addresses = parsed
             wired = self._wired.get(key)
-            netns, inode = (wired.netns, wired.inode) if wired else ("", 0)
-            rows[key] = PodLink(netns, inode, link.name, addresses, link.mtu)
+            there = (wired.netns, wired.inode, wired.inside) if wired else ("", 0, POD_DEVICE)
+            netns, inode, inside = there
+            rows[key] = PodLink(netns, inode, link.name, addresses, link.mtu, inside)
             devices[key] = _device(link, addresses)
         known = self._devices.rows
         kept = {k: row for k, row in known.items() if self._unrouted.intersection(row.addresses)}
@@ -208,8 +212,8 @@ class PodLinks:
             self._attach.forget(device)
             del self._wired[key]
 
-    async def upsert(self, rows: Mapping[PodKey, PodLink]) -> Errors[PodKey]:
-        errors: dict[PodKey, Exception] = {}
+    async def upsert(self, rows: Mapping[LinkKey, PodLink]) -> Errors[LinkKey]:
+        errors: dict[LinkKey, Exception] = {}
         for key, row in rows.items():
             self._unrouted.difference_update(row.addresses)  # first: one may go again meanwhile
             try:
@@ -221,8 +225,8 @@ class PodLinks:
             self._devices.upsert({key: _device(link, row.addresses)})
         return errors
 
-    async def delete(self, keys: Collection[PodKey]) -> Errors[PodKey]:
-        errors: dict[PodKey, Exception] = {}
+    async def delete(self, keys: Collection[LinkKey]) -> Errors[LinkKey]:
+        errors: dict[LinkKey, Exception] = {}
         for key in keys:
             try:
                 await self._kernel.delete_link(device_name(key))
@@ -234,20 +238,20 @@ class PodLinks:
             self._devices.delete([key])
         return errors
 
-    async def _wire(self, key: PodKey, row: PodLink) -> Link:
+    async def _wire(self, key: LinkKey, row: PodLink) -> Link:
         link = await self._kernel.find(row.device)
         mac, host_mac = _macs(row.addresses)
         async with Kernel.open_in(row.netns) as inside:
-            here = await inside.find(POD_DEVICE)
+            here = await inside.find(row.inside)
             if link and (here is None or link.mac != host_mac):
                 await self._kernel.delete_link(row.device)  # of an earlier pod of this name
                 self._attach.forget(row.device)
                 link = None
             if link is None:
                 if here:
-                    raise OSError(errno.EEXIST, f"{row.netns} has another {POD_DEVICE}")
+                    raise OSError(errno.EEXIST, f"{row.netns} has another {row.inside}")
                 link = await self._kernel.add_veth(
-                    VethEnd(row.device, host_mac), VethEnd(POD_DEVICE, mac), row.netns, row.mtu
+                    VethEnd(row.device, host_mac), VethEnd(row.inside, mac), row.netns, row.mtu
                 )
             elif here and here.mtu != row.mtu:
                 await inside.set_mtu(here.ifindex, row.mtu)
@@ -272,7 +276,7 @@ class PodLinks:
 
     async def _pod_side(self, inside: Kernel, row: PodLink, host_mac: str) -> None:
         await inside.set_up((await inside.link("lo")).ifindex)
-        ifindex = (await inside.link(POD_DEVICE)).ifindex
+        ifindex = (await inside.link(row.inside)).ifindex
         await inside.set_up(ifindex)
         for address in row.addresses:
             await inside.add_address(ifindex, address)
@@ -290,7 +294,7 @@ async def _paced(due: asyncio.Event, act: Callable[[], None]) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
-def _pod_of(link: Link) -> tuple[PodKey, tuple[IP, ...]] | None:
+def _pod_of(link: Link) -> tuple[LinkKey, tuple[IP, ...]] | None:
     return parse_alias(link.alias, [one for one in link.other_names if one.startswith(link.name)])
 
 

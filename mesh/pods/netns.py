@@ -1,4 +1,4 @@
-"""Network namespaces of pods: a folder, looked at five times a second."""
+"""Network namespaces of pods: a folder and those of attachments, looked at five times a second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from mesh.core.model import Finding
+from mesh.core.model import Attachment, Finding, Sandbox
 from mesh.core.table import Table
 from mesh.pods.findings import NAMESPACES
 
@@ -17,25 +17,34 @@ INTERVAL_S = 0.2
 
 
 class Namespaces:
-    """The folder of ``pattern``, the path of a pod's network namespace."""
+    """The folder of ``pattern``, the path of a pod's network namespace; empty: of attachments only.
 
-    def __init__(self, pattern: str) -> None:
-        self._folder = Path(pattern).parent
+    ``attached`` are what container runtimes have asked for.
+    """
+
+    def __init__(self, pattern: str, attached: Table[Sandbox, Attachment] | None = None) -> None:
+        self._folder = Path(pattern).parent if pattern else None
+        self._attached = attached
         self._problem = ""
 
     async def run(self, table: Table[str, int], interval_s: float = INTERVAL_S) -> None:
         """Keep ``table`` (path -> inode) until cancelled; an unreadable folder changes nothing."""
         while True:
             try:
-                table.replace(inodes(self._folder))
+                table.replace(self._found())
                 self._problem = ""
             except OSError as error:
                 self._problem = f"{error.strerror}: pods stay wired as they are"
             await asyncio.sleep(interval_s)
 
+    def _found(self) -> dict[str, int]:
+        found = inodes(self._folder) if self._folder else {}
+        attached = self._attached.rows.values() if self._attached else ()
+        return found | {row.netns: row.inode for row in attached}
+
     def findings(self) -> Iterable[Finding]:
         """Why pods are not looked for."""
-        if self._problem:
+        if self._problem and self._folder:
             yield Finding(NAMESPACES, str(self._folder), "", self._problem)
 
 

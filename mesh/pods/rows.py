@@ -18,7 +18,7 @@ import numpy.typing as npt
 from bpf.testrun import call
 from mesh.core.address import packed
 from mesh.core.feature import Tokens
-from mesh.core.model import IP, Pod, PodKey
+from mesh.core.model import IP, LinkKey, Pod
 from mesh.core.reconcile import Errors, Target
 from mesh.pods.links import Device
 
@@ -45,7 +45,7 @@ class PodIdentity:
 
 
 def pod_rows(
-    _: PodKey,
+    _: LinkKey,
     pod: Pod | None,
     device: Device | None,
     identity: PodIdentity | None,
@@ -60,7 +60,7 @@ def pod_rows(
     return dict.fromkeys(pod.addresses, row)
 
 
-def macs_of(ifindex: int, devices: Mapping[PodKey, Device]) -> dict[int, str]:
+def macs_of(ifindex: int, devices: Mapping[LinkKey, Device]) -> dict[int, str]:
     """MAC address of the pod behind a device."""
     macs = [device.mac for device in devices.values()]
     return {ifindex: macs[-1]} if macs else {}

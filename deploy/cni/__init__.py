@@ -1,0 +1,1 @@
+"""The CNI plugin and how it is compiled."""

@@ -1,0 +1,306 @@
+"""CNI on a node: calls of the plugin become attachments, and wait until the datapath has them.
+
+    call -> attachment (file, table) -> the room of pods: address, device, identity, rows of maps
+                                     -> answer, once nothing is lacking (``Connected``)
+
+A call that ends with an error leaves no attachment behind. An agent that is killed in between
+leaves one in the file: the next agent connects it, and the runtime deletes it or asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Protocol
+
+from mesh.cni import attachments, inside, results
+from mesh.cni.attachments import Attachments, tag_of
+from mesh.cni.findings import SOCKET
+from mesh.cni.frames import Answer, Frame
+from mesh.cni.lists import Lists
+from mesh.cni.requests import Call, Code, RefusedError, call, version_of
+from mesh.cni.server import listening
+from mesh.cni.settings import CNISettings
+from mesh.cni.waiting import Bell
+from mesh.core.feature import AgentFeature, Maps
+from mesh.core.files import in_words
+from mesh.core.model import Attachment, Connection, Finding, Pod, PodKey, Sandbox
+from mesh.core.passes import Gate
+from mesh.core.table import Table
+
+log = logging.getLogger(__name__)
+
+#: Seconds that ADD waits for what is missing: the plugin waits for 30, and the kubelet longer.
+ADD_S = 20.0
+#: Seconds that DEL waits until the device is gone: it goes with its namespace anyway.
+DEL_S = 5.0
+#: Seconds between looks at the namespaces of attachments.
+LOOK_S = 0.5
+
+
+class Connected(Protocol):
+    """The room of pods, as this room sees it."""
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` whenever one of the others may say something else."""
+
+    def lacks(self, key: Sandbox) -> str:
+        """What an attachment lacks until its packets pass; empty: nothing."""
+
+    def connection(self, key: Sandbox) -> Connection | None:
+        """How an attachment is connected, if it is."""
+
+    def stands(self, key: Sandbox) -> bool:
+        """Whether the kernel has a device of the attachment."""
+
+    @property
+    def unready(self) -> str:
+        """Why no pod can be connected; empty: one can."""
+
+
+class CNIAgent(AgentFeature):
+    """``pods`` are the objects of this node's pods, ``gate`` that of the agent's loop."""
+
+    def __init__(
+        self,
+        cluster: str,
+        settings: CNISettings,
+        attached: Attachments,
+        pods: Table[PodKey, Pod],
+        connected: Connected,
+        *,
+        add_s: float = ADD_S,
+    ) -> None:
+        self._cluster, self._settings, self._add_s = cluster, settings, add_s
+        self._attached, self._pods, self._connected = attached, pods, connected
+        self._bell = Bell()
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._problem = ""
+        self.lists = Lists(settings, lambda: self._connected.unready)
+        self._commands: Mapping[str, Callable[[Call], Coroutine[Any, Any, Answer]]] = {
+            "ADD": self._add,
+            "DEL": self._delete,
+            "CHECK": self._check,
+            "GC": self._collect,
+            "STATUS": self._status,
+        }
+
+    async def recover(self, _: Maps) -> None:
+        self._attached.load()
+
+    def begin(self, gate: Gate) -> None:
+        """Look at the other rooms' tables through the gate of their loop from now on."""
+        self._bell.gate = gate
+        for table in (self._pods, self._attached.table):
+            table.listen(self._bell.ring)
+        self._connected.listen(self._bell.ring)
+
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self.serve, self.follow_namespaces, self.lists.run)
+
+    def findings(self) -> Iterable[Finding]:
+        yield from self._attached.findings()
+        yield from self.lists.findings()
+        if self._problem:
+            yield Finding(SOCKET, str(self._settings.socket), "", self._problem)
+
+    # --- The life -----------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Answer calls until cancelled; a socket that cannot be made is tried again."""
+        while True:
+            try:
+                async with listening(self._settings.socket, self.answer):
+                    self._problem = ""
+                    await asyncio.Event().wait()
+            except OSError as error:
+                self._problem = in_words(error)
+            await asyncio.sleep(LOOK_S)
+
+    async def follow_namespaces(self) -> None:
+        """End attachments whose namespace is gone, until cancelled: no DEL may have reached us."""
+        while True:
+            if gone := list(attachments.ended(self._attached.table.rows)):
+                try:
+                    self._attached.end(gone)
+                except OSError as error:  # a finding of theirs
+                    log.warning("event=not_ended error=%s", in_words(error))
+            await asyncio.sleep(LOOK_S)
+
+    async def answer(self, frame: Frame) -> Answer:
+        """What the plugin prints."""
+        version = version_of(frame)
+        try:
+            return await self._served(frame)
+        except RefusedError as error:
+            return results.refused(version, error)
+        except Exception as error:  # a mistake of ours costs this call
+            log.exception("event=call_failed")
+            return results.refused(version, RefusedError(Code.AGAIN, repr(error)))
+
+    async def _served(self, frame: Frame) -> Answer:
+        asked = call(frame)
+        if asked.command == "VERSION":
+            return results.spoken(asked.version)
+        name = asked.container, asked.interface
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        try:
+            if asked.command == "DEL":  # ends an ADD that still waits
+                return await self._delete(asked)
+            async with lock:
+                return await self._commands[asked.command](asked)
+        finally:
+            if not lock.locked():
+                self._locks.pop(name, None)
+
+    # --- Commands -----------------------------------------------------------------------------
+
+    async def _add(self, asked: Call) -> Answer:
+        until = asyncio.get_running_loop().time() + self._add_s
+        pod = self._pod_of(asked)
+        inode = _namespace(asked.netns)
+        known = self._attached.find(asked.container, asked.interface)
+        if known and (known[0].pod != pod or known[1].inode != inode):
+            text = (
+                f"{asked.interface} of container {asked.container} is pod {_text(known[0].pod)}'s"
+            )
+            raise RefusedError(Code.TAKEN, text)
+        if known:
+            return await self._wait(asked, known[0], until, new=False)
+        if inside.has(asked.netns, asked.interface):
+            text = f"{asked.netns} has an interface {asked.interface} that is not ours"
+            raise RefusedError(Code.TAKEN, text)
+        row = await self._object(asked, pod, until)
+        key = Sandbox(
+            pod.cluster, pod.namespace, pod.name, tag_of(asked.container, asked.interface)
+        )
+        attachment = Attachment(
+            asked.container, asked.interface, asked.network, asked.netns, inode,
+            self._attached.next_number, row.uid, row.labels, row.service_account,
+        )  # fmt: skip
+        self._keep(key, attachment)
+        return await self._wait(asked, key, until, new=True)
+
+    def _pod_of(self, asked: Call) -> PodKey:
+        for name in ("K8S_POD_NAMESPACE", "K8S_POD_NAME"):
+            if not asked.arguments.get(name):
+                raise RefusedError(Code.ENVIRONMENT, f"CNI_ARGS: {name} is required")
+        arguments = asked.arguments
+        return PodKey(self._cluster, arguments["K8S_POD_NAMESPACE"], arguments["K8S_POD_NAME"])
+
+    async def _object(self, asked: Call, key: PodKey, until: float) -> Pod:
+        """The Pod object; one of the same name that went before is another one."""
+        uid = asked.arguments.get("K8S_POD_UID", "")
+
+        def found() -> Pod | None:
+            pod = self._pods.rows.get(key)
+            return pod if pod and (not uid or not pod.uid or pod.uid == uid) else None
+
+        if pod := await self._bell.until(found, until):
+            return pod
+        text = f"pod {_text(key)}: its Pod object is not known on this node"
+        if key in self._pods.rows:
+            text += f" (an earlier one of its name is; the UID asked for is {uid})"
+        raise RefusedError(Code.AGAIN, text)
+
+    def _keep(self, key: Sandbox, row: Attachment) -> None:
+        try:
+            self._attached.put(key, row)
+        except OSError as error:
+            raise RefusedError(Code.AGAIN, "attachments cannot be kept", in_words(error)) from error
+
+    async def _wait(self, asked: Call, key: Sandbox, until: float, *, new: bool) -> Answer:
+        """The result, once nothing is lacking."""
+        lack = ""
+
+        def look() -> Connection | str | None:
+            nonlocal lack
+            if key not in self._attached.table.rows:
+                return "it was deleted meanwhile"
+            lack = self._connected.lacks(key)
+            return None if lack else self._connected.connection(key)
+
+        found = await self._bell.until(look, until)
+        if isinstance(found, Connection):
+            return results.added(asked, found)
+        if new and found is None:
+            self._forget([key])
+        text = f"pod {_text(key.pod)} is not connected within {self._add_s:g} s, as it lacks this"
+        raise RefusedError(Code.AGAIN, f"{text}: {found or lack}")
+
+    def _forget(self, keys: Iterable[Sandbox]) -> None:
+        try:
+            self._attached.end(list(keys))
+        except OSError as error:
+            raise RefusedError(Code.IO, "attachments cannot be kept", in_words(error)) from error
+
+    async def _delete(self, asked: Call) -> Answer:
+        if known := self._attached.find(asked.container, asked.interface):
+            self._forget([known[0]])
+            await self._gone(known[0])
+        return Answer()
+
+    async def _gone(self, key: Sandbox) -> None:
+        until = asyncio.get_running_loop().time() + DEL_S
+        await self._bell.until(lambda: not self._connected.stands(key), until)
+
+    async def _check(self, asked: Call) -> Answer:
+        known = self._attached.find(asked.container, asked.interface)
+        if known is None:
+            text = f"container {asked.container} has no {asked.interface} of this network"
+            raise RefusedError(Code.UNKNOWN_CONTAINER, text)
+        if asked.previous is None:
+            raise RefusedError(Code.CONFIG, "prevResult: required for CHECK")
+        key, row = known
+        if _namespace(asked.netns) != row.inode or not inside.has(asked.netns, asked.interface):
+            text = f"{asked.netns} has no {asked.interface} of ours any more"
+            raise RefusedError(Code.CHANGED, text)
+        lack = await self._bell.gate.look(lambda: self._connected.lacks(key))
+        connection = self._connected.connection(key)
+        if lack or connection is None:
+            raise RefusedError(Code.AGAIN, f"pod {_text(key.pod)} lacks this: {lack}")
+        if changed := _changed(asked, connection):
+            text = f"pod {_text(key.pod)} is not as ADD has made it: it lacks {', '.join(changed)}"
+            raise RefusedError(Code.CHANGED, text)
+        return Answer()
+
+    async def _collect(self, asked: Call) -> Answer:
+        """A runtime that has no attachment at all leaves the list out: nothing is deleted then."""
+        if asked.valid is None:
+            return Answer()
+        gone = attachments.unlisted(self._attached.table.rows, asked.network, asked.valid)
+        self._forget(gone)
+        for key in gone:
+            await self._gone(key)
+        return Answer()
+
+    async def _status(self, _: Call) -> Answer:
+        unready = await self._bell.gate.look(lambda: self._connected.unready)
+        problems = [one.text for one in self._attached.findings()]
+        if why := "; ".join([*problems, unready] if unready else problems):
+            raise RefusedError(Code.NOT_AVAILABLE, f"no pod can be connected: {why}")
+        return Answer()
+
+
+def _text(pod: PodKey) -> str:
+    return f"{pod.namespace}/{pod.name}"
+
+
+def _namespace(path: str) -> int:
+    """The namespace behind a path. Raises RefusedError."""
+    try:
+        found = attachments.inode(path)
+    except OSError as error:
+        raise RefusedError(Code.IO, f"CNI_NETNS {path}: {in_words(error)}") from error
+    if not found:
+        raise RefusedError(Code.UNKNOWN_CONTAINER, f"CNI_NETNS {path}: no network namespace")
+    return found
+
+
+def _changed(asked: Call, connection: Connection) -> list[str]:
+    """What the pod lacks of what the result of ADD says, and of what its kernel was given."""
+    given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
+    have = [f"{one}/{one.max_prefixlen}" for one in connection.addresses]
+    others = [f"address {one} of prevResult" for one in given if one not in have]
+    return others + inside.lacks(asked.netns, connection.addresses)
