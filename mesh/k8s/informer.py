@@ -21,7 +21,7 @@ import msgspec
 
 from mesh.k8s.api import Api, ApiError, Away, Garbled, Gone, Refused, status_of
 from mesh.k8s.identity import Identity
-from mesh.k8s.turns import Turn, Turns
+from mesh.k8s.turns import Turns
 from mesh.k8s.watches import Watch
 
 #: Objects of a page.
@@ -189,16 +189,14 @@ class Informer:
             uid = self._identity.uid
             self._absent_since = None
             self._well()
-            async with self._turns.turn() as turn:
-                await self._take_page(page.items or (), seen, turn)
+            await self._take_page(page.items or (), seen)
             token = page.metadata.continue_
             if not token:
                 break
-        async with self._turns.turn() as turn:
-            for name in [name for name in self._versions if name not in seen]:
-                del self._versions[name]
-                self._sink.gone(self.watch, name)
-                await turn.pause()
+        for name in [name for name in self._versions if name not in seen]:
+            await self._turns.pause()
+            del self._versions[name]
+            self._sink.gone(self.watch, name)
         self._uid = uid
         self._sink.complete(self.watch)
         return page.metadata.resourceVersion
@@ -206,13 +204,13 @@ class Informer:
     def _selector(self) -> dict[str, str]:
         return {"fieldSelector": self.watch.fields} if self.watch.fields else {}
 
-    async def _take_page(self, items: Iterable[msgspec.Raw], seen: set[Name], turn: Turn) -> None:
+    async def _take_page(self, items: Iterable[msgspec.Raw], seen: set[Name]) -> None:
         for raw in items:
+            await self._turns.pause()
             name, version = _head(raw)
             seen.add(name)
             if self._versions.get(name) != version:
                 self._put(name, version, raw)
-            await turn.pause()
 
     # The watch
 
@@ -231,10 +229,9 @@ class Informer:
             self._well()
             async for part in lines:
                 self.heard = time.monotonic()
-                async with self._turns.turn() as turn:
-                    for line in part:
-                        self._take(line)
-                        await turn.pause()
+                for line in part:
+                    await self._turns.pause()
+                    self._take(line)
 
     def _take(self, line: bytes) -> None:
         try:

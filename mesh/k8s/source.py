@@ -161,12 +161,11 @@ class ApiServer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            async with self._turns.turn() as turn:
-                while self._pending:
-                    part = list(islice(self._pending, _PART))
-                    files = {name: self._pending.pop(name) for name in part}
-                    self._take(self._precedence.update(files, frozenset()))
-                    await turn.pause()
+            while self._pending:
+                await self._turns.pause()
+                part = list(islice(self._pending, _PART))
+                files = {name: self._pending.pop(name) for name in part}
+                self._take(self._precedence.update(files, frozenset()))
             self._mark_synced()
 
     def _take(self, difference: Difference) -> None:
