@@ -84,6 +84,12 @@ class FakeApiServer:
         self._events.clear()
         self.cut()
 
+    def set_back(self, revision: int) -> None:
+        """Be restored from a backup of that revision."""
+        self.revision = revision
+        self._events.clear()
+        self.cut()
+
     def forget(self) -> None:
         """Lose the history of events, as after a compaction, and end all watches."""
         self.revision += 1

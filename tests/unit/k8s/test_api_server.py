@@ -385,9 +385,8 @@ def test_a_store_that_was_set_back_is_listed_again(tmp_path: Path) -> None:
         async with running(source(server, folder)) as one:
             await until(lambda: f"watch {PODS}" in server.asked)
             await until(lambda: len(pods(one)) == 2)
-            server.revision = 50  # restored from a backup, in which p2 was not there yet
-            del server.objects[PODS]["shop/p2"]
-            server.cut()
+            del server.objects[PODS]["shop/p2"]  # it was not there yet
+            server.set_back(50)
             await until(lambda: pods(one) == ["shop/p1"])
 
     run(test, tmp_path)
