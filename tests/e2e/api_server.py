@@ -23,7 +23,7 @@ from clustermesh.issued import write_pki
 from tests.interop.etcd_server import Etcd, free_port
 from tests.tools.kube import build
 
-START_S = 60.0
+START_S = 180.0
 _PATCH = "application/merge-patch+json"
 _ISSUER = "https://meshgate.test"
 #: Seconds by which an expired token of a service account is still good.

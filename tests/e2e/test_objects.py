@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from bgp.peer import PEERS
 from gateway.policy import POLICIES
 from mesh import sources
 from mesh.config import load_agent, load_controller, load_speaker
 from mesh.controller import Controller
-from mesh.k8s import watches
+from mesh.core.findings import Code
+from mesh.core.model import Finding
+from mesh.k8s import watches, write_back
 from mesh.k8s.access import Access
 from mesh.k8s.api import Api
 from mesh.k8s.settings import Kubernetes
@@ -193,18 +196,33 @@ class Server(api_server.ApiServer):
         self.ask("POST", f"{RBAC}/clusterroles", role)
         self.bind()
 
-    def bind(self, subject: Document | None = None) -> None:
+    def bind(self, subject: Document | None = None, role: str = USER) -> None:
         binding = {
-            "metadata": {"name": USER},
+            "metadata": {"name": role},
             "roleRef": {
                 "apiGroup": "rbac.authorization.k8s.io",
                 "kind": "ClusterRole",
-                "name": USER,
+                "name": role,
             },
             "subjects": [subject or {"kind": "User", "name": USER}],
         }
         status, answer = self.ask("POST", f"{RBAC}/clusterrolebindings", binding)
         assert status == 201, answer["message"]
+
+    def grant_writes(self) -> None:
+        """Let the user write what a leader writes."""
+        plurals = [one["spec"]["names"]["plural"] for one in crds.definitions()]
+        rules = [
+            {
+                "apiGroups": ["meshgate.io"],
+                "resources": [f"{plural}/status" for plural in plurals],
+                "verbs": ["patch"],
+            },
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+        ]
+        role = {"metadata": {"name": f"{USER}-writes"}, "rules": rules}
+        self.ask("POST", f"{RBAC}/clusterroles", role)
+        self.bind(role=f"{USER}-writes")
 
     def unbind(self) -> None:
         self.ask("DELETE", f"{RBAC}/clusterrolebindings/{USER}")
@@ -343,8 +361,8 @@ def test_rows_are_those_of_a_folder_with_the_same_documents(server: Server, tmp_
         pods = {key: row for key, row in expected[PODS.name].items() if row.node == "east-1"}
         assert of_agent == expected | {PODS.name: pods}
         read = {noun for noun, rows in plain(speaker.objects).items() if rows}
-        assert read == {"node", "peer", "egress policy"} & read
-        assert plain(speaker.objects)["node"] == expected["node"]
+        assert read == {NODES.name, PEERS.name, POLICIES.name}
+        assert plain(speaker.objects)[NODES.name] == expected[NODES.name]
 
     asyncio.run(run())
 
@@ -500,6 +518,57 @@ def test_an_exec_plugin_gives_a_token_and_runs_again_when_it_ends(
     finally:
         server.unbind()
     assert len(runs.read_text().splitlines()) > 1
+
+
+def test_conditions_and_events_say_what_is_wrong_and_nothing_is_written_twice(
+    server: Server,
+) -> None:
+    """By a role of the least rights: status of the own kinds, and Events."""
+    code = Code("E399", "Something is wrong.", "Mend it.")
+    found: list[Finding] = []
+    path = f"{path_of(document('EgressPolicy', {}))}/one"
+    server.grant()
+    server.grant_writes()
+
+    def read() -> tuple[dict[str, tuple[str, str]], str]:
+        _, one = server.ask("GET", path)
+        held = one.get("status", {}).get("conditions", ())
+        says = {each["type"]: (each["status"], each["reason"]) for each in held}
+        return says, one["metadata"]["resourceVersion"]
+
+    def events() -> list[Document]:
+        _, answer = server.ask("GET", "/api/v1/namespaces/default/events")
+        return [one for one in answer["items"] if one["involvedObject"]["name"] == "one"]
+
+    async def run() -> None:
+        one = source(server.kubeconfig(USER))
+        writing = one.write_back(lambda: found, lambda: True)
+        task = asyncio.create_task(writing())
+        async with running(one):
+            well = {"Accepted": ("True", "Used"), "Healthy": ("True", "NoFinding")}
+            await until(lambda: read()[0] == well)
+            found.append(Finding(code, "EgressPolicy/one", "spec.addresses", "is wrong"))
+            await until(lambda: read()[0] == well | {"Healthy": ("False", "E399")})
+            await until(events)
+            version = read()[1]
+            await asyncio.sleep(3 * write_back.LOOK_S)
+            assert read()[1] == version, "nothing has changed"
+            (event,) = events()
+            assert (event["reason"], event["message"]) == ("E399", "spec.addresses: is wrong")
+            status, _ = await asyncio.to_thread(
+                server.ask, "PATCH", f"{path}/status", {"status": {"conditions": []}}
+            )
+            assert status == 200
+            await until(lambda: read()[0].get("Healthy") == ("False", "E399"))
+            found.clear()
+            await until(lambda: read()[0] == well)
+            assert not codes(one)
+        task.cancel()
+
+    try:
+        asyncio.run(run())
+    finally:
+        server.unbind()
 
 
 def test_another_empty_api_server_changes_nothing_until_it_is_accepted(
