@@ -108,8 +108,8 @@ class Informer:
         self.problem: ApiError | None = None
         #: The verb that has failed.
         self.verb = "list"
-        #: When the API server last said something, by the monotonic clock.
-        self.heard = time.monotonic()
+        #: Since when it does not follow, by the monotonic clock; None: it does.
+        self.failing_since: float | None = None
         self._api, self._identity, self._turns, self._sink = api, identity, turns, sink
         self._life_s, self._pauses, self._absent_s = life_s, pauses, absent_s
         #: Objects of a list do not say of which kind they are.
@@ -128,8 +128,8 @@ class Informer:
             after_s = await self._attempt()
             if time.monotonic() - began > longest:
                 pause = first
-            wait = max(pause, after_s) * random.uniform(0.5, 1)  # noqa: S311 - spreads requests
-            await asyncio.sleep(wait)
+            wait = pause * random.uniform(0.5, 1)  # noqa: S311 - spreads requests
+            await asyncio.sleep(max(wait, after_s))
             pause = min(2 * pause, longest)
 
     async def _attempt(self) -> float:
@@ -141,7 +141,7 @@ class Informer:
         except Refused as error:
             return self._refused(error)
         except ApiError as error:
-            self.problem = error
+            self._fail(error)
             return error.after_s if isinstance(error, Away) else 0.0
         return 0.0
 
@@ -157,7 +157,7 @@ class Informer:
     def _refused(self, error: Refused) -> float:
         """Seconds until the next attempt."""
         if error.status != 404 or not self.watch.kind.optional:
-            self.problem = error
+            self._fail(error)
             return 0.0
         self._version, now = None, time.monotonic()
         if self._absent_since is None:
@@ -171,8 +171,13 @@ class Informer:
             self._sink.complete(self.watch)
         return self._absent_s
 
+    def _fail(self, error: ApiError) -> None:
+        self.problem = error
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
+
     def _well(self) -> None:
-        self.problem, self.heard = None, time.monotonic()
+        self.problem = self.failing_since = None
 
     # The list
 
@@ -228,7 +233,6 @@ class Informer:
                 raise Gone("another store than the one that was listed")
             self._well()
             async for part in lines:
-                self.heard = time.monotonic()
                 for line in part:
                     await self._turns.pause()
                     self._take(line)

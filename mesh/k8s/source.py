@@ -221,7 +221,8 @@ class ApiServer:
 
 def _of(name: str, informer: Informer, now: float) -> Iterable[Finding]:
     """What is wrong with one kind; without a field: with all of them."""
-    problem, silent_s = informer.problem, now - informer.heard
+    problem, since = informer.problem, informer.failing_since
+    silent_s = now - (now if since is None else since)
     if problem is None or (isinstance(problem, Away) and silent_s < AWAY_S):
         return ()
     code = _code(problem)

@@ -265,10 +265,12 @@ async def running(one: ApiServer | sources.Sources) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not holds():
-            await asyncio.sleep(0.02)
+async def until(holds: Callable[[], object], shown: Callable[[], object] = str) -> None:
+    """``shown`` is what a failure shows."""
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end, f"waited for {WAIT_S} s: {shown()}"
+        await asyncio.sleep(0.02)
 
 
 def codes(one: ApiServer) -> list[tuple[str, str]]:
@@ -585,7 +587,7 @@ def test_another_empty_api_server_changes_nothing_until_it_is_accepted(
             await asyncio.to_thread(server.wipe)
             for definition in crds.definitions():
                 await asyncio.to_thread(server.define, definition)
-            await until(lambda: codes(one) == [("M204", "")])
+            await until(lambda: codes(one) == [("M204", "")], lambda: list(one.findings()))
             await asyncio.to_thread(server.make, node("west-1", "10.99.0.21"))
             (found,) = one.findings()
             assert one.identity.uid in found.text
