@@ -23,9 +23,9 @@ WAITING = ("interop", "lab")
 #: Levels that compute. They run beside the waiting ones, one after the other, and give way to them.
 COMPUTING = ("unit", "packet")
 GIVES_WAY = 10  # nice(2)
-#: Files of the level ``lab`` that run beside the others, each group in a lab of its own; its lane is
-#: called ``lab`` and this mark. ``+``: they change the fabric, or have one of another shape.
-#: ``++``: they wait for findings and objects most of the time, while the others send traffic.
+#: Files of the level ``lab`` that run beside the others, each group in a lane and a lab of its own,
+#: by the mark of the lane. ``+``: they change the fabric, or have one of another shape. ``++``:
+#: they wait for findings and objects most of the time, while the others send traffic.
 APART = {
     "+": ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py"),
     "++": (
