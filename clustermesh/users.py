@@ -52,7 +52,7 @@ WRITER, READER = "writer", "reader"
 
 
 def grants(cluster: str, role: str) -> Sequence[Grant]:
-    """What the user may do."""
+    """The rights of the user."""
     if role == READER:
         read = ("cilium/cache/", wire.CONFIGS, wire.CANARIES)
         return (_HEARTBEAT, *map(Grant, read))
@@ -111,7 +111,8 @@ def issue(
 ) -> Sequence[MadeUser]:
     """Make these users in etcd, as root, and a certificate for each. They may be made again.
 
-    ``into`` is a folder for the files; nobody renews there meanwhile. Raises ValueError, OSError.
+    ``into`` is a folder for the files, which no process renews meanwhile. Raises ValueError,
+    OSError.
     """
     folder = Folder(pki)
 

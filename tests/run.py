@@ -23,15 +23,27 @@ WAITING = ("interop", "lab")
 #: Levels that compute. They run beside the waiting ones, one after the other, and give way to them.
 COMPUTING = ("unit", "packet")
 GIVES_WAY = 10  # nice(2)
-#: Files of the level ``lab`` that run beside the others, each group in a lab of its own; its lane
-#: is called ``lab`` and this mark. ``+``: they change the fabric, or have one of another shape.
-#: ``++``: they wait for findings and objects most of the time, while the others send traffic.
+#: Files of a level that run beside its others, each group in a lane of its own, by the mark of the
+#: lane. Of the level ``lab`` each lane has a lab of its own. ``lab+``: these files change the
+#: fabric, or have one of another shape. ``lab++``: they wait for findings and objects most of the
+#: time, while those of ``lab`` send traffic. ``packet+``: half of the time of its level.
 APART = {
-    "+": ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py"),
-    "++": (
-        "test_confined.py", "test_ended.py", "test_health.py", "test_lab_commands.py",
-        "test_objects.py", "test_reachability.py", "test_taken_away.py",
-    ),
+    "lab": {
+        "+": ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py"),
+        "++": (
+            "test_confined.py", "test_ended.py", "test_health.py", "test_lab_commands.py",
+            "test_objects.py", "test_reachability.py", "test_taken_away.py",
+        ),
+    },
+    "packet": {
+        "+": (
+            "test_full_maps.py", "test_gone_backends.py", "test_half_open.py", "test_handover.py",
+            "test_hops.py", "test_leaks.py", "test_migrate.py", "test_new_room.py",
+            "test_one_shots.py", "test_ports.py", "test_races.py", "test_resets.py",
+            "test_shares.py", "test_sock.py", "test_stack.py", "test_states.py", "test_sweep.py",
+            "test_veths.py",
+        ),
+    },
 }  # fmt: skip
 MARK = "+"
 
@@ -80,10 +92,10 @@ def run_level(level: str) -> int:
 def files(level: str) -> list[str]:
     """Pytest's words for what belongs to a level."""
     folder = level.rstrip(MARK)
+    groups = APART.get(Path(folder).name, {})
     if mark := level.removeprefix(folder):
-        return [f"{folder}/{name}" for name in APART[mark]]
-    apart = (f"{folder}/{name}" for names in APART.values() for name in names)
-    return [level, *(f"--ignore={one}" for one in apart if is_of(level, ("lab",)))]
+        return [f"{folder}/{name}" for name in groups[mark]]
+    return [level, *(f"--ignore={folder}/{name}" for names in groups.values() for name in names)]
 
 
 def start(level: str) -> subprocess.Popen[str]:
@@ -121,10 +133,10 @@ def versions() -> str:
 
 def in_lanes(levels: Sequence[str]) -> list[list[str]]:
     """Lanes that run side by side; the levels of a lane run one after the other."""
-    found = [[one] for one in levels if is_of(one, WAITING)]
-    found += [[one + mark] for one in levels if is_of(one, ("lab",)) for mark in APART]
+    waiting = [[one] for one in levels if is_of(one, WAITING)]
     computing = [one for one in levels if is_of(one, COMPUTING)]
-    return [*found, computing] if computing else found
+    apart = [[one + mark] for one in levels for mark in APART.get(Path(one).name, {})]
+    return [*waiting, *([computing] if computing else []), *apart]
 
 
 def in_turn(levels: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The import firewall: what another cluster publishes is checked before it reaches a map.
+"""The import firewall: keys of another cluster are checked before they reach a map.
 
 ``Importer`` keeps the keys of one cluster, ``Imports`` those of all clusters in one store. The
 nouns are in ``shared.py``, the checks in ``checks.py``, the keys of one noun in ``keys.py``. A
@@ -6,7 +6,7 @@ refused key is quarantined alone: a finding names it, its last accepted row stay
 itself may stay, and the other keys go on. Addresses and services rest on parts of the cluster's
 nodes (a pod CIDR, an address of a host) and are judged again when that part changes.
 
-What is told is kept at once, and only the last value of a key; it is judged later, cluster by
+A change is kept at once, and only the last value of a key; it is judged later, cluster by
 cluster, in pieces. So a cluster that changes fast costs itself (``tables.py``).
 
 The cluster id that was accepted first is held until the ``cluster-config`` key has gone;
@@ -90,7 +90,7 @@ _LIMITS: Mapping[AnyShared, str] = {
     SERVICE: "services",
     SLICE: "services",
 }
-#: Refusals of a single address that somebody else's, or something of ours, may lift.
+#: Refusals of a single address that end when another cluster, or we, give an address up.
 _WANTING = frozenset({codes.ADDRESS_TAKEN, codes.BEYOND_PROVISIONAL})
 
 
@@ -140,7 +140,7 @@ class Importer:
         self._ignored: AnyShared = SLICE  # of the two forms of services
         self._in_part: set[str] = set()  # refused keys of which a part is accepted
         self._singles: dict[str, int] = {}  # keys of addresses that stand by themselves
-        self._wanting: dict[str, int] = {}  # keys of addresses that somebody else has
+        self._wanting: dict[str, int] = {}  # keys of addresses that others have
         self._over: dict[AnyShared, dict[str, None]] = {}  # keys over the contract's limits
         self.contract_changed = False  # so everything is to be judged again
         self._moved: set[str] = set()  # single addresses that came or went, as ``single`` says
@@ -158,7 +158,7 @@ class Importer:
         #: Another id is being taken over: rows go with the one, and come back with the other.
         self.changes_id = False
 
-    # --- What is accepted ---------------------------------------------------------------------
+    # --- Accepted rows ---------------------------------------------------------------------
 
     def rows(self, noun: Shared[Any, Any, R]) -> list[R]:
         """Accepted rows of a noun."""
@@ -206,7 +206,7 @@ class Importer:
 
     @property
     def findings(self) -> dict[str, Finding]:
-        """What is refused, by etcd key; the first ones, then their number."""
+        """Refusals by etcd key; the first ones, then their number."""
         name = wire.plain(self.cluster.name)
         shown = dict(islice(self._refused.items(), self._limits.findings))
         for noun, unread in self._unread.items():
@@ -234,7 +234,7 @@ class Importer:
     # --- Keys in ------------------------------------------------------------------------------
 
     def apply(self, puts: Mapping[str, bytes], deletes: Collection[str] = ()) -> ImportChanges:
-        """Take in keys that were put and keys that are gone; return what that changes."""
+        """Take in keys that were put and keys that are gone; return the changed rows."""
         draft = Draft()
         self.settle(draft, puts, deletes)
         return draft.changes()
@@ -271,7 +271,7 @@ class Importer:
         finish(self.settling(draft))
 
     def settling(self, draft: Draft) -> Iterator[None]:
-        """Judge everything that was told and what is to be judged again; changes go into a draft.
+        """Judge all changes, and keys that are to be judged again; changed rows go into a draft.
 
         In pieces. Between these more may be told, which the next run judges, but there is one run
         of an importer at a time.
@@ -427,7 +427,7 @@ class Importer:
         return key in self._long or (len(self._long) < _LONG_KEYS and len(key) <= _LONGEST_KEY)
 
     def _put_beyond(self, noun: AnyShared, key: str, value: bytes) -> None:
-        """Keep what may find room at the end of the list, when gone keys have left.
+        """Keep keys that may find room at the end of the list, when gone keys have left.
 
         At most as many can leave as there may be, so no more are kept.
         """
@@ -482,7 +482,7 @@ class Importer:
         everything = {noun: dict.fromkeys(keys) for noun, keys in self._keys.items()}
         self.changes_id = bool(self.cluster.id)
         if self.cluster.id:
-            self._draining = True  # every key counts as gone, and forgets what it was
+            self._draining = True  # every key counts as gone, and its row is forgotten
             yield from self._settling_rows(draft, everything)
             self._draining = False
             self.cluster.ledger.drop_id(self.cluster.name, self.cluster.id)
@@ -627,7 +627,7 @@ class Importer:
             draft.put(noun, noun.key(row if row is not None else before), row)
 
     def _note_single(self, key: str, nodes: Sequence[str]) -> None:
-        """Note whether an address stands by itself, and whether somebody else has it."""
+        """Note whether an address stands by itself, and whether another cluster has it."""
         cluster, pods = self.cluster.name, self.cluster.ledger.pods
         if (nodes[:1] == (SINGLE,)) != (key in self._singles):
             gone = self._singles.pop(key, None)
@@ -723,7 +723,7 @@ class Importer:
         self._in_part.discard(key)
 
     def _name(self, noun: AnyShared, key: str) -> str:
-        """What follows the cluster in a key."""
+        """The part of a key behind the cluster."""
         return key[len(noun.prefix) + len(self.cluster.name) + 1 :]
 
 
@@ -770,17 +770,17 @@ class Imports:
             self.waiting[cluster] = None
 
     def apply(self, puts: Mapping[str, bytes], deletes: Collection[str] = ()) -> ImportChanges:
-        """Take in keys of any cluster; return what that changes, over all clusters."""
+        """Take in keys of any cluster; return the changed rows of all clusters."""
         self.tell(puts, deletes)
         return self._all_settled()
 
     def update_own(self, own: OwnFacts) -> ImportChanges:
-        """``change_own`` to what this cluster has as a whole, judged at once."""
+        """``change_own`` to all facts of this cluster, judged at once."""
         self._note_own(self.ledger.update_own(own))
         return self._all_settled()
 
     def change_own(self, change: OwnChange) -> None:
-        """Take in changed facts of ours: what they concern is to be judged again; ours win.
+        """Take in changed facts of ours: keys that they concern are to be judged again; ours win.
 
         A cluster whose contract has changed is to be judged as a whole.
         """
@@ -804,9 +804,9 @@ class Imports:
                     self.waiting.setdefault(name)
 
     def settling(self, cluster: str, draft: Draft) -> Iterator[None]:
-        """Judge what waits of a cluster, in pieces; other clusters may be judged between these.
+        """Judge the waiting keys of a cluster, in pieces; others may be judged between these.
 
-        Afterwards ``follow_up`` says what else is to be judged.
+        Afterwards ``follow_up`` names further keys that are to be judged.
         """
         self.waiting.pop(cluster, None)
         importer = self.importers.get(cluster)
@@ -822,12 +822,12 @@ class Imports:
         return cluster in self.importers and self.importers[cluster].contract_changed
 
     def may_be_written(self, cluster: str) -> bool:
-        """Whether a part of what a run has changed so far is right without the rest of it."""
+        """Whether a part of a run's changes so far is right without the rest."""
         importer = self.importers.get(cluster)
         return importer is None or not importer.changes_id
 
     def follow_up(self) -> None:
-        """Refused nodes are judged again when somebody has given something up, and addresses."""
+        """Refused nodes and addresses are judged again when a cluster has given something up."""
         if self.ledger.revision != self._seen:
             self._seen = self.ledger.revision
             for name, importer in self.importers.items():
@@ -887,7 +887,7 @@ class Imports:
 
 
 def finish(pieces: Iterator[None]) -> Any:
-    """Run to the end; what the generator returns."""
+    """Run to the end; the value that the generator returns."""
     while True:
         try:
             next(pieces)
@@ -896,5 +896,5 @@ def finish(pieces: Iterator[None]) -> Any:
 
 
 def _still_accepted(refusal: NotAccepted | WireError) -> tuple[Any, tuple[str, ...]]:
-    """What is accepted of a refused value, or None; and on what the judgement rests."""
+    """The accepted part of a refused value, or None; and the parts on which the judgement rests."""
     return (refusal.part, refusal.rests) if isinstance(refusal, NotAccepted) else (None, ())

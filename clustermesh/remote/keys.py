@@ -1,4 +1,4 @@
-"""The keys of one noun of one cluster: what each says, what was accepted, on what that rests.
+"""The keys of one noun of one cluster: values, accepted rows, and the parts on which those rest.
 
 ``Keys`` does it for any noun with dictionaries. ``AddressKeys`` does the same in columns, because a
 cluster has up to 131,072 addresses: a row of about 60 bytes instead of 670.
@@ -46,14 +46,14 @@ class Room:
 
 
 class _Unkept(NamedTuple):
-    """In place of a refused value: what tells whether another one comes, and the refusal."""
+    """In place of a refused value: its hash, to know another one by, and the refusal."""
 
     hash: int
     refusal: NotAccepted | WireError
 
 
 def taken(read: Callable[[], T]) -> T:
-    """What ``read`` gives. Raises NotAccepted, WireError; a mistake of ours is a refusal, too."""
+    """The result of ``read``. Raises NotAccepted, WireError; our mistake is a refusal, too."""
     try:
         return read()
     except (NotAccepted, WireError):
@@ -84,10 +84,10 @@ class KeyStore(Protocol):
         """The key is gone; its accepted row goes when ``accept`` says so."""
 
     def latest(self, key: str) -> Any:
-        """What the latest value says. Raises NotAccepted, WireError."""
+        """The content of the latest value. Raises NotAccepted, WireError."""
 
     def kept(self, key: str) -> Any:
-        """What the kept value says; None if there is none."""
+        """The content of the kept value; None if there is none."""
 
     def drop_kept(self, key: str) -> None:
         """Forget the kept value."""
@@ -417,7 +417,7 @@ class AddressKeys:
 
 
 def _read(shared: Shared[Any, D, Any], name: str, value: bytes) -> D:
-    """What a value says. Raises NotAccepted, WireError."""
+    """The content of a value. Raises NotAccepted, WireError."""
     if len(value) > shared.largest:
         raise _too_large(len(value))
     return shared.decode(name, value)

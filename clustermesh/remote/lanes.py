@@ -1,12 +1,12 @@
 """Clusters are judged side by side, each in pieces and each at its own cost.
 
-A *lane* is the run of one cluster: what was told of it is judged and then written into the tables.
-Lanes take turns after each piece, so a small change waits for no large one. A cluster that changes
-all the time uses up what it has saved; then it goes at a slower pace, and nobody else does. What is
-told meanwhile is kept by key (``importer.py``), so the next run judges the last value of each.
+A *lane* is the run of one cluster: its changes are judged and then written into the tables. Lanes
+take turns after each piece, so a small change waits for no large one. A cluster that changes all
+the time uses up its savings; then it goes at a slower pace, and no other cluster does. Changes that
+come meanwhile are kept by key (``importer.py``), so the next run judges the last value of each.
 
-The clusters of a list are judged one after the other, because whoever comes first in a list keeps
-what two of them claim; a list costs nobody anything.
+The clusters of a list are judged one after the other, because the first one in a list keeps a
+prefix that two of them claim; a list costs no cluster anything.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ COLLECTED = 4096
 #: Seconds for which a cluster that was too fast is shown.
 SHOWN_S = 30.0
 
-#: Writes what a run of a cluster has changed, in pieces.
+#: Writes the changes of a run of a cluster, in pieces.
 Write = Callable[[str, Draft], Iterator[None]]
 
 
 class Pace:
-    """What one cluster has saved up, by a clock in seconds."""
+    """The savings of one cluster, by a clock in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.cpu_s, self.runs = SAVED_S, SAVED_RUNS
@@ -106,7 +106,7 @@ class Lanes:
         self._mistakes: dict[str, str] = {}
 
     def list_told(self) -> None:
-        """A list is complete: whoever waits now is judged in its order."""
+        """A list is complete: clusters that wait now are judged in its order."""
         self._listing.update(self._imports.waiting)
 
     @property
@@ -121,13 +121,13 @@ class Lanes:
         return min(waits, default=None)
 
     def steps(self, *, rests: bool) -> Iterator[None]:
-        """Judge what may be judged now; with ``rests`` only as much as fits into a pass."""
+        """Judge clusters whose turn it is; with ``rests`` only as much as fits into a pass."""
         end = self._cpu() + PASS_S
         while lane := self._next() or self._next_after():
             self._advance(lane)
             arrives = lane.cluster not in self._lanes and bool(self._lanes)
             if rests and not self.lists and (arrives or self._cpu() > end):
-                return  # others wait to see what has changed, not for what goes on
+                return  # others wait to see these changes, not the lanes that go on
             yield
 
     def findings(self) -> dict[str, Finding]:
@@ -163,7 +163,7 @@ class Lanes:
         return None
 
     def _next_after(self) -> _Lane | None:
-        """Likewise, once those are asked for who wait for what others have given up."""
+        """Likewise, after a look for keys that wait for an address that is free by now."""
         self._imports.follow_up()
         return self._next()
 

@@ -1,10 +1,10 @@
-"""What a publisher that was started anew has left behind: keys of its predecessor. Pure.
+"""Keys that the predecessor of a publisher has left behind. Pure.
 
-A kvstoremesh does not list what its predecessor wrote into a store, so a pod that was deleted while
-it was away stays in the store until the predecessor's lease ends, up to 15 min
+A kvstoremesh does not list the keys that its predecessor wrote into a store, so a pod that was
+deleted while it was away stays in the store until the predecessor's lease ends, up to 15 min
 (``reference/cilium-peer.md`` B10). A new publisher puts every key of a prefix on leases of its own,
-and then the prefix's canary. So when a canary that stands is put on another lease, what still hangs
-on the leases of before is gone.
+and then the prefix's canary. So when a canary that stands is put on another lease, a key that still
+hangs on the leases of before is gone.
 
 Which leases are of before: those on which a key was put not later than the former canary. A lease
 that the former publisher opened after it counts as new; its keys end with it.

@@ -1,8 +1,8 @@
-"""What no other cluster may claim: the union of what the features of this process declare.
+"""Facts that no other cluster may claim: the union of those that the features declare.
 
-A feature that forgets to declare its addresses leaves them to whoever claims them first, so the
+A feature that forgets to declare its addresses leaves them to the first claimant, so the
 union is made from the list of features and from nothing else. The contracts with other clusters,
-and what only a contract gives, take the same way.
+and networks that only a contract gives, take the same way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PART = 256
 
 
 class Declares(Protocol):
-    """What a feature declares, as ``mesh/core/feature.py`` says."""
+    """The declarations of a feature, as ``mesh/core/feature.py`` has them."""
 
     ours: Sequence[Table[Network, None]]
     own_addresses: Sequence[Table[IP, None]]

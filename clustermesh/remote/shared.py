@@ -1,7 +1,7 @@
 """The nouns that clusters publish: one object each, and the list of them.
 
-What a noun's keys look like, how its values are read and judged, and how many there may be is said
-here and nowhere else. The list is handed to ``Imports`` and ``RemoteTables`` by whoever makes them.
+The form of a noun's keys, the reading and judging of its values, and their number are declared
+here and nowhere else. ``Imports`` and ``RemoteTables`` get the list from their makers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ KIB = 1 << 10
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Shared(Generic[K, D, R]):
-    """A published noun: what its keys say (``D``), the row that is accepted (``R``), its key.
+    """A published noun: the content of its keys (``D``), the row that is accepted (``R``), its key.
 
-    ``decode`` gets a name, which is what follows the cluster in a key, and a value, and looks at
+    ``decode`` gets a name, which is the part of a key behind the cluster, and a value, and looks at
     nothing else. ``judge`` sees the cluster and returns the row with the nodes on which the
     judgement rests; ``rests_on_nodes``: it is judged again when those change. Both raise
     ``NotAccepted`` or ``WireError``. ``limit`` is the number of keys that are read of one cluster,
@@ -71,7 +71,7 @@ def _no_key(_: int) -> None:
     """The id is no row of a table."""
 
 
-#: What is read first; nothing else of a cluster is used without it.
+#: The noun that is read first; nothing else of a cluster is used without it.
 CONFIG: Shared[None, bytes, int] = Shared(
     "config", wire.CONFIGS, checks.read_config, checks.cluster_id, _no_key, 1
 )
@@ -112,6 +112,6 @@ SLICE: Shared[tuple[str, str, str], pb.ClusterEndpointSlice, ServiceSlice] = Sha
     rests_on_nodes=True,
 )
 
-#: Every published noun, in the order in which rows are judged: what rests on others
+#: Every published noun, in the order in which rows are judged: those that rest on others
 #: comes after them.
 SHARED: tuple[Shared[Any, Any, Any], ...] = (CONFIG, NODE, IDENTITY, ADDRESS, SERVICE, SLICE)

@@ -22,7 +22,7 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 #: Endpoints that a slice of ours has at most, on average half of them: a change of one backend
 #: writes one slice.
 _ENDPOINTS = 100
-#: Bytes of a slice that somebody else has packed: 1000 endpoints with long names have a tenth.
+#: Bytes of a slice that another program has packed: 1000 endpoints with long names have a tenth.
 _LARGEST = 1 << 20
 _PORTS = range(1, 65536)
 
@@ -46,7 +46,7 @@ class ServiceSlice:
 
 
 def decode(value: bytes) -> pb.ClusterEndpointSlice:
-    """What a value says. Raises WireError."""
+    """The content of a value. Raises WireError."""
     try:
         size = zstandard.get_frame_parameters(value).content_size
         if _LARGEST < size != zstandard.CONTENTSIZE_UNKNOWN:

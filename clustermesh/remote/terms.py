@@ -1,6 +1,6 @@
-"""What a cluster may claim by its contract; or, while it has none, at all (D60).
+"""The claims that a cluster may have by its contract; or, while it has none, at all (D60).
 
-A cluster with a contract (``ClusterPeer``) gets what the contract gives. One without is
+A cluster with a contract (``ClusterPeer``) gets the terms of the contract. One without is
 provisional. It has pods in private or unique-local space, and neither pods nor nodes where what we
 do would change: destinations of egress policies, addresses of routers and of the store, what
 contracts give to others; and no pods where a host of ours has a route other than the default one.

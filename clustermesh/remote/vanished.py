@@ -1,7 +1,7 @@
-"""Clusters that were accepted and have gone: by lease, by counter, or somebody deleted their keys.
+"""Clusters that were accepted and have gone: by lease or counter, or with their keys.
 
-What vanishes leaves nothing that could be wrong. So it is remembered here, for as long as the
-process lives and the cluster does not come back.
+A cluster that vanishes leaves no row that could be wrong. So it is remembered here, for as long as
+the process lives and the cluster does not come back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The key ``config``: what all controllers of a cluster agree on. Pure.
+"""The key ``config``: settings on which all controllers of a cluster agree. Pure.
 
 The first leader writes the fields of its features; a controller with other values never leads.
 """

@@ -1,7 +1,7 @@
 """The allocator of claims: numbers that belong to an owner for good.
 
 Two persistent keys per claim (``claims.py``) are made by one create-only Txn of the leader, so
-there is no number twice and no owner with two numbers, whoever races. A released number rests;
+there is no number twice and no owner with two numbers, however many race. A released number rests;
 its next owner has a greater epoch. Everything claimed is also kept in memory and in a file: a store
 that was replaced by an empty one gets the same numbers back, even from a restarted controller.
 """
@@ -115,7 +115,7 @@ class _Pool:
         self._idle[number] = None
 
     def former(self, owners: Collection[str], candidates: Sequence[int]) -> Mapping[str, int]:
-        """Resting numbers by last owner: nobody has had them since, so that owner need not wait."""
+        """Resting numbers by last owner: no other has had them, so that owner need not wait."""
         resting = (self.numbers[number] for number in self._idle if number in self.numbers)
         return {
             record.owner: record.key.number
@@ -124,7 +124,7 @@ class _Pool:
         }
 
     def free(self, candidates: Sequence[int], now: float) -> Iterator[int]:
-        """Candidates that nobody holds and that have rested, in their order."""
+        """Candidates that are free and have rested, in their order."""
         if not _same(candidates, self._candidates):
             self._candidates, self._walked = candidates, 0
         self._walk()
@@ -202,7 +202,7 @@ class Allocator:
         #: Why the snapshot cannot be written, in words.
         self.problem = ""
         self._unrestored: dict[ClaimKey, Record] = {}
-        #: What the snapshot does not have; None: nobody knows, so it is written as a whole.
+        #: Changes that the snapshot does not have; None: not known, so it is written as a whole.
         self._unsaved: dict[ClaimKey, None] | None = None
         self._lock = asyncio.Lock()
         self._flights = asyncio.Semaphore(IN_FLIGHT)
@@ -220,7 +220,7 @@ class Allocator:
         return [r for pool in self._pools.values() for r in pool.numbers.values()]
 
     async def recover(self, more: Iterable[Record] = ()) -> Sequence[str]:
-        """Load the store, or give a new one what we know; then put ``synced``.
+        """Load the store, or give a new one the claims that we know; then put ``synced``.
 
         A store without ``synced`` never had, or has lost, its claims: those in memory, in the
         snapshot and ``more`` are created in it with the same numbers. Returns what could not be,
@@ -290,7 +290,7 @@ class Allocator:
             await self.save()
 
     def observe(self, batch: Batch) -> None:
-        """Learn what the leader has claimed, while we stand by."""
+        """Learn the leader's claims, while we stand by."""
         if self._leads():
             return
         self._revision = batch.revision
@@ -302,7 +302,7 @@ class Allocator:
             self._learn_entry(entry)
 
     async def keep(self) -> None:
-        """Write down what was observed, for ever: the next start may be a leader's."""
+        """Write down observed claims, for ever: the next start may be a leader's."""
         while True:
             await asyncio.sleep(SNAPSHOT_S)
             if self._unsaved is None or self._unsaved:
@@ -335,7 +335,7 @@ class Allocator:
         return self._pools[key.noun, key.pool].numbers.get(key.number)
 
     async def _load(self) -> bool:
-        """Make memory what the store says. Return whether the store has been ``synced``."""
+        """Make memory equal to the store. Return whether the store has been ``synced``."""
         entries, revision, synced = await self._read()
         self._pools.clear()
         self._unsaved = None
@@ -395,7 +395,7 @@ class Allocator:
             await self._claim_singly(noun, pool, owner, place.free(candidates, now))
 
     async def _claim_singly(self, noun: str, pool: str, owner: str, numbers: Iterator[int]) -> None:
-        """A number for one whose Txn met somebody else's; none if the owner has got one."""
+        """A number for an owner whose Txn met another one; none if the owner has got one."""
         place = self._pools[noun, pool]
         for _ in range(ATTEMPTS):
             if owner in place.owners or owner in place.refused:
@@ -406,7 +406,7 @@ class Allocator:
             await self._try_some([(ClaimKey(noun, pool, number), owner)])
 
     async def _try_some(self, pairs: Sequence[tuple[ClaimKey, str]]) -> None:
-        """``_try``; what etcd refuses because of one pair is tried pair by pair."""
+        """``_try``; a Txn that etcd refuses because of one pair is tried pair by pair."""
         try:
             await self._try(pairs)
         except _OF_THE_KEYS as error:

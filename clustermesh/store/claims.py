@@ -23,7 +23,7 @@ from mesh.core.model import Claim, ClaimKey
 
 #: Digits of a number: the largest pools have 2^62 of them.
 _DIGITS = 19
-#: What a journal can hold.
+#: Records of a journal.
 Stored = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -76,7 +76,7 @@ def number_key(cluster: str, key: ClaimKey) -> str:
 
 
 def numbers_prefix(cluster: str, noun: str, pool: str) -> str:
-    """The prefix of a pool's numbers, without the owners: what a node watches of it."""
+    """The prefix of a pool's numbers, without the owners: the part that a node watches."""
     return f"meshgate/v1/{cluster}/{noun}/{pool}/number/"
 
 

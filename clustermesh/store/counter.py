@@ -6,8 +6,8 @@ last put is the counter: only a put changes it.
 
 Rule 1: only time between two reads that succeeded counts. A read that failed starts anew: an etcd
         that was away has kept the writer from writing as well.
-Rule 2: between two reads counts at most what was meant to lie between them. A reader that slept
-        (SIGSTOP, a busy loop, a suspended machine) cannot know who else did.
+Rule 2: between two reads counts at most the time that was meant to lie between them. A reader that
+        slept (SIGSTOP, a busy loop, a suspended machine) cannot know which others did.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Standing:
         self._read: float | None = None  # when it was last read
 
     def read(self, value: Hashable, most_s: float) -> float:
-        """Take in what was read now; the seconds for which it has stood.
+        """Take in the value of now; the seconds for which it has stood.
 
         ``most_s`` are the seconds that were meant to lie between this read and the last one.
         """

@@ -1,4 +1,4 @@
-"""Clusters that nobody is to wait for: the leader writes down what an operator has asked for.
+"""Clusters for which no agent is to wait: the leader writes down an operator's requests.
 
 An operator puts ``meshgate/v1/<cluster>/forget/<name>``. The leader turns the request into
 ``forgotten/<name>``, which all agents of the cluster read, and takes that away once the cluster is
@@ -15,7 +15,7 @@ from clustermesh.etcd.requests import delete_op, put_op
 from clustermesh.store.leader import Fence, fenced_txn
 from clustermesh.store.own import FORGOTTEN, TO_FORGET, Own
 
-#: Seconds between looks at what is asked for.
+#: Seconds between looks at requests.
 LOOK_S = 1.0
 
 
@@ -38,7 +38,7 @@ class Forgetting:
             await asyncio.sleep(LOOK_S)
 
     async def meet(self, fence: Fence) -> None:
-        """Meet what is asked for now; raises EtcdError."""
+        """Meet the requests of now; raises EtcdError."""
         prefix, complete = self._own.prefix, set(self._complete())
         for name in list(self._own.to_forget.rows):
             request = delete_op(f"{prefix}{TO_FORGET}{name}")

@@ -1,7 +1,7 @@
-"""What is wrong with etcd itself: an alarm, a database that fills up, a history that was cut.
+"""Faults of etcd itself: an alarm, a database that fills up, a history that was cut.
 
 etcd lets any user raise and disarm alarms and compact its history (ARCHITECTURE.md D69). All of it
-is survived: reads go on, what is programmed and published stays. Here it gets a name.
+is survived: reads go on, maps and published keys stay. Here it gets a name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from clustermesh.store.view import StoreView
 from clustermesh.store.writers import Writers, mib, writers
 from mesh.core.model import Finding
 
-#: Seconds between looks at the status of etcd, and between two samples of who fills it.
+#: Seconds between looks at the status of etcd, and between two samples of its writers.
 LOOK_S, SAMPLE_S = 10.0, 3600.0
-#: Bytes that etcd takes when nobody has told it another quota.
+#: Bytes that etcd takes without another quota in its configuration.
 QUOTA = 2 << 30
 #: Seconds for which it is told that history was cut.
 TOLD_S = 600.0
@@ -28,7 +28,7 @@ TOLD_S = 600.0
 class StoreHealth:
     """``quota`` is etcd's own in bytes, for an etcd that does not tell it (before 3.6); 0: unknown.
 
-    Only who ``leads`` samples writers, for all of the cluster; ``clusters`` gives whose.
+    Only a process that ``leads`` samples the writers, which ``clusters`` names.
     """
 
     def __init__(

@@ -164,7 +164,7 @@ class KeysTarget:
                 return
             kvs = zip(ops, map(read_kv, reads), strict=True)
             self._see({key: kv.mod_revision if kv else 0 for key, kv in kvs})
-        raise BadRequest("somebody else writes these keys again and again")
+        raise BadRequest("another process writes these keys again and again")
 
     async def _send(
         self,

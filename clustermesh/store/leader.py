@@ -120,7 +120,7 @@ class Leader:
         self._deadline = 0.0  # of a leadership that was just taken
         self._hung_s = hung_s
         self._renewal: Renewal | None = None
-        self._rival = Standing()  # the counter of whoever else leads
+        self._rival = Standing()  # the counter of another leader
         self._leases: set[int] = set()  # granted here, perhaps still alive
         self._has_led = False
 
@@ -167,7 +167,7 @@ class Leader:
             self._deadline,
             self._hung_s,
         )
-        renewal.start()  # whoever sees that we lead may keep the loop busy
+        renewal.start()  # a callback that sees that we lead may keep the loop busy
         self._fence, self.holder, self._has_led = fence, self.instance, True
         work = asyncio.create_task(lead(fence), name="lead")
         keep = asyncio.create_task(renewal.watch(), name="keep the leadership")
@@ -228,7 +228,7 @@ class Leader:
         return None
 
     async def _take(self, stands: pb.KeyValue | None = None) -> Fence | None:
-        """Put the key on a lease of ours; None: somebody else was faster.
+        """Put the key on a lease of ours; None: another instance was faster.
 
         ``stands`` is the key of a holder that puts it no more. One Txn replaces it: a put that came
         meanwhile makes it fail, and an alarm that keeps the holder from writing keeps us as well.

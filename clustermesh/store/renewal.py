@@ -1,10 +1,10 @@
 """A leader's counter, raised by a thread: a busy event loop loses no leadership, a hung one does.
 
 To raise it is to put the leader's key once more, fenced: its value stays, its revision is the
-counter (``counter.py``). The lease is renewed beside it, and only cleans up: anybody could do that.
-The thread has a channel of its own. It raises only while the event loop has turned a short while
-ago (``HUNG_S``): a process that no longer does its work must not keep others from doing it. The
-leadership ends one lease after the sending of the last put that was answered, by our own clock.
+counter (``counter.py``). The lease is renewed beside it, and only cleans up: any user could renew
+it. The thread has a channel of its own. It raises only while the event loop has turned a short
+while ago (``HUNG_S``): a process that no longer does its work must not keep others from doing it.
+The leadership ends one lease after the sending of the last put that was answered, by our own clock.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Held(Protocol):
     @property
     def lease(self) -> int: ...
     def comparisons(self) -> Sequence[pb.Compare]:
-        """What a Txn compares so that only who holds the key can write."""
+        """The comparison of a Txn by which only the holder of the key can write."""
 
     def check(self, kv: pb.KeyValue | None) -> None:
         """Raise an EtcdError unless ``kv`` is the key as we hold it."""
@@ -150,7 +150,7 @@ class Renewal:
     def _put(self) -> tuple[bool, pb.KeyValue | None]:
         """Raise the counter. Whether the key was ours, else the key as it stands.
 
-        While an alarm stands in etcd nobody can write, so nobody can take over either.
+        While an alarm stands in etcd no process can write, so none can take over either.
         """
         try:
             reply = self._etcd.txn(self._raise, ANSWER_S)

@@ -41,7 +41,7 @@ class StoreView:
         on_synced: Callable[[], None] | None = None,
     ) -> None:
         self.synced = False
-        #: Called when another store was found: what we wrote into the old one is gone.
+        #: Called when another store was found: the keys that we wrote into the old one are gone.
         self.on_replaced: Callable[[], None] | None = None
         self._client = client
         self._marker = marker
@@ -58,13 +58,13 @@ class StoreView:
         return next((part.problem for part in self._parts.values() if part.problem), "")
 
     def findings(self) -> Iterable[Finding]:
-        """Keys that nobody gets to see."""
+        """Keys that are handed to no callback."""
         for part in self._parts.values():
             yield from part.findings()
 
     @property
     def prefixes(self) -> Sequence[str]:
-        """What is followed."""
+        """The prefixes that are followed."""
         return tuple(self._parts)
 
     @property
@@ -100,7 +100,7 @@ class StoreView:
                 self._start(prefix)
 
     def release(self, is_given_up: Callable[[str], bool]) -> None:
-        """Nobody waits for these keys any more: those that are held are gone."""
+        """These keys are given up: those that are held are gone."""
         for part in self._parts.values():
             part.release(is_given_up)
 
@@ -145,7 +145,7 @@ class StoreView:
         return None not in markers and len(markers) == 1
 
     def settle(self) -> None:
-        """After a list: delete what was held until every prefix had seen this store."""
+        """After a list: delete keys that were held until every prefix had seen this store."""
         if not self.is_agreed:
             self._list_older()
             return
@@ -157,7 +157,7 @@ class StoreView:
                 self._on_synced()
 
     def _list_older(self) -> None:
-        """List again what was listed beside another marker than stands now.
+        """List the prefixes again that were listed beside another marker than stands now.
 
         A marker that was put after the list of one prefix and before the list of the marker itself
         comes with no event: nothing else would ever list the former again.
@@ -199,7 +199,7 @@ class _Part(Follow):
         super().list_anew()
 
     def tell_gone(self) -> None:
-        """Hand on the deletion of what was held for the view's sake."""
+        """Hand on the deletion of keys that were held for the view's sake."""
         gone, self._gone = self._gone, set()
         deletes = [key for key in gone if key in self._held]
         if deletes:
@@ -207,7 +207,7 @@ class _Part(Follow):
             self._hand_on(Batch(self._state.revision, (), deletes))
 
     def release(self, is_given_up: Callable[[str], bool]) -> None:
-        """Hand on the deletion of held keys that nobody waits for."""
+        """Hand on the deletion of held keys that are given up."""
         gone = [key for key in self._held if is_given_up(key)]
         if gone:
             self._held.difference_update(gone)

@@ -1,8 +1,8 @@
-"""Who fills the store: the largest prefixes, from samples.
+"""The prefixes that fill the store, from samples.
 
-Reading everything would cost what it is to warn of. So the keys of each prefix are counted by etcd,
-and the size of a few is measured. What writes the same key again and again fills the store with
-history, which no count shows: so a watch measures what is written in a short while.
+Reading everything would be a load itself. So the keys of each prefix are counted by etcd, and the
+size of a few is measured. A process that writes the same key again and again fills the store with
+history, which no count shows: so a watch measures the writes of a short while.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MEASURED, PREFIXES_PER_TXN = 8, 16
 WATCHED_S = 2.0
 #: Writers that are named.
 NAMED = 3
-#: What a controller may read.
+#: Prefixes that a controller may read.
 TREES = ("cilium/", "meshgate/v1/")
 
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Estimated bytes by prefix: what is stored, and what was written while it was watched."""
+    """Estimated bytes by prefix: stored ones, and those written while it was watched."""
 
     stored: Counter[str] = field(default_factory=Counter)
     written: Counter[str] = field(default_factory=Counter)
@@ -78,7 +78,7 @@ async def _watch(client: Client, tree: str, written: Counter[str]) -> None:
 
 
 def _group(key: str) -> str:
-    """What a key counts for: the prefix of its cluster."""
+    """The prefix of the cluster for which a key counts."""
     head, cluster = wire.split_key(key)
     if cluster:
         return f"{head}{cluster}/"

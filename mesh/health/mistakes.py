@@ -33,7 +33,7 @@ class Mistakes:
         self._place = f"{host}/{role}"
         self._loop = loop
         self._tasks: dict[str, str] = {}  # tasks that have raised, with the reason
-        self._reports: dict[str, str] = {}  # parts that could not say what is wrong
+        self._reports: dict[str, str] = {}  # parts that could not give their findings
 
     async def keep(
         self,
@@ -66,7 +66,7 @@ class Mistakes:
             del self._tasks[name]
 
     def of(self, name: str, found: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-        """What a part says; nothing more of it when it raises."""
+        """The findings of a part; no further ones when it raises."""
         try:
             yield from found()
         except Exception as error:

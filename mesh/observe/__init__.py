@@ -1,4 +1,4 @@
-"""What people and tools see of a process, read-only.
+"""The view of a process that people and tools get, read-only.
 
 ``events`` keeps the events of the datapath and decodes them to flows, ``hubble`` serves the flows
 (``filters``), ``drops`` counts. ``tables`` is the process socket, both its ends. Above it stand the

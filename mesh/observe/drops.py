@@ -39,7 +39,7 @@ def drop_rows(
     ]
 
 
-#: Who gets a reset, and with which source, by name of ``enum reset_count``.
+#: The receiver of a reset, and its source, by name of ``enum reset_count``.
 _RESETS = {
     "RESET_POD": ("pod", "the other end"),
     "RESET_FAR": ("other end", "the egress address"),

@@ -1,8 +1,8 @@
-"""The last events of this node, kept as arrays, and decoded to flows when somebody asks.
+"""The last events of this node, kept as arrays, and decoded to flows at a question.
 
 The agent drains the ring buffer into ``Flows.append``, which copies arrays and decodes nothing.
 Every event keeps its sequence number, so a follower knows which events it has seen and which it
-missed. Names are looked up when somebody asks, by callables that the agent gives (``Names``).
+missed. Names are looked up at a question, by callables that the agent gives (``Names``).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Flows:
     def _wall_ns(self) -> int:
         """Nanoseconds from CLOCK_MONOTONIC to the wall clock.
 
-        They change only when somebody sets the wall clock.
+        They change only when the wall clock is set.
         """
         now = time.time_ns() - time.monotonic_ns()
         if abs(now - self._boot_ns) > _CLOCK_JITTER_NS:

@@ -98,7 +98,7 @@ def exact_flow(row: Row) -> Row:
 
 
 def against(answers: Iterable[Answer]) -> Callable[[object], str]:
-    """What is known against a node, in words: its agent does not answer, or has findings of it."""
+    """Faults of a node, in words: its agent does not answer, or has findings of it."""
     known: dict[str, str] = {}
     for answer in answers:
         if answer.process.role == "agent":

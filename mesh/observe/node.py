@@ -1,4 +1,4 @@
-"""What a node's agent shows: flows from the event ring, late ICMP errors, drops."""
+"""The view of a node's agent: flows from the event ring, late ICMP errors, drops."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ from mesh.observe.tables import Registered
 log = logging.getLogger(__name__)
 
 ADDED, DELETED, UPDATED = 1, 2, 3
-#: What a relay appends to a node and its cluster to find the name in a certificate.
+#: The ending that a relay appends to a node and its cluster to find the name in a certificate.
 DOMAIN = "hubble-grpc.cilium.io"
 #: Seconds between tries to listen, when the port is taken or a file cannot be read.
 RETRY_S = 5.0
 
 Context = aio.ServicerContext[Message, Message]
-#: What a relay knows, by the node's name.
+#: The nodes that a relay knows, by name.
 Told = Mapping[str, pb.ChangeNotification]
 
 
@@ -165,7 +165,7 @@ class Listener:
         return grpc.ssl_server_certificate_configuration([pair], one.ca.read_bytes())
 
     def findings(self) -> Iterator[Finding]:
-        """That nobody is served."""
+        """A finding that no relay is served."""
         if self._problem:
             text = (
                 f"cannot listen on {self._settings.listen}: {self._problem}; no relay sees the "

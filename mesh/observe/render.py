@@ -2,7 +2,7 @@
 
 Colour and boxes only on a terminal; otherwise plain columns, so that a pipe gets plain text. Texts
 of others come out in ASCII, whatever the form: a name may hold letters that look like others, marks
-that turn the direction of writing, and what a terminal obeys.
+that turn the direction of writing, and codes that a terminal obeys.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def marked(text: str) -> str:
 
 
 def in_ascii(text: str) -> str:
-    """JSON that says the same: what is not ASCII stands in strings only (RFC 8259 7)."""
+    """Equal JSON in ASCII: other letters stand in strings only (RFC 8259 7)."""
     return re.sub(r"[^ -~\n]", lambda found: json.dumps(found[0])[1:-1], text)
 
 

@@ -52,7 +52,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What ``meshgate status`` prints.
+    """The content of ``meshgate status``.
 
     ``findings`` has {code, object, field, text, about, since}; ``said_by`` is how many processes
     say each of them.
@@ -221,7 +221,7 @@ def _known(answers: Iterable[Answer]) -> Callable[..., bool]:
 def _unsaid(
     nouns: Mapping[str, Noun], rows: Mapping[str, list[Row]], known: Callable[..., bool]
 ) -> Iterator[Row]:
-    """What is wrong with a row and no process says itself."""
+    """Findings about a row that no process has itself."""
     for name, shown in _shown(nouns):
         for problem in filter(None, map(shown.problem, rows[name])):
             if not known(*problem.about):

@@ -1,4 +1,4 @@
-"""Events that were left out because a sender had used up its share: who, and how many lately.
+"""Events that were left out because a sender had used up its share, by sender.
 
 ``mg_event_rate`` counts by sender: a device of this node in its first half, an address elsewhere
 in the second one (``event_sender`` in ``bpf/include/event.h``).
@@ -17,7 +17,7 @@ from mesh.core.noun import Row
 
 #: Seconds over which events are counted, and between two looks.
 WINDOW_S, LOOK_S = 60.0, 5.0
-#: Whoever is not known by a device.
+#: Senders that are not known by a device.
 ELSEWHERE = "elsewhere"
 
 Totals = npt.NDArray[np.uint64]

@@ -26,6 +26,11 @@ _GET_FLOWS = "/observer.Observer/GetFlows"
 _NAMES = {"tcp": "TCP", "udp": "UDP", "sctp": "SCTP", "icmpv4": "ICMP", "icmpv6": "ICMPv6"}
 
 
+#: Seconds between two nodes' sights of one connection at most: their clocks may differ. A port of
+#: a host is used again for the same remote after a minute.
+SAME_S = 10.0
+_MICROSECONDS = len("2026-11-30T08:00:00.000000")
+
 #: Flows that an agent gives in a second, with a wide margin.
 _FLOWS_PER_S = 1000
 
@@ -89,7 +94,34 @@ def kept(agents: Sequence[Process], wanted: Wanted) -> tuple[list[Row], dict[str
             failed[agent.name] = _reason(agent, error, timeout_s)
         link.close()
     rows.sort(key=lambda row: str(row["time"]))
-    return rows, failed
+    return with_services(rows), failed
+
+
+def with_services(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with the service in those of other nodes, too.
+
+    Only the node of the sender knows which service its socket had asked for (D78). Another node saw
+    the same connection: protocol and both ends are equal, within ``SAME_S``.
+    """
+    asked: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        if row["service"]:
+            asked.setdefault(_connection(row), []).append(row)
+    return [row if row["service"] else _named(row, asked.get(_connection(row), ())) for row in rows]
+
+
+def _named(row: Row, others: Sequence[Row]) -> Row:
+    near = [one["service"] for one in others if abs(_seconds(one) - _seconds(row)) <= SAME_S]
+    return {**row, "service": near[0]} if near else row
+
+
+def _connection(row: Row) -> tuple[object, ...]:
+    ends = (row["source"], row["destination"])
+    return (row["protocol"], *((end["address"], end["port"]) for end in ends))
+
+
+def _seconds(row: Row) -> float:
+    return datetime.fromisoformat(str(row["time"])[:_MICROSECONDS]).timestamp()
 
 
 def live(agents: Sequence[Process], wanted: Wanted) -> Iterator[Row | str]:

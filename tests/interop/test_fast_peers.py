@@ -36,8 +36,11 @@ VALUES, VALUE_BYTES = (300, 1 << 20) if SOAK else (120, 1 << 18)
 #: What a process may grow by.
 GROWTH = 20 << 20
 #: Seconds within which half of the other cluster's changes arrive, on a machine that does much
-#: else. The aim is 99 of 100 within 0.05; ``pytest -s`` prints what was reached.
+#: else. ``pytest -s`` prints what was reached.
 BOUND_S = 0.25
+#: The aim: 99 of 100 changes within so many seconds. The part of the machine and of etcd in them
+#: varies; the part of the process is the CPU that it uses until the change has arrived.
+AIM_S = 0.05
 MANY = replace(WEST, pod_cidrs=(ip_network("10.64.0.0/14"),))
 ENDPOINTS = (IPv4Address("10.99.0.21"), IPv4Address("10.99.0.22"))
 
@@ -49,12 +52,14 @@ class Seen:
 
     def __init__(self) -> None:
         self.at: dict[NodeKey, float] = {}
+        self.changed = asyncio.Event()
 
     async def read(self) -> Mapping[NodeKey, Node]:
         return {}
 
     async def upsert(self, rows: Mapping[NodeKey, Node]) -> Errors[NodeKey]:
         self.at |= dict.fromkeys(rows, time.monotonic())
+        self.changed.set()
         return {}
 
     async def delete(self, keys: Collection[NodeKey]) -> Errors[NodeKey]:
@@ -70,6 +75,7 @@ class Probe:
     client: Client
     seen: Seen
     late_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
     count: int = 0
 
     async def once(self, due: float = 0.0) -> None:
@@ -77,13 +83,15 @@ class Probe:
         self.count += 1
         name = f"n{self.count}"
         value = wire.node_value(Node("north", name, (), ()), 3)
-        began = due or time.monotonic()
+        began, cpu = due or time.monotonic(), time.thread_time()
         await self.client.put(wire.node_key("north", name), value)
         key = NodeKey("north", name)
-        while key not in self.seen.at:
-            await asyncio.sleep(0.001)
-            assert time.monotonic() < began + 60, "a change of another cluster does not arrive"
+        async with asyncio.timeout(60):
+            while key not in self.seen.at:
+                self.seen.changed.clear()
+                await self.seen.changed.wait()
         self.late_s.append(self.seen.at[key] - began)
+        self.cpu_s.append(time.thread_time() - cpu)
 
     async def run(self) -> None:
         due = time.monotonic()
@@ -95,6 +103,10 @@ class Probe:
     @property
     def p50_s(self) -> float:
         return sorted(self.late_s)[len(self.late_s) // 2]
+
+    @property
+    def p99_cpu_s(self) -> float:
+        return sorted(self.cpu_s)[int(0.99 * (len(self.cpu_s) - 1))]
 
 
 def resident() -> int:
@@ -154,6 +166,7 @@ def report(name: str, probe: Probe, growth: int) -> None:
     ordered = sorted(probe.late_s)
     quantiles = {"p50": len(ordered) // 2, "p99": int(0.99 * (len(ordered) - 1)), "longest": -1}
     figures = ", ".join(f"{n} {1000 * ordered[at]:.1f} ms" for n, at in quantiles.items())
+    figures += f", of these CPU p99 {1000 * probe.p99_cpu_s:.1f} ms"
     text = f"{len(probe.late_s)} changes, {figures}, growth {growth >> 20} MiB"
     sys.stdout.write(f"\n{name}: {text}\n")
 
@@ -167,6 +180,7 @@ def test_a_node_whose_endpoint_goes_there_and_back_costs_its_own_cluster(tmp_pat
                 await during(partial(asyncio.sleep, 0.1), probe)
                 report("no attack", probe, 0)
                 probe.late_s.clear()
+                probe.cpu_s.clear()
             await write(client, list(addresses()))
             table = agent.features.identity.address
             await until(lambda: len(table) >= ADDRESSES, "all addresses are in", 120)
@@ -183,6 +197,7 @@ def test_a_node_whose_endpoint_goes_there_and_back_costs_its_own_cluster(tmp_pat
             await during(attack, probe)
             report("endpoint there and back", probe, resident() - before)
             assert probe.p50_s < BOUND_S
+            assert probe.p99_cpu_s < AIM_S
             remote = agent.features.store.remote
             last = ENDPOINTS[0] if turn % 2 else ENDPOINTS[1]
 
@@ -225,6 +240,7 @@ def test_refused_values_take_no_memory(tmp_path: Path) -> None:
             report("refused values", probe, growth)
             assert turn > VALUES or not SOAK
             assert probe.p50_s < BOUND_S
+            assert probe.p99_cpu_s < AIM_S
             await until(lambda: {"M131", "M175"} <= codes(agent), "the refusals are shown")
             assert growth < GROWTH
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address
+from os import getpid
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_another_protocol_is_no_echo(nodes: Nodes) -> None:
 def test_questions_share_the_rate_of_errors(nodes: Nodes) -> None:
     """So nobody gets more answers out of a node than it would get ICMP errors."""
     space = nodes["a"].space
-    with pinned_in("dpw-echo-rate") as directory, netns.enter(space):
+    with pinned_in(f"dpw-{getpid()}-echo-rate") as directory, netns.enter(space):
         quiet = Node(PLANS["a"], space, directory, icmp_errors=0)
         try:
             got = quiet.from_uplink(echo(B, A, QUESTION))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from os import getpid
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ Event = Mapping[str, Any]
 
 @pytest.fixture(scope="module")
 def alone(loaded: dict[str, Node]) -> Iterator[Node]:
-    with pinned_in("dpw-shares") as directory:
+    with pinned_in(f"dpw-{getpid()}-shares") as directory:
         node = Node(PLANS["a"], loaded["a"].space, directory, event_share=SHARE, drop_share=DROPS)
         yield node
         node.close()

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
+from os import getpid
 
 import pytest
 
@@ -372,7 +373,7 @@ def test_an_address_that_is_back_goes_on(nodes: Nodes, family: int, pod: Pod) ->
 
 def test_resets_share_the_rate_of_icmp_errors(nodes: Nodes, family: int, pod: Pod) -> None:
     space = nodes["a"].space
-    with pinned_in("dpw-reset-rate") as directory, netns.enter(space):
+    with pinned_in(f"dpw-{getpid()}-reset-rate") as directory, netns.enter(space):
         quiet = Node(PLANS["a"], space, directory, icmp_errors=0)
         try:
             plain(quiet, family)

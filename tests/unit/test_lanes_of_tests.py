@@ -39,10 +39,17 @@ def test_each_file_runs_once() -> None:
     assert counts == Counter(wanted)
 
 
-def test_the_lab_has_a_lane_for_each_group_and_the_computing_levels_share_one() -> None:
+def test_each_group_has_a_lane_and_the_computing_levels_share_one() -> None:
     run = runner()
     lanes = run.in_lanes(["tests/unit", "tests/packet", "tests/interop", "tests/lab"])
     assert lanes == [
-        ["tests/interop"], ["tests/lab"], ["tests/lab+"], ["tests/lab++"],
-        ["tests/unit", "tests/packet"],
+        ["tests/interop"], ["tests/lab"], ["tests/unit", "tests/packet"],
+        ["tests/packet+"], ["tests/lab+"], ["tests/lab++"],
     ]  # fmt: skip
+    assert run.in_lanes(["tests/unit", "tests/interop"]) == [["tests/interop"], ["tests/unit"]]
+
+
+def test_the_lanes_of_computing_levels_give_way() -> None:
+    run = runner()
+    assert run.is_of("tests/packet+", run.COMPUTING)
+    assert not run.is_of("tests/lab++", run.COMPUTING)
