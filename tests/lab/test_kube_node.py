@@ -50,7 +50,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         for host in (OWN, *network.hosts(SHAPE)):
             found.host(host).cgroup.mkdir(parents=True)
         network.build(found, SHAPE)
-        node.prepare(found, CLUSTER, NODE, ())
+        node.prepare(found, CLUSTER, NODE, (), {})
         plan_file = found.host_run(NODE.name) / "plan.json"
         plan = replace(init.read(plan_file.read_text()), services=SERVICES)
         plan_file.write_text(json.dumps(asdict(plan)))

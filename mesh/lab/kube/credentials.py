@@ -23,6 +23,7 @@ from mesh.lab.places import Lab
 
 API_PORT = 6443
 ADMIN, CONTROLLERS, SCHEDULER, PROXY = "admin", "controllers", "scheduler", "proxy"
+KUBE_ROUTER = "kube-router"
 #: The API server's own certificates as a client: of kubelets, and of aggregated API servers.
 KUBELET_CLIENT, FRONT_PROXY = "kube-apiserver-kubelet-client", "front-proxy-client"
 SERVER, ACCOUNTS = "apiserver", "accounts"
@@ -46,6 +47,7 @@ def users(cluster: Cluster) -> list[User]:
         User(CONTROLLERS, "system:kube-controller-manager"),
         User(SCHEDULER, "system:kube-scheduler"),
         User(PROXY, "system:kube-proxy"),
+        User(KUBE_ROUTER, "lab:kube-router"),
         *nodes,
     ]
 
