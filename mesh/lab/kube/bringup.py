@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
@@ -156,6 +157,11 @@ def _start_cluster(
 ) -> None:
     """Start its nodes; the API server's is first, since kubelets wait for it a while."""
     credentials.write(lab, cluster)
+    api = (str(cluster.control_plane.addresses[0]), str(credentials.API_PORT))
+    namespace, port = lab.host("router").netns_path, credentials.port_file(lab, cluster)
+    module = (sys.executable, "-m", "mesh.lab.kube.forward")
+    command = (*module, str(namespace), *api, str(port))
+    neighbours.spawn(lab, OWN, f"api-{cluster.name}", command)
     for _, each in (row for row in topology.nodes if row[0] == cluster):
         node.prepare(lab, cluster, each, parts.archives, parts.plugins)
         node.start(lab, topology, each)

@@ -40,7 +40,12 @@ def add(verbs: Subparsers) -> None:
     verb = _verb(own, "exec", _exec, "run a command on a node or another host")
     verb.add_argument("host", metavar="NODE")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD…")
-    verb = _verb(own, "kubeconfig", _kubeconfig, "print an administrator's kubeconfig")
+    verb = _verb(
+        own,
+        "kubeconfig",
+        _kubeconfig,
+        "print an administrator's kubeconfig for commands of this machine",
+    )
     verb.add_argument("cluster", metavar="CLUSTER")
     for name, run, words in (
         ("start", _start, "start a node, or a service that was stopped"),
@@ -153,7 +158,10 @@ def _kubeconfig(lab: Lab, options: argparse.Namespace) -> int:
     if cluster is None:
         known = ", ".join(each.name for each in current(lab).clusters)
         raise LabError(f"no cluster {options.cluster}; known: {known}")
-    print(credentials.kubeconfig(lab, cluster).read_text(), end="")
+    try:
+        print(credentials.for_this_machine(lab, cluster), end="")
+    except (OSError, ValueError) as error:
+        raise LabError(f"cluster {cluster.name} is not up yet: {error}") from error
     return 0
 
 

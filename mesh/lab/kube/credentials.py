@@ -69,6 +69,18 @@ def server(cluster: Cluster) -> str:
     return f"https://{host}:{API_PORT}"
 
 
+def port_file(lab: Lab, cluster: Cluster) -> Path:
+    """The number of the loopback's port that leads to the API server (``forward``)."""
+    return folder(lab, cluster) / "port"
+
+
+def for_this_machine(lab: Lab, cluster: Cluster) -> str:
+    """An administrator's kubeconfig that works outside of the fabric. Raises OSError."""
+    port = int(port_file(lab, cluster).read_text())
+    text = kubeconfig(lab, cluster).read_text()
+    return text.replace(server(cluster), f"https://127.0.0.1:{port}")
+
+
 def write(lab: Lab, cluster: Cluster) -> None:
     """Make all of them, unless they are there."""
     place = folder(lab, cluster)
