@@ -8,6 +8,7 @@ are Ready, or with ``cni: none`` when they are registered. What fails stays up f
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ _PROGRAMS = (
 _PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 _FABRIC_MTU = 1500
 _SYSTEM = Path(__file__).with_name("system.yaml")
-_FOLDERS = ("pki", "secrets", "programs", OWN)
+_FOLDERS = ("pki", "secrets", "programs", "kubectl", OWN)
 _FILES = ("lab.json", "lab.json.new", "topology.yaml", "routes.json", "machine.json", "lock")
 
 
@@ -103,7 +104,10 @@ def kubectl(lab: Lab, cluster: Cluster, *arguments: str, given: str = "") -> str
     config = str(credentials.kubeconfig(lab, cluster))
     place = lab.host(cluster.control_plane.name)
     command = enter.argv(place, [program, "--kubeconfig", config, *arguments])
-    answer = subprocess.run(command, input=given, text=True, capture_output=True, check=True)
+    environment = {**os.environ, **node.kubectl_environment(lab)}
+    answer = subprocess.run(
+        command, input=given, text=True, capture_output=True, check=True, env=environment
+    )
     return answer.stdout
 
 
@@ -241,6 +245,7 @@ def _wait(seconds: float, problem: Callable[[], str]) -> None:
 def _api_problem(lab: Lab, cluster: Cluster) -> str:
     try:
         kubectl(lab, cluster, "get", "--raw", "/readyz")
+        kubectl(lab, cluster, "get", "namespace", "kube-system")  # made some time afterwards
     except subprocess.CalledProcessError as error:
         log = lab.host_run(cluster.control_plane.name) / "kube-apiserver.log"
         return f"{cluster.name}: the API server is not ready: {error.stderr.strip()}; see {log}"

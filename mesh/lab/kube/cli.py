@@ -148,6 +148,7 @@ def _exec(lab: Lab, options: argparse.Namespace) -> int:
     if found is None:
         arguments = enter.argv(lab.find(options.host), command)
     else:
+        os.environ |= node.kubectl_environment(lab)
         os.environ["KUBECONFIG"] = str(credentials.kubeconfig(lab, found[0]))
         arguments = node.argv(lab, options.host, command)
     os.execv(arguments[0], arguments)  # noqa: S606  # the point of it: nothing stays in between

@@ -267,6 +267,9 @@ state = "/run/containerd"
 [grpc]
   address = "{CONTAINERD_SOCKET}"
 
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/var/lib/containerd/opt"
+
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "overlayfs"
   [plugins."io.containerd.cri.v1.images".pinned_images]

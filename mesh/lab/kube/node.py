@@ -175,6 +175,11 @@ def search_path(lab: Lab) -> str:
     return f"{programs_folder(lab)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def kubectl_environment(lab: Lab) -> dict[str, str]:
+    """Variables of kubectl: what it remembers of an API server goes with the bed."""
+    return {"KUBECACHEDIR": str(lab.run / "kubectl")}
+
+
 def programs_folder(lab: Lab) -> Path:
     """A folder with a link to each program of the bed, under its own name."""
     return lab.run / "programs"
