@@ -103,13 +103,19 @@ def _control_plane(cluster: Cluster, node: Node, paths: Paths) -> list[Service]:
 def api_server(cluster: Cluster, node: Node, paths: Paths) -> tuple[str, ...]:
     """The API server's command."""
     place = paths.secrets
-    ca, account = place / "ca.crt", place / f"{credentials.ACCOUNTS}.key"
+    ca = place / "ca.crt"
     return (
         *("kube-apiserver", f"--etcd-servers={ETCD}", f"--advertise-address={node.addresses[0]}"),
         *("--bind-address=::", f"--secure-port={credentials.API_PORT}"),
         *_pair("--tls-cert-file", "--tls-private-key-file", place, credentials.SERVER),
         f"--client-ca-file={ca}",
-        *(f"--service-account-key-file={account}", f"--service-account-signing-key-file={account}"),
+        # It reads a public key out of a certificate, but not out of a key of form PKCS 8.
+        *_pair(
+            "--service-account-key-file",
+            "--service-account-signing-key-file",
+            place,
+            credentials.ACCOUNTS,
+        ),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         *_pair(
             "--kubelet-client-certificate",
