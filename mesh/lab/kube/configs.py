@@ -151,6 +151,7 @@ def _controllers(cluster: Cluster, paths: Paths) -> tuple[str, ...]:
         *("--allocate-node-cidrs", f"--cluster-cidr={_joined(cluster.pod_cidrs)}"),
         f"--service-cluster-ip-range={_joined(cluster.services)}",
         *("--use-service-account-credentials", "--profiling=false"),
+        f"--flex-volume-plugin-dir={paths.folder / 'volume-plugins'}",  # else below /usr
     )
 
 
