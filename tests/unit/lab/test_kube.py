@@ -204,8 +204,8 @@ def test_programs_of_a_module_are_built_by_one_command() -> None:
     (test,) = builds.commands(builds.SUITE, ["e2e.test"], Path("/fresh"))
     assert test[:3] == ["go", "test", "-c"]
     major, minor = builds.SUITE.version()[1:].split(".")[:2]
-    assert f".gitMajor={major} " in test[5]  # without the minor one the API server panics
-    assert f".gitMinor={minor} " in test[5]
+    assert f".gitMajor={major} " in test[6]  # without the minor one the API server panics
+    assert f".gitMinor={minor} " in test[6]
 
 
 def test_a_module_that_is_not_required_is_an_error() -> None:
