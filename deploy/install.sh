@@ -15,7 +15,8 @@ python3-venv tcpdump util-linux"
 
 # Container runtime and plugins come from Go modules (tests/tools/kube), runc from Debian; the others
 # are programs in the images of the bed.
-KUBE_PACKAGES="bind9-dnsutils busybox-static conntrack iperf libc6-dev netcat-openbsd runc wget"
+KUBE_PACKAGES="bind9-dnsutils busybox-static conntrack iperf ipset iptables libc6-dev netcat-openbsd runc
+wget"
 
 missing_packages() {
 	for name in $PACKAGES; do

@@ -35,14 +35,16 @@ class Suite:
     bed: Path
     processes: int
     minutes: int
-    levels: tuple[str, ...] = ()
-    """Levels of pytest that run before, without the bed."""
+    before: tuple[str, ...] = ()
+    """Levels of pytest that run without the bed."""
+    on_bed: tuple[str, ...] = ()
+    """Levels of pytest that run on the bed, before the specs."""
 
 
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("smoke", BEDS / "smoke.yaml", 4, 10, levels=("tests/e2e",)),
+        Suite("smoke", BEDS / "smoke.yaml", 4, 10, before=("tests/e2e",), on_bed=("tests/bed",)),
         Suite("conformance", places.KUBE_TOPOLOGY, 6, 30),
         Suite("dualstack", places.KUBE_TOPOLOGY, 4, 30),
     )
@@ -62,11 +64,12 @@ def main(words: Sequence[str]) -> int:
 
 def run(suite: Suite) -> bool:
     """Whether a suite is good; what it came to is printed."""
-    levels = [_level_passes(level) for level in suite.levels]
+    levels = [_level_passes(level) for level in suite.before]
     begin = time.monotonic()
     lab = places.current(cli.NAME, cli.RUN)
     try:
         bringup.up(lab, topology.load(suite.bed), suite.bed.read_text())
+        levels += [_level_passes(level) for level in suite.on_bed]
         result = _run_specs(lab, suite)
         problems = result.lines()
         good = result.is_good and all(levels)

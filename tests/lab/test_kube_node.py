@@ -15,13 +15,15 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
 
-from mesh.lab import network, places, processes
+from mesh.lab import neighbours, network, places, processes
 from mesh.lab.kube import bringup, cgroups, configs, init, machine, node, topology
 from mesh.lab.kube.init import Service
 from mesh.lab.places import MOUNTS, NETNS, OWN, Lab, LabError
@@ -50,7 +52,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         for host in (OWN, *network.hosts(SHAPE)):
             found.host(host).cgroup.mkdir(parents=True)
         network.build(found, SHAPE)
-        node.prepare(found, CLUSTER, NODE, ())
+        node.prepare(found, CLUSTER, NODE, (), {})
         plan_file = found.host_run(NODE.name) / "plan.json"
         plan = replace(init.read(plan_file.read_text()), services=SERVICES)
         plan_file.write_text(json.dumps(asdict(plan)))
@@ -142,6 +144,31 @@ def test_a_dead_node_is_dead_as_a_whole_and_its_reboot_makes_its_network_anew(la
     assert (lab.host_run(NODE.name) / "once.txt").read_text() == "done\n"
     with pytest.raises(LabError, match="runs already"):
         node.start(lab, SHAPE, NODE)
+
+
+def test_a_port_of_this_machine_leads_into_the_fabric(lab: Lab, tmp_path: Path) -> None:
+    """An echo server on the router stands for an API server, then refuses as a dead one does."""
+    server = ("python3", "-m", "http.server", "6443", "--bind", str(SHAPE.router.addresses[0]))
+    file = tmp_path / "port"
+    target = (str(SHAPE.router.addresses[0]), "6443", str(file))
+    module = ("-m", "mesh.lab.kube.forward", str(lab.host(NODE.name).netns_path))
+    neighbours.spawn(lab, "router", "http", server)
+    neighbours.spawn(lab, OWN, "forward", (sys.executable, *module, *target))
+    assert processes.wait_until(file.exists, 10)
+
+    def status() -> int:
+        connection = HTTPConnection("127.0.0.1", int(file.read_text()), timeout=5)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status
+        except (OSError, HTTPException):
+            return 0
+        finally:
+            connection.close()
+
+    assert processes.wait_until(lambda: status() == 200, 10)
+    processes.stop(lab, "router/http")
+    assert status() == 0
 
 
 def test_nothing_is_left_of_a_bed_that_is_down(lab: Lab) -> None:

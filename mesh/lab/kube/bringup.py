@@ -8,10 +8,12 @@ are Ready, or with ``cni: none`` when they are registered. What fails stays up f
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Callable
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from string import Template
@@ -35,10 +37,10 @@ _PROGRAMS = (
     *("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"),
     *("kubectl", "containerd", "containerd-shim-runc-v2", "ctr"),
 )
-_BRIDGE = ("bridge", "host-local", "loopback", "portmap")
+_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 _FABRIC_MTU = 1500
 _SYSTEM = Path(__file__).with_name("system.yaml")
-_FOLDERS = ("pki", "secrets", "programs", OWN)
+_FOLDERS = ("pki", "secrets", "programs", "kubectl", OWN)
 _FILES = ("lab.json", "lab.json.new", "topology.yaml", "routes.json", "machine.json", "lock")
 
 
@@ -52,16 +54,14 @@ def up(lab: Lab, topology: Topology, text: str) -> None:
     progress = Progress()
     _claim(lab, topology, text)
     try:
-        found = builds.programs(*_PROGRAMS, *_BRIDGE)
-        archives = images.ready()
-        _link_programs(lab, found)
+        parts = _parts(lab, topology)
         progress.say("programs and images are built")
         _build_fabric(lab, topology)
         progress.say(f"{len(network.hosts(topology))} hosts are connected, etcd and router run")
         for cluster in topology.clusters:
-            _start_cluster(lab, topology, cluster, archives, progress)
+            _start_cluster(lab, topology, cluster, parts, progress)
         for cluster in topology.clusters:
-            _connect(lab, cluster, [found[name] for name in _BRIDGE], progress)
+            _connect(lab, cluster, progress)
     except subprocess.CalledProcessError as error:
         words = (error.stderr or error.stdout or "").strip()
         raise LabError(f"{' '.join(map(str, error.cmd))}: {words}") from error
@@ -104,7 +104,10 @@ def kubectl(lab: Lab, cluster: Cluster, *arguments: str, given: str = "") -> str
     config = str(credentials.kubeconfig(lab, cluster))
     place = lab.host(cluster.control_plane.name)
     command = enter.argv(place, [program, "--kubeconfig", config, *arguments])
-    answer = subprocess.run(command, input=given, text=True, capture_output=True, check=True)
+    environment = {**os.environ, **node.kubectl_environment(lab)}
+    answer = subprocess.run(
+        command, input=given, text=True, capture_output=True, check=True, env=environment
+    )
     return answer.stdout
 
 
@@ -120,12 +123,23 @@ def _claim(lab: Lab, topology: Topology, text: str) -> None:
     machine.keep(lab)
 
 
-def _link_programs(lab: Lab, found: dict[str, Path]) -> None:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every node gets a copy of."""
+
+    archives: Sequence[Path]
+    plugins: Mapping[str, Path]
+
+
+def _parts(lab: Lab, topology: Topology) -> Parts:
+    """Build programs and images, and lay the programs where the nodes' PATH leads."""
+    used = {cluster.cni for cluster in topology.clusters}
+    programs = builds.programs(*_PROGRAMS, *(used & {"kube-router"}))
     folder = node.programs_folder(lab)
     folder.mkdir(exist_ok=True)
-    for name, path in found.items():
-        (folder / name).unlink(missing_ok=True)
+    for name, path in programs.items():
         (folder / name).symlink_to(path)
+    return Parts(images.ready(), builds.programs(*_PLUGINS))
 
 
 def _build_fabric(lab: Lab, topology: Topology) -> None:
@@ -143,12 +157,17 @@ def _build_fabric(lab: Lab, topology: Topology) -> None:
 
 
 def _start_cluster(
-    lab: Lab, topology: Topology, cluster: Cluster, archives: list[Path], progress: Progress
+    lab: Lab, topology: Topology, cluster: Cluster, parts: Parts, progress: Progress
 ) -> None:
     """Start its nodes; the API server's is first, since kubelets wait for it a while."""
     credentials.write(lab, cluster)
+    api = (str(cluster.control_plane.addresses[0]), str(credentials.API_PORT))
+    namespace, port = lab.host("router").netns_path, credentials.port_file(lab, cluster)
+    module = (sys.executable, "-m", "mesh.lab.kube.forward")
+    command = (*module, str(namespace), *api, str(port))
+    neighbours.spawn(lab, OWN, f"api-{cluster.name}", command)
     for _, each in (row for row in topology.nodes if row[0] == cluster):
-        node.prepare(lab, cluster, each, archives)
+        node.prepare(lab, cluster, each, parts.archives, parts.plugins)
         node.start(lab, topology, each)
     _wait(API_WITHIN_S, lambda: _api_problem(lab, cluster))
     progress.say(f"{cluster.name}: the API server is ready")
@@ -161,7 +180,7 @@ def _start_cluster(
     kubectl(lab, cluster, "apply", "-f", "-", given=documents)
 
 
-def _connect(lab: Lab, cluster: Cluster, plugins: list[Path], progress: Progress) -> None:
+def _connect(lab: Lab, cluster: Cluster, progress: Progress) -> None:
     """Wait for its nodes, give them their network, and wait until they are Ready."""
     _wait(NODES_WITHIN_S, lambda: _unregistered(lab, cluster))
     for each in cluster.nodes:
@@ -173,9 +192,8 @@ def _connect(lab: Lab, cluster: Cluster, plugins: list[Path], progress: Progress
     progress.say(f"{cluster.name}: {len(cluster.nodes)} nodes are registered")
     if cluster.cni == "none":
         return
-    if cluster.cni != "bridge":
-        raise LabError(f"cluster {cluster.name}: the bed does not build {cluster.cni} yet")
-    _bridge(lab, cluster, plugins)
+    if cluster.cni == "bridge":
+        _bridge(lab, cluster)
     _wait(NODES_WITHIN_S, lambda: _not_ready(lab, cluster))
     progress.say(f"{cluster.name}: the nodes are Ready")
     wait = f"--timeout={DNS_WITHIN_S:.0f}s"
@@ -183,7 +201,7 @@ def _connect(lab: Lab, cluster: Cluster, plugins: list[Path], progress: Progress
     progress.say(f"{cluster.name}: DNS is ready")
 
 
-def _bridge(lab: Lab, cluster: Cluster, plugins: list[Path]) -> None:
+def _bridge(lab: Lab, cluster: Cluster) -> None:
     """The reference bridge on each node; nodes and router have routes to each node's pods."""
     cidrs = pod_cidrs(_nodes(lab, cluster))
     routes = {each.name: configs.pod_routes(cidrs[each.name], each) for each in cluster.nodes}
@@ -194,7 +212,7 @@ def _bridge(lab: Lab, cluster: Cluster, plugins: list[Path]) -> None:
         network.add_routes(lab.host(name), lines)
     for each in cluster.nodes:
         conflist = configs.bridge_conflist(cidrs[each.name], _FABRIC_MTU)
-        node.set_cni(lab, each.name, configs.CONFLIST, conflist, plugins)
+        node.set_cni(lab, each.name, configs.CONFLIST, conflist)
 
 
 def pod_cidrs(nodes: list[dict[str, Any]]) -> dict[str, list[Network]]:
@@ -227,6 +245,7 @@ def _wait(seconds: float, problem: Callable[[], str]) -> None:
 def _api_problem(lab: Lab, cluster: Cluster) -> str:
     try:
         kubectl(lab, cluster, "get", "--raw", "/readyz")
+        kubectl(lab, cluster, "get", "namespace", "kube-system")  # made some time afterwards
     except subprocess.CalledProcessError as error:
         log = lab.host_run(cluster.control_plane.name) / "kube-apiserver.log"
         return f"{cluster.name}: the API server is not ready: {error.stderr.strip()}; see {log}"

@@ -108,6 +108,7 @@ def _exec(lab: Lab, options: argparse.Namespace) -> int:
     if found is None:
         arguments = enter.argv(lab.find(options.host), command)
     else:
+        os.environ |= node.kubectl_environment(lab)
         os.environ["KUBECONFIG"] = str(credentials.kubeconfig(lab, found[0]))
         arguments = node.argv(lab, options.host, command)
     os.execv(arguments[0], arguments)  # noqa: S606  # the point of it: nothing stays in between
@@ -118,7 +119,10 @@ def _kubeconfig(lab: Lab, options: argparse.Namespace) -> int:
     if cluster is None:
         known = ", ".join(each.name for each in current(lab).clusters)
         raise LabError(f"no cluster {options.cluster}; known: {known}")
-    print(credentials.kubeconfig(lab, cluster).read_text(), end="")
+    try:
+        print(credentials.for_this_machine(lab, cluster), end="")
+    except (OSError, ValueError) as error:
+        raise LabError(f"cluster {cluster.name} is not up yet: {error}") from error
     return 0
 
 

@@ -23,6 +23,9 @@ CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 ETCD = "http://127.0.0.1:2379"
 CONTROL_PLANE_TAINT = "node-role.kubernetes.io/control-plane=:NoSchedule"
 CONFLIST = "10-bridge.conflist"
+#: kube-router writes the node's pod CIDRs into this file, which must be there.
+KUBE_ROUTER_CONFLIST = "10-kuberouter.conflist"
+_CONFLISTS = "/etc/cni/net.d"
 #: The node's folders and the paths where its programs see them. What is mounted over one of them
 #: (volumes of pods) must reach the containers, so each is a mount of its own.
 FOLDERS = {
@@ -69,6 +72,8 @@ def services(
     if cluster.proxy != "none":
         proxy = ("kube-proxy", "--config", str(paths.folder / "proxy.yaml"), "--v=2")
         found.append(Service("kube-proxy", proxy))
+    if cluster.cni == "kube-router":
+        found.append(Service("kube-router", _kube_router(cluster, node, paths)))
     return tuple(found)
 
 
@@ -98,13 +103,19 @@ def _control_plane(cluster: Cluster, node: Node, paths: Paths) -> list[Service]:
 def api_server(cluster: Cluster, node: Node, paths: Paths) -> tuple[str, ...]:
     """The API server's command."""
     place = paths.secrets
-    ca, account = place / "ca.crt", place / f"{credentials.ACCOUNTS}.key"
+    ca = place / "ca.crt"
     return (
         *("kube-apiserver", f"--etcd-servers={ETCD}", f"--advertise-address={node.addresses[0]}"),
         *("--bind-address=::", f"--secure-port={credentials.API_PORT}"),
         *_pair("--tls-cert-file", "--tls-private-key-file", place, credentials.SERVER),
         f"--client-ca-file={ca}",
-        *(f"--service-account-key-file={account}", f"--service-account-signing-key-file={account}"),
+        # It reads a public key out of a certificate, but not out of a key of form PKCS 8.
+        *_pair(
+            "--service-account-key-file",
+            "--service-account-signing-key-file",
+            place,
+            credentials.ACCOUNTS,
+        ),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         *_pair(
             "--kubelet-client-certificate",
@@ -140,6 +151,23 @@ def _controllers(cluster: Cluster, paths: Paths) -> tuple[str, ...]:
         *("--allocate-node-cidrs", f"--cluster-cidr={_joined(cluster.pod_cidrs)}"),
         f"--service-cluster-ip-range={_joined(cluster.services)}",
         *("--use-service-account-credentials", "--profiling=false"),
+        f"--flex-volume-plugin-dir={paths.folder / 'volume-plugins'}",  # else below /usr
+    )
+
+
+def _kube_router(cluster: Cluster, node: Node, paths: Paths) -> tuple[str, ...]:
+    """Routes by BGP and a firewall for network policies; services stay kube-proxy's.
+
+    The fabric is one subnet, so there is no overlay (and the kernel has no ipip).
+    """
+    config = paths.secrets / f"{credentials.KUBE_ROUTER}.kubeconfig"
+    return (
+        *("env", f"KUBE_ROUTER_CNI_CONF_FILE={_CONFLISTS}/{KUBE_ROUTER_CONFLIST}"),
+        *("kube-router", f"--kubeconfig={config}", f"--hostname-override={node.name}"),
+        *("--run-router=true", "--run-firewall=true", "--run-service-proxy=false"),
+        *("--run-loadbalancer=false", "--enable-overlay=false", "--bgp-graceful-restart"),
+        *(f"--enable-ipv{net.version}=true" for net in cluster.pod_cidrs),
+        *(f"--service-cluster-ip-range={net}" for net in cluster.services),
     )
 
 
@@ -246,6 +274,9 @@ state = "/run/containerd"
 [grpc]
   address = "{CONTAINERD_SOCKET}"
 
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/var/lib/containerd/opt"
+
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "overlayfs"
   [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -266,6 +297,24 @@ state = "/run/containerd"
 """
 
 
+def kube_router_conflist() -> str:
+    """The network of a node whose pod CIDRs kube-router will add."""
+    bridge = {
+        "type": "bridge",
+        "bridge": "kube-bridge",
+        "isDefaultGateway": True,
+        "hairpinMode": True,
+        "ipam": {"type": "host-local"},
+    }
+    return _conflist("kubernetes", "1.0.0", bridge)
+
+
+def _conflist(name: str, version: str, plugin: Document) -> str:
+    """A list of this plugin and portmap."""
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
+    return json.dumps({"cniVersion": version, "name": name, "plugins": [plugin, portmap]}, indent=1)
+
+
 def bridge_conflist(pod_cidrs: Sequence[Network], mtu: int) -> str:
     """The reference bridge on a node with these pod CIDRs; packets keep their source."""
     everywhere = {4: "0.0.0.0/0", 6: "::/0"}
@@ -282,9 +331,7 @@ def bridge_conflist(pod_cidrs: Sequence[Network], mtu: int) -> str:
             "routes": [{"dst": everywhere[net.version]} for net in pod_cidrs],
         },
     }
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-    tree = {"cniVersion": "1.1.0", "name": "bridge", "plugins": [bridge, portmap]}
-    return json.dumps(tree, indent=1)
+    return _conflist("bridge", "1.1.0", bridge)
 
 
 def pod_routes(pod_cidrs: Sequence[Network], node: Node) -> list[str]:

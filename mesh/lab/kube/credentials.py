@@ -23,6 +23,7 @@ from mesh.lab.places import Lab
 
 API_PORT = 6443
 ADMIN, CONTROLLERS, SCHEDULER, PROXY = "admin", "controllers", "scheduler", "proxy"
+KUBE_ROUTER = "kube-router"
 #: The API server's own certificates as a client: of kubelets, and of aggregated API servers.
 KUBELET_CLIENT, FRONT_PROXY = "kube-apiserver-kubelet-client", "front-proxy-client"
 SERVER, ACCOUNTS = "apiserver", "accounts"
@@ -46,6 +47,7 @@ def users(cluster: Cluster) -> list[User]:
         User(CONTROLLERS, "system:kube-controller-manager"),
         User(SCHEDULER, "system:kube-scheduler"),
         User(PROXY, "system:kube-proxy"),
+        User(KUBE_ROUTER, "lab:kube-router"),
         *nodes,
     ]
 
@@ -65,6 +67,18 @@ def server(cluster: Cluster) -> str:
     address = cluster.control_plane.addresses[0]
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
     return f"https://{host}:{API_PORT}"
+
+
+def port_file(lab: Lab, cluster: Cluster) -> Path:
+    """The number of the loopback's port that leads to the API server (``forward``)."""
+    return folder(lab, cluster) / "port"
+
+
+def for_this_machine(lab: Lab, cluster: Cluster) -> str:
+    """An administrator's kubeconfig that works outside of the fabric. Raises OSError."""
+    port = int(port_file(lab, cluster).read_text())
+    text = kubeconfig(lab, cluster).read_text()
+    return text.replace(server(cluster), f"https://127.0.0.1:{port}")
 
 
 def write(lab: Lab, cluster: Cluster) -> None:

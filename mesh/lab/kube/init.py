@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.core.files import open_private, replace_file
+
 CGROUPS = Path("/sys/fs/cgroup")
 #: Seconds between two looks at the services, and before one that has ended is started again.
 LOOK_S, AGAIN_S = 0.1, 1.0
@@ -163,7 +165,7 @@ class Node:
         self._note()
 
     def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{service.name}.log").open("ab") as log:
+        with os.fdopen(open_private(self.folder / f"{service.name}.log"), "ab") as log:
             return subprocess.Popen(
                 service.argv,
                 stdin=subprocess.DEVNULL,
@@ -180,9 +182,7 @@ class Node:
     def _note(self) -> None:
         """The services' process numbers in this pid namespace, for ``lab kube show``."""
         numbers = {name: process.pid for name, process in self._running.items()}
-        fresh = self.folder / "services.json.new"
-        fresh.write_text(json.dumps(numbers))
-        fresh.rename(self.folder / "services.json")
+        replace_file(self.folder / "services.json", json.dumps(numbers))
 
     def _collect_orphans(self) -> None:
         """Reap what has lost its parent: shims of containerd, what they leave behind."""

@@ -7,14 +7,15 @@ which must exist.
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from mesh.core.files import replace_file
+from mesh.lab import network
 from mesh.lab.kube.configs import FOLDERS
-from mesh.lab.places import Lab
+from mesh.lab.places import OWN, Lab
 
+_WATCHERS = "fs.inotify.max_user_instances"
 #: Written by kubelet, and one that the bed raises: each kubelet and containerd needs instances.
 SYSCTLS = (
     "vm.overcommit_memory",
@@ -23,7 +24,7 @@ SYSCTLS = (
     "kernel.panic_on_oops",
     "kernel.keys.root_maxkeys",
     "kernel.keys.root_maxbytes",
-    "fs.inotify.max_user_instances",
+    _WATCHERS,
 )
 _INSTANCES = 1024
 _SYSCTL = Path("/proc/sys")
@@ -34,8 +35,8 @@ def keep(lab: Lab) -> None:
     made = [path for seen in FOLDERS.values() for path in _make(Path(seen))]
     former = {name: _path(name).read_text().strip() for name in SYSCTLS if _path(name).exists()}
     replace_file(_file(lab), json.dumps({"folders": made, "sysctls": former}, indent=1))
-    instances = _path("fs.inotify.max_user_instances")
-    instances.write_text(str(max(_INSTANCES, int(instances.read_text()))))
+    wanted = max(_INSTANCES, int(former[_WATCHERS]))
+    network.set_sysctls(lab.host(OWN), {_WATCHERS: wanted})
 
 
 def restore(lab: Lab) -> None:
@@ -44,17 +45,12 @@ def restore(lab: Lab) -> None:
         kept = json.loads(_file(lab).read_text())
     except (OSError, ValueError):
         return
-    for name, value in kept["sysctls"].items():
-        _path(name).write_text(value)
+    former = {name: int(value) for name, value in kept["sysctls"].items()}
+    network.set_sysctls(lab.host(OWN), former)
     for folder in reversed(kept["folders"]):
         with suppress(OSError):
             Path(folder).rmdir()
     _file(lab).unlink()
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that are free where ``folder`` lies."""
-    return shutil.disk_usage(folder).free
 
 
 def _make(path: Path) -> list[str]:

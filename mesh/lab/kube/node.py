@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,8 +35,17 @@ def paths(lab: Lab, cluster: Cluster, node: Node) -> configs.Paths:
     return configs.Paths(lab.host_run(node.name), place, cgroups.root(lab, node.name))
 
 
-def prepare(lab: Lab, cluster: Cluster, node: Node, archives: Sequence[Path]) -> None:
-    """Write the node's folder: what its programs read, and the plan of its process 1."""
+def prepare(
+    lab: Lab,
+    cluster: Cluster,
+    node: Node,
+    archives: Sequence[Path],
+    plugins: Mapping[str, Path],
+) -> None:
+    """Write the node's folder: what its programs read, and the plan of its process 1.
+
+    ``archives`` are its images, ``plugins`` its CNI plugins by name.
+    """
     found = paths(lab, cluster, node)
     for name in configs.FOLDERS:
         (found.folder / name).mkdir(parents=True, exist_ok=True)
@@ -44,6 +53,10 @@ def prepare(lab: Lab, cluster: Cluster, node: Node, archives: Sequence[Path]) ->
         (found.folder / name).mkdir(parents=True, exist_ok=True)
     for name, text in configs.files(cluster, node, found).items():
         replace_file(found.folder / name, text, mode=0o644)
+    for name, plugin in plugins.items():
+        shutil.copy2(plugin, found.folder / "opt-cni" / "bin" / name)
+    if cluster.cni == "kube-router":
+        set_cni(lab, node.name, configs.KUBE_ROUTER_CONFLIST, configs.kube_router_conflist())
     plan = Plan(
         node.name,
         str(found.folder),
@@ -162,19 +175,21 @@ def search_path(lab: Lab) -> str:
     return f"{programs_folder(lab)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def kubectl_environment(lab: Lab) -> dict[str, str]:
+    """Variables of kubectl: what it remembers of an API server goes with the bed."""
+    return {"KUBECACHEDIR": str(lab.run / "kubectl")}
+
+
 def programs_folder(lab: Lab) -> Path:
     """A folder with a link to each program of the bed, under its own name."""
     return lab.run / "programs"
 
 
-def set_cni(lab: Lab, node: str, name: str, conflist: str, plugins: Sequence[Path]) -> None:
-    """Give a node plugins and a network: the conflist comes last and whole."""
-    folder = lab.host_run(node)
-    for plugin in plugins:
-        target = folder / "opt-cni" / "bin" / plugin.name.rpartition("-v")[0]
-        if not target.exists():
-            shutil.copy2(plugin, target)
-    replace_file(folder / "etc-cni" / "net.d" / name, conflist, mode=0o644)
+def set_cni(lab: Lab, node: str, name: str, conflist: str) -> None:
+    """Give a node a network."""
+    folder = lab.host_run(node) / "etc-cni" / "net.d"
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / name, conflist, mode=0o644)
 
 
 def _routes(lab: Lab, topology: Topology, node: Node) -> list[str]:

@@ -47,7 +47,7 @@ class Cluster(Part, frozen=True):
     name: str
     id: int
     asn: int
-    cni: Literal["none", "bridge", "kube-router", "cilium"]
+    cni: Literal["none", "bridge", "kube-router"]
     """``none``: nodes stay NotReady until a conflist is in their /etc/cni/net.d."""
     proxy: Literal["nftables", "none"]
     """The mode of kube-proxy, or that there is none."""

@@ -32,7 +32,7 @@ def add(verbs: Subparsers) -> None:
     verb = _verb(own, "exec", "run a command on a node or another host")
     verb.add_argument("host", metavar="NODE")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD…")
-    verb = _verb(own, "kubeconfig", "print an administrator's kubeconfig")
+    verb = _verb(own, "kubeconfig", "print an administrator's kubeconfig for this machine")
     verb.add_argument("cluster", metavar="CLUSTER")
     for name, words in (
         ("start", "start a node, or a service that was stopped"),

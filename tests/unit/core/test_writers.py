@@ -14,6 +14,7 @@ OTHERS = {
     "mesh/host/ledger.py": "sysctls",
     "mesh/kernel.py": "sysctls",
     "mesh/lab/processes.py": "a cgroup's kill switch",
+    "mesh/lab/kube/cgroups.py": "a cgroup's processors and memory",
     "mesh/cli.py": "/dev/null",
     "mesh/objects/crds.py": "documents of this tree, for `make docs`",
     "bgp/exabgp/launcher.py": "a lock, in the speaker's own folder; it runs without the project",

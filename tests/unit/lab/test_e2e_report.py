@@ -41,6 +41,11 @@ def test_the_focus_selects_names_to_the_letter() -> None:
     assert report.focus(["a (b) [C]", "d"]) == r"a \(b\) \[C\]$|d$"
 
 
+def test_the_smoke_test_is_a_part_of_conformance() -> None:
+    assert set(report.specs("smoke")) < set(report.specs("conformance"))
+    assert (len(report.specs("smoke")), len(report.specs("conformance"))) == (10, 45)
+
+
 def test_the_committed_lists_name_each_spec_once() -> None:
     for path in report.SPECS.glob("*.txt"):
         names = report.specs(path.stem)

@@ -13,7 +13,7 @@ import yaml
 
 from clustermesh.certs import names_of, validity_of
 from mesh.lab import fabric, network, places
-from mesh.lab.kube import builds, cgroups, configs, credentials, init, oci, topology
+from mesh.lab.kube import builds, cgroups, configs, credentials, init, node, oci, topology
 from mesh.lab.kube.init import Plan, Service
 from mesh.lab.places import Lab, LabError
 
@@ -70,7 +70,7 @@ def test_credentials_serve_every_name_and_are_kept(tmp_path: Path) -> None:
     rows = [line.split(",") for line in (place / "tokens.csv").read_text().splitlines()]
     by_user = {row[1]: row for row in rows}
     assert by_user["system:node:east-1"][3] == '"system:nodes"'
-    assert len({row[0] for row in rows}) == len(rows) == 7
+    assert len({row[0] for row in rows}) == len(rows) == 8
     found = yaml.safe_load(credentials.kubeconfig(lab, CLUSTER, "east-1").read_text())
     assert found["users"][0]["user"]["token"] == by_user["system:node:east-1"][0]
     assert found["clusters"][0]["cluster"]["server"] == "https://172.30.0.11:6443"
@@ -203,6 +203,9 @@ def test_programs_of_a_module_are_built_by_one_command() -> None:
     assert f"Version={builds.CONTAINERD.version()[1:]}" in command[4]
     (test,) = builds.commands(builds.SUITE, ["e2e.test"], Path("/fresh"))
     assert test[:3] == ["go", "test", "-c"]
+    major, minor = builds.SUITE.version()[1:].split(".")[:2]
+    assert f".gitMajor={major} " in test[6]  # without the minor one the API server panics
+    assert f".gitMinor={minor} " in test[6]
 
 
 def test_a_module_that_is_not_required_is_an_error() -> None:
@@ -211,3 +214,24 @@ def test_a_module_that_is_not_required_is_an_error() -> None:
     assert builds.pinned_version(text, "b.c/e") == "v0.1.0"
     with pytest.raises(LabError, match=r"does not require b\.c/f"):
         builds.pinned_version(text, "b.c/f")
+
+
+def test_the_beds_of_the_suites_are_topologies() -> None:
+    beds = Path(__file__).parents[2] / "e2e" / "beds"
+    shapes = [topology.load(path) for path in sorted(beds.glob("*.yaml"))]
+    assert {cluster.cni for shape in shapes for cluster in shape.clusters} == {
+        *("none", "bridge", "kube-router"),
+    }
+
+
+def test_kube_router_fills_in_a_conflist_that_is_there(tmp_path: Path) -> None:
+    path = changed(tmp_path, ("cni: bridge", "cni: kube-router"))
+    cluster = topology.load(path).clusters[0]
+    service = configs.services(cluster, cluster.nodes[1], PATHS, ())[-1]
+    assert service.name == "kube-router"
+    settings = [word for word in service.argv if word.startswith("KUBE_ROUTER_CNI_CONF_FILE=")]
+    assert settings == ["KUBE_ROUTER_CNI_CONF_FILE=/etc/cni/net.d/10-kuberouter.conflist"]
+    lab = Lab("unit", tmp_path / "bed", tmp_path / "cgroup")
+    node.prepare(lab, cluster, cluster.nodes[1], (), {})
+    written = lab.host_run("east-1") / "etc-cni" / "net.d" / "10-kuberouter.conflist"
+    assert json.loads(written.read_text())["plugins"][0]["ipam"] == {"type": "host-local"}
