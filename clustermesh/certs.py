@@ -91,6 +91,17 @@ class Authority:
         """Certificate of a client whose CN is ``name``. It has no SAN: nobody connects to it."""
         return self._issue(name, lifetime, ExtendedKeyUsageOID.CLIENT_AUTH, ())
 
+    def certify_user(self, name: str, public: bytes, lifetime: timedelta) -> bytes:
+        """Certificate of a client whose key this side never sees; ``public`` is its public key.
+
+        Raises ValueError for a key that is none, or of another kind than ours.
+        """
+        key = serialization.load_pem_public_key(public)
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+            raise ValueError("expected a public key on the curve P-256")
+        built = self._build(name, key, lifetime, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+        return built.public_bytes(serialization.Encoding.PEM)
+
     def _issue(
         self,
         name: str,
@@ -99,7 +110,17 @@ class Authority:
         names: Sequence[x509.GeneralName],
     ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(name, self._cert.subject, key.public_key(), lifetime)
+        return _pair(self._build(name, key.public_key(), lifetime, usage, names), key)
+
+    def _build(
+        self,
+        name: str,
+        key: ec.EllipticCurvePublicKey,
+        lifetime: timedelta,
+        usage: x509.ObjectIdentifier,
+        names: Sequence[x509.GeneralName],
+    ) -> x509.Certificate:
+        builder = _builder(name, self._cert.subject, key, lifetime)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -109,7 +130,7 @@ class Authority:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return _pair(builder.sign(self._key, hashes.SHA256()), key)
+        return builder.sign(self._key, hashes.SHA256())
 
     def revocation_list(self, revoked: Mapping[int, datetime]) -> bytes:
         """PEM of the list with these serial numbers, each with the time of its revocation.
@@ -128,6 +149,15 @@ class Authority:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at)
             builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def new_key() -> tuple[bytes, bytes]:
+    """A private key and its public key, both as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return _private(key), public
 
 
 def serial_of(cert: bytes) -> int:
@@ -240,8 +270,12 @@ def _alternative(text: str) -> x509.GeneralName:
 
 
 def _pair(cert: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return KeyPair(cert.public_bytes(serialization.Encoding.PEM), _private(key))
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
-    return KeyPair(cert.public_bytes(pem), private)

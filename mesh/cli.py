@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mesh.install.verbs
+
 if TYPE_CHECKING:
     from mesh.core.noun import Noun, Row
     from mesh.observe.tables import Answer, Process
@@ -88,6 +90,7 @@ def _parser(
     status.set_defaults(run=_status, nouns=nouns)
     _add_nouns(commands, nouns)
     _add_lab(commands, given)
+    mesh.install.verbs.add(commands)
     return parser
 
 

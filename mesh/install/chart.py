@@ -25,8 +25,8 @@ _WEIGHT = "helm.sh/hook-weight"
 #: What must be there before others, as in Helm: what is not named comes last.
 _ORDER = (
     "Namespace", "PodDisruptionBudget", "ServiceAccount", "Secret", "ConfigMap",
-    "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service",
-    "DaemonSet", "Deployment", "StatefulSet", "Job",
+    "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
+    "Service", "DaemonSet", "Deployment", "StatefulSet", "Job",
 )  # fmt: skip
 
 Object = dict[str, Value]
@@ -73,7 +73,11 @@ def render(values: Object, namespace: str = NAMESPACE, folder: Path = FOLDER) ->
     chart = _read(folder / "Chart.yaml")
     root: Value = {
         "Values": values,
-        "Chart": {"Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"]},
+        "Chart": {
+            "Name": chart["name"],
+            "Version": chart["version"],
+            "AppVersion": chart["appVersion"],
+        },
         "Release": {"Name": RELEASE, "Namespace": namespace, "Service": "meshgate"},
     }
     paths = sorted((folder / "templates").iterdir())
