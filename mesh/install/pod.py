@@ -1,4 +1,4 @@
-"""What runs around a process in its pod: ``meshgate pod agent|speaker --config FILE``.
+"""What runs around a process in its pod: ``meshgate run agent|speaker --config FILE``.
 
 It gets the certificate of its node before the process starts, and renews it at half of its life. It
 is the first process of the container: it passes signals on, buries orphans, and ends with the

@@ -123,7 +123,7 @@ def _add_pod(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--plugin", type=Path, required=True, metavar="DIR", help="for meshgate-cni"
     )
     prepare.set_defaults(run=_prepare)
-    pod = commands.add_parser("pod", help="run a process in its pod, with the node's certificate")
+    pod = commands.add_parser("run", help="run a process in its pod, with the node's certificate")
     pod.add_argument("role", choices=("agent", "speaker"))
     pod.add_argument("--config", type=Path, required=True, metavar="FILE")
     pod.add_argument("--kubernetes-host", metavar="URL")
