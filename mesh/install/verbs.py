@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -17,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from clustermesh.issuer import Caller
     from mesh.install.api import Api
-    from mesh.install.chart import Object, Rendered
+    from mesh.install.chart import Rendered
     from mesh.install.preflight import Check, Wanted
 
 _NAMESPACE = "meshgate-system"
@@ -278,12 +276,13 @@ def _wanted_by(config: Path) -> Wanted:
 def _cluster_checks(parsed: argparse.Namespace, wanted: Wanted) -> Sequence[Check]:
     from mesh.install import preflight
     from mesh.install.api import ApiError
+    from mesh.install.rights import denied
 
     try:
         api = _api(parsed)
         version, date = api.version()
         skew = time.time() - parsedate_to_datetime(date).timestamp() if date else None
-        found = list(preflight.of_cluster(version, skew, list(_denied(api, parsed.namespace))))
+        found = list(preflight.of_cluster(version, skew, list(denied(api, parsed.namespace))))
         if wanted.mode == "beside":
             path = "/api/v1/namespaces/kube-system/configmaps/cilium-config"
             found += preflight.exclusive(api.find(path))
@@ -291,35 +290,6 @@ def _cluster_checks(parsed: argparse.Namespace, wanted: Wanted) -> Sequence[Chec
         mend = "say --kubeconfig FILE, or --no-cluster to look at this node only"
         return [preflight.Check("API server", preflight.BAD, str(error), mend)]
     return found
-
-
-def _denied(api: Api, namespace: str) -> Iterable[str]:
-    """What of the chart the user may not make. Raises ApiError."""
-    from mesh.install import chart
-    from mesh.install.api import path_of
-
-    rendered = chart.render(chart.values_of((), ["cluster.name=any"]), namespace)
-    every: list[Object] = [*rendered.definitions, *rendered.objects]
-    every += [one for found in rendered.hooks.values() for one in found]
-    for place in sorted({_place(path_of(one)) for one in every}):
-        group, plural, inside = place
-        attributes = {"group": group, "resource": plural, "verb": "create", "namespace": inside}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        answer = api.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
-        if not answer["status"]["allowed"]:
-            yield f"create {plural}"
-
-
-def _place(path: str) -> tuple[str, str, str]:
-    """Group, resource and namespace of an object's path."""
-    parts = path.strip("/").split("/")
-    group = parts[1] if parts[0] == "apis" else ""
-    rest = parts[3:] if group else parts[2:]
-    return (group, rest[2], rest[1]) if len(rest) == 4 else (group, rest[0], "")
 
 
 def _print_checks(checks: Sequence[Check], form: str) -> None:
@@ -385,138 +355,16 @@ def _leave(parsed: argparse.Namespace) -> int:
 
 
 def _etcd_init(parsed: argparse.Namespace) -> int:
+    from mesh.install import etcd
+
     def lines() -> Iterable[str]:
         if parsed.into:
-            return _init_files(parsed.into, parsed.address or [], parsed.etcd or [])
+            return etcd.make_files(parsed.into, parsed.address or [], parsed.etcd or [])
         if parsed.make:
-            return _init_secrets(_api(parsed), parsed.namespace, parsed.make)
-        return _init_external(_api(parsed), parsed.namespace, parsed.secret, parsed.etcd or [])
+            return etcd.make_secrets(_api(parsed), parsed.namespace, parsed.make)
+        return etcd.take_secret(_api(parsed), parsed.namespace, parsed.secret, parsed.etcd or [])
 
     return _told(lines, "etcd is not ready")
-
-
-def _init_files(into: Path, addresses: Sequence[str], endpoints: Sequence[str]) -> Iterable[str]:
-    """A folder as ``meshgate cluster`` wants it. Raises OSError, ValueError."""
-    from clustermesh.issued import ROOT, SERVER, Folder, files_of, write_pair, write_pki
-
-    if not (into / "ca.crt").exists():
-        write_pki(into, [ROOT], addresses)
-        yield f"{into}: a new CA, root and a server's certificate for {', '.join(addresses)}"
-    else:
-        folder = Folder(into)
-        with folder.locked():
-            renewed = list(folder.renew())
-            missing = _lacks(files_of(into, SERVER).cert.read_bytes(), addresses)
-            if missing:
-                served = [*addresses, "localhost", "127.0.0.1", "::1"]
-                write_pair(into, SERVER, folder.authority.issue_server("etcd-server", served))
-                renewed.append(f"{SERVER}, now for {', '.join(addresses)}")
-        yield f"{into}: {', '.join(renewed) or 'nothing'} renewed"
-    if endpoints:
-        _found_users(into, endpoints)
-        yield "etcd: root is there, and authentication is on"
-
-
-def _lacks(cert: bytes, addresses: Sequence[str]) -> bool:
-    from clustermesh.certs import names_of
-
-    return not set(addresses) <= set(names_of(cert))
-
-
-def _found_users(pki: Path, endpoints: Sequence[str]) -> None:
-    """Raises OSError."""
-    from clustermesh.etcd.errors import EtcdError
-    from clustermesh.issuer import Issuer
-
-    try:
-        Issuer("", pki, endpoints, timedelta()).found_users()
-    except EtcdError as error:
-        raise OSError(f"{', '.join(endpoints)}: {error}") from error
-
-
-def _init_secrets(api: Api, namespace: str, port: int) -> Iterable[str]:
-    """Secrets of the chart's own etcd. Raises ApiError, ValueError."""
-    from clustermesh.founding import found
-
-    addresses = _etcd_addresses(api)
-    root = f"/api/v1/namespaces/{namespace}/secrets"
-    former = {name: _secret(api.find(f"{root}/{name}")) for name in (_CA, _SERVER)}
-    made = dict(zip((_CA, _SERVER), found(former[_CA], former[_SERVER], addresses), strict=True))
-    for name, data in made.items():
-        if dict(data) == former[name]:
-            yield f"secret/{name} stays"
-            continue
-        api.apply(_secret_of(namespace, name, data))
-        yield f"secret/{name} made"
-    endpoints = [f"https://{_bracketed(one)}:{port}" for one in addresses[:1]]
-    api.apply(_endpoints_of(namespace, endpoints, made[_CA]["ca.crt"]))
-    yield f"configmap/meshgate-etcd: {', '.join(endpoints)}"
-
-
-def _init_external(api: Api, namespace: str, name: str, endpoints: Sequence[str]) -> Iterable[str]:
-    """An etcd that is there: its Secret is tried, and its authentication is on.
-
-    Raises ApiError, OSError, ValueError.
-    """
-    import tempfile
-
-    from clustermesh.founding import CA_KEYS, root_problem
-
-    found = api.find(f"/api/v1/namespaces/{namespace}/secrets/{name}")
-    if found is None:
-        raise ValueError(f"Secret {namespace}/{name} is missing; it has {', '.join(CA_KEYS)}")
-    data = _secret(found)
-    if problem := root_problem(data):
-        raise ValueError(f"Secret {namespace}/{name}: {problem}")
-    with tempfile.TemporaryDirectory() as place:
-        for key in CA_KEYS:
-            (Path(place) / key).write_bytes(data[key])
-            (Path(place) / key).chmod(0o600)
-        _found_users(Path(place), endpoints)
-    yield "etcd: root is there, and authentication is on"
-    api.apply(_endpoints_of(namespace, endpoints, data["ca.crt"]))
-    yield f"configmap/meshgate-etcd: {', '.join(endpoints)}"
-
-
-_CA, _SERVER = "meshgate-ca", "meshgate-etcd-server"
-_LABEL = "meshgate.io/etcd"
-
-
-def _etcd_addresses(api: Api) -> list[str]:
-    """Addresses of the one node with etcd. Raises ValueError."""
-    nodes = api.get("/api/v1/nodes", labelSelector=_LABEL)["items"]
-    if len(nodes) != 1:
-        names = ", ".join(node["metadata"]["name"] for node in nodes) or "none"
-        text = f"one node must have the label {_LABEL}, there is {names}: "
-        raise ValueError(f"{text}kubectl label node NAME {_LABEL}=")
-    found = nodes[0]["status"].get("addresses", ())
-    inside = [one["address"] for one in found if one["type"] == "InternalIP"]
-    if not inside:
-        raise ValueError(f"node {nodes[0]['metadata']['name']} has no InternalIP")
-    return inside
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
-def _secret(found: Any) -> dict[str, bytes]:
-    data = (found or {}).get("data") or {}
-    return {key: base64.b64decode(value) for key, value in data.items()}
-
-
-def _secret_of(namespace: str, name: str, data: Mapping[str, bytes]) -> Mapping[str, Any]:
-    from mesh.install.leaving import config_map
-
-    packed = {key: base64.b64encode(value).decode() for key, value in data.items()}
-    return {**config_map(namespace, name), "kind": "Secret", "type": "Opaque", "data": packed}
-
-
-def _endpoints_of(namespace: str, endpoints: Sequence[str], ca: bytes) -> Mapping[str, Any]:
-    from mesh.install.leaving import config_map
-
-    data = {"endpoints": ",".join(endpoints), "ca.crt": ca.decode()}
-    return {**config_map(namespace, "meshgate-etcd"), "data": data}
 
 
 def _etcd_issue(parsed: argparse.Namespace) -> int:
@@ -525,6 +373,7 @@ def _etcd_issue(parsed: argparse.Namespace) -> int:
 
     from clustermesh.etcd.errors import EtcdError
     from clustermesh.issuer import Issuer, RefusedError
+    from mesh.install.etcd import reviewed
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     log = logging.getLogger(__name__)
@@ -547,29 +396,3 @@ def _etcd_issue(parsed: argparse.Namespace) -> int:
             time.sleep(2)
             continue
         time.sleep(60)
-
-
-def reviewed(api: Api, namespace: str, token: str) -> Caller:
-    """Whose token it is, as the API server says. Raises RefusedError; OSError when it is away."""
-    from clustermesh.issuer import AUDIENCE, ROLES, Caller, RefusedError
-    from mesh.install.api import ApiError
-
-    review = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenReview",
-        "spec": {"token": token, "audiences": [AUDIENCE]},
-    }
-    try:
-        status = api.post("/apis/authentication.k8s.io/v1/tokenreviews", review)["status"]
-    except ApiError as error:
-        raise OSError(f"the API server does not judge the token: {error}") from error
-    if not status.get("authenticated") or AUDIENCE not in status.get("audiences", ()):
-        raise RefusedError(f"the API server does not know the token: {status.get('error', '')}")
-    user = status["user"]
-    prefix, _, account = user["username"].rpartition(":")
-    nodes = user.get("extra", {}).get(_NODE_CLAIM, ())
-    if prefix != f"system:serviceaccount:{namespace}" or account not in ROLES:
-        raise RefusedError(f"{user['username']} gets no certificate")
-    if len(nodes) != 1:
-        raise RefusedError(f"the token of {user['username']} names no node; Kubernetes 1.32 does")
-    return Caller(ROLES[account], nodes[0])

@@ -39,7 +39,8 @@ WRONG = [
     ("pools.podCIDRs={10.0.0.0/8}", "pools.podCIDRs"), ("pools.locators=x", "pools.locators"),
     ("masquerade.mode=yes", "masquerade.mode"), ("masquerade.ports=61000", "masquerade.ports"),
     ("masquerade.nonMasqueradeCIDRs={x}", "masquerade.nonMasqueradeCIDRs"),
-    ("services.kubeProxy=maybe", "services.kubeProxy"), ("egress.blockSize=100", "egress.blockSize"),
+    ("services.kubeProxy=maybe", "services.kubeProxy"),
+    ("egress.blockSize=100", "egress.blockSize"),
     ("egress.blocksPerNode=17", "egress.blocksPerNode"), ("cni.confDir=etc", "cni.confDir"),
     ("cni.binDir=", "cni.binDir"), ("agentNotReadyTaint=x", "agentNotReadyTaint"),
     ("host.cgroupRoot=x", "host.cgroupRoot"), ("host.bpffs=1", "host.bpffs"),
@@ -50,19 +51,18 @@ WRONG = [
     ("agent.maxUnavailable=many", "agent.maxUnavailable"),
     ("agent.maxUnavailable=0", "agent.maxUnavailable"), ("agent.limits={x}", "agent.limits"),
     ("speaker.enabled=perhaps", "speaker.enabled"), ("speaker.image=7", "speaker.image"),
-    ("speaker.nodeSelector.a=1", "speaker.nodeSelector"), ("controller.replicas=4", "controller.rep"),
+    ("speaker.nodeSelector.a=1", "speaker.nodeSelector"),
+    ("controller.replicas=4", "controller.replicas"),
     ("controller.leaseSeconds=1", "controller.leaseSeconds"),
     ("controller.issuerPort=0", "controller.issuerPort"), ("etcd.enabled=1", "etcd.enabled"),
     ("etcd.port=0", "etcd.port"), ("etcd.peerPort=99999", "etcd.peerPort"),
-    ("etcd.storageClassName=1", "etcd.storageClassName"), ("etcd.storageSize=8", "etcd.storageSize"),
+    ("etcd.storageClassName=1", "etcd.storageClassName"),
     ("etcd.storageSize=big", "etcd.storageSize"), ("etcd.quotaBytes=-1", "etcd.quotaBytes"),
     ("etcd.external.endpoints={10.0.0.1:2379}", "etcd.external.endpoints"),
     ("etcd.external.secret=1", "etcd.external.secret"), ("certificateHours=0", "certificateHours"),
     ("clusterName=x", "clusterName"), ("agent.tolerations=x", "agent.tolerations"),
     ("etcd.enabled=false", "etcd.external"),
 ]  # fmt: skip
-#: The storage size alone is a number that is a quantity, too.
-WRONG = [one for one in WRONG if one[0] != "etcd.storageSize=8"]
 
 
 @cache
