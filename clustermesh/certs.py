@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
@@ -96,7 +96,10 @@ class Authority:
 
         Raises ValueError for a key that is none, or of another kind than ours.
         """
-        key = serialization.load_pem_public_key(public)
+        try:
+            key = serialization.load_pem_public_key(public)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ValueError(f"no public key: {error}") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
             raise ValueError("expected a public key on the curve P-256")
         built = self._build(name, key, lifetime, ExtendedKeyUsageOID.CLIENT_AUTH, ())

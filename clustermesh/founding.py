@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from clustermesh.certs import Authority, KeyPair, Validity, diagnose, names_of, validity_of
+from clustermesh.certs import (
+    BACKDATED,
+    Authority,
+    KeyPair,
+    Validity,
+    diagnose,
+    names_of,
+    validity_of,
+)
 from clustermesh.issued import HALF, ROOT
 
 #: Keys of a Secret with the CA; etcd's own has the names that Kubernetes gives to a server's pair.
@@ -66,8 +74,9 @@ def root_problem(ca: Mapping[str, bytes]) -> str:
 
 
 def is_spent(life: Validity, now: datetime) -> bool:
-    """Whether half of a certificate's life is over."""
-    return now - life.begin >= HALF * (life.end - life.begin)
+    """Whether half of a certificate's life is over, from when it was made on."""
+    made = life.begin + BACKDATED
+    return now - made >= HALF * (life.end - made)
 
 
 def _is_good(there: Mapping[str, bytes], name: str, authority: Authority, now: datetime) -> bool:

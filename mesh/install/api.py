@@ -100,10 +100,10 @@ class Api:
         """Change an object that is there by a merge patch."""
         return self._ask("PATCH", path, {"fieldManager": FIELD_MANAGER}, document, _MERGE)
 
-    def delete(self, path: str) -> bool:
-        """Delete an object and what belongs to it; False when it is not there."""
+    def delete(self, path: str, **query: str) -> bool:
+        """Delete an object, and later what belongs to it; False when it is not there."""
         try:
-            self._ask("DELETE", path, {"propagationPolicy": "Foreground"})
+            self._ask("DELETE", path, {"propagationPolicy": "Background", **query})
         except ApiError as error:
             if error.status == 404:
                 return False
