@@ -6,11 +6,14 @@ Each service account may do what its process does, and nothing else.
 from __future__ import annotations
 
 import base64
+import os
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -324,6 +327,56 @@ def test_the_issuers_are_found_without_dns(server: ApiServer, admin: Api) -> Non
     assert list(issuers(agent, NAMESPACE)) == ["192.0.2.11:32381", "192.0.2.12:32381"]
 
 
+@pytest.fixture
+def leaver(server: ApiServer, admin: Api, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The process around the agent of node n1."""
+    words = [sys.executable, str(Path(__file__).with_name("leaving_pod.py"))]
+    words += [admin.host, str(server.directory / "pki/ca.crt")]
+    words += [token(admin, "meshgate-agent", "n1"), "n1", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[2])}
+    running = subprocess.Popen(words, env=environment)
+    try:
+        _await((tmp_path / "started").exists)
+        yield running
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+def report_of(admin: Api, node: str) -> Report | None:
+    found = admin.find(path_of(leaving.config_map(NAMESPACE, leaving.REPORTS)))
+    return leaving.reports_of(found).get(node)
+
+
+def test_an_agent_leaves_its_node_when_it_is_asked(
+    admin: Api, leaver: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """Not while pods have links; once only; and it starts anew when the request is taken back."""
+    request = path_of(leaving.config_map(NAMESPACE, leaving.REQUEST))
+    admin.apply(leaving.config_map(NAMESPACE, leaving.REPORTS))
+    (tmp_path / "wired").touch()
+    admin.apply(leaving.Request("1", LEAVE).document(NAMESPACE))
+    text = "1 pods have links of Meshgate; --evict ends them first"
+    _await(lambda: report_of(admin, "n1") == Report("1", REFUSED, text))
+    assert not (tmp_path / "undone").exists()
+    admin.delete(request)
+    (tmp_path / "wired").unlink()
+    admin.apply(leaving.Request("2", LEAVE).document(NAMESPACE))
+    _await(lambda: report_of(admin, "n1") == Report("2", LEFT, "1 things undone"))
+    state = tmp_path / "var/lib/meshgate/agent/host.json"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    admin.apply(leaving.Request("2", WIPE).document(NAMESPACE))
+    _await(lambda: report_of(admin, "n1") == Report("2", WIPED, "1 things undone"))
+    assert not state.exists()
+    assert (tmp_path / "undone").read_text() == "once\n"
+    starts = len((tmp_path / "started").read_text().splitlines())
+    assert starts == 1
+    admin.delete(request)
+    _await(lambda: len((tmp_path / "started").read_text().splitlines()) == starts + 1)
+    assert leaver.poll() is None
+
+
 class Answering:
     """Agents of some nodes, as ``pod.Leaver`` would answer; a node of ``away`` says nothing."""
 
@@ -383,6 +436,7 @@ def test_nodes_leave_and_then_the_chart_goes(
     """A node that is away is named, with what to do there. Nothing of the chart is left."""
     for name in ("meshgate-controller-n1", "meshgate-install-n1", "meshgate-speaker-n1"):
         admin.delete(f"{CORE}/pods/{name}", gracePeriodSeconds="0")
+    admin.apply({**leaving.config_map(NAMESPACE, "meshgate-ca"), "kind": "Secret"})
     states = {"n1": {LEAVE: LEFT, WIPE: WIPED}}
     lines = asked(admin, Answering({"n1": agents["n1"]}, states), monkeypatch, 5.0)
     assert lines[0] == "node n1 left: as asked"
