@@ -14,9 +14,11 @@ from mesh.install.leaving import Places, Report, Request
 from mesh.pods import links
 
 ROOT = Path(__file__).parents[3]
-FIRST = (
-    "import sys; from mesh.install.pod import Process; sys.exit(Process(sys.argv[1:]).to_its_end())"
-)
+FIRST = """
+import sys
+from mesh.install.pod import Process
+sys.exit(Process(sys.argv[1:]).to_its_end())
+"""
 
 
 def test_the_name_of_pods_devices_is_that_of_their_room() -> None:
@@ -38,11 +40,8 @@ def test_reports_are_read_and_odd_ones_left_out() -> None:
 
 def test_folders_are_emptied_of_what_is_ours(tmp_path: Path) -> None:
     places = Places.below(tmp_path)
-    ours = [
-        "var/lib/meshgate/agent/host.json",
-        "var/lib/meshgate/etcd/data/x",
-        "run/meshgate/cni.sock",
-    ]
+    state = "var/lib/meshgate"
+    ours = [f"{state}/agent/host.json", f"{state}/etcd/data/x", "run/meshgate/cni.sock"]
     theirs = ["var/lib/meshgate/notes.txt", "run/meshgate/other.sock", "var/lib/kubelet/x"]
     for name in [*ours, *theirs]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

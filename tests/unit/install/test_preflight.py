@@ -62,8 +62,16 @@ def test_each_point_is_judged_alone(change: dict[str, Any], name: str, verdict: 
 
 
 def test_what_is_bad_has_a_mend() -> None:
-    wrong = Host("5.0", False, False, False, False, "", 0, {"all": 1}, False, (BRIDGE,),
-                 frozenset({8472}), frozenset())  # fmt: skip
+    wrong = replace(
+        RIGHT,
+        **dict.fromkeys(("btf", "tcx", "bpffs", "cgroup2", "sysctls"), False),
+        kernel="5.0",
+        uplink="",
+        mtu=0,
+        rp_filter={"all": 1},
+        lists=(BRIDGE,),
+        udp_ports=frozenset({8472}),
+    )
     for one in preflight.judged(wrong, WHOLE):
         assert one.verdict in (BAD, NOTE)
         assert one.mend

@@ -44,7 +44,7 @@ def test_a_template_is_rendered(text: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{{ .Values.nmae }}", "nothing is there: .Values.nmae"),
+        ("{{ .Values.nam }}", "nothing is there: .Values.nam"),
         ("{{ if .Values.on }}", "if without an end"),
         ("{{ end }}", "unexpected end"),
         ("{{ tpl .Values.name . }}", "may not use tpl"),
