@@ -30,6 +30,8 @@ LIFETIME = timedelta(days=365)
 CA_LIFETIME = timedelta(days=3650)
 #: How far back the validity of a certificate starts.
 BACKDATED = timedelta(hours=1)
+#: Part of a certificate's life after which it is renewed.
+HALF = 0.5
 #: A certificate with a long life ends soon when this is left of it.
 SHORT = timedelta(days=30)
 #: X.520 allows no longer common name.
@@ -182,6 +184,12 @@ def validity_of(cert: bytes) -> Validity:
     """How long a certificate is valid. Raises ValueError."""
     own = x509.load_pem_x509_certificate(cert)
     return Validity(_cn(own), own.not_valid_before_utc, own.not_valid_after_utc)
+
+
+def is_spent(life: Validity, now: datetime) -> bool:
+    """Whether half of a certificate's life is over, from when it was made on."""
+    made = life.begin + BACKDATED
+    return now - made >= HALF * (life.end - made)
 
 
 def diagnose(ca: bytes, cert: bytes, key: bytes, now: datetime | None = None) -> str:

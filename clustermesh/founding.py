@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from clustermesh.certs import (
-    BACKDATED,
     Authority,
     KeyPair,
-    Validity,
     diagnose,
+    is_spent,
     names_of,
     validity_of,
 )
-from clustermesh.issued import HALF, ROOT
+from clustermesh.issued import ROOT
 
 #: Keys of a Secret with the CA; etcd's own has the names that Kubernetes gives to a server's pair.
 CA_KEYS = ("ca.crt", "ca.key", "root.crt", "root.key")
@@ -71,12 +70,6 @@ def root_problem(ca: Mapping[str, bytes]) -> str:
     if missing:
         return f"{' and '.join(missing)} is missing"
     return diagnose(ca["ca.crt"], ca["root.crt"], ca["root.key"])
-
-
-def is_spent(life: Validity, now: datetime) -> bool:
-    """Whether half of a certificate's life is over, from when it was made on."""
-    made = life.begin + BACKDATED
-    return now - made >= HALF * (life.end - made)
 
 
 def _is_good(there: Mapping[str, bytes], name: str, authority: Authority, now: datetime) -> bool:

@@ -4,9 +4,6 @@ A process shows the token of its service account, bound to its pod (``Reviewed``
 says whose it is, and on which node). It sends a public key and gets a certificate for it, so no
 private key leaves a node. The issuer has the CA's key, and root of etcd, with which it makes the
 user of the process (``users.py``). It runs beside the controller, in a container of its own.
-
-The call is ``/meshgate.Issuer/Issue`` of gRPC with JSON in both directions, over TLS that the
-mesh's CA vouches for; it is no part of what clusters speak with each other.
 """
 
 from __future__ import annotations
@@ -22,31 +19,23 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from clustermesh.certs import Authority, new_key, validity_of
+from clustermesh.asking import METHOD, NAME, SERVICE, Answered, Asked, RefusedError, write_files
+from clustermesh.certs import Authority, is_spent, new_key, validity_of
 from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser, add_user, bootstrap_auth
 from clustermesh.etcd.auth import user_grants as grants_of
 from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.errors import EtcdError
-from clustermesh.founding import authority_of, is_spent
+from clustermesh.founding import authority_of
 from clustermesh.publish import PREFIXES
 from clustermesh.store.own import revoked_key
-from mesh.core.files import replace_file
 
 log = logging.getLogger(__name__)
 
-#: The name in the issuer's own certificate, whatever its address.
-NAME = "meshgate-issuer"
 #: What the token of a service account must be made for, so that no other token is of use here.
 AUDIENCE = "meshgate-issuer"
-_METHOD = "/meshgate.Issuer/Issue"
-_ANSWER_S = 30.0
 #: Who asks, by the name of the service account.
 ROLES = {"meshgate-agent": NODE, "meshgate-speaker": SPEAKER}
-
-
-class RefusedError(Exception):
-    """No certificate; the text says why, for the log of the process that has asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +48,6 @@ class Caller:
 
 #: Says whose token this is. Raises RefusedError.
 Reviewed = Callable[[str], Caller]
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    token: str
-    public: str
-
-
-class _Answered(msgspec.Struct, frozen=True):
-    cert: str
 
 
 class Issuer:
@@ -114,8 +94,7 @@ class Issuer:
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
             lambda request, context: self._answer(request, context, reviewed)
         )
-        service, _, method = _METHOD[1:].partition("/")
-        named = grpc.method_handlers_generic_handler(service, {method: handler})
+        named = grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})
         server.add_generic_rpc_handlers((named,))
         try:
             server.add_secure_port(listen, credentials)
@@ -125,7 +104,7 @@ class Issuer:
 
     def _answer(self, request: bytes, context: grpc.ServicerContext, reviewed: Reviewed) -> bytes:
         try:
-            asked = msgspec.json.decode(request, type=_Asked)
+            asked = msgspec.json.decode(request, type=Asked)
             cert = self.certify(reviewed(asked.token), asked.public.encode())
         except (RefusedError, msgspec.MsgspecError) as error:
             log.warning("event=refused peer=%s error=%s", context.peer(), error)
@@ -133,7 +112,7 @@ class Issuer:
         except (EtcdError, OSError) as error:
             log.warning("event=not_issued peer=%s error=%s", context.peer(), error)
             context.abort(grpc.StatusCode.UNAVAILABLE, f"etcd: {error}")
-        return msgspec.json.encode(_Answered(cert.decode()))
+        return msgspec.json.encode(Answered(cert.decode()))
 
     async def _enter(self, client: Client, user: EtcdUser) -> None:
         # A node's mark is one for its agent and its speaker (``users.py``).
@@ -161,27 +140,3 @@ class Issuer:
                 await client.aclose()
 
         asyncio.run(run())
-
-
-def write_files(into: Path, private: bytes, cert: bytes) -> None:
-    """The pair of a process, the key first: who meets the new key alone keeps what it has."""
-    replace_file(into / "tls.key", private, mode=0o600)
-    replace_file(into / "tls.crt", cert, mode=0o644)
-
-
-def ask(address: str, ca: bytes, token: str, public: bytes) -> bytes:
-    """A certificate from the issuer at ``host:port``. Raises RefusedError, OSError."""
-    options = [("grpc.ssl_target_name_override", NAME), ("grpc.enable_http_proxy", 0)]
-    credentials = grpc.ssl_channel_credentials(ca)
-    with grpc.secure_channel(address, credentials, options) as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_METHOD)
-        request = msgspec.json.encode(_Asked(token, public.decode()))
-        try:
-            answer = call(request, timeout=_ANSWER_S)
-        except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else None
-            text = (error.details() if isinstance(error, grpc.Call) else "") or str(error)
-            if code is grpc.StatusCode.PERMISSION_DENIED:
-                raise RefusedError(text) from error
-            raise OSError(f"issuer {address}: {text}") from error
-    return msgspec.json.decode(answer, type=_Answered).cert.encode()

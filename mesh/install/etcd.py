@@ -13,11 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from clustermesh.asking import RefusedError
 from clustermesh.certs import names_of
 from clustermesh.etcd.errors import EtcdError
 from clustermesh.founding import CA_KEYS, found, root_problem
 from clustermesh.issued import ROOT, SERVER, Folder, files_of, write_pair, write_pki
-from clustermesh.issuer import AUDIENCE, ROLES, Caller, Issuer, RefusedError
+from clustermesh.issuer import AUDIENCE, ROLES, Caller, Issuer
 from mesh.install.api import Api, ApiError
 from mesh.install.leaving import config_map
 

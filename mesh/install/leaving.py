@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mesh.config import AgentConfig
 from mesh.core.files import in_words
 from mesh.install.api import Api, ApiError
 
@@ -76,13 +75,23 @@ class Places:
     plugins: Path = Path("/opt/cni/bin")
 
     @classmethod
-    def of(cls, config: AgentConfig) -> Places:
-        """Those of a configuration."""
-        found = getattr(config, "cni", None)  # the section joins with the plugin
-        places = cls(config.socket, config.bpffs, config.state_dir.parent)
-        if found is None:
-            return places
-        return cls(*(places.socket, places.bpffs, places.state), found.conf_dir, found.bin_dir)
+    def of(cls, document: Mapping[str, Any]) -> Places:
+        """Those in an agent's configuration file, as the chart has it.
+
+        The words of the file: to read it strictly takes 40 MB, on each node and for good. Raises
+        ValueError.
+        """
+        missing = [name for name in ("socket", "bpffs", "stateDir") if name not in document]
+        if missing:
+            raise ValueError(f"{missing[0]}: required")
+        plugin = document.get("cni") or {}
+        return cls(
+            Path(document["socket"]),
+            Path(document["bpffs"]),
+            Path(document["stateDir"]).parent,
+            Path(plugin.get("confDir", "/etc/cni/net.d")),
+            Path(plugin.get("binDir", "/opt/cni/bin")),
+        )
 
     @classmethod
     def below(cls, root: Path) -> Places:

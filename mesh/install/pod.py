@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clustermesh.certs import new_key, validity_of
-from clustermesh.founding import is_spent
-from clustermesh.issuer import RefusedError, ask, write_files
-from mesh.config import load_agent
+import yaml
+
+from clustermesh.asking import RefusedError, ask, write_files
+from clustermesh.certs import is_spent, new_key, validity_of
 from mesh.install import leaving
 from mesh.install.api import ACCOUNT, Api, ApiError
 from mesh.install.leaving import (
@@ -59,7 +59,7 @@ def main(role: str, config: Path, api: Api) -> int:
     run = Process([sys.executable, "-m", "mesh.cli", role, "--config", str(config)])
     if role != "agent":
         return run.to_its_end()
-    node, places = os.environ["MESHGATE_NODE"], Places.of(load_agent(config))
+    node, places = os.environ["MESHGATE_NODE"], Places.of(yaml.safe_load(config.read_text()))
     undo = [sys.executable, "-m", "mesh.cli", "leave", "--config", str(config)]
     return Leaver(api, namespace, node, places, run, lambda: lines_of(undo)).live()
 

@@ -344,9 +344,9 @@ def _leave(parsed: argparse.Namespace) -> int:
     def lines() -> Iterable[str]:
         if parsed.root:
             return leaving.by_hand(parsed.root)
-        from mesh.config import load_agent
+        import yaml
 
-        return leaving.leave(leaving.Places.of(load_agent(parsed.config)))
+        return leaving.leave(leaving.Places.of(yaml.safe_load(parsed.config.read_text())))
 
     return _told(lines, "something is left")
 
@@ -371,8 +371,9 @@ def _etcd_issue(parsed: argparse.Namespace) -> int:
     """Be the issuer until a signal ends it."""
     import logging
 
+    from clustermesh.asking import RefusedError
     from clustermesh.etcd.errors import EtcdError
-    from clustermesh.issuer import Issuer, RefusedError
+    from clustermesh.issuer import Issuer
     from mesh.install.etcd import reviewed
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -20,7 +20,8 @@ import pytest
 import yaml
 
 from clustermesh import founding
-from clustermesh.issuer import AUDIENCE, Caller, RefusedError
+from clustermesh.asking import RefusedError
+from clustermesh.issuer import AUDIENCE, Caller
 from mesh.install import chart, etcd, installing, leaving, rights, uninstalling
 from mesh.install.api import Api, ApiError, of_kubeconfig, path_of
 from mesh.install.chart import FOLDER, NAMESPACE, Rendered
@@ -39,7 +40,7 @@ SETTINGS: list[list[str]] = [
     ["speaker.enabled=false", "overlayPort=9000", "masquerade.nonMasqueradeCIDRs={10.0.0.0/8}"],
 ]
 WRONG = [
-    "cluster.name=East", "cluster.id=256", "cluster.nam=x", "mode=both", "egress.blockSize=100",
+    "cluster.name=East", "cluster.id=256", "cluster.title=x", "mode=both", "egress.blockSize=100",
     "agent.maxUnavailable=many", "controller.replicas=4", "etcd.enabled=false", "pools.podCIDRs=x",
     "kubernetes.host=10.0.0.1", "services.kubeProxy=maybe", "host.bpffs=1", "uplink=a b",
     "masquerade.mode=yes", "etcd.storageSize=big", "agent.limits={x}", "certificateHours=0",

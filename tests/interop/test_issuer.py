@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from etcd_server import Etcd, client_of, free_port, running
 
+from clustermesh.asking import RefusedError, ask, write_files
 from clustermesh.certs import new_key
 from clustermesh.etcd.auth import NODE, SPEAKER
 from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.client import Denied
 from clustermesh.issued import write_pki
-from clustermesh.issuer import Caller, Issuer, RefusedError, ask, write_files
+from clustermesh.issuer import Caller, Issuer
 from clustermesh.store.own import revoked_key, revoked_value
 
 TOKENS = {"agent of n1": Caller(NODE, "n1"), "speaker of n2": Caller(SPEAKER, "n2")}

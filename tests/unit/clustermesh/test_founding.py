@@ -6,13 +6,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clustermesh.certs import Authority, KeyPair, diagnose, names_of, new_key, validity_of
+from clustermesh.certs import (
+    Authority,
+    KeyPair,
+    diagnose,
+    is_spent,
+    names_of,
+    new_key,
+    validity_of,
+)
 from clustermesh.founding import (
     CA_KEYS,
     SERVER_KEYS,
     FoundingError,
     found,
-    is_spent,
     root_problem,
 )
 

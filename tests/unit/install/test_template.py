@@ -44,7 +44,7 @@ def test_a_template_is_rendered(text: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{{ .Values.nam }}", "nothing is there: .Values.nam"),
+        ("{{ .Values.title }}", "nothing is there: .Values.title"),
         ("{{ if .Values.on }}", "if without an end"),
         ("{{ end }}", "unexpected end"),
         ("{{ tpl .Values.name . }}", "may not use tpl"),
