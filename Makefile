@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help demo test check bench bench-large soak upgrade cilium kvstoremesh hubble e2e lab clean-lab build install unit lock docs test-newest
+.PHONY: help image demo test check bench bench-large soak upgrade cilium kvstoremesh hubble e2e lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
@@ -22,6 +22,7 @@ help:
 	@echo "make kvstoremesh    Cilium's kvstoremesh between our store and a Cilium cluster's (Go)"
 	@echo "make hubble     Hubble's relay and command line on the agents of a lab (Go, root)"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
+	@echo "make image      the container image, as build/meshgate-image.tar (root)"
 	@echo "make lab        bring the lab up         make clean-lab    remove it, also after a crash"
 
 install:
@@ -30,6 +31,10 @@ install:
 build: install
 	@$(PYTHON) -m bpf.build
 	@$(PYTHON) -m deploy.cni.build
+
+# The container image, with no container engine (root).
+image: build
+	@$(PYTHON) -m deploy.image
 
 demo: build
 	@$(PYTHON) -m mesh.lab.demo

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
@@ -30,6 +30,8 @@ LIFETIME = timedelta(days=365)
 CA_LIFETIME = timedelta(days=3650)
 #: How far back the validity of a certificate starts.
 BACKDATED = timedelta(hours=1)
+#: Part of a certificate's life after which it is renewed.
+HALF = 0.5
 #: A certificate with a long life ends soon when this is left of it.
 SHORT = timedelta(days=30)
 #: X.520 allows no longer common name.
@@ -91,6 +93,20 @@ class Authority:
         """Certificate of a client whose CN is ``name``. It has no SAN, since it is no server's."""
         return self._issue(name, lifetime, ExtendedKeyUsageOID.CLIENT_AUTH, ())
 
+    def certify_user(self, name: str, public: bytes, lifetime: timedelta) -> bytes:
+        """Certificate of a client whose key this side never sees; ``public`` is its public key.
+
+        Raises ValueError for a key that is none, or of another kind than ours.
+        """
+        try:
+            key = serialization.load_pem_public_key(public)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ValueError(f"no public key: {error}") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+            raise ValueError("expected a public key on the curve P-256")
+        built = self._build(name, key, lifetime, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+        return built.public_bytes(serialization.Encoding.PEM)
+
     def _issue(
         self,
         name: str,
@@ -99,7 +115,17 @@ class Authority:
         names: Sequence[x509.GeneralName],
     ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(name, self._cert.subject, key.public_key(), lifetime)
+        return _pair(self._build(name, key.public_key(), lifetime, usage, names), key)
+
+    def _build(
+        self,
+        name: str,
+        key: ec.EllipticCurvePublicKey,
+        lifetime: timedelta,
+        usage: x509.ObjectIdentifier,
+        names: Sequence[x509.GeneralName],
+    ) -> x509.Certificate:
+        builder = _builder(name, self._cert.subject, key, lifetime)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -109,7 +135,7 @@ class Authority:
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return _pair(builder.sign(self._key, hashes.SHA256()), key)
+        return builder.sign(self._key, hashes.SHA256())
 
     def revocation_list(self, revoked: Mapping[int, datetime]) -> bytes:
         """PEM of the list with these serial numbers, each with the time of its revocation.
@@ -128,6 +154,15 @@ class Authority:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at)
             builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def new_key() -> tuple[bytes, bytes]:
+    """A private key and its public key, both as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return _private(key), public
 
 
 def serial_of(cert: bytes) -> int:
@@ -149,6 +184,12 @@ def validity_of(cert: bytes) -> Validity:
     """How long a certificate is valid. Raises ValueError."""
     own = x509.load_pem_x509_certificate(cert)
     return Validity(_cn(own), own.not_valid_before_utc, own.not_valid_after_utc)
+
+
+def is_spent(life: Validity, now: datetime) -> bool:
+    """Whether half of a certificate's life is over, from when it was made on."""
+    made = life.begin + BACKDATED
+    return now - made >= HALF * (life.end - made)
 
 
 def diagnose(ca: bytes, cert: bytes, key: bytes, now: datetime | None = None) -> str:
@@ -240,8 +281,12 @@ def _alternative(text: str) -> x509.GeneralName:
 
 
 def _pair(cert: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return KeyPair(cert.public_bytes(serialization.Encoding.PEM), _private(key))
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
-    return KeyPair(cert.public_bytes(pem), private)

@@ -21,6 +21,7 @@ import msgspec
 
 from clustermesh.certs import (
     BACKDATED,
+    HALF,
     LIFETIME,
     PROCESS_LIFETIME,
     Authority,
@@ -34,8 +35,6 @@ from mesh.core.files import open_private, replace_file
 
 #: Name of root's files, and of etcd's own.
 ROOT, SERVER = "root", "server"
-#: Part of a certificate's life after which it is renewed.
-HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)

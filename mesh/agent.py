@@ -473,11 +473,16 @@ def restore(path: Path) -> Iterator[str]:
     Raises ConfigError, and OSError when something is left.
     """
     config = load_agent(path)
-    if host_restore.answers(config.socket):
-        raise OSError(f"the agent at {config.socket} runs: stop it first")
-    yield from host_restore.unpinned(config.bpffs)
+    yield from restore_host(config.socket, config.bpffs, config.state_dir)
+
+
+def restore_host(socket: Path, bpffs: Path, state: Path) -> Iterator[str]:
+    """The same by the places of an agent. Raises OSError when it runs, or something is left."""
+    if host_restore.answers(socket):
+        raise OSError(f"the agent at {socket} runs: stop it first")
+    yield from host_restore.unpinned(bpffs)
     yield from asyncio.run(_remove_devices())
-    yield from host_restore.restored(config.state_dir / FILE)
+    yield from host_restore.restored(state / FILE)
 
 
 async def _remove_devices() -> list[str]:

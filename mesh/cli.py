@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh.install import verbs as install
+
 if TYPE_CHECKING:
     from mesh.core.noun import Noun, Row
     from mesh.observe.tables import Answer, Process
@@ -93,6 +95,7 @@ def _parser(
     status.set_defaults(run=_status, nouns=nouns)
     _add_nouns(commands, nouns)
     _add_cni(commands)
+    install.add(commands)
     commands.add_parser("lab", help="two clusters, a router and a firewall on this machine")
     return parser
 

@@ -32,6 +32,7 @@ C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
 
 #: Variables of the environment that stand in for a field that the file does not have.
 _NAMED: Mapping[str, str] = {"node": "MESHGATE_NODE", "instance": "MESHGATE_INSTANCE"}
+_ETCD = "MESHGATE_ETCD"
 _POD_NETNS = frozenset({"cluster", "namespace", "name"})
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z", max_length=253)]
@@ -39,6 +40,11 @@ _ClusterName = Annotated[
     str, msgspec.Meta(pattern=r"^([a-z0-9][-a-z0-9]*)?[a-z0-9]\Z", max_length=32)
 ]
 _Device = Annotated[str, msgspec.Meta(pattern=r"^[^/\s:]+\Z", max_length=15)]
+
+
+def _endpoints() -> tuple[str, ...]:
+    """Those of the environment: a chart does not know the address of its own etcd."""
+    return tuple(filter(None, os.environ.get(_ETCD, "").split(",")))
 
 
 class ConfigError(Exception):
@@ -57,8 +63,9 @@ class Cluster(Section, frozen=True):
 class Etcd(Section, frozen=True):
     """The shared etcd."""
 
-    endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """``https://host:port`` (or ``http://`` without certificates), tried in turn."""
+    endpoints: tuple[str, ...] = msgspec.field(default_factory=_endpoints)
+    """``https://host:port`` (or ``http://`` without certificates), tried in turn. Absent:
+    ``MESHGATE_ETCD`` of the environment, with a comma between them."""
     ca: Path | None = None
     """PEM file of the authority that signed etcd's certificate; absent only with ``http://``."""
     cert: Path | None = None
@@ -291,11 +298,15 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
     if isinstance(config, SpeakerConfig):
         yield from _user_problems(config)
     if isinstance(config, AgentConfig):
-        if config.pod_netns:
-            yield from _netns_problems(config.pod_netns)
-        elif config.cni is None:
-            yield Wrong("podNetns", "required without cni")
-        yield from size_problems("limits", config.limits)
+        yield from _agent_problems(config)
+
+
+def _agent_problems(config: AgentConfig) -> Iterator[Wrong]:
+    if config.pod_netns:
+        yield from _netns_problems(config.pod_netns)
+    elif config.cni is None:
+        yield Wrong("podNetns", "required without cni")
+    yield from size_problems("limits", config.limits)
 
 
 def _user_problems(config: SpeakerConfig) -> Iterator[Wrong]:
@@ -310,6 +321,9 @@ def _user_problems(config: SpeakerConfig) -> Iterator[Wrong]:
 
 
 def _etcd_problems(etcd: Etcd) -> Iterator[Wrong]:
+    if not etcd.endpoints:
+        text = f"required, here or in the environment variable {_ETCD}"
+        yield Wrong("etcd.endpoints", text)
     for number, endpoint in enumerate(etcd.endpoints):
         scheme, _, authority = endpoint.partition("://")
         host, _, port = authority.rpartition(":")

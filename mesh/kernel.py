@@ -56,6 +56,8 @@ GATEWAY_V4 = IPv4Address("169.254.1.1")
 GATEWAY_V6 = IPv6Address("fe80::1")
 
 _SCOPE_LINK = 253
+#: Environment: a writable /proc/sys/net of the host.
+_SYSCTLS = "MESHGATE_PROC_SYS_NET"
 _RTNH_F_ONLINK = 4
 _IFA_F_NODAD = 0x02
 _UNREACHABLE = 7  # RTN_UNREACHABLE
@@ -526,7 +528,18 @@ def set_sysctl(name: str, value: str) -> None:
     """Write one sysctl of the calling thread's network namespace, unless it has the value."""
     path = Path("/proc/sys") / name
     if path.read_text().strip() != value:
-        path.write_text(value)
+        writable_sysctl(name).write_text(value)
+
+
+def writable_sysctl(name: str) -> Path:
+    """Where a sysctl of the network is written.
+
+    ``/proc/sys`` of a container without privileges is read-only, and runtimes mount nothing there.
+    So a pod gets the host's ``/proc/sys/net`` at another place, which ``MESHGATE_PROC_SYS_NET``
+    names. It shows the network namespace of whoever opens it, as ``/proc/sys/net`` does.
+    """
+    place, below = os.environ.get(_SYSCTLS), name.removeprefix("net/")
+    return Path(place) / below if place and below != name else Path("/proc/sys") / name
 
 
 def get_sysctl(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from mesh.core.files import in_words, private_folder, replace_file
 from mesh.host.forwarding import Step
+from mesh.kernel import writable_sysctl
 
 _BOOT = "kernel/random/boot_id"
 
@@ -41,7 +42,7 @@ class ProcSys:
             return None
 
     def write(self, name: str, value: str) -> None:
-        (self.root / name).write_text(value)
+        writable_sysctl(name).write_text(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,13 @@ _WEIGHT = "helm.sh/hook-weight"
 #: What must be there before others, as in Helm: what is not named comes last.
 _ORDER = (
     "Namespace", "PodDisruptionBudget", "ServiceAccount", "Secret", "ConfigMap",
-    "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service",
-    "DaemonSet", "Deployment", "StatefulSet", "Job",
+    "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
+    "Service", "DaemonSet", "Deployment", "StatefulSet", "Job",
 )  # fmt: skip
 
 Object = dict[str, Value]
+#: The safe loader in C, ten times as fast where PyYAML has it.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class ChartError(Exception):
@@ -87,7 +89,7 @@ def render(values: Object, namespace: str = NAMESPACE, folder: Path = FOLDER) ->
         notes = templates.render("NOTES.txt", root)
     except TemplateError as error:
         raise ChartError(str(error)) from error
-    every = [one for text in texts for one in yaml.safe_load_all(text) if one]
+    every = [one for text in texts for one in yaml.load_all(text, _Loader) if one]
     hooks: dict[str, list[Object]] = {}
     for one in every:
         for moment in filter(None, _annotations(one).get(_HOOK, "").split(",")):
@@ -102,7 +104,7 @@ def render(values: Object, namespace: str = NAMESPACE, folder: Path = FOLDER) ->
 
 def _read(path: Path) -> Object:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ChartError(f"{path}: {error}") from error
     if not isinstance(document, dict):

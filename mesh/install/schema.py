@@ -51,8 +51,11 @@ def _inner(schema: Mapping[str, Any], value: Value, path: str) -> Iterator[str]:
     if isinstance(value, list):
         for number, one in enumerate(value):
             yield from problems(schema.get("items", {}), one, f"{path}[{number}]")
-    if not isinstance(value, dict):
-        return
+    if isinstance(value, dict):
+        yield from _members(schema, value, path)
+
+
+def _members(schema: Mapping[str, Any], value: dict[str, Value], path: str) -> Iterator[str]:
     known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
     for name in schema.get("required", ()):
         if name not in value:

@@ -1,9 +1,9 @@
 """Text of the chart's templates, rendered as Helm does.
 
-Helm's templates are those of Go's text/template with the functions of sprig. The chart keeps to what
-stands here: ``if``, ``else if``, ``else``, ``with``, ``range``, ``define``, comments, pipelines,
-fields of the dot and of ``$``, literals, and the functions of ``_FUNCTIONS`` and ``include``. All
-else is a ``TemplateError``. A test compares every values file with real Helm.
+Helm's templates are those of Go's text/template with the functions of sprig. The chart keeps to
+what stands here: ``if``, ``else if``, ``else``, ``with``, ``range``, ``define``, comments,
+pipelines, fields of the dot and of ``$``, literals, the functions of ``_FUNCTIONS``, and
+``include``. All else is a ``TemplateError``. A test compares every values file with real Helm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeAlias
 import yaml
 
 #: What values are made of.
-Value: TypeAlias = "str | int | float | bool | None | list[Value] | dict[str, Value]"
+Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
 
 _ACTION = re.compile(r"\{\{(-\s)?\s*(.*?)\s*(\s-)?\}\}", re.DOTALL)
 _WORD = re.compile(r'\s*("(?:[^"\\]|\\.)*"|\||\(|\)|[^\s()|"]+)')

@@ -72,6 +72,7 @@ class ApiServer:
             f"--service-account-key-file={account}",
             f"--token-auth-file={tokens}", "--authorization-mode=RBAC",
             "--endpoint-reconciler-type=none",
+            "--allow-privileged=true",  # as everywhere where a CNI is installed by a chart
             "--disable-admission-plugins=ServiceAccount",  # no controller makes one
         ]  # fmt: skip
         with self.log.open("ab") as log:

@@ -1,0 +1,73 @@
+"""Off a node: what is removed of its host, and the first process of a pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from mesh.install import leaving
+from mesh.install.leaving import Places, Report, Request
+from mesh.pods import links
+
+ROOT = Path(__file__).parents[3]
+FIRST = """
+import sys
+from mesh.install.pod import Process
+sys.exit(Process(sys.argv[1:]).to_its_end())
+"""
+
+
+def test_the_name_of_pods_devices_is_that_of_their_room() -> None:
+    assert leaving.DEVICE_PREFIX == links.DEVICE_PREFIX
+
+
+def test_a_request_is_read_as_it_was_written() -> None:
+    request = Request("17", leaving.LEAVE, evict=True)
+    assert leaving.request_of(request.document("meshgate-system")) == request
+    assert leaving.request_of(None) is None
+    assert leaving.request_of({"data": {"id": "1"}}) is None
+
+
+def test_reports_are_read_and_odd_ones_left_out() -> None:
+    good = json.dumps({"id": "17", "state": "left", "text": "x"})
+    found = leaving.reports_of({"data": {"n1": good, "n2": "no json", "n3": "{}"}})
+    assert found == {"n1": Report("17", "left", "x")}
+
+
+def test_folders_are_emptied_of_what_is_ours(tmp_path: Path) -> None:
+    places = Places.below(tmp_path)
+    state = "var/lib/meshgate"
+    ours = [f"{state}/agent/host.json", f"{state}/etcd/data/x", "run/meshgate/cni.sock"]
+    theirs = ["var/lib/meshgate/notes.txt", "run/meshgate/other.sock", "var/lib/kubelet/x"]
+    for name in [*ours, *theirs]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "var/lib/meshgate/speaker").symlink_to(tmp_path / "var/lib/kubelet")
+    lines = list(leaving.wipe(places))
+    assert len(lines) == 4
+    assert [name for name in [*ours, *theirs] if (tmp_path / name).exists()] == theirs
+    assert list(leaving.wipe(places)) == []
+
+
+def first(*words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FIRST, *words]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
+
+
+def test_the_first_process_has_the_status_of_its_child() -> None:
+    assert first("sh", "-c", "exit 7").wait(20) == 7
+    assert first("sh", "-c", "kill -KILL $$").wait(20) == 128 + 9
+
+
+def test_a_signal_reaches_the_child_and_the_pod_ends() -> None:
+    running = first("sh", "-c", "trap 'echo ended; exit 3' TERM; echo up; while :; do read x; done")
+    assert running.stdout
+    assert running.stdout.readline() == "up\n"
+    running.send_signal(signal.SIGTERM)
+    out, _ = running.communicate(timeout=20)
+    assert (running.returncode, out) == (3, "ended\n")
