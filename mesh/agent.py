@@ -164,7 +164,7 @@ class Features:
         )
         features.append(self.pods)
         self.cni = config.cni and CNIAgent(
-            me.cluster, config.cni, self.attachments, self.local.table, self.pods.asked
+            me.cluster, config.cni, self.attachments, self.local.table, self.pods.connections
         )
         features += [self.cni] if self.cni else []
         features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
@@ -220,6 +220,7 @@ class Agent:
             config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
         self._more = more
+        self.namespaces = Namespaces(config.pod_netns)
         nodes = self.manifests.objects[NODES]
         file = config.state_dir / ENDPOINT
         self.uplink = Uplink(kernel, config.uplink, file, self._endpoint_of_object, nodes)
@@ -275,8 +276,6 @@ class Agent:
         self.features = Features(self.config, self.facts, objects, self.kernel, self._more)
         for feature in self.features.all:
             settings.update(feature.settings())
-        attached = self.features.attachments.table
-        self.namespaces = Namespaces(self.config.pod_netns, attached)
         return settings
 
     def _layouts(self) -> Declared:
@@ -352,7 +351,9 @@ class Agent:
             "manifests": self.manifests.run,
             "follow the store": partial(store.run, self.entries),
             "derive and apply": self.loop.run,
-            "namespaces": partial(self.namespaces.run, pods.namespaces),
+            "namespaces": partial(
+                self.namespaces.run, pods.namespaces, attached=self.features.attachments.table
+            ),
             "next hops": self.hops.run,
             "sweep": partial(sweep, self.datapath),
             "health": self.health.run,

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from mesh.cni import attachments, inside, results
 from mesh.cni.attachments import Attachments, tag_of
 from mesh.cni.findings import SOCKET
-from mesh.cni.frames import Answer, Frame
+from mesh.cni.frames import Frame, Reply
 from mesh.cni.lists import Lists
-from mesh.cni.requests import Call, Code, RefusedError, call, version_of
+from mesh.cni.requests import Ask, Code, RefusedError, ask_of, version_of
 from mesh.cni.server import listening
 from mesh.cni.settings import CNISettings
 from mesh.cni.waiting import Bell
@@ -43,7 +43,7 @@ class Connected(Protocol):
     """The room of pods, as this room sees it."""
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` whenever one of the others may say something else."""
+        """Ask ``wake`` whenever one of the others may say something else."""
 
     def lacks(self, key: Sandbox) -> str:
         """What an attachment lacks until its packets pass; empty: nothing."""
@@ -78,7 +78,7 @@ class CNIAgent(AgentFeature):
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._problem = ""
         self.lists = Lists(settings, lambda: self._connected.unready)
-        self._commands: Mapping[str, Callable[[Call], Coroutine[Any, Any, Answer]]] = {
+        self._commands: Mapping[str, Callable[[Ask], Coroutine[Any, Any, Reply]]] = {
             "ADD": self._add,
             "DEL": self._delete,
             "CHECK": self._check,
@@ -128,7 +128,7 @@ class CNIAgent(AgentFeature):
                     log.warning("event=not_ended error=%s", in_words(error))
             await asyncio.sleep(LOOK_S)
 
-    async def answer(self, frame: Frame) -> Answer:
+    async def answer(self, frame: Frame) -> Reply:
         """What the plugin prints."""
         version = version_of(frame)
         try:
@@ -139,8 +139,8 @@ class CNIAgent(AgentFeature):
             log.exception("event=call_failed")
             return results.refused(version, RefusedError(Code.AGAIN, repr(error)))
 
-    async def _served(self, frame: Frame) -> Answer:
-        asked = call(frame)
+    async def _served(self, frame: Frame) -> Reply:
+        asked = ask_of(frame)
         if asked.command == "VERSION":
             return results.spoken(asked.version)
         name = asked.container, asked.interface
@@ -156,7 +156,7 @@ class CNIAgent(AgentFeature):
 
     # --- Commands -----------------------------------------------------------------------------
 
-    async def _add(self, asked: Call) -> Answer:
+    async def _add(self, asked: Ask) -> Reply:
         until = asyncio.get_running_loop().time() + self._add_s
         pod = self._pod_of(asked)
         inode = _namespace(asked.netns)
@@ -182,14 +182,14 @@ class CNIAgent(AgentFeature):
         self._keep(key, attachment)
         return await self._wait(asked, key, until, new=True)
 
-    def _pod_of(self, asked: Call) -> PodKey:
+    def _pod_of(self, asked: Ask) -> PodKey:
         for name in ("K8S_POD_NAMESPACE", "K8S_POD_NAME"):
             if not asked.arguments.get(name):
                 raise RefusedError(Code.ENVIRONMENT, f"CNI_ARGS: {name} is required")
         arguments = asked.arguments
         return PodKey(self._cluster, arguments["K8S_POD_NAMESPACE"], arguments["K8S_POD_NAME"])
 
-    async def _object(self, asked: Call, key: PodKey, until: float) -> Pod:
+    async def _object(self, asked: Ask, key: PodKey, until: float) -> Pod:
         """The Pod object; one of the same name that went before is another one."""
         uid = asked.arguments.get("K8S_POD_UID", "")
 
@@ -210,7 +210,7 @@ class CNIAgent(AgentFeature):
         except OSError as error:
             raise RefusedError(Code.AGAIN, "attachments cannot be kept", in_words(error)) from error
 
-    async def _wait(self, asked: Call, key: Sandbox, until: float, *, new: bool) -> Answer:
+    async def _wait(self, asked: Ask, key: Sandbox, until: float, *, new: bool) -> Reply:
         """The result, once nothing is lacking."""
         lack = ""
 
@@ -235,17 +235,17 @@ class CNIAgent(AgentFeature):
         except OSError as error:
             raise RefusedError(Code.IO, "attachments cannot be kept", in_words(error)) from error
 
-    async def _delete(self, asked: Call) -> Answer:
+    async def _delete(self, asked: Ask) -> Reply:
         if known := self._attached.find(asked.container, asked.interface):
             self._forget([known[0]])
             await self._gone(known[0])
-        return Answer()
+        return Reply()
 
     async def _gone(self, key: Sandbox) -> None:
         until = asyncio.get_running_loop().time() + DEL_S
         await self._bell.until(lambda: not self._connected.stands(key), until)
 
-    async def _check(self, asked: Call) -> Answer:
+    async def _check(self, asked: Ask) -> Reply:
         known = self._attached.find(asked.container, asked.interface)
         if known is None:
             text = f"container {asked.container} has no {asked.interface} of this network"
@@ -263,24 +263,24 @@ class CNIAgent(AgentFeature):
         if changed := _changed(asked, connection):
             text = f"pod {_text(key.pod)} is not as ADD has made it: it lacks {', '.join(changed)}"
             raise RefusedError(Code.CHANGED, text)
-        return Answer()
+        return Reply()
 
-    async def _collect(self, asked: Call) -> Answer:
+    async def _collect(self, asked: Ask) -> Reply:
         """A runtime that has no attachment at all leaves the list out: nothing is deleted then."""
         if asked.valid is None:
-            return Answer()
+            return Reply()
         gone = attachments.unlisted(self._attached.table.rows, asked.network, asked.valid)
         self._forget(gone)
         for key in gone:
             await self._gone(key)
-        return Answer()
+        return Reply()
 
-    async def _status(self, _: Call) -> Answer:
+    async def _status(self, _: Ask) -> Reply:
         unready = await self._bell.gate.look(lambda: self._connected.unready)
         problems = [one.text for one in self._attached.findings()]
         if why := "; ".join([*problems, unready] if unready else problems):
             raise RefusedError(Code.NOT_AVAILABLE, f"no pod can be connected: {why}")
-        return Answer()
+        return Reply()
 
 
 def _text(pod: PodKey) -> str:
@@ -298,7 +298,7 @@ def _namespace(path: str) -> int:
     return found
 
 
-def _changed(asked: Call, connection: Connection) -> list[str]:
+def _changed(asked: Ask, connection: Connection) -> list[str]:
     """What the pod lacks of what the result of ADD says, and of what its kernel was given."""
     given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
     have = [f"{one}/{one.max_prefixlen}" for one in connection.addresses]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from mesh.cni import frames
-from mesh.cni.frames import Answer, Frame, FrameError
+from mesh.cni.frames import Frame, FrameError, Reply
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 READ_S = 5.0
 _BACKLOG = 256
 
-Serve = Callable[[Frame], Awaitable[Answer]]
+Serve = Callable[[Frame], Awaitable[Reply]]
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, serve
     except (FrameError, TimeoutError, asyncio.IncompleteReadError) as error:
         log.warning("event=bad_frame error=%s", error)
     else:
-        writer.write(frames.encode_answer(await serve(request)))
+        writer.write(frames.encode_reply(await serve(request)))
         await writer.drain()
     finally:
         writer.close()

@@ -40,8 +40,8 @@ from mesh.core.table import Changes, Source, Table
 from mesh.identity.labels import LONGEST_TEXT, identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
-from mesh.pods.asked import Asked
 from mesh.pods.assigned import Assigned, assign
+from mesh.pods.connections import Connections
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
@@ -120,7 +120,7 @@ class PodsAgent(AgentFeature):
         self._attached = attached if attached is not None else no_attachments()
         self._wanted: Table[LinkKey, Pod] = Table("pod to be connected")
         #: What a container runtime waits for.
-        self.asked = Asked(own, node, mine, self)
+        self.connections = Connections(own, node, mine, self)
         self._seen: tuple[int, tuple[Network, ...]] | None = None  # pods and CIDRs
         self._assigned = Assigned((), (), self.held)
         self._objects_placed: dict[LinkKey, Pod] = {}  # of which ``local_pod`` was made
@@ -341,7 +341,7 @@ class PodsAgent(AgentFeature):
         wired costs its own key only.
         """
         wired = loop.apply(self.link, links)
-        self.asked.watch(wired)
+        self.connections.watch(wired)
         self._watch = partial(links.watch, wired.recheck)
         return loop.apply(self.entry, entries)
 
@@ -367,7 +367,7 @@ class PodsAgent(AgentFeature):
             for applied, tokens in mark.refers
         ]
         rows = loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
-        self.asked.watch(rows)
+        self.connections.watch(rows)
         return rows
 
     # --- What others see ----------------------------------------------------------------------

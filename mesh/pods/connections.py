@@ -26,7 +26,7 @@ class Tables(Protocol):
         """Whether no further pod can have an address."""
 
 
-class Asked:
+class Connections:
     """``mine`` are the objects of the pods of ``own``."""
 
     def __init__(
