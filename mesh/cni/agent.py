@@ -25,7 +25,7 @@ from mesh.cni.settings import CNISettings
 from mesh.cni.waiting import Bell
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.files import in_words
-from mesh.core.model import Attachment, Connection, Finding, Pod, PodKey, Sandbox
+from mesh.core.model import IP, Attachment, Connection, Finding, Pod, PodKey, Sandbox
 from mesh.core.passes import Gate
 from mesh.core.table import Table
 
@@ -60,7 +60,10 @@ class Connected(Protocol):
 
 
 class CNIAgent(AgentFeature):
-    """``pods`` are the objects of this node's pods, ``gate`` that of the agent's loop."""
+    """``pods`` are the objects of this node's pods. ``beside``: another CNI has connected a pod.
+
+    Then the pod's addresses are those of ``prevResult``, which is handed on as it came.
+    """
 
     def __init__(
         self,
@@ -70,14 +73,16 @@ class CNIAgent(AgentFeature):
         pods: Table[PodKey, Pod],
         connected: Connected,
         *,
+        beside: bool = False,
         add_s: float = ADD_S,
     ) -> None:
         self._cluster, self._settings, self._add_s = cluster, settings, add_s
+        self._beside = beside
         self._attached, self._pods, self._connected = attached, pods, connected
         self._bell = Bell()
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._problem = ""
-        self.lists = Lists(settings, lambda: self._connected.unready)
+        self.lists = Lists(settings, lambda: self._connected.unready, beside=beside)
         self._commands: Mapping[str, Callable[[Ask], Coroutine[Any, Any, Reply]]] = {
             "ADD": self._add,
             "DEL": self._delete,
@@ -162,25 +167,37 @@ class CNIAgent(AgentFeature):
         inode = _namespace(asked.netns)
         known = self._attached.find(asked.container, asked.interface)
         if known and (known[0].pod != pod or known[1].inode != inode):
-            text = (
-                f"{asked.interface} of container {asked.container} is pod {_text(known[0].pod)}'s"
-            )
+            other = _text(known[0].pod)
+            text = f"{asked.interface} of container {asked.container} is pod {other}'s"
             raise RefusedError(Code.TAKEN, text)
         if known:
             return await self._wait(asked, known[0], until, new=False)
-        if inside.has(asked.netns, asked.interface):
-            text = f"{asked.netns} has an interface {asked.interface} that is not ours"
-            raise RefusedError(Code.TAKEN, text)
+        addresses = self._addresses(asked)
         row = await self._object(asked, pod, until)
-        key = Sandbox(
-            pod.cluster, pod.namespace, pod.name, tag_of(asked.container, asked.interface)
-        )
+        tag = tag_of(asked.container, asked.interface)
+        key = Sandbox(pod.cluster, pod.namespace, pod.name, tag)
         attachment = Attachment(
             asked.container, asked.interface, asked.network, asked.netns, inode,
-            self._attached.next_number, row.uid, row.labels, row.service_account,
+            self._attached.next_number, row.uid, row.labels, row.service_account, addresses,
         )  # fmt: skip
         self._keep(key, attachment)
         return await self._wait(asked, key, until, new=True)
+
+    def _addresses(self, asked: Ask) -> tuple[IP, ...]:
+        """Addresses that another CNI has given; none: the interface is ours to make."""
+        there = inside.has(asked.netns, asked.interface)
+        if self._beside:
+            given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
+            if not given or not there:
+                text = (
+                    f"prevResult: the plugins before ours have left no address of {asked.interface}"
+                )
+                raise RefusedError(Code.CONFIG, text)
+            return tuple(results.hosts(given))
+        if there:
+            text = f"{asked.netns} has an interface {asked.interface} that is not ours"
+            raise RefusedError(Code.TAKEN, text)
+        return ()
 
     def _pod_of(self, asked: Ask) -> PodKey:
         for name in ("K8S_POD_NAMESPACE", "K8S_POD_NAME"):
@@ -223,7 +240,7 @@ class CNIAgent(AgentFeature):
 
         found = await self._bell.until(look, until)
         if isinstance(found, Connection):
-            return results.added(asked, found)
+            return results.passed_on(asked) if self._beside else results.added(asked, found)
         if new and found is None:
             self._forget([key])
         text = f"pod {_text(key.pod)} is not connected within {self._add_s:g} s, as it lacks this"

@@ -6,14 +6,15 @@ those of 1.1.0 have the MTU of an interface.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_interface
 from typing import Any
 
 import msgspec
 
 from mesh.cni import versions
 from mesh.cni.frames import Reply
-from mesh.cni.requests import Ask, RefusedError
+from mesh.cni.requests import Ask, Code, RefusedError
 from mesh.core.model import IP, Connection
 from mesh.kernel import GATEWAY_V4, GATEWAY_V6
 
@@ -73,6 +74,16 @@ def addresses_in(result: Mapping[str, Any], interface: str, netns: str) -> list[
         if mine:
             found.append(str(one.get("address", "")))
     return found
+
+
+def hosts(addresses: Iterable[str]) -> Iterator[IP]:
+    """The addresses of a result, without their lengths. Raises RefusedError."""
+    for one in addresses:
+        try:
+            yield ip_interface(one).ip
+        except ValueError as error:
+            text = f"prevResult: expected an address with its length, got {one!r}"
+            raise RefusedError(Code.CONFIG, text) from error
 
 
 def passed_on(asked: Ask) -> Reply:

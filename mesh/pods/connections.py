@@ -77,9 +77,10 @@ class Connections:
     def connection(self, key: Sandbox) -> Connection | None:
         """How an attachment is connected, if it is."""
         device, link = self._tables.devices.rows.get(key), self._tables.link.rows.get(key)
-        if device is None or link is None:
+        if device is None:
             return None
-        return Connection(link.device, device.host_mac, device.mac, link.mtu, device.addresses)
+        name, mtu = (link.device, link.mtu) if link else ("", 0)  # another CNI's
+        return Connection(name, device.host_mac, device.mac, mtu, device.addresses)
 
     def stands(self, key: Sandbox) -> bool:
         """Whether the kernel has a device of the attachment."""
