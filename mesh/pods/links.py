@@ -19,8 +19,9 @@ from mesh.core.model import IP, LinkKey, Pod, PodKey, Sandbox
 from mesh.core.reconcile import Errors
 from mesh.core.table import Table
 from mesh.host.settings import ACCEPT_RA, FORWARD_4, FORWARD_6, RP_FILTER
-from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, Link, VethEnd, set_sysctl
+from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, set_sysctl
 from mesh.netlink import Event, Group, LinkEvent, Lost, OwnRouteGone
+from mesh.orders import Link, VethEnd
 
 POD_DEVICE = "eth0"
 #: Host ends of pods' veths have names that start so.
@@ -215,6 +216,7 @@ class PodLinks:
     async def upsert(self, rows: Mapping[LinkKey, PodLink]) -> Errors[LinkKey]:
         errors: dict[LinkKey, Exception] = {}
         for key, row in rows.items():
+            await asyncio.sleep(0)  # a pod takes some ms of kernel time
             self._unrouted.difference_update(row.addresses)  # first: one may go again meanwhile
             try:
                 link = await self._wire(key, row)

@@ -19,7 +19,7 @@ from tests.bench.say import say
 from tests.lab.runtime import Node, Said, running, wait
 
 #: Calls of each row; p99 of 100 is the slowest but one.
-CALLS, NEW = 100, 40
+CALLS, NEW = 100, 30
 IN_FLIGHT = 10
 RATE = 10.0
 #: Aims of the issue, ms.
