@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from bpf.chain import FRAMES, STACK
 from tests.bench import scale as scales
+from tests.bench.attaching import CALLS, Wait
 from tests.bench.control import ADDRESSES, CHANGES, Control, Spread
 from tests.bench.paths import NEW, NEW_SOURCE_PORTS, PACKETS, PAIRS, RUNS, Figure
 from tests.bench.programs import Programs
@@ -52,6 +53,12 @@ usual size. A query without an answer holds its port for 10 s, so 1,024 ports se
 with 102 queries a second, and one pod of several with three quarters of that (D41)."""
 
 
+_WAITS = f"""\
+From exec of the plugin to its exit, {CALLS} pods a row: real plugin, agent, controller and etcd, ready
+network namespaces, no other plugin. The pods' objects are known, and so are the identities but for
+"new labels": there each pod has labels that nobody had."""
+
+
 _LARGE = """\
 Rows of 150,000 pods are taken by `make bench-large` only: they take some minutes of CPU more."""
 
@@ -67,6 +74,7 @@ class Results:
     programs: Programs
     scale: Scale
     use: Sequence[Use]
+    waits: Sequence[Wait]
 
 
 def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
@@ -81,6 +89,9 @@ def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
         "## Ports and tables in use",
         _USE,
         _table(("what", "figure", "aim"), [(row.what, row.figure, row.aim) for row in results.use]),
+        "## Pods of a container runtime",
+        _WAITS,
+        _table(("call", "p50 ms", "aim", "p99 ms", "aim"), map(_wait, results.waits)),
         "## Control plane",
         _table(("what", "figure"), _control(results.control, running)),
         *_scale(results.scale),
@@ -129,6 +140,11 @@ def _heading(seconds: float, load: tuple[float, float]) -> str:
     machine = f"Kernel {platform.release()}, {os.cpu_count()} CPUs, {busy}."
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC in {seconds:.0f} s"
     return f"Written by `make bench` on {when}. {machine} Nothing here is asserted."
+
+
+def _wait(wait: Wait) -> Sequence[str]:
+    aims = ["" if aim is None else str(aim) for aim in wait.aims]
+    return (wait.what, f"{wait.p50:.1f}", aims[0], f"{wait.p99:.1f}", aims[1])
 
 
 def _figure(figure: Figure) -> Sequence[str]:
