@@ -172,8 +172,10 @@ class PodLinks:
     async def _takes_away(self, event: Event) -> bool:
         """Whether an event, or a gap between events, is about what a wired pod needs."""
         if isinstance(event, LinkEvent):
-            devices = {row.device for row in self._wired.values()}
-            return event.name in devices and not event.up and not event.gone
+            if event.up or event.gone or event.name not in self._device_names():
+                return False
+            now = await self._kernel.find(event.name)  # it was down, too, when it was made
+            return now is not None and not now.up
         gone: Collection[IP] = ()
         if isinstance(event, Lost):
             found = await self._kernel.host_routes()
@@ -182,6 +184,9 @@ class PodLinks:
             gone = self._addresses() & {event.prefix.network_address}
         self._unrouted.update(gone)
         return bool(gone)
+
+    def _device_names(self) -> set[str]:
+        return {row.device for row in self._wired.values()}
 
     def _addresses(self) -> set[IP]:
         return {address for row in self._devices.rows.values() for address in row.addresses}

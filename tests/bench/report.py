@@ -54,7 +54,7 @@ with 102 queries a second, and one pod of several with three quarters of that (D
 
 
 _WAITS = f"""\
-From exec of the plugin to its exit, {CALLS} pods a row: real plugin, agent, controller and etcd, ready
+From exec of the plugin to its exit, {CALLS} pods a row: real plugin, agent, controller, etcd, ready
 network namespaces, no other plugin. The pods' objects are known, and so are the identities but for
 "new labels": there each pod has labels that nobody had."""
 
