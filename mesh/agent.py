@@ -164,7 +164,12 @@ class Features:
         )
         features.append(self.pods)
         self.cni = config.cni and CNIAgent(
-            me.cluster, config.cni, self.attachments, self.local.table, self.pods.connections
+            me.cluster,
+            config.cni,
+            self.attachments,
+            self.local.table,
+            self.pods.connections,
+            [one.lacks for one in features],
         )
         features += [self.cni] if self.cni else []
         features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mesh.cni import attachments, inside, results
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that ADD waits for what is missing: the plugin waits for 30, and the kubelet longer.
 ADD_S = 20.0
+#: Seconds that ADD waits for what a pod can start without, and between two looks.
+MOMENT_S, _POLL_S = 2.0, 0.02
 #: Seconds that DEL waits until the device is gone: it goes with its namespace anyway.
 DEL_S = 5.0
 #: Seconds between looks at the namespaces of attachments.
@@ -60,7 +62,9 @@ class Connected(Protocol):
 
 
 class CNIAgent(AgentFeature):
-    """``pods`` are the objects of this node's pods. ``beside``: another CNI has connected a pod.
+    """``pods`` are the objects of this node's pods. ``lacks`` are the features' (``AgentFeature``).
+
+    ``beside``: another CNI has connected a pod.
 
     Then the pod's addresses are those of ``prevResult``, which is handed on as it came.
     """
@@ -72,12 +76,13 @@ class CNIAgent(AgentFeature):
         attached: Attachments,
         pods: Table[PodKey, Pod],
         connected: Connected,
+        lacks: Sequence[Callable[[PodKey], str]] = (),
         *,
         beside: bool = False,
         add_s: float = ADD_S,
     ) -> None:
         self._cluster, self._settings, self._add_s = cluster, settings, add_s
-        self._beside = beside
+        self._beside, self._lacks = beside, lacks
         self._attached, self._pods, self._connected = attached, pods, connected
         self._bell = Bell()
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
@@ -240,11 +245,20 @@ class CNIAgent(AgentFeature):
 
         found = await self._bell.until(look, until)
         if isinstance(found, Connection):
+            await self._moment(key.pod)
             return results.passed_on(asked) if self._beside else results.added(asked, found)
         if new and found is None:
             self._forget([key])
         text = f"pod {_text(key.pod)} is not connected within {self._add_s:g} s, as it lacks this"
         raise RefusedError(Code.AGAIN, f"{text}: {found or lack}")
+
+    async def _moment(self, pod: PodKey) -> None:
+        """Wait for what the pod should have when it starts, but not for long."""
+        end = asyncio.get_running_loop().time() + MOMENT_S
+        while any(await self._bell.gate.look(lambda: [one(pod) for one in self._lacks])):
+            if asyncio.get_running_loop().time() > end:
+                return
+            await asyncio.sleep(_POLL_S)
 
     def _forget(self, keys: Iterable[Sandbox]) -> None:
         try:

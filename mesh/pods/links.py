@@ -192,24 +192,31 @@ class PodLinks:
         return {address for row in self._devices.rows.values() for address in row.addresses}
 
     async def read(self) -> Mapping[LinkKey, PodLink]:
+        """Links as they are; of one that lacks its route or is down no row is as desired.
+
+        So it is connected anew, or goes if nobody wants it any more. Meanwhile its device stands.
+        """
         rows: dict[LinkKey, PodLink] = {}
         devices: dict[LinkKey, Device] = {}
         links = await self._kernel.links()
         self._forget_gone({link.name for link in links.values()})
         for link in links.values():
             parsed = _pod_of(link)
-            if parsed is None or not link.up or self._unrouted.intersection(parsed[1]):
+            if parsed is None:
                 continue
             key, addresses = parsed
-            wired = self._wired.get(key)
-            there = (wired.netns, wired.inode, wired.inside) if wired else ("", 0, POD_DEVICE)
-            netns, inode, inside = there
-            rows[key] = PodLink(netns, inode, link.name, addresses, link.mtu, inside)
-            devices[key] = _device(link, addresses)
-        known = self._devices.rows
-        kept = {k: row for k, row in known.items() if self._unrouted.intersection(row.addresses)}
-        self._devices.replace(kept | devices)
+            lacks = not link.up or bool(self._unrouted.intersection(addresses))
+            rows[key] = self._row(key, link, addresses, 0 if lacks else link.mtu)
+            known = self._devices.rows.get(key) if lacks else None
+            devices[key] = known or _device(link, addresses)
+        self._devices.replace(devices)
         return rows
+
+    def _row(self, key: LinkKey, link: Link, addresses: tuple[IP, ...], mtu: int) -> PodLink:
+        wired = self._wired.get(key)
+        if wired is None:
+            return PodLink("", 0, link.name, addresses, mtu)
+        return PodLink(wired.netns, wired.inode, link.name, addresses, mtu, wired.inside)
 
     def _forget_gone(self, present: Collection[str]) -> None:
         """A device goes with its pod's namespace. Whoever reads then has no row of it to delete."""
@@ -241,6 +248,8 @@ class PodLinks:
             except OSError as error:
                 errors[key] = error
                 continue
+            if device := self._devices.rows.get(key):
+                self._unrouted.difference_update(device.addresses)
             self._wired.pop(key, None)
             self._devices.delete([key])
         return errors
