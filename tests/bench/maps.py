@@ -127,6 +127,13 @@ class NoTarget:
         return {}
 
 
+class NoLinks(NoTarget):
+    """Stands for the kernel's links of pods, which nothing takes away."""
+
+    async def watch(self, recheck: Callable[[], None]) -> None:
+        """Nothing to see."""
+
+
 class NoKernel:
     """Stands for the kernel's routes: netlink is no part of the figures."""
 

@@ -160,7 +160,9 @@ def _ready(asked: tables.Process) -> bool:
 
 
 def _process(lab: Lab, host: str, role: str) -> tables.Process:
-    return tables.Process(host, role, lab.host_run(host) / f"{role}.sock")
+    run = lab.host_run(host)
+    folder = run / role if role == "controller" else run
+    return tables.Process(host, role, folder / f"{role}.sock")
 
 
 # Memory and idle CPU

@@ -34,7 +34,7 @@ from mesh.objects.tables import Objects
 from mesh.pods.links import Device
 from mesh.services.kinds import SERVICES, SLICES
 from tests.bench import world
-from tests.bench.maps import BenchMaps, NoKernel, NoTarget
+from tests.bench.maps import BenchMaps, NoKernel, NoLinks, NoTarget
 from tests.bench.quiet import Quiet
 from tests.bench.world import Size
 
@@ -254,7 +254,7 @@ class AgentSide(Side):
         features.derive(self.loop)
         features.pods.devices.mark_synced()
         features.hosts.private.mark_synced()
-        features.pods.apply_links(self.loop, NoTarget(self._wire), NoTarget())
+        features.pods.apply_links(self.loop, NoLinks(self._wire), NoTarget())
         for one in features.all:
             one.apply(self.loop, maps)
 
