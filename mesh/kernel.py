@@ -539,6 +539,20 @@ def _prefix(message: Any) -> Network:
     return ip_network(f"{message.get('dst')}/{message['dst_len']}")
 
 
+def _vxlan_port(message: Any) -> int:
+    """UDP port of a VXLAN device; 0 of all others."""
+    about = message.get("linkinfo")
+    if about is None or about.get("kind") != "vxlan":
+        return 0
+    return int(about.get("data").get("vxlan_port") or 0)
+
+
+def _other_end(message: Any) -> int:
+    """The other end of a veth; 0 of all other devices."""
+    about = message.get("linkinfo")
+    return int(message.get("link") or 0) if about and about.get("kind") == "veth" else 0
+
+
 def _link(message: Any) -> Link:
     return Link(
         name=message.get("ifname"),
@@ -548,4 +562,6 @@ def _link(message: Any) -> Link:
         up=bool(message["flags"] & _IFF_UP),
         alias=message.get("ifalias") or "",
         other_names=_other_names(message),
+        port=_vxlan_port(message),
+        other=_other_end(message),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -32,6 +33,7 @@ _NESTED = 0x8000  # NLA_F_NESTED
 # IFLA_…, and what stands inside of IFLA_LINKINFO and IFLA_PROP_LIST.
 _MAC, _NAME, _MTU, _LINKINFO, _ALIAS, _NETNS, _MASK, _NAMES = 1, 3, 4, 18, 20, 28, 29, 52
 _KIND, _DATA, _PEER, _OTHER_NAME = 1, 2, 1, 53
+_OTHER_END, _VXLAN_PORT = 5, 15
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS: half of an answer
 _TYPE = 0x3FFF
 _IFF_UP = 1
@@ -54,6 +56,10 @@ class Link:
     up: bool
     alias: str
     other_names: tuple[str, ...] = ()
+    port: int = 0
+    """UDP port of a VXLAN device."""
+    other: int = 0
+    """ifindex of the other end of a veth, in the namespace where that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +160,13 @@ def failure(datagram: bytes) -> int:
 
 def link(datagram: bytes) -> Link:
     """The device of an answer to ``get_link``. Raises OSError when it is none."""
-    size, kind, _, _, _ = _HEADER.unpack_from(datagram)
-    if kind != _NEWLINK:
+    size, answer, _, _, _ = _HEADER.unpack_from(datagram)
+    if answer != _NEWLINK:
         raise OSError(errno.EBADMSG, "the kernel's answer is no device")
     _, _, ifindex, flags, _ = _LINK.unpack_from(datagram, _HEADER.size)
     found = dict(_attributes(datagram, _HEADER.size + _LINK.size, size))
-    names = _attributes(found.get(_NAMES, b""), 0, len(found.get(_NAMES, b"")))
+    info = dict(_inner(found.get(_LINKINFO, b"")))
+    kind, data = _string(info.get(_KIND, b"")), dict(_inner(info.get(_DATA, b"")))
     return Link(
         name=_string(found[_NAME]),
         ifindex=ifindex,
@@ -167,8 +174,16 @@ def link(datagram: bytes) -> Link:
         mac=found.get(_MAC, b"").hex(":"),
         up=bool(flags & _IFF_UP),
         alias=_string(found.get(_ALIAS, b"")),
-        other_names=tuple(_string(one) for kind, one in names if kind == _OTHER_NAME),
+        other_names=tuple(
+            _string(one) for sort, one in _inner(found.get(_NAMES, b"")) if sort == _OTHER_NAME
+        ),
+        port=int.from_bytes(data.get(_VXLAN_PORT, b"") if kind == "vxlan" else b"", "big"),
+        other=int.from_bytes(found.get(_OTHER_END, b"") if kind == "veth" else b"", sys.byteorder),
     )
+
+
+def _inner(value: bytes) -> list[tuple[int, bytes]]:
+    return _attributes(value, 0, len(value))
 
 
 def _attributes(raw: bytes, at: int, end: int) -> list[tuple[int, bytes]]:

@@ -273,6 +273,8 @@ class CNIAgent(AgentFeature):
         return Reply()
 
     async def _gone(self, key: Sandbox) -> None:
+        if self._beside:
+            return  # the device is the other CNI's
         until = asyncio.get_running_loop().time() + DEL_S
         await self._bell.until(lambda: not self._connected.stands(key), until)
 
