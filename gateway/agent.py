@@ -51,7 +51,7 @@ from mesh.core.files import private_folder, replace_file
 from mesh.core.groups import By, Each, To
 from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey, Pod, PodKey
 from mesh.core.noun import Listing
-from mesh.core.reconcile import Loop, Refers, Target
+from mesh.core.reconcile import AppliedRows, Loop, Refers, Target
 from mesh.core.sources import OwnStore
 from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects
@@ -128,6 +128,7 @@ class EgressAgent(AgentFeature):
         self._count: Table[int, int] = Table("rows of egress class")
         self._node_key = cache(partial(NodeKey, own.cluster))  # one object for all blocks
         self._special: Mapping[str, int] = {}  # classes that are no set of policies
+        self._own_blocks: AppliedRows[IP, tuple[int, ...]] | None = None
 
     def settings(self) -> Mapping[str, object]:
         key = permutation_key(self._state_dir / PERMUTATION_KEY)
@@ -318,7 +319,7 @@ class EgressAgent(AgentFeature):
             rank=partial(entries.owner_ranks, self._endpoint),
             meaning=WITHOUT_OWNER,
         )
-        loop.apply(
+        self._own_blocks = loop.apply(
             self.own_block,
             maps.rows("mg_own_block", entries.encode_own_block, entries.decode_own_block),
             capacity=maps.capacity("mg_own_block"),
@@ -330,6 +331,15 @@ class EgressAgent(AgentFeature):
             capacity=maps.capacity("mg_egress_pods"),
             meaning=WITHOUT_SHARES,
         )
+
+    def lacks(self, pod: PodKey) -> str:
+        """Ports of this node, without which its first packets would be dropped (NO_BLOCK)."""
+        policies = self._objects[POLICIES].rows
+        for name in self.coverage.covered.rows.get(pod, ()):
+            for address in policies[name].addresses if name in policies else ():
+                if self._own_blocks and not self._own_blocks.holds(address):
+                    return f"ports of {address}"
+        return ""
 
     def listings(self) -> Mapping[str, Listing]:
         return {

@@ -166,7 +166,12 @@ class Features:
         )
         features.append(self.pods)
         self.cni = config.cni and CNIAgent(
-            me.cluster, config.cni, self.attachments, self.local.table, self.pods.asked
+            me.cluster,
+            config.cni,
+            self.attachments,
+            self.local.table,
+            self.pods.connections,
+            [one.lacks for one in features],
         )
         features += [self.cni] if self.cni else []
         features.append(SocketsAgent(self.services.uses, address, self.pods.namespaces))
@@ -225,6 +230,7 @@ class Agent:
         )  # fmt: skip
         self.objects = self.sources.objects
         self._more = more
+        self.namespaces = Namespaces(config.pod_netns)
         nodes = self.objects[NODES]
         file = config.state_dir / ENDPOINT
         self.uplink = Uplink(kernel, config.uplink, file, self._endpoint_of_object, nodes)
@@ -283,8 +289,6 @@ class Agent:
         self.features = Features(self.config, self.facts, self.objects, self.kernel, self._more)
         for feature in self.features.all:
             settings.update(feature.settings())
-        attached = self.features.attachments.table
-        self.namespaces = Namespaces(self.config.pod_netns, attached)
         return settings
 
     def _layouts(self) -> Declared:
@@ -360,7 +364,9 @@ class Agent:
             **self.sources.jobs(),
             "follow the store": partial(store.run, self.entries),
             "derive and apply": self.loop.run,
-            "namespaces": partial(self.namespaces.run, pods.namespaces),
+            "namespaces": partial(
+                self.namespaces.run, pods.namespaces, attached=self.features.attachments.table
+            ),
             "next hops": self.hops.run,
             "sweep": partial(sweep, self.datapath),
             "health": self.health.run,

@@ -173,13 +173,9 @@ def _add_cni(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _cni(parsed: argparse.Namespace) -> int:
-    from mesh.cni.install import install, uninstall
-
+    act = getattr(import_module("mesh.cni.install"), parsed.verb)
     try:
-        if parsed.verb == "install":
-            print(install(parsed.bin_dir))
-        else:
-            uninstall(parsed.bin_dir)
+        act(parsed.bin_dir)
     except OSError as error:
         print(f"meshgate: {error}", file=sys.stderr)
         return 1

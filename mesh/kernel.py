@@ -1,8 +1,9 @@
 """The one door to RTNETLINK: links, addresses, routes and neighbours of this host and its pods.
 
 One pyroute2 socket per network namespace, on the agent's loop, no threads (bpf-loading.md 11.2):
-the socket of a pod's namespace is created inside it and lives for one configuration. Events and
-questions for next hops have sockets of their own, without pyroute2 (``mesh/netlink.py``).
+the socket of a pod's namespace is created inside it and lives for one configuration. Three things
+have sockets of their own, without pyroute2: what a pod's runtime waits for (``mesh/orders.py``),
+events and questions for next hops (``mesh/netlink.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -31,6 +32,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from bpf import netns
+from mesh import orders
 from mesh.core.model import IP, Network
 from mesh.netlink import (
     PROTOCOL,
@@ -46,6 +48,7 @@ from mesh.netlink import (
     question,
     route_mtus,
 )
+from mesh.orders import Link, VethEnd
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ GATEWAY_V6 = IPv6Address("fe80::1")
 _SCOPE_LINK = 253
 #: Environment: a writable /proc/sys/net of the host.
 _SYSCTLS = "MESHGATE_PROC_SYS_NET"
+_STATIC = 4  # RTPROT_STATIC
 _RTNH_F_ONLINK = 4
 _IFA_F_NODAD = 0x02
 _UNREACHABLE = 7  # RTN_UNREACHABLE
@@ -86,27 +90,6 @@ _REOPEN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """A network device of this host."""
-
-    name: str
-    ifindex: int
-    mtu: int
-    mac: str
-    up: bool
-    alias: str
-    other_names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class VethEnd:
-    """One end of a veth pair to be made."""
-
-    name: str
-    mac: str
-
-
-@dataclass(frozen=True, slots=True)
 class DefaultRoute:
     """Where what is for the world goes; without a gateway the world is on the link."""
 
@@ -120,17 +103,19 @@ class DefaultRoute:
 class Kernel:
     """Links, routes and neighbours of the namespace in which it was opened."""
 
-    def __init__(self, ipr: Any, make: Callable[[], socket.socket]) -> None:
-        self._ipr = ipr
+    def __init__(self, ipr: Any, make: Callable[[], socket.socket], orders: socket.socket) -> None:
+        self._ipr = ipr  # or what makes it when it is needed
         self._one = asyncio.Lock()  # a second dump on a socket is refused with EBUSY
         self._make = make
+        self._orders = orders
 
     @classmethod
     @asynccontextmanager
     async def open(cls) -> AsyncIterator[Kernel]:
         """A door to the calling thread's network namespace."""
         async with AsyncIPRoute() as ipr:
-            yield cls(ipr, _socket)
+            with _socket() as orders:
+                yield cls(ipr, _socket, orders)
 
     @classmethod
     @asynccontextmanager
@@ -141,8 +126,12 @@ class Kernel:
             with netns.enter(Path(path)):
                 return _socket()
 
-        async with AsyncIPRoute(use_socket=make()) as ipr:
-            yield cls(ipr, make)
+        async with AsyncExitStack() as stack:
+
+            async def ipr() -> Any:
+                return await stack.enter_async_context(AsyncIPRoute(use_socket=make()))
+
+            yield cls(ipr, make, stack.enter_context(make()))
 
     async def links(self) -> dict[str, Link]:
         """Devices by name."""
@@ -159,7 +148,7 @@ class Kernel:
     async def find(self, name: str) -> Link | None:
         """One device, None when there is none."""
         try:
-            return _link(*await self._ask("link", "get", ifname=name))
+            return orders.link(self._order(orders.get_link(name), f"link get {name}"))
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -169,10 +158,7 @@ class Kernel:
         """Make a veth pair, ``pod`` inside the namespace at ``path``; both ends are down."""
         there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            await self._ask(
-                "link", "add", ifname=host.name, kind="veth", address=host.mac, mtu=mtu,
-                peer={"ifname": pod.name, "net_ns_fd": there, "address": pod.mac, "mtu": mtu},
-            )  # fmt: skip
+            self._order(orders.add_veth(host, pod, there, mtu), f"link add {host.name} (veth)")
         finally:
             os.close(there)
         return await self.link(host.name)
@@ -191,15 +177,15 @@ class Kernel:
 
     async def set_up(self, ifindex: int) -> None:
         """Set a device up."""
-        await self._ask("link", "set", index=ifindex, state="up")
+        self._order(orders.set_up(ifindex), f"link set {ifindex} up")
 
     async def set_mtu(self, ifindex: int, mtu: int) -> None:
         """Give a device another L3 MTU; its addresses, routes and connections stay."""
-        await self._ask("link", "set", index=ifindex, mtu=mtu)
+        self._order(orders.set_mtu(ifindex, mtu), f"link set {ifindex} mtu {mtu}")
 
     async def set_alias(self, ifindex: int, alias: str) -> None:
         """Name what a device is for (``ip link`` shows it)."""
-        await self._ask("link", "set", index=ifindex, ifalias=alias)
+        self._order(orders.set_alias(ifindex, alias), f"link set {ifindex} alias {alias}")
 
     async def add_names(self, ifindex: int, names: Sequence[str]) -> None:
         """Give a device further names, each of at most 127 characters without a slash."""
@@ -209,7 +195,7 @@ class Kernel:
         """Remove a device; an absent one is no error."""
         link = await self.find(name)
         if link:
-            await self._ask("link", "del", index=link.ifindex)
+            self._order(orders.delete_link(link.ifindex), f"link del {name}")
 
     async def host_addresses(self) -> dict[int, list[IPv4Address]]:
         """IPv4 addresses of global scope by ifindex of their device, in the kernel's order."""
@@ -222,34 +208,26 @@ class Kernel:
 
     async def add_address(self, ifindex: int, address: IP) -> None:
         """Give a device a host address, IPv6 without duplicate address detection (2 s)."""
-        flags = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
-        await self._ask(
-            "addr", "replace", index=ifindex, address=str(address),
-            prefixlen=address.max_prefixlen, **flags,
-        )  # fmt: skip
+        flags = _IFA_F_NODAD if address.version == 6 else 0
+        self._order(orders.put_address(ifindex, address, flags), f"addr {address} dev {ifindex}")
 
     async def add_neighbour(self, ifindex: int, address: IP, mac: str) -> None:
         """A permanent neighbour, so that nothing ever has to be resolved."""
-        await self._ask(
-            "neigh", "replace", dst=str(address), lladdr=mac, ifindex=ifindex, state="permanent"
-        )
+        order = orders.put_neighbour(ifindex, address, mac)
+        self._order(order, f"neigh {address} lladdr {mac} dev {ifindex}")
 
     async def add_default_routes(self, ifindex: int, versions: Iterable[int]) -> None:
         """Default routes of a pod: through link-local gateways that exist only as neighbours."""
         for version in versions:
             gateway = GATEWAY_V4 if version == 4 else GATEWAY_V6
-            await self._ask(
-                "route", "replace", dst="default", gateway=str(gateway), oif=ifindex,
-                family=_family(version), flags=_RTNH_F_ONLINK,
-            )  # fmt: skip
+            order = orders.put_default_route(gateway, ifindex, _STATIC)
+            self._order(order, f"route default via {gateway} dev {ifindex}")
 
     async def add_host_route(self, ifindex: int, address: IP) -> None:
         """A route to one address straight out of a device."""
-        scope = {"scope": _SCOPE_LINK} if address.version == 4 else {}
-        await self._ask(
-            "route", "replace", dst=str(ip_network(address)), oif=ifindex, proto=PROTOCOL,
-            family=_family(address.version), **scope,
-        )  # fmt: skip
+        scope = _SCOPE_LINK if address.version == 4 else 0
+        order = orders.put_route(ip_network(address), ifindex, PROTOCOL, scope)
+        self._order(order, f"route {address} dev {ifindex}")
 
     async def host_routes(self) -> dict[int, list[IP]]:
         """Addresses of our own host routes by ifindex of their device."""
@@ -445,10 +423,20 @@ class Kernel:
             found += [m for m in dump if m["proto"] == PROTOCOL and m.get("dst")]
         return found
 
+    def _order(self, order: bytes, words: str) -> bytes:
+        """The kernel's answer, which is there when ``send`` returns. Raises OSError."""
+        self._orders.send(order)
+        answer = self._orders.recv(_DATAGRAM)
+        if code := orders.failure(answer):
+            raise OSError(code, f"{words}: {os.strerror(code)}")
+        return answer
+
     async def _ask(self, *words: str, **fields: object) -> list[Any]:
         name, *rest = words
         try:
             async with self._one:
+                if callable(self._ipr):
+                    self._ipr = await self._ipr()
                 answer = await getattr(self._ipr, name)(*rest, **fields)
                 return (
                     list(answer) if isinstance(answer, list | tuple) else [m async for m in answer]
@@ -564,6 +552,20 @@ def _prefix(message: Any) -> Network:
     return ip_network(f"{message.get('dst')}/{message['dst_len']}")
 
 
+def _vxlan_port(message: Any) -> int:
+    """UDP port of a VXLAN device; 0 of all others."""
+    about = message.get("linkinfo")
+    if about is None or about.get("kind") != "vxlan":
+        return 0
+    return int(about.get("data").get("vxlan_port") or 0)
+
+
+def _other_end(message: Any) -> int:
+    """The other end of a veth; 0 of all other devices."""
+    about = message.get("linkinfo")
+    return int(message.get("link") or 0) if about and about.get("kind") == "veth" else 0
+
+
 def _link(message: Any) -> Link:
     return Link(
         name=message.get("ifname"),
@@ -573,4 +575,6 @@ def _link(message: Any) -> Link:
         up=bool(message["flags"] & _IFF_UP),
         alias=message.get("ifalias") or "",
         other_names=_other_names(message),
+        port=_vxlan_port(message),
+        other=_other_end(message),
     )

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mesh.cni import attachments, inside, results
 from mesh.cni.attachments import Attachments, tag_of
 from mesh.cni.findings import SOCKET
-from mesh.cni.frames import Answer, Frame
+from mesh.cni.frames import Frame, Reply
 from mesh.cni.lists import Lists
-from mesh.cni.requests import Call, Code, RefusedError, call, version_of
+from mesh.cni.requests import Ask, Code, RefusedError, ask_of, version_of
 from mesh.cni.server import listening
 from mesh.cni.settings import CNISettings
 from mesh.cni.waiting import Bell
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.files import in_words
-from mesh.core.model import Attachment, Connection, Finding, Pod, PodKey, Sandbox
+from mesh.core.model import IP, Attachment, Connection, Finding, Pod, PodKey, Sandbox
 from mesh.core.passes import Gate
 from mesh.core.table import Table
 
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that ADD waits for what is missing: the plugin waits for 30, and the kubelet longer.
 ADD_S = 20.0
+#: Seconds that ADD waits for what a pod can start without, and between two looks.
+MOMENT_S, _POLL_S = 2.0, 0.02
 #: Seconds that DEL waits until the device is gone: it goes with its namespace anyway.
 DEL_S = 5.0
 #: Seconds between looks at the namespaces of attachments.
@@ -43,7 +45,7 @@ class Connected(Protocol):
     """The room of pods, as this room sees it."""
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` whenever one of the others may say something else."""
+        """Ask ``wake`` whenever one of the others may say something else."""
 
     def lacks(self, key: Sandbox) -> str:
         """What an attachment lacks until its packets pass; empty: nothing."""
@@ -60,7 +62,12 @@ class Connected(Protocol):
 
 
 class CNIAgent(AgentFeature):
-    """``pods`` are the objects of this node's pods, ``gate`` that of the agent's loop."""
+    """``pods`` are the objects of this node's pods. ``lacks`` are the features' (``AgentFeature``).
+
+    ``beside``: another CNI has connected a pod.
+
+    Then the pod's addresses are those of ``prevResult``, which is handed on as it came.
+    """
 
     def __init__(
         self,
@@ -69,16 +76,19 @@ class CNIAgent(AgentFeature):
         attached: Attachments,
         pods: Table[PodKey, Pod],
         connected: Connected,
+        lacks: Sequence[Callable[[PodKey], str]] = (),
         *,
+        beside: bool = False,
         add_s: float = ADD_S,
     ) -> None:
         self._cluster, self._settings, self._add_s = cluster, settings, add_s
+        self._beside, self._lacks = beside, lacks
         self._attached, self._pods, self._connected = attached, pods, connected
         self._bell = Bell()
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._problem = ""
-        self.lists = Lists(settings, lambda: self._connected.unready)
-        self._commands: Mapping[str, Callable[[Call], Coroutine[Any, Any, Answer]]] = {
+        self.lists = Lists(settings, lambda: self._connected.unready, beside=beside)
+        self._commands: Mapping[str, Callable[[Ask], Coroutine[Any, Any, Reply]]] = {
             "ADD": self._add,
             "DEL": self._delete,
             "CHECK": self._check,
@@ -128,7 +138,7 @@ class CNIAgent(AgentFeature):
                     log.warning("event=not_ended error=%s", in_words(error))
             await asyncio.sleep(LOOK_S)
 
-    async def answer(self, frame: Frame) -> Answer:
+    async def answer(self, frame: Frame) -> Reply:
         """What the plugin prints."""
         version = version_of(frame)
         try:
@@ -139,8 +149,8 @@ class CNIAgent(AgentFeature):
             log.exception("event=call_failed")
             return results.refused(version, RefusedError(Code.AGAIN, repr(error)))
 
-    async def _served(self, frame: Frame) -> Answer:
-        asked = call(frame)
+    async def _served(self, frame: Frame) -> Reply:
+        asked = ask_of(frame)
         if asked.command == "VERSION":
             return results.spoken(asked.version)
         name = asked.container, asked.interface
@@ -156,40 +166,52 @@ class CNIAgent(AgentFeature):
 
     # --- Commands -----------------------------------------------------------------------------
 
-    async def _add(self, asked: Call) -> Answer:
+    async def _add(self, asked: Ask) -> Reply:
         until = asyncio.get_running_loop().time() + self._add_s
         pod = self._pod_of(asked)
         inode = _namespace(asked.netns)
         known = self._attached.find(asked.container, asked.interface)
         if known and (known[0].pod != pod or known[1].inode != inode):
-            text = (
-                f"{asked.interface} of container {asked.container} is pod {_text(known[0].pod)}'s"
-            )
+            other = _text(known[0].pod)
+            text = f"{asked.interface} of container {asked.container} is pod {other}'s"
             raise RefusedError(Code.TAKEN, text)
         if known:
             return await self._wait(asked, known[0], until, new=False)
-        if inside.has(asked.netns, asked.interface):
-            text = f"{asked.netns} has an interface {asked.interface} that is not ours"
-            raise RefusedError(Code.TAKEN, text)
+        addresses = self._addresses(asked)
         row = await self._object(asked, pod, until)
-        key = Sandbox(
-            pod.cluster, pod.namespace, pod.name, tag_of(asked.container, asked.interface)
-        )
+        tag = tag_of(asked.container, asked.interface)
+        key = Sandbox(pod.cluster, pod.namespace, pod.name, tag)
         attachment = Attachment(
             asked.container, asked.interface, asked.network, asked.netns, inode,
-            self._attached.next_number, row.uid, row.labels, row.service_account,
+            self._attached.next_number, row.uid, row.labels, row.service_account, addresses,
         )  # fmt: skip
         self._keep(key, attachment)
         return await self._wait(asked, key, until, new=True)
 
-    def _pod_of(self, asked: Call) -> PodKey:
+    def _addresses(self, asked: Ask) -> tuple[IP, ...]:
+        """Addresses that another CNI has given; none: the interface is ours to make."""
+        there = inside.has(asked.netns, asked.interface)
+        if self._beside:
+            given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
+            if not given or not there:
+                text = (
+                    f"prevResult: the plugins before ours have left no address of {asked.interface}"
+                )
+                raise RefusedError(Code.CONFIG, text)
+            return tuple(results.hosts(given))
+        if there:
+            text = f"{asked.netns} has an interface {asked.interface} that is not ours"
+            raise RefusedError(Code.TAKEN, text)
+        return ()
+
+    def _pod_of(self, asked: Ask) -> PodKey:
         for name in ("K8S_POD_NAMESPACE", "K8S_POD_NAME"):
             if not asked.arguments.get(name):
                 raise RefusedError(Code.ENVIRONMENT, f"CNI_ARGS: {name} is required")
         arguments = asked.arguments
         return PodKey(self._cluster, arguments["K8S_POD_NAMESPACE"], arguments["K8S_POD_NAME"])
 
-    async def _object(self, asked: Call, key: PodKey, until: float) -> Pod:
+    async def _object(self, asked: Ask, key: PodKey, until: float) -> Pod:
         """The Pod object; one of the same name that went before is another one."""
         uid = asked.arguments.get("K8S_POD_UID", "")
 
@@ -210,7 +232,7 @@ class CNIAgent(AgentFeature):
         except OSError as error:
             raise RefusedError(Code.AGAIN, "attachments cannot be kept", in_words(error)) from error
 
-    async def _wait(self, asked: Call, key: Sandbox, until: float, *, new: bool) -> Answer:
+    async def _wait(self, asked: Ask, key: Sandbox, until: float, *, new: bool) -> Reply:
         """The result, once nothing is lacking."""
         lack = ""
 
@@ -223,11 +245,20 @@ class CNIAgent(AgentFeature):
 
         found = await self._bell.until(look, until)
         if isinstance(found, Connection):
-            return results.added(asked, found)
+            await self._moment(key.pod)
+            return results.passed_on(asked) if self._beside else results.added(asked, found)
         if new and found is None:
             self._forget([key])
         text = f"pod {_text(key.pod)} is not connected within {self._add_s:g} s, as it lacks this"
         raise RefusedError(Code.AGAIN, f"{text}: {found or lack}")
+
+    async def _moment(self, pod: PodKey) -> None:
+        """Wait for what the pod should have when it starts, but not for long."""
+        end = asyncio.get_running_loop().time() + MOMENT_S
+        while any(await self._bell.gate.look(lambda: [one(pod) for one in self._lacks])):
+            if asyncio.get_running_loop().time() > end:
+                return
+            await asyncio.sleep(_POLL_S)
 
     def _forget(self, keys: Iterable[Sandbox]) -> None:
         try:
@@ -235,17 +266,19 @@ class CNIAgent(AgentFeature):
         except OSError as error:
             raise RefusedError(Code.IO, "attachments cannot be kept", in_words(error)) from error
 
-    async def _delete(self, asked: Call) -> Answer:
+    async def _delete(self, asked: Ask) -> Reply:
         if known := self._attached.find(asked.container, asked.interface):
             self._forget([known[0]])
             await self._gone(known[0])
-        return Answer()
+        return Reply()
 
     async def _gone(self, key: Sandbox) -> None:
+        if self._beside:
+            return  # the device is the other CNI's
         until = asyncio.get_running_loop().time() + DEL_S
         await self._bell.until(lambda: not self._connected.stands(key), until)
 
-    async def _check(self, asked: Call) -> Answer:
+    async def _check(self, asked: Ask) -> Reply:
         known = self._attached.find(asked.container, asked.interface)
         if known is None:
             text = f"container {asked.container} has no {asked.interface} of this network"
@@ -263,24 +296,24 @@ class CNIAgent(AgentFeature):
         if changed := _changed(asked, connection):
             text = f"pod {_text(key.pod)} is not as ADD has made it: it lacks {', '.join(changed)}"
             raise RefusedError(Code.CHANGED, text)
-        return Answer()
+        return Reply()
 
-    async def _collect(self, asked: Call) -> Answer:
+    async def _collect(self, asked: Ask) -> Reply:
         """A runtime that has no attachment at all leaves the list out: nothing is deleted then."""
         if asked.valid is None:
-            return Answer()
+            return Reply()
         gone = attachments.unlisted(self._attached.table.rows, asked.network, asked.valid)
         self._forget(gone)
         for key in gone:
             await self._gone(key)
-        return Answer()
+        return Reply()
 
-    async def _status(self, _: Call) -> Answer:
+    async def _status(self, _: Ask) -> Reply:
         unready = await self._bell.gate.look(lambda: self._connected.unready)
         problems = [one.text for one in self._attached.findings()]
         if why := "; ".join([*problems, unready] if unready else problems):
             raise RefusedError(Code.NOT_AVAILABLE, f"no pod can be connected: {why}")
-        return Answer()
+        return Reply()
 
 
 def _text(pod: PodKey) -> str:
@@ -298,7 +331,7 @@ def _namespace(path: str) -> int:
     return found
 
 
-def _changed(asked: Call, connection: Connection) -> list[str]:
+def _changed(asked: Ask, connection: Connection) -> list[str]:
     """What the pod lacks of what the result of ADD says, and of what its kernel was given."""
     given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
     have = [f"{one}/{one.max_prefixlen}" for one in connection.addresses]

@@ -29,7 +29,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What the plugin prints, and its exit status."""
 
     text: bytes = b""
@@ -66,6 +66,6 @@ def encode_request(request: Frame) -> bytes:
     return _HEAD.pack(MAGIC, len(environment), len(request.stdin)) + environment + request.stdin
 
 
-def encode_answer(answer: Answer) -> bytes:
+def encode_reply(answer: Reply) -> bytes:
     """An answer as the plugin reads it."""
     return _HEAD.pack(MAGIC, answer.status, len(answer.text)) + answer.text

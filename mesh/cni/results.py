@@ -6,14 +6,15 @@ those of 1.1.0 have the MTU of an interface.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_interface
 from typing import Any
 
 import msgspec
 
 from mesh.cni import versions
-from mesh.cni.frames import Answer
-from mesh.cni.requests import Call, RefusedError
+from mesh.cni.frames import Reply
+from mesh.cni.requests import Ask, Code, RefusedError
 from mesh.core.model import IP, Connection
 from mesh.kernel import GATEWAY_V4, GATEWAY_V6
 
@@ -21,18 +22,18 @@ _POD_END = 1
 _GATEWAYS = {4: GATEWAY_V4, 6: GATEWAY_V6}
 
 
-def added(call: Call, connection: Connection) -> Answer:
+def added(asked: Ask, connection: Connection) -> Reply:
     """What ADD answers: both ends, the pod's addresses and its default routes."""
     here: dict[str, object] = {"name": connection.device, "mac": connection.host_mac}
-    there: dict[str, object] = {"name": call.interface, "mac": connection.mac}
-    there["sandbox"] = call.netns
-    if versions.at_least(call.version, "1.1.0"):
+    there: dict[str, object] = {"name": asked.interface, "mac": connection.mac}
+    there["sandbox"] = asked.netns
+    if versions.at_least(asked.version, "1.1.0"):
         here["mtu"] = there["mtu"] = connection.mtu
     return printed(
         {
-            "cniVersion": call.version,
+            "cniVersion": asked.version,
             "interfaces": [here, there],
-            "ips": [_address(call.version, one) for one in connection.addresses],
+            "ips": [_address(asked.version, one) for one in connection.addresses],
             "routes": [_route(version) for version in _families(connection.addresses)],
             "dns": {},
         }
@@ -75,17 +76,27 @@ def addresses_in(result: Mapping[str, Any], interface: str, netns: str) -> list[
     return found
 
 
-def passed_on(call: Call) -> Answer:
+def hosts(addresses: Iterable[str]) -> Iterator[IP]:
+    """The addresses of a result, without their lengths. Raises RefusedError."""
+    for one in addresses:
+        try:
+            yield ip_interface(one).ip
+        except ValueError as error:
+            text = f"prevResult: expected an address with its length, got {one!r}"
+            raise RefusedError(Code.CONFIG, text) from error
+
+
+def passed_on(asked: Ask) -> Reply:
     """The result of the plugins before ours, as it was."""
-    return printed({**(call.previous or {}), "cniVersion": call.version})
+    return printed({**(asked.previous or {}), "cniVersion": asked.version})
 
 
-def spoken(version: str) -> Answer:
+def spoken(version: str) -> Reply:
     """What VERSION answers."""
     return printed({"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)})
 
 
-def refused(version: str, error: RefusedError) -> Answer:
+def refused(version: str, error: RefusedError) -> Reply:
     """An error."""
     row = {"cniVersion": version, "code": int(error.code), "msg": error.message}
     if error.details:
@@ -93,6 +104,6 @@ def refused(version: str, error: RefusedError) -> Answer:
     return printed(row, 1)
 
 
-def printed(row: Mapping[str, object], status: int = 0) -> Answer:
+def printed(row: Mapping[str, object], status: int = 0) -> Reply:
     """A JSON document on stdout, with the exit status."""
-    return Answer(msgspec.json.encode(row) + b"\n", status)
+    return Reply(msgspec.json.encode(row) + b"\n", status)

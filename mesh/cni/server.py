@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mesh.cni import frames
-from mesh.cni.frames import Answer, Frame, FrameError
+from mesh.cni.frames import Frame, FrameError, Reply
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 READ_S = 5.0
 _BACKLOG = 256
 
-Serve = Callable[[Frame], Awaitable[Answer]]
+Serve = Callable[[Frame], Coroutine[Any, Any, Reply]]
 
 
 @asynccontextmanager
@@ -51,10 +52,25 @@ async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, serve
     except (FrameError, TimeoutError, asyncio.IncompleteReadError) as error:
         log.warning("event=bad_frame error=%s", error)
     else:
-        writer.write(frames.encode_answer(await serve(request)))
-        await writer.drain()
+        if reply := await _served(reader, serve(request)):
+            writer.write(frames.encode_reply(reply))
+            await writer.drain()
     finally:
         writer.close()
+
+
+async def _served(
+    reader: asyncio.StreamReader, serving: Coroutine[Any, Any, Reply]
+) -> Reply | None:
+    """The reply; None when the plugin has gone: its runtime has given the call up."""
+    async with asyncio.TaskGroup() as group:
+        reply, end = group.create_task(serving), group.create_task(reader.read(1))
+        await asyncio.wait((reply, end), return_when=asyncio.FIRST_COMPLETED)
+        end.cancel()
+        if reply.done():
+            return reply.result()
+        reply.cancel()
+    return None
 
 
 async def _read(reader: asyncio.StreamReader) -> Frame:

@@ -118,6 +118,13 @@ class AgentFeature(Feature):
     def apply(self, loop: Loop, maps: Maps) -> None:
         """Connect tables with maps."""
 
+    def lacks(self, pod: PodKey) -> str:  # noqa: ARG002 - for those that have something to say
+        """What a new pod should have when it starts, beside its rows; empty: nothing.
+
+        A runtime waits for it a moment, and starts the pod without it then.
+        """
+        return ""
+
     def usage(self) -> Iterable[Usage]:
         """What has an end beside the maps that ``apply`` fills, and how much of it is in use.
 

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from mesh.core.model import Network
 from mesh.core.table import Table
-from mesh.kernel import Link
 from mesh.netlink import Event, Group, RouteEvent
 from mesh.nodes.asking import Asking, Events
 from mesh.nodes.rows import Behind, Native
+from mesh.orders import Link
 
 GROUPS = (
     Group.LINK, Group.ADDRESS, Group.ROUTE, Group.ROUTE_V6, Group.RULE, Group.RULE_V6,

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
 from mesh.core.model import Finding
-from mesh.kernel import Link
 from mesh.netlink import Event, Group, LinkEvent, Lost
 from mesh.nodes.findings import OVERLAY_RESTORED
 from mesh.nodes.uplink import MovedError
+from mesh.orders import Link
 
 log = logging.getLogger(__name__)
 

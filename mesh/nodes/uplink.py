@@ -22,9 +22,9 @@ from typing import Protocol
 from mesh.core.files import replace_file
 from mesh.core.model import Finding
 from mesh.core.table import Source
-from mesh.kernel import Link
 from mesh.netlink import Event, Group, LinkEvent
 from mesh.nodes.findings import UPLINK_CHANGED
+from mesh.orders import Link
 
 log = logging.getLogger(__name__)
 

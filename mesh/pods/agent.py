@@ -40,8 +40,8 @@ from mesh.core.table import Changes, Source, Table
 from mesh.identity.labels import LONGEST_TEXT, identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
-from mesh.pods.asked import Asked
 from mesh.pods.assigned import Assigned, assign
+from mesh.pods.connections import Connections
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
@@ -120,7 +120,7 @@ class PodsAgent(AgentFeature):
         self._attached = attached if attached is not None else no_attachments()
         self._wanted: Table[LinkKey, Pod] = Table("pod to be connected")
         #: What a container runtime waits for.
-        self.asked = Asked(own, node, mine, self)
+        self.connections = Connections(own, node, mine, self)
         self._seen: tuple[int, tuple[Network, ...]] | None = None  # pods and CIDRs
         self._assigned = Assigned((), (), self.held)
         self._objects_placed: dict[LinkKey, Pod] = {}  # of which ``local_pod`` was made
@@ -192,7 +192,10 @@ class PodsAgent(AgentFeature):
         if pod is None:
             return {}
         if attached:
-            return dict.fromkeys(attached, pod)
+            return {
+                one: replace(pod, addresses=row.addresses) if row.addresses else pod
+                for one, row in attached.items()
+            }
         return {key: pod} if self._wiring.pattern else {}
 
     def _know_pods(self) -> None:
@@ -212,22 +215,23 @@ class PodsAgent(AgentFeature):
             self._assign_changed(changes)
 
     def _assign_all(self, cidrs: tuple[Network, ...]) -> None:
-        wanted = self._wanted.rows
+        wanted, given = _without_addresses(self._wanted.rows)
         self.held = assign(wanted, cidrs, self.held)
         self._assigned = Assigned(wanted, cidrs, self.held)
         rows = {k: self._placed(k, wanted[k], a) for k, a in self.held.items()}
         self._objects_placed = {key: wanted[key] for key in rows}
-        self.local_pod.replace(rows)
+        self.local_pod.replace(rows | given)
 
     def _assign_changed(self, changes: Changes[LinkKey, Pod]) -> None:
-        given = self._assigned.change(changes.upsert, changes.delete)
-        changed = [key for key in {**dict.fromkeys(given), **changes.upsert} if key in self.held]
+        came, given = _without_addresses(changes.upsert)
+        now = self._assigned.change(came, changes.delete)
+        changed = [key for key in {**dict.fromkeys(now), **came} if key in self.held]
         pods = {key: self._wanted.rows[key] for key in changed}
         self._objects_placed |= pods
         for key in changes.delete:
             self._objects_placed.pop(key, None)
         self.local_pod.upsert(
-            {key: replace(pod, addresses=self.held[key]) for key, pod in pods.items()}
+            {key: replace(pod, addresses=self.held[key]) for key, pod in pods.items()} | given
         )
         self.local_pod.delete(changes.delete)
 
@@ -245,8 +249,8 @@ class PodsAgent(AgentFeature):
         self, key: LinkKey, pod: Pod | None, attached: Attachment | None, inode: int | None
     ) -> dict[LinkKey, PodLink]:
         """The link of a pod that has addresses and whose network namespace exists."""
-        if pod is None or not pod.addresses:
-            return {}
+        if pod is None or not pod.addresses or (attached and attached.addresses):
+            return {}  # without an address, or another CNI's
         device, mtu = device_name(key), self._wiring.mtu
         if attached:
             place = attached.netns, attached.inode, device, pod.addresses, mtu, attached.interface
@@ -341,7 +345,7 @@ class PodsAgent(AgentFeature):
         wired costs its own key only.
         """
         wired = loop.apply(self.link, links)
-        self.asked.watch(wired)
+        self.connections.watch(wired)
         self._watch = partial(links.watch, wired.recheck)
         return loop.apply(self.entry, entries)
 
@@ -367,7 +371,7 @@ class PodsAgent(AgentFeature):
             for applied, tokens in mark.refers
         ]
         rows = loop.apply(self.pod, target, refers=refers, capacity=capacity, meaning=WITHOUT_ROW)
-        self.asked.watch(rows)
+        self.connections.watch(rows)
         return rows
 
     # --- What others see ----------------------------------------------------------------------
@@ -416,6 +420,14 @@ class PodsAgent(AgentFeature):
             written.get(key) != value for key, value in puts.items() if key.startswith(place)
         )
         return changed or any(key in written for key in deletes)
+
+
+def _without_addresses(
+    pods: Mapping[LinkKey, Pod],
+) -> tuple[dict[LinkKey, Pod], dict[LinkKey, Pod]]:
+    """Pods that are to have addresses, and those that another CNI has given some."""
+    wanted = {key: pod for key, pod in pods.items() if not pod.addresses}
+    return wanted, {key: pod for key, pod in pods.items() if pod.addresses}
 
 
 def _counted(keys: Iterable[LinkKey], attached: Mapping[Sandbox, Attachment]) -> LinkKey:

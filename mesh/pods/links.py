@@ -19,8 +19,9 @@ from mesh.core.model import IP, LinkKey, Pod, PodKey, Sandbox
 from mesh.core.reconcile import Errors
 from mesh.core.table import Table
 from mesh.host.settings import ACCEPT_RA, FORWARD_4, FORWARD_6, RP_FILTER
-from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, Link, VethEnd, set_sysctl
+from mesh.kernel import GATEWAY_V4, GATEWAY_V6, Kernel, set_sysctl
 from mesh.netlink import Event, Group, LinkEvent, Lost, OwnRouteGone
+from mesh.orders import Link, VethEnd
 
 POD_DEVICE = "eth0"
 #: Host ends of pods' veths have names that start so.
@@ -171,8 +172,10 @@ class PodLinks:
     async def _takes_away(self, event: Event) -> bool:
         """Whether an event, or a gap between events, is about what a wired pod needs."""
         if isinstance(event, LinkEvent):
-            devices = {row.device for row in self._wired.values()}
-            return event.name in devices and not event.up and not event.gone
+            if event.up or event.gone or event.name not in self._device_names():
+                return False
+            now = await self._kernel.find(event.name)  # it was down, too, when it was made
+            return now is not None and not now.up
         gone: Collection[IP] = ()
         if isinstance(event, Lost):
             found = await self._kernel.host_routes()
@@ -182,28 +185,38 @@ class PodLinks:
         self._unrouted.update(gone)
         return bool(gone)
 
+    def _device_names(self) -> set[str]:
+        return {row.device for row in self._wired.values()}
+
     def _addresses(self) -> set[IP]:
         return {address for row in self._devices.rows.values() for address in row.addresses}
 
     async def read(self) -> Mapping[LinkKey, PodLink]:
+        """Links as they are; of one that lacks its route or is down no row is as desired.
+
+        So it is connected anew, or goes if nobody wants it any more. Meanwhile its device stands.
+        """
         rows: dict[LinkKey, PodLink] = {}
         devices: dict[LinkKey, Device] = {}
         links = await self._kernel.links()
         self._forget_gone({link.name for link in links.values()})
         for link in links.values():
             parsed = _pod_of(link)
-            if parsed is None or not link.up or self._unrouted.intersection(parsed[1]):
+            if parsed is None:
                 continue
             key, addresses = parsed
-            wired = self._wired.get(key)
-            there = (wired.netns, wired.inode, wired.inside) if wired else ("", 0, POD_DEVICE)
-            netns, inode, inside = there
-            rows[key] = PodLink(netns, inode, link.name, addresses, link.mtu, inside)
-            devices[key] = _device(link, addresses)
-        known = self._devices.rows
-        kept = {k: row for k, row in known.items() if self._unrouted.intersection(row.addresses)}
-        self._devices.replace(kept | devices)
+            lacks = not link.up or bool(self._unrouted.intersection(addresses))
+            rows[key] = self._row(key, link, addresses, 0 if lacks else link.mtu)
+            known = self._devices.rows.get(key) if lacks else None
+            devices[key] = known or _device(link, addresses)
+        self._devices.replace(devices)
         return rows
+
+    def _row(self, key: LinkKey, link: Link, addresses: tuple[IP, ...], mtu: int) -> PodLink:
+        wired = self._wired.get(key)
+        if wired is None:
+            return PodLink("", 0, link.name, addresses, mtu)
+        return PodLink(wired.netns, wired.inode, link.name, addresses, mtu, wired.inside)
 
     def _forget_gone(self, present: Collection[str]) -> None:
         """A device goes with its pod's namespace. Whoever reads then has no row of it to delete."""
@@ -215,6 +228,7 @@ class PodLinks:
     async def upsert(self, rows: Mapping[LinkKey, PodLink]) -> Errors[LinkKey]:
         errors: dict[LinkKey, Exception] = {}
         for key, row in rows.items():
+            await asyncio.sleep(0)  # a pod takes some ms of kernel time
             self._unrouted.difference_update(row.addresses)  # first: one may go again meanwhile
             try:
                 link = await self._wire(key, row)
@@ -234,6 +248,8 @@ class PodLinks:
             except OSError as error:
                 errors[key] = error
                 continue
+            if device := self._devices.rows.get(key):
+                self._unrouted.difference_update(device.addresses)
             self._wired.pop(key, None)
             self._devices.delete([key])
         return errors

@@ -17,30 +17,31 @@ INTERVAL_S = 0.2
 
 
 class Namespaces:
-    """The folder of ``pattern``, the path of a pod's network namespace; empty: of attachments only.
+    """The folder of ``pattern``, the path of a pod's network namespace; empty: no folder."""
 
-    ``attached`` are what container runtimes have asked for.
-    """
-
-    def __init__(self, pattern: str, attached: Table[Sandbox, Attachment] | None = None) -> None:
+    def __init__(self, pattern: str) -> None:
         self._folder = Path(pattern).parent if pattern else None
-        self._attached = attached
         self._problem = ""
 
-    async def run(self, table: Table[str, int], interval_s: float = INTERVAL_S) -> None:
-        """Keep ``table`` (path -> inode) until cancelled; an unreadable folder changes nothing."""
+    async def run(
+        self,
+        table: Table[str, int],
+        interval_s: float = INTERVAL_S,
+        attached: Table[Sandbox, Attachment] | None = None,
+    ) -> None:
+        """Keep ``table`` (path -> inode) until cancelled; an unreadable folder changes nothing.
+
+        ``attached`` are attachments, whose namespaces are in the table, too.
+        """
         while True:
+            rows = attached.rows.values() if attached else ()
             try:
-                table.replace(self._found())
+                found = inodes(self._folder) if self._folder else {}
+                table.replace(found | {row.netns: row.inode for row in rows})
                 self._problem = ""
             except OSError as error:
                 self._problem = f"{error.strerror}: pods stay wired as they are"
             await asyncio.sleep(interval_s)
-
-    def _found(self) -> dict[str, int]:
-        found = inodes(self._folder) if self._folder else {}
-        attached = self._attached.rows.values() if self._attached else ()
-        return found | {row.netns: row.inode for row in attached}
 
     def findings(self) -> Iterable[Finding]:
         """Why pods are not looked for."""

@@ -16,7 +16,7 @@ from bpf.build import build
 from bpf.object import BPFFS, mount_bpffs
 from mesh.lab import bringup, places
 from mesh.lab.places import Lab
-from tests.bench import control, paths, programs, running, scale, use
+from tests.bench import attaching, control, paths, programs, running, scale, use
 from tests.bench.frames import BenchError, pin_thread
 from tests.bench.report import Results, text
 from tests.bench.say import say, seconds
@@ -37,6 +37,7 @@ def main() -> int:
             say("control plane")
             in_process = control.measure(lab.bpffs("control"))
             grown = scale.measure()
+            waits = attaching.measure()
             on_lab, problem = _on_lab(lab)
             read = objects.measure()
             in_use = use.measure(lab, objects)
@@ -48,7 +49,7 @@ def main() -> int:
         return 1
     finally:
         os.sched_setaffinity(0, cpus)
-    results = Results(figures, in_process, on_lab, problem, sizes, grown, in_use, read)
+    results = Results(figures, in_process, on_lab, problem, sizes, grown, in_use, read, waits)
     report = text(results, seconds(), (load, os.getloadavg()[0]))
     TARGET.write_text(report)
     sys.stdout.write(f"\n{report}\n{TARGET.name} is written\n")

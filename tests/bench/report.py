@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from bpf.chain import FRAMES, STACK
 from tests.bench import objects
 from tests.bench import scale as scales
+from tests.bench.attaching import CALLS, Wait
 from tests.bench.control import ADDRESSES, CHANGES, Control, Spread
 from tests.bench.objects import Objects
 from tests.bench.paths import NEW, NEW_SOURCE_PORTS, PACKETS, PAIRS, RUNS, Figure
@@ -57,6 +58,10 @@ with 102 queries a second, and one pod of several with three quarters of that (D
 _OBJECTS = """\
 One reader with its informers, and the API server's fake in another process; no features. A pod has
 2 KB. A step is CPU time between two returns to the event loop."""
+_WAITS = f"""\
+From exec of the plugin to its exit, {CALLS} pods a row: real plugin, agent, controller, etcd, ready
+network namespaces, no other plugin. The pods' objects are known, and so are the identities but for
+"new labels": there each pod has labels that nobody had."""
 
 
 _LARGE = """\
@@ -75,6 +80,7 @@ class Results:
     scale: Scale
     use: Sequence[Use]
     objects: Objects
+    waits: Sequence[Wait]
 
 
 def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
@@ -89,6 +95,9 @@ def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
         "## Ports and tables in use",
         _USE,
         _table(("what", "figure", "aim"), [(row.what, row.figure, row.aim) for row in results.use]),
+        "## Pods of a container runtime",
+        _WAITS,
+        _table(("call", "p50 ms", "aim", "p99 ms", "aim"), map(_wait, results.waits)),
         "## Control plane",
         _table(("what", "figure"), _control(results.control, running)),
         *_scale(results.scale),
@@ -140,6 +149,11 @@ def _heading(seconds: float, load: tuple[float, float]) -> str:
     machine = f"Kernel {platform.release()}, {os.cpu_count()} CPUs, {busy}."
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC in {seconds:.0f} s"
     return f"Written by `make bench` on {when}. {machine} Nothing here is asserted."
+
+
+def _wait(wait: Wait) -> Sequence[str]:
+    aims = ["" if aim is None else str(aim) for aim in wait.aims]
+    return (wait.what, f"{wait.p50:.1f}", aims[0], f"{wait.p99:.1f}", aims[1])
 
 
 def _figure(figure: Figure) -> Sequence[str]:

@@ -224,6 +224,11 @@ class Node:
         with open_map(BPFFS / self.name / "mg_egress") as rows:
             return {int(key["egress_class"]) for key in rows.dump()[0]}
 
+    def own_blocks(self) -> set[str]:
+        """Egress addresses of which this node has ports in the datapath."""
+        with open_map(BPFFS / self.name / "mg_own_block") as rows:
+            return {str(decode_address(key["w"])) for key in rows.dump()[0]}
+
     def entries(self) -> dict[str, Any]:
         """Keys of this node's pods in the store, by the pod's name."""
         command = ["etcdctl", "--endpoints", self.etcd.address, "get", "--prefix", "-w", "json"]

@@ -36,7 +36,7 @@ from mesh.nodes.next_hops import GROUPS, NextHops
 from mesh.nodes.overlay import OverlayDevice
 from mesh.nodes.routed import HostRoutes
 from mesh.nodes.uplink import FILE, MovedError, Uplink
-from mesh.pods.links import PodLink, PodLinks, device_name
+from mesh.pods.links import Device, PodLink, PodLinks, device_name
 
 NEAR, FAR, FARTHER = map(IPv4Address, ("10.99.0.11", "10.99.1.11", "10.99.2.11"))
 GATEWAY, OTHER = map(IPv4Address, ("10.99.0.1", "10.99.0.2"))
@@ -591,6 +591,33 @@ def test_a_route_to_a_pod_that_is_deleted_is_restored(
             await soon(lambda: routes() == {"10.1.0.2", "fd01::2"})
             for task in tasks:
                 task.cancel()
+
+    with netns.enter(host.namespace):
+        play(host, story)
+
+
+def test_a_device_that_is_down_and_not_wanted_any_more_goes(
+    host: Host, namespaces: Callable[[], Path]
+) -> None:
+    """Its sandbox was deleted before a full look found it down."""
+    space, key = namespaces(), PodKey("east", "shop", "web")
+    link = PodLink(str(space), 1, device_name(key), (IPv4Address("10.1.0.2"),), 1450)
+    desired: Table[PodKey, PodLink] = Table("link")
+    desired.replace({key: link})
+    devices: Table[PodKey, Device] = Table("device")
+
+    async def story(kernel: Kernel) -> None:
+        loop, links = Loop(), PodLinks(kernel, Attached(), devices)
+        applied = loop.apply(desired, links)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(loop.run())
+            await applied.settled()
+            host.ip(f"link set {link.device} down")
+            desired.delete([key])
+            applied.recheck()
+            await soon(lambda: not devices.rows)
+            assert await kernel.find(link.device) is None
+            task.cancel()
 
     with netns.enter(host.namespace):
         play(host, story)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ARCHITECTURE.md").read_text()
-WALKS = TEXT[TEXT.index("## 5. Two walks") : TEXT.index("## 6. Layers")]
+WALKS = TEXT[TEXT.index("## 5. Three walks") : TEXT.index("## 6. Layers")]
 
 
 def rows(title: str) -> list[list[str]]:
@@ -24,7 +24,7 @@ def rows(title: str) -> list[list[str]]:
 
 def sources(cell: str) -> list[Path]:
     """The files that a cell names; a bare header stands in bpf/include."""
-    names = re.findall(r"`([\w/]+\.(?:bpf\.c|h|py))`", cell)
+    names = re.findall(r"`([\w/]+\.(?:bpf\.c|c|h|py))`", cell)
     return [ROOT / name if "/" in name else ROOT / "bpf/include" / name for name in names]
 
 
@@ -38,8 +38,11 @@ def test_the_packet_walk_names_what_is_there(row: list[str]) -> None:
             assert re.search(rf"\b{name}\(", text), f"{name} is not in {row[1]}"
 
 
-@pytest.mark.parametrize("row", rows("### 5.2"), ids=lambda row: row[0])
-def test_the_route_walk_names_what_is_there(row: list[str]) -> None:
+WAYS = [*rows("### 5.2"), *rows("### 5.3")]
+
+
+@pytest.mark.parametrize("row", WAYS, ids=lambda row: row[2])
+def test_the_walks_of_a_route_and_a_pod_name_what_is_there(row: list[str]) -> None:
     files = sources(row[2])
     assert files
     text = "".join(path.read_text() for path in files)

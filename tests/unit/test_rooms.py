@@ -16,6 +16,7 @@ ROOMS: Mapping[str, str] = {
     "egress": "gateway",
     "services": "mesh/services",
     "pods": "mesh/pods",
+    "cni": "mesh/cni",
     "nodes": "mesh/nodes",
     "identity": "mesh/identity",
     "locators": "srv6",
@@ -98,6 +99,7 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("netns", ""): "of the kernel: a network namespace",
     ("next hop", ""): "of the wire: NEXT_HOP of a BGP route (RFC 4271)",
     ("gateway", "mesh/kernel.py"): "of the kernel: RTA_GATEWAY",
+    ("gateway", "mesh/cni/results.py"): "of the wire: the next hop in a result of CNI",
     ("gateway", "mesh/netlink.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/pods/links.py"): "of the kernel: RTA_GATEWAY of the pod's default route",
     ("route", "mesh/kernel.py"): "of the kernel: RTM_NEWROUTE",
@@ -109,6 +111,7 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
 #: Nouns that several rooms share: their rows stand in ``mesh/core/model.py`` (DESIGN, vocabulary).
 SHARED = {
     "Service", "service", "backend", "pod", "node", "address", "identity", "locator", "cluster",
+    "attachment",
 }  # fmt: skip
 #: Folders that use the product as an operator does: they write its files and read its answers.
 CONSUMERS = ("mesh/lab",)

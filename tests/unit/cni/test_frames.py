@@ -16,10 +16,10 @@ from deploy.cni.build import BUILT, build
 from mesh.cni.frames import (
     HEAD,
     MOST,
-    Answer,
     Frame,
     FrameError,
-    encode_answer,
+    Reply,
+    encode_reply,
     encode_request,
     frame,
     lengths,
@@ -92,7 +92,7 @@ def answering(path: Path, answer: bytes) -> tuple[threading.Thread, list[bytes]]
 def test_the_plugin_hands_on_its_variables_and_stdin_and_prints_the_answer(tmp_path: Path) -> None:
     path = tmp_path / "s"
     text = json.dumps({"a": {"socket": "/no"}, "socket": str(path), "big": "x" * 100_000}).encode()
-    thread, seen = answering(path, encode_answer(Answer(b'{"code": 7}\n', 1)))
+    thread, seen = answering(path, encode_reply(Reply(b'{"code": 7}\n', 1)))
     done = plugin(text, CNI_COMMAND="DEL", CNI_ARGS="A=1", K8S_X="y")
     thread.join()
     assert (done.returncode, done.stdout) == (1, b'{"code": 7}\n')
@@ -124,7 +124,7 @@ def test_without_an_answer_the_plugin_decides(
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"MGC\x01", b"GET / HTTP/1.1 nothing", encode_answer(Answer(b"text"))[:-2]]
+    "answer", [b"", b"MGC\x01", b"GET / HTTP/1.1 nothing", encode_reply(Reply(b"text"))[:-2]]
 )
 def test_half_an_answer_is_none(tmp_path: Path, answer: bytes) -> None:
     path = tmp_path / "s"

@@ -26,7 +26,7 @@ class Tables(Protocol):
         """Whether no further pod can have an address."""
 
 
-class Asked:
+class Connections:
     """``mine`` are the objects of the pods of ``own``."""
 
     def __init__(
@@ -60,26 +60,33 @@ class Asked:
 
     def _lacks(self, key: Sandbox) -> Iterator[str]:
         its, (wired, rows) = self._tables, self._applied
-        pod = its.local_pod.rows.get(key)
+        found = self._found(key)
+        pod = its.local_pod.rows.get(found)
         if key.pod not in self._mine.rows:
             yield f"the Pod object {key.namespace}/{key.name} is not known on this node"
         if pod is None:
             yield self._no_address or "an address"
             return
-        if key not in its.devices.rows:
-            yield f"its device: {wired.why(key) or 'it is being made'}"
+        if found not in its.devices.rows:
+            yield f"its device: {wired.why(found) or 'it is being made'}"
         if key.pod not in its.claimed.rows:
             yield "an identity: the controller of the cluster has not claimed one for its labels"
         if late := [address for address in pod.addresses if not rows.holds(address)]:
             whys = [why for one in late if (why := rows.why(one))]
             yield f"its row in {rows.name}: {'; '.join(whys) or 'rows that it refers to'}"
 
+    def _found(self, key: Sandbox) -> LinkKey:
+        """By what the pod is connected: beside another CNI by its own key."""
+        return key if key in self._tables.local_pod.rows else key.pod
+
     def connection(self, key: Sandbox) -> Connection | None:
         """How an attachment is connected, if it is."""
-        device, link = self._tables.devices.rows.get(key), self._tables.link.rows.get(key)
-        if device is None or link is None:
+        found = self._found(key)
+        device, link = self._tables.devices.rows.get(found), self._tables.link.rows.get(found)
+        if device is None:
             return None
-        return Connection(link.device, device.host_mac, device.mac, link.mtu, device.addresses)
+        name, mtu = (link.device, link.mtu) if link else ("", 0)  # another CNI's
+        return Connection(name, device.host_mac, device.mac, mtu, device.addresses)
 
     def stands(self, key: Sandbox) -> bool:
         """Whether the kernel has a device of the attachment."""
