@@ -116,7 +116,7 @@ class Informer:
         self._said = {"apiVersion": watch.kind.api_version, "kind": watch.kind.kind}
         self._versions: dict[Name, Version] = {}
         self._version: Version | None = None  # None: list
-        self._uid = ""  # of the API server that was listed
+        self._epoch = -1  # of the list
         self._absent_since: float | None = None
 
     async def run(self) -> None:
@@ -184,14 +184,14 @@ class Informer:
     async def _list(self) -> Version:
         """Tell everything; the version from which to watch."""
         seen: set[Name] = set()
-        token, uid = "", ""
+        token, epoch = "", -1
         while True:
             params = {"limit": str(PAGE)} | ({"continue": token} if token else {})
             page = _page(await self._api.get(self.watch.path, params | self._selector()))
             await self._identity.verify()
-            if uid not in {"", self._identity.uid}:
+            if epoch not in {-1, self._identity.epoch}:
                 raise Gone("the API server was replaced during the list")
-            uid = self._identity.uid
+            epoch = self._identity.epoch
             self._absent_since = None
             self._well()
             await self._take_page(page.items or (), seen)
@@ -202,7 +202,7 @@ class Informer:
             await self._turns.pause()
             del self._versions[name]
             self._sink.gone(self.watch, name)
-        self._uid = uid
+        self._epoch = epoch
         self._sink.complete(self.watch)
         return page.metadata.resourceVersion
 
@@ -228,8 +228,8 @@ class Informer:
             **self._selector(),
         }
         async with self._api.lines(self.watch.path, params) as lines:
-            reached = await self._identity.verify()
-            if self._identity.uid != self._uid or reached < _number(version):
+            await self._identity.verify()
+            if self._identity.epoch != self._epoch:
                 raise Gone("another store than the one that was listed")
             self._well()
             async for part in lines:
@@ -283,8 +283,3 @@ def _bookmark(raw: msgspec.Raw) -> Version:
         return _decode_bookmark(raw).metadata.resourceVersion
     except msgspec.MsgspecError as error:
         raise Garbled(f"a bookmark: {error}") from error
-
-
-def _number(version: Version) -> int:
-    """Versions of one API server are numbers that grow (KEP-5504); anything else says nothing."""
-    return int(version) if version.isdecimal() else 0
