@@ -118,6 +118,7 @@ class Informer:
         self._version: Version | None = None  # None: list
         self._epoch = -1  # of the list
         self._absent_since: float | None = None
+        self._complete = False  # whether a complete list was told
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -139,7 +140,9 @@ class Informer:
         except Gone:
             self._version = None
         except Refused as error:
-            return self._refused(error)
+            if error.status == 404 and self.watch.kind.optional:
+                return await self._attempt_without()
+            self._fail(error)
         except ApiError as error:
             self._fail(error)
             return error.after_s if isinstance(error, Away) else 0.0
@@ -154,22 +157,31 @@ class Informer:
         self.verb = "watch"
         await self._follow(version)
 
-    def _refused(self, error: Refused) -> float:
-        """Seconds until the next attempt."""
-        if error.status != 404 or not self.watch.kind.optional:
-            self._fail(error)
-            return 0.0
+    async def _attempt_without(self) -> float:
+        """The kind is not served; seconds until the next look for it."""
         self._version, now = None, time.monotonic()
         if self._absent_since is None:
             self._absent_since = now
         # An API server that starts may not know its kinds yet: objects stay until it is sure.
-        if not self._versions or now - self._absent_since >= self._absent_s:
-            for name in list(self._versions):
-                del self._versions[name]
-                self._sink.gone(self.watch, name)
-            self._well()
-            self._sink.complete(self.watch)
+        if self._versions and now - self._absent_since < self._absent_s:
+            return self._absent_s
+        try:
+            if self._versions or not self._complete:
+                await self._identity.verify()
+        except ApiError as error:
+            self._fail(error)
+            return 0.0
+        for name in list(self._versions):
+            await self._turns.pause()
+            del self._versions[name]
+            self._sink.gone(self.watch, name)
+        self._well()
+        self._told_all()
         return self._absent_s
+
+    def _told_all(self) -> None:
+        self._complete = True
+        self._sink.complete(self.watch)
 
     def _fail(self, error: ApiError) -> None:
         self.problem = error
@@ -203,7 +215,7 @@ class Informer:
             del self._versions[name]
             self._sink.gone(self.watch, name)
         self._epoch = epoch
-        self._sink.complete(self.watch)
+        self._told_all()
         return page.metadata.resourceVersion
 
     def _selector(self) -> dict[str, str]:
