@@ -23,6 +23,8 @@ from mesh.objects.kubernetes import PODS as POD
 from mesh.objects.manifests import Manifests
 from mesh.objects.sources import Sources
 
+pytestmark = pytest.mark.slow
+
 EGRESS = "/apis/meshgate.io/v1alpha1/egresspolicies"
 CILIUM = "/apis/cilium.io/v2/ciliumegressgatewaypolicies"
 WAIT_S = 10.0
