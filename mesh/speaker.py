@@ -101,15 +101,12 @@ class Speaker:
         self.routes: Table[RouteKey, Route] = Table("route")
         self.client = Client(config.etcd.address)
         own = f"meshgate/v1/{self.node.cluster}/"
-        self.view = StoreView(
-            self.client,
-            f"{own}synced",
-            {
-                **{f"{own}{noun}/": self.take for noun in self.claims},
-                f"{own}{API_SERVER}": self._take_api_servers,
-            },
-            on_synced=self._on_synced,
-        )
+        #: What is read of the store, and which method takes it.
+        self.prefixes: dict[str, Callable[[Batch], None]] = {
+            **{f"{own}{noun}/": self.take for noun in self.claims},
+            f"{own}{API_SERVER}": self._take_api_servers,
+        }
+        self.view = StoreView(self.client, f"{own}synced", self.prefixes, on_synced=self._on_synced)
         self.engine = Engine(config.run_dir, config.bgp_user)
         self.session = Session(self.engine, config.router_id)
         self.loop = Loop()

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 import yaml
 from kubernetes.client.configuration import Configuration
@@ -115,11 +117,12 @@ class Access:
             _load_kubeconfig(file, configuration)
         else:
             self._load_account(configuration)
-        host = (self._settings.host or configuration.host).rstrip("/")
+        # Set before the proxy is asked for: the environment's depends on the host.
+        configuration.host = host = (self._settings.host or configuration.host).rstrip("/")
         files = [configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file]
         stamps = _stamps(str(one) for one in (file, *files) if one)
-        name, proxy = configuration.tls_server_name, configuration.proxy
-        return _Loaded(Way(host, _tls(configuration), name, proxy), configuration, stamps)
+        way = Way(host, _tls(configuration), configuration.tls_server_name, _proxy(configuration))
+        return _Loaded(way, configuration, stamps)
 
     def _load_account(self, configuration: Configuration) -> None:
         environ: dict[str, str] = dict(os.environ)
@@ -147,6 +150,14 @@ def _tls(configuration: Configuration) -> ssl.SSLContext:
     if configuration.cert_file:
         tls.load_cert_chain(configuration.cert_file, configuration.key_file or None)
     return tls
+
+
+def _proxy(configuration: Configuration) -> str | None:
+    """The proxy of kubeconfig or environment, unless the environment exempts the host."""
+    exempt = {"no": configuration.no_proxy or ""}
+    if proxy_bypass(urlsplit(configuration.host).netloc, exempt):
+        return None
+    return configuration.proxy
 
 
 def _stamps(paths: Iterable[str]) -> Stamps:

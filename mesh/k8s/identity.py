@@ -3,7 +3,8 @@
 A replaced API server does not refuse a watch of the former one: it takes the resource version as
 one of the future and is silent. So every list and every watch is verified after it has been opened
 and before anything of it is used. One request says both: the UID, and the version that the store
-has reached. A lower version than the one that is known is a store that was set back.
+has reached. A lower version than at the request before is a store that was set back. Only versions
+of namespaces are compared: an API server may keep other kinds in another etcd.
 """
 
 from __future__ import annotations
@@ -60,15 +61,18 @@ class Identity:
     def __init__(self, api: Api, file: Path | None, accepted: Callable[[], Container[str]]) -> None:
         #: UID of the namespace kube-system; empty: none was seen yet.
         self.uid = _read(file)
+        #: Another number whenever what was listed before counts no longer.
+        self.epoch = 0
         #: Why it cannot be kept, in words.
         self.problem = ""
         self._api, self._file, self._accepted = api, file, accepted
         self._lock = asyncio.Lock()
         self._began = -1.0  # of the last request
-        self._outcome: int | ApiError = 0
+        self._outcome: ApiError | None = None
+        self._reached = 0  # version of the store at the last request
 
-    async def verify(self) -> int:
-        """The version that the store has reached; a request that begins after this call says it.
+    async def verify(self) -> None:
+        """Ask which API server it is, by a request that begins after this call.
 
         Several callers share a request. Raises ApiError, Another among them.
         """
@@ -77,23 +81,25 @@ class Identity:
         async with self._lock:
             if self._began < asked:
                 began = loop.time()
+                outcome: ApiError | None = None
                 try:
-                    self._outcome = await self._ask()
+                    await self._ask()
                 except ApiError as error:
-                    self._outcome = error
-                self._began = began
-        if isinstance(self._outcome, ApiError):
+                    outcome = error
+                self._began, self._outcome = began, outcome
+        if self._outcome is not None:
             raise self._outcome
-        return self._outcome
 
-    async def _ask(self) -> int:
+    async def _ask(self) -> None:
         uid, version = await who(self._api)
         if self.uid and uid != self.uid and uid not in self._accepted():
             raise Another(uid, self.uid)
+        if uid != self.uid or version < self._reached:
+            self.epoch += 1
+        self._reached = version
         if uid != self.uid or self.problem:
             self.uid = uid
             await asyncio.to_thread(self._keep)
-        return version
 
     def _keep(self) -> None:
         self.problem = ""

@@ -116,8 +116,9 @@ class Informer:
         self._said = {"apiVersion": watch.kind.api_version, "kind": watch.kind.kind}
         self._versions: dict[Name, Version] = {}
         self._version: Version | None = None  # None: list
-        self._uid = ""  # of the API server that was listed
+        self._epoch = -1  # of the list
         self._absent_since: float | None = None
+        self._complete = False  # whether a complete list was told
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -139,7 +140,9 @@ class Informer:
         except Gone:
             self._version = None
         except Refused as error:
-            return self._refused(error)
+            if error.status == 404 and self.watch.kind.optional:
+                return await self._attempt_without()
+            self._fail(error)
         except ApiError as error:
             self._fail(error)
             return error.after_s if isinstance(error, Away) else 0.0
@@ -154,22 +157,31 @@ class Informer:
         self.verb = "watch"
         await self._follow(version)
 
-    def _refused(self, error: Refused) -> float:
-        """Seconds until the next attempt."""
-        if error.status != 404 or not self.watch.kind.optional:
-            self._fail(error)
-            return 0.0
+    async def _attempt_without(self) -> float:
+        """The kind is not served; seconds until the next look for it."""
         self._version, now = None, time.monotonic()
         if self._absent_since is None:
             self._absent_since = now
         # An API server that starts may not know its kinds yet: objects stay until it is sure.
-        if not self._versions or now - self._absent_since >= self._absent_s:
-            for name in list(self._versions):
-                del self._versions[name]
-                self._sink.gone(self.watch, name)
-            self._well()
-            self._sink.complete(self.watch)
+        if self._versions and now - self._absent_since < self._absent_s:
+            return self._absent_s
+        try:
+            if self._versions or not self._complete:
+                await self._identity.verify()
+        except ApiError as error:
+            self._fail(error)
+            return 0.0
+        for name in list(self._versions):
+            await self._turns.pause()
+            del self._versions[name]
+            self._sink.gone(self.watch, name)
+        self._well()
+        self._told_all()
         return self._absent_s
+
+    def _told_all(self) -> None:
+        self._complete = True
+        self._sink.complete(self.watch)
 
     def _fail(self, error: ApiError) -> None:
         self.problem = error
@@ -184,14 +196,14 @@ class Informer:
     async def _list(self) -> Version:
         """Tell everything; the version from which to watch."""
         seen: set[Name] = set()
-        token, uid = "", ""
+        token, epoch = "", -1
         while True:
             params = {"limit": str(PAGE)} | ({"continue": token} if token else {})
             page = _page(await self._api.get(self.watch.path, params | self._selector()))
             await self._identity.verify()
-            if uid not in {"", self._identity.uid}:
+            if epoch not in {-1, self._identity.epoch}:
                 raise Gone("the API server was replaced during the list")
-            uid = self._identity.uid
+            epoch = self._identity.epoch
             self._absent_since = None
             self._well()
             await self._take_page(page.items or (), seen)
@@ -202,8 +214,8 @@ class Informer:
             await self._turns.pause()
             del self._versions[name]
             self._sink.gone(self.watch, name)
-        self._uid = uid
-        self._sink.complete(self.watch)
+        self._epoch = epoch
+        self._told_all()
         return page.metadata.resourceVersion
 
     def _selector(self) -> dict[str, str]:
@@ -228,8 +240,8 @@ class Informer:
             **self._selector(),
         }
         async with self._api.lines(self.watch.path, params) as lines:
-            reached = await self._identity.verify()
-            if self._identity.uid != self._uid or reached < _number(version):
+            await self._identity.verify()
+            if self._identity.epoch != self._epoch:
                 raise Gone("another store than the one that was listed")
             self._well()
             async for part in lines:
@@ -283,8 +295,3 @@ def _bookmark(raw: msgspec.Raw) -> Version:
         return _decode_bookmark(raw).metadata.resourceVersion
     except msgspec.MsgspecError as error:
         raise Garbled(f"a bookmark: {error}") from error
-
-
-def _number(version: Version) -> int:
-    """Versions of one API server are numbers that grow (KEP-5504); anything else says nothing."""
-    return int(version) if version.isdecimal() else 0

@@ -53,12 +53,12 @@ class Sources:
 
     def __init__(self, sources: Mapping[str, Source], kinds: Kinds, in_both: Code) -> None:
         self._sources = sources
-        self._merged = _Merged(sources, kinds, in_both) if len(sources) > 1 else None
-        self.objects = self._merged.objects if self._merged else _only(sources).objects
+        self.merged = Merged(sources, kinds, in_both) if len(sources) > 1 else None
+        self.objects = self.merged.objects if self.merged else _only(sources).objects
 
     def jobs(self) -> dict[str, Job]:
         """What runs as long as the process, by name."""
-        merging = {"sources of objects": self._merged.run} if self._merged else {}
+        merging = {"sources of objects": self.merged.run} if self.merged else {}
         return {name: source.run for name, source in self._sources.items()} | merging
 
     def write_back(self, findings: Found, leads: Callable[[], bool]) -> dict[str, Job]:
@@ -81,7 +81,7 @@ def _only(sources: Mapping[str, Source]) -> Source:
     return source
 
 
-class _Merged:
+class Merged:
     """The tables of several sources, followed."""
 
     def __init__(self, sources: Mapping[str, Source], kinds: Kinds, in_both: Code) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bgp.desired import RouteKey, peerings
 from bgp.exabgp.lines import OddLine, SessionEvent
-from bgp.findings import ODD_LINE
+from bgp.findings import NO_ROUTER_ID, ODD_LINE
 from bgp.peer import PEERS, BGPPeer, Route
 from clustermesh.store.follow import Batch, Entry
 from gateway.policy import POLICIES, EgressPolicy
@@ -22,6 +22,7 @@ from mesh.speaker import Speaker
 
 GATEWAY = Selector((Requirement("role", "In", ("gateway",)),))
 ROUTER = ip_address("10.99.0.1")
+ROUTER_ID = IPv4Address("10.99.0.12")
 POLICY = EgressPolicy(
     "erp",
     (PodSelector(None, Selector()),),
@@ -45,7 +46,7 @@ def peer(name: str, asn: int) -> dict[str, BGPPeer]:
     return {name: BGPPeer(name, Selector(), ROUTER, asn, 65101, advertise)}
 
 
-def speaker(tmp_path: Path) -> Speaker:
+def speaker(tmp_path: Path, router_id: IPv4Address | None = ROUTER_ID) -> Speaker:
     """The speaker of east-2."""
     return Speaker(
         SpeakerConfig(
@@ -55,7 +56,7 @@ def speaker(tmp_path: Path) -> Speaker:
             etcd=Etcd(endpoints=("http://127.0.0.1:1",)),
             run_dir=tmp_path / "bgp",
             socket=tmp_path / "socket",
-            router_id=IPv4Address("10.99.0.12"),
+            router_id=router_id,
             exabgp_user="1900000001",
         )
     )
@@ -75,6 +76,36 @@ def adopted(it: Speaker) -> None:
 def sync(*tables: Table[Any, Any]) -> None:
     for table in tables:
         table.mark_synced()
+
+
+def test_without_a_router_id_it_is_the_first_ipv4_address_that_the_node_had(tmp_path: Path) -> None:
+    it = speaker(tmp_path, None)
+    it.objects[PEERS].upsert(peer("router", 65000))
+    key = NodeKey("east", "east-2")
+    six, four, other = map(ip_address, ("fd99::12", "10.99.0.12", "10.99.0.99"))
+    it.objects[NODES].upsert({key: Node("east", "east-2", (six,))})
+    sync(it.objects[PEERS], it.objects[NODES])
+    it.loop.derive_all()
+    assert not it.peerings.rows
+    assert NO_ROUTER_ID in {finding.code for finding in it.findings()}
+    it.objects[NODES].upsert({key: Node("east", "east-2", (six, four))})
+    it.loop.derive_all()
+    assert it.session.router_id == four
+    assert it.peerings.rows
+    assert NO_ROUTER_ID not in {finding.code for finding in it.findings()}
+    it.objects[NODES].upsert({key: Node("east", "east-2", (other, four))})
+    it.loop.derive_all()
+    assert it.session.router_id == four, "a change would end the sessions"
+
+
+def test_a_speaker_knows_which_api_servers_were_accepted(tmp_path: Path) -> None:
+    it = speaker(tmp_path)
+    key = "meshgate/v1/east/apiserver/uid-2"
+    (take,) = [took for prefix, took in it.prefixes.items() if key.startswith(prefix)]
+    take(Batch(1, [Entry(key, b"{}", 1, 1, 0)], listed=True))
+    assert set(it.api_servers.rows) == {"uid-2"}
+    take(Batch(2, (), [key]))
+    assert not it.api_servers.rows
 
 
 def test_an_egress_address_waits_until_all_nodes_are_known(tmp_path: Path) -> None:

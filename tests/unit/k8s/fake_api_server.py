@@ -141,13 +141,13 @@ class FakeApiServer:
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         path, query = request.path, request.query
-        if refusal := self._refusal(request):
-            return refusal
         if query.get("fieldSelector") == "metadata.name=kube-system":
             self.asked.append("who")
             return self._list([{"metadata": {"name": "kube-system", "uid": self.uid}}])
         verb = "watch" if "watch" in query else "continue" if "continue" in query else "list"
         self.asked.append(f"{verb} {path}")
+        if refusal := self._refusal(request):
+            return refusal
         if verb == "watch":
             return await self._watch(request)
         if verb == "continue" and self.gone_pages:

@@ -64,6 +64,19 @@ def test_a_configured_host_needs_no_environment(
     assert way(access)[0].host == "https://10.0.0.1:6443"
 
 
+def test_the_environments_proxy_is_used_unless_it_exempts_the_host(
+    tmp_path: Path, ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    token, authority = account(tmp_path, ca)
+    settings = Kubernetes(host="https://10.0.0.1:6443")
+    assert way(Access(settings, token=token, ca=authority))[0].proxy == "http://proxy:3128"
+    monkeypatch.setenv("NO_PROXY", "example.com,10.0.0.1")
+    assert way(Access(settings, token=token, ca=authority))[0].proxy is None
+
+
 def test_a_refused_token_is_read_again_at_once(tmp_path: Path, ca: Path) -> None:
     token, authority = account(tmp_path, ca)
     access = Access(Kubernetes(host="https://h:1"), token=token, ca=authority)

@@ -23,6 +23,8 @@ from mesh.objects.kubernetes import PODS as POD
 from mesh.objects.manifests import Manifests
 from mesh.objects.sources import Sources
 
+pytestmark = pytest.mark.slow
+
 EGRESS = "/apis/meshgate.io/v1alpha1/egresspolicies"
 CILIUM = "/apis/cilium.io/v2/ciliumegressgatewaypolicies"
 WAIT_S = 10.0
@@ -376,6 +378,25 @@ def test_an_api_server_that_is_replaced_while_it_is_watched_deletes_nothing(tmp_
             await until(lambda: not codes(one))
 
     run(test, tmp_path)
+
+
+def test_another_api_server_without_a_kind_deletes_nothing_of_it(tmp_path: Path) -> None:
+    async def test(server: FakeApiServer, folder: Path) -> None:
+        accepted = set[str]()
+        server.put(CILIUM, cilium_policy("erp"))
+        nouns = (POLICIES,)
+        async with running(source(server, folder, accepted=accepted, nouns=nouns)) as one:
+            await until(lambda: one.objects[POLICIES].synced)
+            server.replace("uid-2")
+            del server.objects[CILIUM]
+            await until(lambda: codes(one) == [("M204", "")])
+            asked = len(server.asked)
+            await until(lambda: server.asked[asked:].count(f"list {CILIUM}") > 3)
+            assert list(one.objects[POLICIES].rows) == ["erp"]
+            accepted.add("uid-2")
+            await until(lambda: not one.objects[POLICIES].rows)
+
+    run(test, tmp_path, (NAMESPACES, EGRESS, CILIUM))
 
 
 def test_a_store_that_was_set_back_is_listed_again(tmp_path: Path) -> None:
