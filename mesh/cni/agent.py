@@ -19,7 +19,7 @@ from mesh.cni.attachments import Attachments, tag_of
 from mesh.cni.findings import SOCKET
 from mesh.cni.frames import Frame, Reply
 from mesh.cni.lists import Lists
-from mesh.cni.requests import Ask, Code, RefusedError, ask_of, version_of
+from mesh.cni.requests import Code, RefusedError, RuntimeCall, call_of, version_of
 from mesh.cni.server import listening
 from mesh.cni.settings import CNISettings
 from mesh.cni.waiting import Bell
@@ -45,7 +45,7 @@ class Connected(Protocol):
     """The room of pods, as this room sees it."""
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Ask ``wake`` whenever one of the others may say something else."""
+        """RuntimeCall ``wake`` whenever one of the others may say something else."""
 
     def lacks(self, key: Sandbox) -> str:
         """What an attachment lacks until its packets pass; empty: nothing."""
@@ -88,7 +88,7 @@ class CNIAgent(AgentFeature):
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._problem = ""
         self.lists = Lists(settings, lambda: self._connected.unready, beside=beside)
-        self._commands: Mapping[str, Callable[[Ask], Coroutine[Any, Any, Reply]]] = {
+        self._commands: Mapping[str, Callable[[RuntimeCall], Coroutine[Any, Any, Reply]]] = {
             "ADD": self._add,
             "DEL": self._delete,
             "CHECK": self._check,
@@ -150,7 +150,7 @@ class CNIAgent(AgentFeature):
             return results.refused(version, RefusedError(Code.AGAIN, repr(error)))
 
     async def _served(self, frame: Frame) -> Reply:
-        asked = ask_of(frame)
+        asked = call_of(frame)
         if asked.command == "VERSION":
             return results.spoken(asked.version)
         name = asked.container, asked.interface
@@ -166,7 +166,7 @@ class CNIAgent(AgentFeature):
 
     # --- Commands -----------------------------------------------------------------------------
 
-    async def _add(self, asked: Ask) -> Reply:
+    async def _add(self, asked: RuntimeCall) -> Reply:
         until = asyncio.get_running_loop().time() + self._add_s
         pod = self._pod_of(asked)
         inode = _namespace(asked.netns)
@@ -188,7 +188,7 @@ class CNIAgent(AgentFeature):
         self._keep(key, attachment)
         return await self._wait(asked, key, until, new=True)
 
-    def _addresses(self, asked: Ask) -> tuple[IP, ...]:
+    def _addresses(self, asked: RuntimeCall) -> tuple[IP, ...]:
         """Addresses that another CNI has given; none: the interface is ours to make."""
         there = inside.has(asked.netns, asked.interface)
         if self._beside:
@@ -204,14 +204,14 @@ class CNIAgent(AgentFeature):
             raise RefusedError(Code.TAKEN, text)
         return ()
 
-    def _pod_of(self, asked: Ask) -> PodKey:
+    def _pod_of(self, asked: RuntimeCall) -> PodKey:
         for name in ("K8S_POD_NAMESPACE", "K8S_POD_NAME"):
             if not asked.arguments.get(name):
                 raise RefusedError(Code.ENVIRONMENT, f"CNI_ARGS: {name} is required")
         arguments = asked.arguments
         return PodKey(self._cluster, arguments["K8S_POD_NAMESPACE"], arguments["K8S_POD_NAME"])
 
-    async def _object(self, asked: Ask, key: PodKey, until: float) -> Pod:
+    async def _object(self, asked: RuntimeCall, key: PodKey, until: float) -> Pod:
         """The Pod object; one of the same name that went before is another one."""
         uid = asked.arguments.get("K8S_POD_UID", "")
 
@@ -232,7 +232,7 @@ class CNIAgent(AgentFeature):
         except OSError as error:
             raise RefusedError(Code.AGAIN, "attachments cannot be kept", in_words(error)) from error
 
-    async def _wait(self, asked: Ask, key: Sandbox, until: float, *, new: bool) -> Reply:
+    async def _wait(self, asked: RuntimeCall, key: Sandbox, until: float, *, new: bool) -> Reply:
         """The result, once nothing is lacking."""
         lack = ""
 
@@ -266,7 +266,7 @@ class CNIAgent(AgentFeature):
         except OSError as error:
             raise RefusedError(Code.IO, "attachments cannot be kept", in_words(error)) from error
 
-    async def _delete(self, asked: Ask) -> Reply:
+    async def _delete(self, asked: RuntimeCall) -> Reply:
         if known := self._attached.find(asked.container, asked.interface):
             self._forget([known[0]])
             await self._gone(known[0])
@@ -278,7 +278,7 @@ class CNIAgent(AgentFeature):
         until = asyncio.get_running_loop().time() + DEL_S
         await self._bell.until(lambda: not self._connected.stands(key), until)
 
-    async def _check(self, asked: Ask) -> Reply:
+    async def _check(self, asked: RuntimeCall) -> Reply:
         known = self._attached.find(asked.container, asked.interface)
         if known is None:
             text = f"container {asked.container} has no {asked.interface} of this network"
@@ -298,7 +298,7 @@ class CNIAgent(AgentFeature):
             raise RefusedError(Code.CHANGED, text)
         return Reply()
 
-    async def _collect(self, asked: Ask) -> Reply:
+    async def _collect(self, asked: RuntimeCall) -> Reply:
         """A runtime that has no attachment at all leaves the list out: nothing is deleted then."""
         if asked.valid is None:
             return Reply()
@@ -308,7 +308,7 @@ class CNIAgent(AgentFeature):
             await self._gone(key)
         return Reply()
 
-    async def _status(self, _: Ask) -> Reply:
+    async def _status(self, _: RuntimeCall) -> Reply:
         unready = await self._bell.gate.look(lambda: self._connected.unready)
         problems = [one.text for one in self._attached.findings()]
         if why := "; ".join([*problems, unready] if unready else problems):
@@ -331,7 +331,7 @@ def _namespace(path: str) -> int:
     return found
 
 
-def _changed(asked: Ask, connection: Connection) -> list[str]:
+def _changed(asked: RuntimeCall, connection: Connection) -> list[str]:
     """What the pod lacks of what the result of ADD says, and of what its kernel was given."""
     given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
     have = [f"{one}/{one.max_prefixlen}" for one in connection.addresses]

@@ -1,4 +1,4 @@
-"""What a runtime asks for: a frame becomes a ``Ask``, or a refusal with a code. Pure.
+"""What a runtime asks for: a frame becomes a ``RuntimeCall``, or a refusal with a code. Pure.
 
 Source: CNI SPEC.md 1.1.0, sections 2 and 5. Variables of Kubernetes are in ``CNI_ARGS``.
 """
@@ -71,7 +71,7 @@ class _Version(msgspec.Struct, frozen=True, rename="camel"):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RuntimeCall:
     """One command with what it is about; empty texts are absent ones.
 
     ``valid`` are the attachments that GC leaves; None: it was not told, so it leaves all.
@@ -102,20 +102,20 @@ def version_of(frame: Frame) -> str:
     return version or versions.NONE
 
 
-def ask_of(frame: Frame) -> Ask:
+def call_of(frame: Frame) -> RuntimeCall:
     """The call of a frame. Raises RefusedError."""
     command = frame.environment.get("CNI_COMMAND", "")
     if command not in COMMANDS:
         raise RefusedError(Code.ENVIRONMENT, f"CNI_COMMAND: expected a command, got {command!r}")
     if command == "VERSION":
-        return Ask(command, version_of(frame))
+        return RuntimeCall(command, version_of(frame))
     config = _config(frame.stdin)
     version = config.cni_version or versions.NONE
     _check_version(command, version)
     if not config.name:
         raise RefusedError(Code.CONFIG, "name: required")
     valid = config.valid
-    return Ask(
+    return RuntimeCall(
         command,
         version,
         config.name,

@@ -14,7 +14,7 @@ import msgspec
 
 from mesh.cni import versions
 from mesh.cni.frames import Reply
-from mesh.cni.requests import Ask, Code, RefusedError
+from mesh.cni.requests import Code, RefusedError, RuntimeCall
 from mesh.core.model import IP, Connection
 from mesh.kernel import GATEWAY_V4, GATEWAY_V6
 
@@ -22,7 +22,7 @@ _POD_END = 1
 _GATEWAYS = {4: GATEWAY_V4, 6: GATEWAY_V6}
 
 
-def added(asked: Ask, connection: Connection) -> Reply:
+def added(asked: RuntimeCall, connection: Connection) -> Reply:
     """What ADD answers: both ends, the pod's addresses and its default routes."""
     here: dict[str, object] = {"name": connection.device, "mac": connection.host_mac}
     there: dict[str, object] = {"name": asked.interface, "mac": connection.mac}
@@ -86,7 +86,7 @@ def hosts(addresses: Iterable[str]) -> Iterator[IP]:
             raise RefusedError(Code.CONFIG, text) from error
 
 
-def passed_on(asked: Ask) -> Reply:
+def passed_on(asked: RuntimeCall) -> Reply:
     """The result of the plugins before ours, as it was."""
     return printed({**(asked.previous or {}), "cniVersion": asked.version})
 

@@ -100,11 +100,13 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("next hop", ""): "of the wire: NEXT_HOP of a BGP route (RFC 4271)",
     ("gateway", "mesh/kernel.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/cni/results.py"): "of the wire: the next hop in a result of CNI",
+    ("gateway", "mesh/orders.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/netlink.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/pods/links.py"): "of the kernel: RTA_GATEWAY of the pod's default route",
     ("route", "mesh/kernel.py"): "of the kernel: RTM_NEWROUTE",
     ("route", "mesh/netlink.py"): "of the kernel: RTM_NEWROUTE",
     ("peer", "mesh/kernel.py"): "of the kernel: the other end of a veth",
+    ("peer", "mesh/orders.py"): "of the kernel: the other end of a veth",
     ("podCIDRs", "clustermesh/contract.py"): "of the document: what ClusterPeer gives",
     ("podCIDRs", "clustermesh/remote/terms.py"): "of the document: the field that does not give it",
 }

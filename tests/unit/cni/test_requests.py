@@ -9,7 +9,7 @@ import pytest
 
 from mesh.cni import results, versions
 from mesh.cni.frames import Frame
-from mesh.cni.requests import Ask, Code, RefusedError, ask_of, version_of
+from mesh.cni.requests import Code, RefusedError, RuntimeCall, call_of, version_of
 from mesh.core.model import Connection
 from mesh.core.strict import parse_address
 
@@ -24,15 +24,15 @@ def frame(command: str, config: object = None, **variables: str) -> Frame:
 
 def refusal(*arguments: Any, **variables: str) -> tuple[Code, str]:
     with pytest.raises(RefusedError) as caught:
-        ask_of(frame(*arguments, **variables))
+        call_of(frame(*arguments, **variables))
     return caught.value.code, caught.value.message
 
 
 def test_a_call_has_what_the_runtime_says() -> None:
     config = {**CONFIG, "prevResult": {"ips": []}, "capabilities": {"x": True}, "runtimeConfig": {}}
-    got = ask_of(frame("ADD", config, CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAME=web;odd;X=a=b"))
+    got = call_of(frame("ADD", config, CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAME=web;odd;X=a=b"))
     arguments = {"IgnoreUnknown": "1", "K8S_POD_NAME": "web", "X": "a=b"}
-    assert got == Ask(
+    assert got == RuntimeCall(
         "ADD", "1.1.0", "meshgate", "c1", "/run/netns/x", "eth0", arguments, {"ips": []}
     )
 
@@ -40,17 +40,17 @@ def test_a_call_has_what_the_runtime_says() -> None:
 def test_valid_attachments_are_told_from_none() -> None:
     """Cnitool sends no key for an empty set."""
     key = "cni.dev/valid-attachments"
-    assert ask_of(frame("GC")).valid is None
-    assert ask_of(frame("GC", {**CONFIG, key: None})).valid is None
-    assert ask_of(frame("GC", {**CONFIG, key: []})).valid == frozenset()
+    assert call_of(frame("GC")).valid is None
+    assert call_of(frame("GC", {**CONFIG, key: None})).valid is None
+    assert call_of(frame("GC", {**CONFIG, key: []})).valid == frozenset()
     listed = [{"containerID": "c1", "ifname": "eth0", "more": 1}]
-    assert ask_of(frame("GC", {**CONFIG, key: listed})).valid == {("c1", "eth0")}
+    assert call_of(frame("GC", {**CONFIG, key: listed})).valid == {("c1", "eth0")}
 
 
 def test_empty_variables_are_absent_ones() -> None:
     nothing = dict.fromkeys(WHERE, "")
-    assert ask_of(frame("STATUS", **nothing)).container == ""
-    assert ask_of(frame("DEL", CNI_NETNS="")).netns == ""
+    assert call_of(frame("STATUS", **nothing)).container == ""
+    assert call_of(frame("DEL", CNI_NETNS="")).netns == ""
     assert refusal("ADD", CNI_NETNS="")[0] == Code.ENVIRONMENT
 
 
@@ -121,7 +121,7 @@ CONNECTION = Connection(
 
 
 def result(version: str) -> Any:
-    asked = ask_of(frame("ADD", {**CONFIG, "cniVersion": version}))
+    asked = call_of(frame("ADD", {**CONFIG, "cniVersion": version}))
     return json.loads(results.added(asked, CONNECTION).text)
 
 
