@@ -1,4 +1,4 @@
-"""Commands of real Kubernetes for tests, built by the bed's own means (``mesh.lab.kube.builds``)."""
+"""Commands of real Kubernetes for tests, built as the bed builds them (``mesh.lab.kube``)."""
 
 from __future__ import annotations
 
