@@ -128,6 +128,10 @@ def test_a_dead_node_is_dead_as_a_whole_and_its_reboot_makes_its_network_anew(la
     namespace = (NETNS / lab.host(NODE.name).netns).stat().st_ino
     on(lab, "ip", "link", "add", "left", "type", "bridge")
     on(lab, "touch", "/run/left", "/var/lib/cni/kept")
+    trees = cgroups.trees(MOUNTS.read_text())
+    groups = [Path(f"{tree}{cgroups.root(lab, NODE.name)}/kubepods/pod1") for tree in trees]
+    for group in groups:
+        group.mkdir(parents=True)
     os.kill(node.pid(lab, NODE.name), signal.SIGKILL)
     assert processes.wait_until(lambda: node.pid(lab, NODE.name) == 0, 10)
     assert processes.wait_until(lambda: not named(lab, "sleep 2000"), 10)
@@ -140,6 +144,7 @@ def test_a_dead_node_is_dead_as_a_whole_and_its_reboot_makes_its_network_anew(la
     assert on(lab, "ls", "/sys/class/net").split() == ["lo", "uplink"]
     assert "left" not in on(lab, "ls", "/run").split()
     on(lab, "test", "-e", "/var/lib/cni/kept")
+    assert not [group for group in groups if group.parent.exists()]
     on(lab, "ping", "-c", "1", "-W", "2", str(SHAPE.router.addresses[0]))
     assert (lab.host_run(NODE.name) / "once.txt").read_text() == "done\n"
     with pytest.raises(LabError, match="runs already"):

@@ -45,11 +45,24 @@ def make(lab: Lab, node: str) -> None:
             _copy_cpuset(one)
 
 
+def clear(lab: Lab, node: str) -> None:
+    """Remove what a dead node has left, as no group outlives a machine.
+
+    kubelet would ask for the container of each group for three seconds before it starts any pod.
+    """
+    _remove(lab, node)
+    make(lab, node)
+
+
 def remove(lab: Lab) -> None:
     """Remove the lab's groups from all trees; nothing of theirs runs any more."""
+    _remove(lab, "")
+
+
+def _remove(lab: Lab, node: str) -> None:
     for tree in trees(MOUNTS.read_text()):
         end = time.monotonic() + EMPTY_WITHIN_S
-        while not _removed(tree / lab.name) and time.monotonic() < end:
+        while not _removed(tree / lab.name / node) and time.monotonic() < end:
             time.sleep(0.1)
 
 

@@ -80,6 +80,7 @@ def start(lab: Lab, topology: Topology, node: Node) -> None:
             raise LabError(f"node {node.name} runs already (pid {pid(lab, node.name)})")
         processes.wait_until(lambda: not processes.is_alive(before), STARTS_WITHIN_S)
         network.rebuild(lab, topology, node.name)
+        cgroups.clear(lab, node.name)
     cgroups.make(lab, node.name)
     network.add_routes(lab.host(node.name), _routes(lab, topology, node))
     argv = (
