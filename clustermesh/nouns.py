@@ -27,7 +27,7 @@ CLUSTER = noun(
     "cluster id nodes identities addresses services state contract synced seenBy",
     "cluster seenBy",
     shown=Shown(contracts, ("cluster", "seenBy", "contract"), lambda _: None),
-    verbs="clustermesh.verbs mesh.k8s.verbs",
+    verbs="clustermesh.verbs",
 )
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,17 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     forget.add_argument("--config", type=Path, action="append", metavar="FILE", help=text)
     forget.add_argument("--yes", action="store_true", help="do not ask")
     forget.set_defaults(run=_forget)
+
+    accept = verbs.add_parser(
+        "accept-apiserver",
+        help="let an API server that was made anew count in place of the former one (M204)",
+    )
+    text = "UID of its namespace kube-system; without it that of the API server that answers now"
+    accept.add_argument("--uid", metavar="UID", help=text)
+    text = "a controller's configuration; without it the one of the run directory"
+    accept.add_argument("--config", type=Path, action="append", metavar="FILE", help=text)
+    accept.add_argument("--yes", action="store_true", help="do not ask")
+    accept.set_defaults(run=_accept)
 
 
 def _add_process(
@@ -192,6 +204,39 @@ def _forget(parsed: argparse.Namespace) -> int:
         print(f"meshgate: {parsed.cluster} is not forgotten: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _accept(parsed: argparse.Namespace) -> int:
+    from clustermesh import accept, forget
+
+    run = _run()
+    paths = parsed.config or sorted([*run.glob("controller.yaml"), *run.glob("*/controller.yaml")])
+    try:
+        found = {path: section for path in paths if (section := accept.section(path)) is not None}
+        asked = {one.cluster: (path, one) for path in found for one in [forget.read(path)]}
+        if len(asked) != 1:
+            names = ", ".join(asked) or "none"
+            text = f"expected one controller.yaml that names an API server, found {names}"
+            raise FileNotFoundError(f"{text} under {run}; say --config FILE")
+        ((path, one),) = asked.values()
+        # The door to the API server lies above this room, so it is called by its name.
+        uid = parsed.uid or import_module("mesh.k8s.ask").uid_of(found[path])
+        if not parsed.yes and not _agrees(one.cluster, uid):
+            return 1
+        accept.accept(one, uid)
+    except (OSError, ValueError) as error:
+        print(f"meshgate: no API server is accepted: {error}", file=sys.stderr)
+        return 1
+    print(f"{one.cluster}: API server {uid} counts; all processes list its objects anew")
+    return 0
+
+
+def _agrees(cluster: str, uid: str) -> bool:
+    print(f"Objects that API server {uid} does not have go from {cluster}.", file=sys.stderr)
+    try:
+        return input("Accept it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _is_sure(name: str) -> bool:

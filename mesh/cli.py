@@ -114,8 +114,8 @@ def _add_nouns(
             _add_output(showing)
             _add_choice(showing, noun)
             showing.set_defaults(run=_list, noun=noun, whole=True)
-        for module in noun.verbs.split():
-            import_module(module).add(verbs)
+        if noun.verbs:
+            import_module(noun.verbs).add(verbs)
         if name == "host":
             text = "undo what the agent of this configuration has set on this host; stop it first"
             restoring = verbs.add_parser("restore", help=text)

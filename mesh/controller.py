@@ -204,6 +204,7 @@ class Controller:
             ):
                 jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
                     **self.sources.jobs(),
+                    **self.sources.write_back(self._found, lambda: self.leading.leader.leads),
                     "follow the store": self.view.run,
                     "look at counters": self.counters.run,
                     "look at the store": self.health.run,

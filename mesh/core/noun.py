@@ -50,7 +50,7 @@ class Shown:
 class Noun:
     """``key`` are the columns that identify a row.
 
-    ``verbs`` are modules, with spaces in between, whose ``add`` registers verbs beside ``list``.
+    ``verbs`` is a module of the room whose ``add`` registers verbs beside ``list``.
     ``noted`` makes the row that people see in a table, where a cell says more than its value; it is
     given what is known against a node, by name.
     """

@@ -43,6 +43,12 @@ UNREADABLE = Code(
     "they were.",
     "Look at what stands between this process and the API server: a proxy may answer in its place.",
 )
+CANNOT_WRITE = Code(
+    "M209",
+    "The leading controller cannot write a status or an Event to the API server. What it would "
+    "say there stands in meshgate status all the same.",
+    "Grant the verb on the resource that the field names to the controller's user.",
+)
 NOT_KEPT = Code(
     "M207",
     "The state directory cannot keep which API server was read, or the last good version of its "

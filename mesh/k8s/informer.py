@@ -21,7 +21,7 @@ import msgspec
 
 from mesh.k8s.api import Api, ApiError, Away, Garbled, Gone, Refused, status_of
 from mesh.k8s.identity import Identity
-from mesh.k8s.turns import Turn, Turns
+from mesh.k8s.turns import Turns
 from mesh.k8s.watches import Watch
 
 #: Objects of a page.
@@ -108,8 +108,8 @@ class Informer:
         self.problem: ApiError | None = None
         #: The verb that has failed.
         self.verb = "list"
-        #: When the API server last said something, by the monotonic clock.
-        self.heard = time.monotonic()
+        #: Since when it does not follow, by the monotonic clock; None: it does.
+        self.failing_since: float | None = None
         self._api, self._identity, self._turns, self._sink = api, identity, turns, sink
         self._life_s, self._pauses, self._absent_s = life_s, pauses, absent_s
         #: Objects of a list do not say of which kind they are.
@@ -128,8 +128,8 @@ class Informer:
             after_s = await self._attempt()
             if time.monotonic() - began > longest:
                 pause = first
-            wait = max(pause, after_s) * random.uniform(0.5, 1)  # noqa: S311 - spreads requests
-            await asyncio.sleep(wait)
+            wait = pause * random.uniform(0.5, 1)  # noqa: S311 - spreads requests
+            await asyncio.sleep(max(wait, after_s))
             pause = min(2 * pause, longest)
 
     async def _attempt(self) -> float:
@@ -141,7 +141,7 @@ class Informer:
         except Refused as error:
             return self._refused(error)
         except ApiError as error:
-            self.problem = error
+            self._fail(error)
             return error.after_s if isinstance(error, Away) else 0.0
         return 0.0
 
@@ -157,7 +157,7 @@ class Informer:
     def _refused(self, error: Refused) -> float:
         """Seconds until the next attempt."""
         if error.status != 404 or not self.watch.kind.optional:
-            self.problem = error
+            self._fail(error)
             return 0.0
         self._version, now = None, time.monotonic()
         if self._absent_since is None:
@@ -171,8 +171,13 @@ class Informer:
             self._sink.complete(self.watch)
         return self._absent_s
 
+    def _fail(self, error: ApiError) -> None:
+        self.problem = error
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
+
     def _well(self) -> None:
-        self.problem, self.heard = None, time.monotonic()
+        self.problem = self.failing_since = None
 
     # The list
 
@@ -189,16 +194,14 @@ class Informer:
             uid = self._identity.uid
             self._absent_since = None
             self._well()
-            async with self._turns.turn() as turn:
-                await self._take_page(page.items or (), seen, turn)
+            await self._take_page(page.items or (), seen)
             token = page.metadata.continue_
             if not token:
                 break
-        async with self._turns.turn() as turn:
-            for name in [name for name in self._versions if name not in seen]:
-                del self._versions[name]
-                self._sink.gone(self.watch, name)
-                await turn.pause()
+        for name in [name for name in self._versions if name not in seen]:
+            await self._turns.pause()
+            del self._versions[name]
+            self._sink.gone(self.watch, name)
         self._uid = uid
         self._sink.complete(self.watch)
         return page.metadata.resourceVersion
@@ -206,13 +209,13 @@ class Informer:
     def _selector(self) -> dict[str, str]:
         return {"fieldSelector": self.watch.fields} if self.watch.fields else {}
 
-    async def _take_page(self, items: Iterable[msgspec.Raw], seen: set[Name], turn: Turn) -> None:
+    async def _take_page(self, items: Iterable[msgspec.Raw], seen: set[Name]) -> None:
         for raw in items:
+            await self._turns.pause()
             name, version = _head(raw)
             seen.add(name)
             if self._versions.get(name) != version:
                 self._put(name, version, raw)
-            await turn.pause()
 
     # The watch
 
@@ -230,11 +233,9 @@ class Informer:
                 raise Gone("another store than the one that was listed")
             self._well()
             async for part in lines:
-                self.heard = time.monotonic()
-                async with self._turns.turn() as turn:
-                    for line in part:
-                        self._take(line)
-                        await turn.pause()
+                for line in part:
+                    await self._turns.pause()
+                    self._take(line)
 
     def _take(self, line: bytes) -> None:
         try:

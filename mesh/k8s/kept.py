@@ -72,7 +72,13 @@ class Kept:
             self._changed.clear()
             changes, self._changes = self._changes, {}
             if self._journal is not None and changes:
-                await asyncio.to_thread(self._write, self._journal, changes)
+                try:
+                    await asyncio.to_thread(self._journal.append, changes)
+                    self.problem = ""
+                except OSError as error:
+                    self.problem = f"{self._file}: {in_words(error)}"
+                    self._changes = {**changes, **self._changes}
+                    self._changed.set()
             await asyncio.sleep(_PAUSE_S)
 
     def close(self) -> None:
@@ -84,15 +90,6 @@ class Kept:
         if self._journal is not None:
             self._changes[name] = raw
             self._changed.set()
-
-    def _write(self, to: Journal, changes: Mapping[str, bytes | None]) -> None:
-        try:
-            to.append(changes)
-        except OSError as error:
-            self._changes = {**changes, **self._changes}
-            self.problem = f"{self._file}: {in_words(error)}"
-            return
-        self.problem = ""
 
     def _read(self) -> dict[str, bytes]:
         if self._file is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mesh.core.model import Finding
 from mesh.core.strict import Wrong
 from mesh.k8s import findings as codes
 from mesh.k8s.api import Api, ApiError, Away, Garbled, NoAccess, Refused
+from mesh.k8s.conditions import Owned, owned
 from mesh.k8s.identity import FILE as IDENTITY_FILE
 from mesh.k8s.identity import Another, Identity
 from mesh.k8s.informer import LIFE_S, Informer, Name
@@ -30,6 +31,7 @@ from mesh.k8s.kept import FILE as KEPT_FILE
 from mesh.k8s.kept import Kept
 from mesh.k8s.turns import Turns
 from mesh.k8s.watches import Watch
+from mesh.k8s.write_back import WriteBack
 from mesh.objects.findings import REFUSED
 from mesh.objects.precedence import Difference, Precedence, Shown
 from mesh.objects.schema import Kinds, ObjectKey, Parsed, Place, head
@@ -87,6 +89,8 @@ class ApiServer:
         self._pending: dict[str, Shown | None] = {}
         self._wake = asyncio.Event()
         self._listed: set[Watch] = set()
+        self._owned: dict[str, Owned] = {}  # objects of kinds of ours, by their name in findings
+        self._writing: WriteBack | None = None
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -104,12 +108,22 @@ class ApiServer:
         """The object that gives a row, as findings name it."""
         return self._precedence.place(noun, key)
 
+    def write_back(
+        self, findings: Callable[[], Iterable[Finding]], leads: Callable[[], bool]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        """What writes conditions and Events about ``findings`` while this process ``leads``."""
+        self._writing = WriteBack(self.api, self._owned, findings, leads)
+        return self._writing.run
+
     # What the informers tell
 
     def put(self, watch: Watch, name: Name, document: dict[str, Any]) -> None:
         """An object is new or has changed."""
         key = ObjectKey(watch.kind.kind, *name)
         text = str(key)
+        if watch.kind.definition:
+            version, kind = watch.kind.api_version, watch.kind.kind
+            self._owned[text] = owned(version, kind, *name, watch.path_of(name), document)
         old = self._shown.get(text)
         shown = self._read(watch, key, document, old.held.get(key) if old else None)
         if shown != old:
@@ -120,6 +134,7 @@ class ApiServer:
         """An object is no more."""
         text = str(ObjectKey(watch.kind.kind, *name))
         self._kept.drop(text)
+        self._owned.pop(text, None)
         if self._shown.pop(text, None) is not None:
             self._pending[text] = None
             self._wake.set()
@@ -161,12 +176,11 @@ class ApiServer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            async with self._turns.turn() as turn:
-                while self._pending:
-                    part = list(islice(self._pending, _PART))
-                    files = {name: self._pending.pop(name) for name in part}
-                    self._take(self._precedence.update(files, frozenset()))
-                    await turn.pause()
+            while self._pending:
+                await self._turns.pause()
+                part = list(islice(self._pending, _PART))
+                files = {name: self._pending.pop(name) for name in part}
+                self._take(self._precedence.update(files, frozenset()))
             self._mark_synced()
 
     def _take(self, difference: Difference) -> None:
@@ -198,6 +212,8 @@ class ApiServer:
             if finding.field or finding.code not in told:
                 told.add(finding.code)
                 yield finding
+        if self._writing:
+            yield from self._writing.findings(name)
         for problem in filter(None, (self.identity.problem, self._kept.problem)):
             file, _, text = problem.partition(": ")
             yield Finding(codes.NOT_KEPT, file, "", text)
@@ -205,7 +221,8 @@ class ApiServer:
 
 def _of(name: str, informer: Informer, now: float) -> Iterable[Finding]:
     """What is wrong with one kind; without a field: with all of them."""
-    problem, silent_s = informer.problem, now - informer.heard
+    problem, since = informer.problem, informer.failing_since
+    silent_s = now - (now if since is None else since)
     if problem is None or (isinstance(problem, Away) and silent_s < AWAY_S):
         return ()
     code = _code(problem)

@@ -28,6 +28,13 @@ class Watch:
         version = self.kind.api_version
         return f"/{'apis' if '/' in version else 'api'}/{version}/{plural(self.kind)}"
 
+    def path_of(self, name: tuple[str, str]) -> str:
+        """Path of one object, by namespace and name."""
+        if not name[0]:
+            return f"{self.path}/{name[1]}"
+        head, _, resource = self.path.rpartition("/")
+        return f"{head}/namespaces/{name[0]}/{resource}/{name[1]}"
+
     @property
     def resource(self) -> str:
         """The resource as RBAC names it: ``pods``, ``egresspolicies.meshgate.io``."""

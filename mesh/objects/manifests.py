@@ -140,6 +140,9 @@ class Manifests:
         """What is wrong with the folder stands among the findings about its objects."""
         return ()
 
+    def write_back(self, _: object, __: object) -> None:
+        """Nobody writes into a folder but its owner."""
+
     # In a thread: from files to what changes
 
     def _look(self, *, whole: bool) -> _Seen:

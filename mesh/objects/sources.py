@@ -22,6 +22,11 @@ from mesh.objects.tables import Objects
 _SLICE = 500
 
 
+Job = Callable[[], Coroutine[Any, Any, None]]
+#: Everything that is wrong now.
+Found = Callable[[], Iterable[Finding]]
+
+
 class Source(Protocol):
     """Something that fills ``objects``."""
 
@@ -36,6 +41,9 @@ class Source(Protocol):
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the source itself."""
 
+    def write_back(self, findings: Found, leads: Callable[[], bool]) -> Job | None:
+        """What tells the source about its objects while this process leads, if it can be told."""
+
 
 class Sources:
     """``objects`` of all ``sources``, which are named; the first one that has an object counts.
@@ -48,10 +56,18 @@ class Sources:
         self._merged = _Merged(sources, kinds, in_both) if len(sources) > 1 else None
         self.objects = self._merged.objects if self._merged else _only(sources).objects
 
-    def jobs(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+    def jobs(self) -> dict[str, Job]:
         """What runs as long as the process, by name."""
         merging = {"sources of objects": self._merged.run} if self._merged else {}
         return {name: source.run for name, source in self._sources.items()} | merging
+
+    def write_back(self, findings: Found, leads: Callable[[], bool]) -> dict[str, Job]:
+        """What tells the sources what is wrong with their objects while this process leads."""
+        jobs = {
+            f"write back to {name}": source.write_back(findings, leads)
+            for name, source in self._sources.items()
+        }
+        return {name: job for name, job in jobs.items() if job is not None}
 
     def findings(self) -> Iterator[Finding]:
         """What is wrong with the objects, and with their sources."""

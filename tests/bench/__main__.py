@@ -38,6 +38,7 @@ def main() -> int:
             in_process = control.measure(lab.bpffs("control"))
             grown = scale.measure()
             on_lab, problem = _on_lab(lab)
+            read = objects.measure()
             in_use = use.measure(lab, objects)
             say(f"datapath on CPU {pin_thread()}")
             sizes = programs.measure(lab, objects)
@@ -47,7 +48,7 @@ def main() -> int:
         return 1
     finally:
         os.sched_setaffinity(0, cpus)
-    results = Results(figures, in_process, on_lab, problem, sizes, grown, in_use)
+    results = Results(figures, in_process, on_lab, problem, sizes, grown, in_use, read)
     report = text(results, seconds(), (load, os.getloadavg()[0]))
     TARGET.write_text(report)
     sys.stdout.write(f"\n{report}\n{TARGET.name} is written\n")

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from bpf.chain import FRAMES, STACK
+from tests.bench import objects
 from tests.bench import scale as scales
 from tests.bench.control import ADDRESSES, CHANGES, Control, Spread
+from tests.bench.objects import Objects
 from tests.bench.paths import NEW, NEW_SOURCE_PORTS, PACKETS, PAIRS, RUNS, Figure
 from tests.bench.programs import Programs
 from tests.bench.running import IDLE_S, PUBLISHED, STARTS, Running
@@ -52,6 +54,11 @@ usual size. A query without an answer holds its port for 10 s, so 1,024 ports se
 with 102 queries a second, and one pod of several with three quarters of that (D41)."""
 
 
+_OBJECTS = """\
+One reader with its informers, and the API server's fake in another process; no features. A pod has
+2 KB. A step is CPU time between two returns to the event loop."""
+
+
 _LARGE = """\
 Rows of 150,000 pods are taken by `make bench-large` only: they take some minutes of CPU more."""
 
@@ -67,6 +74,7 @@ class Results:
     programs: Programs
     scale: Scale
     use: Sequence[Use]
+    objects: Objects
 
 
 def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
@@ -84,6 +92,9 @@ def text(results: Results, seconds: float, load: tuple[float, float]) -> str:
         "## Control plane",
         _table(("what", "figure"), _control(results.control, running)),
         *_scale(results.scale),
+        "## Objects from an API server",
+        _OBJECTS,
+        _table(("what", "figure"), objects.rows(results.objects)),
         "## Processes",
         _PROCESSES,
         *(_processes(running) if running else [f"No figures: {results.problem}"]),

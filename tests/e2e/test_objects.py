@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from bgp.peer import PEERS
 from gateway.policy import POLICIES
 from mesh import sources
 from mesh.config import load_agent, load_controller, load_speaker
 from mesh.controller import Controller
-from mesh.k8s import watches
+from mesh.core.findings import Code
+from mesh.core.model import Finding
+from mesh.k8s import watches, write_back
 from mesh.k8s.access import Access
 from mesh.k8s.api import Api
 from mesh.k8s.settings import Kubernetes
@@ -193,18 +196,48 @@ class Server(api_server.ApiServer):
         self.ask("POST", f"{RBAC}/clusterroles", role)
         self.bind()
 
-    def bind(self, subject: Document | None = None) -> None:
+    def bind(self, subject: Document | None = None, role: str = USER) -> None:
         binding = {
-            "metadata": {"name": USER},
+            "metadata": {"name": role},
             "roleRef": {
                 "apiGroup": "rbac.authorization.k8s.io",
                 "kind": "ClusterRole",
-                "name": USER,
+                "name": role,
             },
             "subjects": [subject or {"kind": "User", "name": USER}],
         }
         status, answer = self.ask("POST", f"{RBAC}/clusterrolebindings", binding)
         assert status == 201, answer["message"]
+
+    def grant_nodes(self) -> None:
+        """Let the user read nodes, and which API server it is: what a speaker needs at least."""
+        rules = [
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+            {
+                "apiGroups": [""],
+                "resources": ["namespaces"],
+                "resourceNames": ["kube-system"],
+                "verbs": ["list"],
+            },
+        ]
+        role = {"metadata": {"name": f"{USER}-nodes"}, "rules": rules}
+        self.ask("POST", f"{RBAC}/clusterroles", role)
+        self.bind(role=f"{USER}-nodes")
+
+    def grant_writes(self) -> None:
+        """Let the user write what a leader writes."""
+        plurals = [one["spec"]["names"]["plural"] for one in crds.definitions()]
+        rules = [
+            {
+                "apiGroups": ["meshgate.io"],
+                "resources": [f"{plural}/status" for plural in plurals],
+                "verbs": ["patch"],
+            },
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+        ]
+        role = {"metadata": {"name": f"{USER}-writes"}, "rules": rules}
+        self.ask("POST", f"{RBAC}/clusterroles", role)
+        self.bind(role=f"{USER}-writes")
 
     def unbind(self) -> None:
         self.ask("DELETE", f"{RBAC}/clusterrolebindings/{USER}")
@@ -247,10 +280,12 @@ async def running(one: ApiServer | sources.Sources) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not holds():
-            await asyncio.sleep(0.02)
+async def until(holds: Callable[[], object], shown: Callable[[], object] = str) -> None:
+    """``shown`` is what a failure shows."""
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end, f"waited for {WAIT_S} s: {shown()}"
+        await asyncio.sleep(0.02)
 
 
 def codes(one: ApiServer) -> list[tuple[str, str]]:
@@ -343,8 +378,8 @@ def test_rows_are_those_of_a_folder_with_the_same_documents(server: Server, tmp_
         pods = {key: row for key, row in expected[PODS.name].items() if row.node == "east-1"}
         assert of_agent == expected | {PODS.name: pods}
         read = {noun for noun, rows in plain(speaker.objects).items() if rows}
-        assert read == {"node", "peer", "egress policy"} & read
-        assert plain(speaker.objects)["node"] == expected["node"]
+        assert read == {NODES.name, PEERS.name, POLICIES.name}
+        assert plain(speaker.objects)[NODES.name] == expected[NODES.name]
 
     asyncio.run(run())
 
@@ -419,7 +454,7 @@ def test_a_killed_api_server_changes_nothing_and_what_it_lost_is_found(server: S
         await asyncio.to_thread(server.start)
         async with running(one):
             await until(lambda: plain(one.objects) == before)
-            assert not codes(one)
+            await until(lambda: not codes(one))
 
     asyncio.run(run())
 
@@ -479,6 +514,7 @@ def test_an_expired_token_is_read_again_from_its_file(server: Server, tmp_path: 
 def test_an_exec_plugin_gives_a_token_and_runs_again_when_it_ends(
     server: Server, tmp_path: Path
 ) -> None:
+    """With the least rights that a speaker needs."""
     runs, script = tmp_path / "runs", tmp_path / "plugin"
     status = {"token": server.tokens[USER], "expirationTimestamp": "2020-01-01T00:00:00Z"}
     version = "client.authentication.k8s.io/v1"
@@ -487,7 +523,7 @@ def test_an_exec_plugin_gives_a_token_and_runs_again_when_it_ends(
     script.chmod(0o755)
     plugin = {"apiVersion": version, "command": str(script), "interactiveMode": "Never"}
     kubeconfig = server.kubeconfig_of("plugin", {"exec": plugin})
-    server.grant()
+    server.grant_nodes()
 
     async def run() -> None:
         one = source(kubeconfig, watches.of_nouns(KINDS, [NODES]))
@@ -495,11 +531,59 @@ def test_an_exec_plugin_gives_a_token_and_runs_again_when_it_ends(
             await until(lambda: one.objects.findings.synced)
             assert len(one.objects[NODES].rows) == 2
 
+    asyncio.run(run())
+    assert len(runs.read_text().splitlines()) > 1
+
+
+def test_conditions_and_events_say_what_is_wrong_and_nothing_is_written_twice(
+    server: Server,
+) -> None:
+    """By a role of the least rights: status of the own kinds, and Events."""
+    code = Code("E399", "Something is wrong.", "Mend it.")
+    found: list[Finding] = []
+    path = f"{path_of(document('EgressPolicy', {}))}/one"
+    server.grant()
+    server.grant_writes()
+
+    def read() -> tuple[dict[str, tuple[str, str]], str]:
+        _, one = server.ask("GET", path)
+        held = one.get("status", {}).get("conditions", ())
+        says = {each["type"]: (each["status"], each["reason"]) for each in held}
+        return says, one["metadata"]["resourceVersion"]
+
+    def events() -> list[Document]:
+        _, answer = server.ask("GET", "/api/v1/namespaces/default/events")
+        return [one for one in answer["items"] if one["involvedObject"]["name"] == "one"]
+
+    async def run() -> None:
+        one = source(server.kubeconfig(USER))
+        writing = one.write_back(lambda: found, lambda: True)
+        task = asyncio.create_task(writing())
+        async with running(one):
+            well = {"Accepted": ("True", "Used"), "Healthy": ("True", "NoFinding")}
+            await until(lambda: read()[0] == well)
+            found.append(Finding(code, "EgressPolicy/one", "spec.addresses", "is wrong"))
+            await until(lambda: read()[0] == well | {"Healthy": ("False", "E399")})
+            await until(events)
+            version = read()[1]
+            await asyncio.sleep(3 * write_back.LOOK_S)
+            assert read()[1] == version, "nothing has changed"
+            (event,) = events()
+            assert (event["reason"], event["message"]) == ("E399", "spec.addresses: is wrong")
+            status, _ = await asyncio.to_thread(
+                server.ask, "PATCH", f"{path}/status", {"status": {"conditions": []}}
+            )
+            assert status == 200
+            await until(lambda: read()[0].get("Healthy") == ("False", "E399"))
+            found.clear()
+            await until(lambda: read()[0] == well)
+            assert not codes(one)
+        task.cancel()
+
     try:
         asyncio.run(run())
     finally:
         server.unbind()
-    assert len(runs.read_text().splitlines()) > 1
 
 
 def test_another_empty_api_server_changes_nothing_until_it_is_accepted(
@@ -516,7 +600,7 @@ def test_another_empty_api_server_changes_nothing_until_it_is_accepted(
             await asyncio.to_thread(server.wipe)
             for definition in crds.definitions():
                 await asyncio.to_thread(server.define, definition)
-            await until(lambda: codes(one) == [("M204", "")])
+            await until(lambda: codes(one) == [("M204", "")], lambda: list(one.findings()))
             await asyncio.to_thread(server.make, node("west-1", "10.99.0.21"))
             (found,) = one.findings()
             assert one.identity.uid in found.text

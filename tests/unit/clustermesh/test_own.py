@@ -64,9 +64,18 @@ def test_a_node_follows_what_its_features_have_asked_for() -> None:
     own.claims_of("identity", pool="labels")
     east = "meshgate/v1/east/"
     assert own.needed == [
-        f"{east}config", f"{east}synced", f"{east}forgotten/", f"{east}pod/",
-        f"{east}confirmed/", f"{east}block/", f"{east}identity/labels/number/",
+        f"{east}config", f"{east}synced", f"{east}forgotten/", f"{east}apiserver/",
+        f"{east}pod/", f"{east}confirmed/", f"{east}block/", f"{east}identity/labels/number/",
     ]  # fmt: skip
+
+
+def test_api_servers_that_an_operator_has_accepted_are_known() -> None:
+    own = Own("east")
+    key = "meshgate/v1/east/apiserver/uid-2"
+    own.take(Batch(5, [Entry(key, b"{}", 5, 5, 0)]))
+    assert (set(own.api_servers.rows), own.findings) == ({"uid-2"}, {})
+    own.take(Batch(6, (), [key]))
+    assert not own.api_servers.rows
 
 
 def test_forgotten_clusters_and_requests_are_kept_apart() -> None:

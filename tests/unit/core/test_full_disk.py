@@ -130,7 +130,7 @@ def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(tmp_path: Pat
     async def run() -> None:
         it = Agent(load_agent(path), cast("Kernel", None))
         facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
-        it.features = Features(it.config, facts, it.manifests.objects, it.kernel)
+        it.features = Features(it.config, facts, it.objects, it.kernel)
         namespaces = it.features.pods.namespaces
         watching = asyncio.create_task(it.namespaces.run(namespaces, 0))
         await soon(lambda: namespaces.synced)

@@ -77,6 +77,19 @@ class FakeApiServer:
         self._cut += 1
         self._wake()
 
+    def replace(self, uid: str) -> None:
+        """Be another, empty API server."""
+        self.uid, self.revision = uid, 5
+        self.objects = {path: {} for path in self.objects}
+        self._events.clear()
+        self.cut()
+
+    def set_back(self, revision: int) -> None:
+        """Be restored from a backup of that revision."""
+        self.revision = revision
+        self._events.clear()
+        self.cut()
+
     def forget(self) -> None:
         """Lose the history of events, as after a compaction, and end all watches."""
         self.revision += 1

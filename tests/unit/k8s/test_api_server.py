@@ -345,8 +345,7 @@ def test_another_api_server_changes_nothing_until_it_is_accepted(tmp_path: Path)
         server.put(PODS, pod("p1"))
         async with running(source(server, folder, state=state, accepted=accepted)) as one:
             await until(lambda: one.objects[POD].synced)
-        server.uid, server.revision = "uid-2", 5
-        server.objects[PODS] = {}
+        server.replace("uid-2")
         async with running(source(server, folder, state=state, accepted=accepted)) as one:
             await until(lambda: codes(one))
             assert codes(one) == [("M204", "")]
@@ -365,8 +364,7 @@ def test_an_api_server_that_is_replaced_while_it_is_watched_deletes_nothing(tmp_
         server.put(PODS, pod("p1"))
         async with running(source(server, folder, accepted=accepted)) as one:
             await until(lambda: f"watch {PODS}" in server.asked and one.objects[POD].synced)
-            server.uid, server.revision, server.objects[PODS] = "uid-2", 5, {}
-            server.cut()
+            server.replace("uid-2")
             await until(lambda: codes(one) == [("M204", "")])
             server.put(PODS, pod("of another cluster"))
             asked = len(server.asked)
@@ -387,9 +385,8 @@ def test_a_store_that_was_set_back_is_listed_again(tmp_path: Path) -> None:
         async with running(source(server, folder)) as one:
             await until(lambda: f"watch {PODS}" in server.asked)
             await until(lambda: len(pods(one)) == 2)
-            server.revision = 50  # restored from a backup, in which p2 was not there yet
-            del server.objects[PODS]["shop/p2"]
-            server.cut()
+            del server.objects[PODS]["shop/p2"]  # it was not there yet
+            server.set_back(50)
             await until(lambda: pods(one) == ["shop/p1"])
 
     run(test, tmp_path)
