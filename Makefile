@@ -70,7 +70,7 @@ upgrade: build
 cilium: install
 	@$(PYTHON) -m tests.tools.cilium.run
 
-e2e: install
+e2e: build
 	@$(PYTHON) tests/run.py tests/e2e
 
 kvstoremesh: install
