@@ -215,9 +215,14 @@ def test_an_agent_takes_a_taint_from_its_own_node_alone(server: ApiServer, admin
         agent, "n2", {"spec": {"taints": None}}
     )
     assert "nothing else" in _refusal(agent, "n1", {"metadata": {"labels": {"role": "gateway"}}})
-    agent.merge("/api/v1/nodes/n1", {"spec": {"taints": None}})
-    assert "taints" not in admin.get("/api/v1/nodes/n1")["spec"]
-    assert admin.get("/api/v1/nodes/n2")["spec"]["taints"]
+    other = {"key": "other", "effect": "NoSchedule"}
+    admin.merge("/api/v1/nodes/n1", {"spec": {"taints": [*taint, other]}})
+    assert pod_of.take_taint(agent, "n1")
+    assert admin.get("/api/v1/nodes/n1")["spec"]["taints"] == [other]
+    assert not pod_of.take_taint(agent, "n1")
+    with pytest.raises(ApiError):
+        pod_of.take_taint(agent, "n2")
+    assert admin.get("/api/v1/nodes/n2")["spec"]["taints"] == taint
 
 
 def _denied(api: Api, node: str, change: Any) -> bool:
