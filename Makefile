@@ -72,7 +72,7 @@ upgrade: build
 cilium: install
 	@$(PYTHON) -m tests.tools.cilium.run
 
-e2e:
+e2e: build
 	@VENV=$(VENV) deploy/install.sh kube
 	@$(PYTHON) -m tests.e2e.run $(SUITE)
 

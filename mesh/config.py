@@ -63,7 +63,9 @@ class Cluster(Section, frozen=True):
 class Etcd(Section, frozen=True):
     """The shared etcd."""
 
-    endpoints: tuple[str, ...] = msgspec.field(default_factory=_endpoints)
+    endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=_endpoints
+    )
     """``https://host:port`` (or ``http://`` without certificates), tried in turn. Absent:
     ``MESHGATE_ETCD`` of the environment, with a comma between them."""
     ca: Path | None = None

@@ -52,7 +52,7 @@ from mesh.observe.tables import Server
 from srv6.speaker import LocatorsSpeaker
 
 #: What a speaker reads of an API server.
-_READS = (NODES, PEERS, POLICIES)
+READS = (NODES, PEERS, POLICIES)
 #: Pause after End-of-RIB could not be said.
 RETRY_S = 1.0
 
@@ -85,7 +85,7 @@ class Speaker:
         self.api_servers: Table[str, None] = Table("accepted API server")
         self.sources = sources.of(
             config, config.cluster.name, config.run_dir,
-            partial(watches.of_nouns, nouns=_READS),
+            partial(watches.of_nouns, nouns=READS),
             kinds=KINDS, accepted=lambda: self.api_servers.rows,
         )  # fmt: skip
         self.objects = self.sources.objects

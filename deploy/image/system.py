@@ -28,6 +28,8 @@ PLACE = "usr/lib/meshgate"
 LOCK = "root/requirements.lock"
 #: As in docs/security.md: who needs no root has a user of its own; the chart knows the numbers.
 USERS = {"meshgate-controller": 65532, "meshgate-bgp": 65533}
+#: Packages with libraries in C; one that Debian's packages lack shows here, and not on a node.
+_IMPORTED = ("grpc", "numpy", "cryptography.x509", "msgspec", "yaml", "zstandard", "ssl")
 #: Debian's own layout: these are links into /usr, and packages unpack through them.
 _LINKS = ("bin", "lib", "lib64", "sbin")
 #: What nobody reads in a container, and what the build has brought.
@@ -94,6 +96,7 @@ def _system(place: Path, packages: Sequence[str]) -> Iterator[tuple[Path, str]]:
         shutil.rmtree(folder, ignore_errors=True)
     (root / "usr/lib/python3/dist-packages").mkdir(parents=True, exist_ok=True)
     (root / "usr/lib/python3/dist-packages/meshgate.pth").write_text(f"/{PLACE}\n")
+    _inside(root, "/usr/bin/python3", "-I", "-c", f"import {', '.join(_IMPORTED)}")
     yield from tree(root, "")
 
 

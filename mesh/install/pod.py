@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,13 +45,18 @@ log = logging.getLogger(__name__)
 CERTIFICATES, TOKEN = Path("/run/certificates"), Path("/run/issuer/token")
 CA = Path("/etc/meshgate/etcd/ca.crt")
 ISSUERS = "meshgate-controller"
+#: Set by whoever makes nodes, so that no pod starts before the agent serves.
+TAINT = "meshgate.io/agent-not-ready"
 _AGAIN_S, _LOOK_S = 2.0, 60.0
 #: How long pods may take to go from a node after the request; then the report says which stay.
 _EMPTY_S = 600.0
 
 
-def main(role: str, config: Path, api: Api) -> int:
-    """Be the pod's first process; the status of the process. Raises ApiError."""
+def main(role: str, config: Path, api: Api, *, untaint: bool = False) -> int:
+    """Be the pod's first process; the status of the process. Raises ApiError.
+
+    ``untaint``: an agent's node may have the taint ``TAINT``, which goes once the agent serves.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     namespace = (ACCOUNT / "namespace").read_text().strip()
     certificate = Certificate(api, namespace)
@@ -60,6 +66,8 @@ def main(role: str, config: Path, api: Api) -> int:
     if role != "agent":
         return run.to_its_end()
     node, places = os.environ["MESHGATE_NODE"], Places.of(yaml.safe_load(config.read_text()))
+    if untaint:
+        threading.Thread(target=keep_untainted, args=(api, node, places), daemon=True).start()
     undo = [sys.executable, "-m", "mesh.cli", "leave", "--config", str(config)]
     return Leaver(api, namespace, node, places, run, lambda: lines_of(undo)).live()
 
@@ -70,6 +78,47 @@ def lines_of(words: list[str]) -> list[str]:
     if done.returncode:
         raise OSError((done.stderr.strip().splitlines() or ["no reason was given"])[-1])
     return done.stdout.splitlines()
+
+
+def keep_untainted(api: Api, node: str, places: Places) -> None:
+    """Take the taint off the node as soon as pods may start there; for ever, by a look a minute.
+
+    A Node object that is made anew has the taint again.
+    """
+    while True:
+        pause = _LOOK_S
+        try:
+            if not serves(places):
+                pause = _AGAIN_S
+            elif take_taint(api, node):
+                log.info("event=untainted node=%s", node)
+        except ApiError as error:
+            log.warning("event=tainted node=%s error=%s", node, error)
+            pause = _AGAIN_S
+        time.sleep(pause)
+
+
+def serves(places: Places) -> bool:
+    """Whether the runtime finds our list, which the agent writes when it can first serve ADD."""
+    return any((places.conf / name).exists() for name in leaving.LISTS)
+
+
+def take_taint(api: Api, node: str) -> bool:
+    """Whether the node had the taint, which is gone now. Raises ApiError.
+
+    The patch names the version that was read: a taint that somebody else adds meanwhile stays, and
+    the next look tries again.
+    """
+    listed = api.get("/api/v1/nodes", fieldSelector=f"metadata.name={node}")["items"]
+    for found in listed:
+        taints = found["spec"].get("taints") or []
+        kept = [one for one in taints if one["key"] != TAINT]
+        if kept != taints:
+            seen = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            document = {"metadata": seen, "spec": {"taints": kept or None}}
+            api.merge(f"/api/v1/nodes/{node}", document)
+            return True
+    return False
 
 
 class Certificate:
@@ -152,7 +201,9 @@ class Process:
     def stop(self) -> None:
         """Ask the child to end."""
         if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(signal.SIGTERM)
+            # Not by send_signal: it would wait for the child, and ``to_its_end`` does that.
+            with suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGTERM)
 
     def to_its_end(self) -> int:
         """Start it, and wait; orphans that have become children of the first process go, too."""

@@ -125,6 +125,8 @@ def _add_pod(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     pod.add_argument("role", choices=("agent", "speaker"))
     pod.add_argument("--config", type=Path, required=True, metavar="FILE")
     pod.add_argument("--kubernetes-host", metavar="URL")
+    text = "take the taint meshgate.io/agent-not-ready off the node once its agent serves"
+    pod.add_argument("--untaint", action="store_true", help=text)
     pod.set_defaults(run=_pod)
     leave = commands.add_parser("leave", help="undo everything that an agent has set on its host")
     which = leave.add_mutually_exclusive_group(required=True)
@@ -332,7 +334,8 @@ def _pod(parsed: argparse.Namespace) -> int:
     from mesh.install.api import ApiError, of_pod
 
     try:
-        return pod.main(parsed.role, parsed.config, of_pod(parsed.kubernetes_host))
+        api = of_pod(parsed.kubernetes_host)
+        return pod.main(parsed.role, parsed.config, api, untaint=parsed.untaint)
     except (ApiError, OSError) as error:
         print(f"meshgate: {error}", file=sys.stderr)
         return 1

@@ -5,14 +5,18 @@ Each service account may do what its process does, and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
+import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,18 @@ import yaml
 
 from clustermesh import founding
 from clustermesh.asking import RefusedError
-from clustermesh.issuer import AUDIENCE, Caller
+from clustermesh.etcd.client import Client, Denied, EtcdAddress
+from clustermesh.issued import write_pki
+from clustermesh.issuer import AUDIENCE, Caller, Issuer
 from mesh.install import chart, etcd, installing, leaving, rights, uninstalling
+from mesh.install import pod as pod_of
 from mesh.install.api import Api, ApiError, of_kubeconfig, path_of
 from mesh.install.chart import FOLDER, NAMESPACE, Rendered
 from mesh.install.installing import InstallError
 from mesh.install.leaving import LEAVE, LEFT, REFUSED, WIPE, WIPED, Report
 from mesh.install.pod import issuers
 from tests.e2e.api_server import ApiServer
+from tests.interop.etcd_server import Etcd, free_port
 from tests.tools.helm import build
 
 FILES = sorted(path.name for path in FOLDER.glob("values-*.yaml"))
@@ -207,9 +215,14 @@ def test_an_agent_takes_a_taint_from_its_own_node_alone(server: ApiServer, admin
         agent, "n2", {"spec": {"taints": None}}
     )
     assert "nothing else" in _refusal(agent, "n1", {"metadata": {"labels": {"role": "gateway"}}})
-    agent.merge("/api/v1/nodes/n1", {"spec": {"taints": None}})
-    assert "taints" not in admin.get("/api/v1/nodes/n1")["spec"]
-    assert admin.get("/api/v1/nodes/n2")["spec"]["taints"]
+    other = {"key": "other", "effect": "NoSchedule"}
+    admin.merge("/api/v1/nodes/n1", {"spec": {"taints": [*taint, other]}})
+    assert pod_of.take_taint(agent, "n1")
+    assert admin.get("/api/v1/nodes/n1")["spec"]["taints"] == [other]
+    assert not pod_of.take_taint(agent, "n1")
+    with pytest.raises(ApiError):
+        pod_of.take_taint(agent, "n2")
+    assert admin.get("/api/v1/nodes/n2")["spec"]["taints"] == taint
 
 
 def _denied(api: Api, node: str, change: Any) -> bool:
@@ -236,7 +249,7 @@ def _await(true: Any, within_s: float = 30.0) -> None:
 def test_the_controller_writes_conditions_and_events_only(server: ApiServer, admin: Api) -> None:
     api = as_account(server, admin, "meshgate-controller")
     assert may(api, "patch", "egresspolicies/status", group="meshgate.io")
-    assert may(api, "create", "events", group="events.k8s.io")
+    assert may(api, "create", "events")
     assert may(api, "create", "tokenreviews", group="authentication.k8s.io")
     assert not may(api, "patch", "egresspolicies", group="meshgate.io")
     assert not may(api, "patch", "nodes")
@@ -376,6 +389,64 @@ def test_an_agent_leaves_its_node_when_it_is_asked(
     admin.delete(request)
     _await(lambda: len((tmp_path / "started").read_text().splitlines()) == starts + 1)
     assert leaver.poll() is None
+
+
+def own_address() -> str:
+    """An address of this machine that is none of loopback: slices may not name those."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def test_a_pod_gets_the_certificate_of_its_node(
+    server: ApiServer, admin: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the slices of the API server to a key of etcd that only this node may write."""
+    pki = write_pki(tmp_path / "pki", ["root"], ["127.0.0.1"])
+    store = Etcd(tmp_path / "etcd", pki)
+    store.start()
+    port = free_port()
+    url = f"https://{store.address}"
+    issuer = Issuer("east", tmp_path / "pki", [url], timedelta(hours=24))
+    issuer.found_users()
+    controller = as_account(server, admin, "meshgate-controller")
+    serving = issuer.server(f"[::]:{port}", partial(etcd.reviewed, controller, NAMESPACE))
+    serving.start()
+    slices = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+    of_service = {"kubernetes.io/service-name": "meshgate-controller"}
+    made = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "real", "labels": of_service},
+        "addressType": "IPv4",
+        "ports": [{"name": "issuer", "port": port}],
+        "endpoints": [{"addresses": [own_address()]}],
+    }
+    admin.post(slices, made)
+    (tmp_path / "token").write_text(token(admin, "meshgate-agent", "n2", AUDIENCE))
+    monkeypatch.setattr(pod_of, "TOKEN", tmp_path / "token")
+    monkeypatch.setattr(pod_of, "CERTIFICATES", tmp_path)
+    monkeypatch.setattr(pod_of, "CA", pki.ca)
+    try:
+        pod_of.Certificate(as_account(server, admin, "meshgate-agent", "n2"), NAMESPACE).renew()
+        place = EtcdAddress([url], pki.ca, tmp_path / "tls.crt", tmp_path / "tls.key")
+        assert asyncio.run(_written(place, "meshgate/v1/east/pod/n2/shop/web"))
+        assert not asyncio.run(_written(place, "meshgate/v1/east/pod/n1/shop/web"))
+    finally:
+        admin.delete(f"{slices}/real")
+        serving.stop(None)
+        store.stop()
+
+
+async def _written(place: EtcdAddress, key: str) -> bool:
+    client = Client(place)
+    try:
+        await client.put(key, b"x")
+    except Denied:
+        return False
+    finally:
+        await client.aclose()
+    return True
 
 
 class Answering:

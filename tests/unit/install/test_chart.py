@@ -14,16 +14,30 @@ import yaml
 
 from bpf.privileges import User
 from deploy.image.system import USERS
-from mesh.config import AgentConfig, ControllerConfig, load_agent, load_controller, load_speaker
+from mesh.config import (
+    AgentConfig,
+    ControllerConfig,
+    SpeakerConfig,
+    load_agent,
+    load_controller,
+    load_speaker,
+)
 from mesh.install import chart
 from mesh.install.chart import FOLDER, ChartError, Rendered
+from mesh.k8s import watches
 from mesh.lab.confined import CAPABILITIES
 from mesh.objects.kinds import KINDS
+from mesh.speaker import READS
 
 FILES = sorted(path.name for path in FOLDER.glob("values-*.yaml"))
-#: What the rooms that are built beside the chart add to the configuration.
+KINDS_OF: Mapping[str, type[msgspec.Struct]] = {
+    "agent": AgentConfig,
+    "controller": ControllerConfig,
+    "speaker": SpeakerConfig,
+}
+#: What the rooms that are built beside the chart add to the configuration; read once they have.
 COMING: Mapping[str, set[str]] = {
-    "agent": {"mode", "overlayPort", "cni", "masquerade", "services", "podNetns"},
+    "agent": {"mode", "overlayPort", "cni", "masquerade", "services"},
     "controller": {"overlayPort"},
     "speaker": set(),
 }
@@ -160,26 +174,23 @@ def test_an_agent_reads_what_it_makes_rows_of_and_writes_nothing_but_its_node_an
     assert not any("patch" in rule["verbs"] and "nodes" in rule["resources"] for _, rule in without)
 
 
-@pytest.mark.parametrize("role", ["meshgate-agent", "meshgate-controller"])
-def test_every_kind_that_is_read_has_its_rule(role: str) -> None:
+READ = {
+    "meshgate-agent": watches.of_agent(KINDS, "n1"),
+    "meshgate-controller": watches.of_controller(KINDS),
+    "meshgate-speaker": watches.of_nouns(KINDS, READS),
+}
+
+
+@pytest.mark.parametrize("account", READ)
+def test_an_account_reads_what_its_process_reads_and_nothing_else(account: str) -> None:
     allowed = {
-        (group, resource)
+        f"{resource}.{group}".rstrip(".")
         for name, rule in rules(rendered())
-        if name == role and set(rule["verbs"]) >= {"list", "watch"}
+        if name == account and "resourceNames" not in rule and "watch" in rule["verbs"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    # Kubernetes mirrors Endpoints in slices; the API server's are not read.
-    read = [kind for kind in KINDS if kind.kind != "Endpoints"]
-    missing = [kind.kind for kind in read if not any(_is(kind, one) for one in allowed)]
-    assert missing == []
-
-
-def _is(kind: Any, resource: tuple[str, str]) -> bool:
-    group = kind.api_version.rpartition("/")[0]
-    lower = kind.kind.lower()
-    names = {f"{lower}s", f"{lower}es", f"{lower.removesuffix('y')}ies"}
-    return resource[0] == group and resource[1] in names
+    assert allowed == {one.resource for one in READ[account]}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -270,9 +281,10 @@ def test_the_configuration_of_the_chart_is_read(
         assert Path(found["etcd"][name]).is_absolute()
         (tmp_path / name).touch()
         found["etcd"][name] = str(tmp_path / name)
-    for name in COMING[role]:
+    known = {one.encode_name for one in msgspec.structs.fields(KINDS_OF[role])}
+    for name in COMING[role] - known:
         found.pop(name, None)
-    if role == "agent":
+    if role == "agent" and "cni" not in known:
         found["podNetns"] = "/run/netns/{namespace}_{name}"
     if role == "controller":
         found["pools"]["podCIDRs"] = [{"cidr": "10.1.0.0/16", "nodePrefix": 24}]
@@ -313,12 +325,3 @@ def test_objects_are_applied_before_what_needs_them() -> None:
     hooks = [str(one["kind"]) for one in rendered().hooks["pre-install"]]
     assert hooks[-1] == "Job"
     assert hooks.index("Role") < hooks.index("Job")
-
-
-@pytest.mark.parametrize(
-    ("role", "kind"), [("agent", AgentConfig), ("controller", ControllerConfig)]
-)
-def test_what_is_coming_has_not_come(role: str, kind: type[AgentConfig | ControllerConfig]) -> None:
-    """``COMING`` ends with the rooms: what the configuration knows by now is read above."""
-    known = {one.encode_name for one in msgspec.structs.fields(kind)}
-    assert COMING[role] & known <= {"podNetns"}

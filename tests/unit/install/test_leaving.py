@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mesh.install import leaving
+import pytest
+
+from mesh.install import leaving, pod
 from mesh.install.leaving import Places, Report, Request
 from mesh.pods import links
 
@@ -60,14 +62,43 @@ def first(*words: str) -> subprocess.Popen[str]:
 
 
 def test_the_first_process_has_the_status_of_its_child() -> None:
-    assert first("sh", "-c", "exit 7").wait(20) == 7
-    assert first("sh", "-c", "kill -KILL $$").wait(20) == 128 + 9
+    assert first("sh", "-c", "exit 7").wait(60) == 7
+    assert first("sh", "-c", "kill -KILL $$").wait(60) == 128 + 9
+
+
+CHILD = """
+import signal, sys, time
+def end(*_):
+    print("ended", flush=True)
+    sys.exit(3)
+signal.signal(signal.SIGTERM, end)
+print("up", flush=True)
+time.sleep(600)
+"""
 
 
 def test_a_signal_reaches_the_child_and_the_pod_ends() -> None:
-    running = first("sh", "-c", "trap 'echo ended; exit 3' TERM; echo up; while :; do read x; done")
+    running = first(sys.executable, "-c", CHILD)
     assert running.stdout
     assert running.stdout.readline() == "up\n"
     running.send_signal(signal.SIGTERM)
-    out, _ = running.communicate(timeout=20)
+    out, _ = running.communicate(timeout=60)
     assert (running.returncode, out) == (3, "ended\n")
+
+
+def test_a_node_is_free_for_pods_when_the_runtime_finds_our_list(tmp_path: Path) -> None:
+    places = Places.below(tmp_path)
+    assert not pod.serves(places)
+    for name in leaving.LISTS:
+        places.conf.mkdir(parents=True, exist_ok=True)
+        (places.conf / name).touch()
+        assert pod.serves(places)
+        (places.conf / name).unlink()
+
+
+def test_the_places_are_those_of_the_agents_file() -> None:
+    text = {"socket": "/a/agent.sock", "bpffs": "/b/meshgate", "stateDir": "/c/agent"}
+    found = Places.of({**text, "cni": {"confDir": "/d", "binDir": "/e"}})
+    assert found == Places(*map(Path, ("/a/agent.sock", "/b/meshgate", "/c", "/d", "/e")))
+    with pytest.raises(ValueError, match="bpffs: required"):
+        Places.of({"socket": "/a/agent.sock"})
