@@ -104,9 +104,9 @@ static __framed void reset_from_pod(const struct packet *packet, struct way *way
 {
 	if (direction != DIRECTION_ORIGINAL || !reset_may_tell(packet, connection))
 		return;
-	way->kind.reset = is_translated(connection) ? translation_is_over(connection)
-						    : connection_is_covered(packet, connection, pod,
-									    &packet->destination);
+	way->kind.reset = is_egress(connection) ? translation_is_over(connection)
+						: connection_is_covered(packet, connection, pod,
+									&packet->destination);
 }
 
 /* decide: a packet of the world to a pod that had opened the connection, which may have ended.
@@ -117,7 +117,7 @@ static __framed int reset_to_pod(const struct packet *packet, struct way *way,
 				 const struct pod *pod)
 {
 	if (direction != DIRECTION_REPLY || !pod->egress_class || packet->tcp_flags & TCP_RST ||
-	    !reset_may_tell(packet, connection) || is_translated(connection) ||
+	    !reset_may_tell(packet, connection) || is_egress(connection) ||
 	    !connection_is_covered(packet, connection, pod, &packet->source))
 		return 0;
 	way->kind.reset = 1;
@@ -340,7 +340,7 @@ __global int reset_answer(hook_t *ctx, struct packet *packet)
 		reset_pod(ctx, packet, pod, &numbers);
 	if (!forth && !answers)
 		return false;
-	if (!is_translated(connection) && !reset_is_due(connection, !forth && bare))
+	if (!is_egress(connection) && !reset_is_due(connection, !forth && bare))
 		return false;
 	return icmp_token() && reset_far(ctx, packet, &numbers);
 }
@@ -355,7 +355,7 @@ static __framed int reset_way(hook_t *ctx, struct packet *packet, struct way *wa
 	way->kind = (struct way_kind){};
 	if (!connection)
 		return DROP_NO_NAT_MAPPING;
-	if (!is_translated(connection)) {
+	if (!is_egress(connection)) {
 		reset_counted(RESET_BARE);
 		if (packet->point == POINT_FROM_POD)
 			return 0;
