@@ -29,12 +29,16 @@ static __framed bool host_by_overlay(const struct packet *packet, const struct a
 }
 
 /* decide: hosts and the world are reached by the stack, and whoever has had a packet of a
- * connection gets all
+ * connection gets all. What nobody has answered may be for an address of the mesh whose row came
+ * later.
  */
 static __always_inline bool is_stacks(const struct address *to, const struct connection *connection,
 				      enum direction direction)
 {
-	return !to->kind || to->kind == ADDRESS_NODE || has_stack(connection, direction);
+	if (!to->kind || to->kind == ADDRESS_NODE)
+		return true;
+	return has_stack(connection, direction) &&
+	       (direction == DIRECTION_REPLY || connection->flags & CONNECTION_REPLIED);
 }
 
 /* decide: to a destination that needs no translation. Returns 0 or a drop reason. */
