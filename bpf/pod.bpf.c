@@ -156,7 +156,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
 		const struct egress *egress =
 		    egress_find(pod->egress_class, &packet->destination, packet->family);
-		if (egress) {
+		if (egress && !is_proxied(destination_key(packet))) {
 			reason = egress_open(ctx, packet, way, egress, connection);
 			if (!reason)
 				return egress_way(ctx, packet, way);

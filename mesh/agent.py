@@ -46,11 +46,13 @@ from mesh.identity import labels
 from mesh.identity.addresses import take_remote, tunnel_endpoint
 from mesh.identity.agent import IdentityAgent, address_table
 from mesh.kernel import Kernel
+from mesh.masquerade.agent import MasqueradeAgent
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
 from mesh.nodes.overlay import OverlayDevice
+from mesh.nodes.pod_cidrs import ADVERTISED
 from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
@@ -140,9 +142,13 @@ class Features:
             own,
             self.nodes.standing.table,
         )
+        routers = RoutersAgent(objects, me, ADVERTISED)
+        self.masquerade = MasqueradeAgent(
+            me, config.masquerade, self.nodes.standing.table, node, routers.announcing
+        )  # fmt: skip
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.identity, self.services, self.local,
-            self.egress, RoutersAgent(objects),
+            self.egress, routers, self.masquerade,
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
@@ -276,7 +282,9 @@ class Agent:
         facts = await self.uplink.facts()
         vxlan = await self.overlay.make()
         devices = self.config.uplink, VXLAN_DEVICE
-        self.host.prepare(devices, await self.host.default_routes())
+        masquerade = self.config.masquerade
+        reserved = masquerade.range if masquerade and masquerade.mode != "off" else range(0)
+        self.host.prepare(devices, await self.host.default_routes(), reserved)
         settings: dict[str, object] = {
             "node": int(facts.endpoint),
             "uplink": facts.ifindex,

@@ -20,6 +20,7 @@ from gateway.settings import EgressSettings
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
+from mesh.masquerade.settings import MasqueradeSettings
 from mesh.nodes.settings import PodCIDRPools
 from mesh.pools.settings import Pool
 from srv6.settings import pool_problems
@@ -131,6 +132,8 @@ class AgentConfig(Section, frozen=True):
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
     """Where a Hubble relay finds this agent; absent: on the unix socket only."""
+    masquerade: MasqueradeSettings | None = None
+    """What pods send to the world carries the node's address; absent: their own."""
 
     @property
     def private(self) -> tuple[Path, ...]:

@@ -84,7 +84,9 @@ struct search { /* for a free port */
 	__u16 range; /* first port of a range; 0: ports of blocks */
 	__be16 oldest_port;
 	__be16 free_port; /* 0: none met */
-	int result;	  /* 0, -EEXIST: none free, or the map's error */
+	__u16 pad;
+	int result; /* 0, -EEXIST: none free, or the map's error */
+	__u32 pad_last;
 };
 
 /* The search of the packet in hand, as mg_slot is: written whole before it is read. On the stack

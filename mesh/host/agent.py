@@ -16,9 +16,18 @@ from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
 from mesh.host import firewall
 from mesh.host.findings import FIREWALL, NOT_SET, ROUTE_GONE
-from mesh.host.forwarding import Interface, steps
+from mesh.host.forwarding import Interface, Step, steps
 from mesh.host.ledger import Ledger, Sysctls
-from mesh.host.settings import ACCEPT_RA, FORWARD_6, FORWARD_ALL_6, SETTINGS, why
+from mesh.host.ports import with_ports
+from mesh.host.settings import (
+    ACCEPT_RA,
+    FORWARD_6,
+    FORWARD_ALL_6,
+    RESERVED_PORTS,
+    SETTINGS,
+    Undo,
+    why,
+)
 from mesh.kernel import DefaultRoute, Kernel
 
 log = logging.getLogger(__name__)
@@ -56,11 +65,16 @@ class Host:
         self._silent: dict[str, int] = {}  # looks in a row, by family
         self._stopped: list[firewall.Stopped] = []
 
-    def prepare(self, devices: Collection[str], routes: Mapping[str, DefaultRoute | None]) -> None:
+    def prepare(
+        self,
+        devices: Collection[str],
+        routes: Mapping[str, DefaultRoute | None],
+        reserved: range = range(0),
+    ) -> None:
         """Let ``devices`` forward, the uplink among them; no default route is lost by that.
 
-        ``routes`` are the default routes of now. Raises OSError when the former values cannot be
-        written down.
+        ``routes`` are the default routes of now, ``reserved`` the ports that stand for pods.
+        Raises OSError when the former values cannot be written down.
         """
         self.ledger.settle()
         self.ledger.routes |= {family: str(hop) for family, hop in routes.items() if hop}
@@ -71,6 +85,9 @@ class Host:
         self.ledger.apply(
             step for step in wanted if all_forward or not step.name.startswith("net/ipv6")
         )
+        if reserved:
+            before = sysctls.read(RESERVED_PORTS) or ""
+            self.ledger.apply([Step(RESERVED_PORTS, with_ports(before, reserved))])
 
     async def run(self) -> None:
         """Look for ever."""
@@ -141,8 +158,8 @@ class Host:
             if "{pod}" in one.name:
                 name = spelled(one.name).replace("{pod}", f"{self._pods}*")
                 now = f"{one.value} on {pods} devices"
-            elif "{" in one.name or one.name in self.ledger.wanted:
-                continue
+            elif one.undo is Undo.VALUE:
+                continue  # a sysctl, which is shown where it is wanted
             else:
                 name = one.name
                 now = str(pods) if one.name.startswith("links ") else one.value

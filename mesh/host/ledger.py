@@ -41,7 +41,7 @@ class ProcSys:
             return None
 
     def write(self, name: str, value: str) -> None:
-        (self.root / name).write_text(value)
+        (self.root / name).write_text(value or "\n")  # nothing written would change nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Masquerade: pods show the world this node's address; what is not theirs stays as it is.
 
-    pod -> mg_from_pod -> routes, netfilter -> mg_to_uplink -> world
-    pod <- mg_to_pod   <- routes, netfilter <- mg_from_uplink <-
+pod -> mg_from_pod -> routes, netfilter -> mg_to_uplink -> world
+pod <- mg_to_pod   <- routes, netfilter <- mg_from_uplink <-
 """
 
 from __future__ import annotations
@@ -376,7 +376,7 @@ def test_fragments_follow_their_first_one_both_ways(a: Node, family: int) -> Non
     seen = send(a, first).packet
     assert (seen.source, port_of(seen)) == (NODE[family], port_of(seen))
     assert send(a, later).packet == later.but(source=NODE[family])
-    back = Packet(WORLD[family], NODE[family], UDP(53, port_of(seen)), b"z" * 100, id=9, df=family == 6)
+    back = seen.reply(UDP(53, port_of(seen)), b"z" * 100).but(id=9, df=family == 6)
     one = a.from_uplink(back.but(more=True))
     two = a.from_uplink(back.but(l4=Other(17), payload=b"y" * 64, offset=112))
     assert (one.packet.destination, one.packet.l4) == (WEB[family], UDP(53, 5000))
