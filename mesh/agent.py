@@ -72,6 +72,7 @@ from mesh.pods.netns import Namespaces
 from mesh.process import SINCE, Since
 from mesh.services.agent import ServicesAgent
 from mesh.services.ends import SocketsAgent
+from mesh.services.proxy import Proxy
 from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,9 @@ class Features:
             native=config.hosts == "native",
         )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
-        self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
+        self.services = ServicesAgent(
+            me.cluster, objects, self.identity.counted.table, remote, Proxy(config.services)
+        )  # fmt: skip
         self.local = LocalPods(me.name, objects)
         self.egress = EgressAgent(
             me,

@@ -23,6 +23,7 @@ from mesh.datapath.settings import Size, size_problems
 from mesh.masquerade.settings import MasqueradeSettings
 from mesh.nodes.settings import PodCIDRPools
 from mesh.pools.settings import Pool
+from mesh.services.settings import ServicesSettings
 from srv6.settings import pool_problems
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
@@ -132,6 +133,8 @@ class AgentConfig(Section, frozen=True):
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
     """Where a Hubble relay finds this agent; absent: on the unix socket only."""
+    services: ServicesSettings = ServicesSettings()
+    """Who translates the addresses of services."""
     masquerade: MasqueradeSettings | None = None
     """What pods send to the world carries the node's address; absent: their own."""
 

@@ -82,9 +82,7 @@ def test_off_nothing_is_looked_up(settings: MasqueradeSettings | None) -> None:
         (peer("egress"), True),
     ],
 )
-def test_auto_ends_where_the_world_has_routes(
-    announces: BGPPeer, *, opens: bool
-) -> None:
+def test_auto_ends_where_the_world_has_routes(announces: BGPPeer, *, opens: bool) -> None:
     """What is open goes on: the row stays."""
     room = Room(MasqueradeSettings())
     room.is_node(V4, rack="a")
