@@ -122,11 +122,11 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts, objects, own, remote, self.locators.locator
+            me, facts.device, facts, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
-            me, Devices(config.uplink, VXLAN_DEVICE, facts.pod_mtu), kernel,
+            me, Devices(facts.device, VXLAN_DEVICE, facts.pod_mtu), kernel,
             node, remote, self.nodes.flags,
             native=config.hosts == "native",
         )  # fmt: skip
@@ -238,7 +238,7 @@ class Agent:
         pods, all_ = self.features.pods, self.features.all
         self.datapath.start(settings, self._layouts())
         links = PodLinks(self.kernel, self.datapath, pods.devices)
-        self.datapath.attach(self.config.uplink, self.config.cgroup)
+        self.datapath.attach(self.facts.device, self.config.cgroup)
         pods.held = await links.held()
         maps = PinnedMaps(self.datapath)
         for feature in all_:
@@ -284,7 +284,8 @@ class Agent:
         mount_bpffs()
         facts = await self.uplink.facts()
         vxlan = await self.overlay.make()
-        devices = self.config.uplink, VXLAN_DEVICE
+        devices = facts.device, VXLAN_DEVICE
+        self.host.uplink = facts.device
         masquerade = self.config.masquerade
         reserved = masquerade.range if masquerade and masquerade.mode != "off" else range(0)
         self.host.prepare(devices, await self.host.default_routes(), reserved)

@@ -116,7 +116,8 @@ class AgentConfig(Section, frozen=True):
     cgroup: Path
     """cgroup2 directory whose sockets get service translation; one per host."""
     uplink: _Device
-    """Device towards the other nodes and the router."""
+    """Device towards the other nodes and the router; ``auto``: the one that has the InternalIP of
+    the Node object."""
     socket: Path
     """Unix socket on which tables and flows are served."""
     pod_netns: str

@@ -52,14 +52,14 @@ def spelled(name: str) -> str:
 class Host:
     """The host of ``node``; ``pods`` is how names of the pods' devices begin.
 
-    ``port`` is that of the overlay.
+    ``port`` is that of the overlay. ``uplink`` is known when the kernel was asked, with ``auto``.
     """
 
     def __init__(
         self, node: str, state_dir: Path, kernel: Kernel, uplink: str, pods: str, port: int
     ) -> None:
         self._node, self._kernel = node, kernel
-        self._uplink, self._pods, self._port = uplink, pods, port
+        self.uplink, self._pods, self._port = uplink, pods, port
         self.ledger = Ledger(state_dir / FILE)
         self._lost: dict[str, str] = {}  # by family: what is wrong with its default route
         self._silent: dict[str, int] = {}  # looks in a row, by family
@@ -81,7 +81,7 @@ class Host:
         sysctls = self.ledger.sysctls
         known = {name: _device(sysctls, name) for name in _names() if name != "all"}
         all_forward = sysctls.read(FORWARD_ALL_6)
-        wanted = steps(all_forward != "0", known, devices, self._uplink)
+        wanted = steps(all_forward != "0", known, devices, self.uplink)
         self.ledger.apply(
             step for step in wanted if all_forward or not step.name.startswith("net/ipv6")
         )
@@ -96,7 +96,7 @@ class Host:
             try:
                 await self.look_at_routes()
                 if (began := time.monotonic()) >= due:
-                    self._stopped = await firewall.look(self._uplink, self._pods, self._port)
+                    self._stopped = await firewall.look(self.uplink, self._pods, self._port)
                     due = began + max(FIREWALL_S, RESTS * (time.monotonic() - began))
             except OSError as error:
                 log.warning("event=host_not_asked reason=%s", error)

@@ -77,7 +77,7 @@ def started(tmp_path: Path, *, store: bool = True) -> tuple[Features, Loop]:
         table.mark_synced()
     objects[NODES].replace({NodeKey("east", "east-1"): OWN})
     tables = Features(
-        load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects, NoKernel()
+        load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11"), "uplink"), objects, NoKernel()
     )
     tables.store.remote.expect(())
     tables.hosts.private.mark_synced()

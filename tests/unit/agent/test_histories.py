@@ -70,7 +70,7 @@ class Reader:
 
     def __init__(self, path: Path, loop: Loop) -> None:
         self.objects = Objects(KINDS.nouns)
-        facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
+        facts = Facts(7, 1500, IPv4Address("10.99.0.11"), "uplink")
         self.features = Features(load_agent(path), facts, self.objects, NoKernel())
         self.loop = loop
         self.features.store.remote.expect(())
