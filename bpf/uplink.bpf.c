@@ -195,7 +195,7 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 		return DROP_UNKNOWN_L3_TARGET;
 	if (pod)
 		return stack_to_node(ctx, packet, way, &to);
-	return overlay_way(ctx, packet, way, to.node, IDENTITY_REMOTE_NODE);
+	return stack_to_overlay(ctx, packet, way, to.node, IDENTITY_REMOTE_NODE);
 }
 
 SEC("tc")
