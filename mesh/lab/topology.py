@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.settings import EgressSettings
 from mesh.core.strict import AnyAddress, AnyNetwork, convert, parse_yaml
+from mesh.masquerade.settings import MasqueradeSettings
 from mesh.pools.settings import Pool
 
 DEFAULT = Path(__file__).with_name("topology.yaml")
@@ -110,6 +111,8 @@ class Topology(_Section, frozen=True):
     """Whether agents listen for a Hubble relay."""
     bgp: bool = True
     """Whether the nodes peer with the router."""
+    masquerade: MasqueradeSettings | None = None
+    """``masquerade`` of every agent."""
     contracts: bool = True
     """Whether each cluster has contracts with the others, made from this file."""
 
