@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -29,7 +29,7 @@ from gateway.agent import EgressAgent
 from mesh import process
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
-from mesh.core.model import Finding, NodeKey, Usage
+from mesh.core.model import IP, Finding, NodeKey, Usage
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
 from mesh.datapath.findings import FULL, NOT_WRITTEN
@@ -184,6 +184,10 @@ class Features:
         for feature in self.all:
             yield from feature.findings()
 
+    def ports(self) -> Mapping[IP, int]:
+        """How many ports of each address are this node's own."""
+        return {**self.masquerade.ports(), **self.egress.ports()}
+
     def contradicts(self, batch: Batch) -> bool:
         """Whether the store has something else about pods of this node than we have written."""
         puts = {entry.key: entry.value for entry in batch.puts}
@@ -318,8 +322,7 @@ class Agent:
             node,
             self.datapath,
             self.events.flows.texts,
-            lambda: self.features.egress.own_block.rows,
-            self.config.egress.block_size,
+            self.features.ports,
             self.usage,
         )
         self._watched = self.health.findings, partial(self.hops.findings, node)

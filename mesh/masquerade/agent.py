@@ -14,7 +14,7 @@ from functools import partial
 
 from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps
-from mesh.core.model import Finding, Network, Node, NodeKey
+from mesh.core.model import IP, Finding, Network, Node, NodeKey
 from mesh.core.reconcile import Loop
 from mesh.core.table import Source, Table
 from mesh.masquerade import maps as entries
@@ -77,6 +77,10 @@ class MasqueradeAgent(AgentFeature):
             capacity=maps.capacity(entries.UNMASKED_MAP),
             meaning=WITHOUT_NETWORK,
         )
+
+    def ports(self) -> Mapping[IP, int]:
+        """How many ports of each address stand for pods."""
+        return {row.address: len(row.ports) for row in self.masquerade.rows.values()}
 
     def findings(self) -> Iterable[Finding]:
         me = self._node.rows.get(self._own)
