@@ -170,8 +170,16 @@ static __always_inline int masquerade_out(hook_t *ctx, struct packet *packet, st
 	return is_plain(connection, direction) ? 0 : masquerade_way(ctx, packet, way, connection);
 }
 
+/* decide: what is for no mapping is the host's; a port that rests with its mapping is nobody's.
+ * Returns 0 or a drop reason.
+ */
+static __always_inline int no_answer(const struct packet *packet, int reason)
+{
+	return reason == DROP_NO_NAT_MAPPING && !mapping_get(&packet->flow) ? 0 : reason;
+}
+
 /* decide: an answer to a pod behind this node's address goes to the pod through the stack, as what
- * it answers came; what is for no mapping is the host's. Returns 0 or a drop reason.
+ * it answers came. Returns 0 or a drop reason.
  */
 static __framed int masquerade_in(hook_t *ctx, struct packet *packet, struct way *way)
 {
@@ -185,7 +193,7 @@ static __framed int masquerade_in(hook_t *ctx, struct packet *packet, struct way
 	packet->identity = IDENTITY_WORLD;
 	int reason = nat_reply(packet, way, &pod);
 	if (reason)
-		return reason == DROP_NO_NAT_MAPPING ? 0 : reason;
+		return no_answer(packet, reason);
 	if (!pod_find(&pod))
 		return DROP_UNKNOWN_L3_TARGET;
 	way->kind.end = END_DESTINATION;
