@@ -168,8 +168,8 @@ class Service:
     """A service of one cluster with the backends that this cluster itself contributes.
 
     ``affinity`` of a global service: ``local`` prefers backends of its own cluster, ``remote``
-    those of others, and empty prefers none. ``proxys`` names a field that a kube-proxy honours and
-    Meshgate does not.
+    those of others, and empty prefers none. ``proxy_only`` names a field that a kube-proxy honours,
+    and Meshgate does not.
     """
 
     cluster: str
@@ -181,7 +181,7 @@ class Service:
     is_shared: bool = True
     backends: tuple[Backend, ...] = ()
     affinity: str = ""
-    proxys: str = ""
+    proxy_only: str = ""
 
 
 @dataclass(frozen=True, slots=True)

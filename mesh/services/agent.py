@@ -200,13 +200,13 @@ class ServicesAgent(AgentFeature):
         if not self._proxy.owns:
             return
         for key, row in self.service.rows.items():
-            if key.cluster == self._cluster and row.is_global and row.proxys:
+            if key.cluster == self._cluster and row.is_global and row.proxy_only:
                 text = "the kube-proxy of the node honours it and has the service: connections go "
                 text += "to backends of this cluster only; remove the field, or the annotation "
                 text += "that makes the service global"
                 place = f"Service/{key.namespace}/{key.name}"
                 about = (f"service/{key.namespace}/{key.name}",)
-                yield Finding(LEFT_TO_PROXY, place, row.proxys, text, about)
+                yield Finding(LEFT_TO_PROXY, place, row.proxy_only, text, about)
 
     def _backends_full(self) -> Iterable[Finding]:
         slots = self._placement.slots
@@ -247,7 +247,7 @@ def _slots_of(_: ServiceAddress, row: SlotRange) -> Iterable[int]:
 
 def _is_ours_beside(service: Service) -> bool:
     """Whether sockets get its backends although a kube-proxy has the services of the node."""
-    return service.is_global and not service.proxys
+    return service.is_global and not service.proxy_only
 
 
 def _backends_of(ask: ServiceAddress, row: Translation) -> Iterable[BackendAddress]:

@@ -273,7 +273,7 @@ def own_service(
         service.is_shared,
         backends,
         service.affinity,
-        service.proxys,
+        service.proxy_only,
     )
     return {key: row}
 

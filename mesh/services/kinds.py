@@ -73,7 +73,7 @@ class ServiceObject:
     """A Service manifest; key in tables: ``ServiceKey``. No address: a headless service.
 
     ``selector`` is None when the manifest has none. ``affinity`` is ``local``, ``remote`` or empty.
-    ``with_unready``: every pod that exists counts as ready. ``proxys`` is as in ``Service``.
+    ``with_unready``: every pod that exists counts as ready. ``proxy_only`` is as in ``Service``.
     """
 
     cluster: str
@@ -87,7 +87,7 @@ class ServiceObject:
     origin: str = ""
     affinity: str = ""
     with_unready: bool = False
-    proxys: str = ""
+    proxy_only: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -217,12 +217,12 @@ def _service(place: Place, document: object) -> Parsed:
         origin=str(place),
         affinity=_affinity(annotations),
         with_unready=bool(spec.publish_not_ready_addresses),
-        proxys=_proxys(spec),
+        proxy_only=_proxy_only(spec),
     )
     return Parsed(SERVICES.name, key, row, unused=tuple(_not_as_written(spec)))
 
 
-def _proxys(spec: _ServiceSpec) -> str:
+def _proxy_only(spec: _ServiceSpec) -> str:
     """A field of whose kind of choice a kube-proxy makes, and we do not; empty: none."""
     if spec.session_affinity == "ClientIP":
         return "spec.sessionAffinity"

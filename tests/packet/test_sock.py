@@ -306,7 +306,7 @@ def test_a_service_that_points_to_an_empty_slot_is_refused(bed: Bed, family: Fam
 
 @families
 @kinds
-def test_a_port_that_the_service_of_a_proxy_does_not_have_is_the_proxys(
+def test_a_port_that_the_service_of_a_proxy_does_not_have_is_the_proxy_only(
     bed: Bed, family: Family, kind: int
 ) -> None:
     """Nothing translates here, and no route leads there."""

@@ -103,7 +103,7 @@ def test_beside_a_kube_proxy_global_services_alone_are_ours() -> None:
 
 
 def test_a_global_service_of_which_the_proxy_honours_more_stays_its_own() -> None:
-    room = room_with(proxy=True, proxys="spec.sessionAffinity")
+    room = room_with(proxy=True, proxy_only="spec.sessionAffinity")
     assert room.translations() == {}
     (finding,) = room.agent.findings()
     key = service(1)[0]
