@@ -25,16 +25,16 @@ def found(namespace: Path) -> str:
 def test_a_host_without_one_has_none(namespace: Path) -> None:
     """A kubelet's chains say nothing, nor do those of a firewall."""
     assert found(namespace) == ""
-    nft(namespace, "table ip mangle { chain KUBE-KUBELET-CANARY { } }")
-    nft(namespace, "table inet filter { chain in { type filter hook input priority 0; } }")
+    nft(namespace, "add table ip mangle\nadd chain ip mangle KUBE-KUBELET-CANARY")
+    nft(namespace, "table inet filter { chain in { type filter hook input priority 0; }\n}")
     assert found(namespace) == ""
 
 
 def test_its_rules_are_seen(namespace: Path) -> None:
-    nft(namespace, "table ip6 kube-proxy { chain services { } }")
+    nft(namespace, "add table ip6 kube-proxy\nadd chain ip6 kube-proxy services")
     assert found(namespace) == "table ip6 kube-proxy"
     nft(namespace, "delete table ip6 kube-proxy")
-    nft(namespace, "table ip nat { chain KUBE-SERVICES { } }")
+    nft(namespace, "add table ip nat\nadd chain ip nat KUBE-SERVICES")
     assert found(namespace) == "chain KUBE-SERVICES of table ip nat"
     nft(namespace, "delete table ip nat")
     assert found(namespace) == ""
