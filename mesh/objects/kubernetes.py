@@ -302,7 +302,7 @@ POD_FIELDS = (
     ),
     unused(
         "metadata.annotations[ipam.cilium.io/skip-masquerade]",
-        "egress policies and the configuration of its node say which connections get another source",
+        "egress policies and the node's configuration say which connections get another source",
     ),
     irrelevant("spec.containers[].ports[].hostIP", "without hostPort it says nothing"),
     irrelevant("spec.hostname, spec.subdomain", "names for DNS"),
