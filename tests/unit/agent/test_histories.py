@@ -40,6 +40,7 @@ etcd: {endpoints: ["http://127.0.0.1:1"]}
 bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
+services: {kubeProxy: false}
 socket: /nowhere
 podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere

@@ -46,6 +46,7 @@ node: east-2
 bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
+services: {{kubeProxy: false}}
 podNetns: /run/netns/{{cluster}}-{{namespace}}_{{name}}
 """
 CONTROLLER = f"""{COMMON}
