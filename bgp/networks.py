@@ -1,4 +1,7 @@
-"""Routers that nodes peer with, as networks: no other cluster has them without a contract. Pure."""
+"""Routers that nodes peer with, as networks, which no other cluster has without a contract. Pure.
+
+And to which of them a node announces something.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 
 from bgp.peer import BGPPeer
-from mesh.core.model import IP, Network
+from mesh.core.model import IP, Labels, Network
+from mesh.identity.selectors import matches
 
 
 def router(address: IP, peers: Mapping[str, BGPPeer]) -> dict[Network, None]:
@@ -17,3 +21,13 @@ def router(address: IP, peers: Mapping[str, BGPPeer]) -> dict[Network, None]:
 def routers_of(_: str, peer: BGPPeer) -> list[IP]:
     """The address that a BGPPeer names."""
     return [peer.address]
+
+
+def announcing(peers: Mapping[str, BGPPeer], labels: Labels, word: str) -> dict[str, None]:
+    """The BGPPeers that select a node with these labels, and advertise ``word``."""
+    own = dict(labels)
+    return {
+        name: None
+        for name, peer in peers.items()
+        if word in peer.advertise and matches(peer.nodes, own)
+    }

@@ -8,6 +8,7 @@
 #include "guard.h"
 #include "leave.h"
 #include "neighbour.h"
+#include "stack.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -27,12 +28,25 @@ static __framed bool host_by_overlay(const struct packet *packet, const struct a
 	return is_overlay_host(packet, to->node);
 }
 
+/* decide: hosts and the world are reached by the stack, and whoever has had a packet of a
+ * connection gets all. What nobody has answered may be for an address of the mesh whose row came
+ * later.
+ */
+static __always_inline bool is_stacks(const struct address *to, const struct connection *connection,
+				      enum direction direction)
+{
+	if (!to->kind || to->kind == ADDRESS_NODE)
+		return true;
+	return has_stack(connection, direction) &&
+	       (direction == DIRECTION_REPLY || connection->flags & CONNECTION_REPLIED);
+}
+
 /* decide: to a destination that needs no translation. Returns 0 or a drop reason. */
 static __always_inline int plain_way(hook_t *ctx, struct packet *packet, struct way *way,
-				     const struct address *to, bool overlay)
+				     const struct address *to)
 {
-	if (!overlay && (!to->kind || to->kind == ADDRESS_NODE))
-		return 0; /* hosts, the world: the stack */
+	if (packet->stack)
+		return 0; /* hosts, the world, and what the stack has had before */
 	if (to->node != cfg.node)
 		return overlay_way(ctx, packet, way, to->node, packet->identity);
 	struct pod *pod = pod_find(destination_key(packet));
@@ -120,8 +134,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))
 		return HANDOVER;
-	bool translated =
-	    connection && direction == DIRECTION_ORIGINAL && is_translated(connection);
+	bool translated = connection && direction == DIRECTION_ORIGINAL && is_egress(connection);
 
 	/* 6. policy, source side (to come) */
 
@@ -143,7 +156,7 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
 		const struct egress *egress =
 		    egress_find(pod->egress_class, &packet->destination, packet->family);
-		if (egress) {
+		if (egress && !is_proxied(destination_key(packet))) {
 			reason = egress_open(ctx, packet, way, egress, connection);
 			if (!reason)
 				return egress_way(ctx, packet, way);
@@ -160,9 +173,10 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	if (packet->icmp == ICMP_NEIGHBOUR &&
 	    (to.kind == ADDRESS_POD || pod_find(destination_key(packet))))
 		return DROP_INVALID_PACKET;
-	bool overlay = host_by_overlay(packet, &to, connection, direction);
+	if (!host_by_overlay(packet, &to, connection, direction))
+		packet->stack = is_stacks(&to, connection, direction);
 	reason = connection_plain(ctx, packet, connection, direction, to.identity);
-	return reason ? reason : plain_way(ctx, packet, way, &to, overlay);
+	return reason ? reason : plain_way(ctx, packet, way, &to);
 }
 
 SEC("tc")
@@ -185,6 +199,7 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet, struct way
 		return 0;
 
 	/* 2. connection */
+	packet->stack = 1;
 	address_find(source_key(packet), &from);
 	packet->identity = is_own_host(&from) ? IDENTITY_HOST : from.identity;
 	struct pod *pod = pod_find(destination_key(packet));

@@ -11,6 +11,8 @@
 #include "echo.h"
 #include "guard.h"
 #include "leave.h"
+#include "masquerade.h"
+#include "stack.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -97,9 +99,11 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 		return reason ? reason : gateway_return(ctx, packet, way);
 	}
 
-	/* 4. a pod of this node; the rest is the host's */
+	/* 4. a pod of this node, or one behind the node's address; the rest is the host's */
 	struct pod *pod = pod_find(destination_key(packet));
-	return pod ? from_outside(ctx, packet, way, pod) : 0;
+	if (pod)
+		return from_outside(ctx, packet, way, pod);
+	return cfg.masquerade ? masquerade_in(ctx, packet, way) : 0;
 }
 
 SEC("tc")
@@ -179,17 +183,20 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 	if (is_link_scope(&packet->source) || packet->icmp == ICMP_NEIGHBOUR)
 		return 0;
 
-	/* 3. the source is the host's own: the others take nothing else */
-	packet->identity = IDENTITY_HOST;
+	/* 3. the source is a pod's of this node or the host's own: the others take nothing else */
+	struct pod *pod = pod_find(source_key(packet));
+	packet->identity = pod ? pod->identity : IDENTITY_HOST;
 	address_find(source_key(packet), &from);
-	if (!is_own_host(&from))
+	if (!pod && !is_own_host(&from))
 		return DROP_INVALID_SOURCE_IP;
 
 	/* 4. to a pod of another node */
 	address_find(destination_key(packet), &to);
 	if (!to.kind || to.kind == ADDRESS_NODE || to.node == cfg.node)
 		return DROP_UNKNOWN_L3_TARGET;
-	return overlay_way(ctx, packet, way, to.node, IDENTITY_REMOTE_NODE);
+	if (pod)
+		return stack_to_node(ctx, packet, way, &to);
+	return stack_to_overlay(ctx, packet, way, to.node, IDENTITY_REMOTE_NODE);
 }
 
 SEC("tc")
@@ -200,13 +207,29 @@ int mg_to_vxlan(hook_t *ctx)
 	return slot ? leave(ctx, slot, to_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
 
+/* Returns 0 or a drop reason. */
+static __always_inline int to_uplink(hook_t *ctx, struct packet *packet, struct way *way)
+{
+	/* 1. parse; what is no IP is none of ours */
+	if (parse_network(ctx, packet))
+		return 0;
+
+	/* 2. the overlay's port is the overlay's */
+	if (may_be_tunnel(ctx) && tunnel_forged(ctx, packet))
+		return DROP_OVERLAY_PORT;
+
+	/* 3. pods show the world the address of their node */
+	return cfg.masquerade ? masquerade_out(ctx, packet, way) : 0;
+}
+
 SEC("tc")
 int mg_to_uplink(hook_t *ctx)
 {
-	if (hook_is_vouched(ctx) || !may_be_tunnel(ctx))
+	if (hook_is_vouched(ctx) || (!may_be_tunnel(ctx) && !may_be_masqueraded(ctx)))
 		return HOOK_NEXT;
 	struct slot *slot = enter(ctx, SLOT_TO_UPLINK, POINT_TO_UPLINK);
-	int reason = slot ? tunnel_forged(ctx, &slot->packet) : 0;
+	int verdict =
+	    slot ? leave(ctx, slot, to_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 
-	return reason ? drop(ctx, &slot->packet, reason) : HOOK_NEXT;
+	return verdict == HOOK_PASS ? HOOK_NEXT : verdict;
 }

@@ -341,6 +341,11 @@ class EgressAgent(AgentFeature):
                     return f"ports of {address}"
         return ""
 
+    def ports(self) -> Mapping[IP, int]:
+        """How many ports of each egress address are in blocks of this node."""
+        size = self._settings.block_size
+        return {address: len(numbers) * size for address, numbers in self.own_block.rows.items()}
+
     def listings(self) -> Mapping[str, Listing]:
         return {
             "egress": self._policies_of_gateway,

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -31,7 +31,7 @@ from mesh.cni.agent import CNIAgent
 from mesh.cni.attachments import Attachments
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
-from mesh.core.model import Finding, NodeKey, Usage
+from mesh.core.model import IP, Finding, NodeKey, Usage
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
 from mesh.datapath.findings import FULL, NOT_WRITTEN
@@ -49,12 +49,14 @@ from mesh.identity.addresses import take_remote, tunnel_endpoint
 from mesh.identity.agent import IdentityAgent, address_table
 from mesh.k8s import watches
 from mesh.kernel import Kernel
+from mesh.masquerade.agent import MasqueradeAgent
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.echo import EchoAgent
 from mesh.nodes.hosts import Devices, HostsAgent
 from mesh.nodes.next_hops import NextHops
 from mesh.nodes.overlay import OverlayDevice
+from mesh.nodes.pod_cidrs import ADVERTISED
 from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
 from mesh.objects.kinds import KINDS
@@ -73,6 +75,7 @@ from mesh.pods.netns import Namespaces
 from mesh.process import SINCE, Since
 from mesh.services.agent import ServicesAgent
 from mesh.services.ends import SocketsAgent
+from mesh.services.proxy import Proxy
 from srv6.agent import LocatorsAgent
 
 log = logging.getLogger(__name__)
@@ -122,17 +125,19 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts, objects, own, remote, self.locators.locator
+            me, facts.device, facts, objects, own, remote, self.locators.locator
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
-            me, Devices(config.uplink, VXLAN_DEVICE, facts.pod_mtu), kernel,
+            me, Devices(facts.device, VXLAN_DEVICE, facts.pod_mtu), kernel,
             node, remote, self.nodes.flags,
             native=config.hosts == "native",
         )  # fmt: skip
         self.echoes = EchoAgent(me, id_, VXLAN_DEVICE, VXLAN_PORT, node, self.nodes.hop, address)
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
-        self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
+        self.services = ServicesAgent(
+            me.cluster, objects, self.identity.counted.table, remote, Proxy(config.services)
+        )  # fmt: skip
         self.attachments = Attachments(config.state_dir)
         attached = self.attachments.table
         if config.cni is None:
@@ -148,9 +153,13 @@ class Features:
             own,
             self.nodes.standing.table,
         )
+        routers = RoutersAgent(objects, me, ADVERTISED)
+        self.masquerade = MasqueradeAgent(
+            me, config.masquerade, self.nodes.standing.table, node, routers.announcing
+        )  # fmt: skip
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.echoes, self.identity, self.services,
-            self.local, self.egress, RoutersAgent(objects),
+            self.local, self.egress, routers, self.masquerade,
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
@@ -192,6 +201,10 @@ class Features:
         yield from self.store.findings()
         for feature in self.all:
             yield from feature.findings()
+
+    def ports(self) -> Mapping[IP, int]:
+        """How many ports of each address are this node's own."""
+        return {**self.masquerade.ports(), **self.egress.ports()}
 
     def contradicts(self, batch: Batch) -> bool:
         """Whether the store has something else about pods of this node than we have written."""
@@ -250,7 +263,7 @@ class Agent:
         pods, all_ = self.features.pods, self.features.all
         self.datapath.start(settings, self._layouts())
         links = PodLinks(self.kernel, self.datapath, pods.devices)
-        self.datapath.attach(self.config.uplink, self.config.cgroup)
+        self.datapath.attach(self.facts.device, self.config.cgroup)
         pods.held = await links.held()
         maps = PinnedMaps(self.datapath)
         for feature in all_:
@@ -301,8 +314,11 @@ class Agent:
         mount_bpffs()
         facts = await self.uplink.facts()
         vxlan = await self.overlay.make()
-        devices = self.config.uplink, VXLAN_DEVICE
-        self.host.prepare(devices, await self.host.default_routes())
+        devices = facts.device, VXLAN_DEVICE
+        self.host.uplink = facts.device
+        masquerade = self.config.masquerade
+        reserved = masquerade.range if masquerade and masquerade.mode != "off" else range(0)
+        self.host.prepare(devices, await self.host.default_routes(), reserved)
         settings: dict[str, object] = {
             "node": int(facts.endpoint),
             "uplink": facts.ifindex,
@@ -332,8 +348,7 @@ class Agent:
             node,
             self.datapath,
             self.events.flows.texts,
-            lambda: self.features.egress.own_block.rows,
-            self.config.egress.block_size,
+            self.features.ports,
             self.usage,
         )
         self._watched = self.health.findings, partial(self.hops.findings, node)

@@ -24,8 +24,10 @@ from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
 from mesh.k8s.settings import Kubernetes
+from mesh.masquerade.settings import MasqueradeSettings
 from mesh.nodes.settings import PodCIDRPools
 from mesh.pools.settings import Pool
+from mesh.services.settings import ServicesSettings
 from srv6.settings import pool_problems
 
 C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
@@ -127,7 +129,8 @@ class AgentConfig(Section, frozen=True):
     cgroup: Path
     """cgroup2 directory whose sockets get service translation; one per host."""
     uplink: _Device
-    """Device towards the other nodes and the router."""
+    """Device towards the other nodes and the router; ``auto``: the one that has the InternalIP of
+    the Node object."""
     socket: Path
     """Unix socket on which tables and flows are served."""
     state_dir: Path
@@ -151,6 +154,10 @@ class AgentConfig(Section, frozen=True):
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
     """Where a Hubble relay finds this agent; absent: on the unix socket only."""
+    services: ServicesSettings = ServicesSettings()
+    """Who translates the addresses of services."""
+    masquerade: MasqueradeSettings | None = None
+    """What pods send to the world carries the node's address; absent: their own."""
 
     @property
     def private(self) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ struct config {
 	__u32 drop_share;    /* of these, drops */
 	__u32 icmp_errors;   /* ICMP errors that we originate per second and CPU */
 	__u32 zones;	     /* whether zone.h looks anything up; 0: all is in zone 0 */
+	__u32 masquerade;    /* whether masquerade.h looks anything up; 0: nothing is masqueraded */
 	__u64 permutation_key; /* orders the ports of a block; unpredictable from outside */
 };
 

@@ -34,10 +34,12 @@ enum connection_flag {
 	CONNECTION_RESET = 256,
 	CONNECTION_CHALLENGED = 512,
 	CONNECTION_OVERLAY = 1 << 16, /* its host's packets come by the overlay, and so go back */
+	CONNECTION_STACK = 1 << 17,   /* the kernel's stack gets all of its packets (stack.h) */
+	CONNECTION_MASQUERADED = 1 << 18, /* translated to this node's address (masquerade.h) */
 };
 
 struct connection {
-	struct addr translated; /* egress address; zero: not translated */
+	struct addr translated; /* egress address, or this node's; zero: not translated */
 	__be16 translated_port; /* or ICMP id */
 	/* When a packet of a one-shot was noted in its mapping (nat.h). */
 	__u16 touched;
@@ -165,6 +167,17 @@ static __always_inline bool is_translated(const struct connection *connection)
 	return !addr_is_zero(&connection->translated);
 }
 
+static __always_inline bool is_masqueraded(const struct connection *connection)
+{
+	return connection->flags & CONNECTION_MASQUERADED;
+}
+
+/* decide: an egress policy has translated it */
+static __always_inline bool is_egress(const struct connection *connection)
+{
+	return is_translated(connection) && !is_masqueraded(connection);
+}
+
 static __always_inline bool has_ended(const struct connection *connection)
 {
 	__u32 both = CONNECTION_FIN | CONNECTION_REPLY_FIN;
@@ -229,6 +242,8 @@ static __always_inline __u32 connection_flags(const struct packet *packet, enum 
 
 	if (is_host_overlay(packet))
 		flags |= CONNECTION_OVERLAY;
+	if (packet->stack)
+		flags |= CONNECTION_STACK;
 	if (packet->protocol != IPPROTO_TCP || packet->fragment == FRAGMENT_LATER)
 		return flags;
 	if (packet->tcp_flags & TCP_FIN)

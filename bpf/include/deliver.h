@@ -7,6 +7,7 @@
 #include "handover.h"
 #include "overlay.h"
 #include "reset.h"
+#include "stack.h"
 
 /* decide: no such pod; the sender hears of one that is gone. Returns a drop reason. */
 static __always_inline int no_pod(const struct packet *packet, struct way *way)
@@ -15,7 +16,9 @@ static __always_inline int no_pod(const struct packet *packet, struct way *way)
 	return DROP_UNKNOWN_L3_TARGET;
 }
 
-/* decide: from elsewhere into a pod, checks of the sender done. Returns 0 or a drop reason. */
+/* decide: from elsewhere into a pod, checks of the sender done. What comes without the overlay goes
+ * through the stack, since its answers do. Returns 0 or a drop reason.
+ */
 static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
 			    const struct pod *pod)
 {
@@ -31,8 +34,11 @@ static __framed int deliver(hook_t *ctx, struct packet *packet, struct way *way,
 	if (packet->identity == IDENTITY_WORLD &&
 	    reset_to_pod(packet, way, connection, direction, pod))
 		return DROP_CONNECTION_ENDED;
+	packet->stack = !packet->sender || has_stack(connection, direction);
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
-	return reason ? reason : pod_way(way, pod);
+	if (reason)
+		return reason;
+	return packet->stack ? stack_way(ctx, packet, way) : pod_way(way, pod);
 }
 
 /* look up: the pod behind a reply, its connection noted. Returns 0 or a drop reason. */
@@ -110,9 +116,7 @@ static __framed int host_way(hook_t *ctx, const struct packet *packet, struct wa
 		return DROP_INVALID_SOURCE_IP;
 	if (packet->icmp == ICMP_NEIGHBOUR)
 		return DROP_INVALID_PACKET;
-	if (hook_device(ctx) != cfg.vxlan) /* there the stack takes it */
-		way->kind.act = ACT_HOST;
-	return 0;
+	return stack_way(ctx, packet, way);
 }
 
 /* decide: for an address that egress policies translate to */

@@ -117,15 +117,17 @@ static __always_inline __u32 now_s(void)
 
 /* look up: who caused an event, by what cannot be forged. Of this node: the device. Of the overlay:
  * the source of a packet that was let in, the node that sent one that was dropped. From outside
- * sources are anybody's: the address that was asked for.
+ * sources are anybody's: the address that was asked for. At the uplink all pods have one device:
+ * the source, once it is known to be a pod's.
  */
 static __always_inline __u32 event_sender(hook_t *ctx, const struct packet *packet, bool dropped)
 {
 	const struct addr *addr = &packet->destination;
+	bool masked = packet->point == POINT_TO_UPLINK && packet->identity;
 
-	if (packet->point != POINT_FROM_OVERLAY && packet->point != POINT_FROM_UPLINK)
+	if (packet->point != POINT_FROM_OVERLAY && packet->point != POINT_FROM_UPLINK && !masked)
 		return hook_device(ctx) & (EVENT_SENDERS - 1);
-	if (packet->point == POINT_FROM_OVERLAY)
+	if (packet->point == POINT_FROM_OVERLAY || masked)
 		addr = &packet->source;
 	__u32 hash = addr->w[0] ^ addr->w[1] ^ addr->w[2] ^ addr->w[3];
 	if (packet->point == POINT_FROM_OVERLAY && dropped)

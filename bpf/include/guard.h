@@ -66,16 +66,20 @@ static __always_inline bool may_be_tunnel(hook_t *ctx)
  */
 static __framed int tunnel_forged(hook_t *ctx, struct packet *packet)
 {
+	struct extensions chain = {.offset = packet->l4, .next = packet->protocol};
 	__be16 port = 0;
 
-	int reason = parse_network(ctx, packet);
-	if (!reason && packet->family == 6)
-		reason = parse_ipv6_chain(ctx, packet);
-	if (reason || packet->protocol != IPPROTO_UDP || packet->fragment == FRAGMENT_LATER)
+	if (packet->family == 6 && parse_extensions(ctx, &chain))
 		return 0;
-	if (packet_load(ctx, packet->l4 + 2, &port, sizeof(port)) || port != bpf_htons(VXLAN_PORT))
+	if (chain.next != IPPROTO_UDP || packet->fragment == FRAGMENT_LATER ||
+	    chain.fragment_offset & IPV6_FRAGMENT_OFFSET)
 		return 0;
+	if (packet_load(ctx, chain.offset + 2, &port, sizeof(port)) ||
+	    port != bpf_htons(VXLAN_PORT))
+		return 0;
+	if (!is_node(source_key(packet)) && !is_node(destination_key(packet)))
+		return 0;
+	packet->protocol = IPPROTO_UDP;
 	packet->flow.destination_port = port;
-	bool forged = is_node(source_key(packet)) || is_node(destination_key(packet));
-	return forged ? DROP_OVERLAY_PORT : 0;
+	return DROP_OVERLAY_PORT;
 }

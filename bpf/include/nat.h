@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Egress translation: which pod holds a port of an egress address. The mapping is keyed by the
- * tuple of the reply as it arrives, so its insert with BPF_NOEXIST is the lock on the port, and a
- * port may serve any number of remotes. Whoever swaps `closed` owns the mapping's fate. Of a
- * one-shot each packet swaps `quiet`, and so does who takes its port: the first one wins.
+/* Translation: which pod holds a port of an egress address, or of this node's (masquerade.h). The
+ * mapping is keyed by the tuple of the reply as it arrives, so its insert with BPF_NOEXIST is the
+ * lock on the port, and a port may serve any number of remotes. Whoever swaps `closed` owns the
+ * mapping's fate. Of a one-shot each packet swaps `quiet`, and so does who takes its port: the
+ * first one wins.
  */
 #pragma once
 #include "addresses.h"
@@ -276,6 +277,20 @@ static __framed void connection_untranslate(const struct tuple *original,
 	mapping_forget(&reply, original);
 }
 
+/* decide: this node's address stands for the pod, and whoever translates notes the packet. What
+ * comes to the pod's own address from elsewhere is no answer.
+ */
+static __always_inline bool is_noted_at_uplink(const struct packet *packet,
+					       const struct connection *connection,
+					       enum direction direction, __u32 destination_identity)
+{
+	if (!is_masqueraded(connection))
+		return false;
+	if (direction == DIRECTION_REPLY)
+		return packet->point == POINT_TO_POD && packet->identity == IDENTITY_WORLD;
+	return destination_identity == IDENTITY_WORLD;
+}
+
 /* act: note a packet of an untranslated connection, or open it. The world answers a translated one
  * at the egress address; the mesh knows no translation, so its packet opens one of its own. Returns
  * 0 or a drop reason.
@@ -290,6 +305,8 @@ static __always_inline int connection_plain(hook_t *ctx, const struct packet *pa
 		connection_see(connection, packet, direction);
 		return 0;
 	}
+	if (translated && is_noted_at_uplink(packet, connection, direction, destination_identity))
+		return 0;
 	if (translated && direction == DIRECTION_REPLY && packet->identity == IDENTITY_WORLD)
 		return DROP_NO_NAT_MAPPING;
 	if (translated && direction != DIRECTION_REPLY)

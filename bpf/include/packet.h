@@ -102,7 +102,8 @@ struct packet {
 	__u8 hosts;    /* its sender is one that may reach this host */
 	__u8 answers;  /* it may only answer what a pod of ours has opened */
 	__u16 cluster; /* of its sender */
-	__u32 pad_last;
+	__u8 stack;    /* it goes up to the stack, or comes from there */
+	__u8 pad_last[3];
 } __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
 
 /* Keys in place: made anew before each look-up they would cost more than the look-up itself. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Ports of egress addresses, out of this node's own blocks. Candidates are all ports of all blocks
+/* Ports of egress addresses, out of this node's own blocks, and of this node's address, out of a
+ * range. Candidates are all ports of all blocks
  * in keyed order, so a full block is found full. A live mapping is never taken; the port of another
  * one is used again when none is free (nat.h). Three quarters of the ports are anybody's. When
  * those are in use, all are looked at; of a remote with three quarters of them live, a pod with its
@@ -22,10 +23,41 @@ struct own_blocks { /* blocks of this node, by egress address */
 /* egress address -> our own blocks of it. Agent, from table block. */
 MAP_HASH(mg_own_block, struct addr, struct own_blocks, 4096, BPF_F_NO_PREALLOC);
 
+struct masquerade { /* of one family: this node's address stands for its pods */
+	struct addr address;
+	__u16 first; /* port, or ICMP id */
+	__u16 ports; /* how many; none of them is the host's own */
+	__u32 opens; /* new connections get ports; 0: only those that have one go on */
+};
+
+/* family, 4 or 6 -> this node's address. Agent, from table masquerade. */
+MAP_HASH(mg_masquerade, __u32, struct masquerade, 4, BPF_F_NO_PREALLOC);
+
 /* egress address -> pods of this node that leave through it. Agent, from table egress pods. */
 MAP_HASH(mg_egress_pods, struct addr, __u32, 4096, BPF_F_NO_PREALLOC);
 
 #define SEARCHES_MAX 8 /* for one port, when other CPUs take over what was found */
+
+/* look up: the row of a family */
+static __always_inline const struct masquerade *masquerade_find(__u32 family)
+{
+	return bpf_map_lookup_elem(&mg_masquerade, &family);
+}
+
+/* look up: the row of an address that opens connections */
+static __always_inline const struct masquerade *masquerade_of(const struct addr *address)
+{
+	const struct masquerade *row = masquerade_find(addr_is_v4(address) ? 4 : 6);
+
+	return row && row->opens && addr_equal(&row->address, address) ? row : NULL;
+}
+
+static __always_inline bool range_holds(const struct masquerade *range, __be16 port)
+{
+	__u16 number = bpf_ntohs(port);
+
+	return number >= range->first && number - range->first < range->ports;
+}
 
 static __always_inline bool block_holds(const struct own_blocks *blocks, __be16 port)
 {
@@ -49,9 +81,12 @@ struct search { /* for a free port */
 	__u16 live;  /* met: mappings that may not be taken */
 	__u16 own;   /* of these, the pod's own */
 	__u16 pods;  /* of this node that leave by the address; while the last quarter is tried */
+	__u16 range; /* first port of a range; 0: ports of blocks */
 	__be16 oldest_port;
 	__be16 free_port; /* 0: none met */
-	int result;	  /* 0, -EEXIST: none free, or the map's error */
+	__u16 pad;
+	int result; /* 0, -EEXIST: none free, or the map's error */
+	__u32 pad_last;
 };
 
 /* The search of the packet in hand, as mg_slot is: written whole before it is read. On the stack
@@ -90,6 +125,20 @@ static __always_inline __u16 search_common(const struct search *search)
 	return search->ports - search->ports / 4;
 }
 
+/* The port of a candidate. */
+static __always_inline __be16 search_candidate(const struct searching *at_work, __u64 at)
+{
+	const struct own_blocks *blocks = at_work->blocks;
+
+	if (at_work->search->range)
+		return bpf_htons(at_work->search->range + at);
+	__u64 block = at / cfg.block_size;
+	asm volatile("" : "+r"(block)); /* the verifier loses the bound of a 32-bit quotient */
+	if (!blocks || block >= OWN_BLOCKS)
+		return 0;
+	return bpf_htons(1024 + blocks->number[block] * cfg.block_size + at % cfg.block_size);
+}
+
 static long search_port(__u32 i, const struct searching *at_work)
 {
 	struct search *search = at_work->search;
@@ -98,13 +147,9 @@ static long search_port(__u32 i, const struct searching *at_work)
 
 	if (at >= (search->first ? search->ports - common : common))
 		return 0;
-	at += search->first;
-	__u64 block = at / cfg.block_size;
-	asm volatile("" : "+r"(block)); /* the verifier loses the bound of a 32-bit quotient */
-	if (block >= OWN_BLOCKS)
+	search->reply.destination_port = search_candidate(at_work, at + search->first);
+	if (!search->reply.destination_port)
 		return 0;
-	__u32 port = 1024 + at_work->blocks->number[block] * cfg.block_size + at % cfg.block_size;
-	search->reply.destination_port = bpf_htons(port);
 	struct mapping *taken = mapping_find(&search->reply);
 	if (taken) {
 		search_meet(search, taken);
@@ -205,6 +250,16 @@ static __framed __u16 egress_pods(const struct addr *address)
 	return *pods < 0xffff ? *pods : 0xffff;
 }
 
+/* look up: how many pods of this node share the ports; behind its own address, all of the family */
+static __always_inline __u16 search_pods(const struct search *search)
+{
+	if (!search->range)
+		return egress_pods(&search->reply.destination);
+	struct used *table = table_used(connection_table(&search->reply));
+	__u32 pods = table ? table->pods : 0;
+	return pods < 0xffff ? pods : 0xffff;
+}
+
 /* decide: whether what is left of this remote's ports is for others */
 static __always_inline bool search_has_share(const struct search *search)
 {
@@ -235,7 +290,7 @@ static long search_turn(__u32 turn, struct searching *at_work)
 	bool last_quarter = turn & 1;
 
 	if (last_quarter)
-		search->pods = egress_pods(&search->reply.destination);
+		search->pods = search_pods(search);
 	else
 		search_begin(search);
 	search_part(at_work, last_quarter ? common : 0, last_quarter ? search->ports : common);
@@ -249,6 +304,13 @@ static long search_turn(__u32 turn, struct searching *at_work)
 	return search->result != -EEXIST;
 }
 
+static __always_inline __u16 blocks_ports(const struct own_blocks *blocks)
+{
+	__u32 count = blocks ? blocks->count : 0;
+
+	return (count < OWN_BLOCKS ? count : OWN_BLOCKS) * cfg.block_size;
+}
+
 /* act: lock a port for the flow. Returns 0 or a drop reason. */
 __global int port_open(const struct tuple *flow, struct translation *translation)
 {
@@ -257,8 +319,9 @@ __global int port_open(const struct tuple *flow, struct translation *translation
 
 	if (!flow || !translation)
 		return DROP_NO_NAT_MAPPING;
+	const struct masquerade *range = masquerade_of(&translation->address);
 	at_work.blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
-	if (!at_work.blocks || !at_work.blocks->count)
+	if (!range && (!at_work.blocks || !at_work.blocks->count))
 		return DROP_NO_BLOCK;
 	struct search *search = bpf_map_lookup_elem(&mg_search, &key);
 	if (!search)
@@ -267,14 +330,25 @@ __global int port_open(const struct tuple *flow, struct translation *translation
 	search->mapping.pod = flow->source;
 	search->mapping.pod_port = flow->source_port;
 	search->mapping.zone = flow->zone;
-	__u32 count = at_work.blocks->count < OWN_BLOCKS ? at_work.blocks->count : OWN_BLOCKS;
-	search->ports = count * cfg.block_size;
+	search->range = range ? range->first : 0;
+	search->ports = range ? range->ports : blocks_ports(at_work.blocks);
 	search_order(search, flow);
 	reply_tuple(&search->reply, flow, &translation->address, 0);
 	at_work.search = search;
 	bpf_loop(2 * SEARCHES_MAX, search_turn, &at_work, 0);
 	translation->port = search->reply.destination_port;
 	return search->result ? DROP_NO_NAT_MAPPING : 0;
+}
+
+/* look up: a port of an address that this node may give to a connection */
+static __framed bool is_own_port(const struct addr *address, __be16 port)
+{
+	const struct masquerade *range = masquerade_of(address);
+
+	if (range)
+		return range_holds(range, port);
+	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, address);
+	return blocks && block_holds(blocks, port);
 }
 
 /* decide: the connection that was closed on this tuple, opened again with the same port */
@@ -285,9 +359,8 @@ static __framed bool port_reopen(const struct tuple *flow, const struct connecti
 
 	if (!previous || !is_translated(previous))
 		return false;
-	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
-	if (!blocks || !addr_equal(&previous->translated, &translation->address) ||
-	    !block_holds(blocks, previous->translated_port))
+	if (!addr_equal(&previous->translated, &translation->address) ||
+	    !is_own_port(&translation->address, previous->translated_port))
 		return false;
 	translation->port = previous->translated_port;
 	connection_reply(&reply, flow, previous);
@@ -319,6 +392,8 @@ static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 	connection_new(packet, IDENTITY_WORLD, &connection);
 	connection.translated = translation->address;
 	connection.translated_port = translation->port;
+	if (packet->point == POINT_TO_UPLINK)
+		connection.flags |= CONNECTION_MASQUERADED | CONNECTION_STACK;
 	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {
 		if (translated && !same)
 			mapping_forget(&reply, &packet->flow);

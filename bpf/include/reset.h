@@ -82,11 +82,14 @@ static __framed bool translation_is_over(const struct connection *connection)
  */
 static __always_inline bool connection_is_covered(const struct packet *packet,
 						  const struct connection *connection,
-						  const struct pod *pod, const struct addr *far)
+						  const struct pod *pod,
+						  const struct zoned_addr *far)
 {
-	if (connection->destination_identity != IDENTITY_WORLD)
+	const struct addr *address = (const struct addr *)far;
+
+	if (connection->destination_identity != IDENTITY_WORLD || is_proxied(far))
 		return false;
-	const struct egress *egress = egress_find(pod->egress_class, far, packet->family);
+	const struct egress *egress = egress_find(pod->egress_class, address, packet->family);
 	return egress && egress->action != EGRESS_NO_ROOM;
 }
 
@@ -104,9 +107,9 @@ static __framed void reset_from_pod(const struct packet *packet, struct way *way
 {
 	if (direction != DIRECTION_ORIGINAL || !reset_may_tell(packet, connection))
 		return;
-	way->kind.reset = is_translated(connection) ? translation_is_over(connection)
-						    : connection_is_covered(packet, connection, pod,
-									    &packet->destination);
+	way->kind.reset = is_egress(connection) ? translation_is_over(connection)
+						: connection_is_covered(packet, connection, pod,
+									destination_key(packet));
 }
 
 /* decide: a packet of the world to a pod that had opened the connection, which may have ended.
@@ -117,8 +120,8 @@ static __framed int reset_to_pod(const struct packet *packet, struct way *way,
 				 const struct pod *pod)
 {
 	if (direction != DIRECTION_REPLY || !pod->egress_class || packet->tcp_flags & TCP_RST ||
-	    !reset_may_tell(packet, connection) || is_translated(connection) ||
-	    !connection_is_covered(packet, connection, pod, &packet->source))
+	    !reset_may_tell(packet, connection) || is_egress(connection) ||
+	    !connection_is_covered(packet, connection, pod, source_key(packet)))
 		return 0;
 	way->kind.reset = 1;
 	return DROP_CONNECTION_ENDED;
@@ -340,7 +343,7 @@ __global int reset_answer(hook_t *ctx, struct packet *packet)
 		reset_pod(ctx, packet, pod, &numbers);
 	if (!forth && !answers)
 		return false;
-	if (!is_translated(connection) && !reset_is_due(connection, !forth && bare))
+	if (!is_egress(connection) && !reset_is_due(connection, !forth && bare))
 		return false;
 	return icmp_token() && reset_far(ctx, packet, &numbers);
 }
@@ -355,7 +358,7 @@ static __framed int reset_way(hook_t *ctx, struct packet *packet, struct way *wa
 	way->kind = (struct way_kind){};
 	if (!connection)
 		return DROP_NO_NAT_MAPPING;
-	if (!is_translated(connection)) {
+	if (!is_egress(connection)) {
 		reset_counted(RESET_BARE);
 		if (packet->point == POINT_FROM_POD)
 			return 0;

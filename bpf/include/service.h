@@ -53,8 +53,14 @@ struct asked { /* the service address that it had asked for */
 	__u16 pad;
 };
 
-/* addresses of services of this cluster, whatever the port. Agent, from table service: no packet
- * goes to one, since sockets get backends.
+enum service_owner {		       /* who translates what is for the address of a service */
+		     SERVICE_OURS = 1, /* sockets get backends, so no packet goes to it */
+		     SERVICE_PROXIED,  /* a kube-proxy of this node, in the stack */
+};
+SCHEMA(enum service_owner, service_owner);
+
+/* addresses of services of this cluster, whatever the port -> enum service_owner. Agent, from table
+ * service.
  */
 MAP_HASH(mg_service_ip, struct zoned_addr, __u32, SERVICES, BPF_F_NO_PREALLOC);
 
@@ -68,9 +74,23 @@ struct {
 
 /* look up */
 
+static __always_inline __u32 service_owner(const struct zoned_addr *addr)
+{
+	__u32 *owner = bpf_map_lookup_elem(&mg_service_ip, addr);
+
+	return owner ? *owner : 0;
+}
+
+/* decide: nobody answers for the address itself */
 static __always_inline bool is_service_address(const struct zoned_addr *addr)
 {
-	return bpf_map_lookup_elem(&mg_service_ip, addr);
+	return service_owner(addr) == SERVICE_OURS;
+}
+
+/* decide: the address is the cluster's own, though no row of the mesh has it */
+static __always_inline bool is_proxied(const struct zoned_addr *addr)
+{
+	return service_owner(addr) == SERVICE_PROXIED;
 }
 
 /* what a socket had asked for, when that was a service; NULL: no service, or an unknown socket */

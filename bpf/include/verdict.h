@@ -47,4 +47,5 @@ enum drop_reason {
 	DROP_NEIGHBOUR_CLAIM = 231,  /* a pod's ARP or NDP about an address that is not its own */
 	DROP_ROUTER_TALK = 232,	     /* of a pod: router advertisement, redirect, MLD query */
 	DROP_OWN_SENDER = 233, /* out of the fabric, and says that this very node has sent it */
+	DROP_MASQUERADE_FULL = 236, /* no port of this node's address is free for the remote */
 };

@@ -229,7 +229,8 @@ class Service:
     """A service of one cluster with the backends that this cluster itself contributes.
 
     ``affinity`` of a global service: ``local`` prefers backends of its own cluster, ``remote``
-    those of others, and empty prefers none.
+    those of others, and empty prefers none. ``proxy_only`` names a field that a kube-proxy honours,
+    and Meshgate does not.
     """
 
     cluster: str
@@ -241,6 +242,7 @@ class Service:
     is_shared: bool = True
     backends: tuple[Backend, ...] = ()
     affinity: str = ""
+    proxy_only: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -368,8 +368,9 @@ class Migration:
         others = self._place.directory if self._to_new else self._place.next
         slots = self._merge.btf.enum("event_point")
         for slot, program in HANDOVER_PROGRAMS.items():
-            fd = self._program(others, program)
-            self._door[0][HANDOVER].update_one(slots[slot], fd)
+            if (others / PROGRAMS / program).exists():  # a former version may lack it
+                fd = self._program(others, program)
+                self._door[0][HANDOVER].update_one(slots[slot], fd)
         if self._to_new:
             self._set_phase("MARKED", "UNKNOWN", "ALL")
             return

@@ -46,7 +46,7 @@ def map_usages(node: str, applied: Iterable[Applied]) -> Iterator[Usage]:
 
 
 class Health:
-    """``blocks`` are this node's port blocks by egress address; ``texts`` name the reasons.
+    """``ports`` says how many ports of each address are this node's; ``texts`` name the reasons.
 
     ``more`` gives the other tables with a size: maps of rows, and those of features.
     """
@@ -56,12 +56,11 @@ class Health:
         node: str,
         datapath: Datapath,
         texts: Mapping[int, str],
-        blocks: Callable[[], Mapping[IP, tuple[int, ...]]],
-        block_size: int,
+        ports: Callable[[], Mapping[IP, int]],
         more: Callable[[], Iterable[Usage]],
     ) -> None:
         self._node, self._datapath, self._texts = node, datapath, texts
-        self._blocks, self._block_size, self._more = blocks, block_size, more
+        self._ports, self._more = ports, more
         self._names = {number: name for name, number in datapath.enum("drop_reason").items()}
         self._history = History()
         self._alarms: frozenset[rules.Alarm] = frozenset()
@@ -115,8 +114,7 @@ class Health:
 
     def _usages(self) -> dict[str, Usage]:
         """By name; a row that a feature makes itself replaces ours."""
-        blocks = self._blocks()
         sizes, ports = self._counted.sizes, self._counted.ports
-        found = counts.usages(self._node, sizes, ports, blocks, self._block_size)
+        found = counts.usages(self._node, sizes, ports, self._ports())
         rows = {one.what: one for one in found}
         return rows | {one.what: one for one in self._more()}

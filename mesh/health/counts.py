@@ -118,11 +118,10 @@ def usages(
     node: str,
     sizes: Mapping[str, tuple[int, int]],
     ports: Mapping[IP, int],
-    blocks: Mapping[IP, tuple[int, ...]],
-    block_size: int,
+    own: Mapping[IP, int],
 ) -> Iterator[Usage]:
-    """Rows of ``status``; ``blocks`` are this node's blocks of each egress address."""
+    """Rows of ``status``; ``own`` are how many ports of each address are this node's."""
     for what, (used, size) in sizes.items():
         yield Usage(what, node, used, size)
-    for address, numbers in blocks.items():
-        yield Usage(f"ports {address}", node, ports.get(address, 0), len(numbers) * block_size)
+    for address, size in own.items():
+        yield Usage(f"ports {address}", node, ports.get(address, 0), size)

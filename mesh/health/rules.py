@@ -123,8 +123,9 @@ RULES: Final[Mapping[str, Rule]] = {
         overlay=None,  # a stranger who sends to the egress address
     ),
     "DROP_NAT_UNSUPPORTED_PROTOCOL": Rule(
-        "an egress policy covers them and their protocol cannot be translated: they never leave",
-        "exclude the destination from the egress policy, or use TCP, UDP or ping",
+        "an egress policy or masquerade covers them and their protocol cannot be translated: they "
+        "never leave",
+        "exclude the destination from the policy or by nonMasqueradeCIDRs, or use TCP, UDP or ping",
     ),
     "DROP_FIB_LOOKUP_FAILED": Rule(
         "this host has no route to their destination: packets that leave through it do not arrive",
@@ -227,6 +228,12 @@ RULES: Final[Mapping[str, Rule]] = {
         "takes forged sources, so any host that can send into it can be any node",
         "let the fabric check the source addresses of nodes (docs/fabric.md)",
         pod=None,
+    ),
+    "DROP_MASQUERADE_FULL": Rule(
+        "all ports of the node's address that stand for pods are in use towards their remote: new "
+        "connections of pods to it fail",
+        "give the section masquerade more `ports`, or spread the pods over more nodes; "
+        "`meshgate flow list` shows which pods ask",
     ),
     "DROP_EGRESS_NO_ROOM": Rule(
         "the egress table has no room for their policy: these pods send nothing out of the mesh",

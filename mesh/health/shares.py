@@ -27,8 +27,9 @@ _MAPPINGS = (
 )
 _PORTS = (
     "from three quarters on, a pod that has its share of the ports opens no further connection to "
-    "the busiest remote; when all are used, no pod of this node does (drop 167): give nodes more "
-    "blocks (`blocksPerNode` of the egress section), or the policy more addresses"
+    "the busiest remote; when all are used, no pod of this node does (drop 167, or 236 of the "
+    "node's own address): give nodes more blocks (`blocksPerNode` of the egress section), or the "
+    "policy more addresses, or the section masquerade more `ports`"
 )
 _ROWS = (
     "rows that do not fit are left out, and finding D608 names the consequence: give {map} more "

@@ -16,9 +16,18 @@ from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
 from mesh.host import firewall, iptables
 from mesh.host.findings import FIREWALL, NOT_SET, ROUTE_GONE
-from mesh.host.forwarding import Interface, steps
+from mesh.host.forwarding import Interface, Step, steps
 from mesh.host.ledger import Ledger, Sysctls
-from mesh.host.settings import ACCEPT_RA, FORWARD_6, FORWARD_ALL_6, SETTINGS, why
+from mesh.host.ports import with_ports
+from mesh.host.settings import (
+    ACCEPT_RA,
+    FORWARD_6,
+    FORWARD_ALL_6,
+    RESERVED_PORTS,
+    SETTINGS,
+    Undo,
+    why,
+)
 from mesh.kernel import DefaultRoute, Kernel
 
 log = logging.getLogger(__name__)
@@ -43,34 +52,42 @@ def spelled(name: str) -> str:
 class Host:
     """The host of ``node``; ``pods`` is how names of the pods' devices begin.
 
-    ``port`` is that of the overlay.
+    ``port`` is that of the overlay. ``uplink`` is known when the kernel was asked, with ``auto``.
     """
 
     def __init__(
         self, node: str, state_dir: Path, kernel: Kernel, uplink: str, pods: str, port: int
     ) -> None:
         self._node, self._kernel = node, kernel
-        self._uplink, self._pods, self._port = uplink, pods, port
+        self.uplink, self._pods, self._port = uplink, pods, port
         self.ledger = Ledger(state_dir / FILE)
         self._lost: dict[str, str] = {}  # by family: what is wrong with its default route
         self._silent: dict[str, int] = {}  # looks in a row, by family
         self._stopped: list[firewall.Stopped] = []
 
-    def prepare(self, devices: Collection[str], routes: Mapping[str, DefaultRoute | None]) -> None:
+    def prepare(
+        self,
+        devices: Collection[str],
+        routes: Mapping[str, DefaultRoute | None],
+        reserved: range = range(0),
+    ) -> None:
         """Let ``devices`` forward, the uplink among them; no default route is lost by that.
 
-        ``routes`` are the default routes of now. Raises OSError when the former values cannot be
-        written down.
+        ``routes`` are the default routes of now, ``reserved`` the ports that stand for pods.
+        Raises OSError when the former values cannot be written down.
         """
         self.ledger.settle()
         self.ledger.routes |= {family: str(hop) for family, hop in routes.items() if hop}
         sysctls = self.ledger.sysctls
         known = {name: _device(sysctls, name) for name in _names() if name != "all"}
         all_forward = sysctls.read(FORWARD_ALL_6)
-        wanted = steps(all_forward != "0", known, devices, self._uplink)
+        wanted = steps(all_forward != "0", known, devices, self.uplink)
         self.ledger.apply(
             step for step in wanted if all_forward or not step.name.startswith("net/ipv6")
         )
+        if reserved:
+            before = sysctls.read(RESERVED_PORTS) or ""
+            self.ledger.apply([Step(RESERVED_PORTS, with_ports(before, reserved))])
 
     async def run(self) -> None:
         """Look for ever."""
@@ -86,7 +103,7 @@ class Host:
             await asyncio.sleep(LOOK_S)
 
     async def _look_at_firewall(self) -> list[firewall.Stopped]:
-        asked = self._uplink, self._pods, self._port
+        asked = self.uplink, self._pods, self._port
         return [*await firewall.look(*asked), *await iptables.look(*asked)]
 
     async def look_at_routes(self) -> None:
@@ -145,8 +162,8 @@ class Host:
             if "{pod}" in one.name:
                 name = spelled(one.name).replace("{pod}", f"{self._pods}*")
                 now = f"{one.value} on {pods} devices"
-            elif "{" in one.name or one.name in self.ledger.wanted:
-                continue
+            elif one.undo is Undo.VALUE:
+                continue  # a sysctl, which is shown where it is wanted
             else:
                 name = one.name
                 now = str(pods) if one.name.startswith("links ") else one.value

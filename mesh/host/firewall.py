@@ -2,7 +2,7 @@
 
 Most packets pass netfilter by: they are redirected at tcx. Two kinds do not: overlay packets that
 the kernel has to open (aggregates of UDP, fragments), and what a pod sends out of the mesh without
-an egress policy, answers among it. One packet of each kind is followed through the chains of
+an egress policy, with the answers to it. One packet of each kind is followed through the chains of
 nftables, iptables-nft among them; ``iptables`` brings the chains of the old one. A rule whose match
 cannot be judged here may accept the packet, so only a drop that is certain is told. ``judged`` is
 pure; ``look`` asks ``nft``.
@@ -73,7 +73,7 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
     """One packet of each kind; ``pods`` is how names of the pods' devices begin."""
     new = {"ct state": "new", "meta iifname": uplink}
     overlay = {"meta l4proto": "udp", "udp dport": port, "meta nfproto": "ipv4"}
-    answer = {"ct state": "invalid"}  # a SYN-ACK without a SYN, which BPF has delivered
+    to_pod = {"meta iifname": uplink, "meta oifname": f"{pods}0", "meta l4proto": "tcp"}
     from_pod = {"meta iifname": f"{pods}0", "meta oifname": uplink, "meta l4proto": "tcp"}
     return [
         Probe(
@@ -98,11 +98,11 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
         *(
             Probe(
                 "forward",
-                f"what pods of this node answer over {family} to hosts outside of the mesh that "
-                "have connected to them is lost, since conntrack has not seen the question",
-                f'iifname "{pods}*" accept',
-                f"-i {pods}+ -j ACCEPT",
-                answer | from_pod | {"meta nfproto": family.lower()},
+                f"answers over {family} to what pods of this node send out of the mesh without an "
+                "egress policy are lost",
+                f'oifname "{pods}*" ct state established,related accept',
+                f"-o {pods}+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+                to_pod | {"ct state": "established", "meta nfproto": family.lower()},
             )
             for family in ("IPv4", "IPv6")
         ),

@@ -42,7 +42,7 @@ class ProcSys:
             return None
 
     def write(self, name: str, value: str) -> None:
-        writable_sysctl(name).write_text(value)
+        writable_sysctl(name).write_text(value or "\n")  # nothing written would change nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ FORWARD_6 = "net/ipv6/conf/{device}/forwarding"
 FORWARD_ALL_6 = "net/ipv6/conf/all/forwarding"
 ACCEPT_RA = "net/ipv6/conf/{device}/accept_ra"
 RP_FILTER = "net/ipv4/conf/{device}/rp_filter"
+RESERVED_PORTS = "net/ipv4/ip_local_reserved_ports"
 
 _OURS = "the uplink, mg_vxlan and the devices of pods"
 _PODS = "the devices of pods"
@@ -68,6 +69,16 @@ SETTINGS: Final = (
         _OURS,
         "the kernel looks up IPv6 routes for packets of these devices",
         "these devices are routers: they ignore router advertisements unless accept_ra is 2",
+        Undo.VALUE,
+    ),
+    Setting(
+        RESERVED_PORTS,
+        "masquerade.ports beside what is there",
+        "the host, with masquerade",
+        "these ports of the node's address stand for its pods",
+        "the kernel gives none of them to a socket of the host that asks for any port. A program "
+        "that asks for one of them by its number gets it, and answers from a remote to which a pod "
+        "has the same port go to the pod",
         Undo.VALUE,
     ),
     Setting(

@@ -17,6 +17,7 @@ from mesh.lab.fabric import Fabric
 from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
 from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
+from mesh.masquerade.settings import MasqueradeSettings
 from mesh.observe.relays import DOMAIN
 from mesh.pools.settings import Pool
 
@@ -55,6 +56,8 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
     }
     if topology.hubble:
         agent["hubble"] = _hubble(lab, cluster, node)
+    if topology.masquerade:
+        agent["masquerade"] = _masquerade(topology.masquerade)
     speaker = {
         **common,
         "node": node.name,
@@ -89,6 +92,11 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
         written[role] = _write(run, role, tree)
         _hand_over(run / role)
     return written
+
+
+def _masquerade(settings: MasqueradeSettings) -> Document:
+    networks = [str(network) for network in settings.non_masquerade_cidrs]
+    return {"mode": settings.mode, "nonMasqueradeCIDRs": networks, "ports": settings.ports}
 
 
 def etcd_client(lab: Lab, topology: Topology, user: EtcdUser) -> Document:

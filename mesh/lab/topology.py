@@ -17,6 +17,7 @@ from gateway.settings import EgressSettings
 from mesh.core.strict import AnyAddress, AnyNetwork
 from mesh.lab import fabric
 from mesh.lab.fabric import Fabric, Part
+from mesh.masquerade.settings import MasqueradeSettings
 from mesh.pools.settings import Pool
 
 GATEWAY_LABEL = ("role", "gateway")
@@ -69,6 +70,8 @@ class Topology(Fabric, frozen=True):
     """Whether agents listen for a Hubble relay."""
     bgp: bool = True
     """Whether the nodes peer with the router."""
+    masquerade: MasqueradeSettings | None = None
+    """``masquerade`` of every agent."""
     contracts: bool = True
     """Whether each cluster has contracts with the others, made from this file."""
 

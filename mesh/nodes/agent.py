@@ -71,7 +71,10 @@ class NodesAgent(AgentFeature):
         self.hop: Table[IPv4Address, rows.NodeHop] = Table("node hop")
         self.pod_cidr: Table[Network, rows.PodCIDR] = Table("pod CIDR")
         self.announced = (Table[Network, None]("own pod CIDR"),)
-        self.ours = (Table[Network, None]("pod CIDR pools"),)
+        self.ours = (
+            Table[Network, None]("pod CIDR pools"),
+            Table[Network, None]("pod CIDR of a Node object"),
+        )
         self.own_addresses = (Table[IP, None]("address of own node"),)
         #: ``HostFlag`` by tunnel endpoint; at the start of the agent those of the last one.
         self.flags: Table[IPv4Address, int] = Table("flags of node")
@@ -94,6 +97,8 @@ class NodesAgent(AgentFeature):
         self.standing.derive(loop)
         by_address = By(self.standing.table, lambda _, node: node.addresses)
         loop.group(self.own_addresses[0], rows.own_address, by_address)
+        by_cidr = By(self.standing.table, lambda _, node: node.pod_cidrs)
+        loop.group(self.ours[1], rows.handed_out, by_cidr)
         loop.group(
             self._own_node,
             self._make_own,

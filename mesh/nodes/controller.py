@@ -9,12 +9,13 @@ from typing import Any
 
 from mesh.core.feature import ControllerFeature
 from mesh.core.groups import By
-from mesh.core.model import IP, Claim, ClaimKey, Finding, ForeignNode, Node, NodeKey
+from mesh.core.model import IP, Claim, ClaimKey, Finding, ForeignNode, Network, Node, NodeKey
 from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
 from mesh.core.table import Table
 from mesh.nodes import rows
+from mesh.nodes.findings import NO_POD_CIDR
 from mesh.nodes.nouns import node_row
 from mesh.nodes.pod_cidrs import NOUN, POD_CIDR_POOLS
 from mesh.nodes.settings import PodCIDRPools
@@ -41,8 +42,11 @@ class NodesController(ControllerFeature):
         self._cluster, self._objects, self._remote = cluster, objects, remote
         self._claims, self._locator = store.claims_of(NOUN).held, locator
         self.standing = StandingNodes(objects)
-        self._pools = PoolClaims(NOUN, POD_CIDR_POOLS, pools.pod_cidrs, objects, foreign)
-        self.wants, self.ours = (self._pools.wants,), (self._pools.ours,)
+        self._pools = PoolClaims(
+            NOUN, POD_CIDR_POOLS, pools.pod_cidrs, objects, foreign, has=lambda node: node.pod_cidrs
+        )
+        self.wants = (self._pools.wants,)
+        self.ours = (self._pools.ours, Table[Network, None]("pod CIDR of a Node object"))
         self.claims = (self._pools.claimable,)
 
     @property
@@ -61,6 +65,8 @@ class NodesController(ControllerFeature):
         )
         by_address = By(self.standing.table, lambda _, node: node.addresses)
         loop.group(self.own_addresses[0], rows.own_address, by_address)
+        by_cidr = By(self.standing.table, lambda _, node: node.pod_cidrs)
+        loop.group(self.ours[1], rows.handed_out, by_cidr)
 
     def _node(
         self,
@@ -82,4 +88,12 @@ class NodesController(ControllerFeature):
         return Rows.of(rows, node_row)
 
     def findings(self) -> Iterable[Finding]:
-        return self._pools.findings(f"meshgate/v1/{self._cluster}/config")
+        yield from self._pools.findings(f"meshgate/v1/{self._cluster}/config")
+        if self._pools.names:
+            return
+        for key, node in self.standing.table.rows.items():
+            if not node.pod_cidrs:
+                text = "none, and the controller has no pools: the node's pods get no addresses; "
+                text += "let the cluster hand out pod CIDRs, or give the controller pools.podCIDRs"
+                about = (f"node/{key.name}",)
+                yield Finding(NO_POD_CIDR, f"Node/{key.name}", "spec.podCIDRs", text, about)

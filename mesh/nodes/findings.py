@@ -28,6 +28,13 @@ NO_WAY = Code(
     "Add a route to the other node, or mend the routing daemon. `ip route get ADDRESS` shows what "
     "the kernel knows.",
 )
+NO_POD_CIDR = Code(
+    "M228",
+    "A Node object has no spec.podCIDRs, and the controller's configuration has no pools of pod "
+    "CIDRs. The pods of the node get no addresses.",
+    "Let the cluster hand out pod CIDRs (--allocate-node-cidrs of kube-controller-manager), or "
+    "give the controller pools.podCIDRs.",
+)
 STRICT_FILTER = Code(
     "D609",
     "The uplink takes only packets whose way back leads out of it (rp_filter 1). This host reaches "

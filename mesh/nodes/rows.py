@@ -81,10 +81,13 @@ def own_node(
     locator: IPv6Network | None,
     pools: Sequence[str],
 ) -> dict[NodeKey, Node]:
-    """A node of our cluster with the pod CIDRs and the locator that it has claimed."""
+    """A node of our cluster with its locator and its pod CIDRs.
+
+    These are the ones that the cluster has handed out to it; else those that it has claimed.
+    """
     if node is None:
         return {}
-    cidrs = tuple(network for network, _ in claimed(claims.values(), pools))
+    cidrs = node.pod_cidrs or tuple(network for network, _ in claimed(claims.values(), pools))
     return {key: replace(node, pod_cidrs=cidrs, locator=locator)}
 
 
@@ -174,6 +177,11 @@ def host_flags(endpoint: IPv4Address, prefixes: Mapping[Network, Behind]) -> dic
 def one_node(key: NodeKey, nodes: Mapping[NodeKey, Node]) -> dict[NodeKey, Node]:
     """The node of a group of one."""
     return {key: nodes[key]} if nodes else {}
+
+
+def handed_out(network: Network, nodes: Mapping[NodeKey, Node]) -> dict[Network, None]:
+    """A pod CIDR that the cluster has handed out to nodes of ours."""
+    return {network: None} if nodes else {}
 
 
 def own_address(address: IP, nodes: Mapping[NodeKey, Node]) -> dict[IP, None]:

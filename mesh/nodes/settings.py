@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
 from mesh.pools.settings import Pool, PoolLists
@@ -12,7 +10,6 @@ from mesh.pools.settings import Pool, PoolLists
 class PodCIDRPools(PoolLists, frozen=True):
     """Pools of pod networks."""
 
-    pod_cidrs: Annotated[tuple[Pool, ...], msgspec.Meta(min_length=1)] = msgspec.field(
-        name="podCIDRs"
-    )
-    """Pod networks: every node gets one piece of each pool."""
+    pod_cidrs: tuple[Pool, ...] = msgspec.field(name="podCIDRs", default=())
+    """Pod networks: every node whose object has no ``spec.podCIDRs`` gets one piece of each pool;
+    empty where the cluster hands them out."""

@@ -4,6 +4,9 @@ The address is where tunnels to this node end. The Node object says it to the ot
 may stand on another device than the uplink (a fabric that routes to addresses of the loopback
 device). It is kept in a file: a restarted agent does not know the object yet.
 
+With ``auto`` in the configuration the uplink is the device that has this address. Before the
+address is known, and where the loopback device has it, it is the device of the default route.
+
 A change that stands for a while is followed: ``run`` ends, and the agent begins anew within its
 process. Until then it is finding D607.
 """
@@ -11,6 +14,7 @@ process. Until then it is finding D607.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +26,7 @@ from typing import Protocol
 from mesh.core.files import replace_file
 from mesh.core.model import Finding
 from mesh.core.table import Source
+from mesh.kernel import DefaultRoute
 from mesh.netlink import Event, Group, LinkEvent
 from mesh.nodes.findings import UPLINK_CHANGED
 from mesh.orders import Link
@@ -39,6 +44,10 @@ FULL_INTERVAL_S = 600.0
 RETRY_S = 5.0
 #: Seconds for which a change stands before it is followed, and until the agent begins anew again.
 SETTLE_S, REST_S = 2.0, 10.0
+#: Of the configuration: the device is found by its address.
+AUTO = "auto"
+#: Linux gives this index to the loopback device of every network namespace.
+_LOOPBACK = 1
 #: Name of the file that has the endpoint, in the agent's state directory.
 FILE = "endpoint"
 
@@ -54,6 +63,7 @@ class Facts:
     ifindex: int
     mtu: int
     endpoint: IPv4Address
+    device: str = ""
 
     @property
     def pod_mtu(self) -> int:
@@ -70,8 +80,14 @@ class Kernel(Protocol):
     async def link(self, name: str) -> Link:
         """One device; OSError ENODEV when there is none."""
 
+    async def links(self) -> dict[str, Link]:
+        """Devices by name."""
+
     async def host_addresses(self) -> dict[int, list[IPv4Address]]:
         """IPv4 addresses of global scope by ifindex."""
+
+    async def default_route(self, version: int) -> DefaultRoute | None:
+        """Where what is for the world goes; None: nowhere."""
 
 
 def endpoint_of(
@@ -81,6 +97,19 @@ def endpoint_of(
     rest = (addresses[index] for index in sorted(addresses) if index != ifindex)
     have = [*addresses.get(ifindex, ()), *(address for found in rest for address in found)]
     return next((address for address in wanted if address in have), next(iter(have), None))
+
+
+def device_of(
+    wanted: Sequence[IPv4Address | None],
+    addresses: Mapping[int, list[IPv4Address]],
+    default: int | None,
+) -> int | None:
+    """Index of the device that has the first of ``wanted`` that any has; else ``default``."""
+    for address in wanted:
+        for index, found in addresses.items():
+            if address in found:
+                return default if index == _LOOPBACK else index
+    return default
 
 
 def changes(before: Facts, now: Facts) -> dict[str, str]:
@@ -116,7 +145,7 @@ class Uplink:
         self._wanted = wanted
         self._asked_with: IPv4Address | None = None
         self._kept = _read(file)
-        self._ifindex = 0
+        self._ifindex, self._device = 0, name
         self._wake = asyncio.Event()
         self._changes: dict[str, str] = {}
         if objects:
@@ -124,18 +153,35 @@ class Uplink:
 
     async def facts(self) -> Facts:
         """The uplink as it is now; raises OSError when no tunnel can end there."""
-        link = await self._kernel.link(self._name)
-        self._ifindex, self._asked_with = link.ifindex, self._wanted()
+        self._asked_with = self._wanted()
         wanted = (self._asked_with, self._kept)
-        endpoint = endpoint_of(wanted, link.ifindex, await self._kernel.host_addresses())
+        addresses = await self._kernel.host_addresses()
+        link = await self._link(wanted, addresses)
+        self._ifindex, self._device = link.ifindex, link.name
+        endpoint = endpoint_of(wanted, link.ifindex, addresses)
         if endpoint is None:
             raise OSError(f"{link.name} has no IPv4 address: no tunnel can end here")
-        return Facts(link.ifindex, link.mtu, endpoint)
+        return Facts(link.ifindex, link.mtu, endpoint, link.name)
+
+    async def _link(
+        self,
+        wanted: Sequence[IPv4Address | None],
+        addresses: Mapping[int, list[IPv4Address]],
+    ) -> Link:
+        if self._name != AUTO:
+            return await self._kernel.link(self._name)
+        route = await self._kernel.default_route(4)
+        index = device_of(wanted, addresses, route.ifindex if route else None)
+        for link in (await self._kernel.links()).values():
+            if link.ifindex == index:
+                return link
+        text = "no device has the InternalIP of the Node object, and there is no default route"
+        raise OSError(errno.ENODEV, f"uplink: auto: {text}: name the device in the configuration")
 
     def findings(self, node: str) -> Iterable[Finding]:
         """What differs from what the datapath was loaded with."""
         for field, text in self._changes.items():
-            place = f"{node}/{self._name}"
+            place = f"{node}/{self._device}"
             yield Finding(UPLINK_CHANGED, place, field, text, (f"node/{node}",))
 
     async def run(self, before: Facts, settle_s: float = SETTLE_S, rest_s: float = REST_S) -> None:
@@ -153,7 +199,7 @@ class Uplink:
 
     async def _follow(self, events: AsyncIterator[Event]) -> None:
         async for event in events:
-            if concerned(event, self._name, self._ifindex):
+            if concerned(event, self._device, self._ifindex):
                 self._wake.set()
 
     def _look_at_object(self) -> None:

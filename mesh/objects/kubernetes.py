@@ -18,12 +18,13 @@ from mesh.core.model import (
     ContainerPort,
     Labels,
     Namespace,
+    Network,
     Node,
     NodeKey,
     Pod,
     PodKey,
 )
-from mesh.core.strict import Wrong, convert
+from mesh.core.strict import AnyNetwork, Wrong, convert
 from mesh.objects.fields import irrelevant, unused, used
 from mesh.objects.schema import Kind, Loose, Meta, Parsed, Place, labels_of, name_of, unicast_of
 from mesh.objects.tables import ObjectNoun
@@ -60,6 +61,8 @@ class _Taint(Loose, frozen=True):
 
 class _NodeSpec(Loose, frozen=True):
     taints: tuple[_Taint, ...] | None = None
+    pod_cidr: AnyNetwork | None = msgspec.field(name="podCIDR", default=None)
+    pod_cidrs: tuple[AnyNetwork, ...] | None = msgspec.field(name="podCIDRs", default=None)
 
 
 class _Node(Loose, frozen=True):
@@ -131,8 +134,15 @@ def _node(place: Place, document: object) -> Parsed:
     if not found:
         raise Wrong("status.addresses", "no address of type InternalIP")
     labels = _labels(node.metadata, HOSTNAME_LABEL, name)
-    row = Node(place.cluster, name, tuple(dict.fromkeys(found)), labels=labels)
+    cidrs = _pod_cidrs(node.spec or _NodeSpec())
+    row = Node(place.cluster, name, tuple(dict.fromkeys(found)), cidrs, labels=labels)
     return Parsed(NODES.name, key, row)
+
+
+def _pod_cidrs(spec: _NodeSpec) -> tuple[Network, ...]:
+    """What the cluster has handed out to the node; none, where it hands nothing out."""
+    first = (spec.pod_cidr,) if spec.pod_cidr else ()
+    return tuple(dict.fromkeys(spec.pod_cidrs or first))
 
 
 def _waits_for_its_cloud(spec: _NodeSpec) -> bool:
@@ -216,7 +226,8 @@ def _has_own_network(document: Any) -> bool:
     return not document["spec"].get("hostNetwork")
 
 
-_OURS = "Meshgate gives each node its pod CIDRs, and each pod its addresses"
+_OURS = "Meshgate gives each pod its addresses"
+_OWN = "Meshgate gives each node a piece of its own pools"
 
 NODE_FIELDS = (
     used("metadata.name", "the node's name, as pods and peers name it"),
@@ -224,8 +235,8 @@ NODE_FIELDS = (
     used("status.addresses[].type", "InternalIP counts; the other types are of no concern"),
     used("status.addresses[].address", "the first IPv4 address is the tunnel endpoint"),
     irrelevant("metadata.deletionTimestamp", "a node counts as long as its object is there"),
-    irrelevant("spec.podCIDR", _OURS),
-    irrelevant("spec.podCIDRs", _OURS),
+    used("spec.podCIDRs[]", "the node's pods get their addresses out of them; without any " + _OWN),
+    used("spec.podCIDR", "as spec.podCIDRs"),
     used(
         "spec.taints[].key",
         "node.cloudprovider.kubernetes.io/uninitialized: a node without addresses is none yet; the "
@@ -296,7 +307,7 @@ POD_FIELDS = (
     ),
     unused(
         "metadata.annotations[ipam.cilium.io/skip-masquerade]",
-        "egress policies alone say which connections get another source address",
+        "egress policies and the node's configuration say which connections get another source",
     ),
     irrelevant("spec.containers[].ports[].hostIP", "without hostPort it says nothing"),
     irrelevant("spec.hostname, spec.subdomain", "names for DNS"),

@@ -6,7 +6,7 @@ never given back (D20).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mesh.core.feature import Claimable, Want
 from mesh.core.groups import By
@@ -20,7 +20,10 @@ from mesh.pools.settings import Pool
 
 
 class PoolClaims:
-    """``field`` is the pools' field in the configuration; ``noun`` that of the claims."""
+    """``field`` is the pools' field in the configuration; ``noun`` that of the claims.
+
+    A node that ``has`` what the pools are for, from elsewhere, wants no piece.
+    """
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class PoolClaims:
         pools: Sequence[Pool],
         objects: Objects,
         foreign: Table[str, ForeignNode],
+        has: Callable[[Node], object] = lambda _: False,
     ) -> None:
         self.wants: Table[Want, bool] = Table(f"{noun} wanted")
         self.ours: Table[Network, None] = Table(f"pools {noun}")
@@ -36,7 +40,7 @@ class PoolClaims:
         self.table: Table[str, tuple[str, ...]] = Table(f"pools {field}")
         self.claimable = Claimable(noun, self._candidates)
         self._noun, self._field, self._pools = noun, field, tuple(pools)
-        self._objects, self._foreign = objects, foreign
+        self._objects, self._foreign, self._has = objects, foreign, has
 
     @property
     def names(self) -> list[str]:
@@ -55,7 +59,9 @@ class PoolClaims:
         return pool_findings(self._field, cidrs, config_key, self._foreign.rows.values())
 
     def _wanted(self, key: NodeKey, node: Node | None) -> dict[Want, bool]:
-        return {Want(self._noun, pool, key.name): True for pool in self.names} if node else {}
+        if node is None or self._has(node):
+            return {}
+        return {Want(self._noun, pool, key.name): True for pool in self.names}
 
     def _candidates(self, want: Want) -> Sequence[int]:
         return free_numbers(want.pool, self._foreign.rows.values())

@@ -9,8 +9,9 @@ missing backends. Nobody waits for another cluster: what an awaited one has is h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import islice
+from typing import Any
 
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By
@@ -21,8 +22,13 @@ from mesh.core.sources import Remote
 from mesh.core.table import Source, Table
 from mesh.objects.tables import Objects
 from mesh.services import backends
-from mesh.services.backends import BackendAddress, ServiceAddress, Translation
-from mesh.services.findings import BACKENDS_FULL, SERVICES_FULL
+from mesh.services.backends import BackendAddress, Owner, ServiceAddress, Translation
+from mesh.services.findings import (
+    BACKENDS_FULL,
+    LEFT_TO_PROXY,
+    PROXY_CONTRADICTS,
+    SERVICES_FULL,
+)
 from mesh.services.held import Held, read_back, with_held
 from mesh.services.layouts import DECLARED
 from mesh.services.maps import (
@@ -37,6 +43,7 @@ from mesh.services.maps import (
 from mesh.services.nouns import service_list
 from mesh.services.own import OwnServices
 from mesh.services.placement import Placement
+from mesh.services.proxy import Proxy
 from mesh.services.slots import SlotRange, recovered_slots
 from mesh.services.uses import Use, Uses
 
@@ -51,7 +58,11 @@ _NAMED = 8
 
 
 class ServicesAgent(AgentFeature):
-    """``pods`` are the entries of the own cluster's pods, ``remote`` is what peers publish."""
+    """``pods`` are the entries of the own cluster's pods, ``remote`` is what peers publish.
+
+    ``proxy`` says whether a kube-proxy of this node has the services; then ours are the global ones
+    of which it does not honour more than we do.
+    """
 
     layouts = DECLARED
 
@@ -61,8 +72,10 @@ class ServicesAgent(AgentFeature):
         objects: Objects,
         pods: Table[PodRef, PodEntry],
         remote: Remote,
+        proxy: Proxy,
     ) -> None:
         self._cluster = cluster
+        self._proxy = proxy
         self._own = OwnServices(objects, pods)
         self._remote = remote
         self._held = Held(remote)
@@ -71,7 +84,7 @@ class ServicesAgent(AgentFeature):
         self.backend: Table[int, BackendAddress] = Table("backend")
         self.ours = (self._own.network,)
         #: Addresses that a service of this cluster has, whatever the port.
-        self.address: Table[IP, bool] = Table("service address")
+        self.address: Table[IP, Owner] = Table("service address")
         self._translation: Table[ServiceAddress, Translation] = Table("translation")
         #: Backends to which a service leads.
         self.uses = Uses(self._translation)
@@ -92,9 +105,18 @@ class ServicesAgent(AgentFeature):
             also=[remote],
         )
         loop.group(
-            self._translation, self._translate, By(self.service, self._asks), By(self._held.table)
+            self._translation,
+            self._translate,
+            By(self.service, self._asks),
+            By(self._held.table),
+            whole=[self._proxy.table],
         )
-        loop.group(self.address, _address, By(self._translation, lambda ask, _: [ask.address]))
+        loop.group(
+            self.address,
+            self._owner,
+            By(self.service, lambda key, row: {ask.address for ask in self._asks(key, row)}),
+            whole=[self._proxy.table],
+        )
         loop.work("uses of backends", self.uses, [self._translation])
         loop.work("slots of services", placement, [self._translation, placement.released])
 
@@ -110,9 +132,19 @@ class ServicesAgent(AgentFeature):
     ) -> dict[ServiceAddress, Translation]:
         rows = backends.translation(ask, services)
         row = rows.get(ask)
+        if row and self._proxy.owns and not _is_ours_beside(services[row.owner]):
+            return {}
         if row is None or not held or not services[row.owner].is_global:
             return rows
         return {ask: with_held(row, held)}
+
+    def _owner(self, address: IP, services: Mapping[ServiceKey, Service]) -> dict[IP, Owner]:
+        if not services:
+            return {}
+        return {address: Owner.PROXIED if self._proxy.owns else Owner.OURS}
+
+    def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return (self._proxy.run,)
 
     async def recover(self, maps: Maps) -> None:
         """Go on with what the maps hold: from empty ones, slots would change owners."""
@@ -149,6 +181,32 @@ class ServicesAgent(AgentFeature):
             yield from backends.conflicts(ask, row)
         yield from self._backends_full()
         yield from self._services_full()
+        yield from self._proxy_contradicts()
+        yield from self._left_to_proxy()
+
+    def _proxy_contradicts(self) -> Iterable[Finding]:
+        said, place = self._proxy.configured, self._proxy.place
+        if said == "auto" or place is None or bool(place) == said:
+            return
+        found = (
+            f"a kube-proxy is there ({place}), and translates what is ours"
+            if place
+            else ("none is found: the addresses of services that are not global lead nowhere")
+        )
+        text = f"the configuration says {str(said).lower()}, but {found}; set it to auto"
+        yield Finding(PROXY_CONTRADICTS, "agent", "services.kubeProxy", text)
+
+    def _left_to_proxy(self) -> Iterable[Finding]:
+        if not self._proxy.owns:
+            return
+        for key, row in self.service.rows.items():
+            if key.cluster == self._cluster and row.is_global and row.proxy_only:
+                text = "the kube-proxy of the node honours it and has the service: connections go "
+                text += "to backends of this cluster only; remove the field, or the annotation "
+                text += "that makes the service global"
+                place = f"Service/{key.namespace}/{key.name}"
+                about = (f"service/{key.namespace}/{key.name}",)
+                yield Finding(LEFT_TO_PROXY, place, row.proxy_only, text, about)
 
     def _backends_full(self) -> Iterable[Finding]:
         slots = self._placement.slots
@@ -187,8 +245,9 @@ def _slots_of(_: ServiceAddress, row: SlotRange) -> Iterable[int]:
     return range(row.first, row.first + row.count)
 
 
-def _address(address: IP, asks: Mapping[ServiceAddress, Translation]) -> dict[IP, bool]:
-    return {address: True} if asks else {}
+def _is_ours_beside(service: Service) -> bool:
+    """Whether sockets get its backends although a kube-proxy has the services of the node."""
+    return service.is_global and not service.proxy_only
 
 
 def _recovered(

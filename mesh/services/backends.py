@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import chain
 from operator import attrgetter
 
@@ -47,6 +48,13 @@ from mesh.services.kinds import (
     ServiceObject,
     ServicePortObject,
 )
+
+
+class Owner(Enum):
+    """Who translates what is for the address of a service, by ``enum service_owner``."""
+
+    OURS = "SERVICE_OURS"
+    PROXIED = "SERVICE_PROXIED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +273,7 @@ def own_service(
         service.is_shared,
         backends,
         service.affinity,
+        service.proxy_only,
     )
     return {key: row}
 

@@ -20,6 +20,21 @@ SERVICES_FULL = Code(
     "that the text names are not translated.",
     "Make the map of service addresses larger in the agent's configuration.",
 )
+PROXY_CONTRADICTS = Code(
+    "M226",
+    "The agent's configuration says that a kube-proxy runs on the node, and none is found; or that "
+    "none does, and one is found. Without an owner the addresses of services lead nowhere. Two "
+    "owners translate what is the other one's.",
+    "Set services.kubeProxy of the agent's configuration to auto, or to what is so.",
+)
+LEFT_TO_PROXY = Code(
+    "M227",
+    "A global service has sessionAffinity or internalTrafficPolicy Local, which the node's "
+    "kube-proxy honours. It stays the kube-proxy's: connections go to backends of this cluster "
+    "only.",
+    "Remove the field, if backends of other clusters are to get connections; else the annotation "
+    "that makes the service global.",
+)
 NOT_PUBLISHED = Code(
     "M164",
     "A global service has backends that are neither pods nor nodes of its cluster, as an "

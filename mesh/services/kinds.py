@@ -73,7 +73,7 @@ class ServiceObject:
     """A Service manifest; key in tables: ``ServiceKey``. No address: a headless service.
 
     ``selector`` is None when the manifest has none. ``affinity`` is ``local``, ``remote`` or empty.
-    ``with_unready``: every pod that exists counts as ready.
+    ``with_unready``: every pod that exists counts as ready. ``proxy_only`` is as in ``Service``.
     """
 
     cluster: str
@@ -87,6 +87,7 @@ class ServiceObject:
     origin: str = ""
     affinity: str = ""
     with_unready: bool = False
+    proxy_only: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -144,6 +145,8 @@ class _ServiceSpec(Loose, frozen=True):
     ports: tuple[_ServicePort, ...] | None = None
     selector: dict[str, str] | None = None
     publish_not_ready_addresses: bool | None = None
+    session_affinity: Any = None  # a wrong type harms nobody
+    internal_traffic_policy: Any = None
 
 
 class _Service(Loose, frozen=True):
@@ -214,8 +217,16 @@ def _service(place: Place, document: object) -> Parsed:
         origin=str(place),
         affinity=_affinity(annotations),
         with_unready=bool(spec.publish_not_ready_addresses),
+        proxy_only=_proxy_only(spec),
     )
     return Parsed(SERVICES.name, key, row, unused=tuple(_not_as_written(spec)))
+
+
+def _proxy_only(spec: _ServiceSpec) -> str:
+    """A field of whose kind of choice a kube-proxy makes, and we do not; empty: none."""
+    if spec.session_affinity == "ClientIP":
+        return "spec.sessionAffinity"
+    return "spec.internalTrafficPolicy" if spec.internal_traffic_policy == "Local" else ""
 
 
 def _not_as_written(spec: _ServiceSpec) -> Iterator[Field]:

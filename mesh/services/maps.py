@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Mapping
+from functools import partial
 from socket import IPPROTO_TCP, IPPROTO_UDP
 from typing import Any
+
+import numpy as np
 
 from mesh.core.address import decode_address, encode_address
 from mesh.core.feature import Entry, Maps
 from mesh.core.model import IP
 from mesh.core.reconcile import Errors, Target
 from mesh.core.table import Source
-from mesh.services.backends import BackendAddress, ServiceAddress
+from mesh.services.backends import BackendAddress, Owner, ServiceAddress
 from mesh.services.slots import SlotRange, Slots
 
 SERVICE_MAP = "mg_service_addr"
@@ -63,19 +66,22 @@ def backend_map(maps: Maps) -> Target[int, BackendAddress]:
     return maps.rows(BACKEND_MAP, encode_backend, decode_backend)
 
 
-def encode_ip(address: IP, _: bool) -> Entry:  # noqa: FBT001 - the row of a set
-    """Entry of ``mg_service_ip``."""
-    return encode_address(address), 1
+def encode_ip(address: IP, owner: Owner, numbers: Mapping[str, int]) -> Entry:
+    """Entry of ``mg_service_ip``; ``numbers`` is BTF's ``enum service_owner``."""
+    return encode_address(address), np.uint32(numbers[owner.value]).tobytes()
 
 
-def decode_ip(key: Any, _: Any) -> tuple[IP, bool]:
+def decode_ip(key: Any, value: Any, numbers: Mapping[str, int]) -> tuple[IP, Owner]:
     """Inverse of ``encode_ip``."""
-    return decode_address(key), True
+    names = {number: name for name, number in numbers.items()}
+    return decode_address(key), Owner(names[int(value)])
 
 
-def address_map(maps: Maps) -> Target[IP, bool]:
+def address_map(maps: Maps) -> Target[IP, Owner]:
     """``mg_service_ip`` as a target."""
-    return maps.rows(ADDRESS_MAP, encode_ip, decode_ip)
+    numbers = maps.enum("service_owner")
+    encode, decode = partial(encode_ip, numbers=numbers), partial(decode_ip, numbers=numbers)
+    return maps.rows(ADDRESS_MAP, encode, decode)
 
 
 class Released(Source):

@@ -56,6 +56,7 @@ node: {world.node_name(world.OWN)}
 bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
+services: {{kubeProxy: false}}
 podNetns: {_NETNS}
 """
 CONTROLLER = f"""\

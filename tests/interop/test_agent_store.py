@@ -32,6 +32,7 @@ etcd: {{endpoints: ["http://{address}"]}}
 bpffs: {place}
 cgroup: {place}
 uplink: uplink
+services: {kubeProxy: false}
 socket: {place}/socket
 podNetns: /run/netns/{{cluster}}-{{namespace}}_{{name}}
 stateDir: {place}
@@ -53,7 +54,7 @@ def agent_of(server: Etcd, place: Path) -> Agent:
     objects[NODES].replace({NodeKey("east", "east-1"): OWN})
     key = PodKey("east", "shop", "web-1")
     objects[PODS].replace({key: Pod("east", "shop", "web-1", "east-1")})
-    facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
+    facts = Facts(7, 1500, IPv4Address("10.99.0.11"), "uplink")
     agent.features = Features(agent.config, facts, objects, agent.kernel)
     agent.features.hosts.private.mark_synced()  # the kernel was asked, and has no routes
     agent.features.derive(agent.loop)

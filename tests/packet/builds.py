@@ -13,6 +13,7 @@ from mesh.core.feature import Mark
 from mesh.core.table import Table
 from mesh.datapath import layouts as datapath
 from mesh.identity import layouts as identity
+from mesh.masquerade import layouts as masquerade
 from mesh.nodes import layouts as nodes
 from mesh.pods import layouts as pods
 from mesh.services import layouts as services
@@ -41,6 +42,7 @@ DECLARED = (
     *nodes.DECLARED,
     *services.DECLARED,
     *egress.DECLARED,
+    *masquerade.DECLARED,
     *pods.declared([Mark("egress_class", Table("class"), former="egress")]),
     *ADDED,
 )

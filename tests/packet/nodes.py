@@ -193,6 +193,7 @@ class Node:
             "event_share": 1 << 30,
             "drop_share": 1 << 30,
             "icmp_errors": 1000,
+            "masquerade": 1,  # whose rows say what is
             "permutation_key": 0x1234567890ABCDEF,
         }
 
@@ -219,6 +220,8 @@ class Node:
             "mg_known",
             "mg_egress_pods",
             "mg_service_ip",
+            "mg_masquerade",
+            "mg_unmasked",
         ):
             self.clear(name)
         for table in range(self.maps["mg_used"].max_entries):
@@ -327,6 +330,20 @@ class Node:
         row = {"count": len(numbers), "number": np.array([*numbers, *[0] * (16 - len(numbers))])}
         self.maps["mg_own_block"].update_one(addr(EGRESS[family]), row)
 
+    def masquerade(
+        self,
+        family: int,
+        address: str | None = None,
+        ports: range = range(61000, 65536),
+        *,
+        opens: bool = True,
+    ) -> None:
+        """Pods show the world this address, by default the node's own."""
+        own = {4: self.plan.endpoint, 6: f"fd99::{self.plan.endpoint.rpartition('.')[2]}"}
+        row = {"address": addr_value(address or own[family]), "first": ports.start}
+        row |= {"ports": len(ports), "opens": opens}
+        self.maps["mg_masquerade"].update_one(family, row)
+
     # Packets
 
     def from_pod(self, pod: str, packet: Packet | bytes, **ctx: object) -> Got:
@@ -339,6 +356,9 @@ class Node:
 
     def from_uplink(self, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         return self.run("mg_from_uplink", packet, ifindex=self.devices["dpwup"], **ctx)
+
+    def to_uplink(self, packet: Packet | bytes, **ctx: object) -> Got:
+        return self.run("mg_to_uplink", packet, ifindex=self.devices["dpwup"], **ctx)
 
     def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         wire = packet if isinstance(packet, bytes) else packet.wire()

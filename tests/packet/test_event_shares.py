@@ -104,3 +104,15 @@ def test_strangers_have_the_share_of_whom_they_ask(node: Node, family: int) -> N
     assert SHARE <= len(shown) <= 2 * SHARE
     packet = Packet(LEGACY[family], CLIENT[family], TCP(1, 80, "S"))
     assert len(node.from_uplink(packet).events) == 1
+
+
+def test_of_the_pods_behind_an_uplink_each_has_a_share(node: Node, family: int) -> None:
+    """They have one device there; the source is known to be the pod's."""
+    node.masquerade(family)
+
+    def left(source: str, port: int) -> list[Event]:
+        return node.to_uplink(Packet(source, LEGACY[family], UDP(port, 53))).events
+
+    shown = [event for port in range(SENT) for event in left(WEB[family], 1024 + port)]
+    assert SHARE <= len(shown) <= 2 * SHARE
+    assert len(left(CLIENT[family], 1)) == 1

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, OK, PLANS, REDIRECT, SHOT, Got, Node
+from tests.packet.nodes import EGRESS, LEGACY, OK, PLANS, REDIRECT, SHOT, Node
 from tests.packet.packets import TCP, UDP, Other, Packet
 
 Nodes = dict[str, Node]
@@ -20,10 +20,6 @@ CLIENT, WEB = PLANS["a"].pods["client"], PLANS["a"].pods["web"]
 #: TCX_NEXT: the programs of others behind this one are asked, too.
 NEXT = (1 << 32) - 1
 ROUTING = bytes([17, 0, 4, 0]) + b"\0" * 4
-
-
-def to_uplink(node: Node, packet: Packet | bytes) -> Got:
-    return node.run("mg_to_uplink", packet, ifindex=node.devices["dpwup"])
 
 
 @pytest.mark.parametrize("to", [OWN, NODE, PEER], ids=["its own", "another one", "a peer's"])
@@ -92,14 +88,14 @@ FORGED: list[tuple[str, Callable[[int], Packet]]] = [
 def test_what_nobody_has_vouched_for_does_not_leave(
     nodes: Nodes, family: int, make: Callable[[int], Packet]
 ) -> None:
-    got = to_uplink(nodes["a"], make(family))
+    got = nodes["a"].to_uplink(make(family))
     assert (got.verdict, got.dropped) == (SHOT, {"OVERLAY_PORT": 1})
     assert [event["point"] for event in got.events] == [11]
 
 
 def test_options_hide_nothing(nodes: Nodes) -> None:
     packet = Packet(OWN[4], NODE[4], UDP(1, PORT), options=b"\1" * 8)
-    assert to_uplink(nodes["a"], packet).dropped == {"OVERLAY_PORT": 1}
+    assert nodes["a"].to_uplink(packet).dropped == {"OVERLAY_PORT": 1}
 
 
 LEAVES: list[tuple[str, Callable[[int], Packet]]] = [
@@ -114,10 +110,10 @@ LEAVES: list[tuple[str, Callable[[int], Packet]]] = [
 
 @pytest.mark.parametrize("make", [row[1] for row in LEAVES], ids=[row[0] for row in LEAVES])
 def test_all_else_leaves(nodes: Nodes, family: int, make: Callable[[int], Packet]) -> None:
-    got = to_uplink(nodes["a"], make(family))
+    got = nodes["a"].to_uplink(make(family))
     assert (got.verdict, got.dropped) == (NEXT, {})
 
 
 def test_what_is_no_ip_leaves(nodes: Nodes) -> None:
     frame = b"\2" * 12 + b"\x08\x06" + b"\0" * 46
-    assert to_uplink(nodes["a"], frame).verdict == NEXT
+    assert nodes["a"].to_uplink(frame).verdict == NEXT

@@ -108,11 +108,39 @@ def test_a_host_that_begins_to_forward_keeps_its_default_routes(host: Path, tmp_
     asyncio.run(story())
 
 
-async def prepared(agent: Host, host: Path) -> None:
+async def prepared(agent: Host, host: Path, reserved: range = range(0)) -> None:
     """``prepare`` as in a process of that namespace: what it awaits is asked beforehand."""
     routes = await agent.default_routes()
     with enter(host):
-        agent.prepare(("uplink",), routes)
+        agent.prepare(("uplink",), routes, reserved)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("", "61000-65535"), ("8080,62000", "8080,61000-65535")]
+)
+def test_ports_that_stand_for_pods_are_no_sockets(
+    host: Path, tmp_path: Path, before: str, now: str
+) -> None:
+    """In the kernel's own form, and put back; what others have reserved stays."""
+    name = "net/ipv4/ip_local_reserved_ports"
+
+    async def story() -> None:
+        async with Kernel.open_in(str(host)) as kernel:
+            agent = Host("a", tmp_path, kernel, "uplink", "mgp", 8472)
+            if before:
+                sysctl(host, f"{name.replace('/', '.')}={before}")
+            await prepared(agent, host, range(61000, 65536))
+            await prepared(agent, host, range(61000, 65536))  # a second agent
+            with enter(host):
+                assert agent.ledger.sysctls.read(name) == now
+                assert list(agent.findings()) == []
+                rows = {row["setting"]: row for row in agent.rows()}
+                row = rows["net.ipv4.ip_local_reserved_ports"]
+                assert (row["was"], row["now"]) == (before, now)
+                agent.ledger.restore()
+                assert agent.ledger.sysctls.read(name) == before
+
+    asyncio.run(story())
 
 
 def values(agent: Host) -> dict[str, str | None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from ipaddress import ip_address
 
 import pytest
 
 from mesh.core.address import encode_address
-from tests.packet.nodes import LEGACY, OK, REDIRECT, SHOT, Node
+from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Node
 from tests.packet.packets import TCP, UDP, Echo, Error, Packet
 
 Nodes = dict[str, Node]
@@ -17,8 +18,13 @@ SERVICE = {4: "10.97.1.10", 6: "fd97:1::10"}
 ASKED = [TCP(40000, 81, "S"), UDP(40000, 80, b"x"), Echo(7)]
 
 
-def serve(node: Node, address: str) -> None:
-    node.maps["mg_service_ip"].update_one(encode_address(ip_address(address)), 1)
+#: enum service_owner.
+OURS, PROXIED = 1, 2
+
+
+def serve(node: Node, address: str, owner: int = OURS) -> None:
+    value = owner.to_bytes(4, sys.byteorder)
+    node.maps["mg_service_ip"].update_one(encode_address(ip_address(address)), value)
 
 
 @pytest.mark.parametrize("content", ASKED, ids=["port", "protocol", "ping"])
@@ -44,3 +50,30 @@ def test_a_covered_pod_hears_it_too(nodes: Nodes, family: int) -> None:
     got = a.from_pod("client", Packet(client[family], LEGACY[family], TCP(40000, 81, "S")))
     assert got.dropped == {"NO_SERVICE": 1}
     assert got.verdict in (REDIRECT, SHOT)
+
+
+@pytest.mark.parametrize("content", ASKED, ids=["port", "protocol", "ping"])
+@pytest.mark.parametrize("pod", ["web", "client"])
+def test_a_proxys_service_is_asked_through_the_stack_whatever_policy_covers_the_pod(
+    nodes: Nodes, family: int, pod: str, content: Content
+) -> None:
+    a, source = nodes["a"], nodes["a"].plan.pods[pod]
+    a.egress({4: "0.0.0.0/0", 6: "::/0"}[family], 1, EGRESS[family])
+    serve(a, SERVICE[family], PROXIED)
+    packet = Packet(source[family], SERVICE[family], content)
+    got = a.from_pod(pod, packet)
+    assert (got.verdict, got.dropped, got.wire) == (OK, {}, packet.wire())
+
+
+def test_nor_does_a_policy_reset_what_a_proxys_service_answers(nodes: Nodes, family: int) -> None:
+    a, client = nodes["a"], nodes["a"].plan.pods["client"]
+    a.egress({4: "0.0.0.0/0", 6: "::/0"}[family], 1, EGRESS[family])
+    serve(a, SERVICE[family], PROXIED)
+    asked = Packet(client[family], SERVICE[family], TCP(40000, 80, "S"))
+    assert a.from_pod("client", asked).dropped == {}
+    for flags in ("SA", "PA"):
+        answer = asked.reply(TCP(80, 40000, flags))
+        got = a.to_pod("client", answer)
+        assert (got.verdict, got.dropped, got.packet) == (OK, {}, answer)
+    more = asked.but(l4=TCP(40000, 80, "PA"))
+    assert a.from_pod("client", more).dropped == {}

@@ -1,13 +1,14 @@
 """The room of services over real maps: rows arrive as entries, and a restart moves no slot."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bpf.btf import Btf
 from bpf.build import HERE, build
 from bpf.maps import Map, RowTarget
 from bpf.object import Object
@@ -34,7 +35,8 @@ PORTS = (("http", "TCP", 80), ("dns", "UDP", 53))
 class PinnedMaps(Maps):
     """Maps that ``sock.o`` has pinned."""
 
-    def __init__(self, pins: Path) -> None:
+    def __init__(self, pins: Path, btf: Btf) -> None:
+        self._btf = btf
         names = (SERVICE_MAP, BACKEND_MAP, ADDRESS_MAP)
         self.maps = {name: Map.open_pinned(pins / name) for name in names}
 
@@ -43,6 +45,9 @@ class PinnedMaps(Maps):
 
     def capacity(self, name: str) -> int:
         return self.maps[name].max_entries
+
+    def enum(self, name: str) -> Mapping[str, int]:
+        return self._btf.enum(name)
 
     def close(self) -> None:
         for one in self.maps.values():
@@ -56,7 +61,7 @@ def loaded(pins: Path, **entries: int) -> Iterator[PinnedMaps]:
             opened.set_max_entries(name, number)
         opened.pin(pins)
         opened.load()
-    made = PinnedMaps(pins)
+        made = PinnedMaps(pins, opened.btf)
     yield made
     made.close()
 

@@ -306,6 +306,21 @@ def test_a_service_that_points_to_an_empty_slot_is_refused(bed: Bed, family: Fam
 
 @families
 @kinds
+def test_a_port_that_the_service_of_a_proxy_does_not_have_is_the_proxy_only(
+    bed: Bed, family: Family, kind: int
+) -> None:
+    """Nothing translates here, and no route leads there."""
+    bed.servers(family, kind)
+    bed.serve(kind, family)
+    bed.addresses.update_one({"w": words(family.service)["w"]}, 2)  # SERVICE_PROXIED
+    for asked, port in ((TCP if kind == UDP else UDP, 80), (kind, 81)):
+        with pytest.raises(OSError, match=os.strerror(errno.ENETUNREACH)):
+            bed.client(family, asked).connect((family.service, port))
+    bed.client(family, kind).connect((family.service, 80))
+
+
+@families
+@kinds
 def test_another_protocol_or_port_is_no_service(bed: Bed, family: Family, kind: int) -> None:
     bed.servers(family, kind)
     bed.serve(kind, family)

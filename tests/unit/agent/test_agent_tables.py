@@ -47,6 +47,7 @@ etcd: {endpoints: ["http://127.0.0.1:1"]}
 bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
+services: {kubeProxy: false}
 socket: /nowhere
 podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere
@@ -77,7 +78,7 @@ def started(tmp_path: Path, *, store: bool = True) -> tuple[Features, Loop]:
         table.mark_synced()
     objects[NODES].replace({NodeKey("east", "east-1"): OWN})
     tables = Features(
-        load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11")), objects, NoKernel()
+        load_agent(path), Facts(7, 1500, IPv4Address("10.99.0.11"), "uplink"), objects, NoKernel()
     )
     tables.store.remote.expect(())
     tables.hosts.private.mark_synced()

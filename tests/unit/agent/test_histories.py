@@ -40,6 +40,7 @@ etcd: {endpoints: ["http://127.0.0.1:1"]}
 bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
+services: {kubeProxy: false}
 socket: /nowhere
 podNetns: /run/netns/{cluster}-{namespace}_{name}
 stateDir: /nowhere
@@ -70,7 +71,7 @@ class Reader:
 
     def __init__(self, path: Path, loop: Loop) -> None:
         self.objects = Objects(KINDS.nouns)
-        facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
+        facts = Facts(7, 1500, IPv4Address("10.99.0.11"), "uplink")
         self.features = Features(load_agent(path), facts, self.objects, NoKernel())
         self.loop = loop
         self.features.store.remote.expect(())

@@ -46,6 +46,7 @@ node: east-2
 bpffs: /nowhere
 cgroup: /nowhere
 uplink: uplink
+services: {{kubeProxy: false}}
 podNetns: /run/netns/{{cluster}}-{{namespace}}_{{name}}
 """
 CONTROLLER = f"""{COMMON}
@@ -124,7 +125,7 @@ class AgentProcess(Process):
         path = place / "agent.yaml"
         path.write_text(AGENT)
         objects = Objects(KINDS.nouns)
-        facts: Any = Facts(7, 1500, ip_address("10.99.0.2"))
+        facts: Any = Facts(7, 1500, ip_address("10.99.0.2"), "uplink")
         kernel: Any = None
         features = agent.Features(load_agent(path), facts, objects, kernel)
         features.store.remote.expect(())

@@ -1,5 +1,6 @@
 """Which prefixes a node announces: pure."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from bgp.peer import BGPPeer
@@ -121,3 +122,10 @@ def test_a_peer_that_selects_no_node_is_a_finding() -> None:
     assert [(f.code, f.object) for f in unmatched(peers, NODES.values())] == [
         ("B202", "peers.yaml")
     ]
+
+
+def test_pod_cidrs_that_the_cluster_has_handed_out_come_before_claims() -> None:
+    cidr = ip_network("10.244.3.0/24")
+    claims = [claim("podcidr", "10.1.0.0_16_24", 3, "east-1")]
+    found, findings = own_prefixes(replace(EAST1, pod_cidrs=(cidr,)), claims, [], NODES)
+    assert (found["podCIDRs"], findings) == ([cidr], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import msgspec
@@ -62,6 +63,7 @@ STORED = {
     "blocksPerNode": 4,
 }
 NODE = Node("east", "east-1", (ip_address("10.99.0.11"),))
+NODE_2 = Node("east", "east-2", (ip_address("10.99.0.12"),))
 CLIENT = PodKey("east", "shop", "client-1")
 
 
@@ -235,6 +237,21 @@ def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:
         )
     )
     assert facts.addresses == {ip_address("10.99.0.11")}
+
+
+def test_a_node_with_pod_cidrs_of_the_cluster_claims_none() -> None:
+    """Its locator is claimed as before; what it has nobody else may claim."""
+    tables = objects(nodes=[replace(NODE, pod_cidrs=(ip_network("10.244.3.0/24"),)), NODE_2])
+    cluster = Cluster(tables)
+    assert cluster.wants("podcidr") == {Want("podcidr", pool, "east-2") for pool in (V4, V6)}
+    assert cluster.wants("locator") == {
+        Want("locator", LOCATORS, name) for name in ("east-1", "east-2")
+    }
+    nodes = cluster.features[1]
+    assert isinstance(nodes, NodesController)
+    (row,) = (row for row in nodes.node.rows.values() if row.name == "east-1")
+    assert row.pod_cidrs == (ip_network("10.244.3.0/24"),)
+    assert ip_network("10.244.3.0/24") in nodes.ours[1].rows
 
 
 def test_a_prefix_that_was_published_before_ours_holds_ours_back() -> None:

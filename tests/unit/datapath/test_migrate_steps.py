@@ -91,6 +91,6 @@ def test_a_link_tells_its_program() -> None:
     assert program_of("mgp0123456789a_out") == "mg_to_pod"
     assert program_of("mg_connect4") == "mg_connect4"
     assert program_of("something") is None
-    assert {program_of(name) for name in ("uplink", "vxlan", "x_in", "x_out")} == {
+    assert {program_of(name) for name in ("uplink", "vxlan", "host", "guard", "x_in", "x_out")} == {
         *HANDOVER_PROGRAMS.values()
     }

@@ -112,5 +112,5 @@ def test_ports_in_use_are_those_of_the_busiest_remote(family: int, order: str) -
 
 def test_ports_are_counted_against_this_node_s_blocks() -> None:
     address = ip_address("198.51.100.10")
-    rows = list(usages("n", {WHAT: (1, 2)}, {address: 700}, {address: (1, 2, 3, 4)}, 256))
+    rows = list(usages("n", {WHAT: (1, 2)}, {address: 700}, {address: 1024}))
     assert rows == [Usage(WHAT, "n", 1, 2), Usage(f"ports {address}", "n", 700, 1024)]

@@ -100,19 +100,21 @@ def test_what_may_pass_is_not_told(policy: str, rules: list[Any], other: list[An
 @pytest.mark.parametrize(
     ("policy", "rules"),
     [
-        ("drop", [KNOWN, [meta("iifname", "mgp*"), state("new"), ACCEPT]]),
-        ("accept", [[state("invalid"), DROP]]),
+        ("drop", [[meta("iifname", "mgp*"), ACCEPT]]),
+        ("accept", [[meta("oifname", "mgp*"), DROP]]),
     ],
 )
-def test_answers_of_pods_that_conntrack_knows_no_question_of_are_told(
-    policy: str, rules: list[Any]
-) -> None:
-    """BPF hands the question to the pod; kube-proxy's chains drop what is invalid."""
+def test_a_firewall_that_lets_no_answer_back_is_told(policy: str, rules: list[Any]) -> None:
     four, six = stopped("forward", policy, *rules)
-    assert "answer over IPv4" in four
-    assert "answer over IPv6" in six
-    accepted = [[meta("iifname", "mgp*"), ACCEPT], *rules]
-    assert stopped("forward", policy, *accepted) == []
+    assert "answers over IPv4" in four
+    assert "answers over IPv6" in six
+    assert 'oifname "mgp*" ct state established,related accept' in four
+    assert stopped("forward", policy, KNOWN, *rules) == []
+
+
+def test_conntrack_knows_every_answer() -> None:
+    """The stack gets both directions, so kube-proxy's chains may drop what is invalid."""
+    assert stopped("forward", "accept", [state("invalid"), DROP]) == []
 
 
 def test_forwarding_that_is_dropped_is_told_for_both_families() -> None:

@@ -12,12 +12,21 @@ from pathlib import Path
 import pytest
 
 from mesh.core.table import Table
-from mesh.kernel import Link
+from mesh.kernel import DefaultRoute, Link
 from mesh.netlink import AddressEvent, Event, Group, LinkEvent, Lost
-from mesh.nodes.uplink import FILE, Facts, MovedError, Uplink, changes, concerned, endpoint_of
+from mesh.nodes.uplink import (
+    FILE,
+    Facts,
+    MovedError,
+    Uplink,
+    changes,
+    concerned,
+    device_of,
+    endpoint_of,
+)
 from tests.unit.nodes.test_next_hops import Instant
 
-FACTS = Facts(7, 1500, IPv4Address("10.99.0.11"))
+FACTS = Facts(7, 1500, IPv4Address("10.99.0.11"), "uplink")
 
 
 def link(ifindex: int, name: str) -> LinkEvent:
@@ -73,12 +82,16 @@ def test_without_an_object_it_is_the_former_one_then_the_uplinks_first() -> None
     assert endpoint_of([A, A], 7, {}) is None
 
 
+OTHER = Link("eth9", 9, 9000, "", up=True, alias="")
+
+
 class FakeKernel:
     """A host with an uplink of index 7."""
 
     def __init__(self) -> None:
         self.uplink: Link | None = Link("uplink", 7, 1500, "", up=True, alias="")
         self.have = dict(HAVE)
+        self.default: DefaultRoute | None = DefaultRoute(OTHER.ifindex, "192.0.2.1")
         self.said: asyncio.Queue[Event] = asyncio.Queue()
 
     async def events(self, *groups: Group) -> AsyncIterator[Event]:
@@ -92,6 +105,13 @@ class FakeKernel:
             raise OSError(errno.ENODEV, f"no network device {name}")
         return self.uplink
 
+    async def links(self) -> dict[str, Link]:
+        return {one.name: one for one in (self.uplink, OTHER) if one}
+
+    async def default_route(self, version: int) -> DefaultRoute | None:
+        assert version == 4
+        return self.default
+
     async def host_addresses(self) -> dict[int, list[IPv4Address]]:
         return self.have
 
@@ -103,7 +123,8 @@ class FakeKernel:
 class World:
     """An agent's view of its uplink; ``object`` is what the Node object says."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "uplink") -> None:
+        self.name = name
         self.kernel, self.directory = FakeKernel(), directory
         self.object: Table[str, IPv4Address] = Table("object")
         self.begin()
@@ -112,7 +133,7 @@ class World:
         """A new agent, which has not read the object."""
         self.object.replace({})
         self.uplink = Uplink(
-            self.kernel, "uplink", self.directory / FILE, lambda: self.object.rows.get("me"),
+            self.kernel, self.name, self.directory / FILE, lambda: self.object.rows.get("me"),
             self.object,
         )  # fmt: skip
 
@@ -218,5 +239,48 @@ def test_a_file_that_cannot_be_read_is_no_endpoint(tmp_path: Path) -> None:
     async def story() -> None:
         world = World(tmp_path)
         assert (await world.uplink.facts()).endpoint == A
+
+    play(story())
+
+
+def test_the_uplink_is_the_device_that_has_the_objects_address() -> None:
+    assert device_of([B, A], HAVE, 9) == 7
+    assert device_of([DOCKER, A], HAVE, 7) == 9
+    assert device_of([None, A], HAVE, 9) == 7
+    assert device_of([None, None], HAVE, 9) == 9
+    assert device_of([LO, A], HAVE, 9) == 9  # a fabric that routes to the loopback device
+    assert device_of([IPv4Address("10.99.0.99"), None], HAVE, None) is None
+
+
+def test_the_object_says_which_device_is_the_uplink(tmp_path: Path) -> None:
+    """Until it is known, that of the default route; then the agent begins anew, once."""
+
+    async def story() -> None:
+        world = World(tmp_path, "auto")
+        task = await world.start()
+        assert (world.before.device, world.before.endpoint, world.before.mtu) == (
+            "eth9", DOCKER, 9000,
+        )  # fmt: skip
+        world.object.upsert({"me": A})
+        await asyncio.sleep(1)
+        assert set(world.found()) == {"ifindex", "mtu", "endpoint", "device"}
+        assert await task == pytest.approx(10)
+        world.begin()
+        task = await world.start()  # the address is kept in a file
+        assert world.before == FACTS
+        world.object.upsert({"me": A})
+        await asyncio.sleep(60)
+        assert (world.found(), task.done()) == ([], False)
+        task.cancel()
+
+    play(story())
+
+
+def test_without_a_device_the_agent_says_what_to_do(tmp_path: Path) -> None:
+    async def story() -> None:
+        world = World(tmp_path, "auto")
+        world.kernel.default = None
+        with pytest.raises(OSError, match="name the device in the configuration"):
+            await world.uplink.facts()
 
     play(story())

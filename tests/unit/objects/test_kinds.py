@@ -63,8 +63,28 @@ def test_a_node_has_its_internal_addresses_and_its_hostname_label() -> None:
         "east",
         "east-1",
         (ip_address("10.99.0.11"), ip_address("fd99::11")),
+        (ip_network("10.1.0.0/24"),),
         labels=(("kubernetes.io/hostname", "east-1"), ("role", "gateway")),
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "cidrs"),
+    [
+        ('{podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, "fd01::/64"]}', "10.1.0.0/24 fd01::/64"),
+        ("{podCIDR: 10.1.0.0/24}", "10.1.0.0/24"),
+        ("{podCIDR: null, podCIDRs: []}", ""),
+        ("{}", ""),
+    ],
+)
+def test_the_cluster_may_hand_out_pod_cidrs(spec: str, cidrs: str) -> None:
+    row = parse(NODE.replace("{podCIDRs: [10.1.0.0/24], unknown: 1}", spec)).row
+    assert " ".join(map(str, row.pod_cidrs)) == cidrs
+
+
+def test_a_pod_cidr_that_is_none_is_named() -> None:
+    error = error_of(NODE.replace("10.1.0.0/24", "10.1.0.0/33"))
+    assert error.path == "spec.podCIDRs[0]"
 
 
 def test_a_namespace_has_its_name_as_a_label() -> None:

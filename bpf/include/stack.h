@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Netfilter sees both directions of a connection, or neither: a rule that drops what is `ct state
+ * invalid`, or that translates, needs both. A packet that goes up to the stack, or comes from it,
+ * marks its connection (packet->stack becomes CONNECTION_STACK). From then on all packets of the
+ * connection go by the stack, none by redirect.
+ */
+#pragma once
+#include "handover.h"
+#include "nat.h"
+#include "overlay.h"
+
+/* decide: the stack has had a packet of this connection */
+static __always_inline bool has_stack(const struct connection *connection, enum direction direction)
+{
+	return connection && direction != DIRECTION_NEW && connection->flags & CONNECTION_STACK;
+}
+
+/* decide: up to the stack, by the device to which the routes back lead, so that a filter of reverse
+ * paths agrees: that of the overlay for what came out of it, but for a host's answer to what has
+ * left natively
+ */
+static __always_inline int stack_way(hook_t *ctx, const struct packet *packet, struct way *way)
+{
+	bool overlay = packet->sender && !packet->answers;
+
+	if (overlay && hook_device(ctx) != cfg.vxlan) /* there the stack takes it */
+		way->kind.act = ACT_HOST;
+	return 0;
+}
+
+/* decide: from the stack to a pod of another node. A packet that came out of the overlay may still
+ * be noted with it (hook_is_noted); then the kernel's device takes it. Returns 0 or a drop reason.
+ */
+static __framed int stack_to_overlay(hook_t *ctx, struct packet *packet, struct way *way,
+				     __be32 endpoint, __u32 vni)
+{
+	int reason = overlay_way(ctx, packet, way, endpoint, vni);
+
+	if (!reason && hook_is_noted(ctx))
+		way->kind.act = ACT_DEVICE;
+	return reason;
+}
+
+/* decide: likewise, in the name of a pod of this node: netfilter has chosen the destination, as a
+ * proxy of services does. Returns 0 or a drop reason.
+ */
+static __always_inline int stack_to_node(hook_t *ctx, struct packet *packet, struct way *way,
+					 const struct address *to)
+{
+	struct connection *connection;
+	enum direction direction = connection_find(packet, &connection);
+
+	if (is_handed(packet, connection))
+		return HANDOVER;
+	packet->stack = 1;
+	int reason = connection_plain(ctx, packet, connection, direction, to->identity);
+	return reason ? reason : stack_to_overlay(ctx, packet, way, to->node, packet->identity);
+}
