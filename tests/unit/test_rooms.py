@@ -97,6 +97,7 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("device", ""): "of the kernel: a network device",
     ("netns", ""): "of the kernel: a network namespace",
     ("next hop", ""): "of the wire: NEXT_HOP of a BGP route (RFC 4271)",
+    ("peer", "clustermesh/issuer.py"): "of gRPC: the address of a caller",
     ("gateway", "mesh/kernel.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/netlink.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/pods/links.py"): "of the kernel: RTA_GATEWAY of the pod's default route",
@@ -111,7 +112,7 @@ SHARED = {
     "Service", "service", "backend", "pod", "node", "address", "identity", "locator", "cluster",
 }  # fmt: skip
 #: Folders that use the product as an operator does: they write its files and read its answers.
-CONSUMERS = ("mesh/lab",)
+CONSUMERS = ("mesh/lab", "mesh/install")
 #: The layer of identity, below all features: what a selector, or an address, of any room looks at.
 LAYER = {
     "mesh.identity.labels", "mesh.identity.selectors", "mesh.identity.matching",
