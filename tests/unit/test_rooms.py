@@ -98,6 +98,7 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("device", ""): "of the kernel: a network device",
     ("netns", ""): "of the kernel: a network namespace",
     ("next hop", ""): "of the wire: NEXT_HOP of a BGP route (RFC 4271)",
+    ("peer", "clustermesh/issuer.py"): "of gRPC: the address of a caller",
     ("gateway", "mesh/kernel.py"): "of the kernel: RTA_GATEWAY",
     ("gateway", "mesh/cni/results.py"): "of the wire: the next hop in a result of CNI",
     ("gateway", "mesh/orders.py"): "of the kernel: RTA_GATEWAY",
