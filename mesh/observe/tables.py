@@ -37,6 +37,8 @@ T = TypeVar("T")
 SERVICE = "meshgate.Tables"
 #: Roles whose configuration file alone says that the process is meant to run.
 ROLES = ("agent", "controller", "speaker")
+#: Sockets in the run directory that speak another protocol: the CNI plugin asks the agent there.
+OTHERS = ("cni",)
 #: Seconds that a process has to answer: for its status, and for each chunk of rows.
 DEADLINE_S = 2.0
 #: Rows of a chunk at most, and seconds after which it is sent with fewer.
@@ -219,6 +221,7 @@ def processes(run: Path) -> list[Process]:
         for pattern in ("*.sock", "*/*.sock", "*/*/*.sock")
         for path in run.glob(pattern)
         if path.is_socket() and (path.parent.parent in (run, run.parent) or _is_own(path))
+        if path.stem not in OTHERS
     }
     configured = {
         (path.parent.name, path.stem): path.with_suffix(".sock")

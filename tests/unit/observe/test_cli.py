@@ -130,6 +130,15 @@ def test_a_dead_process_is_named_and_hides_nobody(run: Run, tmp_path: Path) -> N
     assert err.startswith("meshgate: west-1/speaker: ")
 
 
+@pytest.mark.usefixtures("lab")
+def test_the_socket_of_the_cni_plugin_is_no_process(run: Run, tmp_path: Path) -> None:
+    """It lies in the run directory, and speaks another protocol."""
+    with socket.socket(socket.AF_UNIX) as plugins:
+        plugins.bind(str(tmp_path / "cni.sock"))
+        plugins.listen()
+        assert run("identity", "list")[0] == 0
+
+
 def test_without_any_process_the_run_directory_is_named(run: Run, tmp_path: Path) -> None:
     """Exit status 1, nothing on standard output."""
     for noun in ("node", "flow"):
