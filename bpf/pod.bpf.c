@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The host side of every pod's veth: mg_from_pod takes what the pod sends, mg_to_pod sees what the
- * host itself sends to it. Packets of others enter a pod by redirect, not through here.
+ * host itself sends to it. Packets of others enter a pod by redirect, not through here. Beside
+ * another CNI, which may redirect as well, mg_to_pod stands behind the pod's own device instead.
  */
 #include "hook_tc.h"
 #include "parse.h"
@@ -8,6 +9,7 @@
 #include "guard.h"
 #include "leave.h"
 #include "neighbour.h"
+#include "ours.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -27,12 +29,16 @@ static __framed bool host_by_overlay(const struct packet *packet, const struct a
 	return is_overlay_host(packet, to->node);
 }
 
-/* decide: to a destination that needs no translation. Returns 0 or a drop reason. */
+/* decide: to a destination that needs no translation. Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int plain_way(hook_t *ctx, struct packet *packet, struct way *way,
 				     const struct address *to, bool overlay)
 {
-	if (!overlay && (!to->kind || to->kind == ADDRESS_NODE))
-		return 0; /* hosts, the world: the stack */
+	bool stack = !overlay && (!to->kind || to->kind == ADDRESS_NODE);
+
+	if (cfg.beside && (stack || !is_others(to)))
+		return NOT_OURS;
+	if (stack)
+		return 0; /* hosts, the world */
 	if (to->node != cfg.node)
 		return overlay_way(ctx, packet, way, to->node, packet->identity);
 	struct pod *pod = pod_find(destination_key(packet));
@@ -88,17 +94,20 @@ static __always_inline int no_service(struct way *way)
 	return DROP_NO_SERVICE;
 }
 
-/* Returns 0 or a drop reason. */
+/* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct connection *connection;
 	struct address to;
 	struct pod *pod;
 
-	/* 1. parse */
+	/* 1. parse; beside another CNI only what is ours */
+	int reason = cfg.beside ? ours_from_pod(ctx, packet) : 0;
+	if (reason)
+		return reason;
 	if (hook_protocol(ctx) == bpf_htons(ETH_P_ARP))
 		return arp_check(ctx, packet);
-	int reason = parse(ctx, packet);
+	reason = parse(ctx, packet);
 	if (reason)
 		return reason;
 
@@ -147,6 +156,10 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 			reason = egress_open(ctx, packet, way, egress, connection);
 			if (!reason)
 				return egress_way(ctx, packet, way);
+			if (cfg.beside && reason == DROP_MID_STREAM && !connection) {
+				connection = adopt(packet);
+				direction = DIRECTION_ORIGINAL;
+			}
 			reset_from_pod(packet, way, connection, direction, pod);
 			return reason;
 		}
@@ -170,15 +183,18 @@ int mg_from_pod(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_POD, POINT_FROM_POD);
 
-	hook_disown(ctx);
-	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	disown(ctx);
+	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : no_slot();
 }
 
-/* Returns 0 or a drop reason. */
+/* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int to_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct connection *connection;
 	struct address from;
+
+	if (cfg.beside)
+		return ours_to_pod(ctx, packet);
 
 	/* 1. parse; what the host sends in other protocols is its own affair */
 	if (parse(ctx, packet) || packet->icmp == ICMP_NEIGHBOUR)
@@ -201,9 +217,11 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet, struct way
 SEC("tc")
 int mg_to_pod(hook_t *ctx)
 {
-	if (hook_mark(ctx) == RESET_MARK)
+	if (cfg.beside && hook_is_vouched(ctx))
+		return HOOK_NEXT;
+	if (!cfg.beside && hook_mark(ctx) == RESET_MARK)
 		return HOOK_PASS;
 	struct slot *slot = enter(ctx, SLOT_TO_POD, POINT_TO_POD);
 
-	return slot ? leave(ctx, slot, to_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	return slot ? leave(ctx, slot, to_pod(ctx, &slot->packet, &slot->way)) : no_slot();
 }

@@ -10,6 +10,7 @@
 #include "deliver.h"
 #include "guard.h"
 #include "leave.h"
+#include "ours.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -66,7 +67,7 @@ static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way 
 	return reason ? reason : deliver(ctx, packet, way, pod);
 }
 
-/* Returns 0 or a drop reason. */
+/* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	enum tunnel tunnel;
@@ -74,6 +75,8 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 
 	/* 1. parse what says whose packet it is */
 	int reason = parse_network(ctx, packet);
+	if (reason && cfg.beside)
+		return NOT_OURS;
 	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
 		return 0;
 	if (reason)
@@ -96,7 +99,9 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 		return reason ? reason : gateway_return(ctx, packet, way);
 	}
 
-	/* 4. a pod of this node; the rest is the host's */
+	/* 4. a pod of this node; the rest is the host's, and beside another CNI all of it */
+	if (cfg.beside)
+		return NOT_OURS;
 	struct pod *pod = pod_find(destination_key(packet));
 	return pod ? from_outside(ctx, packet, way, pod) : 0;
 }
@@ -106,8 +111,8 @@ int mg_from_uplink(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
 
-	hook_disown(ctx);
-	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	disown(ctx);
+	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : no_slot();
 }
 
 /* decide: what the device says nothing of came from ACT_HOST; of an outer IPv6 packet, which the
@@ -161,7 +166,10 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 
 	/* 1. what ACT_DEVICE gave to the device */
 	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0)) {
-		hook_vouch(ctx);
+		if (takes_overlay(bpf_htonl(key.remote_ipv4), own_port()))
+			hook_vouch(ctx);
+		else
+			hook_vouch_moved(ctx);
 		return 0;
 	}
 
@@ -202,7 +210,11 @@ int mg_to_vxlan(hook_t *ctx)
 SEC("tc")
 int mg_to_uplink(hook_t *ctx)
 {
-	if (hook_is_vouched(ctx) || !may_be_tunnel(ctx))
+	bool moved = hook_is_moved(ctx);
+
+	if (moved)
+		overlay_move(ctx);
+	if (moved || hook_is_vouched(ctx) || !may_be_tunnel(ctx))
 		return HOOK_NEXT;
 	struct slot *slot = enter(ctx, SLOT_TO_UPLINK, POINT_TO_UPLINK);
 	int reason = slot ? tunnel_forged(ctx, &slot->packet) : 0;

@@ -58,8 +58,9 @@ class AgentStore:
         kept = KeptContracts(known.with_name(CONTRACTS_FILE))
         self.remote = RemoteTables(facts, addresses_changed, kept=kept)
         self.counters = Counters(
-            self.client, facts.cluster, self.remote.take, lambda: self._view.told(PREFIX)
-        )
+            self.client, facts.cluster, self.remote.take, lambda: self._view.told(PREFIX),
+            ports=self.remote.ports,
+        )  # fmt: skip
         self.keys = PodKeys(facts.cluster, node)
         self.known = KnownClusters(known)
         self.remote.expect(self.known.clusters)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Address
 
+import msgspec
+
 from clustermesh.remote import wire
 from clustermesh.remote.shared import CONFIG, SERVICE, SHARED
 from clustermesh.remote.slices import slice_values
@@ -38,6 +40,11 @@ LATER = (wire.SLICES,)
 def config(cluster: str, cluster_id: int, counter_s: int = 0) -> dict[str, bytes]:
     """The key that other clusters read first."""
     return {wire.config_key(cluster): wire.cluster_config(cluster_id, counter_s)}
+
+
+def overlay(cluster: str, port: int) -> dict[str, bytes]:
+    """The key that says on which UDP port the cluster's nodes take the overlay."""
+    return {wire.overlay_key(cluster): msgspec.json.encode(wire.Overlay(port))}
 
 
 def node_keys(_: NodeKey, row: Node | None, cluster_id: int) -> dict[str, bytes]:

@@ -33,7 +33,7 @@ from mesh.core.model import Finding, NodeKey, Usage
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
 from mesh.datapath.findings import FULL, NOT_WRITTEN
-from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.hooks import VXLAN_DEVICE
 from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
@@ -119,7 +119,7 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts, objects, own, remote, self.locators.locator
+            me, config.uplink, facts, objects, own, remote, self.locators.locator, config.port
         )
         node = self.nodes.node
         self.hosts = HostsAgent(
@@ -201,7 +201,7 @@ class Agent:
         self.config = config
         self._steps = steps or Steps()
         self.kernel = kernel
-        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
+        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, config.port)
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
         self.datapath = Datapath(config.bpffs, programs, sizes)
@@ -217,7 +217,7 @@ class Agent:
         #: What is watched once the datapath stands.
         self._watched: Sequence[Callable[[], Iterable[Finding]]] = ()
         self.host = Host(
-            config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
+            config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, config.port
         )
         self.started = time.monotonic()
         self.mistakes = Mistakes(config.node, "agent", self.loop)
@@ -284,6 +284,8 @@ class Agent:
             "cluster": self.config.cluster.id,
             "cluster_shift": labels.CLUSTER_SHIFT,
             "uplink_mtu": facts.mtu,
+            "overlay_port": self.config.port,
+            "beside": int(self.config.mode == "beside"),
             "drop_events": DROP_EVENTS,
             "event_share": EVENT_SHARE,
             "drop_share": DROP_SHARE,
@@ -414,7 +416,7 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
 async def _live(config: AgentConfig, steps: Steps) -> None:
     """One agent after another, each on the uplink as it is, in one process."""
     async with Kernel.open() as kernel:
-        overlay = OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
+        overlay = OverlayDevice(kernel, VXLAN_DEVICE, config.port)
         while True:
             await _live_once(config, kernel, steps, overlay)
             process.begin_anew()

@@ -17,6 +17,7 @@ import msgspec
 from bpf.privileges import UnknownUserError, User
 from clustermesh.etcd.channel import EtcdAddress
 from gateway.settings import EgressSettings
+from mesh.core.model import OVERLAY_PORT
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
@@ -32,6 +33,10 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
 _ClusterName = Annotated[
     str, msgspec.Meta(pattern=r"^([a-z0-9][-a-z0-9]*)?[a-z0-9]\Z", max_length=32)
 ]
+Mode = Literal["whole", "beside"]
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+#: Ports of the overlay: beside another CNI that CNI may have its own device on 8472.
+_DEFAULT_PORTS: dict[Mode, int] = {"whole": OVERLAY_PORT, "beside": 8473}
 _Device = Annotated[str, msgspec.Meta(pattern=r"^[^/\s:]+\Z", max_length=15)]
 
 
@@ -127,10 +132,21 @@ class AgentConfig(Section, frozen=True):
     CIDRs of the cluster, by BGP; else by the overlay, as far as the kernel has no route to them."""
     egress: EgressSettings = EgressSettings()
     """Port blocks."""
+    mode: Mode = "whole"
+    """``whole``: Meshgate is the CNI. ``beside``: another CNI has the pods, and Meshgate takes only
+    what an egress policy, a global service or an address of another cluster covers."""
+    overlay_port: _Port | None = None
+    """UDP port on which this node takes the overlay, one for the cluster; absent: 8472, beside
+    another CNI 8473."""
     limits: tuple[Size, ...] = ()
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
     """Where a Hubble relay finds this agent; absent: on the unix socket only."""
+
+    @property
+    def port(self) -> int:
+        """UDP port on which this node takes the overlay."""
+        return self.overlay_port or _DEFAULT_PORTS[self.mode]
 
     @property
     def private(self) -> tuple[Path, ...]:
@@ -170,6 +186,16 @@ class ControllerConfig(Section, frozen=True):
     """Port blocks."""
     lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
     """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""
+    mode: Mode = "whole"
+    """As the agents of the cluster."""
+    overlay_port: _Port | None = None
+    """UDP port on which the nodes of the cluster take the overlay, which others read from the
+    store; absent: 8472, beside another CNI 8473."""
+
+    @property
+    def port(self) -> int:
+        """UDP port on which the nodes of the cluster take the overlay."""
+        return self.overlay_port or _DEFAULT_PORTS[self.mode]
 
     @property
     def private(self) -> tuple[Path, ...]:

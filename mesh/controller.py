@@ -16,7 +16,7 @@ from typing import Any
 
 from bgp.controller import RoutersController
 from clustermesh.contract import CONTRACTS
-from clustermesh.controller import Foreign, PublishController, RemoteController
+from clustermesh.controller import Foreign, PublishController, RemoteController, Said
 from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
@@ -90,8 +90,9 @@ class Features:
         )
         self.egress = EgressController(cluster, config.egress, objects, own)
         self.publish = PublishController(
-            id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            counted, self.identity.confirmed, self.services.published, config.lease_seconds,
+            Said(id_, config.lease_seconds, config.port), self.foreign, own,
+            self.nodes.node, self.identity.identity, counted, self.identity.confirmed,
+            self.services.published,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,

@@ -94,6 +94,8 @@ class Link:
     up: bool
     alias: str
     other_names: tuple[str, ...] = ()
+    port: int = 0
+    """UDP port of a VXLAN device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +178,15 @@ class Kernel:
         return await self.link(host.name)
 
     async def add_vxlan(self, name: str, port: int) -> Link:
-        """Make, unless it is there, a VXLAN device in collect-metadata mode, and set it up."""
-        if await self.find(name) is None:
+        """Make, unless it is there, a VXLAN device in collect-metadata mode, and set it up.
+
+        One that sits on another port is made anew: the kernel changes no device's port.
+        """
+        there = await self.find(name)
+        if there and there.port not in (0, port):
+            await self.delete_link(name)
+            there = None
+        if there is None:
             await self._ask(
                 "link", "add", ifname=name, kind="vxlan", vxlan_collect_metadata=True,
                 vxlan_port=port, vxlan_learning=False, vxlan_udp_csum=False,
@@ -543,6 +552,14 @@ def _other_names(message: Any) -> tuple[str, ...]:
     return tuple(value for _, value in listed["attrs"]) if listed else ()
 
 
+def _vxlan_port(message: Any) -> int:
+    """UDP port of a VXLAN device; 0 of all others."""
+    about = message.get("linkinfo")
+    if about is None or about.get("kind") != "vxlan":
+        return 0
+    return int(about.get("data").get("vxlan_port") or 0)
+
+
 def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
@@ -560,4 +577,5 @@ def _link(message: Any) -> Link:
         up=bool(message["flags"] & _IFF_UP),
         alias=message.get("ifalias") or "",
         other_names=_other_names(message),
+        port=_vxlan_port(message),
     )

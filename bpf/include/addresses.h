@@ -76,7 +76,8 @@ static __framed void address_find(const struct zoned_addr *addr, struct address 
 	struct cidr *cidr = bpf_map_lookup_elem(&mg_addr_cidr, &key);
 	*found = (struct address){.identity = IDENTITY_WORLD};
 	if (cidr)
-		*found = (struct address){.node = cidr->node, .kind = ADDRESS_POD};
+		*found = (struct address){
+		    .node = cidr->node, .kind = ADDRESS_POD, .cluster = cidr->cluster};
 }
 
 static __always_inline struct pod *pod_find(const struct zoned_addr *addr)

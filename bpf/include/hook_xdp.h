@@ -19,6 +19,7 @@ typedef struct xdp_md hook_t;
 enum {
 	HOOK_PASS = XDP_PASS,
 	HOOK_DROP = XDP_DROP,
+	HOOK_NEXT = XDP_PASS,
 	HOOK_HAS_DEVICE = 0,
 	HOOK_HAS_COPY = 0,
 };

@@ -260,8 +260,12 @@ static __framed void reset_pod(hook_t *ctx, const struct packet *packet, const s
 	if (reset_write(ctx, packet, &reset, numbers->half) ||
 	    hook_store(ctx, 0, &eth, sizeof(eth), 0))
 		return;
+	if (cfg.beside)
+		hook_vouch(ctx); /* no mark goes to where mg_to_pod is */
 	if (!hook_copy(ctx, ifindex, RESET_MARK))
 		reset_counted(RESET_POD);
+	if (cfg.beside)
+		hook_disown(ctx);
 }
 
 /* decide: the gateway by which an address without a policy still leaves; 0: none */

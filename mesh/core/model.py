@@ -19,6 +19,8 @@ Labels = tuple[tuple[str, str], ...]
 IDENTITY_HOST = 1
 IDENTITY_WORLD = 2
 IDENTITY_REMOTE_NODE = 6
+#: UDP port of the overlay of a cluster that publishes none: Cilium's default, and ours.
+OVERLAY_PORT = 8472
 
 
 @dataclass(frozen=True, slots=True)
