@@ -95,12 +95,13 @@ class Said:
     """What the cluster says of itself.
 
     ``counter_s`` is for how long its counter may stand until others take it for gone, ``port`` the
-    UDP port of its overlay.
+    UDP port of its overlay. ``bare``: its nodes need no pod CIDRs, as another CNI has the pods.
     """
 
     id: int
     counter_s: int
     port: int = OVERLAY_PORT
+    bare: bool = False
 
 
 class PublishController(ControllerFeature):
@@ -125,6 +126,7 @@ class PublishController(ControllerFeature):
         self.canaries: Table[str, bytes] = Table("canary")
         self.later: Table[str, bytes] = Table("canary")
         self._cluster, self._id, self._counter_s = foreign.cluster, said.id, said.counter_s
+        self._bare = said.bare
         self._foreign, self._store = foreign, store
         self._node, self._identity = node, identity
         self._counted, self._confirmed, self._service = counted, confirmed, service
@@ -153,7 +155,7 @@ class PublishController(ControllerFeature):
         }
 
     def derive(self, loop: Loop) -> None:
-        by_key = partial(publish.node_keys, cluster_id=self._id)
+        by_key = partial(publish.node_keys, cluster_id=self._id, bare=self._bare)
         loop.group(
             self._leaving,
             self._publishable,
@@ -163,7 +165,8 @@ class PublishController(ControllerFeature):
             also=[self._foreign.created],
         )
         loop.group(self.published[wire.NODES], by_key, By(self._leaving))
-        loop.group(self._endpoint, publish.endpoint, By(self._leaving))
+        ends = partial(publish.endpoint, bare=self._bare)
+        loop.group(self._endpoint, ends, By(self._leaving))
         loop.group(self.published[wire.IDENTITIES], publish.identity_keys, By(self._identity))
         loop.group(self.published[wire.SERVICES], self._first_form, By(self._service))
         parts = partial(publish.slice_keys, cluster_id=self._id)

@@ -47,9 +47,14 @@ def overlay(cluster: str, port: int) -> dict[str, bytes]:
     return {wire.overlay_key(cluster): msgspec.json.encode(wire.Overlay(port))}
 
 
-def node_keys(_: NodeKey, row: Node | None, cluster_id: int) -> dict[str, bytes]:
-    """The key of a node of this cluster that has its pod CIDRs; others are not there yet."""
-    if row is None or not row.pod_cidrs:
+def node_keys(
+    _: NodeKey, row: Node | None, cluster_id: int, *, bare: bool = False
+) -> dict[str, bytes]:
+    """The key of a node of this cluster that has its pod CIDRs; others are not there yet.
+
+    ``bare``: beside another CNI a node need not have any.
+    """
+    if row is None or not (row.pod_cidrs or bare):
         return {}
     return {wire.node_key(row.cluster, row.name): wire.node_value(row, cluster_id)}
 
@@ -79,9 +84,9 @@ def slice_keys(_: ServiceKey, row: Service | None, cluster_id: int) -> dict[str,
     return {wire.slice_key(row.cluster, row.namespace, name): v for name, v in values.items()}
 
 
-def endpoint(key: NodeKey, row: Node | None) -> dict[str, IPv4Address]:
+def endpoint(key: NodeKey, row: Node | None, *, bare: bool = False) -> dict[str, IPv4Address]:
     """Tunnel endpoint of a node that is published, by name."""
-    address = tunnel_endpoint(row) if row and row.pod_cidrs else None
+    address = tunnel_endpoint(row) if row and (row.pod_cidrs or bare) else None
     return {key.name: address} if address else {}
 
 

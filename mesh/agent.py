@@ -64,6 +64,7 @@ from mesh.observe.node import NodeEvents
 from mesh.observe.relays import Listener, NodeNotices
 from mesh.observe.tables import Server
 from mesh.pods.agent import PodsAgent, Wiring
+from mesh.pods.beside import FOLDER, FoundPods
 from mesh.pods.links import DEVICE_PREFIX, PodLinks
 from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
@@ -119,13 +120,14 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, config.uplink, facts, objects, own, remote, self.locators.locator, config.port
-        )
+            me, config.uplink, facts, objects, own, remote, self.locators.locator, config.port,
+            beside=config.mode == "beside",
+        )  # fmt: skip
         node = self.nodes.node
         self.hosts = HostsAgent(
             me, Devices(config.uplink, VXLAN_DEVICE, facts.pod_mtu), kernel,
             node, remote, self.nodes.flags,
-            native=config.hosts == "native",
+            native=config.hosts == "native" or config.mode == "beside",
         )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
         self.services = ServicesAgent(me.cluster, objects, self.identity.counted.table, remote)
@@ -147,7 +149,7 @@ class Features:
         features += more(self)
         self.pods = PodsAgent(
             me,
-            Wiring(config.pod_netns, facts.pod_mtu),
+            Wiring(config.pod_netns, facts.pod_mtu, beside=config.mode == "beside"),
             objects,
             self.local.table,
             node,
@@ -157,7 +159,9 @@ class Features:
         )
         features.append(self.pods)
         features.append(SocketsAgent(self.services.used, address, self.pods.namespaces))
-        announced = [table for one in features for table in one.announced]
+        # Pod CIDRs beside another CNI are its own affair.
+        mine = [one for one in features if config.mode == "whole" or one is not self.nodes]
+        announced = [table for one in mine for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
         contracts = objects[CONTRACTS]
         features.append(RemoteAgent(remote, contracts, config.etcd.address, features))
@@ -204,12 +208,13 @@ class Agent:
         self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, config.port)
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
-        self.datapath = Datapath(config.bpffs, programs, sizes)
+        self._beside = config.mode == "beside"
+        self.datapath = Datapath(config.bpffs, programs, sizes, beside=self._beside)
         self.manifests = Manifests(
             config.manifests, config.cluster.name, config.state_dir, kinds=kinds
         )
         self._more = more
-        self.namespaces = Namespaces(config.pod_netns)
+        self.namespaces = Namespaces(config.pod_netns or f"{FOLDER}/*")
         nodes = self.manifests.objects[NODES]
         file = config.state_dir / ENDPOINT
         self.uplink = Uplink(kernel, config.uplink, file, self._endpoint_of_object, nodes)
@@ -228,7 +233,8 @@ class Agent:
         settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
         self.datapath.start(settings, self._layouts())
-        links = PodLinks(self.kernel, self.datapath, pods.devices)
+        kind = FoundPods if self._beside else PodLinks
+        links = kind(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.config.uplink, self.config.cgroup)
         pods.held = await links.held()
         maps = PinnedMaps(self.datapath)
@@ -253,7 +259,7 @@ class Agent:
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
         settings = await self._prepare()
-        Datapath(self.config.bpffs, objects).become(settings, self._layouts())
+        Datapath(self.config.bpffs, objects, beside=self._beside).become(settings, self._layouts())
         await self.features.store.client.aclose()
 
     async def _prepare(self) -> dict[str, object]:

@@ -122,11 +122,12 @@ class AgentConfig(Section, frozen=True):
     """Device towards the other nodes and the router."""
     socket: Path
     """Unix socket on which tables and flows are served."""
-    pod_netns: str
-    """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``; an
-    underscore stands between the latter two, so that no two pods have the same path."""
     state_dir: Path
     """Directory that outlives the process: last good manifests."""
+    pod_netns: str = ""
+    """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``; an
+    underscore stands between the latter two, so that no two pods have the same path. Beside another
+    CNI pods are found by their addresses, in /run/netns."""
     hosts: Literal["overlay", "native"] = "overlay"
     """How hosts and pods of other nodes reach each other: ``native`` where the fabric knows the pod
     CIDRs of the cluster, by BGP; else by the overlay, as far as the kernel has no route to them."""
@@ -284,7 +285,8 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
     if isinstance(config, SpeakerConfig):
         yield from _user_problems(config)
     if isinstance(config, AgentConfig):
-        yield from _netns_problems(config.pod_netns)
+        if config.mode == "whole" or config.pod_netns:
+            yield from _netns_problems(config.pod_netns)
         yield from size_problems("limits", config.limits)
 
 

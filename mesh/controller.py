@@ -78,8 +78,9 @@ class Features:
         own, remote, foreign = self.own, self.remote, self.foreign.table
         self.locators = LocatorsController(cluster, config.pools.locators, objects, own, foreign)
         self.nodes = NodesController(
-            cluster, config.pools, objects, own, remote, self.locators.locator, foreign
-        )
+            cluster, config.pools, objects, own, remote, self.locators.locator, foreign,
+            beside=config.mode == "beside",
+        )  # fmt: skip
         pods = [pool.cidr for pool in config.pools.pod_cidrs]
         self.identity = IdentityController(
             cluster, id_, pods, objects, own, remote, self.nodes.node
@@ -89,9 +90,9 @@ class Features:
             objects, counted.table, pods, self.nodes.own_addresses[0], remote.services
         )
         self.egress = EgressController(cluster, config.egress, objects, own)
+        said = Said(id_, config.lease_seconds, config.port, bare=config.mode == "beside")
         self.publish = PublishController(
-            Said(id_, config.lease_seconds, config.port), self.foreign, own,
-            self.nodes.node, self.identity.identity, counted, self.identity.confirmed,
+            said, self.foreign, own, self.nodes.node, self.identity.identity, counted, self.identity.confirmed,
             self.services.published,
         )  # fmt: skip
         features: list[ControllerFeature] = [

@@ -96,6 +96,8 @@ class Link:
     other_names: tuple[str, ...] = ()
     port: int = 0
     """UDP port of a VXLAN device."""
+    other: int = 0
+    """ifindex of the other end of a veth, in the namespace where that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,16 @@ class Kernel:
                 address = message.get("local") or message.get("address")
                 found.setdefault(message["index"], []).append(IPv4Address(address))
         return found
+
+    async def addresses(self, ifindex: int) -> tuple[IP, ...]:
+        """Addresses of global scope of a device, of both families."""
+        return tuple(
+            [
+                ip_address(message.get("local") or message.get("address"))
+                for message in await self._ask("get_addr", index=ifindex)
+                if message["index"] == ifindex and message["scope"] == 0
+            ]
+        )
 
     async def add_address(self, ifindex: int, address: IP) -> None:
         """Give a device a host address, IPv6 without duplicate address detection (2 s)."""
@@ -560,6 +572,12 @@ def _vxlan_port(message: Any) -> int:
     return int(about.get("data").get("vxlan_port") or 0)
 
 
+def _other_end(message: Any) -> int:
+    """The other end of a veth; 0 of all other devices."""
+    about = message.get("linkinfo")
+    return int(message.get("link") or 0) if about and about.get("kind") == "veth" else 0
+
+
 def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
@@ -578,4 +596,5 @@ def _link(message: Any) -> Link:
         alias=message.get("ifalias") or "",
         other_names=_other_names(message),
         port=_vxlan_port(message),
+        other=_other_end(message),
     )

@@ -66,6 +66,7 @@ class Node:
     """A node of this or another cluster; the first IPv4 address is its tunnel endpoint.
 
     ``routers`` are further addresses of the host, to which the tunnel leads (CiliumInternalIP).
+    ``given`` are the pod CIDRs that Kubernetes has given to the node (``spec.podCIDRs``).
     """
 
     cluster: str
@@ -75,6 +76,7 @@ class Node:
     locator: IPv6Network | None = None
     labels: Labels = ()
     routers: tuple[IP, ...] = ()
+    given: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ WITHOUT_CIDR = (
 class NodesAgent(AgentFeature):
     """``facts`` are those of the uplink: tunnels to this node, ``own``, end at its endpoint.
 
-    ``port`` is the overlay's of our own cluster, until the leader's word is known.
+    ``port`` is the overlay's of our own cluster, until the leader's word is known. ``beside``:
+    another CNI connects the pods of our cluster, so no pod CIDR is claimed.
     """
 
     layouts = DECLARED
@@ -65,6 +66,8 @@ class NodesAgent(AgentFeature):
         remote: Remote,
         locator: Table[NodeKey, IPv6Network],
         port: int = OVERLAY_PORT,
+        *,
+        beside: bool = False,
     ) -> None:
         self.own = own
         self.node: Table[NodeKey, Node] = Table("node")
@@ -95,6 +98,7 @@ class NodesAgent(AgentFeature):
         #: Of each cluster: of the own one by the configuration, until its leader has published one.
         self._port_of: Table[str, int] = Table("port of cluster")
         self._port, self._published = port, store.ports
+        self._beside, self._pods = beside, store.pods
         self._asked = Source("asked for every next hop")
 
     def derive(self, loop: Loop) -> None:
@@ -103,13 +107,16 @@ class NodesAgent(AgentFeature):
         self.standing.derive(loop)
         by_address = By(self.standing.table, lambda _, node: node.addresses)
         loop.group(self.own_addresses[0], rows.own_address, by_address)
+        of_pod = By(self._pods, lambda ref, _: [NodeKey(self.own.cluster, ref.node)])
+        of_claim = By(self._claims, lambda _, claim: [NodeKey(self.own.cluster, claim.owner)])
+        make, by = (rows.beside_node, of_pod) if self._beside else (self._make_own, of_claim)
         loop.group(
             self._own_node,
-            self._make_own,
+            make,
             By(self.standing.table),
-            By(self._claims, lambda _, claim: [NodeKey(self.own.cluster, claim.owner)]),
+            by,
             By(self._locator),
-            whole=[self._pools.table],
+            whole=[] if self._beside else [self._pools.table],
         )
         loop.group(
             self.node,

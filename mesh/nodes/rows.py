@@ -8,7 +8,17 @@ from enum import Enum, IntFlag
 from ipaddress import IPv4Address, IPv6Network
 from types import MappingProxyType
 
-from mesh.core.model import IP, OVERLAY_PORT, Claim, ClaimKey, Network, Node, NodeKey
+from mesh.core.model import (
+    IP,
+    OVERLAY_PORT,
+    Claim,
+    ClaimKey,
+    Network,
+    Node,
+    NodeKey,
+    PodEntry,
+    PodRef,
+)
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.pools.prefixes import claimed
 
@@ -89,6 +99,24 @@ def own_node(
         return {}
     cidrs = tuple(network for network, _ in claimed(claims.values(), pools))
     return {key: replace(node, pod_cidrs=cidrs, locator=locator)}
+
+
+def beside_node(
+    key: NodeKey,
+    node: Node | None,
+    pods: Mapping[PodRef, PodEntry],
+    locator: IPv6Network | None,
+) -> dict[NodeKey, Node]:
+    """A node of our cluster, whose pods another CNI connects.
+
+    Its pod CIDRs are those that Kubernetes has given to it, if every pod of it has its addresses
+    inside: else the CNI gives them by other rules, and the CIDRs say nothing.
+    """
+    if node is None:
+        return {}
+    addresses = (address for pod in pods.values() for address in pod.addresses)
+    inside = all(any(address in cidr for cidr in node.given) for address in addresses)
+    return {key: replace(node, pod_cidrs=node.given if inside else (), locator=locator)}
 
 
 def known_node(key: NodeKey, own: Node | None, remote: Node | None) -> dict[NodeKey, Node]:

@@ -23,7 +23,7 @@ from mesh.core.model import (
     Pod,
     PodKey,
 )
-from mesh.core.strict import Wrong, convert
+from mesh.core.strict import AnyNetwork, Wrong, convert
 from mesh.objects.fields import irrelevant, unused, used
 from mesh.objects.schema import Kind, Loose, Meta, Parsed, Place, labels_of, name_of, unicast_of
 from mesh.objects.tables import ObjectNoun
@@ -57,6 +57,8 @@ class _Taint(Loose, frozen=True):
 
 
 class _NodeSpec(Loose, frozen=True):
+    pod_cidr: AnyNetwork | None = msgspec.field(name="podCIDR", default=None)
+    pod_cidrs: tuple[AnyNetwork, ...] | None = msgspec.field(name="podCIDRs", default=None)
     taints: tuple[_Taint, ...] | None = None
 
 
@@ -129,7 +131,9 @@ def _node(place: Place, document: object) -> Parsed:
     if not found:
         raise Wrong("status.addresses", "no address of type InternalIP")
     labels = _labels(node.metadata, HOSTNAME_LABEL, name)
-    row = Node(place.cluster, name, tuple(dict.fromkeys(found)), labels=labels)
+    spec = node.spec or _NodeSpec()
+    given = spec.pod_cidrs or ((spec.pod_cidr,) if spec.pod_cidr else ())
+    row = Node(place.cluster, name, tuple(dict.fromkeys(found)), labels=labels, given=given)
     return Parsed(NODES.name, key, row)
 
 
@@ -221,8 +225,10 @@ NODE_FIELDS = (
     used("status.addresses[].type", "InternalIP counts; the other types are of no concern"),
     used("status.addresses[].address", "the first IPv4 address is the tunnel endpoint"),
     irrelevant("metadata.deletionTimestamp", "a node counts as long as its object is there"),
-    irrelevant("spec.podCIDR", _OURS),
-    irrelevant("spec.podCIDRs", _OURS),
+    used("spec.podCIDR", "as spec.podCIDRs, where those are absent"),
+    used(
+        "spec.podCIDRs", "beside another CNI: the node's, if they hold all of its pods' addresses"
+    ),
     used(
         "spec.taints[].key",
         "node.cloudprovider.kubernetes.io/uninitialized: a node without addresses is none yet; the "

@@ -36,6 +36,16 @@ from mesh.identity.labels import LONGEST_TEXT, identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
 from mesh.pods.assigned import Assigned, assign
+from mesh.pods.beside import (
+    FoundPod,
+    FoundPods,
+    Inside,
+    Insides,
+    Missing,
+    found_pods,
+    ordered,
+    reported,
+)
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
@@ -71,10 +81,14 @@ class Entries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send."""
+    """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send.
+
+    ``beside``: another CNI connects pods, and they are found (``beside.py``).
+    """
 
     pattern: str
     mtu: int
+    beside: bool = False
 
 
 class PodsAgent(AgentFeature):
@@ -99,6 +113,10 @@ class PodsAgent(AgentFeature):
         self.devices: Table[PodKey, Device] = Table("device")
         self.local_pod: Table[PodKey, Pod] = Table("local pod")
         self.link: Table[PodKey, PodLink] = Table("pod link")
+        #: Beside another CNI: what stands in each network namespace, and which pods are there.
+        self.inside: Table[str, Inside] = Table("eth0 of namespace")
+        self.found: Table[PodKey, FoundPod] = Table("found pod")
+        self._missing, self._failed = Missing(), set[PodKey]()
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
         #: MAC addresses of pods by the ifindex of the host end.
@@ -121,9 +139,14 @@ class PodsAgent(AgentFeature):
     # --- Derivations --------------------------------------------------------------------------
 
     def derive(self, loop: Loop) -> None:
-        loop.derive([self._mine, self._node], self._assign)
+        if self._wiring.beside:
+            self._derive_found(loop)
+        else:
+            loop.derive([self._mine, self._node], self._assign)
         to_namespace = To(self._objects[NAMESPACES], lambda key, _: key.namespace)
-        loop.group(self.link, self._link, By(self.local_pod), To(self.namespaces, self._netns_of))
+        if not self._wiring.beside:
+            to_netns = To(self.namespaces, self._netns_of)
+            loop.group(self.link, self._link, By(self.local_pod), to_netns)
         loop.group(self._labels, _labels, By(self.local_pod), to_namespace)
         loop.group(
             self.entry,
@@ -160,6 +183,29 @@ class PodsAgent(AgentFeature):
         loop.derive([self.pod], self._know_pods)
         by_ifindex = By(self.devices, lambda _, device: [device.ifindex])
         loop.group(self.mac, macs_of, by_ifindex)
+
+    def _derive_found(self, loop: Loop) -> None:
+        loop.derive([self._mine], self._take_reported)
+        loop.group(
+            self.found,
+            found_pods,
+            By(self.local_pod, lambda _, pod: [ordered(pod.addresses)]),
+            By(self.inside, lambda _, row: [row.addresses]),
+        )
+        loop.derive([self.found], self._settle_devices, [self.devices])
+
+    def _take_reported(self) -> None:
+        """The other CNI has given the addresses; the objects say which."""
+        mine = self._mine.rows
+        self.held = reported(mine)
+        rows = {key: self._placed(key, mine[key], held) for key, held in self.held.items()}
+        self._objects_placed = {key: mine[key] for key in rows}
+        self.local_pod.replace(rows)
+
+    def _settle_devices(self) -> None:
+        """Rows of pods that are not found go when all that are found have a device."""
+        if self.found.rows.keys() <= self.devices.rows.keys() | self._failed:
+            self.devices.mark_synced()
 
     def _know_pods(self) -> None:
         self.complete_pods.replace({KNOWN_PODS: True})
@@ -238,8 +284,14 @@ class PodsAgent(AgentFeature):
             return {}
         if number:
             return {key: PodIdentity(device.ifindex, number)}
-        last = self._identity.rows.get(key)
+        last = self._identity.rows.get(key) or self._recovered_identity(pod)
         return {key: last} if last and last.ifindex == device.ifindex else {}
+
+    def _recovered_identity(self, pod: Pod) -> PodIdentity | None:
+        """That of the map, which the last agent has written: of found pods no device says it."""
+        rows = (self.pod.rows.get(address) for address in pod.addresses)
+        row = next(filter(None, rows), None) if self._wiring.beside else None
+        return PodIdentity(row.ifindex, row.identity) if row else None
 
     # --- Marks of pods that the last agent wired ----------------------------------------------
 
@@ -285,15 +337,20 @@ class PodsAgent(AgentFeature):
         self._identity.upsert(identities)
 
     def apply_links(
-        self, loop: Loop, links: PodLinks, entries: Target[str, bytes]
+        self, loop: Loop, links: PodLinks | FoundPods, entries: Target[str, bytes]
     ) -> AppliedRows[str, bytes]:
         """Connect links with the kernel and keys with the store.
 
         A key follows its link, because it is made of the pod's device. So a pod that cannot be
         wired costs its own key only.
         """
-        wired = loop.apply(self.link, links)
-        self._watch = partial(links.watch, wired.recheck)
+        if isinstance(links, FoundPods):
+            loop.apply(self.found, links)
+            self._failed = links.failed
+            self._watch = Insides(self.namespaces, self.inside).run
+        else:
+            wired = loop.apply(self.link, links)
+            self._watch = partial(links.watch, wired.recheck)
         return loop.apply(self.entry, entries)
 
     def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
@@ -336,6 +393,11 @@ class PodsAgent(AgentFeature):
 
     def findings(self) -> Iterable[Finding]:
         if not self.local_pod.synced:
+            return
+        if self._wiring.beside:
+            yield from self._missing.findings(
+                self.local_pod.rows, self.devices.rows, self.inside.rows
+            )
             return
         for key in self._mine.rows:
             if key not in self.local_pod.rows:

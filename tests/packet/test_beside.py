@@ -1,8 +1,8 @@
 """Beside another CNI: what is not ours comes out byte for byte, and the next program is asked.
 
 ``beside`` is node a with ``cfg.beside``, which takes the overlay on 8473; ``nodes["a"]`` is the
-same node as the CNI. What an egress policy or another cluster's address covers is ours, and both do the
-same with it. ``ours`` below is a second opinion on which packet that is.
+same node as the CNI. What an egress policy or another cluster's address covers is ours, and both do
+the same with it. ``ours`` below is a second opinion on which packet that is.
 """
 
 from __future__ import annotations
@@ -45,10 +45,16 @@ A, B, W = (
 ELSEWHERE = {4: "203.0.113.5", 6: "2001:db8:5::5"}
 OTHERS_PODS = {4: ip_network("10.2.0.0/24"), 6: ip_network("fd02::/64")}
 #: What a packet may leave behind.
-TRACES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag", "mg_half_open", "mg_used")
+TRACES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag", "mg_used")
 
 
-def make(loaded: Nodes, name: str, kind: type[Node] = Node) -> Iterator[Node]:
+class Small(Node):
+    """Its tables are read whole before and after each packet."""
+
+    entries: ClassVar[Mapping[str, int]] = dict.fromkeys(TRACES[:4], 2048)
+
+
+def make(loaded: Nodes, name: str, kind: type[Node] = Small) -> Iterator[Node]:
     with pinned_in(f"dpw-{getpid()}-{name}") as directory:
         node = kind(PLANS["a"], loaded["a"].space, directory, beside=1, overlay_port=PORT)
         yield node
@@ -259,7 +265,7 @@ OURS: list[tuple[str, Callable[[int], Packet]]] = [
 
 def seen(got: Got) -> tuple[object, ...]:
     """What became of it, but for the port that a translation has chosen."""
-    if got.verdict != REDIRECT or not got.wire[23] == 17:
+    if got.verdict != REDIRECT or got.wire[23] != 17:
         return got.verdict, got.dropped, len(got.events), got.wire[12:]
     sent = got.overlay
     inner = (
