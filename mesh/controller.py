@@ -92,8 +92,8 @@ class Features:
         self.egress = EgressController(cluster, config.egress, objects, own)
         said = Said(id_, config.lease_seconds, config.port, bare=config.mode == "beside")
         self.publish = PublishController(
-            said, self.foreign, own, self.nodes.node, self.identity.identity, counted, self.identity.confirmed,
-            self.services.published,
+            said, self.foreign, own, self.nodes.node, self.identity.identity,
+            counted, self.identity.confirmed, self.services.published,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,

@@ -26,8 +26,9 @@ import msgspec
 from mesh.core.files import replace_file, rotate
 from mesh.core.model import Finding, PodKey
 from mesh.core.strict import convert
-from mesh.lab import enter, network, places, processes
+from mesh.lab import bridge, enter, network, places, processes
 from mesh.lab.places import Lab, Place
+from mesh.lab.topology import Cluster, NodeHost, load
 from mesh.objects.manifests import Manifests
 from mesh.objects.schema import Kind, Kinds, Loose, Parsed
 from mesh.objects.schema import Place as Document
@@ -124,6 +125,7 @@ class FakeKubelet:
         self.pods: dict[PodSpec, Pod] = {}
         self._folders: dict[str, Manifests] = {}  # by cluster
         self._said: dict[str, Finding] = {}
+        self._beside = _nodes_beside(lab)
 
     def round(self) -> None:
         """Read what changed, remove, make."""
@@ -162,6 +164,7 @@ class FakeKubelet:
             place = Place(self.lab.host(pod.node).netns, place.cgroup)
         else:
             network.add_pod(place, _SYSCTLS)
+            self._connect(pod, place)
             command = ["/bin/sh", "-c", _WAIT_FOR_ETH0, "pod", *command]
         place.cgroup.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
@@ -171,11 +174,20 @@ class FakeKubelet:
         self._record()
         print(f"made {pod.full_name}", flush=True)
 
+    def _connect(self, pod: PodSpec, place: Place) -> None:
+        """Beside another CNI: let that connect the pod, and report its addresses."""
+        if found := self._beside.get(pod.node):
+            addresses = bridge.connect(self.lab, *found, place)
+            manifest = self.lab.manifests(pod.cluster) / f"pod-{pod.name}.yaml"
+            bridge.report(manifest, addresses)
+
     def _remove(self, spec: PodSpec) -> None:
         pod = self.pods.pop(spec)
         processes.kill_tree(pod.place.cgroup)
         pod.process.wait()
         if not spec.host_network:
+            if found := self._beside.get(spec.node):
+                bridge.disconnect(self.lab, *found, pod.place)
             network.remove([pod.place.netns])
         processes.remove_tree(pod.place.cgroup)
         self._record()
@@ -187,6 +199,18 @@ class FakeKubelet:
             for spec, pod in self.pods.items()
         ]
         replace_file(self.lab.kubelet_state, json.dumps(rows))
+
+
+def _nodes_beside(lab: Lab) -> dict[str, tuple[Cluster, NodeHost]]:
+    """The nodes of clusters whose pods another CNI connects, ready for that."""
+    found = {
+        node.name: (cluster, node)
+        for cluster, node in load(lab.topology).nodes
+        if cluster.mode == "beside"
+    }
+    for cluster, node in found.values():
+        bridge.prepare(lab, cluster, node)
+    return found
 
 
 def runs(place: Place) -> bool:
