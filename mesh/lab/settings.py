@@ -227,12 +227,10 @@ def _object(version: str, kind: str, metadata: Document, **sections: object) -> 
 def _node(cluster: Cluster, node: NodeHost) -> Document:
     addresses = [{"type": "InternalIP", "address": str(each)} for each in node.addresses]
     metadata: Document = {"name": node.name, "labels": node.labels}
-    given = (
-        {}
-        if cluster.mode == "whole"
-        else {"podCIDRs": list(map(str, bridge.subnets(cluster, node)))}
-    )
-    return _object("v1", "Node", metadata, spec=given, status={"addresses": addresses})
+    spec: Document = {}
+    if cluster.mode == "beside":
+        spec["podCIDRs"] = [str(net) for net in bridge.subnets(cluster, node)]
+    return _object("v1", "Node", metadata, spec=spec, status={"addresses": addresses})
 
 
 def _pod(topology: Topology, cluster: Cluster, node: NodeHost, name: str) -> Document:
