@@ -147,7 +147,8 @@ class NodesAgent(AgentFeature):
             To(self._remote.ids, lambda key, _: key.cluster),
             late=[self._remote.complete],
         )
-        loop.group(self.ports, rows.overlay_ports, By(self.hop, lambda _, row: [row.port]))
+        of_hop = By(self.hop, lambda _, row: [row.port])
+        loop.group(self.ports, rows.overlay_ports, of_hop, also=[self.hop], late=[self.hop])
         loop.group(self._this_node, rows.one_node, By(self.node, self._if_own))
         loop.group(self.announced[0], rows.announced, By(self._this_node))
 
