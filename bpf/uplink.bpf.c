@@ -166,7 +166,8 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 
 	/* 1. what ACT_DEVICE gave to the device */
 	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0)) {
-		if (takes_overlay(bpf_htonl(key.remote_ipv4), own_port()))
+		/* to where it goes: the kernel says it as it says it of what has come */
+		if (takes_overlay(bpf_htonl(key.local_ipv4), own_port()))
 			hook_vouch(ctx);
 		else
 			hook_vouch_moved(ctx);
