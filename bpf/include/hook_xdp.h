@@ -203,6 +203,10 @@ static __always_inline void hook_vouch(hook_t *ctx __attribute__((unused)))
 {
 }
 
+static __always_inline void hook_disown(hook_t *ctx __attribute__((unused)))
+{
+}
+
 static __always_inline long hook_copy(hook_t *ctx __attribute__((unused)),
 				      __u32 ifindex __attribute__((unused)),
 				      __u32 mark __attribute__((unused)))
