@@ -87,8 +87,9 @@ class Features:
         )
         counted = self.identity.counted
         self.services = ServicesController(
-            objects, counted.table, pods, self.nodes.own_addresses[0], remote.services
-        )
+            objects, counted.table, pods, self.nodes.own_addresses[0], remote.services,
+            beside=config.mode == "beside",
+        )  # fmt: skip
         self.egress = EgressController(cluster, config.egress, objects, own)
         said = Said(id_, config.lease_seconds, config.port, bare=config.mode == "beside")
         self.publish = PublishController(

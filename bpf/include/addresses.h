@@ -36,6 +36,10 @@ struct pod {	       /* a pod of this node */
 	__u32 ifindex; /* host side of its veth */
 	__u32 identity;
 	__u32 egress_class; /* 0: no policy covers it */
+	/* Of a pod that ran before it got these numbers: the second (now_s) when it did. 0: it has
+	 * had them from its start.
+	 */
+	__u32 since;
 	__u8 mac[6];
 	__u8 host_mac[6];
 };

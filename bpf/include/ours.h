@@ -11,6 +11,13 @@
 #include "parse.h"
 #include "service.h"
 
+enum {
+	/* What a pod has said in datagrams before it was covered is answered in this time, or not
+	 * at all: net.netfilter.nf_conntrack_udp_timeout_stream has 120 s.
+	 */
+	ADOPTED_S = 128,
+};
+
 /* act: nobody has vouched for a packet from elsewhere; what others have written there stays */
 static __always_inline void disown(hook_t *ctx)
 {
@@ -98,6 +105,17 @@ static __framed struct connection *adopt(const struct packet *packet)
 	return connection_get(&packet->flow);
 }
 
+/* decide: a packet without an entry opens a connection to the pod. TCP that was open before the pod
+ * was covered is reset when the pod answers. A datagram may be an answer itself, for a while: noted
+ * as a question it would let the pod go on with its own address.
+ */
+static __always_inline bool is_opening_to(const struct packet *packet, const struct pod *pod)
+{
+	if (packet->protocol == IPPROTO_TCP)
+		return is_syn(packet);
+	return packet->icmp == ICMP_ECHO || !pod->since || now_s() - pod->since >= ADOPTED_S;
+}
+
 /* decide: what comes into a pod, seen behind its own device; what we deliver is vouched for, and
  * not asked here. Who opens a connection to the pod from a covered network is answered by the pod's
  * own address, so that is noted. Repeated ICMP errors (mesh/datapath/late_errors.py) bring no word
@@ -123,8 +141,8 @@ static __framed int ours_to_pod(hook_t *ctx, struct packet *packet)
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))
 		return HANDOVER;
-	if (!connection && packet->protocol == IPPROTO_TCP && !is_syn(packet))
-		return NOT_OURS; /* the pod's answer resets it */
+	if (!connection && !is_opening_to(packet, pod))
+		return NOT_OURS;
 	int reason = connection_plain(ctx, packet, connection, direction, pod->identity);
 	return reason ? reason : NOT_OURS;
 }

@@ -57,7 +57,9 @@ from mesh.pods.rows import (
     PodRows,
     forget,
     macs_of,
+    marked_since,
     pod_rows,
+    second,
     tokens_of_mark,
 )
 
@@ -172,7 +174,7 @@ class PodsAgent(AgentFeature):
         self._cover(loop)
         loop.group(
             self.pod,
-            partial(pod_rows, names=self._mark_names),
+            self._pod_rows if self._wiring.beside else partial(pod_rows, names=self._mark_names),
             By(self.local_pod),
             By(self.devices),
             By(self._identity),
@@ -183,6 +185,20 @@ class PodsAgent(AgentFeature):
         loop.derive([self.pod], self._know_pods)
         by_ifindex = By(self.devices, lambda _, device: [device.ifindex])
         loop.group(self.mac, macs_of, by_ifindex)
+
+    def _pod_rows(
+        self,
+        key: PodKey,
+        pod: Pod | None,
+        device: Device | None,
+        identity: PodIdentity | None,
+        *numbers: int | None,
+    ) -> dict[IP, LocalPod]:
+        """With the time from which a running pod is marked. The rows of before are inputs, too."""
+        rows = pod_rows(key, pod, device, identity, *numbers, names=self._mark_names)
+        found = self.found.rows.get(key)
+        adopted = found is not None and found.adopted
+        return marked_since(rows, self.pod.rows, second(), adopted=adopted)
 
     def _derive_found(self, loop: Loop) -> None:
         loop.derive([self._mine], self._take_reported)

@@ -50,6 +50,8 @@ class Inside:
     outside: int
     mac: str
     addresses: Addresses
+    adopted: bool = False
+    """It was there when the agent started: its pod may have connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class FoundPod:
     inside: int
     mac: str
     addresses: Addresses
+    adopted: bool = False
 
 
 def ordered(addresses: Iterable[IP]) -> Addresses:
@@ -88,7 +91,9 @@ def found_pods(
     if not row.outside:
         return {}
     addresses = pods[key].addresses
-    return {key: FoundPod(netns, row.inode, row.outside, row.ifindex, row.mac, addresses)}
+    return {
+        key: FoundPod(netns, row.inode, row.outside, row.ifindex, row.mac, addresses, row.adopted)
+    }
 
 
 class Door(Protocol):
@@ -101,7 +106,7 @@ class Door(Protocol):
         """Addresses of global scope of a device."""
 
 
-OpenIn = Callable[[str], AbstractAsyncContextManager[Door]]
+Entered = Callable[[str], AbstractAsyncContextManager[Door]]
 
 
 @asynccontextmanager
@@ -121,7 +126,7 @@ class Insides:
         self,
         namespaces: Table[str, int],
         inside: Table[str, Inside],
-        open_in: OpenIn = _open_in,
+        open_in: Entered = _open_in,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._namespaces, self._inside = namespaces, inside
@@ -160,7 +165,8 @@ class Insides:
             log.debug("event=namespace_not_read path=%s reason=%s", path, error)
             return
         if link and addresses:
-            row = Inside(inode, link.ifindex, link.other, link.mac, ordered(addresses))
+            ends, adopted = (link.ifindex, link.other), not self._inside.synced
+            row = Inside(inode, *ends, link.mac, ordered(addresses), adopted)
             self._inside.upsert({path: row})
 
 

@@ -8,6 +8,7 @@ the same with it. ``ours`` below is a second opinion on which packet that is.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from os import getpid
@@ -458,6 +459,38 @@ def test_tcp_that_was_open_is_reset_on_both_sides(beside: Node, family: int) -> 
     assert (again.verdict, again.dropped) == (SHOT, {"MID_STREAM": 1})
     opened = beside.from_pod("client", packet.but(l4=TCP(40000, 443, "S"), payload=b""))
     assert opened.overlay.inner.source == EGRESS[family]
+
+
+def covered_since(node: Node, seconds: int) -> None:
+    """The pod ran before it was covered, which is so many seconds of 2^30 ns ago."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> 30
+    row = {"ifindex": node.devices["dpw1"], "identity": CLIENT.identity, "egress_class": 1}
+    row |= {"since": now - seconds}
+    for address in CLIENT.addresses.values():
+        node.maps["mg_pod_addr"].update_one(zoned(address), row)
+
+
+def test_an_answer_of_before_opens_no_way_out_with_the_pods_address(
+    beside: Node, family: int
+) -> None:
+    """The pod has asked before it was covered; the answer finds no entry, as a question would."""
+    answer = Packet(LEGACY[family], CLIENT[family], UDP(53, 5000))
+    covered_since(beside, 1)
+    untouched(beside, enters(beside), answer)
+    assert (
+        beside.from_pod("client", answer.reply(UDP(5000, 53))).overlay.inner.source
+        == EGRESS[family]
+    )
+
+
+def test_after_a_while_a_datagram_from_a_covered_network_is_a_question(
+    beside: Node, family: int
+) -> None:
+    asked = Packet(LEGACY[family], CLIENT[family], UDP(53, 5000))
+    covered_since(beside, 129)
+    assert enters(beside)(asked.wire()).verdict == NEXT
+    back = beside.from_pod("client", asked.reply(UDP(5000, 53)))
+    assert (back.verdict, back.packet) == (NEXT, asked.reply(UDP(5000, 53)))
 
 
 # Maps that are full

@@ -6,6 +6,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from mesh.pods.beside import (
     ordered,
 )
 from mesh.pods.links import Device, device_name
+from mesh.pods.rows import LocalPod, marked_since
 
 V4, V6 = ip_address("10.244.1.7"), ip_address("fd44::7")
 BOTH: Addresses = (V4, V6)
@@ -142,6 +144,16 @@ def test_a_namespace_of_some_other_program_is_looked_at_seldom() -> None:
     assert space.looks == looks + 1
 
 
+def test_what_is_there_at_the_first_look_is_adopted() -> None:
+    spaces = {"/run/netns/a": Space(ETH0, BOTH)}
+    it = Watched(spaces)
+    it.look()
+    spaces["/run/netns/b"] = Space(ETH0, (V4,))
+    it.namespaces.replace(dict.fromkeys(spaces, 5))
+    adopted = {path: row.adopted for path, row in it.look().items()}
+    assert adopted == {"/run/netns/a": True, "/run/netns/b": False}
+
+
 def test_a_namespace_that_goes_or_is_made_anew_is_looked_at_again() -> None:
     space = Space(ETH0, BOTH)
     it = Watched({"/run/netns/a": space})
@@ -242,3 +254,21 @@ def test_a_node_has_the_cidrs_of_kubernetes_only_if_they_hold_all_of_its_pods() 
     for pods, cidrs in (({}, given), (inside, given), ({**inside, **outside}, ())):
         assert beside_node(key, node, pods, None)[key].pod_cidrs == cidrs
     assert beside_node(key, None, inside, None) == {}
+
+
+def test_a_running_pod_has_its_marks_since_the_agent_gave_them() -> None:
+    """A new pod has had them from its start, and a restarted agent keeps what it had said."""
+    plain = LocalPod(9, 65537, MAC, HOST_MAC, (("egress_class", 0),))
+    covered = replace(plain, marks=(("egress_class", 3),))
+
+    def since(row: LocalPod, before: LocalPod | None, *, adopted: bool = False) -> int:
+        rows = marked_since({V4: row}, {V4: before} if before else {}, 50, adopted=adopted)
+        return rows[V4].since
+
+    assert since(covered, None) == since(plain, None, adopted=True) == 0
+    assert since(covered, None, adopted=True) == 50
+    assert since(covered, plain) == 50
+    assert since(covered, replace(covered, since=20)) == 20
+    assert since(covered, replace(covered, since=20, marks=(("egress_class", 2),))) == 50
+    assert since(plain, replace(covered, since=20)) == 0
+    assert since(covered, replace(covered, since=20, ifindex=8)) == 0, "another pod"
