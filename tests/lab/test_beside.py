@@ -1,10 +1,10 @@
-"""A cluster beside another CNI, the reference plugin bridge, and a whole one: each reaches the other.
+"""A cluster beside another CNI, the reference plugin bridge, and a whole one reach each other.
 
 ::
 
     east-1, east-2 (bridge cni0, masquerade of its own; overlay on 8473) ─┐
-    west-1, west-2 (Meshgate is the CNI; overlay on 8472) ────────────────┼─ router ─ firewall ─ legacy
-    etcd ─────────────────────────────────────────────────────────────────┘
+    west-1, west-2 (whole; overlay on 8472) ──────────────────────────────┼─ router
+    legacy ── firewall ───────────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
