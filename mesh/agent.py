@@ -222,8 +222,9 @@ class Agent:
         #: What is watched once the datapath stands.
         self._watched: Sequence[Callable[[], Iterable[Finding]]] = ()
         self.host = Host(
-            config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, config.port
-        )
+            config.node, config.state_dir, kernel, config.uplink,
+            "" if self._beside else DEVICE_PREFIX, config.port,
+        )  # fmt: skip
         self.started = time.monotonic()
         self.mistakes = Mistakes(config.node, "agent", self.loop)
         self._since = Since(self.findings, file=config.state_dir / SINCE)

@@ -406,3 +406,17 @@ def test_a_connection_that_was_open_is_reset_in_the_pod(ours: Installed, family:
         assert (reset.source, reset.destination) == (client, LEGACY[family])
         with pytest.raises(ConnectionResetError):
             made.recv(10)
+
+
+def test_a_pod_keeps_its_mtu_and_hears_what_is_too_big(ours: Installed, family: int) -> None:
+    """The other CNI has given it 1500 bytes; the overlay has room for 1450."""
+    level = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}[family]
+    discover, mtu = {4: (10, 14), 6: (23, 24)}[family]  # IP_MTU_DISCOVER, IP_MTU
+    with closing(ours.host.socket("client", family, socket.SOCK_DGRAM)) as made:
+        made.setsockopt(level, discover, 2)  # IP_PMTUDISC_DO
+        made.connect((LEGACY[family], 53))
+        assert made.getsockopt(level, mtu) == 1500
+        made.send(bytes(1440))
+        with pytest.raises(OSError, match="Message too long"):
+            made.recv(10)
+        assert made.getsockopt(level, mtu) == 1450
