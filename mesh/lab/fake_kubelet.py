@@ -14,7 +14,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,14 +118,16 @@ KINDS = Kinds([Kind("v1", "Pod", SPECS, _pod, namespaced=True)])
 
 
 class FakeKubelet:
-    """Makes the pods that exist equal to the manifests."""
+    """Makes the pods that exist equal to the manifests; ``beside`` are nodes of another CNI."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(
+        self, lab: Lab, beside: Mapping[str, tuple[Cluster, NodeHost]] | None = None
+    ) -> None:
         self.lab = lab
         self.pods: dict[PodSpec, Pod] = {}
         self._folders: dict[str, Manifests] = {}  # by cluster
         self._said: dict[str, Finding] = {}
-        self._beside = _nodes_beside(lab)
+        self._beside = beside or {}
 
     def round(self) -> None:
         """Read what changed, remove, make."""
@@ -232,7 +234,8 @@ def main() -> None:
         stopped = True
 
     signal.signal(signal.SIGTERM, end)
-    kubelet = FakeKubelet(places.current())
+    lab = places.current()
+    kubelet = FakeKubelet(lab, _nodes_beside(lab))
     while not stopped:
         kubelet.round()
         for log in kubelet.lab.run.glob("*/*.log"):

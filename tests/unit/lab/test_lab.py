@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from bgp.peer import PEERS
 from clustermesh.issued import files_of
 from gateway.policy import POLICIES
 from mesh import config
-from mesh.lab import fake_kubelet, network, probe, processes, settings, topology
+from mesh.lab import bridge, fake_kubelet, network, probe, processes, settings, topology
 from mesh.lab.places import Lab
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
@@ -165,3 +166,29 @@ def test_a_number_that_the_kernel_reused_is_not_ours() -> None:
 @pytest.mark.parametrize(("bins", "longest"), [([1, 1], 0), ([0, 0, 1, 0], 2), ([], 0)])
 def test_the_longest_stand_still_is_counted_in_seconds(bins: list[int], longest: int) -> None:
     assert probe.longest_zero(bins) == longest
+
+
+def test_a_cluster_beside_has_pods_by_the_plugin(lab: Lab) -> None:
+    """Every reader takes what is written, and each node has networks of its own."""
+    shape = topology.load(topology.DEFAULT.with_name("topology-beside.yaml"))
+    east, west = shape.clusters
+    assert (east.mode, west.mode) == ("beside", "whole")
+    networks = [net for node in east.nodes for net in bridge.subnets(east, node)]
+    assert len(set(networks)) == 4
+    settings.write_manifests(lab, shape)
+    folder = Manifests(lab.manifests("east"), "east", interval_s=0.01, kinds=KINDS)
+    objects = asyncio.run(_read(folder))
+    assert not objects.findings.rows
+    given = {net for node in objects[NODES].rows.values() for net in node.given}
+    assert given == set(networks)
+
+
+def test_a_pods_addresses_are_written_into_its_status(lab: Lab) -> None:
+    settings.write_manifests(lab, SHAPE)
+    addresses = ip_address("10.244.16.2"), ip_address("fd44::2")
+    bridge.report(lab.manifests("east") / "pod-web-1.yaml", addresses)
+    folder = Manifests(lab.manifests("east"), "east", interval_s=0.01, kinds=KINDS)
+    objects = asyncio.run(_read(folder))
+    reported = {key.name: pod.reported for key, pod in objects[PODS].rows.items()}
+    assert reported["web-1"] == addresses
+    assert reported["web-2"] == ()
