@@ -493,6 +493,36 @@ def test_after_a_while_a_datagram_from_a_covered_network_is_a_question(
     assert (back.verdict, back.packet) == (NEXT, asked.reply(UDP(5000, 53)))
 
 
+# Two generations of programs
+
+
+def test_while_maps_migrate_the_other_generation_has_its_translations(
+    beside: Node, loaded: Nodes, family: int
+) -> None:
+    """What neither has an entry of is nobody's, and stays untouched."""
+    packet = Packet(CLIENT[family], LEGACY[family], TCP(40000, 443, "S"))
+    for other in make(loaded, "other"):
+        first = other.from_pod("client", packet).overlay
+        other.clear("mg_egress")
+        beside.clear("mg_egress")
+        beside.maps["mg_handover"].update_one(5, other.programs["mg_from_pod"])
+        beside.maps["mg_phase"].update_one(0, 2)  # HANDOVER_UNKNOWN
+        try:
+            got = beside.from_pod("client", packet.but(l4=TCP(40000, 443, "A")))
+            assert got.overlay.inner.source == EGRESS[family]
+            assert ports(got.overlay) == ports(first)
+            for _, pod, make_packet in PODS:
+                untouched(beside, sends(beside, pod), make_packet(family))
+        finally:
+            beside.maps["mg_phase"].update_one(0, 0)
+            beside.maps["mg_handover"].delete_one(5)
+
+
+def ports(overlay: Overlay) -> tuple[int, int]:
+    assert isinstance(overlay.inner.l4, TCP)
+    return overlay.inner.l4.source, overlay.inner.l4.destination
+
+
 # Maps that are full
 
 
