@@ -12,6 +12,7 @@
 #include "guard.h"
 #include "leave.h"
 #include "masquerade.h"
+#include "ours.h"
 #include "stack.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -69,7 +70,7 @@ static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way 
 	return reason ? reason : deliver(ctx, packet, way, pod);
 }
 
-/* Returns 0 or a drop reason. */
+/* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	enum tunnel tunnel;
@@ -77,6 +78,8 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 
 	/* 1. parse what says whose packet it is */
 	int reason = parse_network(ctx, packet);
+	if (reason && cfg.beside)
+		return NOT_OURS;
 	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
 		return 0;
 	if (reason)
@@ -99,7 +102,11 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 		return reason ? reason : gateway_return(ctx, packet, way);
 	}
 
-	/* 4. a pod of this node, or one behind the node's address; the rest is the host's */
+	/* 4. a pod of this node, or one behind the node's address; the rest is the host's, and
+	 * beside another CNI all of it
+	 */
+	if (cfg.beside)
+		return NOT_OURS;
 	struct pod *pod = pod_find(destination_key(packet));
 	if (pod)
 		return from_outside(ctx, packet, way, pod);
@@ -111,8 +118,8 @@ int mg_from_uplink(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
 
-	hook_disown(ctx);
-	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	disown(ctx);
+	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : no_slot();
 }
 
 /* decide: what the device says nothing of came from ACT_HOST; of an outer IPv6 packet, which the
@@ -166,7 +173,11 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 
 	/* 1. what ACT_DEVICE gave to the device */
 	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0)) {
-		hook_vouch(ctx);
+		/* to where it goes: the kernel says it as it says it of what has come */
+		if (takes_overlay(bpf_htonl(key.local_ipv4), own_port()))
+			hook_vouch(ctx);
+		else
+			hook_vouch_moved(ctx);
 		return 0;
 	}
 
@@ -184,7 +195,7 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 		return 0;
 
 	/* 3. the source is a pod's of this node or the host's own: the others take nothing else */
-	struct pod *pod = pod_find(source_key(packet));
+	struct pod *pod = cfg.beside ? NULL : pod_find(source_key(packet));
 	packet->identity = pod ? pod->identity : IDENTITY_HOST;
 	address_find(source_key(packet), &from);
 	if (!pod && !is_own_host(&from))
@@ -225,11 +236,15 @@ static __always_inline int to_uplink(hook_t *ctx, struct packet *packet, struct 
 SEC("tc")
 int mg_to_uplink(hook_t *ctx)
 {
-	if (hook_is_vouched(ctx) || (!may_be_tunnel(ctx) && !may_be_masqueraded(ctx)))
+	bool moved = hook_is_moved(ctx);
+
+	if (moved)
+		overlay_move(ctx);
+	if (moved || hook_is_vouched(ctx) || (!may_be_tunnel(ctx) && !may_be_masqueraded(ctx)))
 		return HOOK_NEXT;
 	struct slot *slot = enter(ctx, SLOT_TO_UPLINK, POINT_TO_UPLINK);
 	int verdict =
-	    slot ? leave(ctx, slot, to_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	    slot ? leave(ctx, slot, to_uplink(ctx, &slot->packet, &slot->way)) : no_slot();
 
 	return verdict == HOOK_PASS ? HOOK_NEXT : verdict;
 }

@@ -292,11 +292,13 @@ def _in_range(value: object, listed: Mapping[str, Any]) -> bool | None:
 async def look(uplink: str, pods: str, port: int) -> list[Stopped]:
     """What the firewall of this host stops; nothing where nft is not installed.
 
+    Without ``pods``, beside another CNI, what pods forward is that one's affair.
+
     Raises OSError when nft does not answer.
     """
     if shutil.which("nft") is None:
         return []
-    asked = probes(uplink, pods, port)
+    asked = [one for one in probes(uplink, pods, port) if pods or one.hook == "input"]
     return list(judged(await _chains({probe.hook for probe in asked}), asked))
 
 

@@ -107,6 +107,7 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("route", "mesh/netlink.py"): "of the kernel: RTM_NEWROUTE",
     ("peer", "mesh/kernel.py"): "of the kernel: the other end of a veth",
     ("peer", "mesh/orders.py"): "of the kernel: the other end of a veth",
+    ("podCIDRs", "mesh/objects/kubernetes.py"): "of the document: spec.podCIDRs of a Node",
     ("podCIDRs", "clustermesh/contract.py"): "of the document: what ClusterPeer gives",
     ("podCIDRs", "clustermesh/remote/terms.py"): "of the document: the field that does not give it",
 }

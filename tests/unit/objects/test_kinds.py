@@ -65,6 +65,7 @@ def test_a_node_has_its_internal_addresses_and_its_hostname_label() -> None:
         (ip_address("10.99.0.11"), ip_address("fd99::11")),
         (ip_network("10.1.0.0/24"),),
         labels=(("kubernetes.io/hostname", "east-1"), ("role", "gateway")),
+        given=(ip_network("10.1.0.0/24"),),
     )
 
 
