@@ -57,7 +57,7 @@ def _api_server(
     kinds: Kinds,
     accepted: Callable[[], Container[str]],
 ) -> ApiServer:
-    # Imported when needed: the libraries take 60 MB, and a folder needs none of them.
+    # Imported when needed: the libraries take 26 MB, and a folder needs none of them.
     from mesh.k8s.access import Access  # noqa: PLC0415
     from mesh.k8s.api import Api  # noqa: PLC0415
     from mesh.k8s.source import ApiServer  # noqa: PLC0415

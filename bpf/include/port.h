@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Ports of egress addresses, out of this node's own blocks, and of this node's address, out of a
- * range. Candidates are all ports of all blocks
- * in keyed order, so a full block is found full. A live mapping is never taken; the port of another
- * one is used again when none is free (nat.h). Three quarters of the ports are anybody's. When
- * those are in use, all are looked at; of a remote with three quarters of them live, a pod with its
- * share of live ones gets no more.
+/* Ports of egress addresses, out of this node's own blocks; and of this node's address, out of a
+ * range (masquerade.h). All candidates are in keyed order, so full ones are found full. A live
+ * mapping is never taken; the port of another one is used again when none is free (nat.h). Three
+ * quarters of the ports are anybody's. When those are in use, all are looked at; of a remote with
+ * three quarters of them live, a pod with its share of live ones gets no more.
  */
 #pragma once
 #include "addresses.h"

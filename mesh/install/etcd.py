@@ -19,6 +19,7 @@ from clustermesh.etcd.errors import EtcdError
 from clustermesh.founding import CA_KEYS, found, root_problem
 from clustermesh.issued import ROOT, SERVER, Folder, files_of, write_pair, write_pki
 from clustermesh.issuer import AUDIENCE, ROLES, Caller, Issuer
+from mesh.core.files import replace_file
 from mesh.install.api import Api, ApiError
 from mesh.install.leaving import config_map
 
@@ -90,8 +91,7 @@ def take_secret(api: Api, namespace: str, name: str, endpoints: Sequence[str]) -
         raise ValueError(f"Secret {namespace}/{name}: {problem}")
     with tempfile.TemporaryDirectory() as place:
         for key in CA_KEYS:
-            (Path(place) / key).write_bytes(data[key])
-            (Path(place) / key).chmod(0o600)
+            replace_file(Path(place) / key, data[key])
         _found_users(Path(place), endpoints)
     yield "etcd: root is there, and authentication is on"
     api.apply(_endpoints_of(namespace, endpoints, data["ca.crt"]))

@@ -31,7 +31,7 @@ from mesh.k8s.kept import FILE as KEPT_FILE
 from mesh.k8s.kept import Kept
 from mesh.k8s.turns import Turns
 from mesh.k8s.watches import Watch
-from mesh.k8s.write_back import WriteBack
+from mesh.k8s.write_back import LOOK_S, WriteBack
 from mesh.objects.findings import REFUSED
 from mesh.objects.precedence import Difference, Precedence, Shown
 from mesh.objects.schema import Kinds, ObjectKey, Parsed, Place, head
@@ -109,11 +109,22 @@ class ApiServer:
         return self._precedence.place(noun, key)
 
     def write_back(
-        self, findings: Callable[[], Iterable[Finding]], leads: Callable[[], bool]
+        self,
+        findings: Callable[[], Iterable[Finding]],
+        leads: Callable[[], bool],
+        look_s: float = LOOK_S,
     ) -> Callable[[], Coroutine[Any, Any, None]]:
         """What writes conditions and Events about ``findings`` while this process ``leads``."""
-        self._writing = WriteBack(self.api, self._owned, findings, leads)
+        self._writing = WriteBack(
+            self.api, self._owned, findings, lambda: leads() and self._is_followed(), look_s
+        )
         return self._writing.run
+
+    def _is_followed(self) -> bool:
+        """Whether everything was listed, and the API server is the one that was."""
+        away = (Another, Away, NoAccess)
+        failing = any(isinstance(informer.problem, away) for informer in self.informers)
+        return self.objects.findings.synced and not failing
 
     # What the informers tell
 

@@ -35,7 +35,10 @@ _JSON = "application/json"
 
 
 class WriteBack:
-    """Says what ``findings`` are about ``objects`` (by their name in findings) while ``leads``."""
+    """Says what ``findings`` are about ``objects`` (by their name in findings).
+
+    ``leads``: whether this process is to write now.
+    """
 
     def __init__(
         self,

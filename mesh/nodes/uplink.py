@@ -170,8 +170,8 @@ class Uplink:
     ) -> Link:
         if self._name != AUTO:
             return await self._kernel.link(self._name)
-        route = await self._kernel.default_route(4)
-        index = device_of(wanted, addresses, route.ifindex if route else None)
+        default = await self._kernel.default_route(4)
+        index = device_of(wanted, addresses, default.ifindex if default else None)
         for link in (await self._kernel.links()).values():
             if link.ifindex == index:
                 return link

@@ -415,7 +415,7 @@ class PodsAgent(AgentFeature):
         if isinstance(links, FoundPods):
             self.connections.watch(loop.apply(self.found, links))
             self._failed = links.failed
-            self._watch = Insides(self.namespaces, self.inside, self._attached).run
+            self._watch = Insides(self.namespaces, self.inside, attached=self._attached).run
         else:
             wired = loop.apply(self.link, links)
             self.connections.watch(wired)

@@ -27,7 +27,7 @@ from mesh.kernel import Kernel
 from mesh.orders import Link
 from mesh.pods.findings import NO_HOST_DEVICE, NOT_FOUND
 from mesh.pods.links import POD_DEVICE, Device, device_name
-from mesh.pods.local import rank
+from mesh.pods.local import no_attachments, rank
 
 log = logging.getLogger(__name__)
 
@@ -139,11 +139,13 @@ class Insides:
         self,
         namespaces: Table[str, int],
         inside: Table[str, Inside],
-        attached: Table[Sandbox, Attachment],
         open_in: Entered = _open_in,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        attached: Table[Sandbox, Attachment] | None = None,
     ) -> None:
-        self._namespaces, self._inside, self._attached = namespaces, inside, attached
+        self._namespaces, self._inside = namespaces, inside
+        self._attached = attached if attached is not None else no_attachments()
         self._open_in, self._clock = open_in, clock
         self._due: dict[tuple[str, int], float] = {}  # when to look again
         self._since: dict[tuple[str, int], float] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 #: What stands where something else is meant.
@@ -32,7 +33,7 @@ class Mutations:
     def _mutated(self, tree: Any) -> Any:
         places = [(None, None), *_places(tree)]
         parent, key = self.chance.choice(places)
-        odd = self.chance.choice(ODD)
+        odd = deepcopy(self.chance.choice(ODD))  # the next mutation may change a part of the tree
         if parent is None:
             return odd if self.chance.random() < 0.02 else tree
         match self.chance.randrange(6):

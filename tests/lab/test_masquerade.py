@@ -31,7 +31,7 @@ def lab(overlay_lab: Lab) -> Lab:
 def echo_on_router(lab: Lab) -> Iterator[None]:
     server = lab.start("router", sys.executable, ECHO, ECHO_PORT, ECHO_PORT)
     try:
-        wait(lambda: str(ECHO_PORT) in lab.output("router", "ss", "-ltn"), 5, "the router listens")
+        wait(lambda: str(ECHO_PORT) in lab.output("router", "ss", "-ltn"), 30, "the router listens")
         yield
     finally:
         server.terminate()

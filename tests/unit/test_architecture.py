@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ARCHITECTURE.md").read_text()
-WALKS = TEXT[TEXT.index("## 5. Three walks") : TEXT.index("## 6. Layers")]
+WALKS = TEXT[TEXT.index("## 5. Four walks") : TEXT.index("## 6. Layers")]
 
 
 def rows(title: str) -> list[list[str]]:
@@ -38,11 +38,11 @@ def test_the_packet_walk_names_what_is_there(row: list[str]) -> None:
             assert re.search(rf"\b{name}\(", text), f"{name} is not in {row[1]}"
 
 
-WAYS = [*rows("### 5.2"), *rows("### 5.3")]
+WAYS = [*rows("### 5.2"), *rows("### 5.3"), *rows("### 5.4")]
 
 
 @pytest.mark.parametrize("row", WAYS, ids=lambda row: row[2])
-def test_the_walks_of_a_route_and_a_pod_name_what_is_there(row: list[str]) -> None:
+def test_the_other_walks_name_what_is_there(row: list[str]) -> None:
     files = sources(row[2])
     assert files
     text = "".join(path.read_text() for path in files)

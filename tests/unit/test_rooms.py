@@ -107,6 +107,7 @@ EXCLUDED: Mapping[tuple[str, str], str] = {
     ("route", "mesh/netlink.py"): "of the kernel: RTM_NEWROUTE",
     ("peer", "mesh/kernel.py"): "of the kernel: the other end of a veth",
     ("peer", "mesh/orders.py"): "of the kernel: the other end of a veth",
+    ("peer", "clustermesh/issuer.py"): "of gRPC: where a call comes from",
     ("podCIDRs", "mesh/objects/kubernetes.py"): "of the document: spec.podCIDRs of a Node",
     ("podCIDRs", "clustermesh/contract.py"): "of the document: what ClusterPeer gives",
     ("podCIDRs", "clustermesh/remote/terms.py"): "of the document: the field that does not give it",
@@ -117,7 +118,7 @@ SHARED = {
     "attachment",
 }  # fmt: skip
 #: Folders that use the product as an operator does: they write its files and read its answers.
-CONSUMERS = ("mesh/lab",)
+CONSUMERS = ("mesh/lab", "mesh/install")
 #: The layer of identity, below all features: what a selector, or an address, of any room looks at.
 LAYER = {
     "mesh.identity.labels", "mesh.identity.selectors", "mesh.identity.matching",

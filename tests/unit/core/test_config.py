@@ -229,7 +229,6 @@ WRONG: list[tuple[str, str, object, str | Refused]] = [
         "limits[1].map: expected each map once, got 'mg_node' again",
     ),
     ("controller", "leaseSeconds", 1.5, Refused("leaseSeconds", 1.5)),
-    ("controller", "pools.podCIDRs", [], Refused("pools.podCIDRs", [])),
     (
         "controller",
         "pools.podCIDRs",

@@ -37,7 +37,7 @@ etcd: {{endpoints: ["http://127.0.0.1:1"]}}
 bpffs: {place}
 cgroup: {place}
 uplink: uplink
-services: {kubeProxy: false}
+services: {{kubeProxy: false}}
 socket: {place}/socket
 podNetns: {place}/netns/{{cluster}}-{{namespace}}_{{name}}
 stateDir: {place}

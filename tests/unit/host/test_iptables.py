@@ -87,4 +87,10 @@ def test_what_pods_send_and_answer_is_asked_for_in_the_own_family(family: int) -
     name = FAMILIES[family]
     assert f"send out of the mesh over {name.shown}" in text
     assert text.endswith(f"run `{name.command} -I FORWARD -i mgp+ -j ACCEPT`")
-    assert stopped(f"-A FORWARD -i mgp+ -j ACCEPT\n{docker}", forward="DROP", family=family) == []
+    sent = "-A FORWARD -i mgp+ -j ACCEPT"
+    (text,) = stopped(f"{sent}\n{docker}", forward="DROP", family=family)
+    mend = "-o mgp+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+    assert f"answers over {name.shown}" in text
+    assert text.endswith(f"run `{name.command} -I FORWARD {mend}`")
+    rules = f"-A FORWARD {mend}\n{sent}\n{docker}"
+    assert stopped(rules, forward="DROP", family=family) == []

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 EGRESS = "/apis/meshgate.io/v1alpha1/egresspolicies"
 CILIUM = "/apis/cilium.io/v2/ciliumegressgatewaypolicies"
+RESOURCE = "ciliumegressgatewaypolicies.cilium.io"
 WAIT_S = 10.0
 Test = Callable[[FakeApiServer, Path], Coroutine[Any, Any, None]]
 
@@ -378,6 +379,27 @@ def test_an_api_server_that_is_replaced_while_it_is_watched_deletes_nothing(tmp_
             await until(lambda: not codes(one))
 
     run(test, tmp_path)
+
+
+def test_nothing_is_written_before_all_is_listed_nor_to_another_api_server(tmp_path: Path) -> None:
+    """The fake takes no writes: one that is tried is a finding."""
+
+    async def test(server: FakeApiServer, folder: Path) -> None:
+        server.put(EGRESS, policy("erp", "198.51.100.10"))
+        server.refused[CILIUM] = 403
+        one = source(server, folder, nouns=(POLICIES,))
+        task = asyncio.create_task(one.write_back(tuple, lambda: True, look_s=0.01)())
+        async with running(one):
+            await until(lambda: codes(one) == [("M202", f"list {RESOURCE}")])
+            await until(lambda: server.asked.count(f"list {CILIUM}") > 3)
+            assert codes(one) == [("M202", f"list {RESOURCE}")]
+            server.refused.clear()
+            await until(lambda: codes(one) == [("M209", "patch status")])
+            server.replace("uid-2")
+            await until(lambda: codes(one) == [("M204", "")])
+        task.cancel()
+
+    run(test, tmp_path, (NAMESPACES, EGRESS, CILIUM))
 
 
 def test_another_api_server_without_a_kind_deletes_nothing_of_it(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_exec_loads_nothing_that_it_does_not_need() -> None:
 
 def test_a_cluster_beside_has_pods_by_the_plugin(lab: Lab) -> None:
     """Every reader takes what is written, and each node has networks of its own."""
-    shape = topology.load(topology.DEFAULT.with_name("topology-beside.yaml"))
+    shape = topology.load(places.TOPOLOGY.with_name("topology-beside.yaml"))
     east, west = shape.clusters
     assert (east.mode, west.mode) == ("beside", "whole")
     networks = [net for node in east.nodes for net in bridge.subnets(east, node)]
