@@ -211,11 +211,14 @@ def test_what_a_pod_says_of_neighbours_is_not_ours(beside: Node, packet: Packet 
     untouched(beside, sends(beside, "client"), packet)
 
 
-def test_the_address_of_a_service_is_whoevers_translates_it(beside: Node, family: int) -> None:
-    """A policy for all of the world covers those, too."""
+@pytest.mark.parametrize("owner", [1, 2])
+def test_the_address_of_a_service_is_whoevers_translates_it(
+    beside: Node, family: int, owner: int
+) -> None:
+    """A policy for all of the world covers those, too. The owner is us, or a kube-proxy."""
     service = {4: "10.96.0.10", 6: "fd96::a"}[family]
     beside.egress({4: "0.0.0.0/0", 6: "::/0"}[family], 1, EGRESS[family])
-    beside.maps["mg_service_ip"].update_one(zoned(service), 1)
+    beside.maps["mg_service_ip"].update_one(zoned(service), owner)
     untouched(beside, sends(beside, "client"), Packet(CLIENT[family], service, UDP(1, 53)))
     untouched(beside, sends(beside, "client"), Packet(CLIENT[family], service, TCP(1, 53, "S")))
 

@@ -156,6 +156,20 @@ def test_the_overlay_has_another_port_beside_another_cni(
     assert load_controller(path).port == port
 
 
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_beside_another_cni_pods_are_not_masqueraded(
+    valid: dict[str, Any], tmp_path: Path, mode: str
+) -> None:
+    path, config = tmp_path / "agent.yaml", valid["agent"] | {"masquerade": {"mode": mode}}
+    path.write_text(yaml.safe_dump(config))
+    assert load_agent(path).masquerading == load_agent(path).masquerade
+    path.write_text(yaml.safe_dump(config | {"mode": "beside"}))
+    assert load_agent(path).masquerading is None
+    path.write_text(yaml.safe_dump(config | {"mode": "beside", "masquerade": {"mode": "on"}}))
+    with pytest.raises(ConfigError, match=r"masquerade\.mode: on needs mode: whole"):
+        load_agent(path)
+
+
 def test_beside_another_cni_pods_need_no_path(valid: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     without = {key: value for key, value in valid["agent"].items() if key != "podNetns"}

@@ -12,10 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from mesh.core.model import Node, NodeKey, Pod, PodEntry, PodKey, PodRef
+from mesh.core.model import (
+    Attachment,
+    Node,
+    NodeKey,
+    Pod,
+    PodEntry,
+    PodKey,
+    PodRef,
+    Sandbox,
+)
 from mesh.core.table import Table
 from mesh.kernel import Link
-from mesh.nodes.rows import beside_node
+from mesh.nodes.rows import beside_node, given_to
 from mesh.pods.beside import (
     RETRY_S,
     SELDOM_S,
@@ -30,6 +39,7 @@ from mesh.pods.beside import (
     Missing,
     found_pods,
     ordered,
+    reported,
 )
 from mesh.pods.links import Device, device_name
 from mesh.pods.rows import LocalPod, marked_since
@@ -99,7 +109,10 @@ class Watched:
         self.now, self.spaces = 0.0, spaces
         self.namespaces: Table[str, int] = Table("netns")
         self.inside: Table[str, Inside] = Table("inside")
-        self.looking = Insides(self.namespaces, self.inside, self._open_in, lambda: self.now)
+        self.attached: Table[Sandbox, Attachment] = Table("attachment")
+        self.looking = Insides(
+            self.namespaces, self.inside, self._open_in, lambda: self.now, attached=self.attached
+        )
         self.namespaces.replace(dict.fromkeys(spaces, 5))
 
     @asynccontextmanager
@@ -130,6 +143,49 @@ def test_a_namespace_is_looked_at_until_eth0_has_addresses() -> None:
     looks = space.looks
     it.look(10 * RETRY_S)
     assert space.looks == looks, "what is known is not asked again"
+
+
+def attachment(
+    number: int, inode: int, addresses: Addresses, interface: str = "eth0"
+) -> Attachment:
+    netns = f"/run/netns/{number}"
+    return Attachment(f"c{number}", interface, "net", netns, inode, number, addresses=addresses)
+
+
+FIRST, SECOND = (Sandbox("east", "shop", "web", tag) for tag in ("1", "2"))
+
+
+def test_a_chained_add_says_the_addresses_before_the_status_does() -> None:
+    row, old = attachment(2, 6, (V4,)), ip_address("10.244.1.9")
+    pods = {WEB: replace(pod(WEB), reported=(old,)), OLD: replace(pod(OLD), reported=BOTH)}
+    assert reported(pods, {}) == {WEB: (old,), OLD: BOTH}
+    assert reported(pods, {FIRST: row}) == {WEB: (V4,), OLD: BOTH}
+    assert reported({OLD: pods[OLD]}, {FIRST: row}) == {OLD: BOTH}
+    newer = {FIRST: row, SECOND: attachment(3, 7, (V6,))}
+    assert reported(pods, newer)[WEB] == (V6,), "of the newest sandbox"
+    other = {FIRST: row, SECOND: attachment(3, 7, (V6,), "net1")}
+    assert reported(pods, other)[WEB] == (V4,), "of eth0"
+
+
+def test_the_namespace_of_a_chained_add_is_looked_at_at_once() -> None:
+    """Whether it is in the folder or not, and whatever was there at the last look."""
+    space = Space(ETH0, (V4,))
+    it = Watched({"/run/netns/1": Space(None, ())})
+    it.look()
+    it.spaces["/run/netns/1"] = space
+    assert it.look() == {}, "not due"
+    it.attached.upsert({FIRST: attachment(1, 5, BOTH)})
+    assert it.look() == {"/run/netns/1": Inside(5, 2, 9, MAC, (V4,))}
+    space.found = BOTH
+    assert it.look() == {"/run/netns/1": Inside(5, 2, 9, MAC, BOTH)}
+    looks = space.looks
+    it.look()
+    assert space.looks == looks
+    it.spaces["/run/netns/2"] = Space(ETH0, BOTH)
+    it.attached.upsert({SECOND: attachment(2, 6, BOTH)})
+    assert it.look()["/run/netns/2"].inode == 6
+    it.attached.delete([SECOND])
+    assert list(it.look()) == ["/run/netns/1"]
 
 
 def test_a_namespace_of_some_other_program_is_looked_at_seldom() -> None:
@@ -272,3 +328,11 @@ def test_a_running_pod_has_its_marks_since_the_agent_gave_them() -> None:
     assert since(covered, replace(covered, since=20, marks=(("egress_class", 2),))) == 50
     assert since(plain, replace(covered, since=20)) == 0
     assert since(covered, replace(covered, since=20, ifindex=8)) == 0, "another pod"
+
+
+def test_pod_cidrs_are_the_clusters_own_while_they_are_in_force() -> None:
+    given, pool = (ip_network("10.244.1.0/24"),), (ip_network("10.1.0.0/24"),)
+    key = NodeKey("east", "east-1")
+    for in_force, found in ((given, list(given)), ((), []), (pool, [])):
+        node = Node("east", "east-1", (), in_force, given=given)
+        assert given_to(key, node) == found
