@@ -165,21 +165,29 @@ int mg_from_vxlan(hook_t *ctx)
 	return slot ? leave(ctx, slot, from_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
 
+/* act: vouch for what ACT_DEVICE gave to the device; false: it comes from the host's routes */
+static __framed bool is_for_device(hook_t *ctx)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
+		return false;
+	/* to where it goes: the kernel says it as it says it of what has come */
+	if (takes_overlay(bpf_htonl(key.local_ipv4), own_port()))
+		hook_vouch(ctx);
+	else
+		hook_vouch_moved(ctx);
+	return true;
+}
+
 /* Returns 0 or a drop reason. */
 static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	struct bpf_tunnel_key key = {};
 	struct address from, to;
 
-	/* 1. what ACT_DEVICE gave to the device */
-	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0)) {
-		/* to where it goes: the kernel says it as it says it of what has come */
-		if (takes_overlay(bpf_htonl(key.local_ipv4), own_port()))
-			hook_vouch(ctx);
-		else
-			hook_vouch_moved(ctx);
+	/* 1. what has its tunnel */
+	if (is_for_device(ctx))
 		return 0;
-	}
 
 	/* 2. parse; the device drops what concerns its link: it has none */
 	int reason = parse_network(ctx, packet);
