@@ -217,8 +217,7 @@ static __always_inline int overlay_write(hook_t *ctx, const struct packet *packe
 }
 
 /* act: the outer headers in front. Returns 0 or a drop reason. */
-static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet,
-					const struct way *way)
+static __framed int overlay_push(hook_t *ctx, const struct packet *packet, const struct way *way)
 {
 	__be16 inner = hook_protocol(ctx);
 
