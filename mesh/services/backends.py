@@ -330,7 +330,7 @@ def outside(
     return {key: tuple(found)} if found else {}
 
 
-def addresses_of(_: ServiceKey, service: Service | None) -> Iterable[IP]:
+def addresses_of(_: ServiceKey, service: Service | None, *__: object) -> Iterable[IP]:
     """The addresses of a service's backends."""
     return {one.address for one in service.backends} if service else ()
 
