@@ -283,6 +283,7 @@ def test_beside_another_cni_a_backend_is_where_a_pod_says_it_is() -> None:
     """No network of pods is known; an address that no pod has is left out as ever."""
     east = East("type: ClusterIP", GLOBAL, beside=True)
     east.slice("a", endpoint("10.244.1.3"), endpoint("10.244.1.9"))
+    assert east.backends == ["10.244.1.3", "10.244.1.9"]
     [row] = east.controller.published.rows.values()
     assert row.backends == ()
     east.pod(3, addresses=ips("10.244.1.3"))
