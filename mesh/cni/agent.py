@@ -45,7 +45,7 @@ class Connected(Protocol):
     """The room of pods, as this room sees it."""
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """RuntimeCall ``wake`` whenever one of the others may say something else."""
+        """Call ``wake`` whenever one of the others may say something else."""
 
     def lacks(self, key: Sandbox) -> str:
         """What an attachment lacks until its packets pass; empty: nothing."""
@@ -64,9 +64,8 @@ class Connected(Protocol):
 class CNIAgent(AgentFeature):
     """``pods`` are the objects of this node's pods. ``lacks`` are the features' (``AgentFeature``).
 
-    ``beside``: another CNI has connected a pod.
-
-    Then the pod's addresses are those of ``prevResult``, which is handed on as it came.
+    ``beside``: another CNI connects pods. A pod's addresses are those of ``prevResult`` then, which
+    is handed on as it came.
     """
 
     def __init__(

@@ -11,7 +11,6 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -180,8 +179,3 @@ def unlisted(
         for key, row in rows.items()
         if row.network == network and (row.container, row.interface) not in valid
     ]
-
-
-def known(rows: Mapping[Any, Attachment]) -> list[str]:
-    """Paths of their network namespaces."""
-    return [row.netns for row in rows.values()]

@@ -210,6 +210,8 @@ class Process:
         if self.asked_to_end:
             return 0
         self._child = subprocess.Popen(self._words)
+        if self.asked_to_end:  # the signal came before there was anybody to pass it on to
+            self.stop()
         while True:
             pid, status = os.wait()
             if pid == self._child.pid:

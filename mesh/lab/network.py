@@ -76,6 +76,10 @@ def rebuild(lab: Lab, topology: Fabric, host: str) -> None:
 
     """
     place, router = lab.host(host), lab.host("router")
+    # The kernel takes a namespace's devices away some time after its name has gone; the name of
+    # this one is needed at once.
+    forget = ["ip", "-n", router.netns, "link", "del", host]
+    subprocess.run(forget, capture_output=True, check=False)
     remove([place.netns])
     _ip([f"netns add {place.netns}"])
     set_sysctls(place, _sysctls(host))

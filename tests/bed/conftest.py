@@ -49,8 +49,9 @@ class Bed:
         self.kubectl("-n", NAMESPACE, "wait", *wait)
 
     def addresses(self, name: str) -> list[str]:
+        """A pod's addresses; none while its sandbox is made anew."""
         status = self.get("-n", NAMESPACE, "pod", name)["status"]
-        return [one["ip"] for one in status["podIPs"]]
+        return [one["ip"] for one in status.get("podIPs", ())]
 
     def fetch(self, client: str, url: str) -> str:
         """What a pod gets from a web server; empty when it gets no answer within 2 seconds."""

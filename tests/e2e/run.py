@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mesh.lab import enter, places
@@ -64,15 +64,15 @@ def main(words: Sequence[str]) -> int:
 
 def run(suite: Suite) -> bool:
     """Whether a suite is good; what it came to is printed."""
-    levels = [_level_passes(level) for level in suite.before]
+    levels = {level: _level(level) for level in suite.before}
     begin = time.monotonic()
     lab = places.current(cli.NAME, cli.RUN)
     try:
         bringup.up(lab, topology.load(suite.bed), suite.bed.read_text())
-        levels += [_level_passes(level) for level in suite.on_bed]
+        levels |= {level: _level(level) for level in suite.on_bed}
         result = _run_specs(lab, suite)
-        problems = result.lines()
-        good = result.is_good and all(levels)
+        result = replace(result, outcomes=levels | dict(result.outcomes))
+        problems, good = result.lines(), result.is_good
     except LabError as error:
         problems, good = [f"{suite.name} 0 passed, 1 failed, 0 skipped", f"    {error}"], False
     if good or not os.environ.get("MESHGATE_KEEP"):
@@ -82,9 +82,11 @@ def run(suite: Suite) -> bool:
     return good
 
 
-def _level_passes(level: str) -> bool:
+def _level(level: str) -> str:
+    """What became of a level of pytest; it counts like a spec."""
     command = [sys.executable, "tests/run.py", level]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    ended = subprocess.run(command, cwd=ROOT, check=False)
+    return report.FAILED if ended.returncode else report.PASSED
 
 
 def _run_specs(lab: Lab, suite: Suite) -> Result:

@@ -32,7 +32,7 @@ etcd: {{endpoints: ["http://{address}"]}}
 bpffs: {place}
 cgroup: {place}
 uplink: uplink
-services: {kubeProxy: false}
+services: {{kubeProxy: false}}
 socket: {place}/socket
 podNetns: /run/netns/{{cluster}}-{{namespace}}_{{name}}
 stateDir: {place}

@@ -206,7 +206,10 @@ while time.monotonic() < end:
         made.send(b"?")
         said = made.recv(100).decode()
     except OSError as error:
-        said = errno.errorcode.get(error.errno, "silence")
+        number = error.errno
+        if number == errno.EDESTADDRREQ:  # it sent first; why it has no destination is kept
+            number = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        said = errno.errorcode.get(number, "silence")
     if said != last:
         print(said, flush=True)
     last = said

@@ -29,9 +29,10 @@ from mesh.lab.kube import builds, cgroups, configs, credentials, images, machine
 from mesh.lab.kube.topology import Cluster, Topology
 from mesh.lab.places import NETNS, OWN, Lab, LabError
 
-API_WITHIN_S = 60.0
-NODES_WITHIN_S = 120.0
-DNS_WITHIN_S = 60.0
+#: Generous: a loaded machine starts slowly, and whoever is ready ends the wait.
+API_WITHIN_S = 180.0
+NODES_WITHIN_S = 300.0
+DNS_WITHIN_S = 180.0
 #: Programs of each node, by their names.
 _PROGRAMS = (
     *("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"),
