@@ -110,7 +110,7 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 	struct pod *pod = pod_find(destination_key(packet));
 	if (pod)
 		return from_outside(ctx, packet, way, pod);
-	return cfg.masquerade ? masquerade_in(ctx, packet, way) : 0;
+	return masquerades() ? masquerade_in(ctx, packet, way) : 0;
 }
 
 SEC("tc")
@@ -238,7 +238,7 @@ static __always_inline int to_uplink(hook_t *ctx, struct packet *packet, struct 
 		return DROP_OVERLAY_PORT;
 
 	/* 3. pods show the world the address of their node */
-	return cfg.masquerade ? masquerade_out(ctx, packet, way) : 0;
+	return masquerades() ? masquerade_out(ctx, packet, way) : 0;
 }
 
 SEC("tc")
