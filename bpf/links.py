@@ -9,10 +9,14 @@ from pathlib import Path
 
 from bpf.sys import AttachType, Command, attr, bpf, info, open_pinned, pin, replace_pin
 
+#: A program stands before all that are there (BPF_F_BEFORE of linux/bpf.h).
+_BEFORE = 8
 
-def tcx(prog_fd: int, device: str, pin: Path, *, ingress: bool) -> None:
+
+def tcx(prog_fd: int, device: str, pin: Path, *, ingress: bool, first: bool = False) -> None:
     """Run a program on packets of ``device``, looked up in the calling thread's namespace.
 
+    ``first``: before the programs that are there, and not behind them.
     A link that is pinned there goes over to the program, unless its device is another by now.
     """
     try:
@@ -20,7 +24,8 @@ def tcx(prog_fd: int, device: str, pin: Path, *, ingress: bool) -> None:
     except OSError:
         raise OSError(errno.ENODEV, f"no device {device}") from None
     where = AttachType.TCX_INGRESS if ingress else AttachType.TCX_EGRESS
-    request = attr("IIIIIIQ", prog_fd, ifindex, where, 0, 0, 0, 0, size=64)
+    flags = _BEFORE if first else 0
+    request = attr("IIIIIIQ", prog_fd, ifindex, where, flags, 0, 0, 0, size=64)
     _attach(prog_fd, pin, lambda: bpf(Command.LINK_CREATE, request), "=II", (ifindex, where))
 
 

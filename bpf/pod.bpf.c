@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The host side of every pod's veth: mg_from_pod takes what the pod sends, mg_to_pod sees what the
- * host itself sends to it. Packets of others enter a pod by redirect, not through here.
+ * host itself sends to it. Packets of others enter a pod by redirect, not through here. Beside
+ * another CNI, which may redirect as well, mg_to_pod stands behind the pod's own device instead.
  */
 #include "hook_tc.h"
 #include "parse.h"
@@ -8,6 +9,7 @@
 #include "guard.h"
 #include "leave.h"
 #include "neighbour.h"
+#include "ours.h"
 #include "stack.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -41,10 +43,12 @@ static __always_inline bool is_stacks(const struct address *to, const struct con
 	       (direction == DIRECTION_REPLY || connection->flags & CONNECTION_REPLIED);
 }
 
-/* decide: to a destination that needs no translation. Returns 0 or a drop reason. */
+/* decide: to a destination that needs no translation. Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int plain_way(hook_t *ctx, struct packet *packet, struct way *way,
 				     const struct address *to)
 {
+	if (cfg.beside && (packet->stack || !is_others(to)))
+		return NOT_OURS;
 	if (packet->stack)
 		return 0; /* hosts, the world, and what the stack has had before */
 	if (to->node != cfg.node)
@@ -102,17 +106,20 @@ static __always_inline int no_service(struct way *way)
 	return DROP_NO_SERVICE;
 }
 
-/* Returns 0 or a drop reason. */
+/* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct connection *connection;
 	struct address to;
 	struct pod *pod;
 
-	/* 1. parse */
+	/* 1. parse; beside another CNI only what is ours */
+	int reason = cfg.beside ? ours_from_pod(ctx, packet) : 0;
+	if (reason)
+		return reason;
 	if (hook_protocol(ctx) == bpf_htons(ETH_P_ARP))
 		return arp_check(ctx, packet);
-	int reason = parse(ctx, packet);
+	reason = parse(ctx, packet);
 	if (reason)
 		return reason;
 
@@ -160,6 +167,10 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 			reason = egress_open(ctx, packet, way, egress, connection);
 			if (!reason)
 				return egress_way(ctx, packet, way);
+			if (cfg.beside && reason == DROP_MID_STREAM && !connection) {
+				connection = adopt(packet);
+				direction = DIRECTION_ORIGINAL;
+			}
 			reset_from_pod(packet, way, connection, direction, pod);
 			return reason;
 		}
@@ -184,15 +195,18 @@ int mg_from_pod(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_POD, POINT_FROM_POD);
 
-	hook_disown(ctx);
-	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	disown(ctx);
+	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : no_slot();
 }
 
-/* Returns 0 or a drop reason. */
+/* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int to_pod(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct connection *connection;
 	struct address from;
+
+	if (cfg.beside)
+		return ours_to_pod(ctx, packet);
 
 	/* 1. parse; what the host sends in other protocols is its own affair */
 	if (parse(ctx, packet) || packet->icmp == ICMP_NEIGHBOUR)
@@ -216,9 +230,11 @@ static __always_inline int to_pod(hook_t *ctx, struct packet *packet, struct way
 SEC("tc")
 int mg_to_pod(hook_t *ctx)
 {
-	if (hook_mark(ctx) == RESET_MARK)
+	if (cfg.beside && hook_is_vouched(ctx))
+		return HOOK_NEXT;
+	if (!cfg.beside && hook_mark(ctx) == RESET_MARK)
 		return HOOK_PASS;
 	struct slot *slot = enter(ctx, SLOT_TO_POD, POINT_TO_POD);
 
-	return slot ? leave(ctx, slot, to_pod(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	return slot ? leave(ctx, slot, to_pod(ctx, &slot->packet, &slot->way)) : no_slot();
 }

@@ -12,6 +12,7 @@
 #include "guard.h"
 #include "leave.h"
 #include "masquerade.h"
+#include "ours.h"
 #include "stack.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -69,7 +70,7 @@ static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way 
 	return reason ? reason : deliver(ctx, packet, way, pod);
 }
 
-/* Returns 0 or a drop reason. */
+/* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	enum tunnel tunnel;
@@ -77,6 +78,8 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 
 	/* 1. parse what says whose packet it is */
 	int reason = parse_network(ctx, packet);
+	if (reason && cfg.beside)
+		return NOT_OURS;
 	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
 		return 0;
 	if (reason)
@@ -99,11 +102,15 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 		return reason ? reason : gateway_return(ctx, packet, way);
 	}
 
-	/* 4. a pod of this node, or one behind the node's address; the rest is the host's */
+	/* 4. a pod of this node, or one behind the node's address; the rest is the host's, and
+	 * beside another CNI all of it
+	 */
+	if (cfg.beside)
+		return NOT_OURS;
 	struct pod *pod = pod_find(destination_key(packet));
 	if (pod)
 		return from_outside(ctx, packet, way, pod);
-	return cfg.masquerade ? masquerade_in(ctx, packet, way) : 0;
+	return masquerades() ? masquerade_in(ctx, packet, way) : 0;
 }
 
 SEC("tc")
@@ -111,8 +118,8 @@ int mg_from_uplink(hook_t *ctx)
 {
 	struct slot *slot = enter(ctx, SLOT_FROM_UPLINK, POINT_FROM_UPLINK);
 
-	hook_disown(ctx);
-	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	disown(ctx);
+	return slot ? leave(ctx, slot, from_uplink(ctx, &slot->packet, &slot->way)) : no_slot();
 }
 
 /* decide: what the device says nothing of came from ACT_HOST; of an outer IPv6 packet, which the
@@ -158,17 +165,29 @@ int mg_from_vxlan(hook_t *ctx)
 	return slot ? leave(ctx, slot, from_vxlan(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
 }
 
+/* act: vouch for what ACT_DEVICE gave to the device; false: it comes from the host's routes */
+static __framed bool is_for_device(hook_t *ctx)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0))
+		return false;
+	/* to where it goes: the kernel says it as it says it of what has come */
+	if (takes_overlay(bpf_htonl(key.local_ipv4), own_port()))
+		hook_vouch(ctx);
+	else
+		hook_vouch_moved(ctx);
+	return true;
+}
+
 /* Returns 0 or a drop reason. */
 static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	struct bpf_tunnel_key key = {};
 	struct address from, to;
 
-	/* 1. what ACT_DEVICE gave to the device */
-	if (!bpf_skb_get_tunnel_key(ctx, &key, sizeof(key), 0)) {
-		hook_vouch(ctx);
+	/* 1. what has its tunnel */
+	if (is_for_device(ctx))
 		return 0;
-	}
 
 	/* 2. parse; the device drops what concerns its link: it has none */
 	int reason = parse_network(ctx, packet);
@@ -184,7 +203,7 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 		return 0;
 
 	/* 3. the source is a pod's of this node or the host's own: the others take nothing else */
-	struct pod *pod = pod_find(source_key(packet));
+	struct pod *pod = cfg.beside ? NULL : pod_find(source_key(packet));
 	packet->identity = pod ? pod->identity : IDENTITY_HOST;
 	address_find(source_key(packet), &from);
 	if (!pod && !is_own_host(&from))
@@ -219,17 +238,21 @@ static __always_inline int to_uplink(hook_t *ctx, struct packet *packet, struct 
 		return DROP_OVERLAY_PORT;
 
 	/* 3. pods show the world the address of their node */
-	return cfg.masquerade ? masquerade_out(ctx, packet, way) : 0;
+	return masquerades() ? masquerade_out(ctx, packet, way) : 0;
 }
 
 SEC("tc")
 int mg_to_uplink(hook_t *ctx)
 {
-	if (hook_is_vouched(ctx) || (!may_be_tunnel(ctx) && !may_be_masqueraded(ctx)))
+	bool moved = hook_is_moved(ctx);
+
+	if (moved)
+		overlay_move(ctx);
+	if (moved || hook_is_vouched(ctx) || (!may_be_tunnel(ctx) && !may_be_masqueraded(ctx)))
 		return HOOK_NEXT;
 	struct slot *slot = enter(ctx, SLOT_TO_UPLINK, POINT_TO_UPLINK);
 	int verdict =
-	    slot ? leave(ctx, slot, to_uplink(ctx, &slot->packet, &slot->way)) : HOOK_DROP;
+	    slot ? leave(ctx, slot, to_uplink(ctx, &slot->packet, &slot->way)) : no_slot();
 
 	return verdict == HOOK_PASS ? HOOK_NEXT : verdict;
 }

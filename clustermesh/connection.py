@@ -59,8 +59,9 @@ class AgentStore:
         self.remote = RemoteTables(facts, addresses_changed, kept=kept)
         self.remote.held = lambda: self.held
         self.counters = Counters(
-            self.client, facts.cluster, self.remote.take, lambda: self._view.told(PREFIX)
-        )
+            self.client, facts.cluster, self.remote.take, lambda: self._view.told(PREFIX),
+            ports=self.remote.ports,
+        )  # fmt: skip
         self.keys = PodKeys(facts.cluster, node)
         self.known = KnownClusters(known)
         self.remote.expect(self.known.clusters)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 
@@ -34,6 +35,7 @@ from clustermesh.store.own import (
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.groups import By, Followed
 from mesh.core.model import (
+    OVERLAY_PORT,
     Confirmed,
     Finding,
     ForeignNode,
@@ -88,15 +90,26 @@ class Foreign:
         return NodeKey(self.cluster, key.rpartition("/")[2])
 
 
-class PublishController(ControllerFeature):
-    """Keys of this cluster; ``counted`` are its pods, ``confirmed`` is what we say of them.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the cluster says of itself.
 
-    ``counter_s`` is for how long the cluster's counter may stand until others take it for gone.
+    ``counter_s`` is for how long its counter may stand until others take it for gone, ``port`` the
+    UDP port of its overlay. ``bare``: its nodes need no pod CIDRs, as another CNI has the pods.
     """
+
+    id: int
+    counter_s: int
+    port: int = OVERLAY_PORT
+    bare: bool = False
+
+
+class PublishController(ControllerFeature):
+    """Keys of this cluster; ``counted`` are its pods, ``confirmed`` is what we say of them."""
 
     def __init__(
         self,
-        id_: int,
+        said: Said,
         foreign: Foreign,
         store: Own,
         node: Table[NodeKey, Node],
@@ -104,13 +117,16 @@ class PublishController(ControllerFeature):
         counted: CountedPods,
         confirmed: Table[PodRef, Confirmed],
         service: Table[ServiceKey, Service],
-        counter_s: int,
     ) -> None:
         self.published = {prefix: Table[str, bytes](prefix) for prefix in publish.PREFIXES}
         self.config_key: Table[str, bytes] = Table("cluster config")
+        #: Where other clusters' nodes read the port of the overlay; it stays when nobody leads.
+        self.overlay: Table[str, bytes] = Table("overlay of cluster")
+        self.overlay.replace(publish.overlay(foreign.cluster, said.port))
         self.canaries: Table[str, bytes] = Table("canary")
         self.later: Table[str, bytes] = Table("canary")
-        self._cluster, self._id, self._counter_s = foreign.cluster, id_, counter_s
+        self._cluster, self._id, self._counter_s = foreign.cluster, said.id, said.counter_s
+        self._bare = said.bare
         self._foreign, self._store = foreign, store
         self._node, self._identity = node, identity
         self._counted, self._confirmed, self._service = counted, confirmed, service
@@ -139,7 +155,7 @@ class PublishController(ControllerFeature):
         }
 
     def derive(self, loop: Loop) -> None:
-        by_key = partial(publish.node_keys, cluster_id=self._id)
+        by_key = partial(publish.node_keys, cluster_id=self._id, bare=self._bare)
         loop.group(
             self._leaving,
             self._publishable,
@@ -149,7 +165,8 @@ class PublishController(ControllerFeature):
             also=[self._foreign.created],
         )
         loop.group(self.published[wire.NODES], by_key, By(self._leaving))
-        loop.group(self._endpoint, publish.endpoint, By(self._leaving))
+        ends = partial(publish.endpoint, bare=self._bare)
+        loop.group(self._endpoint, ends, By(self._leaving))
         loop.group(self.published[wire.IDENTITIES], publish.identity_keys, By(self._identity))
         loop.group(self.published[wire.SERVICES], self._first_form, By(self._service))
         parts = partial(publish.slice_keys, cluster_id=self._id)

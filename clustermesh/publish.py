@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Address
 
+import msgspec
+
 from clustermesh.remote import wire
 from clustermesh.remote.shared import CONFIG, SERVICE, SHARED
 from clustermesh.remote.slices import slice_values
@@ -40,9 +42,19 @@ def config(cluster: str, cluster_id: int, counter_s: int = 0) -> dict[str, bytes
     return {wire.config_key(cluster): wire.cluster_config(cluster_id, counter_s)}
 
 
-def node_keys(_: NodeKey, row: Node | None, cluster_id: int) -> dict[str, bytes]:
-    """The key of a node of this cluster that has its pod CIDRs; others are not there yet."""
-    if row is None or not row.pod_cidrs:
+def overlay(cluster: str, port: int) -> dict[str, bytes]:
+    """The key that says on which UDP port the cluster's nodes take the overlay."""
+    return {wire.overlay_key(cluster): msgspec.json.encode(wire.Overlay(port))}
+
+
+def node_keys(
+    _: NodeKey, row: Node | None, cluster_id: int, *, bare: bool = False
+) -> dict[str, bytes]:
+    """The key of a node of this cluster that has its pod CIDRs; others are not there yet.
+
+    ``bare``: beside another CNI a node need not have any.
+    """
+    if row is None or not (row.pod_cidrs or bare):
         return {}
     return {wire.node_key(row.cluster, row.name): wire.node_value(row, cluster_id)}
 
@@ -72,9 +84,9 @@ def slice_keys(_: ServiceKey, row: Service | None, cluster_id: int) -> dict[str,
     return {wire.slice_key(row.cluster, row.namespace, name): v for name, v in values.items()}
 
 
-def endpoint(key: NodeKey, row: Node | None) -> dict[str, IPv4Address]:
+def endpoint(key: NodeKey, row: Node | None, *, bare: bool = False) -> dict[str, IPv4Address]:
     """Tunnel endpoint of a node that is published, by name."""
-    address = tunnel_endpoint(row) if row and row.pod_cidrs else None
+    address = tunnel_endpoint(row) if row and (row.pod_cidrs or bare) else None
     return {key.name: address} if address else {}
 
 

@@ -35,7 +35,7 @@ from mesh.core.model import IP, Finding, NodeKey, Usage
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
 from mesh.datapath.findings import FULL, NOT_WRITTEN
-from mesh.datapath.hooks import VXLAN_DEVICE, VXLAN_PORT
+from mesh.datapath.hooks import VXLAN_DEVICE
 from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
@@ -69,6 +69,7 @@ from mesh.observe.node import NodeEvents
 from mesh.observe.relays import Listener, NodeNotices
 from mesh.observe.tables import Server
 from mesh.pods.agent import PodsAgent, Wiring
+from mesh.pods.beside import FOLDER, FoundPods
 from mesh.pods.links import DEVICE_PREFIX, PodLinks
 from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
@@ -113,6 +114,7 @@ class Features:
         more: More = _no_more,
     ) -> None:
         me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
+        beside = config.mode == "beside"
         self.objects = objects
         address = address_table()
         self.store = AgentStore(
@@ -125,18 +127,22 @@ class Features:
         own, remote = self.store.own, self.store.remote
         self.locators = LocatorsAgent(me, own)
         self.nodes = NodesAgent(
-            me, facts.device, facts, objects, own, remote, self.locators.locator
-        )
+            me, facts.device, facts, objects, own, remote, self.locators.locator, config.port,
+            beside=beside,
+        )  # fmt: skip
         node = self.nodes.node
         self.hosts = HostsAgent(
             me, Devices(facts.device, VXLAN_DEVICE, facts.pod_mtu), kernel,
             node, remote, self.nodes.flags,
-            native=config.hosts == "native",
+            native=beside or config.hosts == "native",
         )  # fmt: skip
-        self.echoes = EchoAgent(me, id_, VXLAN_DEVICE, VXLAN_PORT, node, self.nodes.hop, address)
+        self.echoes = EchoAgent(
+            me, id_, VXLAN_DEVICE, config.port, node, self.nodes.hop, address
+        )  # fmt: skip
         self.identity = IdentityAgent(me, id_, address, objects, own, remote, node)
         self.services = ServicesAgent(
-            me.cluster, objects, self.identity.counted.table, remote, Proxy(config.services)
+            me.cluster, objects, self.identity.counted.table, remote,
+            Proxy(config.services, beside=beside),
         )  # fmt: skip
         self.attachments = Attachments(config.state_dir)
         attached = self.attachments.table
@@ -155,7 +161,7 @@ class Features:
         )
         routers = RoutersAgent(objects, me, ADVERTISED)
         self.masquerade = MasqueradeAgent(
-            me, config.masquerade, self.nodes.standing.table, node, routers.announcing
+            me, config.masquerading, self.nodes.standing.table, node, routers.announcing
         )  # fmt: skip
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.echoes, self.identity, self.services,
@@ -164,7 +170,7 @@ class Features:
         features += more(self)
         self.pods = PodsAgent(
             me,
-            Wiring(config.pod_netns, facts.pod_mtu),
+            Wiring(config.pod_netns, facts.pod_mtu, beside=beside),
             objects,
             self.local.table,
             node,
@@ -181,10 +187,13 @@ class Features:
             self.local.table,
             self.pods.connections,
             [one.lacks for one in features],
+            beside=beside,
         )
         features += [self.cni] if self.cni else []
         features.append(SocketsAgent(self.services.uses, address, self.pods.namespaces))
-        announced = [table for one in features for table in one.announced]
+        # Pod CIDRs beside another CNI are its own affair.
+        mine = [one for one in features if not (beside and one is self.nodes)]
+        announced = [table for one in mine for table in one.announced]
         features.append(DiscardAgent(kernel, announced))
         contracts = objects[CONTRACTS]
         features.append(RemoteAgent(remote, contracts, config.etcd.address, features))
@@ -232,10 +241,11 @@ class Agent:
         self.config = config
         self._steps = steps or Steps()
         self.kernel = kernel
-        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
+        self.overlay = overlay or OverlayDevice(kernel, VXLAN_DEVICE, config.port)
         self.loop = Loop()
         sizes = {size.map: size.entries for size in config.limits}
-        self.datapath = Datapath(config.bpffs, programs, sizes)
+        self._beside = config.mode == "beside"
+        self.datapath = Datapath(config.bpffs, programs, sizes, beside=self._beside)
         self.sources = sources.of(
             config, config.cluster.name, config.state_dir,
             partial(watches.of_agent, node=config.node),
@@ -243,7 +253,7 @@ class Agent:
         )  # fmt: skip
         self.objects = self.sources.objects
         self._more = more
-        self.namespaces = Namespaces(config.pod_netns)
+        self.namespaces = Namespaces(f"{FOLDER}/*" if self._beside else config.pod_netns)
         nodes = self.objects[NODES]
         file = config.state_dir / ENDPOINT
         self.uplink = Uplink(kernel, config.uplink, file, self._endpoint_of_object, nodes)
@@ -251,8 +261,9 @@ class Agent:
         #: What is watched once the datapath stands.
         self._watched: Sequence[Callable[[], Iterable[Finding]]] = ()
         self.host = Host(
-            config.node, config.state_dir, kernel, config.uplink, DEVICE_PREFIX, VXLAN_PORT
-        )
+            config.node, config.state_dir, kernel, config.uplink,
+            "" if self._beside else DEVICE_PREFIX, config.port,
+        )  # fmt: skip
         self.started = time.monotonic()
         self.mistakes = Mistakes(config.node, "agent", self.loop)
         self._since = Since(self.findings, file=config.state_dir / SINCE)
@@ -262,7 +273,8 @@ class Agent:
         settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
         self.datapath.start(settings, self._layouts())
-        links = PodLinks(self.kernel, self.datapath, pods.devices)
+        kind = FoundPods if self._beside else PodLinks
+        links = kind(self.kernel, self.datapath, pods.devices)
         self.datapath.attach(self.facts.device, self.config.cgroup)
         pods.held = await links.held()
         maps = PinnedMaps(self.datapath)
@@ -293,7 +305,7 @@ class Agent:
     async def become(self, objects: Path) -> None:
         """Make the pinned datapath that of another version, whose agent is to follow."""
         settings = await self._prepare()
-        Datapath(self.config.bpffs, objects).become(settings, self._layouts())
+        Datapath(self.config.bpffs, objects, beside=self._beside).become(settings, self._layouts())
         await self.features.store.client.aclose()
 
     async def _prepare(self) -> dict[str, object]:
@@ -316,7 +328,7 @@ class Agent:
         vxlan = await self.overlay.make()
         devices = facts.device, VXLAN_DEVICE
         self.host.uplink = facts.device
-        masquerade = self.config.masquerade
+        masquerade = self.config.masquerading
         reserved = masquerade.range if masquerade and masquerade.mode != "off" else range(0)
         self.host.prepare(devices, await self.host.default_routes(), reserved)
         settings: dict[str, object] = {
@@ -326,6 +338,8 @@ class Agent:
             "cluster": self.config.cluster.id,
             "cluster_shift": labels.CLUSTER_SHIFT,
             "uplink_mtu": facts.mtu,
+            "overlay_port": self.config.port,
+            "beside": int(self._beside),
             "drop_events": DROP_EVENTS,
             "event_share": EVENT_SHARE,
             "drop_share": DROP_SHARE,
@@ -457,7 +471,7 @@ def failures(node: str, applied: Applied) -> Iterable[Finding]:
 async def _live(config: AgentConfig, steps: Steps) -> None:
     """One agent after another, each on the uplink as it is, in one process."""
     async with Kernel.open() as kernel:
-        overlay = OverlayDevice(kernel, VXLAN_DEVICE, VXLAN_PORT)
+        overlay = OverlayDevice(kernel, VXLAN_DEVICE, config.port)
         while True:
             await _live_once(config, kernel, steps, overlay)
             process.begin_anew()

@@ -20,6 +20,7 @@ from bpf.privileges import UnknownUserError, User
 from clustermesh.etcd.channel import EtcdAddress
 from gateway.settings import EgressSettings
 from mesh.cni.settings import CNISettings
+from mesh.core.model import OVERLAY_PORT
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
 from mesh.datapath.settings import Size, size_problems
@@ -41,6 +42,10 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
 _ClusterName = Annotated[
     str, msgspec.Meta(pattern=r"^([a-z0-9][-a-z0-9]*)?[a-z0-9]\Z", max_length=32)
 ]
+Mode = Literal["whole", "beside"]
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+#: Ports of the overlay: beside another CNI that CNI may have its own device on 8472.
+_DEFAULT_PORTS: dict[Mode, int] = {"whole": OVERLAY_PORT, "beside": 8473}
 _Device = Annotated[str, msgspec.Meta(pattern=r"^[^/\s:]+\Z", max_length=15)]
 
 
@@ -142,7 +147,8 @@ class AgentConfig(Section, frozen=True):
     pod_netns: str = ""
     """Path of a pod's network namespace, with ``{cluster}``, ``{namespace}``, ``{name}``; an
     underscore stands between the latter two, so that no two pods have the same path. Absent: pods
-    are connected when a container runtime asks for it (``cni``)."""
+    are connected when a container runtime asks for it (``cni``). Beside another CNI pods are found
+    by their addresses, in /run/netns."""
     cni: CNISettings | None = None
     """How a container runtime asks; absent: it does not, and pods are found by ``podNetns``."""
     hosts: Literal["overlay", "native"] = "overlay"
@@ -150,6 +156,12 @@ class AgentConfig(Section, frozen=True):
     CIDRs of the cluster, by BGP; else by the overlay, as far as the kernel has no route to them."""
     egress: EgressSettings = EgressSettings()
     """Port blocks."""
+    mode: Mode = "whole"
+    """``whole``: Meshgate is the CNI. ``beside``: another CNI has the pods, and Meshgate takes only
+    what an egress policy, a global service or an address of another cluster covers."""
+    overlay_port: _Port | None = None
+    """UDP port on which this node takes the overlay, one for the cluster; absent: 8472, beside
+    another CNI 8473."""
     limits: tuple[Size, ...] = ()
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
@@ -157,7 +169,18 @@ class AgentConfig(Section, frozen=True):
     services: ServicesSettings = ServicesSettings()
     """Who translates the addresses of services."""
     masquerade: MasqueradeSettings | None = None
-    """What pods send to the world carries the node's address; absent: their own."""
+    """What pods send to the world carries the node's address; absent: their own. Beside another CNI
+    that one decides: ``auto`` is off."""
+
+    @property
+    def port(self) -> int:
+        """UDP port on which this node takes the overlay."""
+        return self.overlay_port or _DEFAULT_PORTS[self.mode]
+
+    @property
+    def masquerading(self) -> MasqueradeSettings | None:
+        """``masquerade``, where the pods are ours."""
+        return self.masquerade if self.mode == "whole" else None
 
     @property
     def private(self) -> tuple[Path, ...]:
@@ -200,6 +223,16 @@ class ControllerConfig(Section, frozen=True):
     """Port blocks."""
     lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
     """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""
+    mode: Mode = "whole"
+    """As the agents of the cluster."""
+    overlay_port: _Port | None = None
+    """UDP port on which the nodes of the cluster take the overlay, which others read from the
+    store; absent: 8472, beside another CNI 8473."""
+
+    @property
+    def port(self) -> int:
+        """UDP port on which the nodes of the cluster take the overlay."""
+        return self.overlay_port or _DEFAULT_PORTS[self.mode]
 
     @property
     def private(self) -> tuple[Path, ...]:
@@ -313,8 +346,11 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
 def _agent_problems(config: AgentConfig) -> Iterator[Wrong]:
     if config.pod_netns:
         yield from _netns_problems(config.pod_netns)
-    elif config.cni is None:
+    elif config.cni is None and config.mode == "whole":
         yield Wrong("podNetns", "required without cni")
+    if config.mode == "beside" and config.masquerade and config.masquerade.mode == "on":
+        text = "on needs mode: whole; beside another CNI that one masquerades its pods"
+        yield Wrong("masquerade.mode", text)
     yield from size_problems("limits", config.limits)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bgp.controller import RoutersController
 from clustermesh.contract import CONTRACTS
-from clustermesh.controller import Foreign, PublishController, RemoteController
+from clustermesh.controller import Foreign, PublishController, RemoteController, Said
 from clustermesh.ending import ending
 from clustermesh.etcd.client import Client
 from clustermesh.findings import STORE_AWAY
@@ -78,20 +78,23 @@ class Features:
         own, remote, foreign = self.own, self.remote, self.foreign.table
         self.locators = LocatorsController(cluster, config.pools.locators, objects, own, foreign)
         self.nodes = NodesController(
-            cluster, config.pools, objects, own, remote, self.locators.locator, foreign
-        )
+            cluster, config.pools, objects, own, remote, self.locators.locator, foreign,
+            beside=config.mode == "beside",
+        )  # fmt: skip
         pods = [pool.cidr for pool in config.pools.pod_cidrs]
         self.identity = IdentityController(
             cluster, id_, pods, objects, own, remote, self.nodes.node
         )
         counted = self.identity.counted
         self.services = ServicesController(
-            objects, counted.table, pods, self.nodes.own_addresses[0], remote.services
-        )
+            objects, counted.table, pods, self.nodes.own_addresses[0], remote.services,
+            beside=config.mode == "beside",
+        )  # fmt: skip
         self.egress = EgressController(cluster, config.egress, objects, own)
+        said = Said(id_, config.lease_seconds, config.port, bare=config.mode == "beside")
         self.publish = PublishController(
-            id_, self.foreign, own, self.nodes.node, self.identity.identity,
-            counted, self.identity.confirmed, self.services.published, config.lease_seconds,
+            said, self.foreign, own, self.nodes.node, self.identity.identity,
+            counted, self.identity.confirmed, self.services.published,
         )  # fmt: skip
         features: list[ControllerFeature] = [
             self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,

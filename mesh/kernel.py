@@ -164,8 +164,15 @@ class Kernel:
         return await self.link(host.name)
 
     async def add_vxlan(self, name: str, port: int) -> Link:
-        """Make, unless it is there, a VXLAN device in collect-metadata mode, and set it up."""
-        if await self.find(name) is None:
+        """Make, unless it is there, a VXLAN device in collect-metadata mode, and set it up.
+
+        One that sits on another port is made anew: the kernel changes no device's port.
+        """
+        there = await self.find(name)
+        if there and there.port not in (0, port):
+            await self.delete_link(name)
+            there = None
+        if there is None:
             await self._ask(
                 "link", "add", ifname=name, kind="vxlan", vxlan_collect_metadata=True,
                 vxlan_port=port, vxlan_learning=False, vxlan_udp_csum=False,
@@ -205,6 +212,16 @@ class Kernel:
                 address = message.get("local") or message.get("address")
                 found.setdefault(message["index"], []).append(IPv4Address(address))
         return found
+
+    async def addresses(self, ifindex: int) -> tuple[IP, ...]:
+        """Addresses of global scope of a device, of both families."""
+        return tuple(
+            [
+                ip_address(message.get("local") or message.get("address"))
+                for message in await self._ask("get_addr", index=ifindex)
+                if message["index"] == ifindex and message["scope"] == 0
+            ]
+        )
 
     async def add_address(self, ifindex: int, address: IP) -> None:
         """Give a device a host address, IPv6 without duplicate address detection (2 s)."""

@@ -36,6 +36,10 @@ struct pod {	       /* a pod of this node */
 	__u32 ifindex; /* host side of its veth */
 	__u32 identity;
 	__u32 egress_class; /* 0: no policy covers it */
+	/* Of a pod that ran before it got these numbers: the second (now_s) when it did. 0: it has
+	 * had them from its start.
+	 */
+	__u32 since;
 	__u8 mac[6];
 	__u8 host_mac[6];
 };
@@ -76,7 +80,8 @@ static __framed void address_find(const struct zoned_addr *addr, struct address 
 	struct cidr *cidr = bpf_map_lookup_elem(&mg_addr_cidr, &key);
 	*found = (struct address){.identity = IDENTITY_WORLD};
 	if (cidr)
-		*found = (struct address){.node = cidr->node, .kind = ADDRESS_POD};
+		*found = (struct address){
+		    .node = cidr->node, .kind = ADDRESS_POD, .cluster = cidr->cluster};
 }
 
 static __always_inline struct pod *pod_find(const struct zoned_addr *addr)

@@ -17,6 +17,8 @@ struct config {
 	__u32 icmp_errors;   /* ICMP errors that we originate per second and CPU */
 	__u32 zones;	     /* whether zone.h looks anything up; 0: all is in zone 0 */
 	__u32 masquerade;    /* whether masquerade.h looks anything up; 0: nothing is masqueraded */
+	__u32 overlay_port;  /* UDP port on which this node takes the overlay; 0: VXLAN_PORT */
+	__u32 beside;	     /* another CNI has the pods: ours.h; 0: we have them */
 	__u64 permutation_key; /* orders the ports of a block; unpredictable from outside */
 };
 

@@ -50,6 +50,7 @@ static __framed int echo_way(hook_t *ctx, const struct packet *packet, struct wa
 		way->kind.act = ACT_BACK;
 		way->node = packet->sender;
 		way->next_hop = node->next_hop;
+		way->port = node_port(node);
 		return 0;
 	}
 	answered = bpf_map_lookup_elem(&mg_echo, &packet->sender);

@@ -22,6 +22,8 @@ static __always_inline int forward_pod(hook_t *ctx, const struct way *way)
 	__builtin_memcpy(eth.h_dest, way->mac, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, way->host_mac, ETH_ALEN);
 	packet_store(ctx, 0, &eth, sizeof(eth));
+	if (cfg.beside)
+		hook_vouch(ctx); /* for mg_to_pod, behind the pod's device */
 	return hook_to_pod(way->ifindex);
 }
 

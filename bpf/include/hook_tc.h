@@ -26,6 +26,7 @@ enum {
 	HOOK_EPROTO = 71,
 	HOOK_OTHERHOST = 3,    /* linux/if_packet.h */
 	HOOK_VOUCHED = 0x6d67, /* of skb->tc_index */
+	HOOK_MOVED = 0x6d68,   /* likewise, and its port is to become that of its node */
 };
 
 /* Bytes and lengths */
@@ -170,6 +171,22 @@ static __always_inline void hook_vouch(hook_t *ctx)
 {
 	ctx->tc_index = HOOK_VOUCHED;
 	ctx->tc_classid = HOOK_VOUCHED;
+}
+
+/* Say it of what the kernel's tunnel device sends to a port that is not its own (overlay_move). */
+static __always_inline void hook_vouch_moved(hook_t *ctx)
+{
+	ctx->tc_index = HOOK_MOVED;
+	ctx->tc_classid = HOOK_MOVED;
+}
+
+/* Whether that was said; the word ends here. */
+static __always_inline bool hook_is_moved(hook_t *ctx)
+{
+	if (ctx->tc_index != HOOK_MOVED)
+		return false;
+	ctx->tc_index = 0;
+	return true;
 }
 
 /* Nobody has vouched for a packet from elsewhere, whatever was written there. */

@@ -19,6 +19,7 @@ typedef struct xdp_md hook_t;
 enum {
 	HOOK_PASS = XDP_PASS,
 	HOOK_DROP = XDP_DROP,
+	HOOK_NEXT = XDP_PASS,
 	HOOK_HAS_DEVICE = 0,
 	HOOK_HAS_COPY = 0,
 };
@@ -199,6 +200,10 @@ static __always_inline int hook_to_host(__u32 ifindex __attribute__((unused)))
 
 /* What XDP sends passes no tc program, what it passes on is asked again. */
 static __always_inline void hook_vouch(hook_t *ctx __attribute__((unused)))
+{
+}
+
+static __always_inline void hook_disown(hook_t *ctx __attribute__((unused)))
 {
 }
 

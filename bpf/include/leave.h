@@ -80,7 +80,11 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 		return hook_to_host(cfg.vxlan);
 	if (way->kind.act == ACT_BACK)
 		return overlay_back(ctx, way);
-	return way->kind.act == ACT_DEVICE ? overlay_kernel(ctx, way) : HOOK_PASS;
+	if (way->kind.act == ACT_DEVICE)
+		return overlay_kernel(ctx, way);
+	/* With its own address a pod's packet leaves by the other CNI. */
+	return cfg.beside && packet->point == POINT_FROM_POD && !way->kind.end ? HOOK_NEXT
+									       : HOOK_PASS;
 }
 
 /* act: count the drop; true when the packet has become what tells its sender, or the other end of
@@ -102,6 +106,8 @@ static __always_inline int leave(hook_t *ctx, struct slot *slot, int reason)
 	struct packet *packet = &slot->packet;
 	struct way *way = &slot->way;
 
+	if (reason == NOT_OURS)
+		return HOOK_NEXT;
 	if (reason == HANDOVER)
 		return drop(ctx, packet, hand_over(ctx, packet));
 	if (reason && way->kind.reset && !HOOK_HAS_COPY)

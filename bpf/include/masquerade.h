@@ -14,6 +14,12 @@
  */
 MAP_LPM(mg_unmasked, struct cidr_key, __u32, 4096);
 
+/* decide: whether anything is looked up here; beside another CNI that one decides */
+static __always_inline bool masquerades(void)
+{
+	return cfg.masquerade && !cfg.beside;
+}
+
 /* look up: a packet of a pod of this node, or an ICMP message, which may be about one; nearly
  * nothing else leaves by the stack of a node
  */
@@ -21,7 +27,7 @@ static __always_inline bool may_be_masqueraded(hook_t *ctx)
 {
 	struct zoned_addr source = {};
 
-	if (!cfg.masquerade)
+	if (!masquerades())
 		return false;
 	if (hook_protocol(ctx) == bpf_htons(ETH_P_IP)) {
 		struct ipv4_header *v4 = packet_at(ctx, L3_OFFSET, sizeof(*v4));

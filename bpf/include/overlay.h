@@ -23,6 +23,7 @@ struct node {		 /* another node, by its tunnel endpoint */
 	/* written by BPF (node_mtu) */
 	__u32 asked; /* second in which the kernel was asked; 0: never */
 	__u32 mtu;   /* its answer: MTU of the path; 0: none */
+	__u32 port;  /* UDP port of its overlay; 0: VXLAN_PORT */
 };
 
 /* tunnel endpoint -> next hop, cluster, flags: who may send to our overlay. Agent, from table node;
@@ -31,7 +32,7 @@ struct node {		 /* another node, by its tunnel endpoint */
 MAP_HASH(mg_node, __be32, struct node, 16384, BPF_F_NO_PREALLOC);
 
 enum overlay_number {
-	VXLAN_PORT = 8472,
+	VXLAN_PORT = 8472, /* of whoever says nothing else: of Cilium, too */
 	VXLAN_VALID_VNI = 0x08000000,
 	OVERLAY_SIZE = 50,
 	OVERLAY_TTL = 64,
@@ -51,7 +52,24 @@ struct overlay { /* what stands between the outer Ethernet header and the inner 
 	struct ethhdr eth;
 } __attribute__((packed));
 
-static __always_inline __be16 overlay_port(const struct tuple *flow)
+/* UDP ports on which nodes of any cluster take the overlay, the own one's not among them. Agent,
+ * from table node hop: a packet to no such port is none of the overlay's.
+ */
+MAP_HASH(mg_port, __u32, __u32, 512, BPF_F_NO_PREALLOC);
+
+/* look up: the port on which this node takes the overlay */
+static __always_inline __be16 own_port(void)
+{
+	return bpf_htons(cfg.overlay_port ? cfg.overlay_port : VXLAN_PORT);
+}
+
+/* look up: that of another node */
+static __always_inline __be16 node_port(const struct node *node)
+{
+	return bpf_htons(node->port ? node->port : VXLAN_PORT);
+}
+
+static __always_inline __be16 overlay_source(const struct tuple *flow)
 {
 	return bpf_htons(0x8000 | (flow_hash(flow, flow_ports(flow)) & 0x7fff));
 }
@@ -130,6 +148,7 @@ static __framed int overlay_way(hook_t *ctx, struct packet *packet, struct way *
 	way->node = endpoint;
 	way->next_hop = node->next_hop;
 	way->vni = vni;
+	way->port = node_port(node);
 	return 0;
 }
 
@@ -162,6 +181,7 @@ static __framed int overlay_kernel(hook_t *ctx, const struct way *way)
 struct overlay_ends {
 	__be32 source;
 	__be32 destination;
+	__be16 port; /* of the destination's overlay */
 };
 
 /* act: the outer headers into the room that is there. Returns 0 or a drop reason. */
@@ -185,8 +205,8 @@ static __always_inline int overlay_write(hook_t *ctx, const struct packet *packe
 	    .source = ends.source,
 	    .destination = ends.destination,
 	};
-	overlay->source_port = overlay_port(&packet->flow);
-	overlay->destination_port = bpf_htons(VXLAN_PORT);
+	overlay->source_port = overlay_source(&packet->flow);
+	overlay->destination_port = ends.port;
 	overlay->length = bpf_htons(length - sizeof(struct ipv4_header));
 	overlay->check = 0;
 	overlay->flags = bpf_htonl(VXLAN_VALID_VNI);
@@ -197,8 +217,7 @@ static __always_inline int overlay_write(hook_t *ctx, const struct packet *packe
 }
 
 /* act: the outer headers in front. Returns 0 or a drop reason. */
-static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet, __be32 endpoint,
-					__u32 vni)
+static __framed int overlay_push(hook_t *ctx, const struct packet *packet, const struct way *way)
 {
 	__be16 inner = hook_protocol(ctx);
 
@@ -207,14 +226,15 @@ static __always_inline int overlay_push(hook_t *ctx, const struct packet *packet
 			  BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
 			  BPF_F_ADJ_ROOM_FIXED_GSO))
 		return DROP_WRITE_ERROR;
-	return overlay_write(ctx, packet, (struct overlay_ends){cfg.node, endpoint}, vni, inner);
+	struct overlay_ends ends = {cfg.node, way->node, way->port};
+	return overlay_write(ctx, packet, ends, way->vni, inner);
 }
 
 /* act: to another node. Returns a verdict or a drop reason. */
 static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet,
 					const struct way *way)
 {
-	int reason = overlay_push(ctx, packet, way->node, way->vni);
+	int reason = overlay_push(ctx, packet, way);
 
 	if (reason)
 		return reason;
@@ -227,11 +247,13 @@ enum { ECHO_ANSWER = 1 }; /* first byte of an inner packet that was sent back */
 /* act: an echo (echo.h) back to its sender. Returns a verdict or a drop reason. */
 static __framed int overlay_back(hook_t *ctx, const struct way *way)
 {
-	struct overlay_ends ends = {cfg.node, way->node};
+	__be32 ends[] = {cfg.node, way->node};
 	__u8 kind = ECHO_ANSWER;
 
-	if (hook_store(ctx, L3_OFFSET + offsetof(struct ipv4_header, source), &ends, sizeof(ends),
+	if (hook_store(ctx, L3_OFFSET + offsetof(struct ipv4_header, source), ends, sizeof(ends),
 		       0) ||
+	    hook_store(ctx, L3_OFFSET + offsetof(struct overlay, destination_port), &way->port,
+		       sizeof(way->port), 0) ||
 	    hook_store(ctx, L3_OFFSET + sizeof(struct overlay), &kind, sizeof(kind), 0))
 		return DROP_WRITE_ERROR;
 	hook_vouch(ctx);

@@ -255,16 +255,24 @@ static __framed void reset_pod(hook_t *ctx, const struct packet *packet, const s
 			      .sequence = numbers->pod,
 			      .source_port = packet->flow.destination_port,
 			      .destination_port = packet->flow.source_port};
-	struct ethhdr eth = {.h_proto = hook_protocol(ctx)};
+	struct ethhdr eth = {.h_proto = hook_protocol(ctx)}, before;
 	__u32 ifindex = pod->ifindex;
 
+	if (hook_load(ctx, 0, &before, sizeof(before)))
+		return;
 	__builtin_memcpy(eth.h_dest, pod->mac, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, pod->host_mac, ETH_ALEN);
 	if (reset_write(ctx, packet, &reset, numbers->half) ||
 	    hook_store(ctx, 0, &eth, sizeof(eth), 0))
 		return;
+	if (cfg.beside)
+		hook_vouch(ctx); /* no mark goes to where mg_to_pod is */
 	if (!hook_copy(ctx, ifindex, RESET_MARK))
 		reset_counted(RESET_POD);
+	if (!cfg.beside)
+		return;
+	hook_disown(ctx);
+	hook_store(ctx, 0, &before, sizeof(before), 0); /* the other CNI's bridge goes by it */
 }
 
 /* decide: the gateway by which an address without a policy still leaves; 0: none */

@@ -9,10 +9,13 @@
 #include "nat.h"
 #include "overlay.h"
 
-/* decide: the stack has had a packet of this connection */
+/* decide: the stack has had a packet of this connection. Beside another CNI its packets stay ours,
+ * or have never been.
+ */
 static __always_inline bool has_stack(const struct connection *connection, enum direction direction)
 {
-	return connection && direction != DIRECTION_NEW && connection->flags & CONNECTION_STACK;
+	return !cfg.beside && connection && direction != DIRECTION_NEW &&
+	       connection->flags & CONNECTION_STACK;
 }
 
 /* decide: up to the stack, by the device to which the routes back lead, so that a filter of reverse

@@ -36,6 +36,15 @@ static __always_inline bool is_for_kernel(hook_t *ctx, const struct tunnel_heade
 	return protocol == IPPROTO_FRAGMENT;
 }
 
+/* decide: the first piece of an overlay packet, whose words the kernel keeps for the whole */
+static __always_inline bool is_first_of_ours(hook_t *ctx, const struct packet *packet)
+{
+	__be16 port = 0;
+
+	return packet->fragment == FRAGMENT_FIRST &&
+	       !hook_load(ctx, packet->l4 + 2, &port, sizeof(port)) && port == own_port();
+}
+
 /* decide: is it an overlay packet; sender and identity of one of ours. Returns 0 or a drop reason.
  */
 static __always_inline int tunnel_find(hook_t *ctx, struct packet *packet, __be16 *inner,
@@ -48,7 +57,8 @@ static __always_inline int tunnel_find(hook_t *ctx, struct packet *packet, __be1
 	    packet->protocol != IPPROTO_UDP)
 		return 0;
 	if (packet->fragment != FRAGMENT_NONE) {
-		hook_vouch(ctx); /* the kernel's device gets the whole of it */
+		if (!cfg.beside || is_first_of_ours(ctx, packet))
+			hook_vouch(ctx); /* the kernel's device gets the whole of it */
 		return 0;
 	}
 	const struct tunnel_headers *headers = ip_header(ctx, sizeof(*headers));
@@ -57,7 +67,7 @@ static __always_inline int tunnel_find(hook_t *ctx, struct packet *packet, __be1
 		port = headers->overlay.destination_port;
 	else
 		hook_load(ctx, packet->l4 + 2, &port, sizeof(port));
-	if (port != bpf_htons(VXLAN_PORT))
+	if (port != own_port())
 		return 0;
 	if (options)
 		return DROP_IP_OPTIONS;
@@ -140,7 +150,7 @@ static __framed int tunnel_shut(hook_t *ctx, const struct packet *packet)
 		return DROP_WRITE_ERROR;
 	if (spare && hook_room(ctx, -(__s32)spare, BPF_F_ADJ_ROOM_FIXED_GSO | DECAP_L3_IPV4))
 		return DROP_WRITE_ERROR;
-	struct overlay_ends ends = {packet->sender, cfg.node};
+	struct overlay_ends ends = {packet->sender, cfg.node, own_port()};
 	hook_vouch(ctx);
 	return overlay_write(ctx, packet, ends, packet->vni, inner) ?: HOOK_PASS;
 }

@@ -5,6 +5,9 @@
 #pragma once
 #include "packet.h"
 
+/* For a decision: the packet is the other CNI's (ours.h). No drop reason. */
+#define NOT_OURS (-2)
+
 enum act {	       /* where a packet goes */
 	   ACT_STACK,  /* up to the host */
 	   ACT_POD,    /* into a pod of this node */
@@ -54,4 +57,6 @@ struct way { /* the other fields are written together with the kind that makes g
 	__u32 ifindex; /* ACT_POD: host side of its veth */
 	__u8 mac[ETH_ALEN];
 	__u8 host_mac[ETH_ALEN];
+	__be16 port; /* ACT_NODE, ACT_BACK: of its overlay */
+	__u16 pad[3];
 } __attribute__((aligned(8)));

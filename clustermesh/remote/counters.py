@@ -10,6 +10,9 @@ long, all keys of its cluster are told as deleted, and what the watch says of th
 the counter moves, the cluster's keys are read once more. A cluster without a counter (Cilium, or
 ours of an earlier version) ends with its leases alone.
 
+The same look reads the UDP port of each cluster's overlay (``wire.overlay_key``), which is seldom
+changed. A cluster that is new is looked at without delay: nothing is sent to its nodes before.
+
 Rule 1: nothing counts while it cannot be read, while an alarm keeps everybody from writing, or
         while the cluster's config is not in this store (it was replaced: D8).
 Rule 2: the counters are asked for and not watched: every two seconds, each of them would wake each
@@ -23,6 +26,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from clustermesh.etcd.client import Client, Denied, EtcdError
@@ -33,15 +37,18 @@ from clustermesh.remote import wire
 from clustermesh.remote.shared import CONFIG, SHARED
 from clustermesh.store.counter import Standing
 from clustermesh.store.follow import Batch, Entry, entry_of
-from mesh.core.model import Finding
+from mesh.core.model import OVERLAY_PORT, Finding
+from mesh.core.table import Table
 
 log = logging.getLogger(__name__)
 
 #: Looks in the shortest time for which a counter may stand, and the seconds between two looks.
 LOOKS = 20
 SHORTEST_S, LONGEST_S = 2.0, 30.0
-#: Clusters of one Txn: two reads each, of the 128 operations that etcd takes.
-CLUSTERS_PER_TXN = 60
+#: What is read of each cluster.
+_READ = (wire.config_key, wire.leader_key, wire.overlay_key)
+#: Clusters of one Txn: three reads each, of the 128 operations that etcd takes.
+CLUSTERS_PER_TXN = 40
 #: Keys that are handed on in one piece when a cluster comes back.
 HANDED_ON = 256
 
@@ -70,6 +77,7 @@ class Counters:
         told: Callable[[], Iterable[str]],
         shortest_s: float = SHORTEST_S,
         clock: Callable[[], float] = time.monotonic,
+        ports: Table[str, int] | None = None,
     ) -> None:
         #: Seconds between two looks.
         self.wait_s = shortest_s
@@ -81,6 +89,8 @@ class Counters:
         self._still: dict[str, _Counter] = {}  # clusters that are withheld
         self._returning: dict[str, set[str]] = {}  # keys that have changed since they are let in
         self._problem = ""
+        self._ports = ports
+        self._came = asyncio.Event()  # a cluster whose port nobody has read
 
     @property
     def still(self) -> Sequence[str]:
@@ -102,12 +112,17 @@ class Counters:
         """Look until cancelled."""
         while True:
             # Readers that were started together are not to ask together.
-            await asyncio.sleep(self.wait_s * random.uniform(0.9, 1))  # noqa: S311 - no secret
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.wait_s * random.uniform(0.9, 1)):  # noqa: S311 - no secret
+                    await self._came.wait()
+            self._came.clear()
             try:
                 await self.look()
                 self._problem = ""
             except EtcdError as error:
                 self._problem = str(error) if isinstance(error, Denied) else ""
+                if self._problem:
+                    self._note_ports(dict.fromkeys(self._names, OVERLAY_PORT), known=False)
 
     async def look(self) -> None:
         """Read all counters once, and judge. Raises EtcdError."""
@@ -154,10 +169,14 @@ class Counters:
                 self._names.discard(name)
                 self._standing.pop(name, None)
                 self._still.pop(name, None)
+                if self._ports is not None:
+                    self._ports.delete([name])
         for entry in batch.puts:
             name = entry.key.removeprefix(wire.CONFIGS)
             if name not in (entry.key, self._own) and wire.is_cluster_name(name):
                 self._names.add(name)
+                if self._ports is not None and name not in self._ports.rows:
+                    self._came.set()
 
     def _lose(self) -> None:
         for standing in self._standing.values():
@@ -166,16 +185,25 @@ class Counters:
     async def _read(self) -> Mapping[str, _Counter]:
         """What each cluster says whose config is in the store."""
         counters: dict[str, _Counter] = {}
+        ports: dict[str, int] = {}
         for names in cut(sorted(self._names), CLUSTERS_PER_TXN, len):
-            keys = [key for name in names for key in (wire.config_key(name), wire.leader_key(name))]
+            keys = [make(name) for name in names for make in _READ]
             reply = await self._client.txn([], list(map(get_op, keys)), repeat=True)
             kvs = map(read_kv, reply.responses)
-            for name, config, leader in zip(names, kvs, kvs, strict=True):
+            for name, config, leader, overlay in zip(names, kvs, kvs, kvs, strict=True):
                 if config is not None:
                     at = (leader.create_revision, leader.mod_revision) if leader else (0, 0)
                     value = config.create_revision, config.mod_revision, *at
                     counters[name] = _Counter(_limit_s(config.value), value)
+                    ports[name] = _port(overlay.value) if overlay else OVERLAY_PORT
+        self._note_ports(ports)
         return counters
+
+    def _note_ports(self, ports: Mapping[str, int], *, known: bool = True) -> None:
+        """The overlay's port of each cluster; where it is only assumed, one that is known stays."""
+        if self._ports is not None:
+            have = self._ports.rows
+            self._ports.upsert({n: port for n, port in ports.items() if known or n not in have})
 
     def _has_moved(self, name: str, counter: _Counter) -> bool:
         """Whether a cluster that is withheld has written."""
@@ -242,3 +270,11 @@ def _limit_s(config: bytes) -> int:
         return max(wire.decode(wire.ClusterConfig, config).counter_seconds, 0)
     except wire.WireError:
         return 0
+
+
+def _port(overlay: bytes) -> int:
+    """UDP port of a cluster's overlay; that of everybody where it says it badly."""
+    try:
+        return wire.decode(wire.Overlay, overlay).port
+    except wire.WireError:
+        return OVERLAY_PORT

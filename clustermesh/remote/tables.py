@@ -81,6 +81,9 @@ class RemoteTables(Sliced):
         #: Cluster id by name, of the own cluster and of every accepted one.
         self.ids: Table[str, int] = Table("id of cluster")
         self.ids.replace({own.cluster: own.id})
+        #: UDP port of the overlay by name of another cluster (``remote/counters.py``).
+        self.ports: Table[str, int] = Table("overlay port of cluster")
+        self.ports.mark_synced()
         #: Whether the contract of a cluster lets its hosts reach ours, by cluster.
         self.hosts: Table[str, bool] = Table("contract with hosts")
         self.hosts.mark_synced()

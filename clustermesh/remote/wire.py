@@ -74,6 +74,11 @@ def leader_key(cluster: str) -> str:
     return f"meshgate/v1/{cluster}/leader"
 
 
+def overlay_key(cluster: str) -> str:
+    """Where the UDP port of the cluster's overlay stands."""
+    return f"meshgate/v1/{cluster}/overlay"
+
+
 def node_key(cluster: str, name: str) -> str:
     """Where a node stands."""
     return f"{NODES}{cluster}/{name}"
@@ -164,6 +169,12 @@ class ClusterConfig(msgspec.Struct, rename="camel", frozen=True, omit_defaults=T
     id: int
     capabilities: Capabilities = Capabilities()
     counter_seconds: int = 0
+
+
+class Overlay(msgspec.Struct, frozen=True):
+    """The value of ``overlay_key``."""
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class WireAddress(msgspec.Struct, rename="pascal", frozen=True):

@@ -375,7 +375,10 @@ class Leading:
         confirmed = KeysTarget(self._client, [self._confirmed], fence)
         loop.apply(publishing.confirmed, confirmed)
         cluster = self._who.cluster
-        config = loop.apply(publishing.config_key, leased([wire.config_key(cluster)]))
+        overlay = KeysTarget(self._client, [wire.overlay_key(cluster)], fence)
+        # Before the config: whoever sees a new cluster reads the port at once.
+        port = loop.apply(publishing.overlay, overlay)
+        config = loop.apply(publishing.config_key, leased([wire.config_key(cluster)]), after=[port])
         data = {
             prefix: loop.apply(table, leased([f"{prefix}{cluster}/"]))
             for prefix, table in publishing.published.items()

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from clustermesh.findings import OWN_UNREADABLE, USER_REVOKED
-from clustermesh.remote.wire import is_object_name, parse_ip, plain
+from clustermesh.remote.wire import Overlay, is_object_name, overlay_key, parse_ip, plain
+from clustermesh.remote.wire import decode as wire_decode
 from clustermesh.store.claims import numbers_prefix
 from clustermesh.store.claims import rows as claim_rows
 from clustermesh.store.follow import Batch, Entry, canary_of
@@ -78,6 +79,8 @@ class Own:
         self.to_forget: Table[str, None] = Table("cluster to forget")
         #: UIDs of API servers that an operator has accepted: ``meshgate cluster accept-apiserver``.
         self.api_servers: Table[str, None] = Table("accepted API server")
+        #: UDP port of the overlay by the cluster's name.
+        self.ports: Table[str, int] = Table("published overlay port")
         self.findings: dict[str, Finding] = {}
         #: Random id of the store, written after all claims; changes when the store was replaced.
         self.store = ""
@@ -107,6 +110,8 @@ class Own:
             table.upsert({key.removeprefix(prefix): None for key in keys})
         if self._reads_confirmed:
             self._take_confirmed(batch)
+        if overlay_key(self._cluster) in batch.deletes:
+            self.ports.delete([self._cluster])
         puts: dict[PodRef, PodEntry] = {}
         for entry in batch.puts:
             self._take_entry(entry, puts)
@@ -128,13 +133,15 @@ class Own:
             numbers_prefix(self._cluster, noun, pool) if pool else f"{self.prefix}{noun}/"
             for noun, pool in self._pools.items()
         ]
-        of_all = ("config", "synced", FORGOTTEN, API_SERVER, "pod/", CONFIRMED)
+        of_all = ("config", "overlay", "synced", FORGOTTEN, API_SERVER, "pod/", CONFIRMED)
         return [*(f"{self.prefix}{name}" for name in of_all), *claims]
 
     def synced(self) -> None:
         """The first complete list is in."""
         claims = [table for both in self.claims.values() for table in (both.held, both.resting)]
-        tables: list[Source] = [self.config, *claims, self.confirmed, self.confirms, self.pods]
+        tables: list[Source] = [
+            self.config, self.ports, *claims, self.confirmed, self.confirms, self.pods
+        ]  # fmt: skip
         for table in tables:
             table.mark_synced()
 
@@ -164,6 +171,8 @@ class Own:
                 self.findings[entry.key] = self._revoked(entry.key, at)
             elif entry.key == f"{self.prefix}config":
                 self.config.upsert(msgspec.json.decode(entry.value, type=dict[str, Any]))
+            elif entry.key == overlay_key(self._cluster):
+                self.ports.upsert({self._cluster: wire_decode(Overlay, entry.value).port})
             elif entry.key == f"{self.prefix}synced":
                 self.store = msgspec.json.decode(entry.value, type=_SyncedValue).store
         except (msgspec.DecodeError, ValueError, RecursionError) as error:

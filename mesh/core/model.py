@@ -19,6 +19,8 @@ Labels = tuple[tuple[str, str], ...]
 IDENTITY_HOST = 1
 IDENTITY_WORLD = 2
 IDENTITY_REMOTE_NODE = 6
+#: UDP port of the overlay of a cluster that publishes none: Cilium's default, and ours.
+OVERLAY_PORT = 8472
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Node:
     """A node of this or another cluster; the first IPv4 address is its tunnel endpoint.
 
     ``routers`` are further addresses of the host, to which the tunnel leads (CiliumInternalIP).
+    ``given`` are the pod CIDRs that Kubernetes has given to the node (``spec.podCIDRs``).
     """
 
     cluster: str
@@ -73,6 +76,7 @@ class Node:
     locator: IPv6Network | None = None
     labels: Labels = ()
     routers: tuple[IP, ...] = ()
+    given: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class OwnStore(Protocol):
     confirms: Table[str, None]
     #: What all controllers of the cluster agree on, by field.
     config: Table[str, Any]
+    #: UDP port of the overlay by name of the own cluster, as its leader publishes it.
+    ports: Table[str, int]
 
 
 class Remote(Protocol):
@@ -66,6 +68,8 @@ class Remote(Protocol):
     identities: Table[int, Identity]
     #: Cluster id by name, of the own cluster and of every accepted one.
     ids: Table[str, int]
+    #: UDP port of the overlay by name of another cluster; one that publishes none has 8472.
+    ports: Table[str, int]
     #: Other clusters whose contract lets their hosts reach ours, by name.
     hosts: Table[str, bool]
     #: Synced when the first list of this store has been judged: what is there is known.

@@ -10,7 +10,7 @@ HOST_PROGRAM = "mg_to_vxlan"
 #: Drops what others send to the overlay port; what its own generation sends passes.
 GUARD_PROGRAM, GUARD = "mg_to_uplink", "guard"
 VXLAN_DEVICE = "mg_vxlan"
-#: As in ``enum overlay_number``: the device is there before the datapath is loaded.
+#: UDP port of the overlay of whoever says nothing else, as in ``enum overlay_number``.
 VXLAN_PORT = 8472
 #: Programs on the host end of a pod's veth: link suffix, program, ingress.
 POD_PROGRAMS = (("in", "mg_from_pod", True), ("out", "mg_to_pod", False))

@@ -26,6 +26,7 @@ from bpf.btf import Btf
 from bpf.libbpf import LoadError
 from bpf.maps import Map
 from bpf.migrate import Declared, port_sizes
+from bpf.netns import enter
 from bpf.object import Generation, Object
 from bpf.realtime import refuse_realtime
 from bpf.sys import MapType, open_pinned
@@ -40,6 +41,7 @@ from mesh.datapath.hooks import (
     UPLINK_PROGRAM,
     VXLAN_DEVICE,
     VXLAN_PROGRAM,
+    program_of,
 )
 from mesh.datapath.layouts import DECLARED
 
@@ -54,7 +56,8 @@ SIZABLE = (MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE)
 class Datapath:
     """Maps and programs of this node below ``directory``, a directory of a bpffs.
 
-    ``sizes`` are entries of maps that are to have others than the source says.
+    ``sizes`` are entries of maps that are to have others than the source says. ``beside`` another
+    CNI programs stand before all others.
     """
 
     def __init__(
@@ -62,10 +65,12 @@ class Datapath:
         directory: Path,
         objects: Path | None = None,
         sizes: Mapping[str, int] = MappingProxyType({}),
+        *,
+        beside: bool = False,
     ) -> None:
         self._directory = directory
         self._objects = objects or build.HERE / "obj"
-        self._sizes = sizes
+        self._sizes, self._beside = sizes, beside
         self._links = directory / "links"
         self._programs_dir = directory / "programs"
         self._programs: dict[str, int] = {}
@@ -147,7 +152,11 @@ class Datapath:
         self._tcx(VXLAN_DEVICE, "host", HOST_PROGRAM, ingress=False)
         for name, attach_type in SOCKET_PROGRAMS.items():
             links.cgroup(self._programs[name], cgroup, attach_type, self._links / name)
-        for pin in self._links.glob("mgp*_in"):
+        for pin in self._links.glob("mgp*") if self._beside else ():
+            program = program_of(pin.name)
+            if program and not links.change(self._programs[program], pin):
+                pin.unlink()  # its device has gone
+        for pin in self._links.glob("mgp*_in") if not self._beside else ():
             device = pin.name.removesuffix("_in")
             try:
                 socket.if_nametoindex(device)
@@ -162,6 +171,22 @@ class Datapath:
         """Attach the pod programs to a host end, or update them."""
         for suffix, program, ingress in POD_PROGRAMS:
             self._tcx(device, f"{device}_{suffix}", program, ingress=ingress)
+
+    def both_ends(self, name: str, device: str, netns: Path, inside: str) -> None:
+        """Attach the pod programs to another CNI's veth, or update them; pins begin with ``name``.
+
+        ``device`` is the host's end, ``inside`` the one in the network namespace ``netns``: there
+        the program stands that sees what comes into the pod, whichever way it comes.
+        """
+        ((ingoing, from_pod, _), (outgoing, to_pod, _)) = POD_PROGRAMS
+        self._tcx(device, f"{name}_{ingoing}", from_pod, ingress=True)
+        with enter(netns):
+            self._tcx(inside, f"{name}_{outgoing}", to_pod, ingress=True)
+
+    def detach(self, name: str) -> None:
+        """Take the pod programs off the devices of another CNI."""
+        for suffix, _, _ in POD_PROGRAMS:
+            links.detach(self._links / f"{name}_{suffix}")
 
     def forget(self, device: str) -> None:
         """Remove the pins of a host end that is gone."""
@@ -205,7 +230,8 @@ class Datapath:
         self._maps, self._programs = {}, {}
 
     def _tcx(self, device: str, name: str, program: str, *, ingress: bool) -> None:
-        links.tcx(self._programs[program], device, self._links / name, ingress=ingress)
+        path, first = self._links / name, self._beside
+        links.tcx(self._programs[program], device, path, ingress=ingress, first=first)
 
 
 def set_sizes(opened: Collection[Object], sizes: Mapping[str, int]) -> None:

@@ -159,6 +159,9 @@ class Host:
     def _other_rows(self) -> Iterator[Row]:
         pods = sum(name.startswith(self._pods) for name in _names(_LINKS))
         for one in SETTINGS:
+            of_pod = "{pod}" in one.name or one.name.startswith("links ")
+            if of_pod and not self._pods:
+                continue  # beside another CNI pods have its devices
             if "{pod}" in one.name:
                 name = spelled(one.name).replace("{pod}", f"{self._pods}*")
                 now = f"{one.value} on {pods} devices"

@@ -70,12 +70,15 @@ class Stopped:
 
 
 def probes(uplink: str, pods: str, port: int) -> list[Probe]:
-    """One packet of each kind; ``pods`` is how names of the pods' devices begin."""
+    """One packet of each kind; ``pods`` is how names of the pods' devices begin.
+
+    Without ``pods``, beside another CNI, what pods forward is that one's affair.
+    """
     new = {"ct state": "new", "meta iifname": uplink}
     overlay = {"meta l4proto": "udp", "udp dport": port, "meta nfproto": "ipv4"}
     to_pod = {"meta iifname": uplink, "meta oifname": f"{pods}0", "meta l4proto": "tcp"}
     from_pod = {"meta iifname": f"{pods}0", "meta oifname": uplink, "meta l4proto": "tcp"}
-    return [
+    taken = [
         Probe(
             "input",
             "overlay packets that the kernel has to open are lost: UDP that a sender has merged, "
@@ -84,6 +87,8 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
             f"-i {uplink} -p udp --dport {port} -j ACCEPT",
             new | overlay,
         ),
+    ]
+    forwarded = [
         *(
             Probe(
                 "forward",
@@ -107,6 +112,7 @@ def probes(uplink: str, pods: str, port: int) -> list[Probe]:
             for family in ("IPv4", "IPv6")
         ),
     ]
+    return taken + forwarded if pods else taken
 
 
 _FAMILIES = {"ipv4": ("ip", "inet"), "ipv6": ("ip6", "inet")}

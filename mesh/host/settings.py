@@ -113,7 +113,8 @@ SETTINGS: Final = (
         "up",
         "the host",
         "the kernel merges and splits UDP packets of the overlay, and fragments outer packets",
-        "UDP port 8472 of the host belongs to it: no other VXLAN device can use this port",
+        "UDP port 8472 of the host (`overlayPort`; beside another CNI 8473) belongs to it: no "
+        "other VXLAN device can use this port",
         Undo.REMOVED,
     ),
     Setting(

@@ -14,7 +14,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ import msgspec
 from mesh.core.files import replace_file, rotate
 from mesh.core.model import Finding, PodKey
 from mesh.core.strict import convert
-from mesh.lab import enter, network, places, processes
+from mesh.lab import bridge, enter, network, places, processes
 from mesh.lab.places import Lab, Place
+from mesh.lab.topology import Cluster, NodeHost, load
 from mesh.objects.manifests import Manifests
 from mesh.objects.schema import Kind, Kinds, Loose, Parsed
 from mesh.objects.schema import Place as Document
@@ -117,13 +118,16 @@ KINDS = Kinds([Kind("v1", "Pod", SPECS, _pod, namespaced=True)])
 
 
 class FakeKubelet:
-    """Makes the pods that exist equal to the manifests."""
+    """Makes the pods that exist equal to the manifests; ``beside`` are nodes of another CNI."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(
+        self, lab: Lab, beside: Mapping[str, tuple[Cluster, NodeHost]] | None = None
+    ) -> None:
         self.lab = lab
         self.pods: dict[PodSpec, Pod] = {}
         self._folders: dict[str, Manifests] = {}  # by cluster
         self._said: dict[str, Finding] = {}
+        self._beside = beside or {}
 
     def round(self) -> None:
         """Read what changed, remove, make."""
@@ -162,6 +166,7 @@ class FakeKubelet:
             place = Place(self.lab.host(pod.node).netns, place.cgroup)
         else:
             network.add_pod(place, _SYSCTLS)
+            self._connect(pod, place)
             command = ["/bin/sh", "-c", _WAIT_FOR_ETH0, "pod", *command]
         place.cgroup.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
@@ -171,11 +176,20 @@ class FakeKubelet:
         self._record()
         print(f"made {pod.full_name}", flush=True)
 
+    def _connect(self, pod: PodSpec, place: Place) -> None:
+        """Beside another CNI: let that connect the pod, and report its addresses."""
+        if found := self._beside.get(pod.node):
+            addresses = bridge.connect(self.lab, *found, place)
+            manifest = self.lab.manifests(pod.cluster) / f"pod-{pod.name}.yaml"
+            bridge.report(manifest, addresses)
+
     def _remove(self, spec: PodSpec) -> None:
         pod = self.pods.pop(spec)
         processes.kill_tree(pod.place.cgroup)
         pod.process.wait()
         if not spec.host_network:
+            if found := self._beside.get(spec.node):
+                bridge.disconnect(self.lab, *found, pod.place)
             network.remove([pod.place.netns])
         processes.remove_tree(pod.place.cgroup)
         self._record()
@@ -187,6 +201,18 @@ class FakeKubelet:
             for spec, pod in self.pods.items()
         ]
         replace_file(self.lab.kubelet_state, json.dumps(rows))
+
+
+def _nodes_beside(lab: Lab) -> dict[str, tuple[Cluster, NodeHost]]:
+    """The nodes of clusters whose pods another CNI connects, ready for that."""
+    found = {
+        node.name: (cluster, node)
+        for cluster, node in load(lab.topology).nodes
+        if cluster.mode == "beside"
+    }
+    for cluster, node in found.values():
+        bridge.prepare(lab, cluster, node)
+    return found
 
 
 def runs(place: Place) -> bool:
@@ -208,7 +234,8 @@ def main() -> None:
         stopped = True
 
     signal.signal(signal.SIGTERM, end)
-    kubelet = FakeKubelet(places.current())
+    lab = places.current()
+    kubelet = FakeKubelet(lab, _nodes_beside(lab))
     while not stopped:
         kubelet.round()
         for log in kubelet.lab.run.glob("*/*.log"):

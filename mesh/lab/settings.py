@@ -13,6 +13,8 @@ from bgp.routers.frr import Neighbor, router_config
 from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser
 from clustermesh.issued import files_of
 from mesh.core.files import replace_file
+from mesh.core.model import Network
+from mesh.lab import bridge
 from mesh.lab.fabric import Fabric
 from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
@@ -54,6 +56,9 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "egress": _egress(topology),
         "stateDir": str(run / "agent"),
     }
+    if cluster.mode == "beside":
+        agent["mode"] = cluster.mode
+        del agent["podNetns"]
     if topology.hubble:
         agent["hubble"] = _hubble(lab, cluster, node)
     if topology.masquerade:
@@ -88,6 +93,7 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
             "leaseSeconds": topology.lease_seconds,
             "stateDir": str(run / role),
             "socket": str(run / role / f"{role}.sock"),
+            "mode": cluster.mode,
         }
         written[role] = _write(run, role, tree)
         _hand_over(run / role)
@@ -170,7 +176,7 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         directory = lab.manifests(cluster.name)
         directory.mkdir(parents=True, exist_ok=True)
         files = {
-            "nodes": [_node(node) for node in cluster.nodes],
+            "nodes": [_node(cluster, node) for node in cluster.nodes],
             "namespaces": [_object("v1", "Namespace", {"name": topology.pods.namespace})],
             "services": [_service_cidr(cluster), _service(topology, cluster)],
             "egress": [_egress_policy(topology, cluster)],
@@ -227,10 +233,13 @@ def _object(version: str, kind: str, metadata: Document, **sections: object) -> 
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **sections}
 
 
-def _node(node: NodeHost) -> Document:
+def _node(cluster: Cluster, node: NodeHost) -> Document:
     addresses = [{"type": "InternalIP", "address": str(each)} for each in node.addresses]
     metadata: Document = {"name": node.name, "labels": node.labels}
-    return _object("v1", "Node", metadata, status={"addresses": addresses})
+    spec: Document = {}
+    if cluster.mode == "beside":
+        spec["podCIDRs"] = [str(net) for net in bridge.subnets(cluster, node)]
+    return _object("v1", "Node", metadata, spec=spec, status={"addresses": addresses})
 
 
 def _pod(topology: Topology, cluster: Cluster, node: NodeHost, name: str) -> Document:
@@ -302,12 +311,19 @@ def _contract(topology: Topology, other: Cluster) -> Document:
     spec = {
         "cluster": other.name,
         "id": other.id,
-        "podCIDRs": [str(pool.cidr) for pool in other.pod_cidrs],
+        "podCIDRs": [str(cidr) for cidr in _pod_networks(other)],
         "nodeCIDRs": [str(one) for one in (*topology.fabric, *(p.cidr for p in other.locators))],
         "serviceCIDRs": [str(network) for network in other.services],
         "namespaces": [topology.pods.namespace],
     }
     return _object("meshgate.io/v1alpha1", "ClusterPeer", {"name": other.name}, spec=spec)
+
+
+def _pod_networks(cluster: Cluster) -> list[Network]:
+    """Where the pods of a cluster have their addresses."""
+    if cluster.mode == "whole":
+        return [pool.cidr for pool in cluster.pod_cidrs]
+    return [net for node in cluster.nodes for net in bridge.subnets(cluster, node)]
 
 
 def _yaml(*documents: object) -> str:

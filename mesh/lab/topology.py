@@ -49,6 +49,8 @@ class Cluster(Part, frozen=True):
     services: tuple[AnyNetwork, ...]
     egress: tuple[AnyAddress, ...]
     nodes: tuple[NodeHost, ...]
+    mode: Literal["whole", "beside"] = "whole"
+    """``beside``: the reference plugin bridge connects the pods (``bridge.py``)."""
 
     @property
     def gateway(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from mesh.core.address import bits_before
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, Each, To
-from mesh.core.model import IP, Claim, ClaimKey, Finding, Network, Node, NodeKey
+from mesh.core.model import IP, OVERLAY_PORT, Claim, ClaimKey, Finding, Network, Node, NodeKey
 from mesh.core.noun import Listing, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
@@ -48,7 +48,11 @@ WITHOUT_CIDR = (
 
 
 class NodesAgent(AgentFeature):
-    """``facts`` are those of the uplink: tunnels to this node, ``own``, end at its endpoint."""
+    """``facts`` are those of the uplink: tunnels to this node, ``own``, end at its endpoint.
+
+    ``port`` is the overlay's of our own cluster, until the leader's word is known. ``beside``:
+    another CNI connects the pods of our cluster, so no pod CIDR is claimed.
+    """
 
     layouts = DECLARED
 
@@ -61,6 +65,9 @@ class NodesAgent(AgentFeature):
         store: OwnStore,
         remote: Remote,
         locator: Table[NodeKey, IPv6Network],
+        port: int = OVERLAY_PORT,
+        *,
+        beside: bool = False,
     ) -> None:
         self.own = own
         self.node: Table[NodeKey, Node] = Table("node")
@@ -69,6 +76,8 @@ class NodesAgent(AgentFeature):
         self.mtus: Table[IPv4Address, int] = Table("MTU of route")
         self.mtus.mark_synced()
         self.hop: Table[IPv4Address, rows.NodeHop] = Table("node hop")
+        #: UDP ports on which nodes take the overlay.
+        self.ports: Table[int, None] = Table("overlay port")
         self.pod_cidr: Table[Network, rows.PodCIDR] = Table("pod CIDR")
         self.announced = (Table[Network, None]("own pod CIDR"),)
         self.ours = (
@@ -87,8 +96,12 @@ class NodesAgent(AgentFeature):
         self._own_node: Table[NodeKey, Node] = Table("own node")
         self._this_node: Table[NodeKey, Node] = Table("this node")
         self.standing = StandingNodes(objects)
-        self._recovered: Table[IPv4Address, IPv4Address] = Table("recovered next hop")
+        self._recovered: Table[IPv4Address, rows.NodeHop] = Table("recovered node hop")
         self._recovered.mark_synced()
+        #: Of each cluster: of the own one by the configuration, until its leader has published one.
+        self._port_of: Table[str, int] = Table("port of cluster")
+        self._port, self._published = port, store.ports
+        self._beside, self._pods = beside, store.pods
         self._asked = Source("asked for every next hop")
 
     def derive(self, loop: Loop) -> None:
@@ -97,16 +110,18 @@ class NodesAgent(AgentFeature):
         self.standing.derive(loop)
         by_address = By(self.standing.table, lambda _, node: node.addresses)
         loop.group(self.own_addresses[0], rows.own_address, by_address)
-        by_cidr = By(self.standing.table, lambda _, node: node.pod_cidrs)
-        loop.group(self.ours[1], rows.handed_out, by_cidr)
+        of_pod = By(self._pods, lambda ref, _: [NodeKey(self.own.cluster, ref.node)])
+        of_claim = By(self._claims, lambda _, claim: [NodeKey(self.own.cluster, claim.owner)])
+        make, by = (rows.beside_node, of_pod) if self._beside else (self._make_own, of_claim)
         loop.group(
             self._own_node,
-            self._make_own,
+            make,
             By(self.standing.table),
-            By(self._claims, lambda _, claim: [NodeKey(self.own.cluster, claim.owner)]),
+            by,
             By(self._locator),
-            whole=[self._pools.table],
+            whole=[] if self._beside else [self._pools.table],
         )
+        loop.group(self.ours[1], rows.handed_out, By(self._own_node, rows.given_to))
         loop.group(
             self.node,
             rows.known_node,
@@ -115,16 +130,18 @@ class NodesAgent(AgentFeature):
             also=[self._remote.nodes],
         )
         loop.derive([self.node, self.next_hops], self._ask, [self._remote.complete])
+        loop.derive([self._remote.ports], self._note_ports, [self._published])
         loop.group(
             self.hop,
             rows.node_hop,
             By(self.node, self._endpoint_of),
-            Each(self._remote.ids, lambda _, nodes: [key.cluster for key in nodes]),
+            Each(self._remote.ids, _clusters),
             By(self.next_hops),
             By(self._recovered),
             By(self.flags),
             By(self.mtus),
-            Each(self._remote.hosts, lambda _, nodes, *__: [key.cluster for key in nodes]),
+            Each(self._remote.hosts, _clusters),
+            Each(self._port_of, _clusters),
             late=[self.next_hops, self._asked],
         )
         loop.group(
@@ -134,6 +151,8 @@ class NodesAgent(AgentFeature):
             To(self._remote.ids, lambda key, _: key.cluster),
             late=[self._remote.complete],
         )
+        of_hop = By(self.hop, lambda _, row: [row.port])
+        loop.group(self.ports, rows.overlay_ports, of_hop, also=[self.hop], late=[self.hop])
         loop.group(self._this_node, rows.one_node, By(self.node, self._if_own))
         loop.group(self.announced[0], rows.announced, By(self._this_node))
 
@@ -143,7 +162,7 @@ class NodesAgent(AgentFeature):
 
     def take_recovered(self, hops: Mapping[IPv4Address, rows.NodeHop]) -> None:
         """Start from the rows that the map has."""
-        self._recovered.upsert({address: row.next_hop for address, row in hops.items()})
+        self._recovered.upsert(hops)
         self.flags.upsert({address: row.flags for address, row in hops.items()})
         self.mtus.upsert({address: row.mtu for address, row in hops.items() if row.mtu})
 
@@ -159,6 +178,7 @@ class NodesAgent(AgentFeature):
             rank=self._own_first,
             meaning=WITHOUT_HOP,
         )
+        loop.apply(self.ports, maps.rows("mg_port", entries.encode_port, entries.decode_port))
         encode = partial(entries.encode_cidr, before=before)
         decode = partial(entries.decode_cidr, before=before)
         loop.apply(
@@ -203,6 +223,10 @@ class NodesAgent(AgentFeature):
     ) -> dict[NodeKey, Node]:
         return rows.own_node(key, node, claims, locator, self._pools.names)
 
+    def _note_ports(self) -> None:
+        ports = {**self._remote.ports.rows, self.own.cluster: self._port}
+        self._port_of.replace({**ports, **self._published.rows})
+
     def _endpoint_of(self, key: NodeKey, node: Node) -> list[IPv4Address]:
         endpoint = tunnel_endpoint(node)
         return [endpoint] if endpoint and key != self.own else []
@@ -216,3 +240,7 @@ class NodesAgent(AgentFeature):
             hops = self.next_hops.rows
             if all(address in hops for address in self.tunnel_endpoints()):
                 self._asked.mark_synced()
+
+
+def _clusters(_: IPv4Address, nodes: Mapping[NodeKey, Node], *__: object) -> list[str]:
+    return [key.cluster for key in nodes]

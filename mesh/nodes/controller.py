@@ -25,7 +25,10 @@ from mesh.pools.claims import PoolClaims
 
 
 class NodesController(ControllerFeature):
-    """``foreign`` are nodes of other clusters that publish prefixes of our pools."""
+    """``foreign`` are nodes of other clusters that publish prefixes of our pools.
+
+    ``beside``: another CNI connects the pods, so no pod CIDR is wanted.
+    """
 
     def __init__(
         self,
@@ -36,16 +39,19 @@ class NodesController(ControllerFeature):
         remote: Remote,
         locator: Table[NodeKey, IPv6Network],
         foreign: Table[str, ForeignNode],
+        *,
+        beside: bool = False,
     ) -> None:
         self.node: Table[NodeKey, Node] = Table("node")
         self.own_addresses = (Table[IP, None]("address of own node"),)
         self._cluster, self._objects, self._remote = cluster, objects, remote
         self._claims, self._locator = store.claims_of(NOUN).held, locator
+        self._beside, self._pods = beside, store.pods
         self.standing = StandingNodes(objects)
         self._pools = PoolClaims(
-            NOUN, POD_CIDR_POOLS, pools.pod_cidrs, objects, foreign, has=lambda node: node.pod_cidrs
+            NOUN, POD_CIDR_POOLS, pools.pod_cidrs, objects, foreign, has=lambda node: node.given
         )
-        self.wants = (self._pools.wants,)
+        self.wants = () if beside else (self._pools.wants,)
         self.ours = (self._pools.ours, Table[Network, None]("pod CIDR of a Node object"))
         self.claims = (self._pools.claimable,)
 
@@ -56,17 +62,13 @@ class NodesController(ControllerFeature):
     def derive(self, loop: Loop) -> None:
         self._pools.derive(loop)
         self.standing.derive(loop)
-        loop.group(
-            self.node,
-            self._node,
-            By(self.standing.table),
-            By(self._claims, lambda _, claim: [NodeKey(self._cluster, claim.owner)]),
-            By(self._locator),
-        )
+        of_pod = By(self._pods, lambda ref, _: [NodeKey(self._cluster, ref.node)])
+        of_claim = By(self._claims, lambda _, claim: [NodeKey(self._cluster, claim.owner)])
+        make, by = (rows.beside_node, of_pod) if self._beside else (self._node, of_claim)
+        loop.group(self.node, make, By(self.standing.table), by, By(self._locator))
         by_address = By(self.standing.table, lambda _, node: node.addresses)
         loop.group(self.own_addresses[0], rows.own_address, by_address)
-        by_cidr = By(self.standing.table, lambda _, node: node.pod_cidrs)
-        loop.group(self.ours[1], rows.handed_out, by_cidr)
+        loop.group(self.ours[1], rows.handed_out, By(self.node, rows.given_to))
 
     def _node(
         self,
@@ -89,10 +91,10 @@ class NodesController(ControllerFeature):
 
     def findings(self) -> Iterable[Finding]:
         yield from self._pools.findings(f"meshgate/v1/{self._cluster}/config")
-        if self._pools.names:
+        if self._pools.names or self._beside:
             return
         for key, node in self.standing.table.rows.items():
-            if not node.pod_cidrs:
+            if not node.given:
                 text = "none, and the controller has no pools: the node's pods get no addresses; "
                 text += "let the cluster hand out pod CIDRs, or give the controller pools.podCIDRs"
                 about = (f"node/{key.name}",)

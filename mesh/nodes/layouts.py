@@ -1,4 +1,4 @@
-"""Maps of former versions: pod CIDRs had no zone in their bits, nodes no flags and no MTU."""
+"""Maps of former versions: pod CIDRs had no zone in their bits, nodes no flags, MTU and port."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def _prefix_of_bits(old: Entries, new: Entries) -> None:
 DECLARED: Declared = (
     Added("mg_node", ("value.flags",)),
     Added("mg_node", ("value.route_mtu", "value.asked", "value.mtu")),
+    Added("mg_node", ("value.port",)),
+    Added("mg_port"),
     Added("mg_addr_cidr", ("key.zone",)),
     Converter("mg_addr_cidr", ("key.prefix",), ("key.bits",), _bits_of_prefix),
     Converter("mg_addr_cidr", ("key.bits",), ("key.prefix",), _prefix_of_bits),

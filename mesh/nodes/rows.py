@@ -6,8 +6,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
 from ipaddress import IPv4Address, IPv6Network
+from types import MappingProxyType
 
-from mesh.core.model import IP, Claim, ClaimKey, Network, Node, NodeKey
+from mesh.core.model import (
+    IP,
+    OVERLAY_PORT,
+    Claim,
+    ClaimKey,
+    Network,
+    Node,
+    NodeKey,
+    PodEntry,
+    PodRef,
+)
 from mesh.identity.addresses import tunnel_endpoint
 from mesh.pools.prefixes import claimed
 
@@ -24,6 +35,8 @@ class NodeHop:
     flags: int = 0
     mtu: int = 0
     """That the route to it was given; 0: none."""
+    port: int = OVERLAY_PORT
+    """UDP port on which it takes the overlay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +100,26 @@ def own_node(
     """
     if node is None:
         return {}
-    cidrs = node.pod_cidrs or tuple(network for network, _ in claimed(claims.values(), pools))
+    cidrs = node.given or tuple(network for network, _ in claimed(claims.values(), pools))
     return {key: replace(node, pod_cidrs=cidrs, locator=locator)}
+
+
+def beside_node(
+    key: NodeKey,
+    node: Node | None,
+    pods: Mapping[PodRef, PodEntry],
+    locator: IPv6Network | None,
+) -> dict[NodeKey, Node]:
+    """A node of our cluster, whose pods another CNI connects.
+
+    Its pod CIDRs are those that Kubernetes has given to it, if every pod of it has its addresses
+    inside: else the CNI gives them by other rules, and the CIDRs say nothing.
+    """
+    if node is None:
+        return {}
+    addresses = (address for pod in pods.values() for address in pod.addresses)
+    inside = all(any(address in cidr for cidr in node.given) for address in addresses)
+    return {key: replace(node, pod_cidrs=node.given if inside else (), locator=locator)}
 
 
 def known_node(key: NodeKey, own: Node | None, remote: Node | None) -> dict[NodeKey, Node]:
@@ -102,22 +133,31 @@ def node_hop(
     nodes: Mapping[NodeKey, Node],
     cluster_ids: Mapping[str, int],
     hop: IPv4Address | None,
-    recovered: IPv4Address | None,
+    recovered: NodeHop | None,
     flags: int | None = None,
     mtu: int | None = None,
     hosts: Collection[str] = (),
+    ports: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[IPv4Address, NodeHop]:
     """The row of ``mg_node`` of a tunnel endpoint to which the kernel has, or had, a route (D13).
 
     Of two nodes with one endpoint the first by name counts. ``hosts`` are other clusters whose
     contract lets their hosts reach ours; what the last agent wrote of that does not count.
+    ``ports`` are the overlay's by cluster. Until that of a cluster is known, the one counts that
+    the last agent wrote. Without it the node has no row: another port may be another program's.
     """
     cluster = next((key.cluster for key in sorted(nodes) if key.cluster in cluster_ids), None)
-    next_hop = hop or recovered
-    if cluster is None or not next_hop:
+    next_hop = hop or (recovered and recovered.next_hop)
+    port = ports.get(cluster or "", recovered and recovered.port)
+    if cluster is None or not next_hop or not port:
         return {}
     given = (flags or 0) & ~HostFlag.HOSTS | (HostFlag.HOSTS if cluster in hosts else 0)
-    return {endpoint: NodeHop(next_hop, cluster_ids[cluster], int(given), mtu or 0)}
+    return {endpoint: NodeHop(next_hop, cluster_ids[cluster], int(given), mtu or 0, port)}
+
+
+def overlay_ports(port: int, hops: Mapping[IPv4Address, NodeHop]) -> dict[int, None]:
+    """A port on which nodes take the overlay."""
+    return {port: None} if hops else {}
 
 
 def pod_cidrs(_: NodeKey, node: Node | None, cluster_id: int | None) -> dict[Network, PodCIDR]:
@@ -177,6 +217,11 @@ def host_flags(endpoint: IPv4Address, prefixes: Mapping[Network, Behind]) -> dic
 def one_node(key: NodeKey, nodes: Mapping[NodeKey, Node]) -> dict[NodeKey, Node]:
     """The node of a group of one."""
     return {key: nodes[key]} if nodes else {}
+
+
+def given_to(_: NodeKey, node: Node) -> list[Network]:
+    """Pod CIDRs in force that the cluster has handed out to the node."""
+    return [network for network in node.pod_cidrs if network in node.given]
 
 
 def handed_out(network: Network, nodes: Mapping[NodeKey, Node]) -> dict[Network, None]:

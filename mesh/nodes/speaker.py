@@ -16,4 +16,4 @@ class PodCIDRsSpeaker(ClaimedSpeaker):
 
     def prefixes(self, node: Node) -> Iterable[Network]:
         claimed = super().prefixes(node)
-        return node.pod_cidrs or claimed
+        return node.given or claimed

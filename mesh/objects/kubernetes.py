@@ -60,9 +60,9 @@ class _Taint(Loose, frozen=True):
 
 
 class _NodeSpec(Loose, frozen=True):
-    taints: tuple[_Taint, ...] | None = None
     pod_cidr: AnyNetwork | None = msgspec.field(name="podCIDR", default=None)
     pod_cidrs: tuple[AnyNetwork, ...] | None = msgspec.field(name="podCIDRs", default=None)
+    taints: tuple[_Taint, ...] | None = None
 
 
 class _Node(Loose, frozen=True):
@@ -134,12 +134,12 @@ def _node(place: Place, document: object) -> Parsed:
     if not found:
         raise Wrong("status.addresses", "no address of type InternalIP")
     labels = _labels(node.metadata, HOSTNAME_LABEL, name)
-    cidrs = _pod_cidrs(node.spec or _NodeSpec())
-    row = Node(place.cluster, name, tuple(dict.fromkeys(found)), cidrs, labels=labels)
+    given = _given(node.spec or _NodeSpec())
+    row = Node(place.cluster, name, tuple(dict.fromkeys(found)), labels=labels, given=given)
     return Parsed(NODES.name, key, row)
 
 
-def _pod_cidrs(spec: _NodeSpec) -> tuple[Network, ...]:
+def _given(spec: _NodeSpec) -> tuple[Network, ...]:
     """What the cluster has handed out to the node; none, where it hands nothing out."""
     first = (spec.pod_cidr,) if spec.pod_cidr else ()
     return tuple(dict.fromkeys(spec.pod_cidrs or first))
@@ -235,8 +235,12 @@ NODE_FIELDS = (
     used("status.addresses[].type", "InternalIP counts; the other types are of no concern"),
     used("status.addresses[].address", "the first IPv4 address is the tunnel endpoint"),
     irrelevant("metadata.deletionTimestamp", "a node counts as long as its object is there"),
-    used("spec.podCIDRs[]", "the node's pods get their addresses out of them; without any " + _OWN),
-    used("spec.podCIDR", "as spec.podCIDRs"),
+    used(
+        "spec.podCIDRs[]",
+        "the node's pods get their addresses out of them; without any " + _OWN + "; beside "
+        "another CNI they count if they hold the addresses of all the node's pods",
+    ),
+    used("spec.podCIDR", "as spec.podCIDRs, where those are absent"),
     used(
         "spec.taints[].key",
         "node.cloudprovider.kubernetes.io/uninitialized: a node without addresses is none yet; the "

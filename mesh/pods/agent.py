@@ -41,6 +41,16 @@ from mesh.identity.labels import LONGEST_TEXT, identity_labels, namespace_of
 from mesh.objects.kubernetes import NAMESPACES
 from mesh.objects.tables import Objects
 from mesh.pods.assigned import Assigned, assign
+from mesh.pods.beside import (
+    FoundPod,
+    FoundPods,
+    Inside,
+    Insides,
+    Missing,
+    found_pods,
+    ordered,
+    reported,
+)
 from mesh.pods.connections import Connections
 from mesh.pods.findings import NO_ADDRESS
 from mesh.pods.layouts import declared
@@ -54,7 +64,9 @@ from mesh.pods.rows import (
     PodRows,
     forget,
     macs_of,
+    marked_since,
     pod_rows,
+    second,
     tokens_of_mark,
 )
 
@@ -80,11 +92,13 @@ class Entries(Protocol):
 class Wiring:
     """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send.
 
-    Without a pattern a pod is connected when a container runtime asks for it.
+    Without a pattern a pod is connected when a container runtime asks for it. ``beside``: another
+    CNI connects pods, and they are found (``beside.py``).
     """
 
     pattern: str
     mtu: int
+    beside: bool = False
 
 
 class PodsAgent(AgentFeature):
@@ -110,6 +124,10 @@ class PodsAgent(AgentFeature):
         self.devices: Table[LinkKey, Device] = Table("device")
         self.local_pod: Table[LinkKey, Pod] = Table("local pod")
         self.link: Table[LinkKey, PodLink] = Table("pod link")
+        #: Beside another CNI: what stands in each network namespace, and which pods are there.
+        self.inside: Table[str, Inside] = Table("eth0 of namespace")
+        self.found: Table[LinkKey, FoundPod] = Table("found pod")
+        self._missing, self._failed = Missing(), set[LinkKey]()
         self.entry: Table[str, bytes] = Table("pod entry of ours")
         self.pod: Table[IP, LocalPod] = Table("pod")
         #: MAC addresses of pods by the ifindex of the host end.
@@ -120,7 +138,7 @@ class PodsAgent(AgentFeature):
         self._attached = attached if attached is not None else no_attachments()
         self._wanted: Table[LinkKey, Pod] = Table("pod to be connected")
         #: What a container runtime waits for.
-        self.connections = Connections(own, node, mine, self)
+        self.connections = Connections(own, node, mine, self, beside=wiring.beside)
         self._seen: tuple[int, tuple[Network, ...]] | None = None  # pods and CIDRs
         self._assigned = Assigned((), (), self.held)
         self._objects_placed: dict[LinkKey, Pod] = {}  # of which ``local_pod`` was made
@@ -137,16 +155,11 @@ class PodsAgent(AgentFeature):
 
     def derive(self, loop: Loop) -> None:
         by_pod = By(self._attached, lambda key, _: [key.pod])
-        loop.group(self._wanted, self._connect, By(self._mine), by_pod)
-        loop.derive([self._wanted, self._node], self._assign)
+        if self._wiring.beside:
+            self._derive_found(loop)
+        else:
+            self._derive_links(loop)
         to_namespace = To(self._objects[NAMESPACES], lambda key, _: key.namespace)
-        loop.group(
-            self.link,
-            self._link,
-            By(self.local_pod),
-            To(self._attached, lambda key, _: key if isinstance(key, Sandbox) else None),
-            To(self.namespaces, self._netns_of),
-        )
         loop.group(self._labels, _labels, By(self._mine), to_namespace)
         loop.group(
             self.entry,
@@ -173,7 +186,7 @@ class PodsAgent(AgentFeature):
         self._cover(loop)
         loop.group(
             self.pod,
-            partial(pod_rows, names=self._mark_names),
+            self._pod_rows if self._wiring.beside else partial(pod_rows, names=self._mark_names),
             By(self.local_pod),
             By(self.devices),
             By(self._identity),
@@ -184,6 +197,55 @@ class PodsAgent(AgentFeature):
         loop.derive([self.pod], self._know_pods)
         by_ifindex = By(self.devices, lambda _, device: [device.ifindex])
         loop.group(self.mac, macs_of, by_ifindex)
+
+    def _pod_rows(
+        self,
+        key: LinkKey,
+        pod: Pod | None,
+        device: Device | None,
+        identity: PodIdentity | None,
+        *numbers: int | None,
+    ) -> dict[IP, LocalPod]:
+        """With the time from which a running pod is marked. The rows of before are inputs, too."""
+        rows = pod_rows(key, pod, device, identity, *numbers, names=self._mark_names)
+        found = self.found.rows.get(key)
+        adopted = found is not None and found.adopted
+        return marked_since(rows, self.pod.rows, second(), adopted=adopted)
+
+    def _derive_found(self, loop: Loop) -> None:
+        loop.derive([self._mine, self._attached], self._take_reported)
+        loop.group(
+            self.found,
+            found_pods,
+            By(self.local_pod, lambda _, pod: [ordered(pod.addresses)]),
+            By(self.inside, lambda _, row: [row.addresses]),
+        )
+        loop.derive([self.found], self._settle_devices, [self.devices])
+
+    def _take_reported(self) -> None:
+        """The other CNI has given the addresses; the objects say which, or a chained ADD."""
+        mine = self._mine.rows
+        self.held = reported(mine, self._attached.rows)
+        rows = {key: self._placed(key, mine[pod_of(key)], held) for key, held in self.held.items()}
+        self._objects_placed = {key: mine[pod_of(key)] for key in rows}
+        self.local_pod.replace(rows)
+
+    def _settle_devices(self) -> None:
+        """Rows of pods that are not found go when all that are found have a device."""
+        if self.found.rows.keys() <= self.devices.rows.keys() | self._failed:
+            self.devices.mark_synced()
+
+    def _derive_links(self, loop: Loop) -> None:
+        by_pod = By(self._attached, lambda key, _: [key.pod])
+        loop.group(self._wanted, self._connect, By(self._mine), by_pod)
+        loop.derive([self._wanted, self._node], self._assign)
+        loop.group(
+            self.link,
+            self._link,
+            By(self.local_pod),
+            To(self._attached, lambda key, _: key if isinstance(key, Sandbox) else None),
+            To(self.namespaces, self._netns_of),
+        )
 
     def _connect(
         self, key: PodKey, pod: Pod | None, attached: Mapping[Sandbox, Attachment]
@@ -289,8 +351,14 @@ class PodsAgent(AgentFeature):
             return {}
         if number:
             return {key: PodIdentity(device.ifindex, number)}
-        last = self._identity.rows.get(key)
+        last = self._identity.rows.get(key) or self._recovered_identity(pod)
         return {key: last} if last and last.ifindex == device.ifindex else {}
+
+    def _recovered_identity(self, pod: Pod) -> PodIdentity | None:
+        """That of the map, which the last agent has written: of found pods no device says it."""
+        rows = (self.pod.rows.get(address) for address in pod.addresses)
+        row = next(filter(None, rows), None) if self._wiring.beside else None
+        return PodIdentity(row.ifindex, row.identity) if row else None
 
     # --- Marks of pods that the last agent wired ----------------------------------------------
 
@@ -337,16 +405,21 @@ class PodsAgent(AgentFeature):
         self._identity.upsert(identities)
 
     def apply_links(
-        self, loop: Loop, links: PodLinks, entries: Target[str, bytes]
+        self, loop: Loop, links: PodLinks | FoundPods, entries: Target[str, bytes]
     ) -> AppliedRows[str, bytes]:
         """Connect links with the kernel and keys with the store.
 
         A key follows its link, because it is made of the pod's device. So a pod that cannot be
         wired costs its own key only.
         """
-        wired = loop.apply(self.link, links)
-        self.connections.watch(wired)
-        self._watch = partial(links.watch, wired.recheck)
+        if isinstance(links, FoundPods):
+            self.connections.watch(loop.apply(self.found, links))
+            self._failed = links.failed
+            self._watch = Insides(self.namespaces, self.inside, attached=self._attached).run
+        else:
+            wired = loop.apply(self.link, links)
+            self.connections.watch(wired)
+            self._watch = partial(links.watch, wired.recheck)
         return loop.apply(self.entry, entries)
 
     def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
@@ -403,6 +476,11 @@ class PodsAgent(AgentFeature):
 
     def findings(self) -> Iterable[Finding]:
         if not self.local_pod.synced:
+            return
+        if self._wiring.beside:
+            yield from self._missing.findings(
+                self.local_pod.rows, self.devices.rows, self.inside.rows
+            )
             return
         for key in self._wanted.rows:
             if key not in self.local_pod.rows:

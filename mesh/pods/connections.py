@@ -27,7 +27,7 @@ class Tables(Protocol):
 
 
 class Connections:
-    """``mine`` are the objects of the pods of ``own``."""
+    """``mine`` are the objects of the pods of ``own``. ``beside``: another CNI connects them."""
 
     def __init__(
         self,
@@ -35,7 +35,10 @@ class Connections:
         node: Table[NodeKey, Node],
         mine: Table[PodKey, Pod],
         tables: Tables,
+        *,
+        beside: bool = False,
     ) -> None:
+        self._beside = beside
         self._own, self._node, self._mine, self._tables = own, node, mine, tables
         self._applied: list[AppliedRows[Any, Any]] = []
 
@@ -101,6 +104,8 @@ class Connections:
 
     @property
     def _no_address(self) -> str:
+        if self._beside:
+            return ""  # the other CNI gives them
         me = self._node.rows.get(self._own)
         if me is None or not me.pod_cidrs:
             return "the node has no pod CIDR"

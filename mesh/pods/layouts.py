@@ -14,6 +14,7 @@ def declared(marks: Iterable[Mark]) -> Declared:
     renamed = [mark for mark in marks if mark.former]
     return (
         Added(POD_MAP, ("key.zone",)),
+        Added(POD_MAP, ("value.since",)),
         Scratch("mg_known"),  # the agent says it anew, after its pods have their rows
         Scratch(DEVICE_MAP),  # likewise, from the kernel's devices
         *(Renamed(f"value.{one.former}", f"value.{one.name}", map=POD_MAP) for one in renamed),

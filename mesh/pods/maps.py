@@ -28,6 +28,7 @@ def encode_pod(address: IP, row: LocalPod) -> Entry:
         "identity": row.identity,
         "mac": _bytes(row.mac),
         "host_mac": _bytes(row.host_mac),
+        "since": row.since,
         **dict(row.marks),
     }
 
@@ -40,6 +41,7 @@ def decode_pod(key: Any, value: Any, marks: Sequence[str]) -> tuple[IP, LocalPod
         mac=value["mac"].tobytes().hex(":"),
         host_mac=value["host_mac"].tobytes().hex(":"),
         marks=tuple((name, int(value[name])) for name in marks),
+        since=int(value["since"]),
     )
 
 

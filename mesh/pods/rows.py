@@ -8,8 +8,9 @@ connections are forgotten while no pod has the address: nothing can open one the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class LocalPod:
     mac: str
     host_mac: str
     marks: tuple[tuple[str, int], ...] = ()
+    since: int = 0
+    """Of a pod that ran before it got its marks: when it did (``second``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,29 @@ def pod_rows(
     marks = tuple((name, number or 0) for name, number in zip(names, numbers, strict=True))
     row = LocalPod(device.ifindex, identity.identity, device.mac, device.host_mac, marks)
     return dict.fromkeys(pod.addresses, row)
+
+
+def second() -> int:
+    """Now, as ``now_s`` of the datapath counts: CLOCK_MONOTONIC in 2^30 ns."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> 30
+
+
+def marked_since(
+    rows: Mapping[IP, LocalPod], before: Mapping[IP, LocalPod], now: int, *, adopted: bool
+) -> dict[IP, LocalPod]:
+    """The rows with the time when they got their marks, if their pod ran before.
+
+    ``before`` are the rows as they are; ``adopted``: the pod ran when the agent saw it first.
+    """
+    return {ip: _since(row, before.get(ip), now, adopted=adopted) for ip, row in rows.items()}
+
+
+def _since(row: LocalPod, before: LocalPod | None, now: int, *, adopted: bool) -> LocalPod:
+    if not any(number for _, number in row.marks):
+        return row
+    if before is None or before.ifindex != row.ifindex:
+        return replace(row, since=now if adopted else 0)
+    return replace(row, since=before.since if before.marks == row.marks else now)
 
 
 def macs_of(ifindex: int, devices: Mapping[LinkKey, Device]) -> dict[int, str]:

@@ -315,39 +315,45 @@ def _near(service: Service, foreign: Sequence[Backend]) -> Iterable[Backend]:
 def inside(
     key: ServiceKey,
     service: Service | None,
-    hosts: Container[IP],
-    *,
+    *known: Container[IP],
     networks: Sequence[Network],
 ) -> dict[ServiceKey, Service]:
     """A service that other clusters may use, with the backends that they accept."""
     if service is None or not (service.is_global and service.is_shared):
         return {}
-    backends = tuple(one for one in service.backends if _is_inside(one, networks, hosts))
+    backends = tuple(one for one in service.backends if _is_inside(one, networks, known))
     return {key: replace(service, backends=backends)}
 
 
 def outside(
     key: ServiceKey,
     service: Service | None,
-    hosts: Container[IP],
-    *,
+    *known: Container[IP],
     networks: Sequence[Network],
 ) -> dict[ServiceKey, tuple[IP, ...]]:
     """The addresses of backends that other clusters do not accept."""
     if service is None or not (service.is_global and service.is_shared):
         return {}
-    others = (one for one in service.backends if not _is_inside(one, networks, hosts))
+    others = (one for one in service.backends if not _is_inside(one, networks, known))
     found = dict.fromkeys(one.address for one in others)
     return {key: tuple(found)} if found else {}
 
 
-def addresses_of(_: ServiceKey, service: Service | None) -> Iterable[IP]:
+def addresses_of(_: ServiceKey, service: Service | None, *__: object) -> Iterable[IP]:
     """The addresses of a service's backends."""
     return {one.address for one in service.backends} if service else ()
 
 
-def _is_inside(backend: Backend, networks: Sequence[Network], hosts: Container[IP]) -> bool:
-    return backend.address in hosts or any(backend.address in network for network in networks)
+def _is_inside(
+    backend: Backend, networks: Sequence[Network], known: Sequence[Container[IP]]
+) -> bool:
+    """``known`` are addresses of the cluster's nodes and, beside another CNI, of its pods."""
+    return any(backend.address in one for one in (*known, *networks))
+
+
+def held(address: IP, pods: Mapping[PodRef, PodEntry]) -> dict[IP, None]:
+    """An address that a pod of the cluster has."""
+    return {address: None} if pods else {}
 
 
 def not_published(key: ServiceKey, addresses: Sequence[IP]) -> Finding:

@@ -21,7 +21,8 @@ class ServicesController(ControllerFeature):
     """``pods`` are the entries of the cluster's agents, ``remote`` accepted services of peers.
 
     ``networks`` are those of the cluster's pods, ``hosts`` the addresses of its nodes: other
-    clusters accept backends there.
+    clusters accept backends there. ``beside``: another CNI gives the pods their addresses, so the
+    entries say which they are.
     """
 
     def __init__(
@@ -31,10 +32,13 @@ class ServicesController(ControllerFeature):
         networks: Sequence[Network],
         hosts: Table[IP, None],
         remote: Table[ServiceKey, Service] | None = None,
+        *,
+        beside: bool = False,
     ) -> None:
         self._own = OwnServices(objects, pods)
         self._networks, self._hosts = tuple(networks), hosts
-        self._remote = remote
+        self._remote, self._pods, self._beside = remote, pods, beside
+        self._pod_addresses: Table[IP, None] = Table("address of own pod")
         #: Own services with the backends of this cluster alone.
         self.service = self._own.service
         #: Those that other clusters may use, with the backends that they accept.
@@ -46,9 +50,14 @@ class ServicesController(ControllerFeature):
         self._own.derive(loop)
         inside = partial(backends.inside, networks=self._networks)
         outside = partial(backends.outside, networks=self._networks)
-        hosts = Each(self._hosts, backends.addresses_of)
-        loop.group(self.published, inside, By(self.service), hosts)
-        loop.group(self._outside, outside, By(self.service), hosts)
+        if self._beside:
+            by_address = By(self._pods, lambda _, entry: entry.addresses)
+            loop.group(self._pod_addresses, backends.held, by_address)
+        else:
+            self._pod_addresses.mark_synced()
+        known = [Each(one, backends.addresses_of) for one in (self._hosts, self._pod_addresses)]
+        loop.group(self.published, inside, By(self.service), *known)
+        loop.group(self._outside, outside, By(self.service), *known)
 
     def findings(self) -> Iterable[Finding]:
         for key, addresses in self._outside.rows.items():

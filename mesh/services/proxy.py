@@ -87,16 +87,21 @@ async def _answers(port: int) -> bool:
 
 
 class Proxy:
-    """``table`` has the row ``kube-proxy`` while one owns the services of this node."""
+    """``table`` has the row ``kube-proxy`` while one owns the services of this node.
 
-    def __init__(self, settings: ServicesSettings, ask: Look = look) -> None:
+    ``beside`` another CNI somebody always does: that one, or a kube-proxy.
+    """
+
+    def __init__(
+        self, settings: ServicesSettings, ask: Look = look, *, beside: bool = False
+    ) -> None:
         self.table: Table[str, bool] = Table("kube-proxy")
         #: Where one was found, in words; empty: nowhere; None: nobody has looked.
         self.place: str | None = None
         self.configured = settings.kube_proxy
-        self._ask = ask
-        if self.configured != "auto":
-            self._set(bool(self.configured))
+        self._ask, self._beside = ask, beside
+        if beside or self.configured != "auto":
+            self._set(beside or bool(self.configured))
 
     @property
     def owns(self) -> bool:
@@ -105,6 +110,8 @@ class Proxy:
 
     async def look(self) -> None:
         """Look once; without an answer, what was known stays."""
+        if self._beside:
+            return
         try:
             self.place = await self._ask()
         except (OSError, ValueError, KeyError) as error:

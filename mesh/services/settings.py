@@ -12,4 +12,4 @@ class ServicesSettings(Section, frozen=True):
 
     kube_proxy: bool | Literal["auto"] = "auto"
     """Whether a kube-proxy runs on this node; ``auto``: look for its rules. With one, sockets get
-    backends of global services only. All else is its own."""
+    backends of global services only. All else is its own. Beside another CNI it is always so."""

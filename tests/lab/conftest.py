@@ -41,6 +41,13 @@ def overlay_lab() -> Iterator[Lab]:
     yield from _brought_up(f"o{os.getpid() % 10_000_000}", shape)
 
 
+@pytest.fixture(scope="module")
+def beside_lab() -> Iterator[Lab]:
+    """A third lab: one cluster is beside the reference plugin bridge."""
+    shape = ROOT / "mesh/lab/topology-beside.yaml"
+    yield from _brought_up(f"b{os.getpid() % 10_000_000}", shape)
+
+
 @pytest.fixture(scope="session")
 def two_nodes() -> Iterator[Wire]:
     """Two nodes without agents (``wire.py``), for all tests of programs on real devices."""

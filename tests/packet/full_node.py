@@ -85,7 +85,11 @@ class FullRooms(Rooms):
         ids.replace(CLUSTERS)
         hosts: Table[str, bool] = Table("contract with hosts")
         hosts.mark_synced()
-        tables = SimpleNamespace(ids=ids, hosts=hosts, nodes=Table("n"), complete=Source("all"))
+        ports: Table[str, int] = Table("port")
+        ports.replace(dict.fromkeys(CLUSTERS, 8472))
+        tables = SimpleNamespace(
+            ids=ids, hosts=hosts, ports=ports, nodes=Table("n"), complete=Source("all")
+        )
         remote = cast(Remote, tables)
         self.identity = IdentityAgent(
             OWN, 1, address_table(), self.objects, self.store, remote, Table("node")

@@ -16,6 +16,8 @@ from typing import Any
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 ICMP, TCP_, UDP_, FRAGMENT, ICMPV6 = 1, 6, 17, 44, 58
 FLAGS = "FSRPAU"
+#: How the header of VXLAN with a VNI begins.
+VXLAN = bytes([8, 0, 0, 0])
 ROUTER_MAC, HOST_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 
 
@@ -294,17 +296,19 @@ class Overlay:
     vni: int
     inner: Packet
     port: int = field(default=40000, compare=False)
+    to: int = 8472
 
     def wire(self) -> bytes:
         vxlan = struct.pack("!II", 8 << 24, self.vni << 8)
-        outer = UDP(self.port, 8472, checksum=False)
+        outer = UDP(self.port, self.to, checksum=False)
         return Packet(self.source, self.destination, outer, vxlan + self.inner.wire()).wire()
 
     @classmethod
     def read(cls, wire: bytes) -> Overlay:
         outer = Packet.read(wire)
-        if not isinstance(outer.l4, UDP) or outer.l4.destination != 8472:
+        if not isinstance(outer.l4, UDP) or outer.payload[:4] != VXLAN:
             raise ValueError(f"no overlay packet: {outer}")
         vni = struct.unpack_from("!I", outer.payload, 4)[0] >> 8
         inner = Packet.read(outer.payload[8:])
-        return cls(outer.source, outer.destination, vni, inner, outer.l4.source)
+        ports = outer.l4.source, outer.l4.destination
+        return cls(outer.source, outer.destination, vni, inner, *ports)

@@ -68,6 +68,22 @@ def test_a_link_counts_packets_of_its_device_and_direction(
     assert counts(pins)[1] - before == 20
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_program_stands_before_those_that_were_there(
+    door_objects: Path, door: Object, pins: Path, namespace: Path, *, first: bool
+) -> None:
+    """Its verdict ends the chain, so that the other one never sees the packet."""
+    with counting(door_objects, pins, 1) as other, netns.enter(namespace):
+        links.tcx(other, "left", ingress=True, pin=pins / "other")
+        grow = door.programs["mg_door_grow"]
+        links.tcx(grow, "left", ingress=True, pin=pins / "in", first=first)
+        before = counts(pins)[1]
+        with packet_socket(namespace, "right") as sender:
+            for _ in range(10):
+                sender.send(FRAME)
+        assert counts(pins)[1] - before == (0 if first else 10)
+
+
 def test_a_link_survives_the_process_that_made_it(
     door_objects: Path, pins: Path, namespace: Path
 ) -> None:

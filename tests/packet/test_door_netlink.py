@@ -646,6 +646,40 @@ def test_the_overlays_device_is_restored_and_named(host: Host) -> None:
         play(host, story)
 
 
+def test_the_overlays_device_on_another_port_is_made_anew(host: Host) -> None:
+    """The kernel changes no device's port; one that is right stays, with its routes."""
+
+    async def story(kernel: Kernel) -> None:
+        made = await OverlayDevice(kernel, "mgv", 8472).make()
+        again = await OverlayDevice(kernel, "mgv", 8472).make()
+        assert (again.ifindex, again.port) == (made.ifindex, 8472)
+        moved = await OverlayDevice(kernel, "mgv", 8473).make()
+        assert (moved.port, moved.ifindex == made.ifindex) == (8473, False)
+        assert (await kernel.link("mgv")).up
+
+    with netns.enter(host.namespace):
+        play(host, story)
+
+
+def test_a_pods_addresses_and_the_other_end_of_its_veth_are_read(host: Host) -> None:
+    """Of both families, those of the link left out; another device has no other end."""
+
+    async def story(kernel: Kernel) -> None:
+        host.ip("link add pod0 type veth peer name pod1")
+        host.ip("link set pod0 up")
+        host.ip("addr add 10.244.1.7/24 dev pod0")
+        host.ip("addr add fd44::7/64 dev pod0 nodad")
+        one, other = await kernel.link("pod0"), await kernel.link("pod1")
+        assert (one.other, other.other) == (other.ifindex, one.ifindex)
+        assert (await kernel.link("lo")).other == 0
+        assert await kernel.addresses(one.ifindex) == (
+            ip_address("10.244.1.7"), ip_address("fd44::7"),
+        )  # fmt: skip
+
+    with netns.enter(host.namespace):
+        play(host, story)
+
+
 def test_events_stay_in_the_namespace_in_which_the_door_was_opened(host: Host) -> None:
     async def story() -> None:
         async with Kernel.open() as kernel, aclosing(kernel.events(Group.ROUTE)) as events:

@@ -26,11 +26,13 @@ def frame(node: str, kind: int = QUESTION, protocol: int = ECHO) -> bytes:
     return to + b"\x02" * 6 + protocol.to_bytes(2, "big") + bytes([kind]) + PAD
 
 
-def echo(source: str, destination: str, kind: int, protocol: int = ECHO) -> Packet:
+def echo(
+    source: str, destination: str, kind: int, protocol: int = ECHO, port: int = 8472
+) -> Packet:
     """As it is on the wire."""
     vxlan = struct.pack("!II", 8 << 24, 6 << 8)
     inner = frame(destination, kind, protocol)
-    return Packet(source, destination, UDP(40000, 8472, checksum=False), vxlan + inner)
+    return Packet(source, destination, UDP(40000, port, checksum=False), vxlan + inner)
 
 
 def heard(node: Node, endpoint: str) -> int | None:
@@ -50,6 +52,26 @@ def test_a_question_goes_back_as_an_answer_with_a_right_header(nodes: Nodes) -> 
     assert (got.verdict, got.dropped) == (REDIRECT, {})
     assert got.packet == echo(A, B, ANSWER).but(payload=echo(B, A, ANSWER).payload)
     assert broken_checksums(got.wire) == []
+
+
+def test_an_answer_goes_to_the_port_of_the_node_that_asks(nodes: Nodes) -> None:
+    """Both while the port of a cluster changes, and in a cluster that has another one."""
+    space = nodes["a"].space
+    with pinned_in(f"dpw-{getpid()}-echo-port") as directory, netns.enter(space):
+        ported = Node(PLANS["a"], space, directory, overlay_port=8473)
+        try:
+            for port in (8472, 8473):
+                endpoint = IPv4Address(B)
+                row = {"next_hop": int(endpoint), "cluster": PLANS["b"].cluster, "port": port}
+                ported.maps["mg_node"].update_one(endpoint.packed, row)
+                got = ported.from_uplink(echo(B, A, QUESTION, port=8473))
+                assert (got.verdict, got.dropped) == (REDIRECT, {})
+                assert got.packet == echo(A, B, ANSWER, port=port).but(
+                    payload=echo(B, A, ANSWER).payload
+                )
+                assert broken_checksums(got.wire) == []
+        finally:
+            ported.close()
 
 
 def test_an_answer_is_noted_for_the_node_that_was_asked(nodes: Nodes) -> None:

@@ -28,7 +28,7 @@ from bpf.object import mount_bpffs
 from mesh.datapath.late_errors import LateErrors, summed
 from tests.packet.conftest import unique
 from tests.packet.nodes import EGRESS, LEGACY, PLANS, Node, pinned_in
-from tests.packet.packets import broken_checksums
+from tests.packet.packets import UDP, VXLAN, Packet, broken_checksums
 
 CLIENT = PLANS["a"].pods["client"]
 POD_MAC, HOST_MAC = "0a:00:00:00:00:01", "0a:00:00:00:00:02"
@@ -302,6 +302,56 @@ def test_too_big_from_the_gateway_reaches_the_pod(wire: Wire, family: int, sums:
         made.settimeout(0)
         assert heard(made, family)[0] == errno.EMSGSIZE
         assert made.getsockopt(LEVEL[family], MTU[family]) == 1300
+
+
+# The port of the overlay
+
+
+@contextmanager
+def sending(wire: Wire) -> Iterator[None]:
+    """Node a with the programs that what it sends itself passes."""
+    node = wire.nodes["a"]
+    where = (("mg_to_vxlan", "mg_vxlan"), ("mg_to_uplink", "dpwup"))
+    with netns.enter(node.space):
+        for program, device in where:
+            pin = node.directory / program
+            links.tcx(node.programs[program], device, pin, ingress=False)
+    try:
+        yield
+    finally:
+        for program, _ in where:
+            links.detach(node.directory / program)
+
+
+@pytest.mark.parametrize("mtu", [1500, 1300], ids=["whole", "in fragments"])
+def test_the_kernels_device_sends_to_the_port_of_the_node(
+    wire: Wire, family: int, mtu: int
+) -> None:
+    """The device itself sits on the own port, and knows no other."""
+    endpoint = int(ip_address("10.99.0.13"))
+    row = {"next_hop": endpoint, "cluster": 1, "route_mtu": 1300, "port": 8473}
+    wire.nodes["a"].maps["mg_node"].update_one(ip_address("10.99.0.13").packed, row)
+    wire.batch("a", f"link set dpwup mtu {mtu}")
+    try:
+        with (
+            sending(wire),
+            wire.socket("client", family, socket.SOCK_DGRAM) as made,
+            netns.enter(wire.spaces["g"]),
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as tap,
+        ):
+            tap.bind(("dpwup", 0x0800))
+            tap.settimeout(5)
+            made.setsockopt(LEVEL[family], MTU_DISCOVER[family], 0)
+            made.sendto(bytes(1270 - {4: 28, 6: 48}[family]), (LEGACY[family], 53))
+            first = Packet.read(tap.recv(2000))
+            assert isinstance(first.l4, UDP)
+            assert (first.l4.destination, first.more) == (8473, mtu == 1300)
+            assert first.payload[:4] == VXLAN
+            if mtu == 1300:
+                assert Packet.read(tap.recv(2000)).offset
+    finally:
+        wire.batch("a", "link set dpwup mtu 1500")
+    assert wire.dropped("a") == 0
 
 
 # Resets

@@ -114,7 +114,12 @@ def test_a_restarted_agent_removes_no_node_before_it_has_asked_for_its_next_hop(
     tables.nodes.next_hops.upsert({IPv4Address("10.99.0.21"): IPv4Address("10.99.0.21")})
     settle(loop)
     assert tables.nodes.hop.synced
-    assert list(tables.nodes.hop.rows) == [IPv4Address("10.99.0.21")]
+    assert list(tables.nodes.hop.rows) == [], "nobody knows on which port it takes the overlay"
+    tables.store.remote.ports.upsert({"west": 8473})
+    settle(loop)
+    hop = IPv4Address("10.99.0.21")
+    assert tables.nodes.hop.rows == {hop: NodeHop(hop, 2, port=8473)}
+    assert list(tables.nodes.ports.rows) == [8473]
 
 
 def test_a_node_without_a_route_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -59,7 +59,11 @@ HISTORY = {
     "service slots": "slots",
 }
 #: Synced once the kernel was asked about every node that there was at some time (D13).
-SYNCED_BEFORE = ("node hop",)
+SYNCED_BEFORE = ("node hop", "overlay port")
+
+
+#: What each cluster publishes of its overlay; one is Cilium's, and nobody has read that of another.
+PORTS = {"west": 8473, "north": 8472}
 
 
 class NoKernel:
@@ -75,6 +79,7 @@ class Reader:
         self.features = Features(load_agent(path), facts, self.objects, NoKernel())
         self.loop = loop
         self.features.store.remote.expect(())
+        self.features.store.remote.ports.upsert(PORTS)
         self.features.derive(loop)
 
     def own(self, batch: Batch) -> None:

@@ -127,5 +127,5 @@ def test_a_peer_that_selects_no_node_is_a_finding() -> None:
 def test_pod_cidrs_that_the_cluster_has_handed_out_come_before_claims() -> None:
     cidr = ip_network("10.244.3.0/24")
     claims = [claim("podcidr", "10.1.0.0_16_24", 3, "east-1")]
-    found, findings = own_prefixes(replace(EAST1, pod_cidrs=(cidr,)), claims, [], NODES)
+    found, findings = own_prefixes(replace(EAST1, given=(cidr,)), claims, [], NODES)
     assert (found["podCIDRs"], findings) == ([cidr], [])

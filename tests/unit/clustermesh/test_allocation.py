@@ -241,7 +241,7 @@ def test_own_facts_are_pools_egress_and_service_addresses_and_nodes() -> None:
 
 def test_a_node_with_pod_cidrs_of_the_cluster_claims_none() -> None:
     """Its locator is claimed as before; what it has nobody else may claim."""
-    tables = objects(nodes=[replace(NODE, pod_cidrs=(ip_network("10.244.3.0/24"),)), NODE_2])
+    tables = objects(nodes=[replace(NODE, given=(ip_network("10.244.3.0/24"),)), NODE_2])
     cluster = Cluster(tables)
     assert cluster.wants("podcidr") == {Want("podcidr", pool, "east-2") for pool in (V4, V6)}
     assert cluster.wants("locator") == {

@@ -120,6 +120,7 @@ def test_everything_is_published_when_everything_is_known() -> None:
     assert it.published(wire.ADDRESSES) == {wire.address_key("east", ip_address("10.1.0.5"))}
     assert it.published(wire.SERVICES) == {wire.service_key("east", "shop", "web")}
     assert set(it.tables.publish.config_key.rows) == {wire.config_key("east")}
+    assert it.tables.publish.overlay.rows == {wire.overlay_key("east"): b'{"port":8472}'}
     assert len(it.tables.publish.canaries.rows) + 1 == len(publish.PREFIXES)
     assert it.findings() == []
 

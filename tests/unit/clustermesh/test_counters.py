@@ -14,6 +14,7 @@ from clustermesh.remote import wire
 from clustermesh.remote.counters import LOOKS, Counters
 from clustermesh.store.counter import Standing
 from clustermesh.store.follow import Batch, Entry, entry_of
+from mesh.core.table import Table
 
 LIMIT_S = 100
 NODE = wire.node_key("west", "west-1")
@@ -114,8 +115,15 @@ class Mesh:
         self.store = Store()
         self.rows: dict[str, bytes] = {}
         self.told: set[str] = set()
+        self.ports: Table[str, int] = Table("port")
         self.counters = Counters(
-            cast("Client", self.store), "east", self.take, lambda: self.told, 1, self.clock
+            cast("Client", self.store),
+            "east",
+            self.take,
+            lambda: self.told,
+            1,
+            self.clock,
+            self.ports,
         )
         config = wire.cluster_config(2, limit_s)
         self.put(CONFIG, config)
@@ -304,3 +312,57 @@ def test_who_may_not_read_counters_says_so() -> None:
 
     asyncio.run(run())
     assert [one.code for one in counters.findings()] == ["M189"]
+
+
+OVERLAY = wire.overlay_key("west")
+
+
+def test_the_look_reads_the_port_of_each_clusters_overlay() -> None:
+    """A cluster that publishes none has that of everybody; one that has gone has none."""
+    mesh = Mesh()
+    mesh.look()
+    assert mesh.ports.rows == {"west": 8472}
+    mesh.store.put(OVERLAY, b'{"port":8473}')
+    mesh.look()
+    assert mesh.ports.rows == {"west": 8473}
+    for bad in (b'{"port":0}', b'{"port":65536}', b"no json", b"{}"):
+        mesh.store.put(OVERLAY, bad)
+        mesh.look()
+        assert mesh.ports.rows == {"west": 8472}
+    mesh.delete(CONFIG)
+    assert mesh.ports.rows == {}
+
+
+def test_a_new_cluster_is_looked_at_at_once() -> None:
+    """The usual pause is an hour here."""
+    mesh = Mesh()
+    mesh.store.put(OVERLAY, b'{"port":8473}')
+    mesh.counters.wait_s = 3600
+
+    async def run() -> None:
+        task = asyncio.create_task(mesh.counters.run())
+        async with asyncio.timeout(5):
+            while not mesh.ports.rows:
+                await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(run())
+    assert mesh.ports.rows == {"west": 8473}
+
+
+def test_who_may_not_read_ports_takes_that_of_everybody_but_keeps_what_is_known() -> None:
+    mesh = Mesh()
+    mesh.store.put(OVERLAY, b'{"port":8473}')
+    mesh.look()
+    mesh.put(wire.config_key("north"), wire.cluster_config(3, LIMIT_S))
+    mesh.store.error = Denied("Txn: permission denied")
+
+    async def run() -> None:
+        task = asyncio.create_task(mesh.counters.run())
+        async with asyncio.timeout(5):
+            while "north" not in mesh.ports.rows:
+                await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(run())
+    assert mesh.ports.rows == {"west": 8473, "north": 8472}

@@ -64,7 +64,8 @@ def test_a_node_follows_what_its_features_have_asked_for() -> None:
     own.claims_of("identity", pool="labels")
     east = "meshgate/v1/east/"
     assert own.needed == [
-        f"{east}config", f"{east}synced", f"{east}forgotten/", f"{east}apiserver/",
+        f"{east}config", f"{east}overlay", f"{east}synced", f"{east}forgotten/",
+        f"{east}apiserver/",
         f"{east}pod/", f"{east}confirmed/", f"{east}block/", f"{east}identity/labels/number/",
     ]  # fmt: skip
 
@@ -76,6 +77,16 @@ def test_api_servers_that_an_operator_has_accepted_are_known() -> None:
     assert (set(own.api_servers.rows), own.findings) == ({"uid-2"}, {})
     own.take(Batch(6, (), [key]))
     assert not own.api_servers.rows
+
+
+def test_the_port_of_the_own_overlay_is_what_its_leader_has_put() -> None:
+    own, key = Own("east"), "meshgate/v1/east/overlay"
+    own.take(Batch(5, [Entry(key, b'{"port":8473}', 5, 5, 0)]))
+    assert own.ports.rows == {"east": 8473}
+    own.take(Batch(6, [Entry(key, b'{"port":70000}', 6, 5, 0)]))
+    assert (own.ports.rows, set(own.findings)) == ({"east": 8473}, {key})
+    own.take(Batch(7, (), [key]))
+    assert (own.ports.rows, own.findings) == ({}, {})
 
 
 def test_forgotten_clusters_and_requests_are_kept_apart() -> None:

@@ -136,6 +136,50 @@ def test_one_file_serves_all_nodes(
     assert "node" in str(error_of("agent", changed(valid["agent"], "node", ...), tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("changes", "port"),
+    [
+        ({}, 8472),
+        ({"mode": "beside"}, 8473),
+        ({"mode": "beside", "overlayPort": 9000}, 9000),
+        ({"overlayPort": 9000}, 9000),
+    ],
+)
+def test_the_overlay_has_another_port_beside_another_cni(
+    valid: dict[str, Any], tmp_path: Path, changes: dict[str, object], port: int
+) -> None:
+    """A second VXLAN device on another one's port is never made."""
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump(valid["agent"] | changes))
+    assert load_agent(path).port == port
+    path.write_text(yaml.safe_dump(valid["controller"] | changes))
+    assert load_controller(path).port == port
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_beside_another_cni_pods_are_not_masqueraded(
+    valid: dict[str, Any], tmp_path: Path, mode: str
+) -> None:
+    path, config = tmp_path / "agent.yaml", valid["agent"] | {"masquerade": {"mode": mode}}
+    path.write_text(yaml.safe_dump(config))
+    assert load_agent(path).masquerading == load_agent(path).masquerade
+    path.write_text(yaml.safe_dump(config | {"mode": "beside"}))
+    assert load_agent(path).masquerading is None
+    path.write_text(yaml.safe_dump(config | {"mode": "beside", "masquerade": {"mode": "on"}}))
+    with pytest.raises(ConfigError, match=r"masquerade\.mode: on needs mode: whole"):
+        load_agent(path)
+
+
+def test_beside_another_cni_pods_need_no_path(valid: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    without = {key: value for key, value in valid["agent"].items() if key != "podNetns"}
+    path.write_text(yaml.safe_dump(without | {"mode": "beside"}))
+    assert load_agent(path).pod_netns == ""
+    path.write_text(yaml.safe_dump(without))
+    with pytest.raises(ConfigError, match="podNetns"):
+        load_agent(path)
+
+
 def test_a_node_may_have_maps_of_another_size(valid: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(yaml.safe_dump(valid["agent"]))

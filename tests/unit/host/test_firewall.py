@@ -124,3 +124,7 @@ def test_forwarding_that_is_dropped_is_told_for_both_families() -> None:
     assert 'iifname "mgp*" accept' in four
     assert ("IPv4" in four, "IPv6" in six) == (True, True)
     assert stopped("forward", "drop", KNOWN, docker, [meta("iifname", "mgp*"), ACCEPT]) == []
+
+
+def test_beside_another_cni_what_pods_forward_is_not_asked_for() -> None:
+    assert [one.hook for one in probes("eth0", "", 8473)] == ["input"]

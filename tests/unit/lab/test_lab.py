@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,17 @@ from bgp.peer import PEERS
 from clustermesh.issued import files_of
 from gateway.policy import POLICIES
 from mesh import config
-from mesh.lab import fabric, fake_kubelet, network, places, probe, processes, settings, topology
+from mesh.lab import (
+    bridge,
+    fabric,
+    fake_kubelet,
+    network,
+    places,
+    probe,
+    processes,
+    settings,
+    topology,
+)
 from mesh.lab.places import Lab
 from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NODES, PODS
@@ -176,3 +187,29 @@ def test_exec_loads_nothing_that_it_does_not_need() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "nowhere: no such host or pod" in said.stderr
     assert not {"numpy", "grpc", "cryptography", "msgspec", "yaml"} & {*said.stdout.split()}
+
+
+def test_a_cluster_beside_has_pods_by_the_plugin(lab: Lab) -> None:
+    """Every reader takes what is written, and each node has networks of its own."""
+    shape = topology.load(places.TOPOLOGY.with_name("topology-beside.yaml"))
+    east, west = shape.clusters
+    assert (east.mode, west.mode) == ("beside", "whole")
+    networks = [net for node in east.nodes for net in bridge.subnets(east, node)]
+    assert len(set(networks)) == 4
+    settings.write_manifests(lab, shape)
+    folder = Manifests(lab.manifests("east"), "east", interval_s=0.01, kinds=KINDS)
+    objects = asyncio.run(_read(folder))
+    assert not objects.findings.rows
+    given = {net for node in objects[NODES].rows.values() for net in node.given}
+    assert given == set(networks)
+
+
+def test_a_pods_addresses_are_written_into_its_status(lab: Lab) -> None:
+    settings.write_manifests(lab, SHAPE)
+    addresses = ip_address("10.244.16.2"), ip_address("fd44::2")
+    bridge.report(lab.manifests("east") / "pod-web-1.yaml", addresses)
+    folder = Manifests(lab.manifests("east"), "east", interval_s=0.01, kinds=KINDS)
+    objects = asyncio.run(_read(folder))
+    reported = {key.name: pod.reported for key, pod in objects[PODS].rows.items()}
+    assert reported["web-1"] == addresses
+    assert reported["web-2"] == ()

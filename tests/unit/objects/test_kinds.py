@@ -63,8 +63,8 @@ def test_a_node_has_its_internal_addresses_and_its_hostname_label() -> None:
         "east",
         "east-1",
         (ip_address("10.99.0.11"), ip_address("fd99::11")),
-        (ip_network("10.1.0.0/24"),),
         labels=(("kubernetes.io/hostname", "east-1"), ("role", "gateway")),
+        given=(ip_network("10.1.0.0/24"),),
     )
 
 
@@ -79,7 +79,7 @@ def test_a_node_has_its_internal_addresses_and_its_hostname_label() -> None:
 )
 def test_the_cluster_may_hand_out_pod_cidrs(spec: str, cidrs: str) -> None:
     row = parse(NODE.replace("{podCIDRs: [10.1.0.0/24], unknown: 1}", spec)).row
-    assert " ".join(map(str, row.pod_cidrs)) == cidrs
+    assert " ".join(map(str, row.given)) == cidrs
 
 
 def test_a_pod_cidr_that_is_none_is_named() -> None:

@@ -14,6 +14,7 @@ from mesh.objects.kinds import KINDS
 from mesh.objects.kubernetes import NAMESPACES, PODS
 from mesh.objects.tables import Objects
 from mesh.pods.agent import PodsAgent, Wiring
+from mesh.pods.beside import Inside
 from mesh.pods.links import Device, alias_of, device_name, other_names_of, parse_alias
 from mesh.pods.local import LocalPods
 from tests.fixtures.rooms import FakeEntries
@@ -31,7 +32,7 @@ def attachment(number: int, interface: str = "eth0") -> Attachment:
 class Pods:
     """The pods of a node whose agent has a runtime, and finds no pod by itself."""
 
-    def __init__(self, pattern: str = "") -> None:
+    def __init__(self, pattern: str = "", *, beside: bool = False) -> None:
         self.loop = Loop()
         self.objects = Objects(KINDS.nouns)
         self.attached: Table[Sandbox, Attachment] = Table("attachment")
@@ -39,12 +40,12 @@ class Pods:
         node: Table[NodeKey, Node] = Table("node")
         self.local = LocalPods("east-1", self.objects, self.attached)
         self.pods = PodsAgent(
-            NODE, Wiring(pattern, 1450), self.objects, self.local.table, node, self.number, (),
-            FakeEntries(), self.attached,
+            NODE, Wiring(pattern, 1450, beside=beside), self.objects, self.local.table, node,
+            self.number, (), FakeEntries(), self.attached,
         )  # fmt: skip
         self.local.derive(self.loop)
         self.pods.derive(self.loop)
-        node.replace({NODE: Node("east", "east-1", (), (V4, V6))})
+        node.replace({NODE: Node("east", "east-1", (), () if beside else (V4, V6))})
         tables = (self.objects[NAMESPACES], self.objects[PODS], self.attached, self.number)
         for table in (*tables, self.pods.devices, self.pods.namespaces):
             table.mark_synced()
@@ -162,3 +163,25 @@ def test_an_alias_gives_back_the_sandbox(name: str) -> None:
     assert found == (key, addresses)
     assert device_name(key) != device_name(replace(key, tag="0011aabc"))
     assert device_name(key) != device_name(key.pod)
+
+
+def test_beside_another_cni_an_add_waits_for_the_rows_of_the_pod() -> None:
+    """The pod is found by the addresses of ``prevResult``; its status has none before it runs."""
+    it, given = Pods(beside=True), (ip_address("10.244.1.5"),)
+    it.pods.inside.mark_synced()
+    assert it.pods.connections.unready == "", "a node needs no pod CIDR"
+    it.attached.upsert({OLD: replace(attachment(1), addresses=given)})
+    it.loop.derive_all()
+    assert it.pods.local_pod.rows[WEB].addresses == given
+    assert dict(it.pods.found.rows) == {}
+    it.pods.inside.upsert({"/run/netns/1": Inside(1, 2, 9, "m", given)})
+    it.loop.derive_all()
+    assert it.pods.found.rows[WEB].ifindex == 9
+    it.pods.devices.upsert({WEB: Device(9, "m", "h", given)})
+    it.number.upsert(dict.fromkeys(it.pods._labels.rows.values(), 65537))  # noqa: SLF001
+    it.loop.derive_all()
+    assert {ip: row.ifindex for ip, row in it.pods.pod.rows.items()} == {given[0]: 9}
+    connection = it.pods.connections.connection(OLD)
+    assert connection is not None
+    assert (connection.device, connection.addresses) == ("", given)
+    assert dict(it.pods.link.rows) == {}, "its device is the other CNI's"

@@ -34,7 +34,13 @@ def document(text: str) -> Parsed:
 class East:
     """A cluster with one service ``web``; its controller derives."""
 
-    def __init__(self, spec: str = "selector: {app: web}", annotations: str = "a: b") -> None:
+    def __init__(
+        self,
+        spec: str = "selector: {app: web}",
+        annotations: str = "a: b",
+        *,
+        beside: bool = False,
+    ) -> None:
         self.objects = Objects(KINDS.nouns)
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.hosts: Table[IP, None] = Table("address of node")
@@ -44,6 +50,7 @@ class East:
             self.entries,
             [ip_network("10.1.0.0/16"), ip_network("fd01::/48")],
             self.hosts,
+            beside=beside,
         )
         self.loop = Loop()
         self.controller.derive(self.loop)
@@ -270,6 +277,21 @@ def test_other_clusters_get_the_backends_that_they_accept() -> None:
     east.slice("a", endpoint("10.1.0.3"))
     assert east.backends == ["10.1.0.3"]
     assert not list(east.controller.findings())
+
+
+def test_beside_another_cni_a_backend_is_where_a_pod_says_it_is() -> None:
+    """No network of pods is known; an address that no pod has is left out as ever."""
+    east = East("type: ClusterIP", GLOBAL, beside=True)
+    east.slice("a", endpoint("10.244.1.3"), endpoint("10.244.1.9"))
+    assert east.backends == ["10.244.1.3", "10.244.1.9"]
+    [row] = east.controller.published.rows.values()
+    assert row.backends == ()
+    east.pod(3, addresses=ips("10.244.1.3"))
+    east.loop.derive_all()
+    [row] = east.controller.published.rows.values()
+    assert [str(one.address) for one in row.backends] == ["10.244.1.3"]
+    [finding] = east.controller.findings()
+    assert finding.text.startswith("1 backend (10.244.1.9) neither")
 
 
 def test_a_service_of_this_cluster_alone_is_not_published() -> None:

@@ -76,6 +76,14 @@ def test_auto_follows_what_is_found_and_keeps_it_without_an_answer() -> None:
     assert proxy.table.synced
 
 
+@pytest.mark.parametrize("value", [True, False, "auto"])
+def test_beside_another_cni_the_clusters_own_services_have_an_owner(value: Any) -> None:
+    proxy = Proxy(convert({"kubeProxy": value}, ServicesSettings), answers(""), beside=True)
+    assert (proxy.owns, proxy.table.synced) == (True, True)
+    asyncio.run(proxy.look())
+    assert (proxy.owns, proxy.place) == (True, None)
+
+
 def room_with(proxy: Any, **changes: Any) -> Room:
     """Service 1 is global, service 2 is not; each has a backend."""
     room = Room(proxy=proxy)
