@@ -264,7 +264,7 @@ def add(node: Node, name: str, **fields: Any) -> tuple[Path, str, Said]:
 
 
 @contextmanager
-def running(place: Path) -> Iterator[Node]:
+def running(place: Path, mode: str = "whole") -> Iterator[Node]:
     """A node that is ready; what it made goes at the end."""
     build_programs()
     build_plugin()
@@ -276,7 +276,7 @@ def running(place: Path) -> Iterator[Node]:
     node = Node(name, place, Etcd(place / "etcd"))
     try:
         _uplink(node)
-        _files(node, cgroup)
+        _files(node, cgroup, mode)
         with netns.enter(node.space):
             node.etcd.start()
         for role in ("controller", "agent"):
@@ -305,15 +305,15 @@ def _uplink(node: Node) -> None:
         subprocess.run(["ip", "-n", node.name, *words], check=True)
 
 
-def _files(node: Node, cgroup: Path) -> None:
+def _files(node: Node, cgroup: Path, mode: str) -> None:
     for folder in ("manifests", "net.d"):
         (node.place / folder).mkdir()
     install(node.bin_dir, BUILT)
     both: dict[str, Any] = {
-        "cluster": {"name": "east", "id": 1},
+        "cluster": {"name": "east", "id": 1}, "mode": mode,
         "manifests": str(node.place / "manifests"),
         "etcd": {"endpoints": [f"http://{node.etcd.address}"]},
-    }
+    }  # fmt: skip
     configs = {
         "agent": {
             "node": "east-1", "uplink": "uplink", "bpffs": str(BPFFS / node.name),

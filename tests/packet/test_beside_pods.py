@@ -26,8 +26,8 @@ from pathlib import Path
 import pytest
 
 from bpf import links, netns
+from mesh.core.model import LinkKey, PodKey
 from mesh.core.model import Pod as PodObject
-from mesh.core.model import PodKey
 from mesh.core.table import Table
 from mesh.kernel import Kernel
 from mesh.pods.beside import FoundPods, Inside, Insides, found_pods, ordered
@@ -160,7 +160,7 @@ class Installed:
 
     host: Host
     node: Beside
-    devices: Table[PodKey, Device]
+    devices: Table[LinkKey, Device]
     target: FoundPods
 
     def rows(self, covered: str = "client") -> None:
@@ -199,7 +199,7 @@ async def _find(host: Host) -> Table[str, Inside]:
 def installed(host: Host, directory: Path) -> Iterator[Installed]:
     """Our programs on the uplink and on the pods, until the end."""
     node = Beside(PLANS["a"], host.space, directory, beside=1, overlay_port=PORT)
-    devices: Table[PodKey, Device] = Table("device")
+    devices: Table[LinkKey, Device] = Table("device")
 
     async def attach() -> FoundPods:
         inside = (await _find(host)).rows

@@ -14,6 +14,7 @@ import pytest
 
 from mesh.core.model import (
     Attachment,
+    LinkKey,
     Node,
     NodeKey,
     Pod,
@@ -255,7 +256,7 @@ def host_end(other: int = 2, ifindex: int = 9) -> Link:
 
 
 def test_programs_stand_on_both_ends_and_the_device_is_known() -> None:
-    attached, devices = Attached(), Table[PodKey, Device]("device")
+    attached, devices = Attached(), Table[LinkKey, Device]("device")
     target = FoundPods(Host(veth9=host_end()), attached, devices)
     assert asyncio.run(target.upsert({WEB: FOUND})) == {}
     assert attached.there == {device_name(WEB): ("veth9", Path("/run/netns/a"), "eth0")}
@@ -268,7 +269,7 @@ def test_programs_stand_on_both_ends_and_the_device_is_known() -> None:
 @pytest.mark.parametrize("links", [{}, {"veth9": host_end(other=3)}], ids=["gone", "of another"])
 def test_a_device_that_is_not_its_other_end_is_left_alone(links: Mapping[str, Link]) -> None:
     """An ifindex says nothing outside of its network namespace."""
-    attached, devices = Attached(), Table[PodKey, Device]("device")
+    attached, devices = Attached(), Table[LinkKey, Device]("device")
     target = FoundPods(Host(**links), attached, devices)
     errors = asyncio.run(target.upsert({WEB: FOUND}))
     assert "no other end" in str(errors[WEB])
@@ -277,7 +278,7 @@ def test_a_device_that_is_not_its_other_end_is_left_alone(links: Mapping[str, Li
 
 def test_a_pod_that_is_made_anew_under_its_name_leaves_no_link_behind() -> None:
     """Its eth0 has the index that the former one had, in another namespace."""
-    attached, devices = Attached(), Table[PodKey, Device]("device")
+    attached, devices = Attached(), Table[LinkKey, Device]("device")
     target = FoundPods(Host(veth9=host_end()), attached, devices)
     asyncio.run(target.upsert({WEB: FOUND}))
     asyncio.run(target.upsert({WEB: FoundPod("/run/netns/b", 6, 9, 2, MAC, BOTH)}))
