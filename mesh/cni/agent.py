@@ -292,7 +292,7 @@ class CNIAgent(AgentFeature):
         connection = self._connected.connection(key)
         if lack or connection is None:
             raise RefusedError(Code.AGAIN, f"pod {_text(key.pod)} lacks this: {lack}")
-        if changed := _changed(asked, connection):
+        if changed := _changed(asked, connection, beside=self._beside):
             text = f"pod {_text(key.pod)} is not as ADD has made it: it lacks {', '.join(changed)}"
             raise RefusedError(Code.CHANGED, text)
         return Reply()
@@ -330,9 +330,14 @@ def _namespace(path: str) -> int:
     return found
 
 
-def _changed(asked: RuntimeCall, connection: Connection) -> list[str]:
-    """What the pod lacks of what the result of ADD says, and of what its kernel was given."""
+def _changed(asked: RuntimeCall, connection: Connection, *, beside: bool) -> list[str]:
+    """What the pod lacks of what the result of ADD says, and of what its kernel was given.
+
+    Beside another CNI lengths of addresses and routes are that one's affair.
+    """
     given = results.addresses_in(asked.previous or {}, asked.interface, asked.netns)
     have = [f"{one}/{one.max_prefixlen}" for one in connection.addresses]
+    if beside:
+        given, have = [[one.partition("/")[0] for one in listed] for listed in (given, have)]
     others = [f"address {one} of prevResult" for one in given if one not in have]
-    return others + inside.lacks(asked.netns, connection.addresses)
+    return others + inside.lacks(asked.netns, connection.addresses, routes=not beside)

@@ -25,20 +25,20 @@ def has(path: str, interface: str) -> bool:
     return True
 
 
-def lacks(path: str, addresses: Collection[IP]) -> list[str]:
-    """Which of the addresses a namespace lacks, and of which families a default route.
+def lacks(path: str, addresses: Collection[IP], *, routes: bool) -> list[str]:
+    """Which of the addresses a namespace lacks, and with ``routes`` which families' default route.
 
     Raises OSError when the namespace cannot be entered.
     """
     with netns.enter(Path(path)):
-        return list(_lacks(addresses))
+        return list(_lacks(addresses, routes=routes))
 
 
-def _lacks(addresses: Collection[IP]) -> Iterator[str]:
+def _lacks(addresses: Collection[IP], *, routes: bool) -> Iterator[str]:
     for address in addresses:
         if not _usable(address, source=True):
             yield f"address {address}"
-    for version in sorted({address.version for address in addresses}):
+    for version in sorted({address.version for address in addresses if routes}):
         if not _usable(_WORLD[version], source=False):
             yield f"default route of IPv{version}"
 

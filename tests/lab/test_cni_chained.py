@@ -32,7 +32,7 @@ def ip(space: Path, *words: str) -> None:
 def connected(node: Node, number: int) -> tuple[Path, str, dict[str, Any]]:
     """A sandbox as the other CNI leaves it; its host end, and the result."""
     space, device = node.sandbox(), f"cali{number}"
-    addresses = [f"10.244.1.{number}/32", f"fd44::{number}/128"]
+    addresses = [f"10.244.1.{number}/24", f"fd44::{number}/64"]
     end = ("peer", "name", "eth0", "netns", space.name)
     ip(node.space, "link", "add", device, "type", "veth", *end)
     for one in addresses:
@@ -69,7 +69,12 @@ def test_an_add_returns_when_the_pods_rows_are_there(node: Node, number: int, ap
         assert bool(rows[address]["egress_class"]) == (app == "client"), "its policy covers it"
     assert f"pod-{number}" in node.entries()
     assert node.devices() == {}, "no device is ours"
-    assert call(node, "CHECK", space, f"pod-{number}", result).status == 0
+    assert call(node, "CHECK", space, f"pod-{number}", result).status == 0, (
+        "no default route needed"
+    )
+    ip(space, "addr", "del", f"10.244.1.{number}/24", "dev", "eth0")
+    said = call(node, "CHECK", space, f"pod-{number}", result)
+    assert (said.code, f"address 10.244.1.{number}" in said.text) == (101, True)
     assert call(node, "DEL", space, f"pod-{number}", result).status == 0
     wait(lambda: f"10.244.1.{number}" not in node.rows(), 10, "the rows have gone")
     assert node.ip(node.space, "link", "show", "dev", device), "the other CNI takes it away"
@@ -99,7 +104,7 @@ def test_an_add_names_what_is_missing_when_no_device_of_the_host_leads_to_the_po
 ) -> None:
     space = node.sandbox()
     node.pod("inner", "client")
-    ip(space, "link", "add", "eth0", "type", "dummy")
+    ip(space, "link", "add", "eth0", "type", "veth", "peer", "name", "other")
     ip(space, "addr", "add", "10.244.1.10/32", "dev", "eth0")
     result = {
         "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": str(space)}],
