@@ -314,9 +314,9 @@ def refusals(
 
 def test_a_field_without_a_successor_is_named(live: Live, builds: Builds, tmp_path: Path) -> None:
     traffic = begin(live, builds["former"])
-    objects = edited(
-        tmp_path, [("addresses.h", "	__u32 cluster;\n};\n\nstruct pod {", "};\n\nstruct pod {")]
-    )
+    field = "	__u32 cluster;\n};\n\nstruct pod {", "};\n\nstruct pod {"
+    use = ", .cluster = cidr->cluster", ""
+    objects = edited(tmp_path, [("addresses.h", *field), ("addresses.h", *use)])
     assert refusals(live, objects, DECLARED) == [
         "map mg_addr_cidr: field value.cluster has no successor and no converter"
     ]
