@@ -40,14 +40,16 @@ class Relay:
     def __init__(self, path: Path) -> None:
         self.clients: dict[int, Client] = {}
         self.behind = b""  # commands that ExaBGP has not taken yet
-        path.unlink(missing_ok=True)
+        fresh = path.with_suffix(".new")  # the name is given to a socket that listens
+        fresh.unlink(missing_ok=True)
         self.listener = socket.socket(socket.AF_UNIX)
         # Whoever can write here can announce routes: the owner, and the group that may enter the
         # folder, which is the speaker's.
         old = os.umask(0o117 if path.parent.stat().st_mode & stat.S_IXGRP else 0o177)
-        self.listener.bind(str(path))
+        self.listener.bind(str(fresh))
         os.umask(old)
         self.listener.listen(8)
+        fresh.replace(path)
         os.set_blocking(1, False)
 
     def run(self) -> None:

@@ -129,7 +129,7 @@ def test_a_store_counts_as_known_once_each_of_its_clusters_is_complete(tmp_path:
             await east(writer, "two")
             await until(lambda: store.own.store == "two", "another store")
             await until(lambda: store.held, "west is held")
-            assert store.remote.held_clusters() == {"west"}
+            await until(lambda: store.remote.held_clusters() == {"west"}, "west is shown as held")
             await store.remember()
             assert store.known.store == "one"
             await west(writer)

@@ -135,10 +135,15 @@ def test_a_killed_agent_comes_back_to_what_is_there(lab: Lab) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_drops(lab: Lab) -> Iterator[None]:
-    """Nothing of anybody is dropped on the nodes beside."""
+    """Nothing of anybody is dropped on the nodes beside.
+
+    But other nodes go on asking a node by echoes of the overlay while it is installed (D112). It
+    does not know them before it has read the store.
+    """
 
     def drops() -> dict[str, int]:
         rows = [row for row in lab.table("drop") if row["node"].startswith("east")]
+        rows = [row for row in rows if row["reason"] != "Unknown sender"]
         return {f"{row['node']} {row['reason']}": row["packets"] for row in rows}
 
     before = drops()
