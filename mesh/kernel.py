@@ -578,9 +578,11 @@ def _vxlan_port(message: Any) -> int:
 
 
 def _other_end(message: Any) -> int:
-    """The other end of a veth; 0 of all other devices."""
+    """The other end of a veth, in another namespace; 0 of all other devices."""
     about = message.get("linkinfo")
-    return int(message.get("link") or 0) if about and about.get("kind") == "veth" else 0
+    if not about or about.get("kind") != "veth" or message.get("link_netnsid") is None:
+        return 0
+    return int(message.get("link") or 0)
 
 
 def _link(message: Any) -> Link:

@@ -11,6 +11,7 @@ import errno
 import socket
 import struct
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -33,7 +34,7 @@ _NESTED = 0x8000  # NLA_F_NESTED
 # IFLA_…, and what stands inside of IFLA_LINKINFO and IFLA_PROP_LIST.
 _MAC, _NAME, _MTU, _LINKINFO, _ALIAS, _NETNS, _MASK, _NAMES = 1, 3, 4, 18, 20, 28, 29, 52
 _KIND, _DATA, _PEER, _OTHER_NAME = 1, 2, 1, 53
-_OTHER_END, _VXLAN_PORT = 5, 15
+_OTHER_END, _OTHER_SPACE, _VXLAN_PORT = 5, 37, 15
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS: half of an answer
 _TYPE = 0x3FFF
 _IFF_UP = 1
@@ -59,7 +60,7 @@ class Link:
     port: int = 0
     """UDP port of a VXLAN device."""
     other: int = 0
-    """ifindex of the other end of a veth, in the namespace where that is."""
+    """ifindex of the other end of a veth, in another namespace; 0: it has none there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,14 @@ def link(datagram: bytes) -> Link:
             _string(one) for sort, one in _inner(found.get(_NAMES, b"")) if sort == _OTHER_NAME
         ),
         port=int.from_bytes(data.get(_VXLAN_PORT, b"") if kind == "vxlan" else b"", "big"),
-        other=int.from_bytes(found.get(_OTHER_END, b"") if kind == "veth" else b"", sys.byteorder),
+        other=_other_end(found) if kind == "veth" else 0,
     )
+
+
+def _other_end(found: Mapping[int, bytes]) -> int:
+    """The kernel names the namespace of the other end (IFLA_LINK_NETNSID) if it is not the same."""
+    end = found.get(_OTHER_END, b"") if _OTHER_SPACE in found else b""
+    return int.from_bytes(end, sys.byteorder)
 
 
 def _inner(value: bytes) -> list[tuple[int, bytes]]:

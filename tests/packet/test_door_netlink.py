@@ -661,15 +661,28 @@ def test_the_overlays_device_on_another_port_is_made_anew(host: Host) -> None:
         play(host, story)
 
 
-def test_a_pods_addresses_and_the_other_end_of_its_veth_are_read(host: Host) -> None:
-    """Of both families, those of the link left out; another device has no other end."""
+def test_a_pods_addresses_and_the_other_end_of_its_veth_are_read(
+    host: Host, namespaces: Callable[[], Path]
+) -> None:
+    """Of both families, those of the link left out; another device has no other end.
+
+    Nor has a veth whose ends are in one namespace: its numbers may be those of the host's devices.
+    """
+    space = namespaces()
 
     async def story(kernel: Kernel) -> None:
         host.ip("link add pod0 type veth peer name pod1")
+        for name in ("pod0", "pod1"):
+            assert (await kernel.link(name)).other == (await kernel.links())[name].other == 0
+        host.ip(f"link set pod1 netns {space.name}")
         host.ip("link set pod0 up")
         host.ip("addr add 10.244.1.7/24 dev pod0")
         host.ip("addr add fd44::7/64 dev pod0 nodad")
-        one, other = await kernel.link("pod0"), await kernel.link("pod1")
+        one = await kernel.link("pod0")
+        async with Kernel.open_in(str(space)) as inside:
+            other = await inside.link("pod1")
+            assert (await inside.links())["pod1"] == other
+        assert (await kernel.links())["pod0"] == one
         assert (one.other, other.other) == (other.ifindex, one.ifindex)
         assert (await kernel.link("lo")).other == 0
         assert await kernel.addresses(one.ifindex) == (
