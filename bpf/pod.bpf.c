@@ -14,22 +14,6 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* decide: to a host of our cluster by the overlay: as its own packets come; before any has come, as
- * to its pods. Other clusters' hosts take nothing from the overlay, but by contract.
- */
-static __framed bool host_by_overlay(const struct packet *packet, const struct address *to,
-				     const struct connection *connection, enum direction direction)
-{
-	if (to->kind != ADDRESS_NODE || to->node == cfg.node)
-		return false;
-	if (to->cluster != cfg.cluster && !(node_flags(to->node) & NODE_HOSTS))
-		return false;
-	if (direction == DIRECTION_REPLY ||
-	    (direction == DIRECTION_ORIGINAL && connection->flags & CONNECTION_REPLIED))
-		return connection->flags & CONNECTION_OVERLAY;
-	return is_overlay_host(packet, to->node);
-}
-
 /* decide: hosts and the world are reached by the stack, and whoever has had a packet of a
  * connection gets all. What nobody has answered may be for an address of the mesh whose row came
  * later.

@@ -119,15 +119,14 @@ static __framed int masquerade_end(hook_t *ctx, const struct packet *packet,
 /* decide: a pod's connection that has no translation, or none any more. Returns 0 or a drop reason.
  */
 static __always_inline int masquerade_way(hook_t *ctx, struct packet *packet, struct way *way,
-					  const struct connection *connection)
+					  const struct connection *connection,
+					  const struct address *to)
 {
 	const struct masquerade *now = masquerade_find(packet->family);
-	struct address to;
 
-	address_find(destination_key(packet), &to);
-	if (to.kind == ADDRESS_POD && to.node != cfg.node)
-		return stack_to_node(ctx, packet, way, &to);
-	if (now && now->opens && !to.kind && !is_unmasked(&packet->destination)) {
+	if (to->kind == ADDRESS_POD && to->node != cfg.node)
+		return stack_to_node(ctx, packet, way, to);
+	if (now && now->opens && !to->kind && !is_unmasked(&packet->destination)) {
 		way->as.address = now->address;
 		return masquerade_open(ctx, packet, way, connection);
 	}
@@ -158,6 +157,7 @@ static __always_inline int masquerade_out(hook_t *ctx, struct packet *packet, st
 {
 	struct connection *connection;
 	struct pod *pod = pod_find(source_key(packet));
+	struct address to;
 	int reason = parse_transport(ctx, packet);
 
 	if (!pod)
@@ -168,12 +168,18 @@ static __always_inline int masquerade_out(hook_t *ctx, struct packet *packet, st
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))
 		return HANDOVER;
+	address_find(destination_key(packet), &to);
+	/* a proxy has chosen a host: its answers come by the overlay, without the proxy's address
+	 */
+	if (host_by_overlay(packet, &to, connection, direction))
+		return stack_to_node(ctx, packet, way, &to);
 	if (direction == DIRECTION_ORIGINAL && is_masqueraded(connection) &&
 	    masquerade_holds(packet, connection, &way->as)) {
 		way->kind.end = END_SOURCE;
 		return nat_see(connection, packet);
 	}
-	return is_plain(connection, direction) ? 0 : masquerade_way(ctx, packet, way, connection);
+	return is_plain(connection, direction) ? 0
+					       : masquerade_way(ctx, packet, way, connection, &to);
 }
 
 /* decide: what is for no mapping is the host's; a port that rests with its mapping is nobody's.

@@ -6,7 +6,9 @@ moves few bytes. Needs root (chroot).
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import py_compile
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ OUT = ROOT / "build/meshgate-image.tar"
 PLUGIN = "build/meshgate-cni"
 #: What `meshgate --version` reads; made here, since no build of a package runs.
 METADATA = ROOT / "build/METADATA"
+#: Where the byte code of our tree is written, by the path of its source.
+COMPILED = ROOT / "build/compiled"
 PACKAGES = ("bpf", "mesh", "gateway", "srv6", "bgp", "clustermesh")
 
 
@@ -47,6 +51,8 @@ def own_files(version: str) -> Iterator[tuple[Path, str]]:
         for path, name in tree(ROOT / package, f"{PLACE}/{package}"):
             if "__pycache__" not in path.parts and path.suffix != ".pyi":
                 yield path, name
+                if path.suffix == ".py":
+                    yield compiled(path, name)
     yield from tree(ROOT / "deploy/crds", f"{PLACE}/deploy/crds")
     yield from tree(ROOT / "deploy/helm", f"{PLACE}/deploy/helm")
     yield METADATA, f"{PLACE}/meshgate-{version}.dist-info/METADATA"
@@ -54,6 +60,23 @@ def own_files(version: str) -> Iterator[tuple[Path, str]]:
         yield HERE / name, f"usr/bin/{name}"
     if (ROOT / PLUGIN).exists():
         yield ROOT / PLUGIN, f"{PLACE}/{PLUGIN}"
+
+
+def compiled(source: Path, name: str) -> tuple[Path, str]:
+    """Byte code of a file with its place; another version of Python than ours passes it over.
+
+    It is good whatever the age of its source, since all files of a layer are as old as the epoch.
+    """
+    place = importlib.util.cache_from_source(f"/{name}").lstrip("/")
+    target = COMPILED / place
+    py_compile.compile(
+        str(source),
+        str(target),
+        dfile=f"/{name}",
+        doraise=True,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    return target, place
 
 
 if __name__ == "__main__":

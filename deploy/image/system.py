@@ -97,6 +97,7 @@ def _system(place: Path, packages: Sequence[str]) -> Iterator[tuple[Path, str]]:
     (root / "usr/lib/python3/dist-packages").mkdir(parents=True, exist_ok=True)
     (root / "usr/lib/python3/dist-packages/meshgate.pth").write_text(f"/{PLACE}\n")
     _inside(root, "/usr/bin/python3", "-I", "-c", f"import {', '.join(_IMPORTED)}")
+    _compile(root)
     yield from tree(root, "")
 
 
@@ -123,6 +124,10 @@ def _finish(root: Path) -> None:
     if not (root / "usr/bin/python3").exists():
         (python,) = (root / "usr/bin").glob("python3.[0-9]*[0-9]")
         (root / "usr/bin/python3").symlink_to(python.name)
+    # containerd names network namespaces by the old path.
+    (root / "run").mkdir(exist_ok=True)
+    shutil.rmtree(root / "var/run", ignore_errors=True)
+    (root / "var/run").symlink_to("../run")
     (root / "tmp").mkdir(mode=0o1777, exist_ok=True)
     (root / "tmp").chmod(0o1777)
     _inside(root, "/sbin/ldconfig")
@@ -150,6 +155,16 @@ def _install_python(root: Path) -> None:
         (root / path.relative_to("/")).unlink()
     null.unlink()
     (root / LOCK).unlink()
+
+
+def _compile(root: Path) -> None:
+    """Byte code that is good whatever the age of its source, which is the epoch in a layer.
+
+    Nothing is written in a container, so each start of a process would compile everything anew.
+    """
+    words = ["-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    places = [f"/{path.relative_to(root)}" for path in (root / "usr/lib").glob("python3*")]
+    _inside(root, "/usr/bin/python3", "-I", *words, f"/{PLACE}", *places)
 
 
 def _reach() -> Mapping[str, str]:

@@ -74,7 +74,7 @@ def encode_ip(address: IP, owner: Owner, numbers: Mapping[str, int]) -> Entry:
 def decode_ip(key: Any, value: Any, numbers: Mapping[str, int]) -> tuple[IP, Owner]:
     """Inverse of ``encode_ip``."""
     names = {number: name for name, number in numbers.items()}
-    return decode_address(key), Owner(names[int(value)])
+    return decode_address(key["w"]), Owner(names[int(value)])
 
 
 def address_map(maps: Maps) -> Target[IP, Owner]:

@@ -22,6 +22,9 @@ MODULES = ("mesh.agent", "mesh.controller", "mesh.speaker", "mesh.install.pod",
            "clustermesh.issuer", "bgp.exabgp.launcher", "mesh.objects.crds",
            "mesh.k8s.source")  # fmt: skip
 
+#: Python says of each module whether its code comes from the source or from byte code.
+_FROM_SOURCE = """python3 -I -v -c "$1" 2>&1 | grep "^# code object from .*[.]py'$" || true"""
+
 
 def blob(tar: tarfile.TarFile, digest: str) -> bytes:
     member = tar.extractfile(f"blobs/{digest.replace(':', '/')}")
@@ -88,6 +91,16 @@ def test_the_command_runs_with_everything_that_it_imports(root: Path) -> None:
     assert "kind: DaemonSet" in rendered
     for words in (("etcd", "--version"), ("nft", "--version"), ("ss", "-V"), ("mount", "-V")):
         assert inside(root, *words)
+
+
+def test_no_start_compiles_what_it_imports(root: Path) -> None:
+    """Nothing is written in a container, and every file is as old as the epoch."""
+    words = f"import {', '.join(MODULES)}"
+    assert inside(root, "sh", "-c", _FROM_SOURCE, "sh", words) == ""
+
+
+def test_a_network_namespace_has_the_name_that_containerd_gives(root: Path) -> None:
+    assert inside(root, "realpath", "/var/run/netns") == "/run/netns\n"
 
 
 def test_users_are_those_of_the_chart(root: Path) -> None:

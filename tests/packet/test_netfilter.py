@@ -12,6 +12,8 @@ import pytest
 
 from tests.packet.nodes import LEGACY, OK, REDIRECT, Got, Node
 from tests.packet.packets import TCP, UDP, Error, Overlay, Packet
+from tests.packet.test_hosts import FLAG, HOST
+from tests.packet.test_hosts import flags as node_flags
 
 Nodes = dict[str, Node]
 
@@ -107,6 +109,26 @@ def test_a_service_with_a_backend_on_another_node(nodes: Nodes, family: int, rou
     stacked(a.from_uplink(back.wire), answer)
     home = answer.but(source=CLUSTER_IP[family])
     stacked(a.to_pod("web", home), home)
+
+
+def test_a_service_with_a_backend_on_another_nodes_host(nodes: Nodes, family: int) -> None:
+    """The API server is one. The host answers by the overlay, and the proxy must see that."""
+    a, b = nodes["a"], nodes["b"]
+    node_flags(a, B, FLAG[family])
+    asks = asked(family, a, CLUSTER_IP[family])
+    translated = asks.but(destination=HOST["b"][family])
+    stacked(a.from_pod("web", asks), asks)
+    for mine, others in (("S", "SA"), ("A", "PA"), ("FA", "FA")):
+        sent = a.to_uplink(translated.but(l4=TCP(40000, 80, mine)))
+        assert (sent.verdict, sent.dropped) == (REDIRECT, {})
+        assert sent.overlay.vni == a.plan.pods["web"].identity
+        stacked(b.from_uplink(sent.wire), translated.but(l4=TCP(40000, 80, mine)))
+        answer = translated.reply(TCP(80, 40000, others))
+        back = to_vxlan(b, answer)
+        assert back.overlay == Overlay(B, A, 6, answer)
+        stacked(a.from_uplink(back.wire), answer)
+        home = answer.but(source=CLUSTER_IP[family])
+        stacked(a.to_pod("web", home), home)
 
 
 def test_what_the_proxy_does_not_touch_goes_by_redirect(nodes: Nodes, family: int) -> None:

@@ -14,6 +14,7 @@ from bpf.maps import Map, RowTarget
 from bpf.object import Object
 from mesh.core.feature import Maps
 from mesh.core.model import ServiceKey, ServicePort
+from mesh.services.backends import Owner
 from mesh.services.kinds import (
     SERVICES,
     SLICES,
@@ -22,7 +23,14 @@ from mesh.services.kinds import (
     ServiceObject,
     ServicePortObject,
 )
-from mesh.services.maps import ADDRESS_MAP, BACKEND_MAP, SERVICE_MAP, backend_map, service_map
+from mesh.services.maps import (
+    ADDRESS_MAP,
+    BACKEND_MAP,
+    SERVICE_MAP,
+    address_map,
+    backend_map,
+    service_map,
+)
 from tests.unit.services.room import Room
 
 V4, V6 = IPv4Address("10.97.1.10"), IPv6Address("fd97:1::10")
@@ -96,6 +104,17 @@ async def started(maps: PinnedMaps) -> Room:
     room.objects[SLICES].upsert(part("b", IPv6Address("fd01::1")))
     await room.connect(maps)
     return room
+
+
+def test_owners_of_addresses_are_read_as_they_were_written(maps: PinnedMaps) -> None:
+    rows = {V4: Owner.PROXIED, V6: Owner.OURS}
+
+    async def story() -> None:
+        target = address_map(maps)
+        assert not await target.upsert(rows)
+        assert await target.read() == rows
+
+    asyncio.run(story())
 
 
 def test_entries_are_what_the_tables_say_and_survive_a_restart(maps: PinnedMaps) -> None:

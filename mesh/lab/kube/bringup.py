@@ -204,7 +204,7 @@ def _connect(lab: Lab, cluster: Cluster, progress: Progress) -> None:
 
 def _bridge(lab: Lab, cluster: Cluster) -> None:
     """The reference bridge on each node; nodes and router have routes to each node's pods."""
-    cidrs = pod_cidrs(_nodes(lab, cluster))
+    cidrs = pod_cidrs(nodes(lab, cluster))
     routes = {each.name: configs.pod_routes(cidrs[each.name], each) for each in cluster.nodes}
     known = json.loads(node.routes_file(lab).read_text()) if node.routes_file(lab).exists() else {}
     replace_file(node.routes_file(lab), json.dumps(known | routes, indent=1))
@@ -224,7 +224,8 @@ def pod_cidrs(nodes: list[dict[str, Any]]) -> dict[str, list[Network]]:
     }
 
 
-def _nodes(lab: Lab, cluster: Cluster) -> list[dict[str, Any]]:
+def nodes(lab: Lab, cluster: Cluster) -> list[dict[str, Any]]:
+    """The Node objects of a cluster."""
     items: list[dict[str, Any]] = json.loads(kubectl(lab, cluster, "get", "nodes", "-o", "json"))[
         "items"
     ]
@@ -254,13 +255,13 @@ def _api_problem(lab: Lab, cluster: Cluster) -> str:
 
 
 def _unregistered(lab: Lab, cluster: Cluster) -> str:
-    ready = {name for name, cidrs in pod_cidrs(_nodes(lab, cluster)).items() if cidrs}
+    ready = {name for name, cidrs in pod_cidrs(nodes(lab, cluster)).items() if cidrs}
     missing = [each.name for each in cluster.nodes if each.name not in ready]
     return f"{cluster.name}: no pod CIDR has {', '.join(missing)}" if missing else ""
 
 
 def _not_ready(lab: Lab, cluster: Cluster) -> str:
-    missing = [row for row in _nodes(lab, cluster) if not is_ready(row)]
+    missing = [row for row in nodes(lab, cluster) if not is_ready(row)]
     names = ", ".join(row["metadata"]["name"] for row in missing)
     return f"{cluster.name}: not Ready: {names}" if missing else ""
 

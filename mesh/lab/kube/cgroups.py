@@ -13,6 +13,9 @@ from pathlib import Path
 
 from mesh.lab.places import MOUNTS, Lab, LabError
 
+#: The weight of the bed beside the other processes of this machine, where a process has 1024: the
+#: pods of all nodes in one group would have the part of a single process.
+CPU_SHARES = 4096
 #: A container's processes end some time after the node's process 1.
 EMPTY_WITHIN_S = 5.0
 
@@ -43,6 +46,9 @@ def make(lab: Lab, node: str) -> None:
         group.mkdir(parents=True, exist_ok=True)
         for one in (group.parent, group):
             _copy_cpuset(one)
+        shares = group.parent / "cpu.shares"
+        if shares.exists():
+            shares.write_text(f"{CPU_SHARES}")
 
 
 def clear(lab: Lab, node: str) -> None:

@@ -38,6 +38,8 @@ FOLDERS = {
     "pods": "/var/log/pods",
     "containers": "/var/log/containers",
 }
+#: Where a node sees its own group of the cgroup2 tree, which is the whole tree of a real node.
+CGROUP = "/run/cgroup2"
 
 Document = Mapping[str, object]
 

@@ -85,7 +85,7 @@ def mounts(folder: Path, binds: Sequence[tuple[str, str]]) -> list[list[str]]:
         ["umount", "-l", aside],
         ["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"],
         ["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"],
-        *(["mount", "--bind", own, seen] for own, seen in binds),
+        *(["mount", "--mkdir", "--bind", own, seen] for own, seen in binds),
         ["mount", "--make-rshared", "/"],
     ]
 

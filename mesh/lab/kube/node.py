@@ -57,10 +57,11 @@ def prepare(
         shutil.copy2(plugin, found.folder / "opt-cni" / "bin" / name)
     if cluster.cni == "kube-router":
         set_cni(lab, node.name, configs.KUBE_ROUTER_CONFLIST, configs.kube_router_conflist())
+    binds = [(str(found.folder / own), seen) for own, seen in configs.FOLDERS.items()]
     plan = Plan(
         node.name,
         str(found.folder),
-        tuple((str(found.folder / own), seen) for own, seen in configs.FOLDERS.items()),
+        (*binds, (str(lab.host(node.name).cgroup), configs.CGROUP)),
         configs.services(cluster, node, found, archives),
         search_path(lab),
     )

@@ -144,6 +144,16 @@ def test_the_root_of_a_node_is_shared_after_everything_is_mounted() -> None:
     assert targets.index("/run") < targets.index("/var/lib/cni")
 
 
+def test_a_folder_below_run_is_made_where_a_bind_leads() -> None:
+    """/run of a node is empty until then, and its cgroup2 tree is seen there."""
+    (bind,) = (
+        one
+        for one in init.mounts(Path("/bed/n"), [("/cg/n", "/run/cgroup2")])
+        if one[-1] == "/run/cgroup2"
+    )
+    assert bind[:3] == ["mount", "--mkdir", "--bind"]
+
+
 def test_a_service_is_found_by_its_number_in_the_node() -> None:
     """Without a pid namespace between, both numbers are the same."""
     reader, writer = os.pipe()
@@ -219,9 +229,8 @@ def test_a_module_that_is_not_required_is_an_error() -> None:
 def test_the_beds_of_the_suites_are_topologies() -> None:
     beds = Path(__file__).parents[2] / "e2e" / "beds"
     shapes = [topology.load(path) for path in sorted(beds.glob("*.yaml"))]
-    assert {cluster.cni for shape in shapes for cluster in shape.clusters} == {
-        *("none", "bridge", "kube-router"),
-    }
+    found = {cluster.cni for shape in (*shapes, SHAPE) for cluster in shape.clusters}
+    assert found == {"none", "bridge", "kube-router"}
 
 
 def test_kube_router_fills_in_a_conflist_that_is_there(tmp_path: Path) -> None:
