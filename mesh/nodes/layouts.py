@@ -20,7 +20,7 @@ DECLARED: Declared = (
     Added("mg_node", ("value.flags",)),
     Added("mg_node", ("value.route_mtu", "value.asked", "value.mtu")),
     Added("mg_node", ("value.port",)),
-    Added("mg_port"),
+    Scratch("mg_port"),  # of the rows of nodes; the agent says it anew
     Added("mg_addr_cidr", ("key.zone",)),
     Converter("mg_addr_cidr", ("key.prefix",), ("key.bits",), _bits_of_prefix),
     Converter("mg_addr_cidr", ("key.bits",), ("key.prefix",), _prefix_of_bits),

@@ -103,7 +103,9 @@ class FullRooms(Rooms):
             remote,
             Table("locator"),
         )
-        for source in (self.identity.address, self.nodes.hop, self.nodes.pod_cidr):
+        for source in (
+            self.identity.address, self.nodes.hop, self.nodes.pod_cidr, self.nodes.ports
+        ):  # fmt: skip
             source.mark_synced()
         self.put_node("east-1", str(ENDPOINT), "own")
         self.put_node("gateway", GATEWAY, "gateway")
