@@ -5,10 +5,13 @@ The nodes take the image from its archive, as they take all others of the bed.
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from mesh.core.files import replace_file
@@ -22,6 +25,9 @@ IMAGE = ROOT / "build" / "meshgate-image.tar"
 _CHART = ROOT / "deploy" / "helm" / "meshgate"
 _TAINT = "meshgate.io/agent-not-ready"
 READY_WITHIN_S = 300.0
+#: Between two kills; an agent is back after some seconds.
+KILL_EACH_S = 15.0
+_AGENTS = ("-n", "meshgate-system")
 _DNS = ("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s")
 
 
@@ -67,6 +73,42 @@ def values(cluster: Cluster) -> list[str]:
         settings["kubernetes.host"] = credentials.server(cluster)
     pairs = [f"--set={name}={value}" for name, value in settings.items()]
     return [f"--values={_CHART / 'values-whole.yaml'}", *pairs]
+
+
+@contextmanager
+def agents_killed(lab: Lab, cluster: Cluster) -> Iterator[None]:
+    """While the context lasts, the agent's pod of one node after the other is deleted.
+
+    Raises:
+        LabError: after the end, when an agent does not come back, or none was deleted.
+
+    """
+    ended = threading.Event()
+    killed: list[str] = []
+    thread = threading.Thread(target=_kill_agents, args=(lab, cluster, ended, killed))
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    try:
+        bringup.kubectl(lab, cluster, *_AGENTS, "rollout", "status", "daemonset/meshgate-agent")
+    except subprocess.CalledProcessError as error:
+        raise LabError(f"{cluster.name}: {error.stderr.strip()}") from error
+    if not killed:
+        raise LabError(f"{cluster.name}: the specs ended before an agent was deleted")
+    sys.stdout.write(f"    agents deleted meanwhile: {len(killed)}\n")
+
+
+def _kill_agents(lab: Lab, cluster: Cluster, ended: threading.Event, killed: list[str]) -> None:
+    for each in itertools.cycle(cluster.nodes):
+        if ended.wait(KILL_EACH_S):
+            return
+        which = ("-l", "app.kubernetes.io/component=agent", "--wait=false")
+        one = f"--field-selector=spec.nodeName={each.name}"
+        bringup.kubectl(lab, cluster, *_AGENTS, "delete", "pod", *which, one)
+        killed.append(each.name)
 
 
 def _take_image(lab: Lab, name: str) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,13 +40,19 @@ class Suite:
     """Levels of pytest that run without the bed."""
     on_bed: tuple[str, ...] = ()
     """Levels of pytest that run on the bed, before the specs."""
+    specs: str = ""
+    """The list of specs; absent: that of the suite's name."""
+    kills_agents: bool = False
+    """Whether the agents of the chart are killed in turn while the specs run."""
 
 
 SUITES = {
     suite.name: suite
     for suite in (
         Suite("smoke", BEDS / "smoke.yaml", 4, 10, before=("tests/e2e",), on_bed=("tests/bed",)),
+        Suite("killed", BEDS / "smoke.yaml", 4, 10, specs="smoke", kills_agents=True),
         Suite("conformance", places.KUBE_TOPOLOGY, 6, 30),
+        Suite("whole", BEDS / "smoke.yaml", 6, 30, specs="conformance"),
         Suite("dualstack", places.KUBE_TOPOLOGY, 4, 30),
     )
 }
@@ -102,19 +109,22 @@ def _level(level: str) -> str:
 
 def _run_specs(lab: Lab, suite: Suite) -> Result:
     """Run the suite's specs where the API server is, and judge them."""
-    names = report.specs(suite.name)
+    listed = suite.specs or suite.name
+    names = report.specs(listed)
     folder = REPORTS / suite.name
     folder.mkdir(parents=True, exist_ok=True)
     junit = folder / "junit.xml"
     junit.unlink(missing_ok=True)
     (cluster,) = topology.load(lab.topology).clusters
     command = ginkgo(lab, cluster, suite, names, folder)
-    with (folder / "ginkgo.log").open("wb") as log:
+    kills = installed.agents_killed(lab, cluster) if suite.kills_agents else nullcontext()
+    with (folder / "ginkgo.log").open("wb") as log, kills:
         inside = enter.argv(lab.host(cluster.control_plane.name), command)
         subprocess.run(inside, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
     if not junit.exists():
         raise LabError(f"the suite wrote no report: see {folder / 'ginkgo.log'}")
-    return report.judged(suite.name, names, junit.read_text(), report.expected_skips())
+    found = report.judged(listed, names, junit.read_text(), report.expected_skips())
+    return replace(found, suite=suite.name)
 
 
 def ginkgo(
