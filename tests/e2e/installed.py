@@ -26,7 +26,7 @@ _CHART = ROOT / "deploy" / "helm" / "meshgate"
 _TAINT = "meshgate.io/agent-not-ready"
 READY_WITHIN_S = 300.0
 #: Between two kills; an agent is back after some seconds.
-KILL_EACH_S = 15.0
+KILL_EACH_S = 10.0
 _AGENTS = ("-n", "meshgate-system")
 _DNS = ("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s")
 

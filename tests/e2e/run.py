@@ -50,7 +50,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("smoke", BEDS / "smoke.yaml", 4, 10, before=("tests/e2e",), on_bed=("tests/bed",)),
-        Suite("killed", BEDS / "smoke.yaml", 4, 10, specs="smoke", kills_agents=True),
+        Suite("killed", BEDS / "smoke.yaml", 6, 30, specs="conformance", kills_agents=True),
         Suite("conformance", places.KUBE_TOPOLOGY, 6, 30),
         Suite("whole", BEDS / "smoke.yaml", 6, 30, specs="conformance"),
         Suite("dualstack", places.KUBE_TOPOLOGY, 4, 30),
