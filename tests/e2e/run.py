@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mesh.lab import enter, places
 from mesh.lab.kube import bringup, builds, cli, credentials, topology
 from mesh.lab.kube.topology import Cluster
 from mesh.lab.places import Lab, LabError
-from tests.e2e import report
+from tests.e2e import installed, report
 from tests.e2e.report import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,13 +40,19 @@ class Suite:
     """Levels of pytest that run without the bed."""
     on_bed: tuple[str, ...] = ()
     """Levels of pytest that run on the bed, before the specs."""
+    specs: str = ""
+    """The list of specs; absent: that of the suite's name."""
+    kills_agents: bool = False
+    """Whether the agents of the chart are killed in turn while the specs run."""
 
 
 SUITES = {
     suite.name: suite
     for suite in (
         Suite("smoke", BEDS / "smoke.yaml", 4, 10, before=("tests/e2e",), on_bed=("tests/bed",)),
+        Suite("killed", BEDS / "smoke.yaml", 6, 30, specs="conformance", kills_agents=True),
         Suite("conformance", places.KUBE_TOPOLOGY, 6, 30),
+        Suite("whole", BEDS / "smoke.yaml", 6, 30, specs="conformance"),
         Suite("dualstack", places.KUBE_TOPOLOGY, 4, 30),
     )
 }
@@ -68,7 +75,7 @@ def run(suite: Suite) -> bool:
     begin = time.monotonic()
     lab = places.current(cli.NAME, cli.RUN)
     try:
-        bringup.up(lab, topology.load(suite.bed), suite.bed.read_text())
+        _bring_up(lab, suite.bed)
         levels |= {level: _level(level) for level in suite.on_bed}
         result = _run_specs(lab, suite)
         result = replace(result, outcomes=levels | dict(result.outcomes))
@@ -82,6 +89,17 @@ def run(suite: Suite) -> bool:
     return good
 
 
+def _bring_up(lab: Lab, bed: Path) -> None:
+    """The bed; clusters without a network get Meshgate's. Raises LabError."""
+    shape = topology.load(bed)
+    bare = [cluster for cluster in shape.clusters if cluster.cni == "none"]
+    if bare:
+        installed.make_image()
+    bringup.up(lab, shape, bed.read_text())
+    for cluster in bare:
+        installed.install(lab, cluster)
+
+
 def _level(level: str) -> str:
     """What became of a level of pytest; it counts like a spec."""
     command = [sys.executable, "tests/run.py", level]
@@ -91,19 +109,22 @@ def _level(level: str) -> str:
 
 def _run_specs(lab: Lab, suite: Suite) -> Result:
     """Run the suite's specs where the API server is, and judge them."""
-    names = report.specs(suite.name)
+    listed = suite.specs or suite.name
+    names = report.specs(listed)
     folder = REPORTS / suite.name
     folder.mkdir(parents=True, exist_ok=True)
     junit = folder / "junit.xml"
     junit.unlink(missing_ok=True)
     (cluster,) = topology.load(lab.topology).clusters
     command = ginkgo(lab, cluster, suite, names, folder)
-    with (folder / "ginkgo.log").open("wb") as log:
+    kills = installed.agents_killed(lab, cluster) if suite.kills_agents else nullcontext()
+    with (folder / "ginkgo.log").open("wb") as log, kills:
         inside = enter.argv(lab.host(cluster.control_plane.name), command)
         subprocess.run(inside, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
     if not junit.exists():
         raise LabError(f"the suite wrote no report: see {folder / 'ginkgo.log'}")
-    return report.judged(suite.name, names, junit.read_text(), report.expected_skips())
+    found = report.judged(listed, names, junit.read_text(), report.expected_skips())
+    return replace(found, suite=suite.name)
 
 
 def ginkgo(

@@ -1,6 +1,9 @@
 """How a suite's report is read, and what is printed of it."""
 
-from tests.e2e import report
+import msgspec
+
+from mesh.lab.kube import configs, topology
+from tests.e2e import installed, report, run
 
 SERVE = "[sig-network] Services should serve a basic endpoint from pods [Conformance]"
 DNS = "[sig-network] DNS should resolve (or not) [Conformance]"
@@ -50,3 +53,20 @@ def test_the_committed_lists_name_each_spec_once() -> None:
     for path in report.SPECS.glob("*.txt"):
         names = report.specs(path.stem)
         assert len(names) == len(set(names))
+
+
+def test_every_suite_has_specs_and_agents_are_killed_where_the_chart_is() -> None:
+    for suite in run.SUITES.values():
+        assert report.specs(suite.specs or suite.name)
+        (cluster,) = topology.load(suite.bed).clusters
+        assert cluster.cni == "none" or not suite.kills_agents
+
+
+def test_a_node_of_the_bed_names_its_own_group_to_the_chart() -> None:
+    (cluster,) = topology.load(run.SUITES["smoke"].bed).clusters
+    options = installed.values(cluster)
+    assert f"--set=host.cgroupRoot={configs.CGROUP}" in options
+    assert "--set=agentNotReadyTaint=true" in options
+    assert not [one for one in options if "kubernetes.host" in one]
+    bare = msgspec.structs.replace(cluster, proxy="none")
+    assert "--set=kubernetes.host=https://172.30.0.11:6443" in installed.values(bare)
