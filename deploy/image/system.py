@@ -38,6 +38,10 @@ _NOT_KEPT = (
     "usr/share/python-wheels", "usr/share/bash-completion", "usr/share/zoneinfo", "var/lib/apt",
     "var/cache", "etc/init.d", "etc/default", "usr/lib/systemd",
 )  # fmt: skip
+#: Debian's base needs these for scripts of packages, none of which runs here.
+_SCRIPTS = re.compile(
+    r"(dpkg|debconf|adduser|usrmerge|init-system-helpers|perl|libperl[.\d]+)(-|=)|lib\S+-perl="
+)
 
 
 def wanted() -> list[str]:
@@ -59,7 +63,7 @@ def system_layer() -> Layer:
         empty.touch()
         words = ["apt-get", "-o", f"Dir::State::status={empty}", "-o", "Debug::NoLocking=1"]
         words += ["--no-install-recommends", "-s", "install", *wanted()]
-        packages = chosen(_output(words))
+        packages = [one for one in chosen(_output(words)) if not _SCRIPTS.match(one)]
         digest = sha256("\n".join(packages).encode())
         for path in (ROOT / "requirements.lock", Path(__file__), PACKAGES):
             digest.update(path.read_bytes())

@@ -28,6 +28,8 @@ LEAVE, WIPE = "leave", "wipe"
 REFUSED, WAITING, LEFT, WIPED, FAILED = "refused", "waiting", "left", "wiped", "failed"
 LISTS = ("00-meshgate.conflist", "05-meshgate.conflist")
 PLUGIN = "meshgate-cni"
+#: Of CNI lists. Source: libcni, ``ConfFiles``.
+_LIST_ENDINGS = (".conf", ".conflist", ".json")
 #: Of the folders of a host; nothing else in them is touched.
 STATE = ("agent", "controller", "speaker", "etcd")
 SOCKETS = ("agent.sock", "speaker.sock", "cni.sock", "controller")
@@ -161,11 +163,24 @@ def wired() -> list[str]:
     return sorted(one.name for one in _DEVICES.iterdir() if one.name.startswith(DEVICE_PREFIX))
 
 
+def give_way(places: Places) -> None:
+    """Take our list away where the runtime then finds another CNI's, so that new pods get that one.
+
+    Without any list the runtime cannot end a pod: it needs one to delete the pod's network, and our
+    plugin does that without an agent. No new pod starts by our list, since no agent answers.
+    """
+    ours = [places.conf / name for name in LISTS]
+    lists = (path for path in places.conf.glob("*") if path.suffix in _LIST_ENDINGS)
+    if any(path not in ours for path in lists):
+        for path in ours:
+            path.unlink(missing_ok=True)
+
+
 def leave(places: Places) -> Iterator[str]:
     """Undo what an agent has set on its host; a line for each thing. The agent has ended.
 
-    The list goes first, so that the runtime asks another CNI; the plugin last, so that pods of ours
-    that end meanwhile still find it. Raises OSError when something is left.
+    The list goes before the links, so that the runtime asks another CNI; the plugin last, so that
+    pods of ours that end meanwhile still find it. Raises OSError when something is left.
     """
     from mesh.agent import restore_host  # noqa: PLC0415 - 60 MB that only a node that goes needs
 

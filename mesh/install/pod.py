@@ -306,8 +306,7 @@ class Leaver:
 
     def _await_pods(self, request: Request) -> None:
         """Pods that are evicted go with their links."""
-        for name in leaving.LISTS:  # no new pod starts here
-            (self._places.conf / name).unlink(missing_ok=True)
+        leaving.give_way(self._places)
         end, told = time.monotonic() + _EMPTY_S, 0
         while devices := self._wired():
             if time.monotonic() > end:

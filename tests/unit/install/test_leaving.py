@@ -102,3 +102,17 @@ def test_the_places_are_those_of_the_agents_file() -> None:
     assert found == Places(*map(Path, ("/a/agent.sock", "/b/meshgate", "/c", "/d", "/e")))
     with pytest.raises(ValueError, match="bpffs: required"):
         Places.of({"socket": "/a/agent.sock"})
+
+
+def test_the_list_stays_while_the_runtime_has_no_other_to_end_pods_by(tmp_path: Path) -> None:
+    places = leaving.Places.below(tmp_path)
+    leaving.give_way(places)  # a host without the folder
+    places.conf.mkdir(parents=True)
+    ours = places.conf / "05-meshgate.conflist"
+    ours.touch()
+    (places.conf / "README").touch()
+    leaving.give_way(places)
+    assert ours.exists()
+    (places.conf / "10-other.conflist").touch()
+    leaving.give_way(places)
+    assert [path.name for path in sorted(places.conf.iterdir())] == ["10-other.conflist", "README"]
