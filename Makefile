@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help image demo test check bench bench-large soak upgrade cilium kvstoremesh hubble e2e lab clean-lab build install unit lock docs test-newest
+.PHONY: help image demo test check bench bench-large bench-long soak upgrade cilium kvstoremesh hubble e2e lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
@@ -13,6 +13,7 @@ help:
 	@echo "make check      linters, types, imports, formats, warnings"
 	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
 	@echo "make bench-large    the same with clusters of 150,000 pods, some minutes more"
+	@echo "make bench-long     and with queries, new flows and floods in full length, half an hour"
 	@echo "make lock       write requirements.lock and requirements-dev.lock anew from pyproject.toml"
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make docs       write docs/findings.md, objects.md, host.md, deploy/crds from the sources"
@@ -87,6 +88,9 @@ bench: build
 
 bench-large: build
 	@MESHGATE_BENCH_LARGE=1 $(PYTHON) -m tests.bench
+
+bench-long: build
+	@MESHGATE_BENCH_LARGE=1 MESHGATE_BENCH_LONG=1 $(PYTHON) -m tests.bench
 
 lab: build
 	@$(BIN)/meshgate lab up

@@ -50,7 +50,7 @@ One node in namespaces of its own, its own gateway; sockets ask, open and answer
 the agent does for this in its process: sweeps, counts of the tables, the flow events.
 "programs" is the time in the programs at the hooks (`kernel.bpf_stats_enabled`), in percent of a
 core. A query, flow or connection is never one of before. Rows last a few seconds here; with
-MESHGATE_BENCH_LARGE=1 queries last a minute, new flows five, and the tables under attack have their
+MESHGATE_BENCH_LONG=1 queries last a minute, new flows five, and the tables under attack have their
 usual size. A query without an answer holds its port for 10 s, so 1,024 ports serve a dead remote
 with 102 queries a second, and one pod of several with three quarters of that (D41)."""
 

@@ -33,9 +33,9 @@ from tests.bench.network import DEAD, MACS, NODE_A, OTHER_POD, POD, STRANGER, WO
 from tests.bench.ours import Node, nodes
 from tests.bench.say import say
 
-LARGE = bool(os.environ.get("MESHGATE_BENCH_LARGE"))
+LONG = bool(os.environ.get("MESHGATE_BENCH_LONG"))
 #: Seconds of queries, of new flows, and of a stranger's SYNs and what comes after them.
-QUERIES_S, NEW_FLOWS_S, FLOOD_S, AFTER_S = (60, 300, 3, 30) if LARGE else (5, 12, 3, 12)
+QUERIES_S, NEW_FLOWS_S, FLOOD_S, AFTER_S = (60, 300, 3, 30) if LONG else (5, 12, 3, 12)
 #: Whole periods of the 10 s after which the port of a query without an answer is free.
 DEAD_S = 20.0
 QUERIES, DEAD_QUERIES, OTHERS = 500, 200, 100
@@ -358,7 +358,7 @@ def _flood(lab: Lab, objects: Path, v: int, *, outside: bool) -> Use:
         STRANGER[v] if outside else POD[v], POD[v] if outside else WORLD[v],
         1 << 18, 1 << 15, syn=True,
     )  # fmt: skip
-    with _node(lab, covered=False, pods=2, size=0 if LARGE else TABLE) as (net, agent):
+    with _node(lab, covered=False, pods=2, size=0 if LONG else TABLE) as (net, agent):
         way = _from_pod(net, flows)
         if outside:
             way = Way(net.space("b"), "b0", MACS["b0"], net.space("x"), "x0", flows.source)
