@@ -113,6 +113,14 @@ class Lab:
         """Whether ``meshgate status`` says so."""
         return self.run("status").returncode == 0
 
+    def settle(self) -> None:
+        """Wait until it is healthy.
+
+        Findings of drops that a test before has made end by themselves, after a minute with fewer
+        drops (``mesh/health/history.py``).
+        """
+        wait(self.healthy, 90, "healthy before")
+
     @contextmanager
     def echo_in(self, *pods: str) -> Iterator[None]:
         """An echo server on ``ECHO_PORT`` in each pod."""

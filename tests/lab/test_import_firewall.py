@@ -141,7 +141,7 @@ def findings(lab: Lab) -> dict[str, set[str]]:
 
 def test_what_a_peer_may_not_claim_is_a_finding_and_changes_no_map(lab: Lab) -> None:
     """All at once; keys that stood there keep their rows. All findings vanish with the keys."""
-    wait(lab.healthy, 20, "healthy before")
+    lab.settle()
     there, before = store(lab), maps(lab)
     bad = violations(there)
     wanted = {key: {code} for key, (code, _) in bad.items()}

@@ -47,7 +47,7 @@ def test_kill_everything_one_after_the_other_under_traffic(
     lab: Lab, tmp_path: Path, tables: str
 ) -> None:
     """Full tables: nothing that is open gives way, and what is new finds room."""
-    wait(lab.healthy, 30, "healthy before")
+    lab.settle()
     if tables == "as they are":
         kill_everything(lab, tmp_path, lab.healthy)
         return

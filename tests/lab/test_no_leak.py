@@ -28,7 +28,7 @@ print(done)
 @pytest.fixture
 def policy(lab: Lab) -> Iterator[Path]:
     """The manifest of east's policy, put back afterwards."""
-    wait(lab.healthy, 30, "healthy before")
+    lab.settle()
     path = Path(lab.shown["manifests"]["east"]) / "egress.yaml"
     before = path.read_text()
     yield path

@@ -36,7 +36,7 @@ def programmed(lab: Lab) -> dict[str, list[Any]]:
 
 
 def test_an_empty_etcd_after_three_lease_times_changes_nothing(lab: Lab, tmp_path: Path) -> None:
-    wait(lab.healthy, 30, "healthy before")
+    lab.settle()
     data = Path(lab.environment["MESHGATE_RUN"]) / "etcd/data"
     numbers, rows = claims(lab), programmed(lab)
     assert {key.split("/")[3] for key in numbers} == set(CLAIMS)
