@@ -25,14 +25,15 @@ COMPUTING = ("unit", "packet")
 GIVES_WAY = 10  # nice(2)
 #: Files of a level that run beside its others, each group in a lane of its own, by the mark of the
 #: lane. Of the level ``lab`` each lane has a lab of its own. ``lab+``: these files change the
-#: fabric, or have one of another shape. ``lab++``: they wait for findings and objects most of the
-#: time, while those of ``lab`` send traffic. ``packet+``: half of the time of its level.
+#: fabric, or have one of another shape. ``lab++``: they wait for findings, objects and agents
+#: most of the time, while those of ``lab`` send traffic. ``packet+``: half of the time of its level.
 APART = {
     "lab": {
         "+": ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py"),
         "++": (
-            "test_confined.py", "test_ended.py", "test_health.py", "test_lab_commands.py",
-            "test_objects.py", "test_reachability.py", "test_taken_away.py",
+            "test_cni.py", "test_cni_beside.py", "test_cni_chained.py", "test_confined.py",
+            "test_ended.py", "test_health.py", "test_lab_commands.py", "test_objects.py",
+            "test_reachability.py", "test_taken_away.py",
         ),
     },
     "packet": {
