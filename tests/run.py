@@ -25,8 +25,8 @@ COMPUTING = ("unit", "packet")
 GIVES_WAY = 10  # nice(2)
 #: Files of a level that run beside its others, each group in a lane of its own, by the mark of the
 #: lane. Of the level ``lab`` each lane has a lab of its own. ``lab+``: these files change the
-#: fabric, or have one of another shape. ``lab++``: they wait for findings, objects and agents
-#: most of the time, while those of ``lab`` send traffic. ``packet+``: half of the time of its level.
+#: fabric, or have one of another shape. ``lab++``: they wait for findings, objects and agents most
+#: of the time, while those of ``lab`` send traffic. ``packet+``: half of the time of its level.
 APART = {
     "lab": {
         "+": ("test_endpoint.py", "test_hosts.py", "test_path_mtu.py"),
