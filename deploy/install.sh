@@ -9,13 +9,13 @@
 set -eu
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
-PACKAGES="bpftool ca-certificates clang clang-format curl etcd-client etcd-server frr git iperf3
-iproute2 iputils-ping libbpf-dev libbpf1 linux-libc-dev make musl-tools nftables procps python3
-python3-venv tcpdump util-linux"
+PACKAGES="bpftool ca-certificates clang clang-format containernetworking-plugins curl etcd-client
+etcd-server frr git iperf3 iproute2 iptables iputils-ping libbpf-dev libbpf1 linux-libc-dev make
+musl-tools nftables procps python3 python3-venv tcpdump util-linux"
 
 # Container runtime and plugins come from Go modules (tests/tools/kube), runc from Debian; the others
 # are programs in the images of the bed.
-KUBE_PACKAGES="bind9-dnsutils busybox-static conntrack iperf ipset iptables libc6-dev netcat-openbsd runc
+KUBE_PACKAGES="bind9-dnsutils busybox-static conntrack iperf ipset libc6-dev netcat-openbsd runc
 wget"
 
 missing_packages() {
