@@ -148,19 +148,26 @@ class UdpProbe:
 class TcpProbe:
     """One paced stream through an echo server; counts what comes back each second.
 
-    ``stop`` ends it early; then the second that was begun does not count.
+    ``stop`` ends it early; then the second that was begun does not count. ``segment``: bytes of a
+    segment at most, in both directions; 0: what the path takes.
     """
 
-    def __init__(self, address: str, port: int, stop: Event) -> None:
+    def __init__(self, address: str, port: int, stop: Event, segment: int = 0) -> None:
         self._stop = stop
         self.report = TcpReport()
         self._peer = (address, port)
+        self._segment = segment
 
     def run(self, seconds: int, rate: int) -> TcpReport:
         """Send and receive for ``seconds``."""
         bins = [0] * seconds
         try:
-            with socket.create_connection(self._peer, timeout=5) as stream:
+            family = socket.AF_INET6 if ":" in self._peer[0] else socket.AF_INET
+            with socket.socket(family) as stream:
+                stream.settimeout(5)
+                if self._segment:
+                    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, self._segment)
+                stream.connect(self._peer)
                 self._transfer(stream, bins, rate)
         except ConnectionResetError as error:
             self.report.reset, self.report.error = True, str(error)
@@ -214,7 +221,7 @@ def _udp(options: argparse.Namespace, stop: Event) -> UdpReport:
 
 
 def _tcp(options: argparse.Namespace, stop: Event) -> TcpReport:
-    probe = TcpProbe(options.address, options.port, stop)
+    probe = TcpProbe(options.address, options.port, stop, options.segment)
     return probe.run(int(options.seconds), options.rate)
 
 
@@ -228,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
         sender.add_argument("--seconds", type=float, default=10)
         sender.add_argument("--rate", type=int, default=rate, help="datagrams or bytes a second")
         sender.add_argument("--size", type=int, default=64, help="bytes of a datagram")
+        sender.add_argument("--segment", type=int, default=0, help="bytes of a TCP segment at most")
     return parser
 
 
