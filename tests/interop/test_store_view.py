@@ -293,7 +293,7 @@ def test_a_list_gets_through_while_somebody_cuts_history(
                 await client.put(f"{NUMBERS}end", b"%d" % turn)
                 client.written[f"{NUMBERS}end"] = b"%d" % turn
                 whole = {**client.written, SYNCED: b"one"}
-                await until(lambda whole=whole: mirror.rows == whole, "the store as it is")
+                await until(lambda whole=whole: mirror.rows == whole, "the store as it is", 60)
                 assert not client.kept.intersection(mirror.deleted)
                 assert mirror.view.compactions >= 2 * turn
                 assert mirror.view.replacements == 0
