@@ -16,6 +16,8 @@ NETWORK = "meshgate"
 #: The list by which Meshgate is the CNI, and the one by which it stands beside another.
 WHOLE, BESIDE = "05-meshgate.conflist", "00-meshgate.conflist"
 _LIST, _SINGLE = ".conflist", (".conf", ".json")
+#: How files end that a runtime reads. Source: libcni, ``ConfFiles``.
+ENDINGS = (_LIST, *_SINGLE)
 
 
 def whole(version: str, socket: Path, chained: Sequence[str]) -> str:

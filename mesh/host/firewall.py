@@ -10,7 +10,6 @@ pure; ``look`` asks ``nft``.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,12 +18,13 @@ from enum import Enum, auto
 from fnmatch import fnmatchcase
 from typing import Any
 
+from mesh.host.command import said
+
 Rules = Sequence[Mapping[str, Any]]
 #: Chains by family, table and name.
 ChainKey = tuple[str, str, str]
 
-#: Seconds that a question may take, and chains that are followed at most.
-DEADLINE_S = 5.0
+#: Chains that are followed at most.
 CHAINS = 64
 
 
@@ -339,8 +339,8 @@ def _targets(value: Any) -> Iterator[str]:
 
 
 async def _nft(*words: str) -> list[dict[str, Any]]:
-    said = await answer_of("nft", "-j", *words)  # empty: the chain has gone, or no nftables here
-    rows: list[dict[str, Any]] = json.loads(said or b'{"nftables": []}')["nftables"]
+    text = await answer_of("nft", "-j", *words)  # empty: the chain has gone, or no nftables here
+    rows: list[dict[str, Any]] = json.loads(text or b'{"nftables": []}')["nftables"]
     return rows
 
 
@@ -349,14 +349,5 @@ async def answer_of(*command: str) -> bytes:
 
     Raises OSError when it does not end.
     """
-    asked = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            said, _ = await asked.communicate()
-    except TimeoutError:
-        asked.kill()
-        await asked.wait()
-        raise OSError(f"{command[0]} gives no answer within {DEADLINE_S:g} s") from None
-    return b"" if asked.returncode else said
+    status, text = await said(*command)
+    return b"" if status else text

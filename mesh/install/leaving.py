@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.cni.conflist import BESIDE, ENDINGS, PLUGIN, WHOLE
 from mesh.core.files import in_words
 from mesh.install.api import Api, ApiError
 
@@ -26,10 +27,7 @@ REQUEST, REPORTS = "meshgate-uninstall", "meshgate-uninstalled"
 LEAVE, WIPE = "leave", "wipe"
 #: States of a report.
 REFUSED, WAITING, LEFT, WIPED, FAILED = "refused", "waiting", "left", "wiped", "failed"
-LISTS = ("00-meshgate.conflist", "05-meshgate.conflist")
-PLUGIN = "meshgate-cni"
-#: Of CNI lists. Source: libcni, ``ConfFiles``.
-_LIST_ENDINGS = (".conf", ".conflist", ".json")
+LISTS = (BESIDE, WHOLE)
 #: Of the folders of a host; nothing else in them is touched.
 STATE = ("agent", "controller", "speaker", "etcd")
 SOCKETS = ("agent.sock", "speaker.sock", "cni.sock", "controller")
@@ -170,7 +168,7 @@ def give_way(places: Places) -> None:
     plugin does that without an agent. No new pod starts by our list, since no agent answers.
     """
     ours = [places.conf / name for name in LISTS]
-    lists = (path for path in places.conf.glob("*") if path.suffix in _LIST_ENDINGS)
+    lists = (path for path in places.conf.glob("*") if path.suffix in ENDINGS)
     if any(path not in ours for path in lists):
         for path in ours:
             path.unlink(missing_ok=True)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.cni.conflist import BESIDE, ENDINGS, WHOLE
+
 GOOD, NOTE, BAD = "good", "note", "bad"
 #: tcx, and iterators as the datapath uses them.
 KERNEL = (6, 6)
@@ -25,7 +27,7 @@ LEAST_MTU = 1330
 KUBERNETES = (1, 32)
 #: Certificates begin an hour before they are made (``clustermesh/certs.py``).
 NOTED_SKEW_S, WORST_SKEW_S = 30.0, 3000.0
-_OURS = ("00-meshgate.conflist", "05-meshgate.conflist")
+_OURS = (BESIDE, WHOLE)
 _DEVICE = "mg_vxlan"
 
 
@@ -273,7 +275,7 @@ def _ports(proc: Path, protocol: str) -> set[int]:
 def _lists(folder: Path) -> Iterator[Lists]:
     """Source: libcni's ``ConfFiles``: these endings, by name."""
     for path in _entries(folder):
-        if path.suffix in (".conf", ".conflist", ".json"):
+        if path.suffix in ENDINGS:
             with suppress(ValueError, AttributeError, TypeError):
                 document = json.loads(_text(path))
                 plugins = document.get("plugins", [document])

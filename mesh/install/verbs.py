@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mesh.install.preflight import Check, Wanted
 
 _NAMESPACE = "meshgate-system"
-#: In a checkout and in the image, as ``make build`` leaves it.
-_PLUGIN = Path(__file__).parents[2] / "build/meshgate-cni"
 _NODE_CLAIM = "authentication.kubernetes.io/node-name"
 
 
@@ -309,7 +307,7 @@ def _print_checks(checks: Sequence[Check], form: str) -> None:
 
 
 def _prepare(parsed: argparse.Namespace) -> int:
-    from mesh.core.files import replace_file
+    from mesh.cni.install import install
     from mesh.install import preflight
 
     try:
@@ -317,10 +315,7 @@ def _prepare(parsed: argparse.Namespace) -> int:
         if not preflight.look(wanted).bpffs:
             subprocess.run(["mount", "-t", "bpf", "bpf", str(parsed.mount)], check=True)
             print(f"bpffs mounted on {parsed.mount}")
-        if _PLUGIN.exists():
-            target = parsed.plugin / _PLUGIN.name
-            replace_file(target, _PLUGIN.read_bytes(), mode=0o755)
-            print(f"{target} installed")
+        print(f"{install(parsed.plugin)} installed")
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"meshgate: the node is not ready: {error}", file=sys.stderr)
         return 1

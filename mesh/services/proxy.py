@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from mesh.core.table import Table
+from mesh.host.command import DEADLINE_S, said
 from mesh.services.settings import ServicesSettings
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ _CHAIN = "KUBE-SERVICES"
 #: iptables of the kernel's older interface, whose rules nftables does not list.
 _LEGACY = ("iptables-legacy", "ip6tables-legacy")
 HEALTH_PORT = 10256
-#: Seconds between looks, and for one answer.
-LOOK_S, DEADLINE_S = 15.0, 5.0
+#: Seconds between looks.
+LOOK_S = 15.0
 
 #: Where a kube-proxy was found, in words; empty: nowhere. Raises OSError.
 Look = Callable[[], Awaitable[str]]
@@ -51,29 +52,15 @@ def found_in(listed: Iterable[Mapping[str, Any]]) -> str:
 async def look() -> str:
     """Where a kube-proxy is on this host, in words; empty: nowhere. Raises OSError."""
     if shutil.which("nft"):
-        _, said = await _said("nft", "-j", "list", "chains")
-        if place := found_in(json.loads(said or b'{"nftables": []}')["nftables"]):
+        _, listed = await said("nft", "-j", "list", "chains")
+        if place := found_in(json.loads(listed or b'{"nftables": []}')["nftables"]):
             return place
     for command in _LEGACY:
         if shutil.which(command):
-            code, _ = await _said(command, "-w", "1", "-t", "nat", "-S", _CHAIN)
+            code, _ = await said(command, "-w", "1", "-t", "nat", "-S", _CHAIN)
             if code == 0:
                 return f"chain {_CHAIN} of {command}"
     return f"port {HEALTH_PORT}" if await _answers(HEALTH_PORT) else ""
-
-
-async def _said(*words: str) -> tuple[int, bytes]:
-    asked = await asyncio.create_subprocess_exec(
-        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            said, _ = await asked.communicate()
-    except TimeoutError:
-        asked.kill()
-        await asked.wait()
-        raise OSError(f"{words[0]} gives no answer within {DEADLINE_S:g} s") from None
-    return asked.returncode or 0, said
 
 
 async def _answers(port: int) -> bool:
