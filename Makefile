@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 LEVELS := $(wildcard tests/unit tests/packet tests/interop tests/lab)
 
-.PHONY: help image demo test check bench bench-large bench-long soak upgrade cilium kvstoremesh hubble e2e lab clean-lab build install unit lock docs test-newest
+.PHONY: help image demo demo-k8s test check bench bench-large bench-long soak upgrade cilium kvstoremesh hubble e2e lab clean-lab build install unit lock docs test-newest
 
 help:
 	@echo "make demo       the lab with two clusters, shown step by step (root)"
+	@echo "make demo-k8s   two clusters of Kubernetes, shown step by step (Go, root)"
 	@echo "make test       all tests (root)         make unit    those without root"
 	@echo "make check      linters, types, imports, formats, warnings"
 	@echo "make bench      figures, into BENCH.md   make soak    the kill tests in full length"
@@ -18,8 +19,9 @@ help:
 	@echo "make test-newest    unit and interop with the newest Python packages (root)"
 	@echo "make docs       write docs/findings.md, objects.md, host.md, deploy/crds from the sources"
 	@echo "make cilium     Cilium's own code reads our store under churn for ten minutes (Go)"
-	@echo "make e2e        on real Kubernetes, SUITE=smoke, killed, whole, conformance, dualstack or"
-	@echo "                all (Go, root; the first build takes 15 minutes)"
+	@echo "make e2e        on real Kubernetes, SUITE=smoke, killed, whole, conformance, dualstack,"
+	@echo "                beside-bridge, kube-router, beside-kube-router or all (Go, root; the first"
+	@echo "                build takes 15 minutes)"
 	@echo "make kvstoremesh    Cilium's kvstoremesh between our store and a Cilium cluster's (Go)"
 	@echo "make hubble     Hubble's relay and command line on the agents of a lab (Go, root)"
 	@echo "make upgrade    agents of a former commit are replaced under traffic, and come back (root)"
@@ -39,6 +41,11 @@ image: build
 
 demo: build
 	@$(PYTHON) -m mesh.lab.demo
+
+# Two real clusters, with Meshgate by its chart.
+demo-k8s: build
+	@VENV=$(VENV) deploy/install.sh kube
+	@$(PYTHON) -m mesh.lab.kube.demo
 
 test: build
 	@$(PYTHON) tests/run.py $(LEVELS)
@@ -65,6 +72,7 @@ test-newest:
 
 soak: build
 	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade tests/fuzz \
+		tests/packet/test_conformance.py tests/packet/test_two_owners.py \
 		tests/interop/test_any_bytes.py tests/interop/test_fast_peers.py
 
 upgrade: build

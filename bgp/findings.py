@@ -83,17 +83,76 @@ ODD_LINE = Code(
 )
 FORMER_EXABGP = Code(
     "B217",
-    "ExaBGP runs as another user than it should, because it was started before an update or before "
-    "exabgpUser was changed. It keeps its sessions.",
-    "End it when routers may restart gracefully; the speaker starts one as the right user.",
+    "ExaBGP runs as another user than it should, or without changes of this version, because it "
+    "was started before an update or before exabgpUser was changed. It keeps its sessions, without "
+    "VPN families and without learned routes.",
+    "End it when routers may restart gracefully; the speaker starts another one.",
 )
 LOG_STAYS = Code(
     "B218",
     "ExaBGP's log cannot be begun anew. It grows on.",
     "Make room in the speaker's run directory, and make it writable.",
 )
+NO_PASSWORD = Code(
+    "B220",
+    "The password of a BGP session is missing. A session that is up keeps the password that it "
+    "has; a new one does not start, because it would be open to everyone.",
+    "Write the file, or create the Secret with the key, that spec.password names.",
+)
+OVERLAP = Code(
+    "B221",
+    "The ranges of two BGPPeers overlap on one node. The first one by name has the range.",
+    "Change spec.prefix or the node selector of one of them.",
+)
+WITHHELD = Code(
+    "B222",
+    "A prefix is not announced, because it is a default route or the router itself lies in it.",
+    "Announce smaller prefixes, or name this one in spec.advertisements with type prefixes.",
+)
+MATCHES_NOTHING = Code(
+    "B223",
+    "An advertisement of a BGPPeer selects no prefix of the node.",
+    "Change its selector or its prefixes, or label the objects that it should select.",
+)
+HELD = Code(
+    "B224",
+    "Most routes of a session would be withdrawn because their objects or claims are absent from a "
+    "new list. They stay announced until the objects are back or an operator lets them go.",
+    "Look whether the API server or etcd has lost objects. If the routes are to go, run `meshgate "
+    "peer accept ROUTER`.",
+)
 SESSION_AWAY = Code(
     "B291",
     "A BGP session is not established, and its speaker does not say so itself.",
     "Act on the reason that the text names.",
+)
+MALFORMED = Code(
+    "B230",
+    "A router sends UPDATEs of which a part is malformed. Their routes count as withdrawn, and "
+    "those of other UPDATEs stay, as does the session (RFC 7606).",
+    "Look at the router: its version, and what it makes of the attribute that the text names.",
+)
+MAXIMUM = Code(
+    "B231",
+    "A router sends more prefixes than its BGPPeer allows. Those beyond the maximum are not taken; "
+    "the session stays.",
+    "Filter at the router, or raise spec.maximumPrefixes.",
+)
+UNREAD = Code(
+    "B232",
+    "The speaker cannot read back an UPDATE that ExaBGP has sent. `peer routes --advertised` may "
+    "lack routes of the router.",
+    "Compare ExaBGP's version with the lock, and report what the text says.",
+)
+KEPT_NOT = Code(
+    "B233",
+    "The speaker cannot keep routes of routers on the disk. After a restart they are there again "
+    "only when the routers were asked.",
+    "Make room in the speaker's run directory, and make it writable.",
+)
+TOO_FAST = Code(
+    "B234",
+    "Routers have sent UPDATEs faster than the speaker takes them in. What was dropped is asked "
+    "for again.",
+    "Give the node's speaker more CPU, or make routers send less.",
 )

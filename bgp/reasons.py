@@ -23,6 +23,7 @@ SILENT_S = 5.0
 SILENT_AGAIN_S = 15.0
 
 _AS_MISMATCH = (2, 2)
+_BFD_DOWN = 10
 _CEASE = {
     1: "the router takes no more prefixes from us (maximum reached)",
     2: "the router has shut this session down (administrative shutdown)",
@@ -84,9 +85,17 @@ _OTHER = {
 
 def silent(peering: Peering) -> str:
     """Nothing was heard since the session was configured or lost."""
+    key = "expects a TCP MD5 password that we do not have"
+    if peering.password:
+        key = "has another TCP MD5 password"
+    if peering.passive:
+        return (
+            f"{peering.address} has not dialled {peering.local_address} port {peering.port}: "
+            f"it is away, filtered, does not know us, or {key}"
+        )
     return (
-        f"no answer from {peering.address} on TCP port 179: it is away, filtered, "
-        "or expects a TCP MD5 password that we do not have"
+        f"no answer from {peering.address} on TCP port {peering.port}: "
+        f"it is away, filtered, or {key}"
     )
 
 
@@ -128,6 +137,8 @@ def _words(peering: Peering, notification: SessionEvent) -> str:
     if code == 3:
         return "we refuse an UPDATE of the router" if sent else "the router refuses our route"
     if code == 6:
+        if sent and notification.subcode == _BFD_DOWN:
+            return f"we have closed the session: BFD finds the way to {peering.address} down"
         return "we have closed the session" if sent else _ceased(notification)
     known = _OPEN.get(notification.subcode) if code == 2 else None
     who = "we close" if sent else "the router closes"

@@ -61,6 +61,8 @@ _ALIASES = {
     Kind.VAR,
 }
 _NETWORK_ORDER = {"__be16": ">u2", "__be32": ">u4", "__be64": ">u8"}
+#: Structs of the kernel within values: user space reads zeros, and what it writes there is lost.
+_OPAQUE = ("bpf_timer",)
 _SIGNED, _BOOL = 1, 4  # bits of an INT's encoding
 
 
@@ -140,6 +142,8 @@ class Btf:
             return np.dtype(_NETWORK_ORDER[item.name])
         if item.kind in _ALIASES:
             return self.dtype(item.size)
+        if item.kind == Kind.STRUCT and item.name in _OPAQUE:
+            return np.dtype(f"V{item.size}")
         if item.kind in (Kind.STRUCT, Kind.UNION):
             return self._record(item)
         if item.kind == Kind.ARRAY:

@@ -11,6 +11,8 @@ from bpf.sys import AttachType, Command, attr, bpf, info, open_pinned, pin, repl
 
 #: A program stands before all that are there (BPF_F_BEFORE of linux/bpf.h).
 _BEFORE = 8
+#: Frames reach a program in the driver, or nowhere (XDP_FLAGS_DRV_MODE of linux/if_link.h).
+_DRIVER = 4
 
 
 def tcx(prog_fd: int, device: str, pin: Path, *, ingress: bool, first: bool = False) -> None:
@@ -27,6 +29,17 @@ def tcx(prog_fd: int, device: str, pin: Path, *, ingress: bool, first: bool = Fa
     flags = _BEFORE if first else 0
     request = attr("IIIIIIQ", prog_fd, ifindex, where, flags, 0, 0, 0, size=64)
     _attach(prog_fd, pin, lambda: bpf(Command.LINK_CREATE, request), "=II", (ifindex, where))
+
+
+def xdp(prog_fd: int, device: str, pin: Path) -> None:
+    """Run a program on frames of ``device`` in its driver, before there are packets.
+
+    A link that is pinned there goes over to the program, unless its device is another by now.
+    OSError: the driver cannot, or another program is there.
+    """
+    ifindex = socket.if_nametoindex(device)
+    request = attr("IIII", prog_fd, ifindex, AttachType.XDP, _DRIVER, size=64)
+    _attach(prog_fd, pin, lambda: bpf(Command.LINK_CREATE, request), "=I", (ifindex,))
 
 
 def cgroup(prog_fd: int, cgroup_dir: Path, attach_type: AttachType, pin: Path) -> None:
@@ -78,7 +91,7 @@ def program_id(pin: Path) -> int:
 
 
 def _attach(
-    prog_fd: int, path: Path, create: Callable[[], int], layout: str, place: tuple[int, int]
+    prog_fd: int, path: Path, create: Callable[[], int], layout: str, place: tuple[int, ...]
 ) -> None:
     if _update(prog_fd, path, layout, place):
         return
@@ -89,7 +102,7 @@ def _attach(
         os.close(link)
 
 
-def _update(prog_fd: int, path: Path, layout: str, place: tuple[int, int]) -> bool:
+def _update(prog_fd: int, path: Path, layout: str, place: tuple[int, ...]) -> bool:
     try:
         link = open_pinned(path)
     except FileNotFoundError:

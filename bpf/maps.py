@@ -53,7 +53,7 @@ def possible_cpus() -> int:
 def fill(target: Array, values: Mapping[str, Any]) -> None:
     """Assign fields of a 0-d structured array; KeyError if there is none of a name.
 
-    Nested ones are mappings, or bytes of the whole.
+    Nested ones are mappings, or bytes of the whole; an array of them is a sequence of these.
     """
     names = target.dtype.names or ()
     for name, value in values.items():
@@ -65,6 +65,8 @@ def fill(target: Array, values: Mapping[str, Any]) -> None:
             target[name] = cell(target.dtype[name], value)[0]
         elif (shape := target.dtype[name].shape) and _length(value) != shape[0]:
             raise ValueError(f"{name}: {_length(value)} where {shape[0]} belong")
+        elif shape and target.dtype[name].base.names:
+            target[name] = cells(target.dtype[name].base, value)
         else:
             target[name] = value
 
@@ -114,10 +116,12 @@ def _fill_all(target: Array, items: Sequence[Any]) -> None:
         if name not in (target.dtype.names or ()):
             raise KeyError(f"no field {name}; there are {', '.join(target.dtype.names or ())}")
         column = [item[name] for item in items]
+        base = target.dtype[name].base
         if target.dtype[name].names:
             target[name] = cells(target.dtype[name], column)
         else:
-            values = np.array(column, target.dtype[name].base)
+            parts = [cells(base, value) for value in column] if base.names else column
+            values = np.stack(parts) if base.names else np.array(parts, base)
             if values.shape != target[name].shape:
                 raise ValueError(
                     f"{name}: {values.shape[1:]} where {target[name].shape[1:]} belong"
@@ -158,9 +162,9 @@ class Map:
         self.name = name
 
     @classmethod
-    def open_pinned(cls, path: Path) -> Self:
+    def open_pinned(cls, path: Path, *, read_only: bool = False) -> Self:
         """A pinned map with the dtypes that the kernel knows; plain bytes when it knows none."""
-        return cls.from_fd(open_pinned(path))
+        return cls.from_fd(open_pinned(path, read_only=read_only))
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
@@ -366,9 +370,12 @@ def _count(request: Any) -> int:
 
 
 class MapInfo:
-    """What the kernel says of a map (struct bpf_map_info of linux/bpf.h)."""
+    """What the kernel says of a map (struct bpf_map_info of linux/bpf.h).
 
-    def __init__(self, fd: int) -> None:
+    Without ``types`` keys and values are plain bytes: the kernel tells more to CAP_SYS_ADMIN only.
+    """
+
+    def __init__(self, fd: int, *, types: bool = True) -> None:
         raw = info(fd, 80)
         fields = struct.unpack_from("=6I16s", raw)
         self.type, self.id, self.key_size, self.value_size, self.max_entries, self.flags = fields[
@@ -376,13 +383,16 @@ class MapInfo:
         ]
         self.name = ctypes.create_string_buffer(fields[6]).value.decode()
         self.btf_id, self._key, self._value = struct.unpack_from("=3I", raw, 64)
-        self.key, self.value = self._dtypes()
+        self.key, self.value = self._dtypes() if types else self._plain()
 
     def _dtypes(self) -> tuple[Dtype, Dtype]:
         if not self.btf_id or not self._key or not self._value:
-            return np.dtype(f"V{self.key_size}"), np.dtype(f"V{self.value_size}")
+            return self._plain()
         btf = kernel_btf(self.btf_id)
         return btf.dtype(self._key), btf.dtype(self._value)
+
+    def _plain(self) -> tuple[Dtype, Dtype]:
+        return np.dtype(f"V{self.key_size}"), np.dtype(f"V{self.value_size}")
 
 
 @cache

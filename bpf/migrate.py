@@ -59,11 +59,13 @@ class Added:
     """Fields of ``map`` that the former layout did not have, where zero says the same.
 
     On the way back they go; a key's field must be zero by then, or two keys would become one.
-    Without fields it is the map itself, which must be empty by then.
+    Without fields it is the map itself, which must be empty by then, unless its ``rows_go``:
+    programs that do not have it do nothing wrong without them.
     """
 
     map: str
     fields: tuple[str, ...] = ()
+    rows_go: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,11 +338,13 @@ def port_sizes(declared: Declared) -> tuple[str, ...]:
     return tuple(each.size for each in declared if isinstance(each, PortRanges))
 
 
-def may_go_empty(name: str, declared: Declared) -> bool:
-    """Whether the former version did not have the map."""
+def may_go(name: str, declared: Declared, *, empty: bool) -> bool:
+    """Whether the former version did not have the map, and misses nothing of what is in it."""
     return any(
-        isinstance(each, Added) and each.map == name and not each.fields for each in declared
-    )
+        isinstance(each, Added) and each.map == name and not each.fields
+        and (empty or each.rows_go)
+        for each in declared
+    )  # fmt: skip
 
 
 def same(old: Map, flags: int, type_: int, new: Shape) -> bool:

@@ -10,6 +10,7 @@ them. A pinned map whose layout differs from the object's is refused before the 
 compares sizes only.
 """
 
+import fcntl
 import hashlib
 import os
 import struct
@@ -255,9 +256,23 @@ def _create_array(name: str, value_bytes: int) -> int:
 
 
 def mount_bpffs(path: Path = BPFFS) -> bool:
-    """Mount bpffs at ``path`` when there is none; say whether that was done."""
-    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    if [str(path), "bpf"] in mounts:
+    """Mount bpffs at ``path`` when there is none; say whether that was done.
+
+    Two processes that find none take turns: a second mount would hide the pins of the first.
+    """
+    if _has_bpffs(path):
         return False
-    mount("bpf", path, "mode=0700")
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if _has_bpffs(path):
+            return False
+        mount("bpf", path, "mode=0700")
+    finally:
+        os.close(folder)
     return True
+
+
+def _has_bpffs(path: Path) -> bool:
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    return [str(path), "bpf"] in mounts

@@ -10,7 +10,11 @@
 #include "leave.h"
 #include "neighbour.h"
 #include "ours.h"
+#include "sid.h"
+#include "order.h"
 #include "stack.h"
+#include "unserved.h"
+#include "vrf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -42,7 +46,7 @@ static __always_inline int plain_way(hook_t *ctx, struct packet *packet, struct 
 }
 
 /* look up: an IPv4 source route; RFC 791: a router on the way would send the packet elsewhere */
-static __framed bool has_source_route(hook_t *ctx, const struct packet *packet)
+__global bool has_source_route(hook_t *ctx, const struct packet *packet)
 {
 	__u32 at = L3_OFFSET + sizeof(struct ipv4_header);
 	struct {
@@ -50,6 +54,8 @@ static __framed bool has_source_route(hook_t *ctx, const struct packet *packet)
 		__u8 length;
 	} option;
 
+	if (!packet)
+		return false;
 	for (int i = 0; i < IPV4_OPTIONS_MAX && at + 1 < packet->l4; i++) {
 		if (hook_load(ctx, at, &option, sizeof(option)) || !option.type)
 			return false;
@@ -61,7 +67,7 @@ static __framed bool has_source_route(hook_t *ctx, const struct packet *packet)
 }
 
 /* decide: what the pod behind this device may say. Returns 0 or a drop reason. */
-static __always_inline int pod_check(hook_t *ctx, struct packet *packet, struct pod **pod)
+static __always_inline int pod_check(hook_t *ctx, struct packet *packet, const struct pod *pod)
 {
 	int reason = pod_source(packet, hook_device(ctx), pod);
 
@@ -78,16 +84,11 @@ static __always_inline int pod_check(hook_t *ctx, struct packet *packet, struct 
 		return DROP_ROUTER_TALK;
 	if (is_to_overlay(packet))
 		return DROP_OVERLAY_PORT;
+	if (is_to_domain(packet))
+		return DROP_SRV6_DOMAIN;
 	fragment_record(packet);
-	packet->identity = (*pod)->identity;
+	packet->identity = pod->identity;
 	return 0;
-}
-
-/* decide: sockets get backends instead of a service's address, so nobody asks for what is there */
-static __always_inline int no_service(struct way *way)
-{
-	way->kind.tell = 1;
-	return DROP_NO_SERVICE;
 }
 
 /* Returns 0, NOT_OURS or a drop reason. */
@@ -103,7 +104,13 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 		return reason;
 	if (hook_protocol(ctx) == bpf_htons(ETH_P_ARP))
 		return arp_check(ctx, packet);
-	reason = parse(ctx, packet);
+	reason = parse_network(ctx, packet);
+	if (reason)
+		return reason;
+	pod = pod_speaking(packet, hook_device(ctx));
+	reason = parse_transport(ctx, packet);
+	if (packet->order && pod && pod->ifindex == hook_device(ctx) && !cfg.beside)
+		return order_way(ctx, packet, way);
 	if (reason)
 		return reason;
 
@@ -115,21 +122,30 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 		if (reason || is_link_scope(&packet->destination))
 			return reason;
 	}
-	reason = pod_check(ctx, packet, &pod);
+	reason = pod_check(ctx, packet, pod);
 	if (reason || is_link_scope(&packet->destination))
 		return reason;
+	if (packet->order && !cfg.beside)
+		return order_way(ctx, packet, way);
 
-	/* 4. service: its address becomes a backend's (to come) */
+	/* 4. VRF: a network of its own */
+	if (pod->vrf) {
+		reason = vrf_from_pod(ctx, packet, way, pod);
+		if (reason != NOT_VRF)
+			return reason;
+	}
 
-	/* 5. connection */
+	/* 5. service: its address becomes a backend's (to come) */
+
+	/* 6. connection */
 	enum direction direction = connection_find(packet, &connection);
 	if (is_handed(packet, connection))
 		return HANDOVER;
 	bool translated = connection && direction == DIRECTION_ORIGINAL && is_egress(connection);
 
-	/* 6. policy, source side (to come) */
+	/* 7. policy, source side (to come) */
 
-	/* 7. a translated connection keeps its translation, whatever the egress policy says by now
+	/* 8. a translated connection keeps its translation, whatever the egress policy says by now
 	 */
 	if (translated && translation_holds(packet, connection, &way->as)) {
 		reason = nat_see(connection, packet);
@@ -138,19 +154,24 @@ static __always_inline int from_pod(hook_t *ctx, struct packet *packet, struct w
 	if (translated && packet->tcp_flags & TCP_RST)
 		nat_see(connection, packet); /* it goes nowhere, but is sent only once */
 
-	/* 8. VRF: a network of its own (to come) */
-
-	/* 9. egress policy: never for the mesh itself, nor for replies of what others opened */
+	/* 9. egress policy: never for the mesh itself, nor for replies that the pod may give to
+	 * what others opened; what is none of these is the pod's own
+	 */
 	address_find(destination_key(packet), &to);
-	if (!to.kind && !connection && is_service_address(destination_key(packet)))
-		return no_service(way);
-	if (!to.kind && !(connection && egress_exempt(connection, direction))) {
-		const struct egress *egress =
-		    egress_find(pod->egress_class, &packet->destination, packet->family);
+	if (!to.kind && (!connection || translated) && is_service_address(destination_key(packet)))
+		return unserved(way);
+	if (!to.kind)
+		packet->far = learned_identity(destination_key(packet));
+	bool replies = direction == DIRECTION_REPLY;
+	if (!to.kind && !(replies && egress_exempt(packet, connection))) {
+		const struct egress *egress = egress_find(pod->egress_class, &packet->destination,
+							  packet->family, packet->far);
 		if (egress && !is_proxied(destination_key(packet))) {
-			reason = egress_open(ctx, packet, way, egress, connection);
+			reason = egress_open(ctx, packet, way, egress, replies ? NULL : connection);
 			if (!reason)
 				return egress_way(ctx, packet, way);
+			if (!connection || replies)
+				egress_refused(packet);
 			if (cfg.beside && reason == DROP_MID_STREAM && !connection) {
 				connection = adopt(packet);
 				direction = DIRECTION_ORIGINAL;
@@ -180,7 +201,13 @@ int mg_from_pod(hook_t *ctx)
 	struct slot *slot = enter(ctx, SLOT_FROM_POD, POINT_FROM_POD);
 
 	disown(ctx);
-	return slot ? leave(ctx, slot, from_pod(ctx, &slot->packet, &slot->way)) : no_slot();
+	if (!slot)
+		return no_slot();
+	slot->way.as.probe = 0;
+	int reason = from_pod(ctx, &slot->packet, &slot->way);
+	if (slot->way.as.probe)
+		probe_copy(ctx, slot->way.as.probe);
+	return leave(ctx, slot, reason);
 }
 
 /* Returns 0, NOT_OURS or a drop reason. */

@@ -10,6 +10,7 @@ import os
 import pwd
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from bpf.sys import libc
 
@@ -58,6 +59,13 @@ class User:
         except KeyError:
             raise UnknownUserError(f"there is no user {text!r} on this host") from None
         return cls(found.pw_uid, found.pw_gid)
+
+
+def permitted(names: Collection[str]) -> tuple[str, ...]:
+    """Those of the capabilities that this process has."""
+    status = Path("/proc/self/status").read_text()
+    bits = int(status.partition("CapPrm:")[2].split()[0], 16)
+    return tuple(name for name in names if bits >> CAPABILITIES[name] & 1)
 
 
 def confine(keep: Collection[str] = (), user: User | None = None) -> None:

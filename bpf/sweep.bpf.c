@@ -5,14 +5,16 @@
  * changes hands, while it is being deleted.
  */
 #include "hook_tc.h"
+#include "bfd_session.h"
 #include "handover.h"
-#include "nat.h"
+#include "binding.h"
+#include "timers.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* The argument of mg_sweep. Limits are seconds without a packet; what is not translated holds no
  * port, so it may go earlier than the RFCs on translation say. Of the limits for one-shots 0 stands
- * for that of all datagrams.
+ * for that of all datagrams. A policy's own timers (timers.h) come before them.
  */
 struct sweep {
 	__u32 opening;	      /* TCP before its opener has answered, RFC 5382: 240 */
@@ -31,6 +33,8 @@ struct sweep {
 	__u32 plain_answered; /* one-shots that are not translated, ICMP too */
 	__u32 plain_unanswered;
 	__u32 plain_opening; /* as opening, not translated */
+	__u32 run;	     /* a run of ports without a mapping */
+	__u32 pressed;	     /* the limits are those of a table that is more than half full */
 };
 
 enum {
@@ -71,9 +75,36 @@ static __always_inline __u32 limit_of_datagrams(const struct sweep *sweep,
 	return is_translated(connection) ? sweep->datagram : sweep->plain_datagram;
 }
 
+/* What a policy says of a connection; 0: nothing. When a table is more than half full, what may be
+ * taken at any time keeps its entry no longer than others do.
+ */
+static __always_inline __u32 limit_of_policy(const struct sweep *sweep,
+					     const struct tuple *original,
+					     const struct connection *connection,
+					     struct timers *timers)
+{
+	if (timers->used != sweep->now)
+		timers->used = sweep->now;
+	if (original->protocol == IPPROTO_TCP) {
+		if (is_closed(connection))
+			return sweep->pressed ? 0 : timers->transitory;
+		return connection->flags & CONNECTION_REPLIED && !is_half_open(connection)
+			   ? timers->established
+			   : timers->transitory;
+	}
+	if (original->protocol != IPPROTO_UDP)
+		return timers->echo;
+	return sweep->pressed && !(connection->flags & CONNECTION_STREAM) ? 0 : timers->datagram;
+}
+
 static __always_inline __u32 sweep_limit(const struct sweep *sweep, const struct tuple *original,
 					 const struct connection *connection)
 {
+	struct timers *timers = timers_of(connection);
+	__u32 limit = timers ? limit_of_policy(sweep, original, connection, timers) : 0;
+
+	if (limit)
+		return limit;
 	if (original->protocol != IPPROTO_TCP)
 		return limit_of_datagrams(sweep, original, connection);
 	if (is_closed(connection))
@@ -116,6 +147,21 @@ static __framed void used_count(const struct tuple *original)
 	others->counted += asked;
 }
 
+/* act: the binding of a connection is in use */
+static __framed void sweep_bound(const struct tuple *original, const struct connection *connection)
+{
+	struct bind_slot *slot = bind_slot();
+
+	if (!slot)
+		return;
+	bind_key_of(&slot->key, original, &connection->translated);
+	bind_touch(slot);
+	connection_reply(&slot->reply, original, connection);
+	struct binding *bound = bound_find(slot);
+	if (bound && bound->kind == BINDING_FILTERED)
+		contact_note(slot);
+}
+
 static __framed long sweep_one(const struct tuple *original, const struct connection *connection,
 			       struct sweep *sweep)
 {
@@ -129,7 +175,23 @@ static __framed long sweep_one(const struct tuple *original, const struct connec
 	}
 	sweep->kept++;
 	used_count(original);
+	if (connection->flags & CONNECTION_BOUND)
+		sweep_bound(original, connection);
 	return 0;
+}
+
+/* act: the run of a live mapping is in use */
+static __framed void sweep_run(const struct tuple *reply, const struct mapping *mapping)
+{
+	struct run_key key = {.address = reply->destination,
+			      .number = run_of(reply->destination_port)};
+	struct pod_runs_key pod = {.pod = mapping->pod,
+				   .address = reply->destination,
+				   .zone = mapping->zone,
+				   .bound = mapping->bound};
+
+	if (bpf_ntohs(reply->destination_port) >= 1024)
+		run_see(&key, &pod);
 }
 
 /* act: a mapping whose connection is gone: the pod went (mg_forget), or two CPUs raced. One without
@@ -146,6 +208,7 @@ static __framed long sweep_mapping(const struct tuple *reply, struct mapping *ma
 	if (closed == DYING || (connection && connection_holds(connection, reply))) {
 		if (mapping->orphan)
 			mapping->orphan = 0;
+		sweep_run(reply, mapping);
 		return 0;
 	}
 	if (!mapping->orphan)
@@ -206,6 +269,71 @@ static long sweep_nat_v6(void *map, const struct tuple *key, struct mapping *map
 	return sweep_mapping(&reply, mapping, sweep);
 }
 
+/* act: a run that no mapping uses any more goes back, and after its rest to whoever wants it */
+static long sweep_lent(void *map, const struct run_key *key, struct run *run, struct sweep *sweep)
+{
+	__u32 idle = run_now() - run->used;
+	struct run_key copy = *key;
+
+	(void)map;
+	if (run->returned) {
+		if (bpf_ktime_get_ns() - run->returned > RUN_REST_S * NSEC_PER_SEC)
+			run_free(&copy);
+	} else if ((__s32)idle > (__s32)sweep->run) {
+		run_return(&copy, run);
+	}
+	return 0;
+}
+
+/* act: what is known of a pod's runs goes with the pod */
+static long sweep_pod_runs(void *map, const struct pod_runs_key *key, const struct pod_runs *runs,
+			   void *context)
+{
+	struct zoned_addr pod = {.zone = key->zone};
+	struct pod_runs_key copy = *key;
+
+	(void)context;
+	__builtin_memcpy(pod.w, &copy.pod, sizeof(pod.w));
+	if (!runs->used && !pod_find(&pod))
+		bpf_map_delete_elem(map, &copy);
+	return 0;
+}
+
+static __always_inline bool is_unused(__u64 *used)
+{
+	__u64 before = *used;
+	__s64 since = bpf_ktime_get_ns() - before;
+
+	return before == DYING ||
+	       (since > (__s64)(BINDING_REST_S * NSEC_PER_SEC) && swap(used, before, DYING));
+}
+
+/* act: its port goes last, so nobody has it before */
+static __framed void bind_end(const struct bind_key *key, __be16 port)
+{
+	struct bind_key bound;
+
+	bound_key(&bound, &key->address, port, key->protocol);
+	bpf_map_delete_elem(&mg_bind, key);
+	bpf_map_delete_elem(&mg_bind, &bound);
+}
+
+/* act: a binding that no connection has used for a while goes, and so does a contact */
+static long sweep_bind(void *map, const struct bind_key *key, struct binding *binding,
+		       void *context)
+{
+	struct bind_key copy = *key;
+
+	(void)context;
+	if (copy.kind == BIND_PORT || !is_unused(&binding->used))
+		return 0;
+	if (copy.kind == BIND_POD)
+		bind_end(&copy, binding->port);
+	else
+		bpf_map_delete_elem(map, &copy);
+	return 0;
+}
+
 struct forget { /* the argument of mg_forget */
 	struct addr address;
 	__u32 forgotten; /* result: entries deleted */
@@ -247,6 +375,31 @@ static long forget_v6(void *map, const struct tuple *key, struct connection *con
 
 	(void)map;
 	return forget_one(&original, connection, forget);
+}
+
+/* act: the runs of the pod go back at once: the next pod there has none of its predecessor's */
+static long forget_run(void *map, const struct run_key *key, struct run *run,
+		       const struct forget *forget)
+{
+	struct run_key copy = *key;
+
+	(void)map;
+	if (!run->returned && run->zone == forget->zone && addr_equal(&run->pod, &forget->address))
+		run_return(&copy, run);
+	return 0;
+}
+
+/* act: likewise its bindings */
+static long forget_bind(void *map, const struct bind_key *key, struct binding *binding,
+			const struct forget *forget)
+{
+	struct bind_key copy = *key;
+
+	(void)map;
+	if (copy.kind == BIND_POD && copy.zone == forget->zone &&
+	    addr_equal(&copy.end, &forget->address))
+		bind_end(&copy, binding->port);
+	return 0;
 }
 
 static __always_inline void used_begin(struct used *used)
@@ -338,6 +491,9 @@ int mg_sweep(struct sweep *ctx)
 	used_end_all();
 	bpf_for_each_map_elem(&mg_nat_v4, sweep_nat_v4, &sweep, 0);
 	bpf_for_each_map_elem(&mg_nat_v6, sweep_nat_v6, &sweep, 0);
+	bpf_for_each_map_elem(&mg_bind, sweep_bind, NULL, 0);
+	bpf_for_each_map_elem(&mg_run, sweep_lent, &sweep, 0);
+	bpf_for_each_map_elem(&mg_pod_runs, sweep_pod_runs, NULL, 0);
 	*ctx = sweep;
 	return 0;
 }
@@ -352,6 +508,8 @@ int mg_forget(struct forget *ctx)
 		bpf_for_each_map_elem(&mg_ct_v4, forget_v4, &forget, 0);
 	else
 		bpf_for_each_map_elem(&mg_ct_v6, forget_v6, &forget, 0);
+	bpf_for_each_map_elem(&mg_run, forget_run, &forget, 0);
+	bpf_for_each_map_elem(&mg_bind, forget_bind, &forget, 0);
 	ctx->forgotten = forget.forgotten;
 	return 0;
 }
@@ -430,5 +588,27 @@ int mg_merge(struct merge *ctx)
 		connection->flags = CONNECTION_HANDED;
 	else
 		__sync_fetch_and_or(&connection->flags, CONNECTION_HANDED);
+	return 0;
+}
+
+/* BFD: sessions whose timers a change of layouts has left behind, or former programs hold, run the
+ * programs of now. What is armed begins anew, to the same end. The agent runs it when it starts.
+ */
+static long bfd_arm_one(__u32 index, void *argument __attribute__((unused)))
+{
+	struct bfd_session *session = bpf_map_lookup_elem(&mg_bfd_session, &index);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!session || session->state <= BFD_STATE_DOWN)
+		return 0;
+	__u64 end = session->seen + session->detection;
+	bfd_watch(session, end > now ? end - now : 0);
+	return 0;
+}
+
+SEC("syscall")
+int mg_bfd_arm(void *argument __attribute__((unused)))
+{
+	bpf_loop(BFD_SESSIONS, bfd_arm_one, NULL, 0);
 	return 0;
 }

@@ -22,6 +22,7 @@ class Command(IntEnum):
     MAP_LOOKUP = 1
     MAP_UPDATE = 2
     MAP_DELETE = 3
+    PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
@@ -62,6 +63,7 @@ class AttachType(IntEnum):
     RECVMSG6 = 20
     GETPEERNAME4 = 29
     GETPEERNAME6 = 30
+    XDP = 37
     TCX_INGRESS = 46
     TCX_EGRESS = 47
 
@@ -98,10 +100,17 @@ def replace_pin(fd: int, path: Path) -> None:
     fresh.rename(path)
 
 
-def open_pinned(path: Path) -> int:
-    """A new descriptor of a pinned object; FileNotFoundError when there is none."""
+_READ_ONLY = 8  # BPF_F_RDONLY of linux/bpf.h
+
+
+def open_pinned(path: Path, *, read_only: bool = False) -> int:
+    """A new descriptor of a pinned object; FileNotFoundError when there is none.
+
+    ``read_only``, of a map: a bpffs that is mounted so will do.
+    """
     name = ctypes.create_string_buffer(os.fsencode(path))
-    return bpf(Command.OBJ_GET, attr("QII", ctypes.addressof(name), 0, 0, size=32))
+    flags = _READ_ONLY if read_only else 0
+    return bpf(Command.OBJ_GET, attr("QII", ctypes.addressof(name), 0, flags, size=32))
 
 
 def info(fd: int, size: int) -> bytes:

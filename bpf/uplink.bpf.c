@@ -5,15 +5,20 @@
  * mg_to_uplink whatever leaves.
  */
 #include "hook_tc.h"
+#include "bfd_packet.h"
 #include "parse.h"
 #include "tunnel.h"
 #include "deliver.h"
 #include "echo.h"
 #include "guard.h"
+#include "leak.h"
 #include "leave.h"
 #include "masquerade.h"
 #include "ours.h"
+#include "endpoint.h"
+#include "order.h"
 #include "stack.h"
+#include "unserved.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -36,12 +41,12 @@ static __framed int tunnel_deliver(hook_t *ctx, struct packet *packet, struct wa
 	/* 1. parse */
 	int reason = parse(ctx, packet);
 	if (reason)
-		return reason;
+		return is_to_be_met(packet) ? order_way(ctx, packet, way) : reason;
 
 	/* 2. to an egress address: replies, from a gateway */
 	struct pod *pod = pod_find(destination_key(packet));
-	if (!pod && is_egress_address(packet))
-		return tunnel_reply(packet, way);
+	if (!pod && is_way_back(packet))
+		return tunnel_reply(ctx, packet, way);
 
 	/* 3. from a pod or host behind the sender; or egress, and this is the gateway */
 	address_find(source_key(packet), &from);
@@ -66,18 +71,37 @@ static __framed int from_outside(hook_t *ctx, struct packet *packet, struct way 
 	if (from.kind && from.kind != ADDRESS_NODE)
 		return DROP_INVALID_SOURCE_IP;
 	packet->identity = from.kind == ADDRESS_NODE ? IDENTITY_REMOTE_NODE : IDENTITY_WORLD;
+	if (!from.kind)
+		packet->far = learned_identity(source_key(packet));
 	int reason = parse_transport(ctx, packet);
 	return reason ? reason : deliver(ctx, packet, way, pod);
+}
+
+/* decide: a packet that SRv6 has brought into a VRF. Returns 0 or a drop reason. */
+static __always_inline int from_vrf(hook_t *ctx, struct packet *packet, struct way *way)
+{
+	int reason = parse_transport(ctx, packet);
+
+	return reason ? reason : vrf_deliver(ctx, packet, way);
 }
 
 /* Returns 0, NOT_OURS or a drop reason. */
 static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struct way *way)
 {
+	const struct note *note = cfg.xdp ? hook_noted(ctx) : NULL;
 	enum tunnel tunnel;
 	__be16 inner = 0;
 
 	/* 1. parse what says whose packet it is */
+	if (note) {
+		packet_in_zone(packet, note->vrf);
+		packet->identity = note->identity;
+	}
 	int reason = parse_network(ctx, packet);
+	if (note)
+		return reason ? reason : from_vrf(ctx, packet, way);
+	if (reason && may_be_arp(ctx))
+		return layer2_arp(ctx, packet, way);
 	if (reason && cfg.beside)
 		return NOT_OURS;
 	if (reason == DROP_UNSUPPORTED_L3_PROTOCOL)
@@ -85,7 +109,26 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 	if (reason)
 		return reason;
 
-	/* 2. the overlay */
+	/* 2. BFD of a router: whatever else this node does, its sessions go on */
+	if (may_be_bfd(ctx, packet)) {
+		reason = bfd_way(ctx, packet, way);
+		if (reason != NO_BFD)
+			return reason;
+	}
+
+	/* 3. SRv6; who asks for an egress address on layer 2 */
+	if (packet->family == 6) {
+		if (may_be_ndp(packet) && layer2_ndp(ctx, packet, way))
+			return 0;
+		reason = sid_way(ctx, packet, way);
+		if (reason == IN_VRF)
+			return from_vrf(ctx, packet, way);
+		if (reason != NOT_SID)
+			return reason;
+		path_told(ctx, packet);
+	}
+
+	/* 4. the overlay */
 	reason = tunnel_find(ctx, packet, &inner, &tunnel);
 	if (tunnel == TUNNEL_KERNEL)
 		return 0;
@@ -93,16 +136,20 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 		reason = tunnel_open(ctx, packet, inner);
 	if (reason)
 		return reason == DROP_UNSUPPORTED_L3_PROTOCOL ? echo_way(ctx, packet, way) : reason;
-	if (tunnel == TUNNEL_OURS)
-		return tunnel_deliver(ctx, packet, way);
-
-	/* 3. an egress address that is ours */
-	if (is_gateway(packet)) {
-		reason = parse_transport(ctx, packet);
-		return reason ? reason : gateway_return(ctx, packet, way);
+	if (tunnel == TUNNEL_OURS) {
+		reason = tunnel_deliver(ctx, packet, way);
+		return reason ? reason : turned_way(ctx, packet, way);
 	}
 
-	/* 4. a pod of this node, or one behind the node's address; the rest is the host's, and
+	/* 5. an egress address that is ours */
+	if (is_gateway(packet)) {
+		if (!layer2_takes(ctx, &packet->destination))
+			return 0;
+		reason = parse_transport(ctx, packet);
+		return fragment_way(ctx, packet, way, reason);
+	}
+
+	/* 6. a pod of this node, or one behind the node's address; the rest is the host's, and
 	 * beside another CNI all of it
 	 */
 	if (cfg.beside)
@@ -154,7 +201,9 @@ static __always_inline int from_vxlan(hook_t *ctx, struct packet *packet, struct
 	/* 2. as if it came from the uplink; what came from elsewhere has the sender that it likes
 	 */
 	int reason = vouched ? tunnel_sender(packet) : DROP_OVERLAY_PORT;
-	return reason ? reason : tunnel_deliver(ctx, packet, way);
+	if (!reason)
+		reason = tunnel_deliver(ctx, packet, way);
+	return reason ? reason : turned_way(ctx, packet, way);
 }
 
 SEC("tc")
@@ -185,9 +234,15 @@ static __always_inline int to_vxlan(hook_t *ctx, struct packet *packet, struct w
 {
 	struct address from, to;
 
-	/* 1. what has its tunnel */
+	/* 1. a copy that is to become a probe; what has its tunnel; what the kernel has gathered */
+	if (hook_mark(ctx) == PROBE_MARK)
+		return probe_way(way, hook_word(ctx));
+	if (hook_mark(ctx) == LAYER2_CLAIM_MARK)
+		return claim_way(ctx, packet, way, hook_word(ctx));
 	if (is_for_device(ctx))
 		return 0;
+	if (hook_mark(ctx) == MARK_GATHER)
+		return ordered_way(ctx, packet, way);
 
 	/* 2. parse; the device drops what concerns its link: it has none */
 	int reason = parse_network(ctx, packet);
@@ -229,26 +284,44 @@ int mg_to_vxlan(hook_t *ctx)
 /* Returns 0 or a drop reason. */
 static __always_inline int to_uplink(hook_t *ctx, struct packet *packet, struct way *way)
 {
-	/* 1. parse; what is no IP is none of ours */
+	/* 1. parse; what is no IP is none of ours, and what the kernel has gathered goes elsewhere
+	 */
 	if (parse_network(ctx, packet))
 		return 0;
+	if (hook_mark(ctx) == MARK_GATHER)
+		return DROP_FRAGMENT_NOT_FOUND;
 
 	/* 2. the overlay's port is the overlay's */
 	if (may_be_tunnel(ctx) && tunnel_forged(ctx, packet))
 		return DROP_OVERLAY_PORT;
 
-	/* 3. pods show the world the address of their node */
-	return masquerades() ? masquerade_out(ctx, packet, way) : 0;
+	/* 3. the address of a service leads nowhere */
+	int reason = unserved_out(ctx, packet, way);
+	if (reason)
+		return reason;
+
+	/* 4. pods show the world the address of their node */
+	reason = masquerades() ? masquerade_out(ctx, packet, way) : 0;
+
+	/* 5. what covered pods send to covered networks should never come here */
+	if (!reason)
+		leak_watch(ctx, packet, way);
+	return reason;
 }
 
 SEC("tc")
 int mg_to_uplink(hook_t *ctx)
 {
+	if (hook_is_virtual(ctx))
+		layer2_source(ctx);
 	bool moved = hook_is_moved(ctx);
 
 	if (moved)
 		overlay_move(ctx);
-	if (moved || hook_is_vouched(ctx) || (!may_be_tunnel(ctx) && !may_be_masqueraded(ctx)))
+	if (moved || hook_is_vouched(ctx))
+		return HOOK_NEXT;
+	if (!may_be_tunnel(ctx) && !may_be_masqueraded(ctx) && !may_be_unserved(ctx) &&
+	    !may_leak(ctx) && hook_mark(ctx) != MARK_GATHER)
 		return HOOK_NEXT;
 	struct slot *slot = enter(ctx, SLOT_TO_UPLINK, POINT_TO_UPLINK);
 	int verdict =

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -163,6 +163,19 @@ def new_key() -> tuple[bytes, bytes]:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return _private(key), public
+
+
+def signature(key: bytes, data: bytes) -> bytes:
+    """A signature over SHA-256 of the data, as ``openssl dgst -sha256 -verify`` takes it.
+
+    The key is of ECDSA or RSA (PKCS #1 v1.5). Raises ValueError for another one.
+    """
+    private = serialization.load_pem_private_key(key, None)
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        return private.sign(data, ec.ECDSA(hashes.SHA256()))
+    if isinstance(private, rsa.RSAPrivateKey):
+        return private.sign(data, padding.PKCS1v15(), hashes.SHA256())
+    raise ValueError("expected a key of ECDSA or RSA")
 
 
 def serial_of(cert: bytes) -> int:

@@ -25,10 +25,18 @@ from clustermesh.remote.wire import plain, split_key
 from clustermesh.store.follow import Batch
 from clustermesh.store.health import cut_history
 from clustermesh.store.keys import PersistentTarget
-from clustermesh.store.own import Own, PodKeys
+from clustermesh.store.own import (
+    Own,
+    PodKeys,
+    beat_key,
+    beat_value,
+    draining_prefix,
+    draining_value,
+    programmed_key,
+)
 from clustermesh.store.view import StoreView
 from mesh.core.findings import STORE
-from mesh.core.model import Finding
+from mesh.core.model import IP, Beat, Draining, Finding
 from mesh.core.reconcile import Applied
 from mesh.core.table import ColumnChanges
 
@@ -53,7 +61,7 @@ class AgentStore:
         addresses_changed: Callable[[ColumnChanges], None],
     ) -> None:
         self.client = Client(endpoint)
-        self._node = node
+        self._cluster, self._node = facts.cluster, node
         self.own = Own(facts.cluster)
         kept = KeptContracts(known.with_name(CONTRACTS_FILE))
         self.remote = RemoteTables(facts, addresses_changed, kept=kept)
@@ -63,6 +71,7 @@ class AgentStore:
             ports=self.remote.ports,
         )  # fmt: skip
         self.keys = PodKeys(facts.cluster, node)
+        self._drains = draining_prefix(facts.cluster, node)
         self.known = KnownClusters(known)
         self.remote.expect(self.known.clusters)
         self._contradicted = asyncio.Event()
@@ -81,6 +90,22 @@ class AgentStore:
     def entries(self) -> PersistentTarget:
         """The keys of our pods, as a target."""
         return PersistentTarget(self.client, [self.keys.prefix])
+
+    def reports(self) -> PersistentTarget:
+        """What we say of draining egress addresses, as a target."""
+        return PersistentTarget(self.client, [self._drains])
+
+    def report(self, address: IP, row: Draining | None) -> dict[str, bytes]:
+        """The key that says it."""
+        return {f"{self._drains}{address}": draining_value(row)} if row else {}
+
+    async def beat(self, beat: Beat) -> None:
+        """Say that this node is there (egress addresses on layer 2). Raises OSError."""
+        await self.client.put(beat_key(self._cluster, self._node), beat_value(beat))
+
+    def programmed(self) -> PersistentTarget:
+        """The key of the generations that this node holds, as a target."""
+        return PersistentTarget(self.client, [programmed_key(self._cluster, self._node)])
 
     def check(self, contradicts: Contradicted) -> None:
         """Ask ``contradicts`` about every batch of our own subtree."""

@@ -8,6 +8,8 @@ has a controller's configuration, also while no controller runs.
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,28 @@ def read(path: Path) -> Asked:
         raise ValueError(f"{path}: {error}") from error
     etcd = config.etcd
     return Asked(config.cluster.name, EtcdAddress(etcd.endpoints, etcd.ca, etcd.cert, etcd.key))
+
+
+def configurations(given: Sequence[Path] | None) -> list[Path]:
+    """The files that a command names, else those of the controllers of the run directory."""
+    run = run_directory()
+    return list(given or sorted([*run.glob("controller.yaml"), *run.glob("*/controller.yaml")]))
+
+
+def of_controllers(given: Sequence[Path] | None) -> dict[str, Asked]:
+    """The clusters of ``configurations``, with the way to their store.
+
+    Raises FileNotFoundError when there is none, OSError and ValueError naming the file.
+    """
+    asked = {one.cluster: one for one in map(read, configurations(given))}
+    if not asked:
+        raise FileNotFoundError(f"no controller.yaml under {run_directory()}; say --config FILE")
+    return asked
+
+
+def run_directory() -> Path:
+    """Where the processes of this host have their files."""
+    return Path(os.environ.get("MESHGATE_RUN") or "/run/meshgate")
 
 
 def is_there(asked: Asked, name: str) -> bool:

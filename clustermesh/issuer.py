@@ -21,7 +21,15 @@ import msgspec
 
 from clustermesh.asking import METHOD, NAME, SERVICE, Answered, Asked, RefusedError, write_files
 from clustermesh.certs import Authority, is_spent, new_key, validity_of
-from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser, add_user, bootstrap_auth
+from clustermesh.etcd.auth import (
+    CONTROLLER,
+    FEED,
+    NODE,
+    SPEAKER,
+    EtcdUser,
+    add_user,
+    bootstrap_auth,
+)
 from clustermesh.etcd.auth import user_grants as grants_of
 from clustermesh.etcd.channel import EtcdAddress
 from clustermesh.etcd.client import Client
@@ -35,7 +43,7 @@ log = logging.getLogger(__name__)
 #: What the token of a service account must be made for, so that no other token is of use here.
 AUDIENCE = "meshgate-issuer"
 #: Who asks, by the name of the service account.
-ROLES = {"meshgate-agent": NODE, "meshgate-speaker": SPEAKER}
+ROLES = {"meshgate-agent": NODE, "meshgate-speaker": SPEAKER, "meshgate-feed": FEED}
 
 
 @dataclass(frozen=True, slots=True)

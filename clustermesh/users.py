@@ -1,7 +1,8 @@
 """Users of the shared etcd, made and taken away where the CA is.
 
-``meshgate cluster node NAME`` and ``controller INSTANCE``: the users of our own processes (D63).
-``--issue`` makes user, role and certificate, ``--revoke`` takes all three away (D64).
+``meshgate cluster node NAME``, ``controller INSTANCE`` and ``feed INSTANCE``: the users of our own
+processes (D63). ``--issue`` makes user, role and certificate, ``--revoke`` takes all three away
+(D64).
 
 ``meshgate cluster user CLUSTER``: a user for a Cilium cluster.
 
@@ -27,6 +28,7 @@ import yaml
 from clustermesh.certs import LIFETIME, PROCESS_LIFETIME, KeyPair
 from clustermesh.etcd.auth import (
     CONTROLLER,
+    FEED,
     NODE,
     SPEAKER,
     EtcdUser,
@@ -96,8 +98,8 @@ def make(cluster: str, role: str, pki: Path, endpoints: Sequence[str]) -> MadeUs
 
 
 def processes_of(cluster: str, role: str, name: str) -> Sequence[EtcdUser]:
-    """The users that go with a node, or with a controller."""
-    roles = (NODE, SPEAKER) if role == NODE else (CONTROLLER,)
+    """The users that go with a node, with a controller, or with a feed."""
+    roles = (NODE, SPEAKER) if role == NODE else (FEED if role == FEED else CONTROLLER,)
     return [EtcdUser(cluster, one, name) for one in roles]
 
 
@@ -131,6 +133,15 @@ def issue(
         for one in made if into else ():
             write_pair(into or Path(), one.user, one.pair)
         return made
+
+
+def serve(user: EtcdUser, pki: Path, hosts: Sequence[str], into: Path) -> None:
+    """Write a certificate for the server of a process, good for these names and addresses.
+
+    Its files are called like the user's, with ``-server``. Raises OSError, ValueError.
+    """
+    authority = Folder(pki).authority
+    write_pair(into, f"{user.cn}-server", authority.issue_server(hosts[0], hosts))
 
 
 def revoke(users: Sequence[EtcdUser], pki: Path, endpoints: Sequence[str]) -> int:

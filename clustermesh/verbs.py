@@ -37,6 +37,9 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     user.set_defaults(run=_user)
     _add_process(verbs, "node", "the agent and the speaker of a node", "NAME")
     _add_process(verbs, "controller", "a controller", "INSTANCE")
+    feed = _add_process(verbs, "feed", "the feed for firewalls", "INSTANCE")
+    text = "with --issue and --into: a certificate of its server, too, for this name or address"
+    feed.add_argument("--serve", action="append", default=[], metavar="HOST", help=text)
     renew = verbs.add_parser(
         "renew",
         help="renew the certificates of the CA's folder of which half is over; for a timer",
@@ -68,7 +71,7 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _add_process(
     verbs: _SubParsersAction[argparse.ArgumentParser], role: str, whose: str, metavar: str
-) -> None:
+) -> argparse.ArgumentParser:
     """The verb that issues and revokes the users of one of our processes."""
     parser = verbs.add_parser(
         role,
@@ -90,7 +93,8 @@ def _add_process(
     _add_lifetime(parser)
     _add_etcd(parser)
     _add_output(parser)
-    parser.set_defaults(run=_process, role=role)
+    parser.set_defaults(run=_process, role=role, serve=())
+    return parser
 
 
 def _add_etcd(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +140,11 @@ def _process(parsed: argparse.Namespace) -> int:
         processes = users.processes_of(cluster, parsed.role, parsed.name)
         if parsed.revoke:
             return _revoke(processes, parsed.pki, endpoints)
+        if parsed.serve and not parsed.into:
+            raise ValueError("--serve needs --into")  # noqa: TRY301 - told below, as the rest
         made = users.issue(processes, parsed.pki, endpoints, *_lifetime(parsed), into=parsed.into)
+        if parsed.serve:
+            users.serve(processes[0], parsed.pki, parsed.serve, parsed.into)
     except (OSError, ValueError, TypeError) as error:
         done = "revoked" if parsed.revoke else "issued"
         print(f"meshgate: {parsed.role} {parsed.name} is not {done}: {error}", file=sys.stderr)
@@ -186,13 +194,11 @@ def _lifetime(parsed: argparse.Namespace) -> Sequence[timedelta]:
 def _forget(parsed: argparse.Namespace) -> int:
     from clustermesh import forget
 
-    run = _run()
-    paths = parsed.config or sorted([*run.glob("controller.yaml"), *run.glob("*/controller.yaml")])
     try:
-        found = {one.cluster: one for one in map(forget.read, paths)}
+        found = forget.of_controllers(parsed.config)
         asked = {name: one for name, one in found.items() if name != parsed.cluster}
         if not asked:
-            text = f"no controller.yaml of another cluster under {run}; say --config FILE"
+            text = f"no controller.yaml of another cluster under {_run()}; say --config FILE"
             raise FileNotFoundError(text)
         there = [one for one in asked.values() if forget.is_there(one, parsed.cluster)]
         if there and not parsed.yes and not _is_sure(parsed.cluster):
@@ -209,8 +215,7 @@ def _forget(parsed: argparse.Namespace) -> int:
 def _accept(parsed: argparse.Namespace) -> int:
     from clustermesh import accept, forget
 
-    run = _run()
-    paths = parsed.config or sorted([*run.glob("controller.yaml"), *run.glob("*/controller.yaml")])
+    run, paths = _run(), forget.configurations(parsed.config)
     try:
         found = {path: section for path in paths if (section := accept.section(path)) is not None}
         asked = {one.cluster: (path, one) for path in found for one in [forget.read(path)]}
@@ -278,7 +283,7 @@ def _cluster_of(role: str, name: str) -> str:
 
     Raises OSError.
     """
-    field = "node" if role == "node" else "instance"
+    field = "node" if role == "node" else "instance"  # also of a feed
     for document in _configurations():
         cluster = document.get("cluster")
         if document.get(field) == name and isinstance(cluster, dict) and cluster.get("name"):

@@ -9,8 +9,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
-PACKAGES="bpftool ca-certificates clang clang-format containernetworking-plugins curl etcd-client
-etcd-server frr git iperf3 iproute2 iptables iputils-ping libbpf-dev libbpf1 linux-libc-dev make
+PACKAGES="bird2 bpftool ca-certificates clang clang-format containernetworking-plugins curl etcd-client
+etcd-server frr git gobgpd iperf3 iproute2 iptables iputils-ping libbpf-dev libbpf1 linux-libc-dev make
 musl-tools nftables procps python3 python3-venv tcpdump util-linux"
 
 # Container runtime and plugins come from Go modules (tests/tools/kube), runc from Debian; the others

@@ -1,14 +1,14 @@
-"""Egress addresses that no policy names any more: how their connections end. Pure.
+"""Egress addresses that were evicted or denied: how their connections end. Pure.
 
-A connection stays in the table of its node while it is idle. When its address belongs to no policy
-any more, the next packet of either end is answered by RST (``bpf/include/reset.h``). The datapath
-learns of it by a row, because an address whose row is only missing ends nothing. For ``ACCEPTS_S``
-the row names the last gateways, by which the other end is told; afterwards only the pod is.
+A connection stays in the table of its node while it is idle. When its address is cut, the next
+packet of either end is answered by RST (``bpf/include/reset.h``). The datapath learns of it by a
+row, because an address whose row is only missing ends nothing. For ``ACCEPTS_S`` the row names the
+last gateways, by which the other end is told; afterwards only the pod is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -22,28 +22,31 @@ REMEMBERED_S = 7800.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The time from which no policy named the address, and the gateways until then."""
+    """The time from which the address was cut, and the gateways until then."""
 
     since: float
     gateways: tuple[IPv4Address, ...]
 
 
 def endings(
-    known: Iterable[IP],
+    cut: Collection[IP],
     named: Collection[IP],
     last: Gateways,
     ended: Mapping[IP, Ending],
     time_s: float,
 ) -> dict[IP, Ending]:
-    """The addresses that have ended: ``known`` before, and not ``named`` now.
+    """The addresses that have ended: ``cut`` now, or once, and ``named`` by nobody since.
 
     ``last`` are the gateways of before, ``ended`` the endings that were known already.
     """
-    gone = {address: Ending(time_s, last.get(address, ())) for address in known}
-    return {
+    kept = {
         address: ending
-        for address, ending in (gone | dict(ended)).items()
+        for address, ending in ended.items()
         if address not in named and time_s - ending.since < REMEMBERED_S
+    }
+    return kept | {
+        address: ended.get(address) or Ending(time_s, tuple(last.get(address, ())))
+        for address in cut
     }
 
 

@@ -3,7 +3,8 @@
 A pod's node picks one of the gateways that are there now (``mg_egress_addr``). Checks of a sender,
 and of "am I one", read the row of node and address (``mg_gateway``): a node that has left is not
 picked any more, but its packets, and packets to it, are accepted for ``ACCEPTS_S``, because the
-nodes, and the routers outside, learn of it at different times.
+nodes, and the routers outside, learn of it at different times. They are accepted for longer where
+they still come: until there was none for ``IDLE_S``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from ipaddress import IPv4Address
 
 from mesh.core.model import IP
 
-#: How long the packets of a gateway that has left are accepted.
-ACCEPTS_S = 120.0
+#: How long the packets of a gateway that has left are accepted, and how long none may have come
+#: when that ends.
+ACCEPTS_S, IDLE_S = 120.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,15 @@ def gateway_rank(own: IPv4Address, key: GatewayKey, row: GatewayRow) -> int:
     if key.node == own and row.sends:
         return 0
     return 1 if row.sends else 2
+
+
+def still_carrying(
+    left: Mapping[GatewayKey, float], seen_s: Mapping[GatewayKey, float]
+) -> dict[GatewayKey, float]:
+    """``left``, with later times for those whose last packet came lately; all by one clock."""
+    return {
+        key: max(since, seen_s.get(key, since) + IDLE_S - ACCEPTS_S) for key, since in left.items()
+    }
 
 
 def departures(

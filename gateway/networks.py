@@ -10,12 +10,23 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 
 from gateway.policy import EgressPolicy
-from mesh.core.model import IP, Network
+from gateway.pool import EgressPool
+from mesh.core.model import Network
 
 
-def egress_network(address: IP, policies: Mapping[str, EgressPolicy]) -> dict[Network, None]:
-    """The network of an egress address that policies name."""
-    return {ip_network(address): None} if policies else {}
+def networks_of(_: str, policy: EgressPolicy) -> list[Network]:
+    """The egress addresses of a policy as networks."""
+    return [ip_network(address) for address in policy.addresses]
+
+
+def networks_of_pool(_: str, pool: EgressPool) -> tuple[Network, ...]:
+    """The networks of a pool."""
+    return pool.cidrs
+
+
+def egress_network(network: Network, *_: object) -> dict[Network, None]:
+    """A network with egress addresses of policies or pools."""
+    return {network: None}
 
 
 def destinations_of(_: str, policy: EgressPolicy) -> list[Network]:

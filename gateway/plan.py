@@ -26,12 +26,12 @@ class EgressPlan:
     """Policies, the pods that they cover and their gateways, as one picture.
 
     ``policies`` come in order of precedence; ``covered`` names each covered pod's policies in that
-    order; ``gateways`` has every policy, with None where no node is eligible.
+    order; ``gateways`` has every policy, with no node where none is eligible.
     """
 
     policies: Mapping[str, EgressPolicy] = field(default_factory=dict)
     covered: Mapping[PodKey, tuple[str, ...]] = field(default_factory=dict)
-    gateways: Mapping[str, Node | None] = field(default_factory=dict)
+    gateways: Mapping[str, tuple[Node, ...]] = field(default_factory=dict)
 
 
 def by_precedence(policies: Iterable[EgressPolicy]) -> list[EgressPolicy]:
@@ -39,9 +39,9 @@ def by_precedence(policies: Iterable[EgressPolicy]) -> list[EgressPolicy]:
     return sorted(policies, key=lambda one: (not one.created, one.created, one.name))
 
 
-def address_for(policy: EgressPolicy, destination: Network) -> IP | None:
-    """The egress address of the destination's family."""
-    return next((a for a in policy.addresses if a.version == destination.version), None)
+def address_for(policy: EgressPolicy, family: int) -> IP | None:
+    """The egress address of a family."""
+    return next((a for a in policy.addresses if a.version == family), None)
 
 
 def exclusions(policy: EgressPolicy) -> tuple[Network, ...]:
@@ -60,6 +60,11 @@ def _inside(network: Network, other: Network) -> bool:
         and network.prefixlen >= other.prefixlen
         and network.network_address in other
     )
+
+
+def names_of(nodes: Iterable[Node]) -> list[str]:
+    """Names of nodes, in their order."""
+    return [node.name for node in nodes]
 
 
 # Classes
@@ -110,20 +115,20 @@ def findings_of(plan: EgressPlan) -> list[Finding]:
 
 
 def _gateway_findings(
-    policies: Mapping[str, EgressPolicy], gateways: Mapping[str, Node | None]
+    policies: Mapping[str, EgressPolicy], gateways: Mapping[str, tuple[Node, ...]]
 ) -> list[Finding]:
     text = "selects no node with an IPv4 address: what the policy covers is dropped"
     return [
         Finding(NO_GATEWAY, policy.origin, policy.fields.gateways, f"{name} {text}", _about(policy))
         for name, policy in policies.items()
-        if gateways[name] is None
+        if not gateways[name]
     ]
 
 
 def _address_findings(policies: Iterable[EgressPolicy]) -> list[Finding]:
     findings = []
     for policy in policies:
-        families = {d.version for d in policy.destinations if address_for(policy, d) is None}
+        families = {d.version for d in policy.destinations if not address_for(policy, d.version)}
         for family in sorted(families):
             text = (
                 f"no IPv{family} address: covered packets to IPv{family} destinations are dropped"
@@ -174,20 +179,20 @@ def _more(count: int) -> str:
 
 
 def _shared_addresses(
-    policies: Mapping[str, EgressPolicy], gateways: Mapping[str, Node | None]
+    policies: Mapping[str, EgressPolicy], gateways: Mapping[str, tuple[Node, ...]]
 ) -> list[Finding]:
-    """Policies that share an address but not its gateway; the oldest one's is used."""
+    """Policies that share an address but not its gateways; the oldest one's are used."""
     owners: dict[IP, EgressPolicy] = {}
     findings = []
     for name, policy in policies.items():
         for address in policy.addresses:
-            node = gateways[name]
-            owner = owners.setdefault(address, policy) if node else policy
-            other = gateways[owner.name]
-            if node and other and node.name != other.name:
+            nodes = names_of(gateways[name])
+            owner = owners.setdefault(address, policy) if nodes else policy
+            others = names_of(gateways[owner.name])
+            if nodes and others and nodes != others:
                 text = (
-                    f"{address} leaves through {other.name}, the gateway of policy {owner.name}"
-                    f" ({owner.origin}), not through {node.name}"
+                    f"{address} leaves through {', '.join(others)}, as policy {owner.name}"
+                    f" ({owner.origin}) says, not through {', '.join(nodes)}"
                 )
                 about = (*_about(policy, owner), f"address/{address}")
                 findings.append(

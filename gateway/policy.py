@@ -1,22 +1,21 @@
-"""EgressPolicy and CiliumEgressGatewayPolicy: documents -> rows, strictly.
+"""EgressPolicy: documents -> rows, strictly. Other products' policies are in ``foreign.py``.
 
 An unknown or wrong field refuses the whole object by path, because half a policy is a leak. So does
 a null: a null in place of ``matchLabels:`` would select everything.
-``CiliumEgressGatewayPolicy`` follows ``reference/egress.md`` 2 and 3 (S1, S2, S4, S8).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from mesh.core.model import IP, Finding, Network, PodSelector, Requirement, Selector
-from mesh.core.strict import AnyAddress, AnyNetwork, HostNetwork, Wrong, convert
+from mesh.core.model import IP, Finding, Labels, Network, PodSelector, Selector
+from mesh.core.strict import AnyAddress, AnyNetwork, Wrong, convert
 from mesh.objects.definition import Column, Definition, Rule
-from mesh.objects.fields import irrelevant, reported, used
 from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
     Kind,
@@ -31,8 +30,8 @@ from mesh.objects.schema import (
 )
 from mesh.objects.tables import ObjectNoun
 
-#: Cilium writes a label's source in front of its key; both of these mean a pod's own labels.
-_SOURCES = ("k8s:", "any:")
+#: ``enum gateway_limit``: gateways of one address. It is also what a policy has that says nothing.
+MOST_GATEWAYS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +43,27 @@ class Fields:
 
 
 OWN_FIELDS = Fields("gateways.nodeSelector", "addresses")
+POOL_FIELDS = Fields("gateways.nodeSelector", "pool")
+
+Outbound = Literal["gateway", "direct"]
+Mapping = Literal["endpoint-dependent", "endpoint-independent"]
+Filtering = Literal["address-dependent", "endpoint-independent"]
+Activation = Literal["Immediate", "Acknowledged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """Seconds without a packet after which a connection ends; 0: as all connections."""
+
+    tcp_established: int = 0
+    tcp_transitory: int = 0
+    udp: int = 0
+    icmp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
-    """One EgressPolicy or CiliumEgressGatewayPolicy, parsed; ``origin`` is its manifest path."""
+    """One EgressPolicy, or a policy of another product, parsed; ``origin`` is its manifest path."""
 
     name: str
     selectors: tuple[PodSelector, ...]
@@ -58,7 +73,34 @@ class EgressPolicy:
     gateways: Selector
     origin: str = ""
     created: str = ""
+    labelled: Selector | None = None
+    """Learned networks by the labels that BGP communities have become; None: none."""
     fields: Fields = field(default=OWN_FIELDS, compare=False)
+    labels: Labels = ()  # of the object, which BGPPeers may select
+    max_gateways: int = MOST_GATEWAYS
+    pool: str = ""
+    """The EgressPool out of which its addresses come; empty: ``addresses`` are fixed."""
+    outbound: Outbound = "gateway"
+    mapping: Mapping = "endpoint-dependent"
+    filtering: Filtering = "address-dependent"
+    """Who may send to a port of an endpoint-independent mapping."""
+    quota_ports: int = 0
+    """Ports of an address that a pod may have, in runs of 16; 0: no quota but that of all pods."""
+    quota_new_per_second: int = 0
+    """New mappings of a pod in a second; 0: no quota."""
+    timers: Timers = Timers()
+    activation: Activation = "Immediate"
+    names: tuple[str, ...] = ()
+    """Destinations by host name, in lower case and without the last dot."""
+    waiting: tuple[IP, ...] = ()
+    """Addresses that firewalls have not acknowledged (``feed/acknowledged.py``)."""
+    further: tuple[tuple[Selector, int], ...] = ()
+    """More selectors of gateways, each with its own maximum."""
+
+    @property
+    def choices(self) -> tuple[tuple[Selector, int], ...]:
+        """All selectors of gateways, each with its maximum."""
+        return (self.gateways, self.max_gateways), *self.further
 
 
 POLICIES: ObjectNoun[str, EgressPolicy] = ObjectNoun("egress")
@@ -66,216 +108,224 @@ POLICIES: ObjectNoun[str, EgressPolicy] = ObjectNoun("egress")
 ADVERTISED = "egressIPs"
 
 
+#: A field that is read, whether a policy wants something of it that is not there yet, and what
+#: happens instead. Whoever makes the datapath of a field removes its line.
+_NOT_YET: tuple[tuple[str, Callable[[EgressPolicy], object], str], ...] = (
+    ("spec.destinationNames", lambda one: one.names, "destinations by name are not covered"),
+    ("spec.outbound", lambda one: one.outbound == "direct", "packets go by the gateways"),
+    (
+        "spec.pool",
+        lambda one: "/" in one.pool,
+        "a pool of another cluster gives no address, and covered packets are dropped",
+    ),
+)
+
 #: Networks of one kind in a policy: the API server bounds the cost of a rule about each.
 _NETWORKS = 4096
 
 
-class _PodChoice(Strict, frozen=True, kw_only=True):
+class PodChoice(Strict, frozen=True, kw_only=True):
+    """One selector of pods, by their labels, their namespace's and their node's."""
+
     rules: ClassVar = (
         Rule(
             "has(self.podSelector) || has(self.namespaceSelector)",
             "podSelector or namespaceSelector is required ({} selects everything)",
         ),
+        Rule(
+            "has(self.podSelector) || !has(self.nodeSelector)",
+            "not alone, only together with podSelector",
+            ".nodeSelector",
+        ),
     )
     namespace_selector: SelectorField | UnsetType = UNSET
     pod_selector: SelectorField | UnsetType = UNSET
+    node_selector: SelectorField | UnsetType = UNSET
 
 
-class _NodeChoice(Strict, frozen=True, kw_only=True):
+class NodeChoice(Strict, frozen=True, kw_only=True):
+    """A selector of nodes."""
+
     node_selector: SelectorField
+
+
+class _Gateways(NodeChoice, frozen=True, kw_only=True):
+    max: Annotated[int, msgspec.Meta(ge=1, le=MOST_GATEWAYS)] = MOST_GATEWAYS
+
+
+class _Quota(Strict, frozen=True, kw_only=True):
+    ports: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    new_per_second: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+
+
+#: A timer of a policy; the least of RFC 4787, 5382 and 5508 stand in its document.
+_Established = Annotated[int, msgspec.Meta(ge=7440, le=604_800)]
+_Transitory = Annotated[int, msgspec.Meta(ge=240, le=86_400)]
+_Datagram = Annotated[int, msgspec.Meta(ge=120, le=86_400)]
+_Query = Annotated[int, msgspec.Meta(ge=60, le=86_400)]
+
+
+class _Timers(Strict, frozen=True, kw_only=True):
+    tcp_established_seconds: _Established | UnsetType = UNSET
+    tcp_transitory_seconds: _Transitory | UnsetType = UNSET
+    udp_seconds: _Datagram | UnsetType = UNSET
+    icmp_seconds: _Query | UnsetType = UNSET
+
+
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_HostName = Annotated[str, msgspec.Meta(max_length=253, pattern=rf"^(\*\.)?({_LABEL}\.)*{_LABEL}$")]
+
+
+_FILTERING = "endpoint-independent only together with mapping: endpoint-independent"
 
 
 class _EgressSpec(Strict, frozen=True, kw_only=True):
     rules: ClassVar = (
         Rule(
-            "self.addresses.all(a, !isIP(a) || !(ip(a).isUnspecified() || ip(a).isLoopback() || "
+            "(has(self.addresses) && size(self.addresses) > 0) != "
+            "(has(self.pool) && self.pool != '')",
+            "expected addresses or a pool, and not both",
+            ".addresses",
+        ),
+        Rule(
+            "!has(self.addresses) || self.addresses.all(a, !isIP(a) || "
+            "!(ip(a).isUnspecified() || ip(a).isLoopback() || "
             "cidr(ip(a).family() == 4 ? '224.0.0.0/4' : 'ff00::/8').containsIP(ip(a))))",
             "expected addresses that can be a source",
             ".addresses",
         ),
         Rule(
-            "self.addresses.all(a, self.addresses.all(b, !isIP(a) || !isIP(b) || "
-            "ip(a).family() != ip(b).family() || ip(a) == ip(b)))",
-            "expected at most one IPv4 and one IPv6 address",
-            ".addresses",
+            "has(self.destinationCIDRs) && size(self.destinationCIDRs) > 0 || "
+            "has(self.destinationSelector) || "
+            "has(self.destinationNames) && size(self.destinationNames) > 0",
+            "required, or else destinationSelector or destinationNames",
+            ".destinationCIDRs",
+        ),
+        Rule(
+            "!has(self.filtering) || self.filtering == 'address-dependent' || "
+            "has(self.mapping) && self.mapping == 'endpoint-independent'",
+            _FILTERING,
+            ".filtering",
         ),
     )
-    selectors: Annotated[tuple[_PodChoice, ...], msgspec.Meta(min_length=1)]
-    destination_cidrs: Annotated[
-        tuple[AnyNetwork, ...], msgspec.Meta(min_length=1, max_length=_NETWORKS)
-    ] = msgspec.field(name="destinationCIDRs")
+    selectors: Annotated[tuple[PodChoice, ...], msgspec.Meta(min_length=1)]
+    destination_cidrs: Annotated[tuple[AnyNetwork, ...], msgspec.Meta(max_length=_NETWORKS)] = (
+        msgspec.field(name="destinationCIDRs", default=())
+    )
+    destination_selector: SelectorField | UnsetType = UNSET
+    destination_names: Annotated[tuple[_HostName, ...], msgspec.Meta(max_length=64)] = ()
     excluded_cidrs: Annotated[tuple[AnyNetwork, ...], msgspec.Meta(max_length=_NETWORKS)] = (
         msgspec.field(name="excludedCIDRs", default=())
     )
-    addresses: Annotated[tuple[AnyAddress, ...], msgspec.Meta(min_length=1, max_length=16)]
-    gateways: _NodeChoice
+    addresses: Annotated[tuple[AnyAddress, ...], msgspec.Meta(max_length=16)] = ()
+    pool: Annotated[str, msgspec.Meta(max_length=286)] = ""
+    gateways: _Gateways
+    outbound: Outbound = "gateway"
+    mapping: Mapping = "endpoint-dependent"
+    filtering: Filtering = "address-dependent"
+    quota: _Quota = _Quota()
+    timers: _Timers = _Timers()
+    activation: Activation = "Immediate"
 
 
 class _Egress(StrictObject, frozen=True, kw_only=True):
     spec: _EgressSpec
 
 
-class _CiliumChoice(_PodChoice, frozen=True, kw_only=True):
-    node_selector: SelectorField | UnsetType = UNSET
-
-
-class _CiliumGateway(_NodeChoice, frozen=True, kw_only=True):
-    interface: str = ""
-    egress_ip: AnyAddress | UnsetType = msgspec.field(name="egressIP", default=UNSET)
-
-
-class _CiliumSpec(Strict, frozen=True, kw_only=True):
-    selectors: Annotated[tuple[_CiliumChoice, ...], msgspec.Meta(min_length=1)]
-    destination_cidrs: tuple[HostNetwork, ...] = msgspec.field(name="destinationCIDRs")
-    excluded_cidrs: tuple[HostNetwork, ...] = msgspec.field(name="excludedCIDRs", default=())
-    egress_gateway: _CiliumGateway | UnsetType = UNSET
-    egress_gateways: tuple[_CiliumGateway, ...] = ()
-
-
-class _Cilium(StrictObject, frozen=True, kw_only=True):
-    spec: _CiliumSpec
-
-
 def _egress(place: Place, document: object) -> Parsed:
     policy = convert(document, _Egress)
     spec = policy.spec
-    for family in (4, 6):
-        if len({a for a in spec.addresses if a.version == family}) > 1:
-            raise Wrong("spec.addresses", f"expected at most one IPv{family} address")
     for number, address in enumerate(spec.addresses):
-        _check_usable(f"spec.addresses[{number}]", address)
+        check_usable(f"spec.addresses[{number}]", address)
+    if bool(spec.addresses) == bool(spec.pool):
+        raise Wrong("spec.addresses", "expected addresses or a pool, and not both")
+    named = spec.destination_names or spec.destination_selector is not UNSET
+    if not spec.destination_cidrs and not named:
+        text = "required, or else destinationSelector or destinationNames"
+        raise Wrong("spec.destinationCIDRs", text)
+    if "endpoint-independent" == spec.filtering != spec.mapping:
+        raise Wrong("spec.filtering", _FILTERING)
     row = EgressPolicy(
         place.key.name,
         selectors=tuple(
-            _pods(f"spec.selectors[{number}]", choice)
+            pods_of(f"spec.selectors[{number}]", choice)
             for number, choice in enumerate(spec.selectors)
         ),
-        destinations=_unique(spec.destination_cidrs),
-        excluded=_unique(spec.excluded_cidrs),
-        addresses=tuple(sorted(set(spec.addresses), key=lambda a: a.version)),
+        destinations=unique(spec.destination_cidrs),
+        excluded=unique(spec.excluded_cidrs),
+        addresses=tuple(sorted(dict.fromkeys(spec.addresses), key=lambda a: a.version)),
         gateways=selector_of("spec.gateways.nodeSelector", spec.gateways.node_selector),
         origin=str(place),
         created=created_at(policy.metadata),
+        labelled=optional_selector("spec.destinationSelector", spec.destination_selector),
+        labels=labels_of(policy),
+        max_gateways=spec.gateways.max,
+        fields=POOL_FIELDS if spec.pool else OWN_FIELDS,
+        pool=spec.pool,
+        outbound=spec.outbound,
+        mapping=spec.mapping,
+        filtering=spec.filtering,
+        quota_ports=spec.quota.ports,
+        quota_new_per_second=spec.quota.new_per_second,
+        timers=_timers(spec.timers),
+        activation=spec.activation,
+        names=tuple(dict.fromkeys(spec.destination_names)),
     )
-    return Parsed(POLICIES.name, row.name, row)
+    return Parsed(POLICIES.name, row.name, row, tuple(_not_yet(place, row)))
 
 
-def _cilium(place: Place, document: object) -> Parsed:
-    policy = convert(document, _Cilium)
-    spec = policy.spec
-    path, gateway, notes = _gateway(place, spec)
-    if gateway.egress_ip is UNSET:
-        text = "not supported yet: needs egressIP; packets that the policy covers are dropped"
-        field = "interface" if gateway.interface else "egressIP"
-        notes.append(place.finding(UNSUPPORTED, f"{path}.{field}", text))
-    row = EgressPolicy(
-        place.key.name,
-        selectors=tuple(
-            _cilium_pods(f"spec.selectors[{number}]", choice)
-            for number, choice in enumerate(spec.selectors)
-        ),
-        destinations=_unique(spec.destination_cidrs),
-        excluded=_unique(spec.excluded_cidrs),
-        addresses=() if gateway.egress_ip is UNSET else (gateway.egress_ip,),
-        gateways=selector_of(f"{path}.nodeSelector", gateway.node_selector),
-        origin=str(place),
-        created=created_at(policy.metadata),
-        fields=Fields(f"{path}.nodeSelector", f"{path}.egressIP"),
+def _timers(timers: _Timers) -> Timers:
+    return Timers(
+        timers.tcp_established_seconds or 0,
+        timers.tcp_transitory_seconds or 0,
+        timers.udp_seconds or 0,
+        timers.icmp_seconds or 0,
     )
-    return Parsed(POLICIES.name, row.name, row, tuple(notes))
 
 
-def _gateway(place: Place, spec: _CiliumSpec) -> tuple[str, _CiliumGateway, list[Finding]]:
-    """The gateway rule that counts, after S1 and S4."""
-    if spec.egress_gateways:
-        rules = {f"spec.egressGateways[{n}]": rule for n, rule in enumerate(spec.egress_gateways)}
-    elif spec.egress_gateway:
-        rules = {"spec.egressGateway": spec.egress_gateway}
-    else:
-        raise Wrong("spec.egressGateway", "required")
-    for path, rule in rules.items():
-        if rule.interface and rule.egress_ip:
-            raise Wrong(path, "interface and egressIP exclude each other: the policy is ignored")
-        if rule.egress_ip:
-            _check_families(f"{path}.egressIP", rule.egress_ip, spec.destination_cidrs)
-    notes = []
-    if len(rules) > 1:
-        text = f"not supported yet: only the first of {len(rules)} entries is used"
-        notes.append(place.finding(UNSUPPORTED, "spec.egressGateways", text))
-    first = next(iter(rules))
-    return first, rules[first], notes
+def _not_yet(place: Place, row: EgressPolicy) -> Iterator[Finding]:
+    """What the policy wants and nobody does yet."""
+    for path, wanted, instead in _NOT_YET:
+        if wanted(row):
+            yield place.finding(UNSUPPORTED, path, f"not supported yet: {instead}")
 
 
-def _check_families(path: str, address: IP, destinations: tuple[Network, ...]) -> None:
-    _check_usable(path, address)
-    for number, destination in enumerate(destinations):
-        if destination.version != address.version:
-            text = f"{address} and spec.destinationCIDRs[{number}] ({destination}) differ in family"
-            raise Wrong(path, f"{text}: the policy is ignored")
+def labels_of(policy: StrictObject) -> Labels:
+    """The labels of the object."""
+    return tuple(sorted((policy.metadata.labels or {}).items()))
 
 
-def _check_usable(path: str, address: IP) -> None:
+def check_usable(path: str, address: IP) -> None:
+    """Raises Wrong for an address that can be no source."""
     if address.is_multicast or address.is_unspecified or address.is_loopback:
         raise Wrong(path, f"{address} cannot be a source address")
 
 
-def _pods(path: str, choice: _PodChoice) -> PodSelector:
+def _same(selector: Selector | None) -> Selector | None:
+    return selector
+
+
+def pods_of(
+    path: str,
+    choice: PodChoice,
+    read: Callable[[Selector | None], Selector | None] = _same,
+) -> PodSelector:
+    """The pods of one choice; ``read`` makes a kind's selector of pods one of ours."""
     if choice.pod_selector is UNSET and choice.namespace_selector is UNSET:
         raise Wrong(path, "podSelector or namespaceSelector is required ({} selects everything)")
-    return PodSelector(
-        namespaces=optional_selector(f"{path}.namespaceSelector", choice.namespace_selector),
-        pods=optional_selector(f"{path}.podSelector", choice.pod_selector),
-    )
-
-
-def _cilium_pods(path: str, choice: _CiliumChoice) -> PodSelector:
-    base = _pods(path, choice)
-    if choice.node_selector is UNSET:
-        return PodSelector(base.namespaces, _unprefixed(base.pods))
-    if choice.pod_selector is UNSET:
+    if choice.pod_selector is UNSET and choice.node_selector is not UNSET:
         raise Wrong(f"{path}.nodeSelector", "not alone, only together with podSelector")
-    nodes = selector_of(f"{path}.nodeSelector", choice.node_selector)
-    return PodSelector(base.namespaces, _unprefixed(base.pods), nodes)
-
-
-def _unprefixed(selector: Selector | None) -> Selector | None:
-    if selector is None:
-        return None
-    return Selector(
-        tuple(
-            Requirement(_without_source(one.key), one.operator, one.values)
-            for one in selector.requirements
-        )
+    return PodSelector(
+        optional_selector(f"{path}.namespaceSelector", choice.namespace_selector),
+        read(optional_selector(f"{path}.podSelector", choice.pod_selector)),
+        optional_selector(f"{path}.nodeSelector", choice.node_selector),
     )
 
 
-def _without_source(key: str) -> str:
-    for source in _SOURCES:
-        key = key.removeprefix(source)
-    return key
-
-
-def _unique(networks: tuple[Network, ...]) -> tuple[Network, ...]:
+def unique(networks: tuple[Network, ...]) -> tuple[Network, ...]:
+    """Each network once, in their order."""
     return tuple(dict.fromkeys(networks))
 
-
-CILIUM_FIELDS = (
-    used("spec.selectors[].podSelector", "the pods that the policy covers"),
-    used("spec.selectors[].namespaceSelector", "their namespaces"),
-    used("spec.selectors[].nodeSelector", "their nodes"),
-    used("spec.destinationCIDRs[]", "the destinations that it covers"),
-    used("spec.excludedCIDRs[]", "destinations that it does not cover"),
-    used("spec.egressGateway.nodeSelector", "the gateways"),
-    used("spec.egressGateway.egressIP", "the source address of the connections"),
-    reported(
-        "spec.egressGateway.interface",
-        "each such policy has a finding M106, and covered packets are dropped: egressIP is needed",
-    ),
-    used("spec.egressGateways[]", "the first one, as egressGateway; it comes before egressGateway"),
-    reported("spec.egressGateways[1:]", "each such policy has a finding M106: the first is used"),
-    irrelevant("metadata.namespace", "the kind is cluster-scoped, and Kubernetes clears the field"),
-    irrelevant("status", "Meshgate does not read it"),
-)
 
 DEFINITION = Definition(
     _Egress,
@@ -287,15 +337,4 @@ DEFINITION = Definition(
     ),
 )
 
-KINDS = (
-    Kind("meshgate.io/v1alpha1", "EgressPolicy", POLICIES, _egress, definition=DEFINITION),
-    Kind(
-        "cilium.io/v2",
-        "CiliumEgressGatewayPolicy",
-        POLICIES,
-        _cilium,
-        fields=CILIUM_FIELDS,
-        former=("CiliumEgressNATPolicy",),
-        optional=True,
-    ),
-)
+KINDS = (Kind("meshgate.io/v1alpha1", "EgressPolicy", POLICIES, _egress, definition=DEFINITION),)

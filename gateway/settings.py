@@ -12,16 +12,16 @@ from mesh.core.section import Section
 from mesh.core.strict import Wrong
 
 #: Bits of an egress address's port space that every block size divides: 64512 = 63 * 2**10.
-_BLOCK_SIZES = tuple(1 << bit for bit in range(3, 11))
+_BLOCK_SIZES = tuple(1 << bit for bit in range(6, 11))
 
 
 class EgressSettings(Section, frozen=True):
     """Port blocks of egress addresses; the same in all processes of a cluster."""
 
     block_size: int = 256
-    """Ports in a block, a power of two of 8..1024; 256 gives 252 blocks per address."""
-    blocks_per_node: Annotated[int, msgspec.Meta(ge=1, le=OWN_BLOCKS)] = 4
-    """Blocks of each egress address that a node holds; 4 x 256 connections to one destination."""
+    """Ports in a block, a power of two of 64..1024; 256 gives 252 blocks per address."""
+    blocks_per_node: Annotated[int, msgspec.Meta(ge=1, le=OWN_BLOCKS)] = OWN_BLOCKS
+    """Blocks of each egress address that a node may hold; it gets one more than it uses."""
 
     def problems(self, path: str) -> Iterator[Wrong]:
         if self.block_size not in _BLOCK_SIZES:

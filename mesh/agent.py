@@ -11,13 +11,15 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 from bgp.agent import RoutersAgent
+from bgp.bfd.agent import BFDAgent
+from bgp.cilium.peers import Peers
+from bgp.learned.agent import LearnedAgent
 from bpf.migrate import Declared
 from bpf.object import mount_bpffs
 from clustermesh.agent import RemoteAgent
@@ -25,31 +27,49 @@ from clustermesh.connection import AgentStore
 from clustermesh.contract import CONTRACTS
 from clustermesh.remote.holdings import OwnFacts
 from clustermesh.store.follow import Batch
+from clustermesh.store.own import programmed_of
 from gateway.agent import EgressAgent
+from gateway.blocks import NOUN as BLOCK
+from gateway.claims import OWNER
+from gateway.declared import DeclaredAgent
+from gateway.health import GatewayHealth
+from gateway.in_vrf import InVRFs
+from gateway.leaks import LeakAgent
+from gateway.lending import LendingAgent
+from gateway.speaking import Layer2Agent, Segment
 from mesh import process, sources
 from mesh.cni.agent import CNIAgent
 from mesh.cni.attachments import Attachments
 from mesh.config import AgentConfig, load_agent
 from mesh.core.feature import AgentFeature
+from mesh.core.groups import By
 from mesh.core.model import IP, Finding, NodeKey, Usage
 from mesh.core.reconcile import Applied, Loop
 from mesh.core.steps import Steps
+from mesh.core.table import Table
 from mesh.datapath.findings import FULL, NOT_WRITTEN
+from mesh.datapath.gathering import Gathering
 from mesh.datapath.hooks import VXLAN_DEVICE
 from mesh.datapath.layouts import DECLARED
 from mesh.datapath.maps import PinnedMaps
 from mesh.datapath.programs import Datapath
 from mesh.datapath.sweep import sweep
+from mesh.datapath.translated import translated
+from mesh.datapath.xdp import UplinkXDP
+from mesh.draining import Draining
 from mesh.health.agent import Health, map_usages
-from mesh.health.mistakes import Mistakes, named
+from mesh.health.mistakes import Mistakes, Task, named
+from mesh.health.programmed import Programmed
 from mesh.host import restore as host_restore
 from mesh.host.agent import FILE, Host
+from mesh.host.grace import Grace
 from mesh.identity import labels
 from mesh.identity.addresses import take_remote, tunnel_endpoint
 from mesh.identity.agent import IdentityAgent, address_table
 from mesh.k8s import watches
 from mesh.kernel import Kernel
 from mesh.masquerade.agent import MasqueradeAgent
+from mesh.netlink import LEARNED
 from mesh.nodes.agent import NodesAgent
 from mesh.nodes.discard import DiscardAgent
 from mesh.nodes.echo import EchoAgent
@@ -59,7 +79,8 @@ from mesh.nodes.overlay import OverlayDevice
 from mesh.nodes.pod_cidrs import ADVERTISED
 from mesh.nodes.uplink import FILE as ENDPOINT
 from mesh.nodes.uplink import Facts, MovedError, Uplink
-from mesh.objects.kinds import KINDS
+from mesh.objects.fields import FieldServer
+from mesh.objects.kinds import CILIUM_WORDS, KINDS
 from mesh.objects.kubernetes import NAMESPACES, NODES
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
@@ -74,10 +95,14 @@ from mesh.pods.links import DEVICE_PREFIX, PodLinks
 from mesh.pods.local import LocalPods
 from mesh.pods.netns import Namespaces
 from mesh.process import SINCE, Since
+from mesh.route_table import remove_all
 from mesh.services.agent import ServicesAgent
 from mesh.services.ends import SocketsAgent
 from mesh.services.proxy import Proxy
 from srv6.agent import LocatorsAgent
+from srv6.vrf.agent import VRFAgent
+from srv6.vrf.domain import Domain
+from srv6.vrf.links import VRFLinksAgent
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +141,8 @@ class Features:
         me, id_ = NodeKey(config.cluster.name, config.node), config.cluster.id
         beside = config.mode == "beside"
         self.objects = objects
+        #: What the rooms below read as BGPPeers.
+        self.peers = Peers(objects, CILIUM_WORDS)
         address = address_table()
         self.store = AgentStore(
             config.etcd.address,
@@ -158,19 +185,52 @@ class Features:
             self.local.table,
             own,
             self.nodes.standing.table,
+            self.identity.learned,
         )
-        routers = RoutersAgent(objects, me, ADVERTISED)
+        self.health = GatewayHealth(
+            me, facts.endpoint, VXLAN_DEVICE, self.egress.egress_address, node
+        )
+        self.egress.judged = self.health.columns
+        self.layer2 = Layer2Agent(
+            me,
+            Segment(facts.device, facts.ifindex, VXLAN_DEVICE, facts.endpoint),
+            kernel,
+            self.egress.coverage.addressed.pools.table,
+            self.egress.gateway,
+            self.egress.coverage.gateways.of_address,
+            own.claims_of(OWNER),
+            self.store.beat,
+        )
+        attracting = (
+            (self.locators, self.egress) if beside else (self.locators, self.nodes, self.egress)
+        )
+        parts = [table for one in attracting for table in one.announced]
+        routers = RoutersAgent(objects, me, ADVERTISED, parts)
+        bfd = BFDAgent(objects, me, kernel)
         self.masquerade = MasqueradeAgent(
             me, config.masquerading, self.nodes.standing.table, node, routers.announcing
         )  # fmt: skip
+        domain = Domain(me, node, remote, self.locators, routers.trusted, config.srv6.domain)
+        self.vrfs = VRFAgent(
+            me, config.state_dir, objects, self.local.table, own, self.identity.counted.table,
+            node, self.locators, domain,
+        )  # fmt: skip
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.echoes, self.identity, self.services,
-            self.local, self.egress, routers, self.masquerade,
+            self.local, self.egress, self.health, self.layer2, routers, bfd, self.masquerade,
+            LearnedAgent(config.bgp), self.vrfs,
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(
             me,
-            Wiring(config.pod_netns, facts.pod_mtu, beside=beside),
+            Wiring(
+                config.pod_netns,
+                facts.pod_mtu,
+                beside,
+                self.vrfs.further,
+                self.vrfs.vrf_of_pod,
+                awaits_namespaces=config.kubernetes is not None,
+            ),
             objects,
             self.local.table,
             node,
@@ -180,6 +240,22 @@ class Features:
             attached,
         )
         features.append(self.pods)
+        self.egress.wired = self.pods.local_pod
+        self.lending = LendingAgent(
+            me, config.egress, self.pods.local_pod, self.egress.own_block,
+            own.claims_of(BLOCK).resting, self.store.client, self.egress.lent,
+        )  # fmt: skip
+        features += [
+            self.lending,
+            DeclaredAgent(self.pods.local_pod, self.services.own_service),
+            InVRFs(
+                objects, self.egress.coverage.covered, self.vrfs.vrf_of_pod,
+                self.vrfs.destinations_of,
+            ),
+            LeakAgent(me.name, self.identity.pod_of),
+        ]  # fmt: skip
+        names = [mark.name for one in features for mark in one.marks]
+        features.append(VRFLinksAgent(self.vrfs, self.pods.devices, self.pods.pod, names))
         self.cni = config.cni and CNIAgent(
             me.cluster,
             config.cni,
@@ -202,6 +278,7 @@ class Features:
 
     def derive(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
+        self.peers.derive(loop)
         for feature in self.all:
             feature.derive(loop)
 
@@ -246,6 +323,8 @@ class Agent:
         sizes = {size.map: size.entries for size in config.limits}
         self._beside = config.mode == "beside"
         self.datapath = Datapath(config.bpffs, programs, sizes, beside=self._beside)
+        self.xdp = UplinkXDP(config.datapath, config.node, self.datapath)
+        self.gathering = Gathering(config.node, kernel, config.bpffs / "gather")
         self.sources = sources.of(
             config, config.cluster.name, config.state_dir,
             partial(watches.of_agent, node=config.node),
@@ -264,29 +343,58 @@ class Agent:
             config.node, config.state_dir, kernel, config.uplink,
             "" if self._beside else DEVICE_PREFIX, config.port,
         )  # fmt: skip
+        self._grace = Grace(config.state_dir)
         self.started = time.monotonic()
         self.mistakes = Mistakes(config.node, "agent", self.loop)
         self._since = Since(self.findings, file=config.state_dir / SINCE)
+        held = partial(programmed_of, config.cluster.name, config.node)
+        self.programmed = Programmed(
+            held, self.sources, self.loop, lambda: self.features.lending.let_go.told
+        )
 
     async def start(self) -> None:
         """Everything that is done once; then ``run``."""
         settings = await self._prepare()
         pods, all_ = self.features.pods, self.features.all
-        self.datapath.start(settings, self._layouts())
+        self.xdp.begin(self.facts.device, partial(self._begin, settings))
         kind = FoundPods if self._beside else PodLinks
-        links = kind(self.kernel, self.datapath, pods.devices)
-        self.datapath.attach(self.facts.device, self.config.cgroup)
+        links = kind(self.kernel, self.datapath, pods.devices, self._grace.short)
         pods.held = await links.held()
         maps = PinnedMaps(self.datapath)
         for feature in all_:
             await feature.recover(maps)
         self.features.derive(self.loop)
         self.entries = pods.apply_links(self.loop, links, self.features.store.entries())
+        self._report(self.features.store)
         for feature in all_:
             feature.apply(self.loop, maps)
+            feature.apply_routes(self.loop)
         if self.features.cni:
             self.features.cni.begin(self.loop.gate)
+        self.programmed.apply(self.features.store.programmed())
+        self.draining = Draining(
+            self.config.state_dir,
+            self.features.egress.leaving,
+            partial(translated, self.datapath),
+        )
         self._observe()
+
+    def _begin(self, settings: Mapping[str, object], reads_notes: bool) -> None:  # noqa: FBT001
+        """Load, adopt or migrate the datapath, and attach it."""
+        self.datapath.start({**settings, "xdp": int(reads_notes)}, self._layouts())
+        self.datapath.attach(self.facts.device, self.config.cgroup)
+
+    def _overlay_restored(self) -> None:
+        """Routes out of the overlay's device have gone."""
+        self.features.hosts.recheck()
+        if not self._beside:
+            self.gathering.again(self.overlay.ifindex)
+
+    def _report(self, store: AgentStore) -> None:
+        """What the store is told of this node."""
+        said: Table[str, bytes] = Table("draining egress addresses")
+        self.loop.group(said, store.report, By(self.features.egress.reports.table))
+        self.loop.apply(said, store.reports())
 
     def close(self) -> None:
         """Give descriptors back; everything stays pinned and attached."""
@@ -327,6 +435,7 @@ class Agent:
         facts = await self.uplink.facts()
         vxlan = await self.overlay.make()
         devices = facts.device, VXLAN_DEVICE
+        self._grace.settle()
         self.host.uplink = facts.device
         masquerade = self.config.masquerading
         reserved = masquerade.range if masquerade and masquerade.mode != "off" else range(0)
@@ -339,7 +448,9 @@ class Agent:
             "cluster_shift": labels.CLUSTER_SHIFT,
             "uplink_mtu": facts.mtu,
             "overlay_port": self.config.port,
+            "xdp": int(self.datapath.has_xdp),
             "beside": int(self._beside),
+            "gathers": int(not self._beside and await self.gathering.make(vxlan.ifindex)),
             "drop_events": DROP_EVENTS,
             "event_share": EVENT_SHARE,
             "drop_share": DROP_SHARE,
@@ -364,8 +475,13 @@ class Agent:
             self.events.flows.texts,
             self.features.ports,
             self.usage,
+            self.features.egress.in_use,
         )
-        self._watched = self.health.findings, partial(self.hops.findings, node)
+        self._watched = (
+            self.health.findings,
+            partial(self.hops.findings, node),
+            partial(self.draining.findings, node),
+        )
         observer = Observer(
             self.events.flows,
             lambda: [(cluster, name) for name in namespaces.rows],
@@ -389,19 +505,19 @@ class Agent:
     async def run(self) -> None:
         """Serve and reconcile until cancelled."""
         pods, store = self.features.pods, self.features.store
-        jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-            **self.sources.jobs(),
+        jobs: dict[str, Task] = {
+            **process.jobs(self.sources, self.loop, self._since),
             "follow the store": partial(store.run, self.entries),
-            "derive and apply": self.loop.run,
             "namespaces": partial(
                 self.namespaces.run, pods.namespaces, attached=self.features.attachments.table
             ),
             "next hops": self.hops.run,
             "sweep": partial(sweep, self.datapath),
             "health": self.health.run,
+            "programmed objects": self.programmed.run,
+            "drain": self.draining.run,
             "events": self.events.run,
             "host": self.host.run,
-            "date findings": self._since.run,
             **{f"listener {number}": one.run for number, one in enumerate(self.listeners)},
         }
         jobs |= named(task for feature in self.features.all for task in feature.tasks())
@@ -410,7 +526,7 @@ class Agent:
             async with self.server, asyncio.TaskGroup() as group:
                 uplink = partial(self.uplink.run, self.facts)
                 group.create_task(self.mistakes.keep("the uplink", uplink, MovedError))
-                overlay = partial(self.overlay.run, self.features.hosts.recheck)
+                overlay = partial(self.overlay.run, self._overlay_restored)
                 group.create_task(self.mistakes.keep("the overlay's device", overlay, MovedError))
                 for name, job in jobs.items():
                     group.create_task(self.mistakes.keep(name, job), name=name)
@@ -441,10 +557,12 @@ class Agent:
     def findings(self) -> Iterable[Finding]:
         """Everything that is wrong now."""
         parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
-            ("objects", self.sources.findings),
+            ("objects", self._of_objects),
             ("the store", self.features.store.findings),
             *((type(one).__name__, one.findings) for one in self.features.all),
             ("the uplink", partial(self.uplink.findings, self.config.node)),
+            ("XDP", self.xdp.findings),
+            ("fragments", self.gathering.findings),
             ("the overlay's device", partial(self.overlay.findings, self.config.node)),
             ("namespaces", self.namespaces.findings),
             *((f"listener {number}", one.findings) for number, one in enumerate(self.listeners)),
@@ -456,6 +574,12 @@ class Agent:
         for applied in self.loop.applied:
             yield from failures(self.config.node, applied)
         yield from self.mistakes.findings()
+
+    def _of_objects(self) -> Iterable[Finding]:
+        """What is wrong with objects, but for fields that others serve on this node."""
+        beside = tuple(FieldServer) if self._beside else ()
+        served = {*beside, *(name for one in self.features.all for name in one.served())}
+        return self.sources.findings(served)
 
 
 def failures(node: str, applied: Applied) -> Iterable[Finding]:
@@ -517,6 +641,9 @@ def restore_host(socket: Path, bpffs: Path, state: Path) -> Iterator[str]:
         raise OSError(f"the agent at {socket} runs: stop it first")
     yield from host_restore.unpinned(bpffs)
     yield from asyncio.run(_remove_devices())
+    routes, rules = asyncio.run(remove_all())
+    yield f"routes proto {LEARNED}: {routes} learned ones removed, and {rules} rules"
+    Grace(state).settle()
     yield from host_restore.restored(state / FILE)
 
 

@@ -1,4 +1,4 @@
-"""``meshgate``: one command for everything. ``NOUN list``, ``flow watch`` and ``status`` only read.
+"""One command for everything. NOUN list, NOUN show, flow watch and status only read.
 
 Each command imports what it needs when it runs: ``meshgate node list`` answers in 0.3 s.
 """
@@ -25,6 +25,7 @@ _PROCESSES = {
     "agent": "the datapath of this node",
     "controller": "claims, publishing and imports of a cluster",
     "speaker": "BGP of this node",
+    "feed": "lists of egress addresses for firewalls",
 }
 _FORMATS = ("table", "json", "yaml")
 _ENVIRONMENT = (
@@ -84,6 +85,8 @@ def _parser(
         return parser
     nouns = nouns or _nouns()
     for role, text in _PROCESSES.items():
+        if role in nouns:
+            continue  # `meshgate feed` is the process, `meshgate feed list` shows its rows
         process = commands.add_parser(role, help=f"run the {role}: {text}")
         process.add_argument("--config", required=True, type=Path, metavar="FILE")
         process.set_defaults(run=_run_process, role=role)
@@ -96,6 +99,7 @@ def _parser(
     _add_nouns(commands, nouns)
     _add_cni(commands)
     install.add(commands)
+    import_module("bgp.routers.command").add(commands)
     commands.add_parser("lab", help="two clusters, a router and a firewall on this machine")
     return parser
 
@@ -108,20 +112,23 @@ def _add_nouns(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], nouns: Mapping[str, Noun]
 ) -> None:
     for name, noun in nouns.items():
-        verbs = commands.add_parser(name, help=noun.text).add_subparsers(
-            metavar="VERB", required=True
-        )
+        parser = commands.add_parser(name, help=noun.text)
+        verbs = parser.add_subparsers(metavar="VERB", required=name not in _PROCESSES)
+        if name in _PROCESSES:
+            text = f"without a verb: run the {name}, {_PROCESSES[name]}"
+            parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+            parser.set_defaults(run=_run_noun, role=name, parser=parser)
         listing = verbs.add_parser("list", help=noun.text)
         _add_output(listing)
         listing.set_defaults(run=_flow_list if name == "flow" else _list, noun=noun, whole=False)
         if name != "flow":
             _add_choice(listing, noun, nargs="?")
-            showing = verbs.add_parser("show", help=f"everything about one of the {noun.text}")
+            showing = verbs.add_parser("show", help="everything about one of them")
             _add_output(showing)
             _add_choice(showing, noun)
-            showing.set_defaults(run=_list, noun=noun, whole=True)
-        if noun.verbs:
-            import_module(noun.verbs).add(verbs)
+            showing.set_defaults(run=_list, noun=noun.details or noun, whole=True)
+        for module in noun.verbs.split():
+            import_module(module).add(verbs)
         if name == "host":
             text = "undo what the agent of this configuration has set on this host; stop it first"
             restoring = verbs.add_parser("restore", help=text)
@@ -180,6 +187,13 @@ def _cni(parsed: argparse.Namespace) -> int:
         print(f"meshgate: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run_noun(parsed: argparse.Namespace) -> int | None:
+    """Run a process that has the name of a noun."""
+    if parsed.config is None:
+        parsed.parser.error("expected a VERB, or --config FILE to run the process")
+    return _run_process(parsed)
 
 
 def _run_process(parsed: argparse.Namespace) -> int | None:

@@ -1,4 +1,4 @@
-"""Configuration of the three processes: one strict YAML file each, loaded once at the start.
+"""Configuration of the processes: one strict YAML file each, loaded once at the start.
 
 An unknown or wrong field, or a file that is not there, is a ``ConfigError`` that names the
 configuration file and the path of the field. Keys are camelCase in the file. One file serves all
@@ -16,22 +16,25 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from bgp.learned.settings import BGPSettings
 from bpf.privileges import UnknownUserError, User
 from clustermesh.etcd.channel import EtcdAddress
+from gateway.feed.settings import FeedTLS, FirewallSettings, firewall_problems, listen_problems
+from gateway.ipfix.settings import IPFIXSettings
 from gateway.settings import EgressSettings
 from mesh.cni.settings import CNISettings
 from mesh.core.model import OVERLAY_PORT
 from mesh.core.section import Section
 from mesh.core.strict import Wrong, convert, parse_yaml
-from mesh.datapath.settings import Size, size_problems
+from mesh.datapath.settings import DatapathSettings, Size, size_problems
 from mesh.k8s.settings import Kubernetes
 from mesh.masquerade.settings import MasqueradeSettings
 from mesh.nodes.settings import PodCIDRPools
 from mesh.pools.settings import Pool
 from mesh.services.settings import ServicesSettings
-from srv6.settings import pool_problems
+from srv6.settings import SRv6Settings, pool_problems
 
-C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig")
+C = TypeVar("C", "AgentConfig", "ControllerConfig", "SpeakerConfig", "FeedConfig")
 
 #: Variables of the environment that stand in for a field that the file does not have.
 _NAMED: Mapping[str, str] = {"node": "MESHGATE_NODE", "instance": "MESHGATE_INSTANCE"}
@@ -91,7 +94,7 @@ class Etcd(Section, frozen=True):
 
 
 class Hubble(Section, frozen=True):
-    """A listener with mutual TLS; without the section an agent serves its unix socket only."""
+    """A listener with mutual FeedTLS; without the section an agent serves its unix socket only."""
 
     listen: str
     """``address:port`` of the node, ``[address]:port`` for IPv6; 4244 by convention."""
@@ -162,6 +165,8 @@ class AgentConfig(Section, frozen=True):
     overlay_port: _Port | None = None
     """UDP port on which this node takes the overlay, one for the cluster; absent: 8472, beside
     another CNI 8473."""
+    datapath: DatapathSettings = DatapathSettings()
+    """How programs are attached."""
     limits: tuple[Size, ...] = ()
     """Sizes of maps, where a node needs more or fewer entries than the defaults."""
     hubble: Hubble | None = None
@@ -171,6 +176,10 @@ class AgentConfig(Section, frozen=True):
     masquerade: MasqueradeSettings | None = None
     """What pods send to the world carries the node's address; absent: their own. Beside another CNI
     that one decides: ``auto`` is off."""
+    bgp: BGPSettings = BGPSettings()
+    """Where the datapath finds routes that the speaker has learned."""
+    srv6: SRv6Settings = SRv6Settings()
+    """From where packets for SIDs may come."""
 
     @property
     def port(self) -> int:
@@ -221,6 +230,8 @@ class ControllerConfig(Section, frozen=True):
     """API server with the cluster's objects; of an object that is in both the folder's counts."""
     egress: EgressSettings = EgressSettings()
     """Port blocks."""
+    ipfix: IPFIXSettings | None = None
+    """Who is told which node holds which port block; absent: nobody."""
     lease_seconds: Annotated[int, msgspec.Meta(ge=2, le=86400)] = 900
     """Life of what is published once the controller is away; 15 minutes outlast an upgrade."""
     mode: Mode = "whole"
@@ -260,9 +271,23 @@ class SpeakerConfig(Section, frozen=True):
     router_id: IPv4Address | None = msgspec.field(name="routerID", default=None)
     """BGP identifier, unique among the router's peers; absent: the first IPv4 InternalIP that the
     Node object had when the speaker started."""
+    secrets_namespace: _Name = "meshgate"
+    """Namespace of the Secret ``meshgate-bgp`` with passwords of BGP sessions, the only one that is
+    read of an API server."""
+    guard_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+    """A step that withdraws a larger share of a router's routes, and at least ten, is held when it
+    comes from what a list lacks; 100: none is."""
     exabgp_user: str = "meshgate-bgp"
     """User as which ExaBGP speaks with routers, by name or number; none of another program, as it
     gets what that user may. Its group is the user's."""
+    bgp: BGPSettings = BGPSettings()
+    """Where learned routes go; as the agent of the node."""
+    bpffs: Path | None = None
+    """The agent's directory of BPF maps: identities of learned networks go there, and the speaker
+    reads there whether the way to a router stands. Absent: learned networks have no identities, and
+    no session is closed that BFD has found down."""
+    mode: Mode = "whole"
+    """As the agents of the cluster; beside another CNI only egress takes learned routes."""
 
     @property
     def bgp_user(self) -> User:
@@ -273,6 +298,36 @@ class SpeakerConfig(Section, frozen=True):
     def private(self) -> tuple[Path, ...]:
         """Folders that nobody else may write to."""
         return (self.run_dir,)
+
+
+class FeedConfig(Section, frozen=True):
+    """``meshgate feed``."""
+
+    cluster: Cluster
+    """The cluster whose egress addresses are listed."""
+    instance: _Name
+    """Name of this process, one of a cluster. Absent: ``MESHGATE_INSTANCE`` of the environment."""
+    etcd: Etcd
+    """The shared etcd, as user ``<cluster>:feed:<instance>``."""
+    state_dir: Path
+    """Directory that outlives the process: last good manifests, the epochs of all lists."""
+    socket: Path
+    """Unix socket on which tables are served."""
+    listen: str
+    """``address:port`` on which firewalls fetch, ``[address]:port`` for IPv6; ``[::]`` for all."""
+    tls: FeedTLS
+    """Certificates of the feed."""
+    firewalls: tuple[FirewallSettings, ...] = ()
+    """The firewalls that fetch; who is not here gets nothing."""
+    manifests: Path | None = None
+    """Folder of the cluster's objects; need not exist yet. This or ``kubernetes`` is there."""
+    kubernetes: Kubernetes | None = None
+    """API server with the cluster's objects; of an object that is in both the folder's counts."""
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """Folders that nobody else may write to."""
+        return (self.state_dir,)
 
 
 def load_agent(path: Path) -> AgentConfig:
@@ -288,6 +343,11 @@ def load_controller(path: Path) -> ControllerConfig:
 def load_speaker(path: Path) -> SpeakerConfig:
     """The speaker's configuration. Raises ``ConfigError``."""
     return _load(path, SpeakerConfig)
+
+
+def load_feed(path: Path) -> FeedConfig:
+    """The feed's configuration. Raises ``ConfigError``."""
+    return _load(path, FeedConfig)
 
 
 def _load(path: Path, kind: type[C]) -> C:
@@ -326,7 +386,9 @@ def _completed(document: object, kind: type[C], environ: Mapping[str, str]) -> o
     return found
 
 
-def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterator[Wrong]:
+def _problems(
+    config: AgentConfig | ControllerConfig | SpeakerConfig | FeedConfig,
+) -> Iterator[Wrong]:
     """What single fields cannot say."""
     if config.cluster.name == "default":
         yield Wrong("cluster.name", "'default' is reserved")
@@ -339,6 +401,9 @@ def _problems(config: AgentConfig | ControllerConfig | SpeakerConfig) -> Iterato
             yield from section.problems(field.encode_name)
     if isinstance(config, SpeakerConfig):
         yield from _user_problems(config)
+    if isinstance(config, FeedConfig):
+        yield from listen_problems("listen", config.listen)
+        yield from firewall_problems("firewalls", config.firewalls)
     if isinstance(config, AgentConfig):
         yield from _agent_problems(config)
 

@@ -9,12 +9,14 @@ is published lives on its leases, claims stay for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from bgp.cilium.peers import Peers
 from bgp.controller import RoutersController
+from bgp.learned.controller import LearnedController
+from clustermesh import lent
 from clustermesh.contract import CONTRACTS
 from clustermesh.controller import Foreign, PublishController, RemoteController, Said
 from clustermesh.ending import ending
@@ -31,6 +33,8 @@ from clustermesh.store.leading import Candidate, Leading, Wants
 from clustermesh.store.own import Own
 from clustermesh.store.view import StoreView
 from gateway.controller import EgressController
+from gateway.feed.controller import FeedController
+from gateway.ipfix.controller import IPFIXController
 from mesh import process, sources
 from mesh.config import ControllerConfig, load_controller
 from mesh.core.feature import ControllerFeature
@@ -40,11 +44,13 @@ from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import ColumnChanges
-from mesh.health.mistakes import Mistakes, named
+from mesh.health.mistakes import Mistakes, Task, named
+from mesh.health.programmed import HeldObjects
 from mesh.identity.controller import IdentityController
 from mesh.k8s import watches
 from mesh.nodes.controller import NodesController
-from mesh.objects.kinds import KINDS
+from mesh.objects.kinds import CILIUM_WORDS, KINDS
+from mesh.objects.kubernetes import NODES
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 from mesh.observe.tables import Server
@@ -52,6 +58,8 @@ from mesh.pools.foreign import meet
 from mesh.process import SINCE, Dated, Since
 from mesh.services.controller import ServicesController
 from srv6.controller import LocatorsController
+from srv6.locators import VRFS_ADVERTISED
+from srv6.vrf.controller import VRFController
 
 #: Makes further features of a controller from the tables of those that are there.
 More = Callable[["Features"], Iterable[ControllerFeature]]
@@ -70,6 +78,8 @@ class Features:
     def __init__(self, config: ControllerConfig, objects: Objects, more: More = _no_more) -> None:
         cluster, id_ = config.cluster.name, config.cluster.id
         self.cluster, self.objects = cluster, objects
+        #: What the rooms below read as BGPPeers.
+        self.peers = Peers(objects, CILIUM_WORDS)
         self.own = Own(cluster, confirmed=False)
         kept = KeptContracts(config.state_dir / CONTRACTS_FILE)
         self.remote = RemoteTables(OwnFacts(cluster, id_), _ignore, kept=kept)
@@ -90,15 +100,25 @@ class Features:
             objects, counted.table, pods, self.nodes.own_addresses[0], remote.services,
             beside=config.mode == "beside",
         )  # fmt: skip
-        self.egress = EgressController(cluster, config.egress, objects, own)
+        self.egress = EgressController(
+            cluster, config.egress, objects, own, remote.ids, remote.heard
+        )
+        self.ipfix = IPFIXController(cluster, config.ipfix, config.egress.block_size, objects, own)
+        self.feed = FeedController(self.egress.coverage.policies, own.listed)
         said = Said(id_, config.lease_seconds, config.port, bare=config.mode == "beside")
         self.publish = PublishController(
             said, self.foreign, own, self.nodes.node, self.identity.identity,
             counted, self.identity.confirmed, self.services.published,
         )  # fmt: skip
+        routers = RoutersController(objects, VRFS_ADVERTISED)
+        self.vrfs = VRFController(
+            cluster, config.pools.locators, objects, own,
+            self.locators.locator, routers.carriers,
+        )  # fmt: skip
         features: list[ControllerFeature] = [
-            self.locators, self.nodes, self.identity, self.services, self.egress, self.publish,
-            RoutersController(objects),
+            self.locators, self.nodes, self.identity, self.services, self.egress, self.feed,
+            self.ipfix, self.publish, routers, LearnedController(cluster, objects, own.learned),
+            self.vrfs,
         ]  # fmt: skip
         features += more(self)
         others = RemoteController(
@@ -134,6 +154,7 @@ class Features:
 
     def derive(self, loop: Loop) -> None:
         """Derivations, each below its inputs."""
+        self.peers.derive(loop)
         for feature in self.all:
             feature.derive(loop)
         self.wants.derive(loop)
@@ -165,6 +186,8 @@ class Controller:
         features = self.features = Features(config, self.sources.objects, more)
         self.loop = Loop()
         features.derive(self.loop)
+        self.held = HeldObjects(self.sources.objects[NODES], features.own.programmed)
+        self.held.derive(self.loop)
         who = Candidate(
             cluster.name, cluster.id, config.instance, config.lease_seconds, config.state_dir
         )
@@ -179,13 +202,14 @@ class Controller:
         self.view = StoreView(
             self.client,
             f"{own.prefix}synced",
-            {own.prefix: self._take, PREFIX: self.counters.take},
+            {**dict.fromkeys(own.needed_to_control, self._take), PREFIX: self.counters.take},
             on_synced=own.synced,
         )
         features.remote.held = lambda: self.view.held
         self.health = StoreHealth(
             self.client, config.etcd.quota_bytes, lambda: self.leading.leader.leads, self._writers
         )
+        features.ipfix.leads = lambda: self.leading.leader.leads
         self._settled = False
         self.mistakes = Mistakes(config.instance, "controller", self.loop)
         self._since = Since(self._found, file=config.state_dir / SINCE)
@@ -206,17 +230,23 @@ class Controller:
                 Server(self.config.socket, self.features.listings(), self.status),
                 asyncio.TaskGroup() as group,
             ):
-                jobs: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-                    **self.sources.jobs(),
-                    **self.sources.write_back(self._found, lambda: self.leading.leader.leads),
+                jobs: dict[str, Task] = {
+                    **process.jobs(self.sources, self.loop, self._since),
+                    **self.sources.write_back(
+                        self._found, lambda: self.leading.leader.leads, self.held.lacking
+                    ),
                     "follow the store": self.view.run,
                     "look at counters": self.counters.run,
                     "look at the store": self.health.run,
-                    "derive": self.loop.run,
-                    "date findings": self._since.run,
                     "lead": self.leading.run,
                     "snapshot of pods": self.leading.pods.run,
                     "snapshot of claims": self.leading.allocator.keep,
+                    "history of ports": partial(
+                        lent.keep_young,
+                        self.client,
+                        self.config.cluster.name,
+                        lambda: self.leading.leader.leads,
+                    ),
                 }
                 jobs |= named(task for feature in self.features.all for task in feature.tasks())
                 for name, job in jobs.items():

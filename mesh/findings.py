@@ -19,12 +19,13 @@ AREAS = {
     "B": "BGP",
     "E": "Egress",
     "S": "SRv6",
+    "V": "VRFs and SRv6",
     "P": "Policy",
     "D": "Datapath and node",
 }
 _TOP = Path(__file__).parents[1]
 #: Where rooms are.
-_PLACES = ("mesh/*/findings.py", "*/findings.py")
+_PLACES = ("*/findings.py", "*/*/findings.py")
 _HEAD = """# Findings
 
 `meshgate status` prints what is wrong, each finding with a code. This page has all codes. It is

@@ -57,6 +57,10 @@ A = TypeVar("A")
 
 GATEWAY_V4 = IPv4Address("169.254.1.1")
 GATEWAY_V6 = IPv6Address("fe80::1")
+#: Table for fragments that the kernel has gathered (``bpf/include/order.h``), and where its rule
+#: stands: behind that of local addresses.
+GATHERING = 28_007
+_FIRST = 9
 
 _SCOPE_LINK = 253
 #: Environment: a writable /proc/sys/net of the host.
@@ -223,15 +227,76 @@ class Kernel:
             ]
         )
 
-    async def add_address(self, ifindex: int, address: IP) -> None:
-        """Give a device a host address, IPv6 without duplicate address detection (2 s)."""
+    async def add_address(self, ifindex: int, address: IP, *, further: bool = False) -> None:
+        """Give a device a host address, IPv6 without duplicate address detection (2 s).
+
+        A ``further`` one is the source of those packets alone whose route or socket says so: of
+        IPv6 addresses the kernel would choose by their bits. Of IPv4 addresses the first counts.
+        """
         flags = _IFA_F_NODAD if address.version == 6 else 0
-        self._order(orders.put_address(ifindex, address, flags), f"addr {address} dev {ifindex}")
+        deprecated = further and address.version == 6
+        order = orders.put_address(ifindex, address, flags, deprecated=deprecated)
+        self._order(order, f"addr {address} dev {ifindex}")
+
+    async def delete_address(self, ifindex: int, address: IP) -> None:
+        """Take a host address from a device; an absent one is no error."""
+        try:
+            await self._ask(
+                "addr", "del", index=ifindex, address=str(address), prefixlen=address.max_prefixlen
+            )
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+
+    async def add_source_route(self, ifindex: int, prefix: Network, source: IP) -> None:
+        """A route of a pod to a destination for which it has a further address."""
+        gateway = GATEWAY_V4 if prefix.version == 4 else GATEWAY_V6
+        await self._ask(
+            "route", "replace", dst=str(prefix), gateway=str(gateway), oif=ifindex,
+            prefsrc=str(source), proto=PROTOCOL, flags=_RTNH_F_ONLINK,
+            family=_family(prefix.version),
+        )  # fmt: skip
+
+    async def source_routes(self, ifindex: int) -> dict[Network, IP]:
+        """These routes of a device: source by destination."""
+        return {key: source for key, (source, _) in (await self.overlay_routes(ifindex)).items()}
+
+    async def delete_source_route(self, ifindex: int, prefix: Network) -> None:
+        """Remove one of these routes; an absent one is no error."""
+        try:
+            await self._ask(
+                "route", "del", dst=str(prefix), oif=ifindex, proto=PROTOCOL,
+                family=_family(prefix.version),
+            )  # fmt: skip
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.ENOENT):
+                raise
 
     async def add_neighbour(self, ifindex: int, address: IP, mac: str) -> None:
         """A permanent neighbour, so that nothing ever has to be resolved."""
         order = orders.put_neighbour(ifindex, address, mac)
         self._order(order, f"neigh {address} lladdr {mac} dev {ifindex}")
+
+    async def macs(self, ifindex: int) -> set[str]:
+        """MAC addresses that a device takes beside its own (``bridge fdb show self``)."""
+        found = await self._ask("fdb", "dump")
+        return {m.get("lladdr") for m in found if m["ifindex"] == ifindex and m.get("lladdr")}
+
+    async def add_mac(self, ifindex: int, mac: str) -> None:
+        """Let a MAC address through a device's filter; one that is there is no error."""
+        try:
+            await self._ask("fdb", "add", ifindex=ifindex, lladdr=mac)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+    async def delete_mac(self, ifindex: int, mac: str) -> None:
+        """Take a MAC address out of a device's filter; an absent one is no error."""
+        try:
+            await self._ask("fdb", "del", ifindex=ifindex, lladdr=mac)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
 
     async def add_default_routes(self, ifindex: int, versions: Iterable[int]) -> None:
         """Default routes of a pod: through link-local gateways that exist only as neighbours."""
@@ -260,11 +325,18 @@ class Kernel:
         return {_prefix(m) for m in await self._routes() if m["type"] == _UNREACHABLE}
 
     async def add_discard_route(self, prefix: Network) -> None:
-        """Answer unreachable for what we announce and nobody owns (RFC 792 type 3, RFC 4443)."""
-        await self._ask(
-            "route", "replace", dst=str(prefix), type="unreachable", proto=PROTOCOL,
-            family=_family(prefix.version),
-        )  # fmt: skip
+        """Answer unreachable for what we announce and nobody owns (RFC 792 type 3, RFC 4443).
+
+        A route for exactly this prefix that is there, a connected network's, stays in its place.
+        """
+        try:
+            await self._ask(
+                "route", "add", dst=str(prefix), type="unreachable", proto=PROTOCOL,
+                family=_family(prefix.version),
+            )  # fmt: skip
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
 
     async def delete_discard_route(self, prefix: Network) -> None:
         """Remove one of our unreachable routes; an absent one is no error."""
@@ -291,6 +363,35 @@ class Kernel:
         """What the routes of the overlay lead to: neighbours that nobody has to resolve."""
         for gateway in (GATEWAY_V4, GATEWAY_V6):
             await self.add_neighbour(ifindex, gateway, _OVERLAY_MAC)
+
+    async def add_gathering(self, ifindex: int, mark: int) -> None:
+        """A table for what is marked so, which leads out of the device; with its neighbours."""
+        await self.add_overlay_gateways(ifindex)
+        for version, gateway in ((4, GATEWAY_V4), (6, GATEWAY_V6)):
+            family = _family(version)
+            await self._ask(
+                "route", "replace", dst="default", gateway=str(gateway), oif=ifindex,
+                table=GATHERING, proto=PROTOCOL, flags=_RTNH_F_ONLINK, family=family,
+            )  # fmt: skip
+            try:
+                await self._ask(
+                    "rule", "add", fwmark=mark, table=GATHERING, priority=_FIRST,
+                    protocol=PROTOCOL, family=family,
+                )  # fmt: skip
+            except OSError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+
+    async def delete_gathering(self) -> int:
+        """Remove these rules, whatever their marks; how many there were."""
+        gone = 0
+        for version in (4, 6):
+            family = _family(version)
+            for message in await self._ask("get_rules", family=family):
+                if message.get("protocol") == PROTOCOL and message.get("table") == GATHERING:
+                    await self._ask("rule", "del", priority=_FIRST, table=GATHERING, family=family)
+                    gone += 1
+        return gone
 
     async def add_overlay_route(self, ifindex: int, prefix: Network, source: IP, mtu: int) -> None:
         """A route out of the device, behind any other route to the same prefix."""
@@ -322,6 +423,12 @@ class Kernel:
         loop.
         """
         return await self._answers(addresses, question, next_hops)
+
+    async def is_on_link(self, address: IP) -> bool:
+        """Whether an address is a neighbour's, behind no router. Raises OSError without a route."""
+        version = address.version
+        found = await self._ask("route", "get", dst=str(address), family=_family(version))
+        return not any(one.get("gateway") or one.get("via") for one in found)
 
     async def natively_routed(
         self, prefixes: Collection[Network], ifindex: int

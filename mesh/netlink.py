@@ -2,7 +2,7 @@
 
 A routing daemon changes 100,000 routes in seconds, and a mesh has thousands of nodes. pyroute2
 needs 0.1 to 0.4 ms for each message, this module about 10 µs. ``mesh/kernel.py`` has the sockets.
-Source: rtnetlink(7); linux/netlink.h, rtnetlink.h, neighbour.h. Numbers have the host's byte order.
+``mesh/rtnetlink.py`` has the form of messages. Source: rtnetlink(7); linux/rtnetlink.h.
 
 Only IPv4 addresses and neighbours are read, because outer packets are IPv4. Routes of our own
 change no answer that anybody asks for, so they are events only for those who keep them.
@@ -21,9 +21,44 @@ from ipaddress import IPv4Address, ip_network
 
 from mesh.core.model import Network
 from mesh.core.space import PRIVATE
+from mesh.rtnetlink import (
+    ADDRESS,
+    ATTRIBUTE,
+    CODE,
+    DELADDR,
+    DELLINK,
+    DELROUTE,
+    DONE,
+    DUMP,
+    ERROR,
+    GETROUTE,
+    HEADER,
+    IFF_UP,
+    LINK,
+    NDA_DST,
+    NEIGHBOUR,
+    NEWADDR,
+    NEWLINK,
+    NEWNEIGH,
+    NEWROUTE,
+    NUMBER,
+    REQUEST,
+    ROUTE,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_OIF,
+    aligned,
+    attribute,
+    family,
+    message,
+    number,
+)
 
 #: Routes that carry this protocol number are ours (rtnetlink.h: above RTPROT_STATIC is free).
 PROTOCOL = 77
+#: Those that a speaker has learned by BGP carry this one: they stand in a table of their own.
+LEARNED = 78
+_OURS = (PROTOCOL, LEARNED)
 
 
 class Group(IntEnum):
@@ -92,25 +127,8 @@ class LinkEvent:
 
 Event = Lost | RouteEvent | OwnRouteGone | RuleEvent | AddressEvent | NeighbourEvent | LinkEvent
 
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
-_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, device type, index, flags, change
-_ADDRESS = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, flags, scope, index
-_ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, dst, src, tos, table, protocol, scope, type
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg: family, index, state, flags, type
-_CODE = struct.Struct("=i")
-_NUMBER = struct.Struct("=I")
-
-_ERROR = 2
-_NEWLINK, _DELLINK = 16, 17
-_NEWADDR, _DELADDR = 20, 21
-_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
-_NEWNEIGH = 28
 _NEWRULE, _DELRULE = 32, 33
 _NEWNEXTHOP, _DELNEXTHOP = 104, 105
-_REQUEST = 1  # NLM_F_REQUEST
-_DUMP = 0x300  # NLM_F_DUMP
-_DONE = 3  # NLMSG_DONE
 _TABLE_LOCAL = 255  # RT_TABLE_LOCAL: the host's own addresses
 _ROUTED = frozenset({1, 6, 7, 8})  # RTN_UNICAST, BLACKHOLE, UNREACHABLE, PROHIBIT
 #: First and last addresses of private space by family.
@@ -123,11 +141,10 @@ _SPANS = {
     for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6))
 }
 _IFLA_NAME, _IFLA_MTU, _IFLA_MASTER = 3, 4, 10
-_IFF_UP, _IFF_LOWER_UP = 1, 1 << 16
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA = 1, 4, 5, 8, 18
+_IFF_LOWER_UP = 1 << 16
+_RTA_METRICS, _RTA_VIA = 8, 18
 _RTAX_MTU = 2
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what it says of one address
-_NDA_DST = 1
 _NUD_FAILED = 0x20
 
 
@@ -150,10 +167,8 @@ def events(datagram: bytes, *, ipv6: bool = False, own: bool = False) -> list[Ev
 
 def question(address: IPv4Address, sequence: int) -> bytes:
     """Ask for the route to an address."""
-    wanted = _ATTRIBUTE.pack(8, _RTA_DST) + address.packed
-    route = _ROUTE.pack(socket.AF_INET, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
-    size = _HEADER.size + len(route) + len(wanted)
-    return _HEADER.pack(size, _GETROUTE, _REQUEST, sequence, 0) + route + wanted
+    route = ROUTE.pack(socket.AF_INET, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    return message(GETROUTE, REQUEST, sequence, route, attribute(RTA_DST, address.packed))
 
 
 def next_hops(
@@ -168,48 +183,44 @@ def next_hops(
         address = asked.get(sequence)
         if address is None:
             continue
-        if kind == _ERROR:
-            code = -_CODE.unpack_from(body)[0]
+        if kind == ERROR:
+            code = -CODE.unpack_from(body)[0]
             found[address] = OSError(code, f"no route to {address}: {os.strerror(code)}")
-        elif kind == _NEWROUTE:
+        elif kind == NEWROUTE:
             found[address] = _next_hop(address, body)
     return found
 
 
 def _next_hop(address: IPv4Address, body: bytes) -> IPv4Address | OSError:
-    attributes = _attributes(body, _ROUTE.size)
+    attributes = _attributes(body, ROUTE.size)
     if _RTA_VIA in attributes:  # RFC 8950; mg_node has room for an IPv4 next hop only
         return OSError(errno.EAFNOSUPPORT, f"the next hop to {address} is an IPv6 neighbour")
-    gateway = attributes.get(_RTA_GATEWAY)
+    gateway = attributes.get(RTA_GATEWAY)
     return IPv4Address(gateway) if gateway else address
 
 
 def match_question(prefix: Network, ifindex: int, sequence: int) -> bytes:
     """Ask which route out of a device leads to the first address of a prefix; 0: of any device."""
     address = prefix.network_address
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    wanted = _ATTRIBUTE.pack(4 + len(address.packed), _RTA_DST) + address.packed
-    wanted += _ATTRIBUTE.pack(8, _RTA_OIF) + _NUMBER.pack(ifindex) if ifindex else b""
-    route = _ROUTE.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
-    size = _HEADER.size + len(route) + len(wanted)
-    return _HEADER.pack(size, _GETROUTE, _REQUEST, sequence, 0) + route + wanted
+    wanted = attribute(RTA_DST, address.packed)
+    wanted += number(RTA_OIF, ifindex) if ifindex else b""
+    route = ROUTE.pack(family(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    return message(GETROUTE, REQUEST, sequence, route, wanted)
 
 
 def matches(datagram: bytes, asked: Mapping[int, Network]) -> dict[Network, bool]:
     """Whether a route that is more specific than a default route leads to each prefix."""
     found: dict[Network, bool] = {}
     for kind, sequence, body in _messages(datagram):
-        if sequence in asked and kind in (_ERROR, _NEWROUTE):
-            found[asked[sequence]] = kind == _NEWROUTE and _ROUTE.unpack_from(body)[1] > 0
+        if sequence in asked and kind in (ERROR, NEWROUTE):
+            found[asked[sequence]] = kind == NEWROUTE and ROUTE.unpack_from(body)[1] > 0
     return found
 
 
 def dump_question(version: int) -> bytes:
     """Ask for all routes of a family."""
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    route = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-    size = _HEADER.size + len(route)
-    return _HEADER.pack(size, _GETROUTE, _REQUEST | _DUMP, 1, 0) + route
+    of = socket.AF_INET if version == 4 else socket.AF_INET6
+    return message(GETROUTE, REQUEST | DUMP, 1, ROUTE.pack(of, 0, 0, 0, 0, 0, 0, 0, 0))
 
 
 def private_routes(datagram: bytes, ours: Collection[int]) -> tuple[dict[Network, None], bool]:
@@ -220,9 +231,9 @@ def private_routes(datagram: bytes, ours: Collection[int]) -> tuple[dict[Network
     """
     found: dict[Network, None] = {}
     for kind, _, body in _messages(datagram):
-        if kind in (_ERROR, _DONE):
+        if kind in (ERROR, DONE):
             return found, True
-        if kind == _NEWROUTE:
+        if kind == NEWROUTE:
             prefix = _private(body, ours)
             if prefix is not None:
                 found[prefix] = None
@@ -230,14 +241,14 @@ def private_routes(datagram: bytes, ours: Collection[int]) -> tuple[dict[Network
 
 
 def _private(body: bytes, ours: Collection[int]) -> Network | None:
-    family, bits, _, _, table, protocol, _, type_, _ = _ROUTE.unpack_from(body)
-    if not bits or table == _TABLE_LOCAL or protocol == PROTOCOL or type_ not in _ROUTED:
+    family, bits, _, _, table, protocol, _, type_, _ = ROUTE.unpack_from(body)
+    if not bits or table == _TABLE_LOCAL or protocol in _OURS or type_ not in _ROUTED:
         return None
-    attributes = _attributes(body, _ROUTE.size)
-    first = attributes.get(_RTA_DST, b"").ljust(4 if family == socket.AF_INET else 16, b"\0")
+    attributes = _attributes(body, ROUTE.size)
+    first = attributes.get(RTA_DST, b"").ljust(4 if family == socket.AF_INET else 16, b"\0")
     last = int.from_bytes(first, "big") | ((1 << (len(first) * 8 - bits)) - 1)
     met = any(one <= last and int.from_bytes(first, "big") <= end for one, end in _SPANS[family])
-    if not met or _number(attributes.get(_RTA_OIF)) in ours:
+    if not met or _number(attributes.get(RTA_OIF)) in ours:
         return None
     return ip_network((first, bits))
 
@@ -246,22 +257,22 @@ def route_mtus(datagram: bytes, asked: Mapping[int, Network]) -> dict[Network, i
     """The MTU that the route to each prefix was given; 0: none. Not what the kernel has learned."""
     found: dict[Network, int] = {}
     for kind, sequence, body in _messages(datagram):
-        if sequence in asked and kind in (_ERROR, _NEWROUTE):
-            route = _attributes(body, _ROUTE.size) if kind == _NEWROUTE else {}
+        if sequence in asked and kind in (ERROR, NEWROUTE):
+            route = _attributes(body, ROUTE.size) if kind == NEWROUTE else {}
             metrics = _attributes(route.get(_RTA_METRICS, b""), 0)
             found[asked[sequence]] = _number(metrics.get(_RTAX_MTU))
     return found
 
 
 def _event(kind: int, body: bytes) -> Event | None:
-    if kind in (_NEWROUTE, _DELROUTE):
+    if kind in (NEWROUTE, DELROUTE):
         return _route(body)
-    if kind in (_NEWLINK, _DELLINK):
-        return _link(body, gone=kind == _DELLINK)
-    if kind == _NEWNEIGH:
+    if kind in (NEWLINK, DELLINK):
+        return _link(body, gone=kind == DELLINK)
+    if kind == NEWNEIGH:
         return _neighbour(body)
-    if kind in (_NEWADDR, _DELADDR):
-        family, _, _, _, ifindex = _ADDRESS.unpack_from(body)
+    if kind in (NEWADDR, DELADDR):
+        family, _, _, _, ifindex = ADDRESS.unpack_from(body)
         return AddressEvent(ifindex) if family == socket.AF_INET else None
     if kind in (_NEWRULE, _DELRULE, _NEWNEXTHOP, _DELNEXTHOP):
         return RuleEvent()
@@ -269,78 +280,74 @@ def _event(kind: int, body: bytes) -> Event | None:
 
 
 def _own_route_gone(kind: int, body: bytes) -> OwnRouteGone | None:
-    if kind != _DELROUTE or _ROUTE.unpack_from(body)[5] != PROTOCOL:
+    if kind != DELROUTE or ROUTE.unpack_from(body)[5] != PROTOCOL:
         return None
     prefix = _prefix(body)
     return OwnRouteGone(prefix) if prefix else None
 
 
 def _route(body: bytes) -> RouteEvent | None:
-    if _ROUTE.unpack_from(body)[5] == PROTOCOL:
+    if ROUTE.unpack_from(body)[5] in _OURS:
         return None
     prefix = _prefix(body)
     return RouteEvent(prefix) if prefix else None
 
 
 def _prefix(body: bytes) -> Network | None:
-    family, bits, *_ = _ROUTE.unpack_from(body)
+    family, bits, *_ = ROUTE.unpack_from(body)
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    destination = _attributes(body, _ROUTE.size).get(_RTA_DST)
+    destination = _attributes(body, ROUTE.size).get(RTA_DST)
     nothing = bytes(4 if family == socket.AF_INET else 16)
     return ip_network((destination or nothing, bits))
 
 
 def _link(body: bytes, *, gone: bool) -> LinkEvent | None:
-    family, _, ifindex, flags, _ = _LINK.unpack_from(body)
+    family, _, ifindex, flags, _ = LINK.unpack_from(body)
     if family != socket.AF_UNSPEC:  # a bridge speaks about its ports
         return None
-    found = _attributes(body, _LINK.size)
+    found = _attributes(body, LINK.size)
     return LinkEvent(
         ifindex=ifindex,
         name=found.get(_IFLA_NAME, b"").rstrip(b"\0").decode(errors="replace"),
         mtu=_number(found.get(_IFLA_MTU)),
         master=_number(found.get(_IFLA_MASTER)),
-        up=bool(flags & _IFF_UP),
+        up=bool(flags & IFF_UP),
         carrier=bool(flags & _IFF_LOWER_UP),
         gone=gone,
     )
 
 
 def _neighbour(body: bytes) -> NeighbourEvent | None:
-    family, _, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    family, _, state, _, _ = NEIGHBOUR.unpack_from(body)
     if family != socket.AF_INET or state != _NUD_FAILED:
         return None
-    address = _attributes(body, _NEIGHBOUR.size).get(_NDA_DST)
+    address = _attributes(body, NEIGHBOUR.size).get(NDA_DST)
     return NeighbourEvent(IPv4Address(address)) if address else None
 
 
 def _number(attribute: bytes | None) -> int:
-    return int(_NUMBER.unpack(attribute)[0]) if attribute else 0
+    return int(NUMBER.unpack(attribute)[0]) if attribute else 0
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Type, sequence number and body of each message; ValueError when one is torn."""
     at = 0
     while at < len(datagram):
-        size, kind, _, sequence, _ = _HEADER.unpack_from(datagram, at)
-        if not _HEADER.size <= size <= len(datagram) - at:
+        size, kind, _, sequence, _ = HEADER.unpack_from(datagram, at)
+        if not HEADER.size <= size <= len(datagram) - at:
             raise ValueError("torn message")
-        yield kind, sequence, datagram[at + _HEADER.size : at + size]
-        at += _aligned(size)
+        yield kind, sequence, datagram[at + HEADER.size : at + size]
+        at += aligned(size)
 
 
 def _attributes(body: bytes, at: int) -> dict[int, bytes]:
     """The first level of attributes by type; ValueError when one is torn."""
     found: dict[int, bytes] = {}
     while at < len(body):
-        size, kind = _ATTRIBUTE.unpack_from(body, at)
-        if not _ATTRIBUTE.size <= size <= len(body) - at:
+        size, kind = ATTRIBUTE.unpack_from(body, at)
+        if not ATTRIBUTE.size <= size <= len(body) - at:
             raise ValueError("torn attribute")
-        found[kind] = body[at + _ATTRIBUTE.size : at + size]
-        at += _aligned(size)
+        found[kind] = body[at + ATTRIBUTE.size : at + size]
+        at += aligned(size)
     return found
-
-
-def _aligned(size: int) -> int:
-    return (size + 3) & ~3

@@ -26,6 +26,7 @@ from mesh.core.files import UnsafeError, in_words, private_folder, replace_file
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
+from mesh.objects.sources import Job, Sources
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,11 @@ def begin_anew() -> None:
     gc.unfreeze()
     gc.collect()
     asyncio.get_running_loop().call_later(FREEZE_S, gc.freeze)
+
+
+def jobs(sources: Sources, loop: Loop, since: Since) -> dict[str, Job]:
+    """What each process does as long as it lives, by name."""
+    return {**sources.jobs(), "derive and apply": loop.run, "date findings": since.run}
 
 
 def busy(measured: Steps, loop: Loop) -> Mapping[str, object]:

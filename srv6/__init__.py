@@ -1,1 +1,1 @@
-"""SRv6 locators; SIDs and VRFs join them when the VRF noun arrives."""
+"""SRv6: locators of nodes, and SIDs as functions of a locator; ``vrf/`` stands upon both."""

@@ -13,11 +13,14 @@ from mesh.core.sources import OwnStore
 from mesh.core.table import Table
 from mesh.pools.prefixes import AgreedPools
 from srv6.assigned import Locators
+from srv6.layouts import DECLARED
 from srv6.locators import LOCATOR_POOLS, NOUN
 
 
 class LocatorsAgent(AgentFeature):
     """``node`` is this node."""
+
+    layouts = DECLARED
 
     def __init__(self, node: NodeKey, store: OwnStore) -> None:
         self.announced = (Table[Network, None]("own locator"),)
@@ -26,6 +29,11 @@ class LocatorsAgent(AgentFeature):
         self._pools = AgreedPools(store.config, LOCATOR_POOLS)
         self._locators = Locators(node.cluster, store.claims_of(NOUN).held, self._pools.table)
         self.locator = self._locators.table
+
+    @property
+    def blocks(self) -> tuple[IPv6Network, ...]:
+        """The networks of the locator pools."""
+        return tuple([one for one in self.ours[0].rows if isinstance(one, IPv6Network)])
 
     def derive(self, loop: Loop) -> None:
         self._pools.derive(loop)

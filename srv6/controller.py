@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from mesh.core.feature import ControllerFeature
+from mesh.core.feature import Claimable, ControllerFeature, Want
 from mesh.core.model import Finding, ForeignNode
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
@@ -14,6 +15,14 @@ from mesh.pools.claims import PoolClaims
 from mesh.pools.settings import Pool
 from srv6.assigned import Locators
 from srv6.locators import LOCATOR_POOLS, NOUN
+
+
+def node_numbers(claimable: Claimable, want: Want) -> Sequence[int]:
+    """Numbers of nodes in a pool: not 0, which ends a list of NEXT-C-SIDs (RFC 9800 4)."""
+    numbers = claimable.candidates(want)
+    if isinstance(numbers, range):
+        return numbers[1:] if len(numbers) > 1 else numbers
+    return [number for number in numbers if number]
 
 
 class LocatorsController(ControllerFeature):
@@ -32,7 +41,8 @@ class LocatorsController(ControllerFeature):
         self._locators = Locators(cluster, store.claims_of(NOUN).held, self._pools.table)
         self.locator = self._locators.table
         self.wants, self.ours = (self._pools.wants,), (self._pools.ours,)
-        self.claims = (self._pools.claimable,)
+        claimable = self._pools.claimable
+        self.claims = (replace(claimable, candidates=lambda want: node_numbers(claimable, want)),)
 
     @property
     def agreed(self) -> Mapping[str, object]:

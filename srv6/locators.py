@@ -14,6 +14,8 @@ NOUN = "locator"
 LOCATOR_POOLS = "locators"
 #: Word of ``BGPPeer.spec.advertise``.
 ADVERTISED = "srv6Locators"
+#: Likewise: routes of VRFs, on sessions with VPN families.
+VRFS_ADVERTISED = "vrfs"
 
 
 def locators(claims: Iterable[Claim], pools: Sequence[str]) -> dict[str, IPv6Network]:

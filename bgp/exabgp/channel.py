@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bgp.exabgp.lines import RESET, VERSION, OddLine, OnOdd, SessionEvent, checked, event, is_event
+from bgp.exabgp.commands import RESET, VERSION, checked
+from bgp.exabgp.lines import Heard, OddLine, OnOdd, SessionEvent, event, is_event
 
-#: Commands sent ahead of their acknowledgement; more makes ExaBGP slower, not faster.
-WINDOW = 50
+#: Commands, and octets of them, that are sent ahead of their acknowledgement: a command has up to
+#: 500 routes, and the first of them is to reach the router before the last is read.
+WINDOW, WINDOW_OCTETS = 50, 64 << 10
 #: Longest wait for an acknowledgement.
 PATIENCE_S = 20.0
 #: Longest line: an answer about all sessions comes as one.
@@ -37,7 +39,7 @@ class Channel:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        on_event: Callable[[SessionEvent], None],
+        on_event: Callable[[SessionEvent | Heard], None],
         on_odd: OnOdd = lambda _: None,
     ) -> None:
         self._reader = reader
@@ -50,7 +52,7 @@ class Channel:
     async def open(
         cls,
         path: Path,
-        on_event: Callable[[SessionEvent], None],
+        on_event: Callable[[SessionEvent | Heard], None],
         on_odd: OnOdd = lambda _: None,
         *,
         user: int | None = None,
@@ -101,11 +103,10 @@ class Channel:
             raise CommandRefused(line)
         return answers
 
-    async def tell(self, lines: Sequence[str]) -> dict[str, CommandRefused]:
+    async def tell(self, lines: Iterable[str]) -> dict[str, CommandRefused]:
         """Say all lines; the refused ones come back."""
         refused: dict[str, CommandRefused] = {}
-        for at in range(0, len(lines), WINDOW):
-            batch = lines[at : at + WINDOW]
+        for batch in _batches(lines):
             async with self._turn:
                 _, acks = await self._exchange(batch)
             if "error" in acks:
@@ -157,6 +158,19 @@ class Channel:
             return
         if seen is not None:
             self._on_event(seen)
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    octets = 0
+    for line in lines:
+        batch.append(line)
+        octets += len(line)
+        if len(batch) == WINDOW or octets >= WINDOW_OCTETS:
+            yield batch
+            batch, octets = [], 0
+    if batch:
+        yield batch
 
 
 def _listener(connected: socket.socket) -> int:

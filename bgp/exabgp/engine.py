@@ -123,6 +123,13 @@ class Engine:
         self._make_folders()
         replace_file(self.config, text, mode=0o644)
 
+    def read_config(self) -> str:
+        """The configuration file as it is; empty: there is none."""
+        try:
+            return self.config.read_text()
+        except OSError:
+            return ""
+
     async def start(self) -> None:
         """Start ExaBGP unless it runs; raises OSError when it cannot be started.
 

@@ -2,7 +2,7 @@
 
 It locks ``exabgp.pid`` for the life of ExaBGP (so there is never a second one in a run directory,
 and a pid file whose lock is free is stale), forks, and ends. The child reads all of ExaBGP's code,
-goes into ExaBGP's folder, becomes the user without any capability, and then ExaBGP
+goes into ExaBGP's folder, becomes the user with one capability at most, and then ExaBGP
 (``bgp.exabgp.patches``). So code and folder may lie where that user can reach nothing. The caller
 starts it in a session of its own, with a fixed environment. Status 3 means that an ExaBGP is
 running.
@@ -31,6 +31,8 @@ SETTINGS = {
     "log.level": "WARNING",
     "log.destination": "stdout",
 }
+#: What a session needs that waits for its router on port 179; children of ExaBGP do not get it.
+LISTENS = ("CAP_NET_BIND_SERVICE",)
 #: An absolute name of the folder in which ExaBGP is, whatever leads to it.
 CONFIG = Path("/proc/self/cwd/exabgp.conf")
 
@@ -68,12 +70,12 @@ def become_exabgp(folder: Path, user: str) -> int:
     """Be ExaBGP; pid and lock are kept, and its children do not get the lock."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from bgp.exabgp import patches  # noqa: PLC0415 (the child's alone, once it can be found)
-    from bpf.privileges import User, confine  # noqa: PLC0415
+    from bpf.privileges import User, confine, permitted  # noqa: PLC0415
 
     patches.read_all()
     os.chdir(folder)
     uid, _, gid = user.partition(":")
-    confine(user=User(int(uid), int(gid)) if user else None)
+    confine(permitted(LISTENS), User(int(uid), int(gid)) if user else None)
     return patches.main(str(CONFIG))
 
 

@@ -1,8 +1,7 @@
-"""What is said over the relay: the commands that we send and the lines that ExaBGP answers.
+"""What ExaBGP says over the relay: events, and answers to what it was asked.
 
-Every command is built here and must match ``ALLOWED``, which knows unicast only: the forms
-``announce|withdraw ipv4|ipv6 mpls-vpn`` end a session for ever (bgp-exabgp.md 6), and nothing
-that is not in the list can be sent by mistake. The ``route`` grammar serves both families.
+OPENs, UPDATEs and ROUTE-REFRESHes come as the octets that were on the wire (``Heard``), received
+UPDATEs and sent ones: ExaBGP does not read them, and what was sent is what the router was told.
 """
 
 from __future__ import annotations
@@ -10,23 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Annotated
 
 import msgspec
 
-from bgp.desired import RouteKey
-from bgp.peer import Route
+from bgp.route import Family
 from mesh.core.model import IP
-
-#: Address families of a session, as ExaBGP spells them.
-FAMILIES = ("ipv4 unicast", "ipv6 unicast")
-
-RELOAD = "reload"
-RESET = "reset"  # forgets what an earlier speaker had scheduled; gives no acknowledgement
-VERSION = "version"
-ROUTES = "show adj-rib out json"
-NEIGHBORS = "show neighbor json"
 
 _NOTIFICATION_HEAD = 2  # code and subcode
 _CEASE = 6
@@ -35,47 +24,26 @@ _MAXIMUM, _HARD_RESET = 1, 9
 _WITH_TEXT = (2, 4)
 #: Octets of a maximum of prefixes: AFI, SAFI, number (RFC 4486 4).
 _MAXIMUM_SIZE = 7
-_AFI_SAFI = {(1, 1): FAMILIES[0], (2, 1): FAMILIES[1]}
-
+_AFI_SAFI = {
+    (1, 1): Family.IPV4,
+    (2, 1): Family.IPV6,
+    (1, 128): Family.VPNV4,
+    (2, 128): Family.VPNV6,
+}
 #: Types of events that tell about a session.
-_NEEDED = ("state", "notification", "negotiated")
+_NEEDED = ("state", "notification", "negotiated", "open", "update", "route-refresh", "refresh")
+#: Types of BGP messages (RFC 4271 4.1, RFC 2918).
+OPEN, UPDATE, ROUTE_REFRESH = 1, 2, 5
+_PASSED = (OPEN, UPDATE, ROUTE_REFRESH)
+#: Octets of a ROUTE-REFRESH, and what its third one says (RFC 7313).
+_REFRESH_SIZE = 4
+_REFRESHES = {0: "query", 1: "begin", 2: "end"}
 #: What reading a line raises when the line is odd; the last, when it is nested too deeply.
-_ODD = (ValueError, RecursionError)
+ODD = (ValueError, RecursionError)
 #: Characters of an odd line that are shown.
 _SHOWN = 80
 _NAMED = re.compile(r'"(?:peer|address)"\s*:\s*"([0-9a-fA-F.:]{2,45})"')
 _Octet = Annotated[int, msgspec.Meta(ge=0, le=255)]
-
-_ADDRESS = r"[0-9a-f.:]+"
-ALLOWED = re.compile(
-    rf"neighbor {_ADDRESS} (announce|withdraw) route {_ADDRESS}/\d{{1,3}} next-hop {_ADDRESS}"
-    rf"|neighbor {_ADDRESS} announce eor ({'|'.join(FAMILIES)})"
-    rf"|{RELOAD}|{RESET}|{VERSION}|{ROUTES}|{NEIGHBORS}"
-)
-
-
-def checked(line: str) -> str:
-    """The line itself; raises ValueError for anything that this speaker never says."""
-    if not ALLOWED.fullmatch(line):
-        raise ValueError(f"not a command of the speaker: {line!r}")
-    return line
-
-
-def announce(key: RouteKey, route: Route) -> str:
-    """Announce the route, or replace its next hop; raises ValueError for a wrong next hop."""
-    if key.prefix != route.prefix or route.prefix.version != route.next_hop.version:
-        raise ValueError(f"{key.prefix}: next hop {route.next_hop} is of the other family")
-    return checked(f"neighbor {key.peer} announce route {route.prefix} next-hop {route.next_hop}")
-
-
-def withdraw(key: RouteKey, next_hop: IP) -> str:
-    """Withdraw the prefix; the next hop is the announced one."""
-    return checked(f"neighbor {key.peer} withdraw route {key.prefix} next-hop {next_hop}")
-
-
-def end_of_rib(peer: IP, family: str) -> str:
-    """Say that everything of the family has been announced (RFC 4724)."""
-    return checked(f"neighbor {peer} announce eor {family}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +61,27 @@ class SessionEvent:
     sent: bool = False  # a notification of ours
     code: int = 0
     subcode: int = 0
-    families: tuple[str, ...] = ()
+    families: tuple[Family, ...] = ()
     limit: int = 0
     family: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message as it was on the wire, without its header; ``received`` or sent by us."""
+
+    kind: int
+    peer: IP
+    received: bool
+    body: bytes
+
+    def refresh(self) -> tuple[Family, str] | None:
+        """The family of a ROUTE-REFRESH, and whether it is a query, the begin or the end."""
+        if len(self.body) != _REFRESH_SIZE:
+            return None
+        family = _AFI_SAFI.get((int.from_bytes(self.body[:2]), self.body[3]))
+        said = _REFRESHES.get(self.body[2])
+        return (family, said) if family and said else None
 
 
 class OddLine(ValueError):
@@ -123,6 +109,7 @@ class _Said(msgspec.Struct):
 
 class _Packet(msgspec.Struct):
     body: str = ""
+    category: int = 0
 
 
 class _Negotiated(msgspec.Struct):
@@ -146,19 +133,24 @@ class _Event(msgspec.Struct):
     neighbor: msgspec.Raw = msgspec.Raw()
 
 
-def event(line: str) -> SessionEvent | None:
+def event(line: str) -> SessionEvent | Heard | None:
     """The event in a line; None for events that nobody needs. Raises ``OddLine``."""
     try:
         head = msgspec.json.decode(line, type=_Event)
         if not bytes(head.neighbor) or head.type not in _NEEDED:
             return None
         return _session_event(head.type, msgspec.json.decode(head.neighbor, type=_About))
-    except _ODD as error:
+    except ODD as error:
         raise OddLine(line, error) from error
 
 
-def _session_event(kind: str, about: _About) -> SessionEvent:
+def _session_event(kind: str, about: _About) -> SessionEvent | Heard | None:
     peer, sent = ip_address(about.address.peer), about.direction == "send"
+    if about.message is not None and about.message.category in _PASSED:
+        body = bytes.fromhex(about.message.body.removeprefix("0x"))
+        return Heard(about.message.category, peer, not sent, body)
+    if kind in ("open", "update", "route-refresh", "refresh"):
+        return None
     if kind == "notification" and about.message is not None:
         return _notification(peer, about.message, sent=sent)
     said = about.notification or _Said()
@@ -171,7 +163,7 @@ def _session_event(kind: str, about: _About) -> SessionEvent:
         sent=sent,
         code=said.code,
         subcode=said.subcode,
-        families=tuple(family for family in FAMILIES if family in families),
+        families=tuple(family for family in Family if family in families),
     )
 
 
@@ -229,38 +221,13 @@ class _OfPeer(msgspec.Struct):
     families: dict[str, bool | None] | None = None
 
 
-class _Nlri(msgspec.Struct):
-    prefix: str
-    nexthop: str
-
-
-class _Route(msgspec.Struct):
-    nlri: _Nlri
-
-
-class _DumpedRoute(msgspec.Struct):
-    peer: _OfPeer
-    route: _Route
-
-
-def dumped_route(line: str) -> tuple[RouteKey, Route]:
-    """One line of the answer to ``ROUTES``. Raises ``OddLine``."""
-    try:
-        message = msgspec.json.decode(line, type=_DumpedRoute)
-        prefix = ip_network(message.route.nlri.prefix)
-        key = RouteKey(ip_address(message.peer.address), prefix)
-        return key, Route(prefix, ip_address(message.route.nlri.nexthop))
-    except _ODD as error:
-        raise OddLine(line, error) from error
-
-
 @dataclass(frozen=True, slots=True)
 class Neighbor:
     """One session in the answer to ``NEIGHBORS``; ``families`` are the negotiated ones."""
 
     peer: IP
     established: bool
-    families: tuple[str, ...]
+    families: tuple[Family, ...]
 
 
 class _DumpedNeighbor(msgspec.Struct):
@@ -275,13 +242,15 @@ def dumped_neighbors(line: str, on_odd: OnOdd = lambda _: None) -> list[Neighbor
     """
     try:
         parts = msgspec.json.decode(line, type=list[msgspec.Raw])
-    except _ODD as error:
+    except ODD as error:
         raise OddLine(line, error) from error
     found: list[Neighbor] = []
     for part in parts:
         try:
-            found.append(_neighbor(msgspec.json.decode(part, type=_DumpedNeighbor)))
-        except _ODD as error:
+            said = msgspec.json.decode(part, type=_DumpedNeighbor)
+            if "/" not in said.peer.address:  # a range; its members are listed, too
+                found.append(_neighbor(said))
+        except ODD as error:
             odd = OddLine(bytes(part).decode(errors="replace"), error)
             if odd.peer is None:
                 raise odd from error
@@ -292,5 +261,5 @@ def dumped_neighbors(line: str, on_odd: OnOdd = lambda _: None) -> list[Neighbor
 def _neighbor(message: _DumpedNeighbor) -> Neighbor:
     established = message.fsm == "ESTABLISHED"
     theirs = message.peer.families or {}
-    families = tuple(family for family in FAMILIES if established and theirs.get(family))
+    families = tuple(family for family in Family if established and theirs.get(family))
     return Neighbor(ip_address(message.peer.address), established, families)

@@ -11,6 +11,9 @@ tests/interop/speaker/test_exabgp_changes.py.
 4. A router that was away is tried at least every 10 s. Stock: every 60 s.
 5. It stays in the folder in which it was started, and reads the configuration by the name that it
    was given. Stock goes to ``/`` and asks for the file's real path, through folders that are shut.
+
+Changes 6 to 9 are in ``bulk.py``, 10 in ``members.py``, 11 in ``idle.py``, 12 in ``told.py``, 13 in
+``opens.py``.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from exabgp.reactor.api.processes import ProcessError, Processes
 from exabgp.reactor.daemon import Daemon
 from exabgp.reactor.delay import Delay
 from exabgp.reactor.peer import Peer
+
+from bgp.exabgp import bulk, idle, members, opens, told
 
 #: How long the counters of sent messages stand still before a reload counts as free to go.
 QUIET_S = 0.1
@@ -148,5 +153,10 @@ def main(config: str) -> int:
     reason_with_error()
     soon_again()
     stays()
+    bulk.change()
+    members.change()
+    idle.change()
+    told.change()
+    opens.change()
     sys.argv = ["exabgp", "server", config]
     return int(exabgp_main() or 0)

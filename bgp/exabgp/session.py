@@ -17,36 +17,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
-from bgp.desired import Peering, RouteKey
+from bgp.desired import Peering
 from bgp.exabgp.applied import Memory
 from bgp.exabgp.channel import Channel, CommandRefused
-from bgp.exabgp.config import config_text
-from bgp.exabgp.engine import Engine
-from bgp.exabgp.lines import (
+from bgp.exabgp.commands import (
+    BFD_DOWN,
+    LEVEL,
     NEIGHBORS,
+    OPENS,
     RELOAD,
     ROUTES,
-    Neighbor,
-    OddLine,
-    OnOdd,
-    SessionEvent,
-    announce,
-    dumped_neighbors,
-    dumped_route,
+    ROUTES_JSON,
+    announcements,
     end_of_rib,
-    withdraw,
+    route_refresh,
+    teardown,
 )
+from bgp.exabgp.config import config_text
+from bgp.exabgp.engine import Engine
+from bgp.exabgp.lines import OPEN, UPDATE, Heard, Neighbor, OddLine, SessionEvent, dumped_neighbors
+from bgp.exabgp.said import dumped_route, routes
 from bgp.exabgp.states import State, States
-from bgp.peer import Route
+from bgp.exabgp.targets import ConfigRefused, RemoteTables, Routes
+from bgp.route import Family, PeerKey, Route, RouteKey
 from mesh.core.files import in_words
 from mesh.core.model import IP
 
 log = logging.getLogger(__name__)
 
+#: Changes of ExaBGP that this speaker relies on (``bulk.LEVEL`` of the one that runs).
+WANTED_LEVEL = 2
 #: Pauses between attempts to reach or start ExaBGP: first, and longest.
 BACKOFF_S = (0.05, 5.0)
 #: How long a running ExaBGP may be without a relay (it starts another) before it is reported.
@@ -55,8 +59,8 @@ RELAY_S = 5.0
 LOG_S = 60.0
 
 
-class ConfigRefused(OSError):
-    """ExaBGP does not take a configuration, and goes on with the one before."""
+class StartRefused(OSError):
+    """ExaBGP ends as soon as it has read its configuration."""
 
 
 class Session:
@@ -72,9 +76,27 @@ class Session:
         self.log_problem = ""  # why its log grows on, in words
         self.problem = ""  # why ExaBGP cannot be reached, in words
         self.lost: Callable[[], None] = lambda: None
+        #: Takes each UPDATE: the router, whether it was received (or sent), the message's body.
+        self.heard: Callable[[IP, bool, bytes], None] = lambda _peer, _received, _body: None
+        #: Takes each ROUTE-REFRESH of a router: "query", "begin" or "end" (RFC 7313).
+        self.refreshed: Callable[[IP, Family, str], None] = lambda _peer, _family, _said: None
+        #: Takes each OPEN of a router.
+        self.opened: Callable[[IP, bytes], None] = lambda _peer, _body: None
+        #: Takes what else happens to a session, after its state has changed.
+        self.told: Callable[[SessionEvent], None] = lambda _event: None
+        #: ExaBGP has ended, and with it all sessions.
+        self.ended: Callable[[], None] = lambda: None
+        #: A channel is open: from now on everything is heard.
+        self.began: Callable[[], None] = lambda: None
+        #: A conversation begins: UPDATEs before it were not heard.
+        self.deaf: Callable[[], None] = lambda: None
+        #: Sessions are others in what ExaBGP need not know.
+        self.adapted: Callable[[], None] = lambda: None
+        self.level = WANTED_LEVEL  # of the ExaBGP that runs
         self.states = States(self.memory)
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
+        self._refused = asyncio.Event()  # ExaBGP ends at once, with the sessions of memory
         self._channel: Channel | None = None
         if self.memory.peerings or engine.pid() is not None:
             self._wanted.set()
@@ -85,6 +107,27 @@ class Session:
         if self._channel is None or state is None:
             return State("down", self.problem or "ExaBGP is starting", time.time())
         return state
+
+    @property
+    def former(self) -> bool:
+        """Whether the ExaBGP that runs lacks changes that this speaker relies on."""
+        return self.level < WANTED_LEVEL
+
+    def asns(self) -> dict[PeerKey, int]:
+        """Our own AS on each session."""
+        return {key: one.local_asn for key, one in self.memory.peerings.items()}
+
+    async def announced(self) -> dict[RouteKey, Route]:
+        """Every route that ExaBGP holds for its sessions; one that is odd counts as not there."""
+        return await self._announced(await self.channel())
+
+    async def ask_again(self, peer: IP, family: Family) -> None:
+        """Ask a router for all its routes of a family (RFC 2918); raises OSError."""
+        await (await self.channel()).ask(route_refresh(peer, family))
+
+    async def end_failed(self, peer: IP) -> None:
+        """End a session whose way BFD has found down; ExaBGP dials again. Raises OSError."""
+        await (await self.channel()).tell([teardown(peer, BFD_DOWN)])
 
     @property
     def owed(self) -> set[IP]:
@@ -101,6 +144,8 @@ class Session:
             except OSError as error:
                 self.problem = in_words(error)
                 log.warning("ExaBGP cannot be used: error=%s", error)
+                if isinstance(error, StartRefused):
+                    self._refused.set()
             long = time.monotonic() - began > BACKOFF_S[1]
             pause = BACKOFF_S[0] if long else min(2 * pause, BACKOFF_S[1])
             await asyncio.sleep(pause)
@@ -134,14 +179,16 @@ class Session:
             if not await channel.tell([end_of_rib(peer, family) for family in families]):
                 self.owed.discard(peer)
 
-    async def configure(self, peerings: Mapping[IP, Peering]) -> None:
+    async def configure(self, peerings: Mapping[PeerKey, Peering]) -> None:
         """Make these the sessions; raises ConfigRefused when ExaBGP does, which has the old."""
-        if not self._wanted.is_set():
-            self.memory.save(peerings=peerings)
-            self._wanted.set()
-            await self.channel()
+        if not self._wanted.is_set() or self._refused.is_set():
+            await self._begin(peerings)
             return
         channel = await self.channel()
+        if self.memory.settled and self._config(peerings) == self.engine.read_config():
+            self.memory.save(peerings=peerings)  # what is announced, or accepted, is not ExaBGP's
+            self.adapted()
+            return
         last, settled = self.memory.peerings, self.memory.settled
         self.memory.save(peerings=peerings, settled=False)
         try:
@@ -157,6 +204,29 @@ class Session:
         self.states.expect(peerings)
         self.lost()
 
+    async def _begin(self, peerings: Mapping[PeerKey, Peering]) -> None:
+        """Let an ExaBGP start with these sessions; raises ConfigRefused when it ends at once."""
+        last = self.memory.peerings if self._wanted.is_set() else {}
+        self._refused.clear()
+        self.memory.save(peerings=peerings)
+        self._wanted.set()
+        waits = [asyncio.ensure_future(one) for one in (self.channel(), self._refused.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+        if not self._refused.is_set():
+            return
+        self.memory.save(peerings=last)
+        if not last:
+            self._wanted.clear()
+            self._refused.clear()
+        raise ConfigRefused(
+            f"ExaBGP ends at once with this session; {self.engine.log} says why: "
+            f"{self.engine.last_words()}"
+        )
+
     async def _reload(self, channel: Channel) -> None:
         """Let ExaBGP have the sessions that memory has."""
         self._write_config()
@@ -166,10 +236,12 @@ class Session:
     async def _once(self) -> None:
         await self._wanted.wait()
         if self.engine.pid() is None:
+            self.ended()
             self._write_config()
             await self.engine.start()
             self.memory.save(filled=0, settled=True)  # a new one may have the pid of the last
         channel = await self._connect()
+        self.began()
         listening = asyncio.create_task(channel.listen())
         try:
             await self._attach(channel)
@@ -192,7 +264,7 @@ class Session:
                 if self.engine.pid() is None:
                     log.warning("ExaBGP ends at once: said=%s", self.engine.last_words())
                     text = f"ExaBGP ends at once; {self.engine.log} says why"
-                    raise OSError(text) from error
+                    raise StartRefused(text) from error
                 if time.monotonic() > end:
                     text = f"ExaBGP (pid {self.engine.pid()}) has no relay at {self.engine.socket}"
                     raise OSError(text) from error
@@ -200,6 +272,7 @@ class Session:
 
     async def _attach(self, channel: Channel) -> None:
         await channel.attach()
+        self.level = await self._level(channel)
         if not self.memory.settled:  # a speaker was killed while ExaBGP reloaded
             with suppress(CommandRefused):
                 await self._reload(channel)
@@ -208,11 +281,22 @@ class Session:
         await self._fill(channel)
         for neighbor in await self._established(channel):
             self.states.up(neighbor.peer, neighbor.families)
-        self.memory.replace(await announced(channel, self.states.note_odd))
+        self.memory.replace(await self._announced(channel))
+        await self._hear_opens(channel)
         self._channel = channel
         self.problem = ""
+        self._refused.clear()
         self._ready.set()
+        self.deaf()
         self.lost()
+
+    async def _hear_opens(self, channel: Channel) -> None:
+        """The OPENs of sessions that stood before we came."""
+        with suppress(CommandRefused):  # a former ExaBGP does not have them
+            for line in await channel.ask(OPENS):
+                peer, _, octets = line.partition(" ")
+                with suppress(ValueError):
+                    self.opened(ip_address(peer), bytes.fromhex(octets))
 
     async def _established(self, channel: Channel) -> list[Neighbor]:
         """The sessions that are up, by ExaBGP's own account."""
@@ -230,114 +314,50 @@ class Session:
         pid = self.engine.pid()
         if pid is None or pid == self.memory.filled:
             return
-        lines = []
-        for key, route in self.memory.routes.items():
-            if key.peer in self.memory.peerings:
-                with suppress(ValueError):  # of a file that another version wrote
-                    lines.append(announce(key, route))
-        await channel.tell(lines)
+        known = {k: route for k, route in self.memory.routes.items() if k.peer in self.asns()}
+        await channel.tell(line for line, _ in announcements(known, self.asns(), {}))
         self.memory.save(filled=pid)
 
     def _write_config(self) -> None:
+        self.engine.write_config(self._config(self.memory.peerings))
+
+    def _config(self, peerings: Mapping[PeerKey, Peering]) -> str:
         if self.router_id is None:
             raise OSError("there is no router ID yet")
-        peerings = self.memory.peerings.values()
-        text = config_text(peerings, self.router_id, self.engine.relay_command)
-        self.engine.write_config(text)
+        rows, relay = peerings.values(), self.engine.relay_command
+        return config_text(rows, self.router_id, relay, former=self.former)
 
-    def _on_event(self, event: SessionEvent) -> None:
+    async def _level(self, channel: Channel) -> int:
+        """How many of our changes the ExaBGP has that runs; a former speaker may have begun it."""
+        try:
+            (answer,) = await channel.ask(LEVEL)
+            return int(answer)
+        except (CommandRefused, ValueError):
+            return 0
+
+    async def _announced(self, channel: Channel) -> dict[RouteKey, Route]:
+        found: dict[RouteKey, Route] = {}
+        for line in await channel.ask(ROUTES_JSON if self.former else ROUTES):
+            try:
+                found |= [dumped_route(line)] if self.former else routes(line)
+            except OddLine as error:
+                self.states.note_odd(error)
+            await asyncio.sleep(0)  # a line has up to 500 routes
+        return {key: row for key, row in found.items() if key.peer in self.memory.peerings}
+
+    def _on_event(self, event: SessionEvent | Heard) -> None:
+        if isinstance(event, Heard):
+            self._on_message(event)
+            return
         self.states.hear(event)
+        self.told(event)
         if event.state == "up":
             self.lost()
 
-
-async def announced(channel: Channel, on_odd: OnOdd) -> dict[RouteKey, Route]:
-    """Every route that ExaBGP holds for its sessions; one that is odd counts as not there."""
-    routes: dict[RouteKey, Route] = {}
-    for line in await channel.ask(ROUTES):
-        if line.startswith("{"):
-            try:
-                key, route = dumped_route(line)
-            except OddLine as error:
-                on_odd(error)
-            else:
-                routes[key] = route
-    return routes
-
-
-class RemoteTables:
-    """Target: sessions by router address, in ExaBGP's configuration."""
-
-    name = "sessions of ExaBGP"
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    async def read(self) -> Mapping[IP, Peering]:
-        """The sessions that ExaBGP has, or will start with; none while that is not certain."""
-        memory = self._session.memory
-        return dict(memory.peerings) if memory.settled else {}
-
-    async def upsert(self, rows: Mapping[IP, Peering]) -> Mapping[IP, Exception]:
-        """Add or change sessions; the others do not notice, nor does a refused one stop others."""
-        session, errors = self._session, dict[IP, Exception]()
-        try:
-            await session.configure({**session.memory.peerings, **rows})
-        except ConfigRefused as error:
-            if len(rows) == 1:
-                return dict.fromkeys(rows, error)
-            for peer, row in rows.items():
-                errors |= await self.upsert({peer: row})
-        return errors
-
-    async def delete(self, keys: Collection[IP]) -> Mapping[IP, Exception]:
-        """Withdraw everything from the sessions, then end them."""
-        memory = self._session.memory
-        await self._session.routes.delete([key for key in memory.routes if key.peer in keys])
-        left = {peer: row for peer, row in memory.peerings.items() if peer not in keys}
-        await self._session.configure(left)
-        return {}
-
-
-class Routes:
-    """Target: routes by session and prefix, in ExaBGP's adj-rib-out."""
-
-    name = "routes of ExaBGP"
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    async def read(self) -> Mapping[RouteKey, Route]:
-        """What ExaBGP announces, by its own account."""
-        states = self._session.states
-        routes = await announced(await self._session.channel(), states.note_odd)
-        self._session.memory.replace(routes)
-        return routes
-
-    async def upsert(self, rows: Mapping[RouteKey, Route]) -> Mapping[RouteKey, Exception]:
-        """Announce routes, or replace their next hop."""
-        commands, errors = {}, dict[RouteKey, Exception]()
-        for key, route in rows.items():
-            try:
-                commands[announce(key, route)] = key
-            except ValueError as error:
-                errors[key] = error
-        errors |= await self._tell(commands)
-        good = {key: route for key, route in rows.items() if key not in errors}
-        self._session.memory.remember(good)
-        return errors
-
-    async def delete(self, keys: Collection[RouteKey]) -> Mapping[RouteKey, Exception]:
-        """Withdraw prefixes."""
-        routes = self._session.memory.routes
-        commands = {withdraw(key, routes[key].next_hop): key for key in keys if key in routes}
-        errors = await self._tell(commands)
-        self._session.memory.remember({}, [key for key in keys if key not in errors])
-        return errors
-
-    async def _tell(self, commands: Mapping[str, RouteKey]) -> dict[RouteKey, Exception]:
-        if not commands:
-            return {}
-        refused = await (await self._session.channel()).tell(list(commands))
-        why = OSError(f"ExaBGP refuses the route; {self._session.engine.log} says why")
-        return {commands[line]: why for line in refused}
+    def _on_message(self, heard: Heard) -> None:
+        if heard.kind == UPDATE:
+            self.heard(heard.peer, heard.received, heard.body)
+        elif heard.received and heard.kind == OPEN:
+            self.opened(heard.peer, heard.body)
+        elif heard.received and (said := heard.refresh()):
+            self.refreshed(heard.peer, *said)

@@ -42,6 +42,7 @@ struct pod {	       /* a pod of this node */
 	__u32 since;
 	__u8 mac[6];
 	__u8 host_mac[6];
+	__u32 vrf; /* number of its VRF; 0: none */
 };
 
 /* address -> identity, node: pods and nodes of every cluster. Agent, from table address. */
@@ -50,6 +51,10 @@ MAP_HASH(mg_address, struct zoned_addr, struct address, 524288, BPF_F_NO_PREALLO
 MAP_LPM(mg_addr_cidr, struct cidr_key, struct cidr, 16384);
 /* address -> pod of this node. Agent, from tables pod and egress. */
 MAP_HASH(mg_pod_addr, struct zoned_addr, struct pod, 4096, BPF_F_NO_PREALLOC);
+/* address in a VRF -> pod of this node; zone = the VRF's number, and so is .vrf. Tenant addresses,
+ * and the cluster addresses of pods without them. Agent; written before the pod's own row above.
+ */
+MAP_HASH(mg_vrf_pod, struct zoned_addr, struct pod, 4096, BPF_F_NO_PREALLOC);
 
 enum identity {
 	IDENTITY_UNKNOWN = 0,
@@ -67,13 +72,14 @@ enum identity {
 SCHEMA(enum identity, identity);
 
 /* look up: an address of the mesh, by its own row or by its node's pod CIDR; kind 0: world */
-static __framed void address_find(const struct zoned_addr *addr, struct address *found)
+__global int address_find(const struct zoned_addr *addr, struct address *found)
 {
+	if (!addr || !found)
+		return 0;
 	struct address *address = bpf_map_lookup_elem(&mg_address, addr);
-
 	if (address) {
 		*found = *address;
-		return;
+		return 0;
 	}
 	struct cidr_key key = {.bits = 32 + 128, .zone = addr->zone};
 	__builtin_memcpy(&key.addr, addr->w, sizeof(key.addr));
@@ -82,11 +88,17 @@ static __framed void address_find(const struct zoned_addr *addr, struct address 
 	if (cidr)
 		*found = (struct address){
 		    .node = cidr->node, .kind = ADDRESS_POD, .cluster = cidr->cluster};
+	return 0;
 }
 
+/* look up: the pod of this node that has an address in its zone */
 static __always_inline struct pod *pod_find(const struct zoned_addr *addr)
 {
-	return bpf_map_lookup_elem(&mg_pod_addr, addr);
+	if (!addr->zone)
+		return bpf_map_lookup_elem(&mg_pod_addr, addr);
+	struct pod *pod = bpf_map_lookup_elem(&mg_vrf_pod, addr);
+	APART(pod);
+	return pod;
 }
 
 /* What Linux never forwards: IPv6 link-local, multicast, 0.0.0.0/8, 255.255.255.255. */
@@ -100,18 +112,20 @@ static __always_inline bool is_link_scope(const struct addr *addr)
 	return v4 >> 28 == 0xe || v4 >> 24 == 0 || v4 == 0xffffffff;
 }
 
-/* decide: the pod behind this device, which may only use its own addresses */
-static __always_inline int pod_source(const struct packet *packet, __u32 ifindex, struct pod **pod)
+/* decide: the pod behind this device may only use its own addresses; `pod` is the one that has the
+ * source. Returns 0 or a drop reason.
+ */
+static __always_inline int pod_source(const struct packet *packet, __u32 ifindex,
+				      const struct pod *pod)
 {
-	*pod = pod_find(source_key(packet));
-	if (!*pod) {
+	if (!pod) {
 		struct address owner;
 
 		address_find(source_key(packet), &owner);
 		return owner.kind == ADDRESS_POD && owner.node == cfg.node ? DROP_ENDPOINT_NOT_READY
 									   : DROP_INVALID_SOURCE_IP;
 	}
-	return (*pod)->ifindex == ifindex ? 0 : DROP_INVALID_SOURCE_IP;
+	return pod->ifindex == ifindex ? 0 : DROP_INVALID_SOURCE_IP;
 }
 
 /* decide: the address is this node's own, as its Node object says */

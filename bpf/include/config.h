@@ -19,6 +19,9 @@ struct config {
 	__u32 masquerade;    /* whether masquerade.h looks anything up; 0: nothing is masqueraded */
 	__u32 overlay_port;  /* UDP port on which this node takes the overlay; 0: VXLAN_PORT */
 	__u32 beside;	     /* another CNI has the pods: ours.h; 0: we have them */
+	__u32 learned_table; /* kernel table with the routes that BGP has taught; 0: none */
+	__u32 xdp;	     /* whether mg_xdp_uplink stands before mg_from_uplink */
+	__u32 gathers;	     /* whether the kernel gathers fragments out of order (order.h) */
 	__u64 permutation_key; /* orders the ports of a block; unpredictable from outside */
 };
 

@@ -18,6 +18,12 @@ struct tuple_v4 { /* struct tuple in native width */
 	__u16 zone;
 };
 
+enum connection_timers {
+	TIMERS_SHIFT = 10,
+	TIMERS_MOST = 63, /* numbers of timers; 0: those of all connections */
+};
+SCHEMA(enum connection_timers, connection_timers);
+
 enum connection_flag {
 	CONNECTION_OPENED = 1,	  /* seen from its first packet on: TCP by its SYN */
 	CONNECTION_REPLIED = 2,	  /* both sides have spoken */
@@ -33,9 +39,20 @@ enum connection_flag {
 	/* reset with the pod's own address (reset.h); challenged, and reset once more */
 	CONNECTION_RESET = 256,
 	CONNECTION_CHALLENGED = 512,
+	/* the number of its policy's timers (timers.h); in entries of the versions before it is 0
+	 */
+	CONNECTION_TIMERS = TIMERS_MOST << TIMERS_SHIFT,
 	CONNECTION_OVERLAY = 1 << 16, /* its host's packets come by the overlay, and so go back */
 	CONNECTION_STACK = 1 << 17,   /* the kernel's stack gets all of its packets (stack.h) */
 	CONNECTION_MASQUERADED = 1 << 18, /* translated to this node's address (masquerade.h) */
+	/* TCP that others have opened, and whose SYN the pod has not answered by SYN-ACK. Entries
+	 * of the versions before this flag have been answered.
+	 */
+	CONNECTION_UNACCEPTED = 1 << 19,
+	/* datagrams that others have sent first to a declared port, which has answered (egress.h)
+	 */
+	CONNECTION_SERVED = 1 << 20,
+	CONNECTION_BOUND = 1 << 24, /* its port is that of a binding (binding.h) */
 };
 
 struct connection {
@@ -273,6 +290,13 @@ static __always_inline bool is_opened_by(const struct connection *connection,
 	       (packet->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK;
 }
 
+/* decide: the pod takes what others have opened */
+static __always_inline bool is_acceptance(const struct packet *packet)
+{
+	return packet->protocol == IPPROTO_TCP && packet->fragment != FRAGMENT_LATER &&
+	       (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == (TCP_SYN | TCP_ACK);
+}
+
 /* act: note a packet; true when this one closed the connection. ICMP errors change nothing. */
 static __always_inline bool connection_see(struct connection *connection,
 					   const struct packet *packet, enum direction direction)
@@ -287,6 +311,9 @@ static __always_inline bool connection_see(struct connection *connection,
 		__sync_fetch_and_and(&connection->flags, ~CONNECTION_OVERLAY);
 	if (is_opened_by(connection, packet, direction))
 		__sync_fetch_and_and(&connection->flags, ~CONNECTION_HALF_OPEN);
+	if (connection->flags & CONNECTION_UNACCEPTED && direction == DIRECTION_REPLY &&
+	    is_acceptance(packet))
+		__sync_fetch_and_and(&connection->flags, ~CONNECTION_UNACCEPTED);
 	if (connection->seen != now) /* a dirty line costs more than the look-up */
 		connection->seen = now;
 	if ((connection->flags & flags) == flags)
@@ -300,10 +327,12 @@ static __always_inline void connection_new(const struct packet *packet, __u32 de
 					   struct connection *connection)
 {
 	bool opened = packet->protocol != IPPROTO_TCP || is_syn(packet);
+	bool asked = is_syn(packet) && packet->point != POINT_FROM_POD;
 	__u32 now = now_s();
 
 	*connection = (struct connection){
 	    .flags = (opened ? CONNECTION_OPENED : 0) | CONNECTION_HALF_OPEN |
+		     (asked ? CONNECTION_UNACCEPTED : 0) |
 		     (packet->protocol == IPPROTO_TCP ? CONNECTION_STREAM : 0) |
 		     connection_flags(packet, DIRECTION_ORIGINAL),
 	    .seen = now,

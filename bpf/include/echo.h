@@ -6,14 +6,10 @@
  */
 #pragma once
 #include "icmp.h"
+#include "layer2_answer.h"
 #include "overlay.h"
+#include "probe.h"
 #include "tunnel.h"
-
-enum echo_number {
-	ECHO_PROTOCOL = 0x88b5, /* inner EtherType; IEEE Std 802: for local experiments */
-	ECHO_NODE_AT = 2, /* in the frame: who is asked, in the last bytes of the destination */
-};
-SCHEMA(enum echo_number, echo_number);
 
 /* node that was asked -> second in which its answer came, 0: not yet. Agent; BPF sets the second of
  * an answer, and makes no row.
@@ -23,10 +19,15 @@ MAP_HASH(mg_echo, __be32, __u32, 1024, BPF_F_NO_PREALLOC);
 /* decide: a frame of the agent's in mg_vxlan. Returns 0 or a drop reason. */
 static __always_inline int echo_ask(hook_t *ctx, struct way *way)
 {
+	__u8 kind;
+
 	if (hook_protocol(ctx) != bpf_htons(ECHO_PROTOCOL))
 		return 0; /* the device drops what has no tunnel */
-	if (packet_load(ctx, ECHO_NODE_AT, &way->node, sizeof(way->node)))
+	if (packet_load(ctx, ECHO_NODE_AT, &way->node, sizeof(way->node)) ||
+	    packet_load(ctx, L3_OFFSET, &kind, sizeof(kind)))
 		return DROP_INVALID_PACKET;
+	if (kind == ECHO_PROBE)
+		return probe_ask(way);
 	if (!bpf_map_lookup_elem(&mg_node, &way->node))
 		return DROP_NO_TUNNEL_ENDPOINT;
 	way->kind.act = ACT_DEVICE;
@@ -43,19 +44,23 @@ static __framed int echo_way(hook_t *ctx, const struct packet *packet, struct wa
 	struct node *node = bpf_map_lookup_elem(&mg_node, &packet->sender);
 	__u32 *answered;
 
-	if (!headers || !node || headers->overlay.eth.h_proto != bpf_htons(ECHO_PROTOCOL) ||
-	    packet->cluster != cfg.cluster)
+	if (!headers || !node || headers->overlay.eth.h_proto != bpf_htons(ECHO_PROTOCOL))
 		return DROP_UNSUPPORTED_L3_PROTOCOL;
-	if (headers->inner[0] != ECHO_ANSWER && icmp_token()) {
-		way->kind.act = ACT_BACK;
-		way->node = packet->sender;
-		way->next_hop = node->next_hop;
-		way->port = node_port(node);
+	__u8 kind = headers->inner[0];
+	bool probes = kind == ECHO_PROBE || (kind == ECHO_ANSWER && live_find(packet->sender));
+	if (!probes && packet->cluster != cfg.cluster)
+		return DROP_UNSUPPORTED_L3_PROTOCOL;
+	if (kind == ECHO_PROBE || (kind == ECHO_QUESTION && icmp_token())) {
+		echo_back(way, packet->sender, node);
 		return 0;
 	}
 	answered = bpf_map_lookup_elem(&mg_echo, &packet->sender);
-	if (headers->inner[0] == ECHO_ANSWER && answered)
+	if (kind == ECHO_ANSWER && answered)
 		*answered = now_s();
+	if (kind == ECHO_CLAIM)
+		claim_hear(ctx, packet->sender);
+	if (kind == ECHO_ANSWER)
+		probe_answer(ctx, packet->sender);
 	hook_to_nobody(ctx);
 	return 0;
 }

@@ -74,9 +74,16 @@ struct drop_rate {
 	__u32 second; /* of the window */
 	__u32 sent;   /* events in it */
 	__u32 lost;   /* events suppressed since the last one sent */
+	__u32 pad;
+	__u64 at; /* of ICMP_RATE: when tokens were added last, in ns */
+	__u64 left;
 };
 
-/* drop reason -> window of its rate limit. Private. */
+enum drop_rate_of {
+	ICMP_RATE = 0, /* less than any drop reason: the tokens of our ICMP errors (icmp.h) */
+};
+
+/* drop reason -> window of its rate limit; ICMP_RATE -> tokens. Private. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 256);
@@ -153,6 +160,12 @@ static __always_inline bool event_fits(struct event_rate *rate, bool dropped)
 	return true;
 }
 
+/* look up: the identity of an end, by its labels where BGP has taught them (learned.h) */
+static __always_inline __u32 far_identity(const struct packet *packet, __u32 identity)
+{
+	return identity == IDENTITY_WORLD && packet->far ? packet->far : identity;
+}
+
 /* act: an event of this packet, if its sender has one left; NULL: it is counted */
 static __always_inline struct event *event_open(hook_t *ctx, const struct packet *packet,
 						bool dropped)
@@ -182,6 +195,8 @@ static __always_inline struct event *event_open(hook_t *ctx, const struct packet
 	event->point = packet->point;
 	event->tcp_flags = packet->tcp_flags;
 	event->source_identity = packet->identity;
+	if (packet->point == POINT_FROM_UPLINK)
+		event->source_identity = far_identity(packet, packet->identity);
 	event->sender = packet->sender;
 	event->ifindex = hook_device(ctx);
 	event->length = hook_length(ctx);
@@ -207,20 +222,21 @@ static __always_inline void event_submit(struct event *event)
 }
 
 /* `as` is NULL when the source stays as it is. */
-static __framed void event_connection(hook_t *ctx, const struct packet *packet,
-				      __u32 destination_identity, const struct translation *as)
+__global int event_connection(hook_t *ctx, const struct packet *packet, __u32 destination_identity,
+			      const struct translation *as)
 {
-	struct event *event = event_open(ctx, packet, false);
+	struct event *event = packet ? event_open(ctx, packet, false) : NULL;
 
 	if (!event)
-		return;
+		return 0;
 	event->verdict = EVENT_FORWARDED;
-	event->destination_identity = destination_identity;
+	event->destination_identity = far_identity(packet, destination_identity);
 	if (as) {
 		event->translated = as->address;
 		event->translated_port = as->port;
 	}
 	event_submit(event);
+	return 0;
 }
 
 static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 reason)
@@ -243,7 +259,7 @@ static __framed void event_drop(hook_t *ctx, const struct packet *packet, __u32 
 		return;
 	struct address end;
 	address_find(destination_key(packet), &end);
-	event->destination_identity = end.identity;
+	event->destination_identity = far_identity(packet, end.identity);
 	if (!event->source_identity) { /* dropped before anybody asked who sent it */
 		address_find(source_key(packet), &end);
 		event->source_identity = end.kind ? IDENTITY_UNKNOWN : IDENTITY_WORLD;

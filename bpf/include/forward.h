@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The last step: into a pod of this node, or out by the kernel's routes. */
 #pragma once
+#include "addresses.h"
 #include "config.h"
+#include "learned.h"
 #include "way.h"
 
 /* decide: into a pod of this node */
@@ -27,9 +29,9 @@ static __always_inline int forward_pod(hook_t *ctx, const struct way *way)
 	return hook_to_pod(way->ifindex);
 }
 
-/* decide: by the kernel's route from `source`, policy rules included; by the stack when the hook
- * needs a neighbour that the kernel does not know yet. Returns 0 or a drop reason;
- * DROP_FRAGMENTATION_NEEDED sets packet->mtu.
+/* decide: by the kernel's route from `source`: what BGP has taught comes first, then the host's
+ * tables, policy rules included; by the stack when the hook needs a neighbour that the kernel does
+ * not know yet. Returns 0 or a drop reason; DROP_FRAGMENTATION_NEEDED sets packet->mtu.
  */
 static __framed int hop_way(hook_t *ctx, struct packet *packet, struct way *way,
 			    const struct addr *source, const struct addr *destination)
@@ -46,7 +48,9 @@ static __framed int hop_way(hook_t *ctx, struct packet *packet, struct way *way,
 		__builtin_memcpy(fib.ipv6_src, source, 16);
 		__builtin_memcpy(fib.ipv6_dst, destination, 16);
 	}
-	long result = hook_route(ctx, &fib, way->mac, way->host_mac);
+	long result = learned_route(ctx, &fib, way->mac, way->host_mac);
+	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
+		result = hook_route(ctx, &fib, 0, way->mac, way->host_mac);
 	packet->mtu = fib.mtu_result;
 	if (result == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return DROP_FRAGMENTATION_NEEDED;
@@ -65,5 +69,9 @@ static __framed int hop_way(hook_t *ctx, struct packet *packet, struct way *way,
 /* act: out by the route */
 static __always_inline int forward_hop(hook_t *ctx, struct way *way)
 {
+	if (way->kind.virtual && way->hop.ifindex == cfg.uplink)
+		hook_virtual(ctx, way->kind.known);
+	else if (way->kind.known && way->hop.ifindex == cfg.uplink)
+		hook_vouch(ctx); /* for mg_to_uplink */
 	return hook_to_hop(ctx, way->hop.ifindex, &way->hop.next, way->mac, way->host_mac);
 }

@@ -15,8 +15,9 @@ struct fragment_key {
 struct fragment_ports {
 	__be16 source;
 	__be16 destination;
-	__u8 icmp; /* enum icmp_kind */
-	__u8 pad[3];
+	__u8 icmp;  /* enum icmp_kind */
+	__u8 order; /* no ports: a later one came first, and the kernel gathers the datagram */
+	__u8 pad[2];
 };
 
 /* datagram -> ports. Bounded: an old datagram that never ends gives way to new ones. */
@@ -36,30 +37,35 @@ static __always_inline struct fragment_key fragment_key(const struct packet *pac
 				     .zone = packet->zone};
 }
 
-static __framed void fragment_put(const struct packet *packet)
+/* act: leave the ports to the fragments that follow, unless one of them has come before */
+static __framed void fragment_put(struct packet *packet)
 {
 	struct fragment_key key = fragment_key(packet);
-	struct fragment_ports ports = {.source = packet->flow.source_port,
+	struct fragment_ports *before = bpf_map_lookup_elem(&mg_frag, &key),
+			      ports = {.source = packet->flow.source_port,
 				       .destination = packet->flow.destination_port,
 				       .icmp = packet->icmp};
 
-	if (!is_icmp_error(packet))
+	packet->order = before && before->order && !packet->ordered;
+	if (!is_icmp_error(packet) && !packet->order)
 		bpf_map_update_elem(&mg_frag, &key, &ports, BPF_ANY);
 }
 
 /* act: once its source is known to be its sender's */
-static __always_inline void fragment_record(const struct packet *packet)
+static __always_inline void fragment_record(struct packet *packet)
 {
 	if (packet->fragment == FRAGMENT_FIRST)
 		fragment_put(packet);
 }
 
+/* look up: the ports of a later fragment. Returns 0 or a drop reason. */
 static __framed int fragment_ports(struct packet *packet)
 {
 	struct fragment_key key = fragment_key(packet);
 	struct fragment_ports *ports = bpf_map_lookup_elem(&mg_frag, &key);
 
-	if (!ports)
+	packet->order = (!ports || ports->order) && !packet->ordered;
+	if (!ports || ports->order)
 		return DROP_FRAGMENT_NOT_FOUND;
 	packet->flow.source_port = ports->source;
 	packet->flow.destination_port = ports->destination;

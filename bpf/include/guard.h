@@ -41,12 +41,20 @@ static __framed bool takes_overlay(__be32 endpoint, __be16 port)
 	return !node || node_port(node) == port;
 }
 
+/* look up: whether a packet is for an overlay port, of whomever */
+static __always_inline void overlay_port_note(struct packet *packet)
+{
+	packet->overlay_port =
+	    packet->protocol == IPPROTO_UDP && is_overlay_port(packet->flow.destination_port);
+}
+
 /* decide: a pod's packet to the overlay port of a node */
-static __always_inline bool is_to_overlay(const struct packet *packet)
+static __always_inline bool is_to_overlay(struct packet *packet)
 {
 	__be16 port = packet->flow.destination_port;
 
-	if (packet->protocol != IPPROTO_UDP || !is_overlay_port(port))
+	overlay_port_note(packet);
+	if (!packet->overlay_port)
 		return false;
 	__be32 endpoint = node_of(destination_key(packet));
 	return endpoint && takes_overlay(endpoint, port);

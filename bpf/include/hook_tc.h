@@ -10,6 +10,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "note.h"
 
 typedef struct __sk_buff hook_t;
 
@@ -22,11 +23,15 @@ enum {
 	HOOK_NEXT = TC_ACT_UNSPEC, /* programs of others behind this one see the packet, too */
 	HOOK_HAS_DEVICE = 1, /* the kernel's VXLAN device can be given packets (hook_to_device) */
 	HOOK_HAS_COPY = 1,   /* one packet can become two (hook_copy) */
-	HOOK_ENOTSUPP = 524, /* linux/errno.h, which programs do not get */
+	HOOK_HAS_NEIGHBOUR = 1, /* the kernel finds the neighbour of a hop (hook_to_hop) */
+	HOOK_ENOTSUPP = 524,	/* linux/errno.h, which programs do not get */
 	HOOK_EPROTO = 71,
-	HOOK_OTHERHOST = 3,    /* linux/if_packet.h */
+	HOOK_HOST = 0, /* linux/if_packet.h */
+	HOOK_OTHERHOST = 3,
 	HOOK_VOUCHED = 0x6d67, /* of skb->tc_index */
 	HOOK_MOVED = 0x6d68,   /* likewise, and its port is to become that of its node */
+	HOOK_VIRTUAL = 0x6d69, /* it leaves with a virtual MAC address, vouched for or not */
+	HOOK_VOUCHED_VIRTUAL = 0x6d6a,
 };
 
 /* Bytes and lengths */
@@ -39,6 +44,11 @@ static __always_inline __u32 hook_length(hook_t *ctx) /* with the Ethernet heade
 static __always_inline __u32 hook_segment(hook_t *ctx) /* payload bytes of a GSO segment; 0: none */
 {
 	return ctx->gso_size;
+}
+
+static __always_inline __u32 hook_packets(hook_t *ctx) /* that a GSO packet will be */
+{
+	return ctx->gso_segs ? ctx->gso_segs : 1;
 }
 
 static __always_inline __be16 hook_protocol(hook_t *ctx)
@@ -97,6 +107,16 @@ static __always_inline bool hook_is_noted(hook_t *ctx)
 	return bpf_skb_change_tail(ctx, ctx->len, 0) == -HOOK_ENOTSUPP;
 }
 
+/* What the XDP program of this device has noted beside the packet; NULL: nothing. */
+static __always_inline const struct note *hook_noted(hook_t *ctx)
+{
+	struct note *note = (void *)(long)ctx->data_meta;
+
+	if ((void *)(note + 1) > (void *)(long)ctx->data || note->magic != NOTE_MAGIC)
+		return NULL;
+	return note;
+}
+
 /* Checksums; right for CHECKSUM_PARTIAL, COMPLETE and GSO */
 
 static __always_inline long hook_check_l3(hook_t *ctx, __u32 offset, __be32 from, __be32 to)
@@ -112,12 +132,14 @@ static __always_inline long hook_check_l4(hook_t *ctx, __u32 offset, __u64 from,
 
 /* Routes and redirects */
 
-/* The kernel finds the neighbour later: the MAC addresses stay as they are. */
-static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib,
+/* The kernel finds the neighbour later: the MAC addresses stay as they are. `flags` say which table
+ * is asked: none, those that the policy rules name.
+ */
+static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib, __u32 flags,
 				       __u8 *mac __attribute__((unused)),
 				       __u8 *host_mac __attribute__((unused)))
 {
-	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH);
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), BPF_FIB_LOOKUP_SKIP_NEIGH | flags);
 }
 
 /* The address that this host has towards a destination. Returns 0 when there is one. */
@@ -148,6 +170,12 @@ static __always_inline int hook_to_neighbour(hook_t *ctx __attribute__((unused))
 	struct bpf_redir_neigh next = {.nh_family = 2 /* AF_INET */, .ipv4_nh = next_hop};
 
 	return bpf_redirect_neigh(ifindex, &next, sizeof(next), 0);
+}
+
+/* Out of the device that it came by. */
+static __always_inline int hook_back(hook_t *ctx)
+{
+	return bpf_redirect(ctx->ifindex, 0);
 }
 
 /* Into the pod behind the host side of a veth. */
@@ -189,6 +217,24 @@ static __always_inline bool hook_is_moved(hook_t *ctx)
 	return true;
 }
 
+/* Say to mg_to_uplink that the packet is to leave with a virtual MAC address, whether the stack or
+ * we send it.
+ */
+static __always_inline void hook_virtual(hook_t *ctx, bool vouched)
+{
+	ctx->tc_index = vouched ? HOOK_VOUCHED_VIRTUAL : HOOK_VIRTUAL;
+	ctx->tc_classid = vouched ? HOOK_VOUCHED_VIRTUAL : HOOK_VIRTUAL;
+}
+
+/* Whether that was said; the word is what it would be without it. */
+static __always_inline bool hook_is_virtual(hook_t *ctx)
+{
+	if (ctx->tc_index != HOOK_VIRTUAL && ctx->tc_index != HOOK_VOUCHED_VIRTUAL)
+		return false;
+	ctx->tc_index = ctx->tc_index == HOOK_VIRTUAL ? 0 : HOOK_VOUCHED;
+	return true;
+}
+
 /* Nobody has vouched for a packet from elsewhere, whatever was written there. */
 static __always_inline void hook_disown(hook_t *ctx)
 {
@@ -211,9 +257,36 @@ static __always_inline void hook_to_nobody(hook_t *ctx)
 	bpf_skb_change_type(ctx, HOOK_OTHERHOST);
 }
 
+/* Whether the frame is for another MAC address than the device's. */
+static __always_inline bool hook_is_others(hook_t *ctx)
+{
+	return ctx->pkt_type == HOOK_OTHERHOST;
+}
+
+/* It is for this host all the same. */
+static __always_inline void hook_to_us(hook_t *ctx)
+{
+	bpf_skb_change_type(ctx, HOOK_HOST);
+}
+
 static __always_inline __u32 hook_mark(hook_t *ctx)
 {
 	return ctx->mark;
+}
+
+static __always_inline void hook_set_mark(hook_t *ctx, __u32 mark)
+{
+	ctx->mark = mark;
+}
+
+/* Whether we have marked the packet so, which is for this host by now; the mark ends here. */
+static __always_inline bool hook_take_mark(hook_t *ctx, __u32 mark)
+{
+	if (ctx->mark != mark)
+		return false;
+	ctx->mark = 0;
+	bpf_skb_change_type(ctx, HOOK_HOST);
+	return true;
 }
 
 /* Send a copy out of a device, marked. Returns 0 when it has gone. */
@@ -225,6 +298,18 @@ static __always_inline long hook_copy(hook_t *ctx, __u32 ifindex, __u32 mark)
 	long failed = bpf_clone_redirect(ctx, ifindex, 0);
 	ctx->mark = before;
 	return failed;
+}
+
+/* Likewise, with a word for the program that sees the copy leave (hook_word). */
+static __always_inline long hook_copy_with(hook_t *ctx, __u32 ifindex, __u32 mark, __u32 word)
+{
+	ctx->cb[0] = word;
+	return hook_copy(ctx, ifindex, mark);
+}
+
+static __always_inline __u32 hook_word(hook_t *ctx)
+{
+	return ctx->cb[0];
 }
 
 /* As if it came from a collect_md tunnel device, which says who sent it. */

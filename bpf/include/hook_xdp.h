@@ -9,6 +9,7 @@
 #include <linux/if_ether.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "note.h"
 #include "verdict.h"
 
 typedef struct xdp_md hook_t;
@@ -22,6 +23,7 @@ enum {
 	HOOK_NEXT = XDP_PASS,
 	HOOK_HAS_DEVICE = 0,
 	HOOK_HAS_COPY = 0,
+	HOOK_HAS_NEIGHBOUR = 0,
 };
 
 /* Bytes and lengths */
@@ -103,6 +105,37 @@ static __always_inline bool hook_is_noted(hook_t *ctx __attribute__((unused)))
 	return false;
 }
 
+/* What stands beside a packet on its way to the tc program, and goes with it. Others may have
+ * written there before: a veth hands over what its other end has. A device that has no place for it
+ * says so by a start behind the packet's, and refuses to open a note.
+ */
+static __always_inline long hook_note_none(hook_t *ctx)
+{
+	int size = (int)(ctx->data - ctx->data_meta);
+
+	return size > 0 ? bpf_xdp_adjust_meta(ctx, size) : 0;
+}
+
+static __always_inline long hook_note_open(hook_t *ctx)
+{
+	return bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct note));
+}
+
+static __always_inline void hook_note_close(hook_t *ctx)
+{
+	bpf_xdp_adjust_meta(ctx, sizeof(struct note));
+}
+
+static __always_inline long hook_note(hook_t *ctx, const struct note *from)
+{
+	struct note *note = (void *)(long)ctx->data_meta;
+
+	if ((void *)(note + 1) > (void *)(long)ctx->data)
+		return -1;
+	*note = *from;
+	return 0;
+}
+
 /* Checksums; Source: RFC 1624 3 */
 
 /* The checksum at `offset` after a change of what it covers by `diff`. Of UDP, 0 stays: it says
@@ -142,10 +175,10 @@ static __always_inline long hook_check_l4(hook_t *ctx, __u32 offset, __u64 from,
 /* Routes and redirects */
 
 /* With the neighbour, whose MAC address must be known by now. */
-static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib, __u8 *mac,
-				       __u8 *host_mac)
+static __always_inline long hook_route(hook_t *ctx, struct bpf_fib_lookup *fib, __u32 flags,
+				       __u8 *mac, __u8 *host_mac)
 {
-	long result = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	long result = bpf_fib_lookup(ctx, fib, sizeof(*fib), flags);
 
 	__builtin_memcpy(mac, fib->dmac, ETH_ALEN);
 	__builtin_memcpy(host_mac, fib->smac, ETH_ALEN);
@@ -187,9 +220,26 @@ static __always_inline int hook_to_neighbour(hook_t *ctx, __u32 ifindex, __be32 
 	return hook_to_hop(ctx, fib.ifindex, NULL, fib.dmac, fib.smac);
 }
 
+static __always_inline int hook_back(hook_t *ctx __attribute__((unused)))
+{
+	return XDP_TX;
+}
+
 static __always_inline int hook_to_pod(__u32 ifindex)
 {
 	return bpf_redirect(ifindex, 0);
+}
+
+/* A frame has no mark: the tc program behind this one marks the packet. */
+static __always_inline void hook_set_mark(hook_t *ctx __attribute__((unused)),
+					  __u32 mark __attribute__((unused)))
+{
+}
+
+static __always_inline bool hook_take_mark(hook_t *ctx __attribute__((unused)),
+					   __u32 mark __attribute__((unused)))
+{
+	return false;
 }
 
 /* By the device that it came by: here it has no other way up. */
@@ -203,6 +253,24 @@ static __always_inline void hook_vouch(hook_t *ctx __attribute__((unused)))
 {
 }
 
+static __always_inline void hook_virtual(hook_t *ctx __attribute__((unused)),
+					 bool vouched __attribute__((unused)))
+{
+}
+
+static __always_inline bool hook_is_others(hook_t *ctx __attribute__((unused)))
+{
+	return false;
+}
+
+static __always_inline void hook_to_us(hook_t *ctx __attribute__((unused)))
+{
+}
+
+static __always_inline void hook_to_nobody(hook_t *ctx __attribute__((unused)))
+{
+}
+
 static __always_inline void hook_disown(hook_t *ctx __attribute__((unused)))
 {
 }
@@ -210,6 +278,14 @@ static __always_inline void hook_disown(hook_t *ctx __attribute__((unused)))
 static __always_inline long hook_copy(hook_t *ctx __attribute__((unused)),
 				      __u32 ifindex __attribute__((unused)),
 				      __u32 mark __attribute__((unused)))
+{
+	return -1;
+}
+
+static __always_inline long hook_copy_with(hook_t *ctx __attribute__((unused)),
+					   __u32 ifindex __attribute__((unused)),
+					   __u32 mark __attribute__((unused)),
+					   __u32 word __attribute__((unused)))
 {
 	return -1;
 }

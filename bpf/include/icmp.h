@@ -30,19 +30,6 @@ struct icmp_late { /* an error to be sent once more, later, out of a device */
 };
 SCHEMA(struct icmp_late, icmp_late);
 
-struct icmp_tokens {
-	__u64 at; /* ns */
-	__u64 left;
-};
-
-/* token bucket of the errors that we originate. Private. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct icmp_tokens);
-} mg_icmp_rate SEC(".maps");
-
 /* Errors about a pod's SYN. A connect() that is still in the kernel ignores an error that comes
  * back while it sends; the agent repeats it (mesh/datapath/late_errors.py). Written by BPF.
  */
@@ -79,8 +66,8 @@ struct icmp_header {
 /* decide */
 static __framed bool icmp_token(void)
 {
-	__u32 zero = 0;
-	struct icmp_tokens *tokens = bpf_map_lookup_elem(&mg_icmp_rate, &zero);
+	__u32 key = ICMP_RATE;
+	struct drop_rate *tokens = bpf_map_lookup_elem(&mg_drop_rate, &key);
 	__u64 now = bpf_ktime_get_coarse_ns();
 
 	if (!tokens || !cfg.icmp_errors)
@@ -277,10 +264,18 @@ static __always_inline void icmp_name(hook_t *ctx, const struct packet *packet,
 				      struct icmp_cause *cause, __u32 reason)
 {
 	cause->source = packet->destination;
+	if (packet->zone)
+		return; /* a VRF knows no address of ours */
 	if (is_from_mesh(packet))
 		own_address(ctx, packet, &packet->source, &cause->source);
 	else if (reason == DROP_TTL_EXCEEDED)
 		own_address(ctx, packet, &packet->destination, &cause->source);
+}
+
+/* decide: this host has sent it, and it was to leave by the uplink */
+static __always_inline bool is_leaving_host(const struct packet *packet)
+{
+	return packet->point == POINT_TO_UPLINK && packet->identity == IDENTITY_HOST;
 }
 
 /* decide: the error goes back to a pod, to the node that tunnelled the packet, or by the routes.
@@ -294,7 +289,9 @@ static __framed int icmp_way(hook_t *ctx, struct packet *packet, struct way *way
 		way->kind.late = is_syn(packet);
 		return pod ? pod_way(way, pod) : DROP_UNKNOWN_L3_TARGET;
 	}
-	if (packet->point == POINT_FROM_HOST) {
+	if (packet->zone)
+		return DROP_UNKNOWN_L3_TARGET; /* no route of this host leads into a VRF */
+	if (packet->point == POINT_FROM_HOST || is_leaving_host(packet)) {
 		way->kind.act = ACT_HOST;
 		return 0;
 	}
@@ -328,7 +325,17 @@ static __framed bool is_gone(const struct packet *packet)
 static __always_inline bool icmp_tells(const struct way *way, int reason)
 {
 	return way->kind.tell || reason == DROP_FRAGMENTATION_NEEDED ||
-	       reason == DROP_TTL_EXCEEDED || reason == DROP_CT_MAP_INSERTION_FAILED;
+	       reason == DROP_TTL_EXCEEDED || reason == DROP_CT_MAP_INSERTION_FAILED ||
+	       reason == DROP_NOT_ACKNOWLEDGED;
+}
+
+/* decide: the error says that it is not allowed: a quota; and an id for a query, RFC 5508 REQ-8 */
+static __always_inline bool is_prohibited(const struct packet *packet, __u32 reason)
+{
+	bool full = reason == DROP_NO_NAT_MAPPING || reason == DROP_NO_RUN;
+
+	return reason == DROP_PORT_QUOTA || reason == DROP_RATE_LIMITED ||
+	       reason == DROP_COVERED_IN_VRF || (full && packet->icmp == ICMP_ECHO);
 }
 
 /* act: count the drop; true when the packet has become the error that tells its sender why, and
@@ -343,8 +350,12 @@ __global int drop_with_icmp(hook_t *ctx, struct packet *packet, struct way *way,
 		cause = (struct icmp_cause){.type4 = 3, .code4 = 4, .type6 = 2, .mtu = packet->mtu};
 	else if (reason == DROP_TTL_EXCEEDED)
 		cause = (struct icmp_cause){.type4 = 11, .type6 = 3};
-	else if (reason == DROP_FIB_LOOKUP_FAILED)
+	else if (is_prohibited(packet, reason))
+		cause = (struct icmp_cause){.type4 = 3, .code4 = 13, .type6 = 1, .code6 = 1};
+	else if (reason == DROP_FIB_LOOKUP_FAILED || reason == DROP_NO_VRF_ROUTE)
 		cause = (struct icmp_cause){.type4 = 3, .type6 = 1};
+	else if (reason == DROP_NOT_ACKNOWLEDGED) /* administratively prohibited */
+		cause = (struct icmp_cause){.type4 = 3, .code4 = 13, .type6 = 1, .code6 = 1};
 	icmp_name(ctx, packet, &cause, reason);
 	__u32 size = packet->end - L3_OFFSET;
 	drop(ctx, packet, reason);

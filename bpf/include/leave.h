@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* How every packet enters and leaves a program: the only place that acts on a decision. */
 #pragma once
+#include "bfd_answer.h"
 #include "forward.h"
 #include "handover.h"
 #include "icmp.h"
+#include "layer2_answer.h"
+#include "sound.h"
 #include "overlay.h"
+#include "probe.h"
 #include "reset.h"
 #include "rewrite.h"
+#include "srv6.h"
 #include "tunnel.h"
 #include "zone.h"
 
@@ -22,6 +27,7 @@ enum slot_of { /* one for each program: mg_to_pod may run between two steps of a
 	       SLOT_FROM_VXLAN,
 	       SLOT_TO_VXLAN,
 	       SLOT_TO_UPLINK,
+	       SLOT_XDP_UPLINK,
 	       SLOTS,
 };
 
@@ -50,6 +56,7 @@ static __always_inline struct slot *enter(hook_t *ctx, enum slot_of number, enum
 	__builtin_memset(&slot->packet, 0, sizeof(slot->packet));
 	__builtin_memset(&slot->way.kind, 0, sizeof(slot->way.kind));
 	slot->packet.point = point;
+	slot->packet.ordered = hook_take_mark(ctx, MARK_ORDERED);
 	packet_in_zone(&slot->packet, zone_find(ZONE_OF_DEVICE, hook_device(ctx)));
 	return slot;
 }
@@ -62,6 +69,8 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 	if (!packet || !way)
 		return HOOK_DROP;
 	if (way->kind.end && is_icmp_error(packet))
+		reason = icmp_unsound(ctx, packet);
+	if (!reason && way->kind.end && is_icmp_error(packet))
 		reason =
 		    rewrite_embedded(ctx, packet, way->kind.end, &way->as.address, way->as.port);
 	if (!reason && way->kind.end)
@@ -76,10 +85,26 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 		return icmp_enter(ctx, packet, way);
 	if (way->kind.act == ACT_HOP)
 		return forward_hop(ctx, way);
+	if (way->kind.act == ACT_SRV6)
+		return srv6_send(ctx, packet, way);
 	if (way->kind.act == ACT_HOST)
 		return hook_to_host(cfg.vxlan);
 	if (way->kind.act == ACT_BACK)
 		return overlay_back(ctx, way);
+	if (way->kind.act == ACT_PROBE)
+		return probe_send(ctx, packet, way);
+	if (way->kind.act == ACT_BFD)
+		return bfd_answer(ctx, packet, way);
+	if (way->kind.act == ACT_AGAIN)
+		return hook_to_host(way->ifindex);
+	if (way->kind.act == ACT_ARP)
+		return layer2_answer_arp(ctx, packet, way);
+	if (way->kind.act == ACT_NDP)
+		return layer2_answer_ndp(ctx, packet, way);
+	if (way->kind.act == ACT_CLAIM)
+		return claim_send(ctx, packet, way);
+	if (way->kind.act == ACT_STACK && way->kind.virtual)
+		hook_virtual(ctx, false);
 	if (way->kind.act == ACT_DEVICE)
 		return overlay_kernel(ctx, way);
 	/* With its own address a pod's packet leaves by the other CNI. */

@@ -100,7 +100,9 @@ static __framed int masquerade_open(hook_t *ctx, struct packet *packet, struct w
 		reason = DROP_CT_MAP_INSERTION_FAILED;
 	if (reason)
 		return reason;
-	if (port_take(&packet->flow, previous, &way->as)) {
+	way->as.binding = BINDING_NONE;
+	way->as.timers = 0;
+	if (range_take(&packet->flow, previous, &way->as)) {
 		way->kind.tell = 1;
 		return DROP_MASQUERADE_FULL;
 	}
@@ -169,6 +171,8 @@ static __always_inline int masquerade_out(hook_t *ctx, struct packet *packet, st
 	if (is_handed(packet, connection))
 		return HANDOVER;
 	address_find(destination_key(packet), &to);
+	if (!to.kind)
+		packet->far = learned_identity(destination_key(packet));
 	/* a proxy has chosen a host: its answers come by the overlay, without the proxy's address
 	 */
 	if (host_by_overlay(packet, &to, connection, direction))

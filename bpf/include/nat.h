@@ -43,10 +43,10 @@ struct mapping {
 	__be16 pod_port; /* or ICMP id */
 	__u16 orphan;	 /* the sweep has met it without a connection */
 	__u16 zone;	 /* of the pod */
-	__u16 pad;
-	__u64 closed; /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
-	__u64 first;  /* packet, likewise; of datagrams */
-	__u64 quiet;  /* a one-shot: enum one_shot and its last packet; 0: none, DYING: taken */
+	__u16 bound;	 /* its port is that of a binding (binding.h) */
+	__u64 closed;	 /* CLOCK_MONOTONIC in ns; 0: lives, DYING: somebody is taking it away */
+	__u64 first;	 /* packet, likewise; of datagrams */
+	__u64 quiet;	 /* a one-shot: enum one_shot and its last packet; 0: none, DYING: taken */
 };
 
 /* {remote, egress address, remote port, egress port} -> pod, in the zone of the world. BPF only. */
@@ -188,18 +188,21 @@ static __always_inline bool connection_holds(const struct connection *connection
  * of another one that ends now. On another CPU a packet may have refuted the end meanwhile: whoever
  * comes second, here or in nat_see, sees what the first one wrote.
  */
-static __framed void mapping_close(const struct tuple *original,
-				   const struct connection *connection, __u64 rest)
+__global int mapping_close(const struct tuple *original, const struct connection *connection,
+			   __u64 rest)
 {
 	struct tuple reply;
 
+	if (!original || !connection)
+		return 0;
 	connection_reply(&reply, original, connection);
 	struct mapping *mapping = mapping_get(&reply);
 	if (!mapping || !mapping_is_of(mapping, original))
-		return;
+		return 0;
 	__u64 closed = bpf_ktime_get_ns() + rest;
 	if (mapping_swap(mapping, 0, closed) && !is_closed(connection))
 		mapping_swap(mapping, closed, 0);
+	return 0;
 }
 
 /* act: take a mapping back into use for good; false when its port has gone to another connection */
@@ -268,13 +271,16 @@ static __always_inline void mapping_forget(const struct tuple *reply, const stru
 }
 
 /* act: a tuple that was translated is used untranslated from now on */
-static __framed void connection_untranslate(const struct tuple *original,
-					    const struct connection *connection)
+__global int connection_untranslate(const struct tuple *original,
+				    const struct connection *connection)
 {
 	struct tuple reply;
 
+	if (!original || !connection)
+		return 0;
 	connection_reply(&reply, original, connection);
 	mapping_forget(&reply, original);
+	return 0;
 }
 
 /* decide: this node's address stands for the pod, and whoever translates notes the packet. What

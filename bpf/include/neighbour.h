@@ -3,7 +3,8 @@
  * that passes which names the pod itself, or asks for its gateway, a link-local address.
  */
 #pragma once
-#include "addresses.h"
+#include "layer2_answer.h"
+#include "vrf.h"
 
 struct device { /* the pod's end of a veth */
 	__u8 mac[ETH_ALEN];
@@ -13,27 +14,10 @@ struct device { /* the pod's end of a veth */
 /* host end of a pod's veth, by its ifindex -> the pod's end. Agent, from table device. */
 MAP_HASH(mg_device, __u32, struct device, 4096, BPF_F_NO_PREALLOC);
 
-struct arp { /* RFC 826, for IPv4 on Ethernet */
-	__be16 hardware;
-	__be16 protocol;
-	__u8 hardware_length;
-	__u8 protocol_length;
-	__be16 operation;
-	__u8 sender_mac[ETH_ALEN];
-	__be32 sender;
-	__u8 target_mac[ETH_ALEN];
-	__be32 target;
-} __attribute__((packed));
-
 enum {
-	ARP_ETHERNET = 1,
-	ARP_REQUEST = 1,
-	ARP_ANSWER = 2,
 	MLD_QUERY = 130,
 	NDP_ROUTER_SOLICITATION = 133,
 	NDP_ROUTER_ADVERTISEMENT = 134,
-	NDP_SOLICITATION = 135,
-	NDP_ADVERTISEMENT = 136,
 	NDP_REDIRECT = 137,
 	NDP_TARGET = 8, /* offset in the message; RFC 4861 4.3 and 4.4 */
 	ICMPV4_REDIRECT = 5,
@@ -45,7 +29,7 @@ static __always_inline bool is_pods(const struct zoned_addr *addr, __u32 ifindex
 {
 	struct pod *pod = pod_find(addr);
 
-	return pod && pod->ifindex == ifindex;
+	return (pod && pod->ifindex == ifindex) || is_tenants(addr, ifindex);
 }
 
 static __always_inline bool is_link_local(const struct addr *addr)

@@ -48,15 +48,16 @@ static __always_inline bool may_make_room(const struct connection *connection)
 }
 
 /* act: one more that is half-open; the oldest such one makes room */
-static __framed void half_open_more(const struct tuple *tuple, __u32 table, __u32 size)
+__global int half_open_more(const struct tuple *tuple, __u32 table, __u32 size)
 {
 	struct tuple oldest;
 
-	if (!half_open_note(tuple, table, size, &oldest))
-		return;
+	if (!tuple || !half_open_note(tuple, table, size, &oldest))
+		return 0;
 	struct connection *connection = connection_look(&oldest);
 	if (connection && may_make_room(connection) && !connection_remove(&oldest))
 		used_less_asked(&oldest, table);
+	return 0;
 }
 
 /* act: a new entry, which counts */
@@ -82,19 +83,33 @@ static __always_inline int connection_missed(const struct packet *packet,
 	return world ? DROP_CT_MAP_INSERTION_FAILED : 0;
 }
 
+/* decide: the entry on this tuple has been accepted and has not ended: a SYN, which may be forged,
+ * does not take that away. What the pod still sends on it leaves as before.
+ */
+static __always_inline bool stays_accepted(const struct packet *packet)
+{
+	struct connection *connection = connection_get(&packet->flow);
+
+	return connection && !is_closed(connection) &&
+	       (connection->flags & (CONNECTION_OPENED | CONNECTION_UNACCEPTED)) ==
+		   CONNECTION_OPENED;
+}
+
 /* act: open a connection that is not translated, in place of the entry that its tuple `has`. An
  * ICMP error opens none. Returns 0 or a drop reason.
  */
-static __framed int connection_open(hook_t *ctx, const struct packet *packet,
-				    __u32 destination_identity, bool has)
+__global int connection_open(hook_t *ctx, const struct packet *packet, __u32 destination_identity,
+			     bool has)
 {
 	struct connection connection;
 
-	if (is_icmp_error(packet))
+	if (!packet || is_icmp_error(packet))
 		return 0;
 	if (!has && !connection_fits(&packet->flow))
 		return connection_missed(packet, destination_identity);
 	connection_new(packet, destination_identity, &connection);
+	if (has && stays_accepted(packet))
+		connection.flags &= ~CONNECTION_UNACCEPTED;
 	long failed = has ? connection_put(&packet->flow, &connection, BPF_ANY)
 			  : connection_make(&packet->flow, &connection);
 	if (failed == -EEXIST) /* another CPU was faster */

@@ -10,6 +10,7 @@
 #include "open.h"
 #include "parse.h"
 #include "service.h"
+#include "sid.h"
 
 enum {
 	/* What a pod has said in datagrams before it was covered is answered in this time, or not
@@ -49,8 +50,16 @@ static __always_inline bool is_others(const struct address *address)
 static __framed bool is_covered(const struct packet *packet, const struct pod *pod,
 				const struct zoned_addr *far)
 {
-	return egress_find(pod->egress_class, (const struct addr *)far, packet->family) &&
+	return egress_find(pod->egress_class, (const struct addr *)far, packet->family,
+			   learned_identity(far)) &&
 	       !service_owner(far);
+}
+
+/* decide: what the pod sends from its cluster address is for its VRF */
+static __framed bool is_for_vrf(const struct packet *packet, const struct pod *pod)
+{
+	return pod->vrf && is_vrf_destination(pod->vrf, &packet->destination) &&
+	       !service_owner(destination_key(packet));
 }
 
 /* decide: a translated connection keeps its translation, whatever the egress policy says by now.
@@ -81,11 +90,16 @@ static __framed int ours_from_pod(hook_t *ctx, struct packet *packet)
 
 	if (parse_network(ctx, packet))
 		return NOT_OURS;
-	struct pod *pod = pod_find(source_key(packet));
+	const struct pod *pod = pod_speaking(packet, hook_device(ctx));
 	if (!pod || pod->ifindex != hook_device(ctx) || is_link_scope(&packet->destination))
 		return NOT_OURS;
+	if (pod->vrf && packet->zone == pod->vrf)
+		return is_link_talk(ctx, packet) ? NOT_OURS : 0;
+	if (is_to_domain(packet))
+		return 0; /* pod_check refuses it: the other CNI would translate its source */
 	address_find(destination_key(packet), &to);
-	if (is_others(&to) || (!to.kind && is_covered(packet, pod, destination_key(packet))))
+	if (is_others(&to) || (!to.kind && (is_covered(packet, pod, destination_key(packet)) ||
+					    is_for_vrf(packet, pod))))
 		return is_link_talk(ctx, packet) ? NOT_OURS : 0;
 	return ours_by_connection(ctx, packet);
 }

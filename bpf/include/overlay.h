@@ -217,10 +217,9 @@ static __always_inline int overlay_write(hook_t *ctx, const struct packet *packe
 }
 
 /* act: the outer headers in front. Returns 0 or a drop reason. */
-static __framed int overlay_push(hook_t *ctx, const struct packet *packet, const struct way *way)
+static __framed int overlay_push(hook_t *ctx, const struct packet *packet, const struct way *way,
+				 __be16 inner)
 {
-	__be16 inner = hook_protocol(ctx);
-
 	if (hook_room(ctx, OVERLAY_SIZE,
 		      BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 			  BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
@@ -234,7 +233,7 @@ static __framed int overlay_push(hook_t *ctx, const struct packet *packet, const
 static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet,
 					const struct way *way)
 {
-	int reason = overlay_push(ctx, packet, way);
+	int reason = overlay_push(ctx, packet, way, hook_protocol(ctx));
 
 	if (reason)
 		return reason;
@@ -242,7 +241,28 @@ static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet
 	return hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
 }
 
-enum { ECHO_ANSWER = 1 }; /* first byte of an inner packet that was sent back */
+enum echo_number {
+	ECHO_PROTOCOL = 0x88b5, /* inner EtherType; IEEE Std 802: for local experiments */
+	ECHO_NODE_AT = 2, /* in the frame: who is asked, in the last bytes of the destination */
+};
+SCHEMA(enum echo_number, echo_number);
+
+enum echo_kind { /* first byte of an inner packet */
+		 ECHO_QUESTION,
+		 ECHO_ANSWER, /* it was sent back */
+		 ECHO_PROBE,  /* probe.h */
+		 ECHO_CLAIM,  /* layer2_answer.h */
+};
+SCHEMA(enum echo_kind, echo_kind);
+
+/* decide: an echo (echo.h) goes back to the node that has sent it */
+static __always_inline void echo_back(struct way *way, __be32 sender, const struct node *node)
+{
+	way->kind.act = ACT_BACK;
+	way->node = sender;
+	way->next_hop = node->next_hop;
+	way->port = node_port(node);
+}
 
 /* act: an echo (echo.h) back to its sender. Returns a verdict or a drop reason. */
 static __framed int overlay_back(hook_t *ctx, const struct way *way)

@@ -56,6 +56,12 @@ enum fragment {
 	FRAGMENT_LATER, /* carries no ports of its own */
 };
 
+enum order_mark { /* of a packet in the stack (order.h) */
+		  MARK_GATHER = 0x6d676672,
+		  MARK_ORDERED = 0x6d676f72,
+};
+SCHEMA(enum order_mark, order_mark);
+
 enum tcp_flag {
 	TCP_FIN = 0x01,
 	TCP_SYN = 0x02,
@@ -83,6 +89,7 @@ struct packet {
 	__u32 end;	   /* offset of the first byte after the L3 packet */
 	__u32 fragment_id;
 	__u32 identity; /* of the source */
+	__u32 far; /* identity of the end in the world, by a learned prefix; 0: none (learned.h) */
 	__be32 sender;	/* tunnel endpoint that it came from; 0: no tunnel */
 	__u32 vni;	/* that BPF took off */
 	__u32 l4;	/* offset of the transport header */
@@ -98,11 +105,15 @@ struct packet {
 	__u8 icmp_code;
 	__u8 ttl;
 	__u8 dont_fragment;
-	__u8 point;    /* enum event_point */
-	__u8 hosts;    /* its sender is one that may reach this host */
-	__u8 answers;  /* it may only answer what a pod of ours has opened */
-	__u16 cluster; /* of its sender */
-	__u8 stack;    /* it goes up to the stack, or comes from there */
+	__u8 point;	   /* enum event_point */
+	__u8 hosts;	   /* its sender is one that may reach this host */
+	__u8 answers;	   /* it may only answer what a pod of ours has opened */
+	__u16 cluster;	   /* of its sender */
+	__u8 stack;	   /* it goes up to the stack, or comes from there */
+	__u8 order;	   /* a fragment whose datagram the kernel gathers (order.h) */
+	__u8 ordered;	   /* the kernel has gathered it */
+	__u8 overlay_port; /* it is for a port on which nodes take the overlay (guard.h) */
+	__u8 turns;	   /* out of an egress address for one, by this gateway of both */
 	__u8 pad_last[3];
 } __attribute__((aligned(8))); /* clang writes four bytes at a time otherwise */
 
@@ -219,14 +230,17 @@ static __always_inline __u32 flow_ports(const struct tuple *flow)
 	return (__u32)flow->source_port << 16 | flow->destination_port;
 }
 
-/* A hash of both addresses and a number, ports as a rule; bpf_get_hash_recalc costs 55 ns here. */
+/* A hash of both addresses and a number, ports as a rule, each bit of it by all of them: a hash by
+ * two would not see the source port otherwise. bpf_get_hash_recalc costs 55 ns here.
+ */
 static __always_inline __u32 flow_hash(const struct tuple *flow, __u32 number)
 {
 	__u32 hash = flow->source.w[3] * 2654435761u ^ flow->destination.w[3];
 
 	hash ^= number * 0x9e3779b1u;
 	hash ^= flow->source.w[1] ^ flow->destination.w[1];
-	return hash ^ hash >> 15;
+	hash = (hash ^ hash >> 15) * 0x2c1b3c6du;
+	return hash ^ hash >> 16;
 }
 
 static __always_inline bool is_icmp_error(const struct packet *packet)

@@ -97,7 +97,7 @@ struct extensions { /* an IPv6 header chain */
 };
 
 /* Walk to the upper-layer header; Source: RFC 8200 4. */
-static __framed int parse_extensions(hook_t *ctx, struct extensions *chain)
+__global int parse_extensions(hook_t *ctx, struct extensions *chain)
 {
 	struct {
 		__u8 next;
@@ -106,6 +106,8 @@ static __framed int parse_extensions(hook_t *ctx, struct extensions *chain)
 		__be32 third;
 	} header;
 
+	if (!chain)
+		return DROP_INVALID_IPV6_EXTENSION;
 	for (int i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
 		if (chain->next != IPPROTO_HOPOPTS && chain->next != IPPROTO_ROUTING &&
 		    chain->next != IPPROTO_DSTOPTS && chain->next != IPPROTO_FRAGMENT)

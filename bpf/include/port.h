@@ -1,26 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Ports of egress addresses, out of this node's own blocks; and of this node's address, out of a
- * range (masquerade.h). All candidates are in keyed order, so full ones are found full. A live
- * mapping is never taken; the port of another one is used again when none is free (nat.h). Three
- * quarters of the ports are anybody's. When those are in use, all are looked at; of a remote with
- * three quarters of them live, a pod with its share of live ones gets no more.
+/* Ports of egress addresses, out of the runs that this node has lent to the pod (run.h); and of
+ * this node's address, out of a range (masquerade.h). Candidates are in keyed order. A live mapping
+ * is never taken; the port of another one is used again when none is free (nat.h).
+ * Of an egress address, first a few candidates of all runs of the pod, then those of its last run,
+ * then more of all; then the pod gets a run more, and when it gets none all candidates are looked
+ * at. A pod's quota of runs limits it, and the node's last runs are for pods with less than their
+ * share. Of this node's address three quarters of the ports are anybody's. When those are in use,
+ * all are looked at; of a remote with three quarters of them live, a pod with its share of live
+ * ones gets no more.
  */
 #pragma once
-#include "addresses.h"
-#include "nat.h"
-
-enum port_limit {
-	OWN_BLOCKS = 16, /* of one egress address, at most */
-};
-SCHEMA(enum port_limit, port_limit);
-
-struct own_blocks { /* blocks of this node, by egress address */
-	__u32 count;
-	__u32 number[OWN_BLOCKS];
-};
-
-/* egress address -> our own blocks of it. Agent, from table block. */
-MAP_HASH(mg_own_block, struct addr, struct own_blocks, 4096, BPF_F_NO_PREALLOC);
+#include "binding.h"
 
 struct masquerade { /* of one family: this node's address stands for its pods */
 	struct addr address;
@@ -36,6 +26,14 @@ MAP_HASH(mg_masquerade, __u32, struct masquerade, 4, BPF_F_NO_PREALLOC);
 MAP_HASH(mg_egress_pods, struct addr, __u32, 4096, BPF_F_NO_PREALLOC);
 
 #define SEARCHES_MAX 8 /* for one port, when other CPUs take over what was found */
+#define ALL_PORTS    65536
+#define NO_RUN	     (~0U)
+#define NEEDS_RUN    (-1) /* no drop reason: the pod needs a run more */
+#define RUNS_TRIED   3	  /* for one port, when other CPUs are faster */
+#define FEW	     2	  /* candidates of all runs of a pod, before those of its last one */
+#define MORE	     32	  /* before it gets another one: what these miss is one in ten at most */
+/* A closed mapping gives its port before another run is lent: its other end has forgotten it. */
+#define CLOSED_REST (60 * NSEC_PER_SEC)
 
 /* look up: the row of a family */
 static __always_inline const struct masquerade *masquerade_find(__u32 family)
@@ -58,15 +56,12 @@ static __always_inline bool range_holds(const struct masquerade *range, __be16 p
 	return number >= range->first && number - range->first < range->ports;
 }
 
-static __always_inline bool block_holds(const struct own_blocks *blocks, __be16 port)
-{
-	__u32 number = (bpf_ntohs(port) - 1024) / cfg.block_size;
-
-	for (__u32 i = 0; i < OWN_BLOCKS; i++)
-		if (i < blocks->count && blocks->number[i] == number)
-			return true;
-	return false;
-}
+enum port_turn {
+	PORT_RANGE, /* of this node's own address */
+	PORT_FIRST, /* a few candidates */
+	PORT_NEXT,  /* likewise, and a run more */
+	PORT_ALL,   /* each candidate */
+};
 
 struct search { /* for a free port */
 	struct tuple reply;
@@ -75,33 +70,31 @@ struct search { /* for a free port */
 	__u16 start;
 	__u16 step;  /* odd: start + i * step visits each number up to mask once */
 	__u16 ports; /* candidates */
-	__u16 first; /* of those that are tried now: 0, or the first one of the last quarter */
+	__u16 first; /* of those that are tried now */
+	__u16 count; /* how many of them there are from there */
 	__u16 mask;  /* of as many numbers as are tried, and more: a power of two, minus one */
 	__u16 live;  /* met: mappings that may not be taken */
 	__u16 own;   /* of these, the pod's own */
-	__u16 pods;  /* of this node that leave by the address; while the last quarter is tried */
-	__u16 range; /* first port of a range; 0: ports of blocks */
+	__u16 pods;  /* of this node that share the range; while the last quarter is tried */
+	__u16 range; /* first port of a range; 0: ports of runs */
 	__be16 oldest_port;
 	__be16 free_port; /* 0: none met */
-	__u16 pad;
-	int result; /* 0, -EEXIST: none free, or the map's error */
-	__u32 pad_last;
+	int result;	  /* 0, -EEXIST: none free, or the map's error */
+	__u32 all;	  /* every candidate of the pod's runs is looked at */
+	struct pod_runs_key pod;
+	struct run_key run; /* that is lent now */
+	__u32 quota;	    /* runs of the pod, at most */
+	__u32 free;	    /* met: runs that are lent to nobody */
+	__u32 total;	    /* runs of the node's blocks */
+	__u32 block;	    /* the first one with a free run, plus one */
+	__u32 binding;	    /* enum binding_kind */
+	__u32 pad;
 };
-
-/* The search of the packet in hand, as mg_slot is: written whole before it is read. On the stack
- * the verifier would follow every value of every field through both loops.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__uint(pinning, LIBBPF_PIN_NONE);
-	__type(key, __u32);
-	__type(value, struct search);
-} mg_search SEC(".maps");
 
 struct searching { /* what bpf_loop hands on: it takes no map value */
 	struct search *search;
 	const struct own_blocks *blocks;
+	struct pod_runs *runs;
 };
 
 static __always_inline void search_meet(struct search *search, const struct mapping *taken)
@@ -124,31 +117,40 @@ static __always_inline __u16 search_common(const struct search *search)
 	return search->ports - search->ports / 4;
 }
 
-/* The port of a candidate. */
+/* The port of a candidate; 0: none. What a pod holds of another generation's block, or of a block
+ * that is no more this node's, opens nothing.
+ */
 static __always_inline __be16 search_candidate(const struct searching *at_work, __u64 at)
 {
-	const struct own_blocks *blocks = at_work->blocks;
+	const struct pod_runs *runs = at_work->runs;
 
 	if (at_work->search->range)
 		return bpf_htons(at_work->search->range + at);
-	__u64 block = at / cfg.block_size;
-	asm volatile("" : "+r"(block)); /* the verifier loses the bound of a 32-bit quotient */
-	if (!blocks || block >= OWN_BLOCKS)
+	if (!runs || !at_work->blocks)
 		return 0;
-	return bpf_htons(1024 + blocks->number[block] * cfg.block_size + at % cfg.block_size);
+	__u64 element = at / RUN_PORTS & (POD_RUNS - 1);
+	asm volatile("" : "+r"(element));
+	if (element >= POD_RUNS)
+		return 0;
+	__u32 number = runs->number[element];
+	__be16 port = bpf_htons(1024 + (number - 1) * RUN_PORTS + at % RUN_PORTS);
+	return number && block_holds(at_work->blocks, port) ? port : 0;
 }
 
 static long search_port(__u32 i, const struct searching *at_work)
 {
 	struct search *search = at_work->search;
 	__u64 at = ((__u32)search->start + i * search->step) & search->mask;
-	__u16 common = search_common(search);
 
-	if (at >= (search->first ? search->ports - common : common))
+	if (at >= search->count)
 		return 0;
 	search->reply.destination_port = search_candidate(at_work, at + search->first);
 	if (!search->reply.destination_port)
 		return 0;
+	if (search->pod.bound) {
+		search->result = bound_lock(&search->reply, &search->mapping, search->binding);
+		return search->result != -EEXIST;
+	}
 	struct mapping *taken = mapping_find(&search->reply);
 	if (taken) {
 		search_meet(search, taken);
@@ -223,8 +225,9 @@ static __always_inline void search_begin(struct search *search)
 	search->result = -EEXIST;
 }
 
-/* look at the candidates from `first` up to `end`, each once */
-static __always_inline void search_part(struct searching *at_work, __u32 first, __u32 end)
+/* look at the candidates from `first` up to `end`, each once; at `most` so many numbers */
+static __always_inline void search_part(struct searching *at_work, __u32 first, __u32 end,
+					__u32 most)
 {
 	struct search *search = at_work->search;
 	__u32 mask = end - first - 1;
@@ -234,26 +237,23 @@ static __always_inline void search_part(struct searching *at_work, __u32 first, 
 	mask |= mask >> 4;
 	mask |= mask >> 8;
 	search->first = first;
+	search->count = end - first;
 	search->mask = mask & 0xffff;
 	if (end > first)
-		bpf_loop(search->mask + 1, search_port, at_work, 0);
+		bpf_loop(search->mask < most ? search->mask + 1 : most, search_port, at_work, 0);
 }
 
-/* look up: how many pods of this node leave by the address, 65535 at most */
-static __framed __u16 egress_pods(const struct addr *address)
+/* look up: how many pods of this node leave by the address */
+static __framed __u32 egress_pods(const struct addr *address)
 {
 	__u32 *pods = bpf_map_lookup_elem(&mg_egress_pods, address);
 
-	if (!pods)
-		return 0;
-	return *pods < 0xffff ? *pods : 0xffff;
+	return pods ? *pods : 0;
 }
 
-/* look up: how many pods of this node share the ports; behind its own address, all of the family */
+/* look up: how many pods of the family share this node's own address, 65535 at most */
 static __always_inline __u16 search_pods(const struct search *search)
 {
-	if (!search->range)
-		return egress_pods(&search->reply.destination);
 	struct used *table = table_used(connection_table(&search->reply));
 	__u32 pods = table ? table->pods : 0;
 	return pods < 0xffff ? pods : 0xffff;
@@ -279,8 +279,9 @@ static __always_inline void search_use(struct search *search)
 	}
 }
 
-/* act: even turns look at what is anybody's, odd ones at the last quarter. What is found may go to
- * another CPU, which chose alike: then once more. Returns 1 at the end, as bpf_loop wants it.
+/* act: of a range. Even turns look at what is anybody's, odd ones at the last quarter. What is
+ * found may go to another CPU, which chose alike: then once more. Returns 1 at the end, as bpf_loop
+ * wants it.
  */
 static long search_turn(__u32 turn, struct searching *at_work)
 {
@@ -292,7 +293,8 @@ static long search_turn(__u32 turn, struct searching *at_work)
 		search->pods = search_pods(search);
 	else
 		search_begin(search);
-	search_part(at_work, last_quarter ? common : 0, last_quarter ? search->ports : common);
+	search_part(at_work, last_quarter ? common : 0, last_quarter ? search->ports : common,
+		    ALL_PORTS);
 	if (search->result != -EEXIST)
 		return 1;
 	if (!last_quarter)
@@ -303,40 +305,236 @@ static long search_turn(__u32 turn, struct searching *at_work)
 	return search->result != -EEXIST;
 }
 
-static __always_inline __u16 blocks_ports(const struct own_blocks *blocks)
+/* look up: what is free in one of this node's blocks */
+static long search_block(__u32 i, const struct searching *at_work)
 {
-	__u32 count = blocks ? blocks->count : 0;
+	const struct own_blocks *blocks = at_work->blocks;
+	struct search *search = at_work->search;
 
-	return (count < OWN_BLOCKS ? count : OWN_BLOCKS) * cfg.block_size;
+	if (!blocks || i >= OWN_BLOCKS || i >= blocks->count)
+		return 1;
+	__u32 in_block = runs_of_block(blocks->number[i]);
+	struct block_runs *row = block_runs_find(&search->pod.address, blocks->number[i]);
+	__u32 taken = row ? bit_count(row->taken) : 0;
+	search->total += in_block;
+	if (taken >= in_block)
+		return 0;
+	search->free += in_block - taken;
+	if (!search->block)
+		search->block = blocks->number[i] + 1;
+	return 0;
 }
 
-/* act: lock a port for the flow. Returns 0 or a drop reason. */
-__global int port_open(const struct tuple *flow, struct translation *translation)
+/* How many of the node's runs are for pods with less than their share: half a block, which is less
+ * than the spare one, so that the node gets a further block; a quarter when it gets no more.
+ */
+static __always_inline __u32 search_last(const struct search *search)
+{
+	__u32 in_block = runs_of_block(search->block - 1);
+
+	return search->total < OWN_BLOCKS * in_block ? in_block / 2 : search->total / 4;
+}
+
+/* decide: whether a free run is for this pod. Returns 0 or a drop reason. */
+static __always_inline int search_may_lend(const struct search *search, const struct pod_runs *runs)
+{
+	__u32 own = bit_count(runs->used);
+
+	if (own >= search->quota)
+		return DROP_PORT_QUOTA;
+	if (!search->block)
+		return DROP_NO_RUN;
+	__u32 pods = egress_pods(&search->pod.address);
+	if (own && pods > 1 && search->free <= search_last(search) && own * pods >= search->total)
+		return DROP_NO_RUN;
+	return 0;
+}
+
+/* decide: a run of the block that is free, in no order that shows from outside */
+static __always_inline __u32 search_run(const struct search *search, const struct block_runs *block)
+{
+	__u32 in_block = runs_of_block(search->block - 1);
+	__u32 number = (search->block - 1) & ((1U << BLOCK_SIZE_SHIFT) - 1);
+	__u64 all = in_block < 64 ? (1ULL << (in_block & 63)) - 1 : ~0ULL;
+	__u64 free = ~block->taken & all;
+	__u64 later = free & (~0ULL << (in_block ? search->start % in_block & 63 : 0));
+
+	if (!free)
+		return NO_RUN;
+	return number * in_block + first_bit(later ? later : free);
+}
+
+/* act: one run more for the pod whose search this CPU has at hand. Returns 0 or a drop reason. */
+__global int run_more(const struct addr *address)
 {
 	struct searching at_work = {};
-	__u32 key = 0;
 
-	if (!flow || !translation)
-		return DROP_NO_NAT_MAPPING;
-	const struct masquerade *range = masquerade_of(&translation->address);
-	at_work.blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
-	if (!range && (!at_work.blocks || !at_work.blocks->count))
-		return DROP_NO_BLOCK;
-	struct search *search = bpf_map_lookup_elem(&mg_search, &key);
-	if (!search)
-		return DROP_NO_NAT_MAPPING;
+	if (!address)
+		return DROP_NO_RUN;
+	struct search *search = SCRATCH(struct search, SCRATCH_SEARCH);
+	at_work.blocks = bpf_map_lookup_elem(&mg_own_block, address);
+	if (!search || !at_work.blocks)
+		return DROP_NO_RUN;
+	at_work.search = search;
+	search->free = search->total = search->block = 0;
+	bpf_loop(OWN_BLOCKS, search_block, &at_work, 0);
+	struct pod_runs *runs = bpf_map_lookup_elem(&mg_pod_runs, &search->pod);
+	if (!runs)
+		return DROP_NO_RUN;
+	int reason = search_may_lend(search, runs);
+	if (reason)
+		return reason;
+	struct block_runs *block = block_runs_make(address, search->block - 1);
+	if (!block)
+		return DROP_NO_RUN;
+	search->run.address = *address;
+	search->run.number = search_run(search, block);
+	if (search->run.number != NO_RUN)
+		/* or another CPU has it */
+		run_lend(&search->run, &search->pod, block, runs_of_block(search->block - 1), runs);
+	return 0;
+}
+
+/* decide: a mapping that closed long ago */
+static __always_inline bool search_met_closed(const struct search *search)
+{
+	return search->oldest && !(search->oldest >> ONE_SHOT_SHIFT) &&
+	       search->mapping.first - search->oldest > CLOSED_REST;
+}
+
+/* act: of the pod's runs: what is free, and what may be taken when it is time. Returns 1 at the
+ * end, as bpf_loop wants it.
+ */
+static long search_runs(__u32 turn, struct searching *at_work)
+{
+	struct search *search = at_work->search;
+	struct pod_runs *runs = at_work->runs;
+
+	(void)turn;
+	if (!runs)
+		return 1;
+	search_begin(search);
+	__u32 ports = bits_upto(runs->used) * RUN_PORTS;
+	__u32 last = runs->last % POD_RUNS * RUN_PORTS;
+	search_part(at_work, 0, ports, search->all ? ALL_PORTS : FEW);
+	if (search->result == -EEXIST && !search->all)
+		search_part(at_work, last, last + RUN_PORTS, RUN_PORTS);
+	if (search->result == -EEXIST && !search->all && ports > RUN_PORTS)
+		search_part(at_work, 0, ports, MORE);
+	if (search->result != -EEXIST || !search->oldest)
+		return 1;
+	if (!search->all && !search_met_closed(search))
+		return 1;
+	search->result = search_take_over(search);
+	return search->result != -EEXIST;
+}
+
+/* act: one mapping more of the pod (RFC 6888 REQ-4); false when there were as many as the rate
+ * within a second
+ */
+static __always_inline bool rate_take(struct pod_runs *runs, __u32 per_second)
+{
+	if (!per_second)
+		return true;
+	__u64 now = bpf_ktime_get_ns(), before = runs->free_at;
+	if (before < now)
+		__sync_val_compare_and_swap(&runs->free_at, before, now);
+	else if (before - now > NSEC_PER_SEC)
+		return false;
+	__sync_fetch_and_add(&runs->free_at, NSEC_PER_SEC / per_second);
+	return true;
+}
+
+/* act: nothing has been looked for yet */
+static __always_inline void search_of(struct search *search, const struct tuple *flow,
+				      const struct translation *translation)
+{
 	__builtin_memset(search, 0, sizeof(*search));
 	search->mapping.pod = flow->source;
 	search->mapping.pod_port = flow->source_port;
 	search->mapping.zone = flow->zone;
-	search->range = range ? range->first : 0;
-	search->ports = range ? range->ports : blocks_ports(at_work.blocks);
 	search_order(search, flow);
 	reply_tuple(&search->reply, flow, &translation->address, 0);
-	at_work.search = search;
-	bpf_loop(2 * SEARCHES_MAX, search_turn, &at_work, 0);
-	translation->port = search->reply.destination_port;
+}
+
+/* act: a port of this node's range. Returns 0 or a drop reason. */
+static __always_inline int range_open(struct searching *at_work,
+				      const struct translation *translation)
+{
+	struct search *search = at_work->search;
+	const struct masquerade *range = masquerade_of(&translation->address);
+
+	if (!range)
+		return DROP_NO_NAT_MAPPING;
+	search->range = range->first;
+	search->ports = range->ports;
+	bpf_loop(2 * SEARCHES_MAX, search_turn, at_work, 0);
 	return search->result ? DROP_NO_NAT_MAPPING : 0;
+}
+
+/* act: a port of the pod's runs. Returns 0, NEEDS_RUN or a drop reason. */
+static __always_inline int runs_open(struct searching *at_work, const struct tuple *flow,
+				     const struct translation *translation, enum port_turn turn)
+{
+	struct search *search = at_work->search;
+
+	at_work->blocks = bpf_map_lookup_elem(&mg_own_block, &translation->address);
+	if (!at_work->blocks || !at_work->blocks->count)
+		return DROP_NO_BLOCK;
+	search->pod.pod = flow->source;
+	search->pod.address = translation->address;
+	search->pod.zone = flow->zone;
+	search->pod.bound = !!translation->binding;
+	search->binding = translation->binding;
+	search->quota =
+	    translation->runs && translation->runs < POD_RUNS ? translation->runs : POD_RUNS;
+	search->all = turn == PORT_ALL;
+	at_work->runs = pod_runs_make(&search->pod);
+	if (!at_work->runs)
+		return DROP_NO_RUN;
+	if (turn == PORT_FIRST && !rate_take(at_work->runs, translation->rate))
+		return DROP_RATE_LIMITED;
+	bpf_loop(SEARCHES_MAX, search_runs, at_work, 0);
+	if (search->result == -EEXIST)
+		return NEEDS_RUN;
+	return search->result ? DROP_NO_NAT_MAPPING : 0;
+}
+
+/* act: a port of the pod's runs for a binding, which this flow uses. Returns 0, NEEDS_RUN or a drop
+ * reason.
+ */
+static __always_inline int runs_bind(struct searching *at_work, const struct tuple *flow,
+				     struct translation *translation, enum port_turn turn)
+{
+	int reason = runs_open(at_work, flow, translation, turn);
+
+	if (reason)
+		return reason;
+	bind_new(flow, &at_work->search->reply);
+	reason = bind_use(flow, translation);
+	return reason == NO_BINDING ? DROP_NO_NAT_MAPPING : reason;
+}
+
+/* act: lock a port for the flow. Returns 0, NEEDS_RUN or a drop reason. */
+__global int port_open(const struct tuple *flow, struct translation *translation, __u32 turn)
+{
+	struct searching at_work = {};
+
+	if (!flow || !translation)
+		return DROP_NO_NAT_MAPPING;
+	struct search *search = SCRATCH(struct search, SCRATCH_SEARCH);
+	if (!search)
+		return DROP_NO_NAT_MAPPING;
+	search_of(search, flow, translation);
+	at_work.search = search;
+	if (turn != PORT_RANGE && translation->binding) {
+		int bound = bind_use(flow, translation);
+		return bound == NO_BINDING ? runs_bind(&at_work, flow, translation, turn) : bound;
+	}
+	int reason = turn == PORT_RANGE ? range_open(&at_work, translation)
+					: runs_open(&at_work, flow, translation, turn);
+	translation->port = search->reply.destination_port;
+	return reason;
 }
 
 /* look up: a port of an address that this node may give to a connection */
@@ -344,19 +542,19 @@ static __framed bool is_own_port(const struct addr *address, __be16 port)
 {
 	const struct masquerade *range = masquerade_of(address);
 
-	if (range)
-		return range_holds(range, port);
+	if (range && range_holds(range, port))
+		return true;
 	struct own_blocks *blocks = bpf_map_lookup_elem(&mg_own_block, address);
 	return blocks && block_holds(blocks, port);
 }
 
 /* decide: the connection that was closed on this tuple, opened again with the same port */
-static __framed bool port_reopen(const struct tuple *flow, const struct connection *previous,
-				 struct translation *translation)
+__global bool port_reopen(const struct tuple *flow, const struct connection *previous,
+			  struct translation *translation)
 {
 	struct tuple reply;
 
-	if (!previous || !is_translated(previous))
+	if (!flow || !translation || !previous || !is_translated(previous))
 		return false;
 	if (!addr_equal(&previous->translated, &translation->address) ||
 	    !is_own_port(&translation->address, previous->translated_port))
@@ -366,22 +564,48 @@ static __framed bool port_reopen(const struct tuple *flow, const struct connecti
 	return mapping_revive(&reply, flow);
 }
 
-/* act: lock a port for a new connection. Returns 0 or a drop reason. */
+/* act: lock a port of this node's own address. Returns 0 or a drop reason. */
+static __always_inline int range_take(const struct tuple *flow, const struct connection *previous,
+				      struct translation *translation)
+{
+	return port_reopen(flow, previous, translation) ? 0
+							: port_open(flow, translation, PORT_RANGE);
+}
+
+/* act: lock a port for a new connection: of the runs that the pod has, of one more, or whichever
+ * is left. Returns 0 or a drop reason.
+ */
 static __always_inline int port_take(const struct tuple *flow, const struct connection *previous,
 				     struct translation *translation)
 {
-	return port_reopen(flow, previous, translation) ? 0 : port_open(flow, translation);
+	int refused = 0;
+
+	if (!translation->binding && port_reopen(flow, previous, translation))
+		return 0;
+	int reason = port_open(flow, translation, PORT_FIRST);
+	for (int i = 0; i < RUNS_TRIED && reason == NEEDS_RUN && !refused; i++) {
+		refused = run_more(&translation->address);
+		if (!refused)
+			reason = port_open(flow, translation, PORT_NEXT);
+	}
+	if (reason == NEEDS_RUN)
+		reason = port_open(flow, translation, PORT_ALL);
+	if (reason == NEEDS_RUN)
+		reason = refused ? refused : DROP_NO_RUN;
+	return reason;
 }
 
 /* act: the connection of a port that is locked; when another CPU was faster with the same flow,
  * its port counts. The port it had before goes last: what is refused until then keeps it, or the
  * connection would go on with a port that is somebody else's. Returns 0 or a drop reason.
  */
-static __framed int nat_open(hook_t *ctx, const struct packet *packet,
-			     const struct connection *previous, struct translation *translation)
+__global int nat_open(hook_t *ctx, const struct packet *packet, const struct connection *previous,
+		      struct translation *translation)
 {
 	struct connection connection;
 	struct tuple reply;
+	if (!packet || !translation)
+		return DROP_CT_MAP_INSERTION_FAILED;
 	bool translated = previous && is_translated(previous);
 	bool same = translated && previous->translated_port == translation->port &&
 		    addr_equal(&previous->translated, &translation->address);
@@ -391,6 +615,9 @@ static __framed int nat_open(hook_t *ctx, const struct packet *packet,
 	connection_new(packet, IDENTITY_WORLD, &connection);
 	connection.translated = translation->address;
 	connection.translated_port = translation->port;
+	connection.flags |= (__u32)translation->timers << TIMERS_SHIFT & CONNECTION_TIMERS;
+	if (translation->binding)
+		connection.flags |= CONNECTION_BOUND | CONNECTION_STREAM;
 	if (packet->point == POINT_TO_UPLINK)
 		connection.flags |= CONNECTION_MASQUERADED | CONNECTION_STACK;
 	if (!connection_put(&packet->flow, &connection, previous ? BPF_ANY : BPF_NOEXIST)) {

@@ -13,11 +13,7 @@
 #include "egress.h"
 #include "icmp.h"
 #include "rewrite.h"
-
-/* egress address that no policy names any more -> the gateways that it had, none after their rest.
- * Agent, from table egress.
- */
-MAP_HASH(mg_ended, struct addr, struct egress_addr, 4096, BPF_F_NO_PREALLOC);
+#include "scratch.h"
 
 enum reset_count {
 	RESET_POD,  /* to a pod of this node */
@@ -59,14 +55,7 @@ struct tcp_header {
 	__be16 urgent;
 };
 
-/* decide: the address is no policy's any more */
-static __always_inline bool address_has_ended(const struct addr *address)
-{
-	return bpf_map_lookup_elem(&mg_ended, address) &&
-	       !bpf_map_lookup_elem(&mg_egress_addr, address);
-}
-
-/* decide: likewise that of a translation, or its port is another node's by now */
+/* decide: the address of a translation was cut, or its port is another node's by now */
 static __framed bool translation_is_over(const struct connection *connection)
 {
 	struct addr address = connection->translated;
@@ -89,7 +78,8 @@ static __always_inline bool connection_is_covered(const struct packet *packet,
 
 	if (connection->destination_identity != IDENTITY_WORLD || is_proxied(far))
 		return false;
-	const struct egress *egress = egress_find(pod->egress_class, address, packet->family);
+	const struct egress *egress =
+	    egress_find(pod->egress_class, address, packet->family, learned_identity(far));
 	return egress && egress->action != EGRESS_NO_ROOM;
 }
 
@@ -101,15 +91,17 @@ static __always_inline bool reset_may_tell(const struct packet *packet,
 }
 
 /* decide: whether both ends of the connection hear that a pod's packet is refused */
-static __framed void reset_from_pod(const struct packet *packet, struct way *way,
-				    const struct connection *connection, enum direction direction,
-				    const struct pod *pod)
+__global int reset_from_pod(const struct packet *packet, struct way *way,
+			    const struct connection *connection, enum direction direction,
+			    const struct pod *pod)
 {
-	if (direction != DIRECTION_ORIGINAL || !reset_may_tell(packet, connection))
-		return;
+	if (!packet || !way || !connection || !pod || direction != DIRECTION_ORIGINAL ||
+	    !reset_may_tell(packet, connection))
+		return 0;
 	way->kind.reset = is_egress(connection) ? translation_is_over(connection)
 						: connection_is_covered(packet, connection, pod,
 									destination_key(packet));
+	return 0;
 }
 
 /* decide: a packet of the world to a pod that had opened the connection, which may have ended.
@@ -240,6 +232,21 @@ static __framed long reset_write(hook_t *ctx, const struct packet *packet,
 	return failed | hook_store(ctx, packet->l4, &tcp, sizeof(tcp), BPF_F_RECOMPUTE_CSUM);
 }
 
+/* act: an RST out of these, in that room; NULL when there is none */
+static __framed struct reset *reset_of(const struct packet *packet, bool to_pod, __be32 sequence)
+{
+	struct reset *reset = SCRATCH(struct reset, SCRATCH_RESET);
+
+	if (!reset)
+		return NULL;
+	reset->source = to_pod ? packet->destination : packet->source;
+	reset->destination = to_pod ? packet->source : packet->destination;
+	reset->sequence = sequence;
+	reset->source_port = to_pod ? packet->flow.destination_port : packet->flow.source_port;
+	reset->destination_port = to_pod ? packet->flow.source_port : packet->flow.destination_port;
+	return reset;
+}
+
 struct reset_numbers { /* what each end expects next, as far as the packet says */
 	__be32 pod;
 	__be32 far;
@@ -250,19 +257,15 @@ struct reset_numbers { /* what each end expects next, as far as the packet says 
 static __framed void reset_pod(hook_t *ctx, const struct packet *packet, const struct pod *pod,
 			       const struct reset_numbers *numbers)
 {
-	struct reset reset = {.source = packet->destination,
-			      .destination = packet->source,
-			      .sequence = numbers->pod,
-			      .source_port = packet->flow.destination_port,
-			      .destination_port = packet->flow.source_port};
+	struct reset *reset = reset_of(packet, true, numbers->pod);
 	struct ethhdr eth = {.h_proto = hook_protocol(ctx)}, before;
 	__u32 ifindex = pod->ifindex;
 
-	if (hook_load(ctx, 0, &before, sizeof(before)))
+	if (!reset || hook_load(ctx, 0, &before, sizeof(before)))
 		return;
 	__builtin_memcpy(eth.h_dest, pod->mac, ETH_ALEN);
 	__builtin_memcpy(eth.h_source, pod->host_mac, ETH_ALEN);
-	if (reset_write(ctx, packet, &reset, numbers->half) ||
+	if (reset_write(ctx, packet, reset, numbers->half) ||
 	    hook_store(ctx, 0, &eth, sizeof(eth), 0))
 		return;
 	if (cfg.beside)
@@ -276,11 +279,11 @@ static __framed void reset_pod(hook_t *ctx, const struct packet *packet, const s
 }
 
 /* decide: the gateway by which an address without a policy still leaves; 0: none */
-static __framed __be32 ended_gateway(const struct packet *packet, const struct addr *address)
+static __always_inline __be32 ended_gateway(const struct packet *packet, struct translation *as)
 {
-	struct egress_addr *set = bpf_map_lookup_elem(&mg_ended, address);
+	struct egress_addr *set = bpf_map_lookup_elem(&mg_ended, &as->address);
 	if (!set || !set->count)
-		return gateway_pick(packet, address);
+		return gateway_pick(packet, as);
 	__u32 at = gateway_hash(packet) % set->count;
 	return at < GATEWAYS ? set->node[at] : 0;
 }
@@ -315,13 +318,9 @@ static __framed void reset_note(const struct tuple *original, struct connection 
 static __framed bool reset_far(hook_t *ctx, const struct packet *packet,
 			       const struct reset_numbers *numbers)
 {
-	struct reset reset = {.source = packet->source,
-			      .destination = packet->destination,
-			      .sequence = numbers->far,
-			      .source_port = packet->flow.source_port,
-			      .destination_port = packet->flow.destination_port};
+	struct reset *reset = reset_of(packet, false, numbers->far);
 
-	return !reset_write(ctx, packet, &reset, numbers->half);
+	return reset && !reset_write(ctx, packet, reset, numbers->half);
 }
 
 /* act: tell the pod; true when the packet has become the RST for the far end, as the pod's own. A
@@ -376,7 +375,7 @@ static __framed int reset_way(hook_t *ctx, struct packet *packet, struct way *wa
 	way->as.port = connection->translated_port;
 	struct block *block = block_find(&way->as.address, way->as.port);
 	way->as.owner = block ? block->node : 0;
-	way->as.via = ended_gateway(packet, &way->as.address);
+	way->as.via = ended_gateway(packet, &way->as);
 	if (way->as.owner != cfg.node || !way->as.via)
 		return DROP_NO_BLOCK;
 	reset_counted(RESET_FAR);

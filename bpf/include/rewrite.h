@@ -3,6 +3,7 @@
  * hook's functions only, which know GSO and half-made checksums.
  */
 #pragma once
+#include "config.h"
 #include "way.h"
 
 /* Newer than Debian's headers; kernels before 6.16 refuse it and need none. */
@@ -76,6 +77,48 @@ static __always_inline long replace_address(hook_t *ctx, __u8 family, enum end e
 	return 0;
 }
 
+/* What the id of a pod's packets grows by outside, so that pods which count alike do not meet in
+ * one address (RFC 6864 5.3.1). Packets that cannot be fragmented have no use for it.
+ */
+static __always_inline __u16 id_shift(const struct addr *pod)
+{
+	__u64 hash = (cfg.permutation_key ^ pod->w[3]) * 0x9e3779b97f4a7c15ULL;
+
+	return hash >> 48;
+}
+
+/* act: the id of an IPv4 packet that leaves a pod */
+static __always_inline void replace_id(hook_t *ctx, const struct packet *packet,
+				       const struct addr *pod)
+{
+	if (packet->family != 4 || packet->dont_fragment)
+		return;
+	struct ipv4_header *ip = ip_header(ctx, sizeof(*ip));
+	if (!ip)
+		return;
+	__be16 id = bpf_htons(bpf_ntohs(ip->id) + id_shift(pod));
+	replace_ipv4(ip, ip->id, id);
+	ip->id = id;
+}
+
+/* act: the id of a pod's packet that is embedded at `l3`, as the pod had sent it */
+static __framed void restore_id(hook_t *ctx, __u32 l3, const struct addr *pod)
+{
+	__u32 at = l3 + offsetof(struct ipv4_header, id);
+	struct {
+		__be16 id;
+		__be16 fragment;
+	} before, after;
+
+	if (hook_load(ctx, at, &before, sizeof(before)) ||
+	    before.fragment & bpf_htons(IPV4_DONT_FRAGMENT))
+		return;
+	after = before;
+	after.id = bpf_htons(bpf_ntohs(before.id) - id_shift(pod));
+	hook_check_l3(ctx, l3 + offsetof(struct ipv4_header, check), before.id, after.id);
+	hook_store(ctx, at, &after, sizeof(after), 0);
+}
+
 /* The address in an IP header embedded at `l3`. */
 static __always_inline long replace_embedded_address(hook_t *ctx, const struct packet *packet,
 						     enum end end, const struct addr *from,
@@ -85,6 +128,8 @@ static __always_inline long replace_embedded_address(hook_t *ctx, const struct p
 
 	if (packet->family == 6)
 		return hook_store(ctx, l3 + (end == END_SOURCE ? 8 : 24), to, 16, 0);
+	if (end == END_SOURCE)
+		restore_id(ctx, l3, to);
 	long failed =
 	    hook_check_l3(ctx, l3 + offsetof(struct ipv4_header, check), from->w[3], to->w[3]);
 	return failed | hook_store(ctx, l3 + (end == END_SOURCE ? 12 : 16), &to->w[3], 4, 0);
@@ -159,6 +204,8 @@ __global int rewrite(hook_t *ctx, struct packet *packet, enum end end, const str
 	__u32 check = packet->l4 + transport_check(packet->protocol);
 
 	long failed = replace_address(ctx, packet->family, end, address);
+	if (source)
+		replace_id(ctx, packet, outer);
 	if (packet->fragment != FRAGMENT_LATER)
 		failed |= replace_pseudo(ctx, packet, check, outer, address);
 	if (!is_icmp_error(packet) && packet->fragment != FRAGMENT_LATER) {

@@ -19,7 +19,7 @@ struct used {	       /* entries of a connection table */
 	__u32 counted; /* of the sweep that runs */
 	__u32 begun;   /* likewise: `opened` when it began */
 	__u32 half;    /* of those asked: half-open ones ever noted (open.h); goes round */
-	__u32 pad;
+	__u32 told;    /* of a table: second in which the agent heard of its pressure */
 };
 
 struct pod_used {
@@ -57,18 +57,6 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } mg_pressure SEC(".maps");
-
-struct pressure_told {
-	__u32 second;
-};
-
-/* enum used_table -> when the agent was told. Private. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, USED_TABLES);
-	__type(key, __u32);
-	__type(value, struct pressure_told);
-} mg_told SEC(".maps");
 
 const volatile struct pod_used unused = {};
 
@@ -129,13 +117,13 @@ static __always_inline struct used *used_by(const struct tuple *tuple, bool *ask
 /* act: the sweep is due */
 static __always_inline void pressure_tell(__u32 table)
 {
-	struct pressure_told *told = bpf_map_lookup_elem(&mg_told, &table);
+	struct used *used = bpf_map_lookup_elem(&mg_used, &table);
 	struct pressure pressure = {.table = table};
 	__u32 now = now_s();
 
-	if (!told || told->second == now)
+	if (!used || used->told == now)
 		return;
-	told->second = now;
+	used->told = now;
 	bpf_ringbuf_output(&mg_pressure, &pressure, sizeof(pressure), 0);
 }
 
@@ -149,12 +137,12 @@ static __always_inline void used_add(struct used *used, __s32 entries)
 /* act: an entry more in a table of `size` entries; whether it was asked of a pod, and the table is
  * pressed
  */
-static __framed bool used_more(const struct tuple *tuple, __u32 table, __u32 size)
+__global bool used_more(const struct tuple *tuple, __u32 table, __u32 size)
 {
 	struct used *all = table_used(table);
 	bool asked;
 
-	if (!all)
+	if (!all || !tuple)
 		return false;
 	used_add(all, 1);
 	if (!is_counted(all, size))
@@ -199,13 +187,13 @@ static __always_inline void used_less_asked(const struct tuple *tuple, __u32 tab
 /* decide: whether a new entry in a table of `size` entries is for whoever opens it. What others ask
  * of pods takes nothing away from what pods open: that is shared out of the rest.
  */
-static __framed bool has_share(const struct tuple *tuple, __u32 table, __u32 size)
+__global bool has_share(const struct tuple *tuple, __u32 table, __u32 size)
 {
 	struct used *all = table_used(table);
 	__u32 now = all ? used_now(all) : 0;
 	bool asked;
 
-	if (!all || !all->pods || now < size - size / 4)
+	if (!all || !tuple || !all->pods || now < size - size / 4)
 		return true;
 	struct used *pod = used_by(tuple, &asked), *others = table_used(USED_ASKED + table);
 	if (!pod || !others)

@@ -21,15 +21,16 @@ static __always_inline bool has_stack(const struct connection *connection, enum 
 /* decide: to a host of our cluster by the overlay: as its own packets come; before any has come, as
  * to its pods. Other clusters' hosts take nothing from the overlay, but by contract.
  */
-static __framed bool host_by_overlay(const struct packet *packet, const struct address *to,
-				     const struct connection *connection, enum direction direction)
+__global bool host_by_overlay(const struct packet *packet, const struct address *to,
+			      const struct connection *connection, enum direction direction)
 {
-	if (to->kind != ADDRESS_NODE || to->node == cfg.node)
+	if (!packet || !to || to->kind != ADDRESS_NODE || to->node == cfg.node)
 		return false;
 	if (to->cluster != cfg.cluster && !(node_flags(to->node) & NODE_HOSTS))
 		return false;
-	if (direction == DIRECTION_REPLY ||
-	    (direction == DIRECTION_ORIGINAL && connection->flags & CONNECTION_REPLIED))
+	if (connection &&
+	    (direction == DIRECTION_REPLY ||
+	     (direction == DIRECTION_ORIGINAL && connection->flags & CONNECTION_REPLIED)))
 		return connection->flags & CONNECTION_OVERLAY;
 	return is_overlay_host(packet, to->node);
 }

@@ -31,6 +31,7 @@ enum drop_reason {
 	DROP_INVALID_CLUSTER_ID = 192,
 	DROP_NO_EGRESS_GATEWAY = 194,
 	DROP_TTL_EXCEEDED = 196,
+	DROP_RATE_LIMITED = 198, /* a pod's new mappings in a second are at their quota */
 	DROP_ENDPOINT_NOT_READY = 203,
 	DROP_NO_EGRESS_IP = 204,
 	DROP_BLOCK_NOT_OWNED = 220, /* tunnel sender does not own the block of this source port */
@@ -48,4 +49,19 @@ enum drop_reason {
 	DROP_ROUTER_TALK = 232,	     /* of a pod: router advertisement, redirect, MLD query */
 	DROP_OWN_SENDER = 233, /* out of the fabric, and says that this very node has sent it */
 	DROP_MASQUERADE_FULL = 236, /* no port of this node's address is free for the remote */
+	DROP_BFD_REFUSED = 237,	    /* of a router's BFD session, and RFC 5880 6.8.6 discards it */
+	DROP_NO_VRF_ROUTE = 238,    /* the pod's VRF has no usable path to the destination */
+	DROP_VRF_SOURCE = 239, /* to a VRF's destination, from the cluster address of a pod that has
+				  tenant addresses */
+	DROP_SRV6_DOMAIN = 240, /* for a SID, from outside the SR domain; or from a pod */
+	DROP_NO_SID = 241,	/* for a locator of this node, but for none of its SIDs */
+	DROP_SEGMENTS = 242,  /* its SRH is broken, has an HMAC, flags or too many segments left */
+	DROP_SID_INNER = 243, /* what the SID does not take: another family, or no IP packet */
+	DROP_NOT_ACKNOWLEDGED = 246, /* firewalls have not loaded an egress address of the policy */
+	DROP_PORT_QUOTA = 247,	     /* the pod's ports of the egress address are at their quota */
+	DROP_NO_RUN = 248,	     /* no run of ports in this node's blocks is free for the pod */
+	DROP_COVERED_IN_VRF =
+	    249, /* an egress policy covers it, and it would leave by a route of a VRF */
+	DROP_ICMP_CHECKSUM = 250, /* an ICMP error of a translated connection, or the IPv4 header in
+				     it, has a wrong checksum (RFC 5508 REQ-3) */
 };

@@ -1,7 +1,8 @@
 """Users, roles and grants of the shared etcd: a node speaks for itself, a cluster for its subtree.
 
 Users are certificate CNs without password: ``<cluster>:node:<node>`` for an agent,
-``<cluster>:speaker:<node>``, ``<cluster>:controller:<instance>`` (D63). Each has a role of its own
+``<cluster>:speaker:<node>``, ``<cluster>:controller:<instance>``, ``<cluster>:feed:<instance>``
+(D63). Each has a role of its own
 name, so that one of them can be taken away while all others go on.
 """
 
@@ -19,7 +20,14 @@ from clustermesh.etcd.errors import BadRequest
 from clustermesh.etcd.names import key_bytes
 from clustermesh.etcd.requests import prefix_end
 
-NODE, SPEAKER, CONTROLLER = "node", "speaker", "controller"
+NODE, SPEAKER, CONTROLLER, FEED = "node", "speaker", "controller", "feed"
+#: Below it stands what the speaker of each node says of the routes that it has learned.
+LEARNED = "learned/"
+#: Below it stands which runs of ports each node has lent (``gateway/history.py``), and how many
+#: blocks of ports it uses.
+LENT, DEMAND = "lent/", "demand/"
+#: Below it stands which generations of objects the agent of each node holds.
+PROGRAMMED = "programmed/"
 #: Not a cluster's own: every controller puts it (``clustermesh/store/heartbeat.py``).
 _HEARTBEAT = "cilium/.heartbeat"
 #: X.520 allows no longer common name; hexadecimal digits that stand for the rest of a longer one.
@@ -28,7 +36,7 @@ _LONGEST, _DIGITS = 64, 16
 
 @dataclass(frozen=True, slots=True, order=True)
 class EtcdUser:
-    """A process of a cluster; ``name`` is its node, or the instance of a controller."""
+    """A process of a cluster; ``name`` is its node, or the instance of a controller or feed."""
 
     cluster: str
     role: str
@@ -82,10 +90,15 @@ def user_grants(user: EtcdUser, published: Sequence[str]) -> Sequence[Grant]:
     own = f"meshgate/v1/{user.cluster}/"
     mine = Grant(f"{own}status/{user.role}/{user.name}/", write=True)
     if user.role == SPEAKER:
-        return (Grant(own), mine)
+        return (Grant(own), Grant(f"{own}{LEARNED}{user.name}/", write=True), mine)
+    if user.role == FEED:
+        return (Grant(own), Grant(f"{own}feed/", write=True), mine)
     reads = (Grant("cilium/"), Grant("meshgate/v1/"))
     if user.role == NODE:
-        return (*reads, Grant(f"{own}pod/{user.name}/", write=True), mine)
+        said = [f"{own}{place}{user.name}" for place in ("pod/", LENT)]
+        keys = [f"{prefix}/" for prefix in said]
+        keys += [f"{own}{place}{user.name}" for place in (DEMAND, PROGRAMMED)]
+        return (*reads, *(Grant(key, write=True) for key in keys), mine)
     copies = [f"{prefix}{user.cluster}/" for prefix in published]
     writes = [own, f"cilium/synced/{user.cluster}/", *copies]
     # Exact: as a prefix it would let cluster `east` write `east2`.

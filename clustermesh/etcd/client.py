@@ -177,21 +177,23 @@ class Client:
         kvs = (await self._call("KV/Range", request, pb.RangeResponse)).kvs
         return kvs[0] if kvs else None
 
-    def pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
+    def pages(self, prefix: str, revision: int = 0) -> AsyncGenerator[KeyList, None]:
         """All keys of a prefix in the order of their bytes, page by page, at one revision.
 
-        The revision is that of the first page; at least one page comes. Raises Compacted when that
-        revision is gone before the last page: what came so far is then no complete list, and the
-        caller starts anew. Close it with ``aclosing``.
+        Without one it is that of the first page; at least one page comes. Raises Compacted when
+        that revision is gone before the last page: what came so far is then no complete list, and
+        the caller starts anew. Close it with ``aclosing``.
         """
-        return self._pages(prefix, pinned=True)
+        return self._pages(prefix, revision, pinned=True)
 
     def loose_pages(self, prefix: str) -> AsyncGenerator[KeyList, None]:
         """``pages``, but each as it is when it is read, with its own revision."""
-        return self._pages(prefix, pinned=False)
+        return self._pages(prefix, 0, pinned=False)
 
-    async def _pages(self, prefix: str, *, pinned: bool) -> AsyncGenerator[KeyList, None]:
-        (key, end), revision = prefix_range(prefix), 0
+    async def _pages(
+        self, prefix: str, revision: int, *, pinned: bool
+    ) -> AsyncGenerator[KeyList, None]:
+        key, end = prefix_range(prefix)
         while True:
             request = pb.RangeRequest(key=key, range_end=end, limit=PAGE_KEYS, revision=revision)
             page = await self._call("KV/Range", request, pb.RangeResponse, LIST)
@@ -201,6 +203,11 @@ class Client:
             if not page.more:
                 return
             key = page.kvs[-1].key + b"\0"
+
+    async def keys(self, first: str, end: bytes, most: int) -> Sequence[bytes]:
+        """The first keys of a range in the order of their bytes, without their values."""
+        request = pb.RangeRequest(key=key_bytes(first), range_end=end, limit=most, keys_only=True)
+        return [kv.key for kv in (await self._call("KV/Range", request, pb.RangeResponse)).kvs]
 
     async def list(self, prefix: str) -> KeyList:
         """All keys of a prefix at one revision, at once; for prefixes with few keys.

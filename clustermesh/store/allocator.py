@@ -40,7 +40,7 @@ from clustermesh.etcd.client import (
     EtcdError,
     KeyList,
 )
-from clustermesh.etcd.names import is_readable, key_bytes, key_text
+from clustermesh.etcd.names import is_readable, key_text
 from clustermesh.etcd.requests import (
     cut,
     delete_op,
@@ -57,7 +57,7 @@ from clustermesh.store.leader import Deposed, Fenced, fenced_txn
 from mesh.core.journal import Journal
 from mesh.core.model import Claim, ClaimKey
 
-#: Seconds that a released number rests before it may be claimed again.
+#: Seconds that a released number rests before it may be claimed again, if its noun says no other.
 REST_S = 120
 #: Seconds between writes of the snapshot of a standby.
 SNAPSHOT_S = 5.0
@@ -67,6 +67,10 @@ PAIRS = 60
 IN_FLIGHT = 4
 #: Numbers tried for one owner when others turn out to be taken.
 ATTEMPTS = 16
+
+
+#: Whether whoever had a released number has let go of it.
+LetGo = Callable[[ClaimKey, Claim], bool]
 
 
 class PoolFull(Exception):
@@ -79,6 +83,10 @@ class Inconsistent(EtcdError):
 
 #: Answers that are about the keys of a Txn: other claims go on.
 _OF_THE_KEYS = (BadRequest, Denied)
+
+
+def _always(*_: object) -> bool:
+    return True
 
 
 @dataclass(slots=True)
@@ -123,13 +131,19 @@ class _Pool:
             if record.owner in owners and record.key.number in candidates
         }
 
-    def free(self, candidates: Sequence[int], now: float) -> Iterator[int]:
+    def free(
+        self,
+        candidates: Sequence[int],
+        now: float,
+        rest_s: float = REST_S,
+        let_go: LetGo = _always,
+    ) -> Iterator[int]:
         """Candidates that are free and have rested, in their order."""
         if not _same(candidates, self._candidates):
             self._candidates, self._walked = candidates, 0
         self._walk()
         numbers = chain(self._left_behind(), _from(candidates, self._walked))
-        yield from (number for number in numbers if self._is_free(number, now))
+        yield from (number for number in numbers if self._is_free(number, now - rest_s, let_go))
 
     def _walk(self) -> None:
         """Go on to the first candidate that is neither held nor rests nor is unreadable."""
@@ -146,11 +160,15 @@ class _Pool:
         places = {n: self._candidates.index(n) for n in self._idle if n in self._candidates}
         return sorted((n for n, at in places.items() if at < self._walked), key=places.__getitem__)
 
-    def _is_free(self, number: int, now: float) -> bool:
+    def _is_free(self, number: int, rested: float, let_go: LetGo) -> bool:
+        """``rested``: what was released until then has rested."""
         if number in self.unreadable:
             return False
         record = self.numbers.get(number)
-        return record is None or bool(record.released and now - record.released >= REST_S)
+        if record is None:
+            return True
+        has_rested = bool(record.released and record.released <= rested)
+        return has_rested and let_go(record.key, record.claim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +203,21 @@ class Allocator:
         nouns: Collection[str],
         fenced: Fenced,
         snapshot: Path | None = None,
+        rests: Mapping[str, float] = {},
+        let_go: Mapping[str, LetGo] = {},
     ) -> None:
-        """A snapshot in JSON, of a former version, is read once and removed (``claims.former``)."""
+        """A snapshot in JSON, of a former version, is read once and removed (``claims.former``).
+
+        ``rests``: seconds that a number rests, of nouns whose numbers rest longer than others.
+        ``let_go``: of nouns whose numbers also rest until their former owner has let go of them.
+        """
         self.synced_key = f"meshgate/v1/{cluster}/synced"
         self.clock: Callable[[], float] = time.time
         self._client = client
         self._cluster = cluster
         self._nouns = frozenset(nouns)
         self._fenced = fenced
+        self._rests, self._let_go = rests, let_go
         self._snapshot = Journal(snapshot, records.former(snapshot)) if snapshot else None
         self._pools: defaultdict[tuple[str, str], _Pool] = defaultdict(_Pool)
         self._revision = 0  # of the store, as far as we have seen
@@ -351,22 +376,26 @@ class Allocator:
         When history is cut again and again, pages of several revisions do: only the leader writes
         these keys, and that is us.
         """
-        prefix = f"meshgate/v1/{self._cluster}/"
         for _ in range(LISTS):
             with suppress(Compacted):
-                return await self._read_pages(self._client.pages(prefix))
-        return await self._read_pages(self._client.loose_pages(prefix))
+                return await self._read_nouns(self._client.pages)
+        return await self._read_nouns(lambda prefix, _: self._client.loose_pages(prefix))
 
-    async def _read_pages(
-        self, parts: AsyncGenerator[KeyList, None]
+    async def _read_nouns(
+        self, pages_of: Callable[[str, int], AsyncGenerator[KeyList, None]]
     ) -> tuple[Sequence[Entry], int, bool]:
-        entries, synced = list[Entry](), False
-        async with aclosing(parts) as pages:
-            async for page in pages:
-                synced |= any(kv.key == key_bytes(self.synced_key) for kv in page.kvs)
-                rows = (row for row in map(entry_of, page.kvs) if is_readable(row.key))
-                entries += (row for row in rows if claim_key(self._cluster, self._nouns, row.key))
-        return entries, page.revision, synced
+        """Of the cluster's subtree only these: its history may be large."""
+        entries, revision = list[Entry](), 0
+        for noun in sorted(self._nouns):
+            prefix = f"meshgate/v1/{self._cluster}/{noun}/"
+            async with aclosing(pages_of(prefix, revision)) as pages:
+                async for page in pages:
+                    rows = (row for row in map(entry_of, page.kvs) if is_readable(row.key))
+                    entries += (
+                        row for row in rows if claim_key(self._cluster, self._nouns, row.key)
+                    )
+            revision = revision or page.revision
+        return entries, revision, await self._client.get(self.synced_key, revision) is not None
 
     def _is_claim(self, entry: Entry) -> bool:
         return claim_key(self._cluster, self._nouns, entry.key) is not None
@@ -380,6 +409,7 @@ class Allocator:
         """Claim for the owners that have no number."""
         noun, pool, candidates = ask.noun, ask.pool, ask.candidates
         place, now = self._pools[noun, pool], self.clock()
+        rest_s, let_go = self._rests.get(noun, REST_S), self._let_go.get(noun, _always)
         owners = [owner for owner in dict.fromkeys(ask.owners) if owner not in place.owners]
         if not owners:
             return
@@ -387,12 +417,14 @@ class Allocator:
             place.refused.pop(owner, None)
         picks = dict(place.former(owners, candidates))
         others, given = [owner for owner in owners if owner not in picks], set(picks.values())
-        fresh = (number for number in place.free(candidates, now) if number not in given)
+        free = place.free(candidates, now, rest_s, let_go)
+        fresh = (number for number in free if number not in given)
         picks |= zip(others, fresh, strict=False)
         pairs = [(ClaimKey(noun, pool, number), owner) for owner, number in picks.items()]
         await _together(map(self._try_some, cut(pairs, PAIRS, _weight_of_pair)))
         for owner in owners:
-            await self._claim_singly(noun, pool, owner, place.free(candidates, now))
+            free = place.free(candidates, now, rest_s, let_go)
+            await self._claim_singly(noun, pool, owner, free)
 
     async def _claim_singly(self, noun: str, pool: str, owner: str, numbers: Iterator[int]) -> None:
         """A number for an owner whose Txn met another one; none if the owner has got one."""

@@ -9,7 +9,8 @@ Rule 1: nothing is deleted before a complete list was seen, and a key that a lis
 Rule 2: explicit DELETE events of a watch are passed on, those of expired leases too.
 Rule 3: etcd lets any user cut its history (compact), again and again. When two lists in a row were
         cut, the next one is read below an open watch, which needs no history: each page as it is
-        now, and then the events that are newer than the page of their key.
+        now, and then the events that are newer than the page of their key. The watch is read
+        meanwhile (``ahead.py``).
 Rule 4: a store that was wiped and started again keeps its address and cluster id, and may even
         have overtaken our revision. So every connection checks history before events count: at the
         last revision we saw, the prefix must hold as many keys as we know, the newest of them and
@@ -45,6 +46,7 @@ from clustermesh.etcd.names import is_readable, key_text, shown
 from clustermesh.etcd.requests import prefix_range
 from clustermesh.findings import NOT_TAKEN, NOT_UTF8
 from clustermesh.remote.wire import plain
+from clustermesh.store.ahead import ahead
 from mesh.core.model import Finding
 
 log = logging.getLogger(__name__)
@@ -168,6 +170,28 @@ class _Pages:
     def end_at(self, revision: int) -> bool:
         """Whether all pages were read before."""
         return revision >= self.revisions[-1]
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What the events of one message change; ``told`` says whether the caller knows of the key."""
+
+    puts: dict[str, Entry] = field(default_factory=dict)
+    deletes: dict[str, None] = field(default_factory=dict)
+    _new: set[str] = field(default_factory=set)
+
+    def put(self, entry: Entry, *, told: bool) -> None:
+        if not told and entry.key not in self.deletes:
+            self._new.add(entry.key)
+        self.puts[entry.key] = entry
+        self.deletes.pop(entry.key, None)
+
+    def delete(self, key: str, *, told: bool) -> None:
+        """A key that came and went meanwhile was never there for the caller."""
+        self.puts.pop(key, None)
+        if told and key not in self._new:
+            self.deletes[key] = None
+        self._new.discard(key)
 
 
 class Follow:
@@ -302,7 +326,10 @@ class Follow:
 
         No revision holds the whole list, so it is accepted by canaries that stood before it.
         """
-        async with aclosing(self._client.watch(self.prefix)) as watch:
+        async with (
+            aclosing(self._client.watch(self.prefix)) as read,
+            aclosing(ahead(read)) as watch,
+        ):
             opened = await self._next(watch, None)
             fresh, pages = self._begin_list(), _Pages()
             fresh.revision = opened.revision
@@ -408,19 +435,19 @@ class Follow:
         return {key for key in keys if await self._client.get(key, revision) is not None}
 
     def _take(self, seen: Watched) -> None:
-        state, puts, deletes = self._state, dict[str, Entry](), dict[str, None]()
+        state, changes = self._state, _Changes()
         for event in seen.events:
             if self._pages is not None and self._pages.have(event.kv):
                 continue
             entry = entry_of(event.kv)
+            told = entry.key in state.keys or entry.key in self._held
             if event.type == pb.Event.EventType.DELETE:
                 state.drop(entry.key)
-                puts.pop(entry.key, None)
-                deletes[entry.key] = None
+                changes.delete(entry.key, told=told)
             else:
                 state.put(entry)
-                puts[entry.key] = entry
-                deletes.pop(entry.key, None)
+                changes.put(entry, told=told)
+        puts, deletes = changes.puts, changes.deletes
         state.revision = seen.events[-1].kv.mod_revision if seen.events else seen.revision
         if self._pages is not None and self._pages.end_at(state.revision):
             self._pages = None

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -46,7 +47,7 @@ from mesh.core import journal
 from mesh.core.feature import ControllerFeature, Want
 from mesh.core.findings import Code
 from mesh.core.journal import Journal
-from mesh.core.model import Finding, PodEntry, PodRef
+from mesh.core.model import Claim, ClaimKey, Finding, PodEntry, PodRef
 from mesh.core.passes import Gate
 from mesh.core.reconcile import Applied, Errors, Loop
 from mesh.core.table import Changes, Table
@@ -83,6 +84,18 @@ class Wants:
         """Nouns whose numbers are claimed."""
         return self._claimable
 
+    @property
+    def rests(self) -> Mapping[str, float]:
+        """Seconds that a released number rests, of the nouns that say so."""
+        claimable = self._claimable.items()
+        return {noun: one.rest_s for noun, one in claimable if one.rest_s is not None}
+
+    @property
+    def let_go(self) -> Mapping[str, Callable[[ClaimKey, Claim], bool]]:
+        """Whether a released number's owner has let go of it, of the nouns that ask."""
+        claimable = self._claimable.items()
+        return {noun: one.let_go for noun, one in claimable if one.let_go is not None}
+
     def derive(self, loop: Loop) -> None:
         """Add the derivations of ``wanted``."""
         tables = [table for feature in self._features for table in feature.wants]
@@ -93,6 +106,10 @@ class Wants:
     def candidates(self, want: Want) -> Sequence[int]:
         """The numbers that may be given to a want."""
         return self._claimable[want.noun].candidates(want)
+
+    def named(self, want: Want) -> int | None:
+        """The number that a want names."""
+        return self._claimable[want.noun].named(want)
 
     def is_released(self, noun: str) -> bool:
         """Whether numbers of the noun are given back when nobody wants them."""
@@ -134,16 +151,17 @@ class ClaimTarget:
         return {Want(claim.noun, claim.pool, claim.owner): True for claim in claims}
 
     async def upsert(self, rows: Collection[Want]) -> Errors[Want]:
+        numbers = {want: number for want in rows if (number := self._wants.named(want)) is not None}
+        errors: dict[Want, Exception] = {}
+        for want, number in sorted(numbers.items()):  # before others get the numbers
+            errors |= await self._claim([Ask(want.noun, want.pool, [want.owner], [number])])
+        others = sorted(want for want in rows if want not in numbers)
         asks = [
             Ask(noun, pool, [want.owner for want in wants], self._wants.candidates(wants[0]))
-            for (noun, pool), group in groupby(sorted(rows), lambda want: (want.noun, want.pool))
+            for (noun, pool), group in groupby(others, lambda want: (want.noun, want.pool))
             if (wants := list(group))
         ]
-        errors = {
-            Want(ask.noun, ask.pool, owner): error
-            for ask, claimed in zip(asks, await self._allocator.claim_pools(asks), strict=True)
-            for owner, error in claimed.refused.items()
-        }
+        errors |= await self._claim(asks)
         table, wanted = self._wants.refused, self._wants.wanted.rows
         table.delete([want for want in table.rows if want in rows or want not in wanted])
         table.upsert({want: str(error) for want, error in errors.items()})
@@ -152,6 +170,14 @@ class ClaimTarget:
         for want in [want for want in codes if want not in refused]:
             del codes[want]
         return {}
+
+    async def _claim(self, asks: Sequence[Ask]) -> Mapping[Want, Exception]:
+        """Why owners got no number; each pool stands in one of ``asks``."""
+        return {
+            Want(ask.noun, ask.pool, owner): error
+            for ask, claimed in zip(asks, await self._allocator.claim_pools(asks), strict=True)
+            for owner, error in claimed.refused.items()
+        }
 
     async def delete(self, keys: Collection[Want]) -> Errors[Want]:
         wanted = self._wants.wanted.rows  # may change while the others are released
@@ -257,7 +283,7 @@ class Leading:
         # A standby must take over before what is published ends.
         ttl_s = min(LEADER_S, max(2, who.lease_s // 3))
         self.leader = Leader(client, who.cluster, who.instance, ttl_s)
-        self.allocator = _allocator(client, who, wants.nouns, self.leader)
+        self.allocator = _allocator(client, who, wants, self.leader)
         place = who.state_dir
         self.pods = PodSnapshot(place / PODS_FILE, who.cluster, own, place / FORMER_PODS_FILE)
         self.applied: list[Applied] = []
@@ -415,17 +441,20 @@ class Leading:
         return reply.succeeded
 
 
-def _allocator(client: Client, who: Candidate, nouns: Collection[str], leader: Leader) -> Allocator:
+def _allocator(client: Client, who: Candidate, wants: Wants, leader: Leader) -> Allocator:
     """The allocator with its snapshot; an unreadable one is put aside."""
-    name, path = who.cluster, who.state_dir / CLAIMS_FILE
+    path = who.state_dir / CLAIMS_FILE
+    made = partial(
+        Allocator, client, who.cluster, wants.nouns, leader, path, wants.rests, wants.let_go
+    )
     try:
-        return Allocator(client, name, nouns, leader, path)
+        return made()
     except ValueError as error:
         log.warning("event=snapshot_unreadable reason=%s", error)
         for file in (path, former(path)):
             with suppress(FileNotFoundError):
                 file.replace(file.with_suffix(f"{file.suffix}.broken"))
-        return Allocator(client, name, nouns, leader, path)
+        return made()
 
 
 def _pod_keys(cluster: str, pods: Mapping[PodRef, PodEntry]) -> dict[str, bytes]:

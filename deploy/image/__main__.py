@@ -56,7 +56,7 @@ def own_files(version: str) -> Iterator[tuple[Path, str]]:
     yield from tree(ROOT / "deploy/crds", f"{PLACE}/deploy/crds")
     yield from tree(ROOT / "deploy/helm", f"{PLACE}/deploy/helm")
     yield METADATA, f"{PLACE}/meshgate-{version}.dist-info/METADATA"
-    for name in ("meshgate", "meshgate-probe"):
+    for name in ("meshgate", "meshgate-probe", "meshgate-sweep"):
         yield HERE / name, f"usr/bin/{name}"
     if (ROOT / PLUGIN).exists():
         yield ROOT / PLUGIN, f"{PLACE}/{PLUGIN}"

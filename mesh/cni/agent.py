@@ -28,6 +28,7 @@ from mesh.core.files import in_words
 from mesh.core.model import IP, Attachment, Connection, Finding, Pod, PodKey, Sandbox
 from mesh.core.passes import Gate
 from mesh.core.table import Table
+from mesh.objects.fields import FieldServer
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,10 @@ class CNIAgent(AgentFeature):
 
     def tasks(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
         return (self.serve, self.follow_namespaces, self.lists.run)
+
+    def served(self) -> Iterable[str]:
+        """Nothing is known before the list is written."""
+        return () if self.lists.portmap is False else (FieldServer.PORTMAP,)
 
     def findings(self) -> Iterable[Finding]:
         yield from self._attached.findings()

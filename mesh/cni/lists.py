@@ -42,6 +42,8 @@ class Lists:
         self._plugins = Plugins(settings.bin_dir)
         self._served = False  # this agent can serve, or could once
         self._problems: dict[Code, Finding] = {}
+        #: Whether ``portmap`` stands in the list; None: nothing is written yet.
+        self.portmap: bool | None = None
 
     async def run(self) -> None:
         """Keep the list until cancelled."""
@@ -77,6 +79,7 @@ class Lists:
         if portmap := await self._portmap_versions():
             spoken.append(portmap)
             chained.append(conflist.PORTMAP)
+        self.portmap = bool(chained)
         text = conflist.whole(versions.highest(spoken), self._settings.socket, chained)
         self._replace(conflist.WHOLE, text)
         self._remove(conflist.BESIDE)

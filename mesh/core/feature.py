@@ -6,18 +6,19 @@ process has one list of features. It gives each feature the tables that the feat
 constructor arguments, and asks each feature what it adds: derivations, targets, rows of the
 command line, findings, and the tables below by which features meet.
 
-Each method but ``prefixes`` has an answer for "nothing", so a feature names only what it has.
+Each method but ``offers`` has an answer for "nothing", so a feature names only what it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from mesh.core.model import IP, Finding, Network, Node, PodKey, Usage
+from mesh.core.model import IP, Claim, ClaimKey, Finding, Labels, Network, Node, PodKey, Usage
 from mesh.core.noun import Listing
 from mesh.core.reconcile import AppliedRows, ColumnTarget, Loop, Target
 from mesh.core.table import ColumnTable, Source, Table
@@ -49,6 +50,9 @@ class Maps(Protocol):
 
     def capacity(self, name: str) -> int:
         """Entries that may be written into the map."""
+
+    def lookup(self, name: str, key: object) -> Any:
+        """The value of one entry as a 0-d array, or None."""
 
     def program(self, name: str) -> int:
         """Descriptor of a program."""
@@ -118,12 +122,19 @@ class AgentFeature(Feature):
     def apply(self, loop: Loop, maps: Maps) -> None:
         """Connect tables with maps."""
 
+    def apply_routes(self, loop: Loop) -> None:
+        """Connect tables with routes of the host."""
+
     def lacks(self, pod: PodKey) -> str:  # noqa: ARG002 - for those that have something to say
         """What a new pod should have when it starts, beside its rows; empty: nothing.
 
         A runtime waits for it a moment, and starts the pod without it then.
         """
         return ""
+
+    def served(self) -> Iterable[str]:
+        """Which fields of objects are served by others on this node: ``mesh/objects/fields.py``."""
+        return ()
 
     def usage(self) -> Iterable[Usage]:
         """What has an end beside the maps that ``apply`` fills, and how much of it is in use.
@@ -148,12 +159,17 @@ class Claimable:
     """A noun whose numbers are claimed.
 
     ``candidates`` are the numbers that may be given to a want. ``released`` says that a number is
-    given back when nobody wants it any more; then it rests.
+    given back when nobody wants it any more; then it rests for ``rest_s`` (None: 120 s), and until
+    ``let_go`` says that its owner has let go of it (None: nobody asks). ``named`` gives the number
+    that a want names: then it gets this one or none.
     """
 
     noun: str
     candidates: Callable[[Want], Sequence[int]]
     released: bool = False
+    rest_s: float | None = None
+    let_go: Callable[[ClaimKey, Claim], bool] | None = None
+    named: Callable[[Want], int | None] = lambda _: None
 
 
 class ControllerFeature(Feature):
@@ -178,13 +194,42 @@ class ControllerFeature(Feature):
         return {}
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A prefix that a node may announce.
+
+    ``labels`` are those of the object that it stands for, which BGPPeers may select. ``object`` is
+    that object (``kind/namespace/name``) or the claim, so that a prefix which is gone can be told
+    from one that is not known yet. ``rd``, ``targets`` and the SID with behaviour and structure are
+    those of a VPN route (RFC 4364, RFC 9252); without ``rd`` the prefix is a unicast one. ``peers``
+    are the BGPPeers that may carry it, None: all. ``form`` says which of several forms it has that
+    BGPPeers choose from (``ClusterIP``), and ``exact`` that no prefix of a shorter length may stand
+    for it.
+    """
+
+    prefix: Network
+    labels: Labels = ()
+    object: str = ""
+    rd: str = ""
+    targets: tuple[str, ...] = ()
+    sid: IPv6Address | None = None
+    behaviour: int = 0
+    structure: tuple[int, int, int, int, int, int] | None = None
+    peers: frozenset[str] | None = None
+    form: str = ""
+    exact: bool = False
+
+
 class SpeakerFeature(Feature):
     """What a feature announces: ``kind`` is a word of ``BGPPeer.spec.advertise``."""
 
     kind: str
     #: Tables that decide; a route is withdrawn only while all of them are synced.
     inputs: Sequence[Source] = ()
+    #: Networks of the cluster that no route of a peer may lead to; the table's name says in words
+    #: what they are.
+    ours: Sequence[Table[Network, None]] = ()
 
-    def prefixes(self, node: Node) -> Iterable[Network]:
-        """Prefixes that the node announces now."""
+    def offers(self, node: Node) -> Iterable[Offer]:
+        """What the node may announce now."""
         raise NotImplementedError

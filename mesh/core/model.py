@@ -6,6 +6,7 @@ A noun is spelled the same in the BPF map, the etcd key, the CLI and here. Addre
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -168,6 +169,8 @@ class Pod:
     ``serving``: its condition Ready holds. ``terminating``: it has been deleted, and its processes
     have not ended yet. ``reported`` are the addresses in its status: another CNI's, or ours.
     ``uid`` tells a pod from a later one of its name, as the runtime says it; empty: not known.
+    ``tenant_addresses`` are those that its object names for the VRF that it is in.
+    ``datagram_ports`` are the UDP ports that its containers declare, named or not.
     """
 
     cluster: str
@@ -182,6 +185,19 @@ class Pod:
     terminating: bool = False
     reported: tuple[IP, ...] = ()
     uid: str = ""
+    tenant_addresses: tuple[IP, ...] = ()
+    datagram_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherAddresses:
+    """Addresses that a pod has beside its own, and the destinations for which they are the source.
+
+    No other host knows them, and the host has no route to them.
+    """
+
+    addresses: tuple[IP, ...]
+    destinations: tuple[Network, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +313,51 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class PortsInUse:
+    """Ports of each egress address that are in use on a node, in its count number ``count``."""
+
+    count: int
+    ports: Mapping[IP, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """What a node says of a draining egress address: ports in use, in the drain of this epoch."""
+
+    ports: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A node that carries egress addresses on layer 2, or sees that a gateway does not answer.
+
+    ``number`` grows with each beat; ``silent`` are the tunnel endpoints of gateways that do not
+    answer the node.
+    """
+
+    number: int
+    silent: tuple[IPv4Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An egress address as the feeds for firewalls have it.
+
+    ``groups`` are those that list it, or that its last list was of. ``acknowledged``: every
+    firewall of these groups has it, so that it may carry traffic. ``waits`` are the firewalls that
+    have not told so; ``without`` those that an operator does not wait for. ``leaving``: no list has
+    it any more, and ``waits`` are the firewalls that may still have it; nobody else gets it before.
+    """
+
+    groups: tuple[str, ...]
+    acknowledged: bool = False
+    waits: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignNode:
     """Prefixes of our pools that a node of another cluster publishes, not judged yet.
 
@@ -326,11 +387,13 @@ class PodEntry:
     """What an agent says of its pod; ``labels`` in wire form.
 
     ``identity`` stands in the entries that count (``mesh/identity/counted.py``); 0: not known.
+    ``vrf`` names the VRF that the pod is in.
     """
 
     addresses: tuple[IP, ...]
     labels: str
     identity: int = 0
+    vrf: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ with all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 from mesh.core.findings import Code
@@ -37,22 +38,26 @@ class Shown:
     """The section of a noun in ``meshgate status``.
 
     ``title`` is its first line. ``columns`` are those that are shown, ``row`` makes the row that is
-    shown. ``problem`` is what is wrong with a row, where no process says so itself.
+    shown; ``kept`` says which rows are. ``problem`` is what is wrong with a row, where no process
+    says so itself.
     """
 
     title: Callable[[Sequence[Row]], str]
     columns: tuple[str, ...]
     problem: Callable[[Row], Problem | None]
     row: Callable[[Row], Row] = dict
+    kept: Callable[[Row], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """``key`` are the columns that identify a row.
+    """``key`` are the columns that identify a row; one that is no column is not shown.
 
-    ``verbs`` is a module of the room whose ``add`` registers verbs beside ``list``.
+    ``verbs`` are modules, separated by spaces, whose ``add`` registers verbs beside ``list``.
+    ``details`` is the noun whose rows ``show`` prints, where it says more than ``list``.
     ``noted`` makes the row that people see in a table, where a cell says more than its value; it is
     given what is known against a node, by name.
+    ``joined`` are columns of which each process knows a part: two values make one.
     """
 
     name: str
@@ -62,10 +67,12 @@ class Noun:
     shown: Shown | None = None
     verbs: str = ""
     noted: Callable[[Row, Callable[[object], str]], Row] | None = None
+    details: Noun | None = None
+    joined: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict, compare=False)
 
     def unknown(self, rows: Iterable[Row]) -> set[str]:
         """Columns of rows that the noun does not have: misspelt ones, which nobody would see."""
-        return set().union(*rows).difference(self.columns)
+        return set().union(*rows).difference(self.columns, self.key)
 
 
 def noun(
@@ -76,9 +83,12 @@ def noun(
     shown: Shown | None = None,
     noted: Callable[[Row, Callable[[object], str]], Row] | None = None,
     verbs: str = "",
+    details: Noun | None = None,
+    joined: Mapping[str, Callable[[Any, Any], Any]] = MappingProxyType({}),
 ) -> Noun:
     """A noun; ``columns`` and ``key`` are words with spaces in between."""
-    return Noun(name, text, tuple(columns.split()), tuple(key.split()), shown, verbs, noted)
+    names = tuple(columns.split()), tuple(key.split())
+    return Noun(name, text, *names, shown, verbs, noted, details, joined)
 
 
 class Rows(Sequence[Row]):

@@ -6,16 +6,19 @@ depends on the rows and on nothing that reads etcd.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mesh.core.model import (
     IP,
+    Beat,
     Claim,
     ClaimKey,
     Confirmed,
+    Draining,
     Identity,
+    Listed,
     Node,
     NodeKey,
     PodEntry,
@@ -54,8 +57,24 @@ class OwnStore(Protocol):
     confirmed: Table[PodRef, Confirmed]
     #: Has a row once a controller has confirmed all pods: then nothing else counts.
     confirms: Table[str, None]
+    #: Drains of egress addresses that an operator has ended, as ``address/epoch``.
+    evicted: Table[str, None]
+    #: Live mappings of draining egress addresses, by node and address, as agents say them; only
+    #: controllers read them.
+    draining: Table[tuple[str, IP], Draining]
+    #: What nodes say of egress addresses on layer 2, by node; only controllers read it.
+    beats: Table[str, Beat]
+    #: Label texts of learned networks by node, as its speaker says them.
+    learned: Table[str, tuple[str, ...]]
+    #: How many blocks of each egress address a node uses, as its agent says it; for controllers.
+    demand: Table[str, Mapping[IP, int]]
+    #: By node, what its agent says by name: generations of objects that it holds, and epochs of
+    #: blocks of ports that it has let go; for controllers.
+    programmed: Table[str, Mapping[str, int]]
     #: What all controllers of the cluster agree on, by field.
     config: Table[str, Any]
+    #: Egress addresses that feeds for firewalls list, as the feed says it.
+    listed: Table[IP, Listed]
     #: UDP port of the overlay by name of the own cluster, as its leader publishes it.
     ports: Table[str, int]
 

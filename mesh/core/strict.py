@@ -284,8 +284,9 @@ def _network(text: str, *, strict: bool) -> Network:
     if "/" not in text:
         raise ValueError("no prefix length")
     address, _, length = text.partition("/")
-    if not length.isdecimal() or "%" in address:
-        raise ValueError("no prefix length")  # ipaddress would take a netmask too
+    if not length.isdecimal() or "%" in address or (length[0] == "0" and length != "0"):
+        # ipaddress would take a netmask, too, and 08, which the API server refuses
+        raise ValueError("no prefix length")
     network = ip_network(text, strict=strict)
     _refuse_mapped(network.network_address)
     return network

@@ -426,7 +426,10 @@ def write_ranges(target: Map, ranges: Ranges) -> None:
 
 
 class Ports:
-    """Ports of a generation: which mappings may only its programs open."""
+    """Ports of a generation: which mappings may only its programs open.
+
+    A range's number has its size in the upper half where that is not ``range_size``.
+    """
 
     def __init__(self, tables: Iterable[Entries], range_size: int) -> None:
         self._size = range_size
@@ -437,19 +440,23 @@ class Ports:
             for address, row in zip(field(ranges, path), ranges.values, strict=True):
                 numbers = row["number"][: row["count"]].tolist()
                 self._numbers.setdefault(address.tobytes(), set()).update(numbers)
+        self._sizes = {name: {one >> 16 for one in of} for name, of in self._numbers.items()}
 
     def holds(self, mappings: Array) -> npt.NDArray[np.bool_]:
         """Of each reply's tuple, whether its port is in one of the ranges."""
         addresses = _wide(mappings["destination"])
-        numbers = (mappings["destination_port"].astype(int) - 1024) // self._size
-        none: set[int] = set()
+        ports = mappings["destination_port"].astype(int) - 1024
         return np.array(
             [
-                int(number) in self._numbers.get(address.tobytes(), none)
-                for address, number in zip(addresses, numbers, strict=True)
+                self._has(address.tobytes(), int(port))
+                for address, port in zip(addresses, ports, strict=True)
             ],
             bool,
         )
+
+    def _has(self, address: bytes, port: int) -> bool:
+        sizes, numbers = self._sizes.get(address, ()), self._numbers.get(address, ())
+        return any(size << 16 | port // (size or self._size) in numbers for size in sizes)
 
 
 def _wide(addresses: Array) -> Array:

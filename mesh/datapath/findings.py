@@ -14,3 +14,17 @@ FULL = Code(
     "others lack. They are written as soon as there is room.",
     "Make the map larger in the agent's configuration, or have fewer of its rows.",
 )
+NOT_GATHERED = Code(
+    "M251",
+    "The kernel of a node does not gather fragments for us. Fragments of pods and of egress "
+    "addresses that come out of order are dropped (175); those in order pass.",
+    "Act on the error that the text names: it takes a kernel from 6.6 on, with "
+    "CONFIG_NETFILTER_BPF_LINK, and policy routing. Then restart the agent.",
+)
+NO_XDP = Code(
+    "V500",
+    "The configuration asks for XDP on the uplink (`datapath.xdp: on`), and its driver refuses the "
+    "program. The tc program does the same work.",
+    "Set `datapath.xdp` to auto, take the other XDP program off the device, or use an MTU with "
+    "which the driver takes XDP.",
+)

@@ -9,6 +9,8 @@ VXLAN_PROGRAM = "mg_from_vxlan"
 HOST_PROGRAM = "mg_to_vxlan"
 #: Drops what others send to the overlay port; what its own generation sends passes.
 GUARD_PROGRAM, GUARD = "mg_to_uplink", "guard"
+#: In the uplink's driver, before ``UPLINK_PROGRAM``: SRv6.
+XDP_PROGRAM, XDP = "mg_xdp_uplink", "xdp"
 VXLAN_DEVICE = "mg_vxlan"
 #: UDP port of the overlay of whoever says nothing else, as in ``enum overlay_number``.
 VXLAN_PORT = 8472
@@ -44,6 +46,7 @@ def program_of(link: str) -> str | None:
         "vxlan": VXLAN_PROGRAM,
         "host": HOST_PROGRAM,
         GUARD: GUARD_PROGRAM,
+        XDP: XDP_PROGRAM,
     }
     by_suffix = {suffix: program for suffix, program, _ in POD_PROGRAMS}
     return by_name.get(link) or by_suffix.get(link.rpartition("_")[2])

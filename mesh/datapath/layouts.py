@@ -27,11 +27,17 @@ DECLARED: Declared = (
     Added("mg_nat_v6", ("value.first", "value.quiet")),
     Added("mg_ct_v4", ("value.touched",)),
     Added("mg_ct_v6", ("value.touched",)),
+    # Runs and bindings came together, so no mapping of before is of a binding.
+    Added("mg_nat_v4", ("value.bound",)),
+    Added("mg_nat_v6", ("value.bound",)),
+    Added("mg_frag", ("value.order",)),
     # Counts, which the first sweep makes anew.
     Scratch("mg_used"),
     Scratch("mg_pod_used"),
     Scratch("mg_told"),
     Scratch("mg_event_rate"),
+    Scratch("mg_drop_rate"),
+    Scratch("mg_icmp_rate"),
     Scratch("mg_half_open"),
     # Four bytes, one of which was ever used; the others hold the zone now.
     Converter("mg_frag", ("key.protocol",), ("key.protocol",), _protocol),

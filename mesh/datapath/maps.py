@@ -45,6 +45,10 @@ class PinnedMaps:
         # Kernels before 6.13 refuse to replace an entry of an LPM map that is full.
         return map_.max_entries - (map_.type == MapType.LPM_TRIE)
 
+    def lookup(self, name: str, key: object) -> Any:
+        """The value of one entry as a 0-d array, or None."""
+        return self._datapath.map(name).lookup(key)
+
     def program(self, name: str) -> int:
         """Descriptor of a program."""
         return self._datapath.program(name)

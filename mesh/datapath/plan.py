@@ -22,7 +22,7 @@ from bpf.migrate import (
     dump,
     has_successor,
     is_kept,
-    may_go_empty,
+    may_go,
     merged_keys,
     missing_room,
     renamed_map,
@@ -111,7 +111,7 @@ def _lost_maps(
         kept = name not in MACHINERY and is_kept(name, map_.type, declared)
         if not kept or has_successor(name, declared, specs):
             continue
-        if not may_go_empty(name, declared) or len(dump(map_).keys):
+        if not may_go(name, declared, empty=not len(dump(map_).keys)):
             yield f"map {name}: no map of the new programs has its entries"
 
 

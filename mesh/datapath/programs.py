@@ -41,13 +41,17 @@ from mesh.datapath.hooks import (
     UPLINK_PROGRAM,
     VXLAN_DEVICE,
     VXLAN_PROGRAM,
+    XDP,
+    XDP_PROGRAM,
     program_of,
 )
 from mesh.datapath.layouts import DECLARED
 
 T = TypeVar("T")
 
-OBJECTS = ("pod", "uplink", "sock", "sweep")
+OBJECTS = ("pod", "uplink", "xdp", "sock", "sweep")
+#: Objects that versions before do not have.
+_LATER = ("xdp",)
 CONFIG = "cfg"
 #: Maps of these types may have another size than the source says.
 SIZABLE = (MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE)
@@ -89,6 +93,7 @@ class Datapath:
 
         """
         refuse_realtime()
+        self.close()
         with self._opened(config) as opened:
             self._types = [one.btf for one in opened]
             self._become(opened, config, declared)
@@ -108,9 +113,13 @@ class Datapath:
     def _opened(
         self, config: Mapping[str, object], *, every: bool = True
     ) -> Iterator[list[Object]]:
-        paths = [self._objects / f"{name}.o" for name in OBJECTS]
+        paths = {name: self._objects / f"{name}.o" for name in OBJECTS}
         with ExitStack() as stack:
-            opened = [stack.enter_context(Object.open(p)) for p in paths if every or p.exists()]
+            opened = [
+                stack.enter_context(Object.open(path))
+                for name, path in paths.items()
+                if path.exists() or (every and name not in _LATER)
+            ]
             set_sizes(opened, self._sizes)
             for one in opened:
                 section = one.btf.section(".rodata")
@@ -132,6 +141,8 @@ class Datapath:
         self.adopted = Generation.read(self._directory) == self.digest
         if not any(one.has(GUARD_PROGRAM) for one in opened):
             links.detach(self._links / GUARD)  # programs of before do not say that they are ours
+        if not any(one.has(XDP_PROGRAM) for one in opened):
+            links.detach(self._links / XDP)  # programs of before do not read its notes
         if not self.adopted:
             self._load(place, opened, self.digest)
 
@@ -166,6 +177,19 @@ class Datapath:
                 self.pod(device)
         self._tcx(uplink, GUARD, GUARD_PROGRAM, ingress=False)  # all others are ours by now
         Generation.write(self._directory, self.digest)
+
+    def attach_xdp(self, uplink: str) -> None:
+        """Attach in the uplink's driver, after ``attach``. OSError: the driver cannot."""
+        links.xdp(self._programs[XDP_PROGRAM], uplink, self._links / XDP)
+
+    @property
+    def has_xdp(self) -> bool:
+        """Whether our program stands in a driver."""
+        return (self._links / XDP).exists()
+
+    def detach_xdp(self) -> None:
+        """Leave all frames to the other programs."""
+        links.detach(self._links / XDP)
 
     def pod(self, device: str) -> None:
         """Attach the pod programs to a host end, or update them."""

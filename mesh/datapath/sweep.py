@@ -3,6 +3,7 @@
 The limits are the RFCs' minima or above, except for destination ports up to 1023, where RFC 4787
 REQ-5 has no minimum, and for what is not translated, which holds no port. A closed TCP connection
 and a one-shot keep their port until then, or until no other port is free (``bpf/include/nat.h``).
+The timers of an egress policy come before these limits (``bpf/include/timers.h``).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ LIMITS = {
     "plain_answered": 120,
     "plain_unanswered": 120,
     "plain_opening": 240,
+    "run": 600,  # of ports without a mapping: a pod that asks now and then keeps it
 }
 #: What changes while a table is more than half full: new connections matter more then. An insert
 #: says so (``mg_pressure``).
@@ -87,7 +89,7 @@ class Pressure:
 async def sweep(datapath: Datapath) -> None:
     """Run ``mg_sweep`` for ever; at once at the start, so that pods and entries are counted."""
     program, argument = datapath.program("mg_sweep"), datapath.struct("sweep")
-    usual, pressed = _limits(argument, {}), _limits(argument, PRESSURE_LIMITS)
+    usual, pressed = _limits(argument, {}), _limits(argument, {**PRESSURE_LIMITS, "pressed": 1})
     pressure = Pressure(Ring(datapath.map("mg_pressure"), datapath.struct("pressure")))
     pressure.start()
     try:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mesh.core.model import IP, Finding, Usage
+from mesh.core.model import IP, Finding, PortsInUse, Usage
 from mesh.core.noun import Row
 from mesh.core.reconcile import Applied
+from mesh.core.table import Table
 from mesh.datapath.programs import Datapath
 from mesh.health import counts, rules, shares
 from mesh.health.history import Dropped, History
@@ -48,7 +49,8 @@ def map_usages(node: str, applied: Iterable[Applied]) -> Iterator[Usage]:
 class Health:
     """``ports`` says how many ports of each address are this node's; ``texts`` name the reasons.
 
-    ``more`` gives the other tables with a size: maps of rows, and those of features.
+    ``more`` gives the other tables with a size: maps of rows, and those of features. ``in_use`` is
+    filled: one row, the last count of ports.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class Health:
         texts: Mapping[int, str],
         ports: Callable[[], Mapping[IP, int]],
         more: Callable[[], Iterable[Usage]],
+        in_use: Table[str, PortsInUse],
     ) -> None:
         self._node, self._datapath, self._texts = node, datapath, texts
-        self._ports, self._more = ports, more
+        self._ports, self._more, self._in_use = ports, more, in_use
+        self._counts = 0
         self._names = {number: name for name, number in datapath.enum("drop_reason").items()}
         self._history = History()
         self._alarms: frozenset[rules.Alarm] = frozenset()
@@ -79,6 +83,8 @@ class Health:
     async def count(self) -> None:
         """Count the tables, in a thread."""
         self._counted = await asyncio.to_thread(counts.counted, self._datapath)
+        self._counts += 1
+        self._in_use.replace({"": PortsInUse(self._counts, self._counted.ports)})
 
     async def run(self) -> None:
         """Look for ever."""

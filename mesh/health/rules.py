@@ -107,7 +107,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "DROP_NO_SERVICE": _sent_wrongly(
         "they are for a port that the service does not have, or for the service's address itself, "
         "as a ping is",
-        "ask for a port of the service (`meshgate service list`)",
+        "ask for a port of the service (`meshgate service list`); at the point TO_UPLINK a process "
+        "of this host asked, by a raw socket or as a ping",
     ),
     "DROP_NO_TUNNEL_ENDPOINT": Rule(
         "the node behind their destination has no next hop: it cannot be reached from here",
@@ -116,10 +117,8 @@ RULES: Final[Mapping[str, Rule]] = {
         outside=BROKEN,
     ),
     "DROP_NO_NAT_MAPPING": Rule(
-        "no port of the egress address was free for their remote: new connections out of the mesh "
-        "fail, DNS first",
-        "give nodes more blocks (`blocksPerNode` of the egress section), or the policy more "
-        "addresses; `meshgate status` shows the ports in use",
+        "there was no room for their translation: new connections out of the mesh fail, DNS first",
+        "give mg_nat_v4 and mg_nat_v6 more entries in `limits` of the agent's configuration",
         overlay=None,  # a stranger who sends to the egress address
     ),
     "DROP_NAT_UNSUPPORTED_PROTOCOL": Rule(
@@ -162,6 +161,25 @@ RULES: Final[Mapping[str, Rule]] = {
         "look at the routes of the gateway to the destinations",
         pod=USUAL,
         overlay=USUAL,
+    ),
+    "DROP_RATE_LIMITED": Rule(
+        "the pod opens more connections in a second than its egress policy lets it",
+        "find the pod in `meshgate flow list --verdict DROPPED`, or raise `quota.newPerSecond` of "
+        "the policy",
+        pod=WRONG,
+    ),
+    "DROP_PORT_QUOTA": Rule(
+        "the pod has all ports of the egress address that it may have, and all are in use towards "
+        "their remote: its new connections there fail",
+        "find the pod in `meshgate flow list --verdict DROPPED`, or raise `quota.ports` of the "
+        "policy; 1,024 ports are the most that a pod can have of an address",
+    ),
+    "DROP_NO_RUN": Rule(
+        "no ports of the egress address are free for the pod in this node's blocks: its new "
+        "connections out of the mesh fail, DNS first",
+        "look whether the address has blocks left (`meshgate block list`), whether the node may "
+        "have more (`blocksPerNode` of the egress section), and whether its log of ports fills "
+        "(finding M243); give the policy more addresses, or pods a quota of ports",
     ),
     "DROP_ENDPOINT_NOT_READY": Rule(
         "the pod has no row in the datapath yet: it has no network",
@@ -234,6 +252,42 @@ RULES: Final[Mapping[str, Rule]] = {
         "connections of pods to it fail",
         "give the section masquerade more `ports`, or spread the pods over more nodes; "
         "`meshgate flow list` shows which pods ask",
+    ),
+    "DROP_BFD_REFUSED": Rule(
+        "they say that they are a router's BFD, and the session refuses them (B252 says why)",
+        "act on finding B252, or look who forges them",
+        pod=None,
+        overlay=None,
+    ),
+    "DROP_NO_VRF_ROUTE": Rule(
+        "the VRF of their pod has no usable way to the destination",
+        "look at the destination in `meshgate vrf show VRF` and at the sessions in `meshgate peer "
+        "list`",
+    ),
+    "DROP_VRF_SOURCE": Rule(
+        "a pod that has tenant addresses sends to its VRF from its cluster address: programs there "
+        "bind to the wrong address, or the pod's routes are gone",
+        "let the program bind to the tenant address, or to none; `ip route` in the pod shows the "
+        "VRF's destinations",
+        pod=30,
+    ),
+    "DROP_COVERED_IN_VRF": Rule(
+        "an egress policy covers their destination, and they would leave by a route that a router "
+        "has told the VRF of their pod, without the egress address",
+        "add the network to the VRF's `destinations` if it is the VRF's, or exclude the pod or the "
+        "network from the policy",
+    ),
+    "DROP_SRV6_DOMAIN": _line("for a SID, from outside the SR domain, or from a pod"),
+    "DROP_NO_SID": _line("for a locator of this node, but for none of its SIDs"),
+    "DROP_SEGMENTS": _line("an SRv6 packet whose routing header is broken or asks for a check"),
+    "DROP_SID_INNER": _line("an SRv6 packet with an inner packet that its SID does not take"),
+    "DROP_ICMP_CHECKSUM": _sent_wrongly(
+        "they are ICMP errors with a wrong checksum, or quote a packet with one", _SENDER
+    ),
+    "DROP_NOT_ACKNOWLEDGED": Rule(
+        "new connections of a policy whose egress addresses firewalls have not fetched yet (M234)",
+        "let the firewalls fetch their feed, or `meshgate egress activate ADDRESS --without "
+        "FIREWALL`; `meshgate feed list` shows who has fetched",
     ),
     "DROP_EGRESS_NO_ROOM": Rule(
         "the egress table has no room for their policy: these pods send nothing out of the mesh",

@@ -26,9 +26,9 @@ _MAPPINGS = (
     "entries in `limits` of the agent's configuration"
 )
 _PORTS = (
-    "from three quarters on, a pod that has its share of the ports opens no further connection to "
-    "the busiest remote; when all are used, no pod of this node does (drop 167, or 236 of the "
-    "node's own address): give nodes more blocks (`blocksPerNode` of the egress section), or the "
+    "a pod that has its quota of ports opens no further connection to the busiest remote (drop "
+    "247), nor does any pod of this node when all are lent (drop 248, or 236 of the node's own "
+    "address): let nodes have more blocks (`blocksPerNode` of the egress section), or give the "
     "policy more addresses, or the section masquerade more `ports`"
 )
 _ROWS = (

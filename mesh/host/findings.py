@@ -21,3 +21,10 @@ ROUTE_GONE = Code(
     "Add the route, mend the router, or mend what gave the route to the host (DHCP, router "
     "advertisements).",
 )
+DRAINED = Code(
+    "M255",
+    "The node is being left (`meshgate uninstall --drain`): new connections of pods are not "
+    "translated, also towards destinations of an egress policy.",
+    "Wait for the uninstall. If there is none, delete `ConfigMap/meshgate-uninstall`; on a host "
+    "without Kubernetes delete `drain.json` in the agent's stateDir.",
+)

@@ -54,12 +54,14 @@ async def removed(kernel: Kernel, pods: str, others: Collection[str]) -> list[st
     gone = [name for name in links if name.startswith(pods) or name in others]
     for name in gone:
         await kernel.delete_link(name)
+    rules = await kernel.delete_gathering()
     prefixes = await kernel.discard_routes()
     for prefix in prefixes:
         await kernel.delete_discard_route(prefix)
     return [
         f"links: {len(gone)} removed, with the routes that led there",
         f"routes proto 77: {len(prefixes)} unreachable ones removed",
+        f"rules proto 77: {rules} removed",
     ]
 
 

@@ -135,6 +135,16 @@ SETTINGS: Final = (
         Undo.REMOVED,
     ),
     Setting(
+        "rules proto 77",
+        "present",
+        "the host; not beside another CNI",
+        "fragments that come out of order are gathered by the kernel and go back to the datapath "
+        "by mg_vxlan: one rule for each family, for packets with the mark 0x6d676672",
+        "the kernel gathers all fragments that the host forwards (a netfilter link of BPF), as it "
+        "does where connection tracking is on",
+        Undo.REMOVED,
+    ),
+    Setting(
         "programs tcx",
         "attached",
         _OURS,
@@ -143,6 +153,17 @@ SETTINGS: Final = (
         "what they redirect is seen neither by netfilter nor by tcpdump on the device that it "
         "would have left through. No qdisc is added",
         Undo.REMOVED,
+    ),
+    Setting(
+        "kernel rcu_expedited",
+        "1, for a millisecond",
+        "the host",
+        "the kernel waits 12 ms after each program that comes to a device or goes, and lets nobody "
+        "change a device meanwhile; a pod's start has two of these waits",
+        "while a pod's programs are attached, and while its device goes, grace periods of the "
+        "whole kernel interrupt all busy processors, as they do in other steps of a device's end. "
+        "A host whose switch is on, or cannot be written, stays as it is",
+        Undo.VALUE,
     ),
     Setting(
         "programs cgroup",

@@ -18,7 +18,7 @@ from itertools import chain
 from mesh.core.address import ADDRESS
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.groups import By, To
-from mesh.core.model import IP, Finding, Node, NodeKey, PodKey
+from mesh.core.model import IP, Finding, Identity, Labels, Node, NodeKey, PodKey
 from mesh.core.noun import Listing, Row, Rows
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore, Remote
@@ -26,7 +26,13 @@ from mesh.core.table import ColumnTable, Source, Table
 from mesh.identity import addresses
 from mesh.identity.addresses import VALUE, AddressValue, OwnPods, tunnel_endpoint
 from mesh.identity.counted import CountedPods
-from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY, NOUN, POOL
+from mesh.identity.labels import (
+    CLUSTER_SHIFT,
+    FIRST_IDENTITY,
+    NOUN,
+    POOL,
+    learned_labels,
+)
 from mesh.identity.layouts import DECLARED
 from mesh.identity.listing import address_rows
 from mesh.identity.nouns import identity_row
@@ -66,6 +72,8 @@ class IdentityAgent(AgentFeature):
         self._remote = remote
         self._numbers = Numbers(own.cluster, id_, store.claims_of(NOUN, pool=POOL).held)
         self.number = self._numbers.number
+        #: Labels of learned networks by identity.
+        self.learned: Table[int, Labels] = Table("labels of learned identity")
         self.counted = CountedPods(
             own.cluster, store.pods, store.confirmed, store.confirms,
             self._numbers.identity, self.number,
@@ -78,6 +86,7 @@ class IdentityAgent(AgentFeature):
 
     def derive(self, loop: Loop) -> None:
         self._numbers.derive(loop)
+        loop.group(self.learned, _learned, By(self._numbers.identity))
         self.counted.derive(loop, self._node)
         loop.group(self._endpoint, _endpoint, By(self._node, self._if_ours))
         loop.follow(self._endpoint, self._own_pods.endpoints, keys=1)
@@ -138,6 +147,11 @@ class IdentityAgent(AgentFeature):
         nodes = self._node.rows.values()
         names = {int(a): node.name for node in nodes if (a := tunnel_endpoint(node))}
         return address_rows(self.address, clusters, names)
+
+
+def _learned(number: int, identity: Identity | None) -> dict[int, Labels]:
+    labels = learned_labels(identity.labels) if identity else ()
+    return {number: labels} if labels else {}
 
 
 def _endpoint(name: str, nodes: Mapping[NodeKey, Node]) -> dict[str, IPv4Address]:

@@ -59,6 +59,9 @@ class _OfPodsThere(Source):
         self._confirmed, self._said = confirmed, said
         self._seen = -1
         self._refs: dict[PodRef, None] = {}
+        #: Pods that a controller had confirmed, and whose node says the same as then: the object
+        #: has gone, and the node's agent, which would say so, is away or was killed with the node.
+        self.left: set[PodRef] = set()
         confirmed.listen(self._look)
 
     def take(self) -> Mapping[PodRef, None]:
@@ -71,6 +74,9 @@ class _OfPodsThere(Source):
         self._seen = self._confirmed.revision
         changed = self._said if changes is None else (*changes.upsert, *changes.delete)
         refs = [ref for ref in changed if ref in self._said]
+        if changes is not None:
+            self.left.difference_update(changes.upsert)
+            self.left.update(ref for ref in changes.delete if ref in self._said)
         if refs:
             self._refs.update(dict.fromkeys(refs))
             self.revision += 1
@@ -205,6 +211,8 @@ class CountedPods(Sliced):
     def _index(self, ref: PodRef, before: PodEntry | None, entry: PodEntry | None) -> None:
         if before is not None:
             _drop(self._of_labels, before.labels, ref)
+        if entry != before:
+            self._of_pods_there.left.discard(ref)
         if entry is None:
             _drop(self._of_node, ref.node, ref)
             self._said.pop(ref, None)
@@ -244,7 +252,7 @@ class CountedPods(Sliced):
             self._odd.pop(ref, None)
         else:
             self._odd.setdefault(ref, self._clock())
-        return PodEntry(held, labels or entry.labels, number)
+        return PodEntry(held, labels or entry.labels, number, entry.vrf)
 
     def _identity_of(self, ref: PodRef, entry: PodEntry) -> tuple[int, str]:
         """The identity of a pod, and its text; empty when the text is not known yet."""
@@ -277,7 +285,7 @@ class CountedPods(Sliced):
             )
             yield self._finding(OUTSIDE, ref, "addresses", text)
         number, labels = self._identity_of(ref, entry)
-        if not number and self._confirms.rows:
+        if not number and self._confirms.rows and ref not in self._of_pods_there.left:
             text = f"node {ref.node} says it has this pod; no controller has confirmed that"
             yield self._finding(NOT_CONFIRMED, ref, "labels", text)
         elif labels and labels != entry.labels:

@@ -29,6 +29,8 @@ FIRST_IDENTITY = 256
 _NAMESPACE_NAME_KEY = "kubernetes.io/metadata.name"
 
 _SOURCE = "k8s:"
+#: Of labels that BGP communities have become: they name networks that a router has announced.
+_LEARNED = "bgp:"
 #: The longest prefix that fits decides.
 _KEPT = ("app.kubernetes.io",)
 _LEFT_OUT = (
@@ -88,6 +90,23 @@ def parse_label_text(text: str) -> Labels:
             key, _, value = rest.partition("=")
             labels.append((key, value))
     return tuple(sorted(labels))
+
+
+def learned_text(cluster: str, labels: Labels) -> str:
+    """The text of a learned network: its labels, and the cluster that has learned it."""
+    named = [(key, f"{_LEARNED}{key}={value};") for key, value in labels]
+    return "".join(text for _, text in sorted([*named, (CLUSTER_KEY, _of_cluster(cluster))]))
+
+
+def learned_labels(text: str) -> Labels:
+    """The labels of a learned network; empty for an identity of pods."""
+    parts = [part.removeprefix(_LEARNED) for part in text.split(";") if part.startswith(_LEARNED)]
+    pairs = [part.partition("=") for part in parts]
+    return tuple(sorted((key, value) for key, _, value in pairs))
+
+
+def _of_cluster(cluster: str) -> str:
+    return label_text([(CLUSTER_KEY, cluster)])
 
 
 def identity_rows(claims: Iterable[Claim], cluster: str, cluster_id: int) -> dict[int, Identity]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mesh.install.api import Api, ApiError, path_of
 from mesh.install.chart import Object, Rendered
+from mesh.install.leaving import REQUEST, config_map
 
 #: Until a Job of the chart has ended, and the pods of a DaemonSet are ready; seconds.
 JOB_S, READY_S = 300.0, 600.0
@@ -30,6 +31,8 @@ def install(api: Api, rendered: Rendered, namespace: str, *, wait: bool) -> Iter
         api.find(f"/apis/apps/v1/namespaces/{namespace}/daemonsets/meshgate-agent") is not None
     )
     yield from applied(api, [namespace_object(namespace), *rendered.definitions])
+    if api.delete(path_of(config_map(namespace, REQUEST))):
+        yield "the request of an uninstall that did not end is taken back"
     yield from run_hooks(api, rendered, "pre-upgrade" if upgrade else "pre-install")
     yield from applied(api, rendered.objects)
     if wait:

@@ -1,9 +1,11 @@
 """Off a node: the request that stands in a ConfigMap, what an agent does then, and its report.
 
-``meshgate-uninstall`` is the request: ``id``, ``phase`` and ``evict``. ``meshgate-uninstalled`` has
-a report of each node. Phase ``leave``: the agent ends and undoes what it has set on its host. Phase
-``wipe``: no process uses the folders of the host any more, so they are emptied. A request that goes
-away ends everything: the agent starts anew.
+``meshgate-uninstall`` is the request: ``id``, ``phase``, ``evict`` and ``drain``.
+``meshgate-uninstalled`` has a report of each node. Phase ``drain``: the agent translates no new
+connection, and lets those that are there go on for ``drain`` seconds; what is left is reset.
+Phase ``leave``: the agent ends and undoes what it has set on its host. Phase ``wipe``: no process
+uses the folders of the host any more, so they are emptied. A request that goes away ends
+everything: the agent starts anew.
 
 The command line of a node that was away does the same by hand: ``meshgate leave``.
 """
@@ -11,6 +13,7 @@ The command line of a node that was away does the same by hand: ``meshgate leave
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,16 +27,20 @@ from mesh.core.files import in_words
 from mesh.install.api import Api, ApiError
 
 REQUEST, REPORTS = "meshgate-uninstall", "meshgate-uninstalled"
-LEAVE, WIPE = "leave", "wipe"
+DRAIN, LEAVE, WIPE = "drain", "leave", "wipe"
 #: States of a report.
-REFUSED, WAITING, LEFT, WIPED, FAILED = "refused", "waiting", "left", "wiped", "failed"
+REFUSED, WAITING, FAILED = "refused", "waiting", "failed"
+DRAINED, LEFT, WIPED = "drained", "left", "wiped"
 LISTS = (BESIDE, WHOLE)
 #: Of the folders of a host; nothing else in them is touched.
-STATE = ("agent", "controller", "speaker", "etcd")
-SOCKETS = ("agent.sock", "speaker.sock", "cni.sock", "controller")
+STATE = ("agent", "controller", "speaker", "feed", "etcd")
+SOCKETS = ("agent.sock", "speaker.sock", "cni.sock", "controller", "feed")
 #: As in ``mesh/pods/links.py``; this file is loaded on each node for good, and stays small.
 DEVICE_PREFIX = "mgp"
 _AGAIN_S = 5.0
+#: Environment: the pipe of the container that removes folders of other users.
+_SWEEP = "MESHGATE_SWEEP"
+_SWEPT_S = 20.0
 #: Devices by name, where a mounted /sys would show another network namespace.
 _DEVICES = Path("/proc/sys/net/ipv4/conf")
 
@@ -45,13 +52,20 @@ class Request:
     id: str
     phase: str
     evict: bool = False
+    drain: int = 0
+    """Seconds for which connections may go on, in phase ``drain``."""
 
     def document(self, namespace: str) -> dict[str, Any]:
         """The ConfigMap."""
         evict = "true" if self.evict else "false"
         return {
             **config_map(namespace, REQUEST),
-            "data": {"id": self.id, "phase": self.phase, "evict": evict},
+            "data": {
+                "id": self.id,
+                "phase": self.phase,
+                "evict": evict,
+                "drain": str(self.drain),
+            },
         }
 
 
@@ -73,6 +87,12 @@ class Places:
     state: Path
     conf: Path = Path("/etc/cni/net.d")
     plugins: Path = Path("/opt/cni/bin")
+    beside: bool = False
+
+    @property
+    def agent(self) -> Path:
+        """The agent's own folder."""
+        return self.state / "agent"
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Places:
@@ -91,6 +111,7 @@ class Places:
             Path(document["stateDir"]).parent,
             Path(plugin.get("confDir", "/etc/cni/net.d")),
             Path(plugin.get("binDir", "/opt/cni/bin")),
+            document.get("mode") == "beside",
         )
 
     @classmethod
@@ -117,7 +138,9 @@ def request_of(found: Any) -> Request | None:
     data = (found or {}).get("data") or {}
     if "id" not in data or "phase" not in data:
         return None
-    return Request(data["id"], data["phase"], data.get("evict") == "true")
+    drain = str(data.get("drain", ""))
+    seconds = int(drain) if drain.isdecimal() else 0
+    return Request(data["id"], data["phase"], data.get("evict") == "true", seconds)
 
 
 def requests(api: Api, namespace: str) -> Iterator[Request | None]:
@@ -186,7 +209,7 @@ def leave(places: Places) -> Iterator[str]:
         if (places.conf / name).exists():
             (places.conf / name).unlink()
             yield f"{places.conf / name} removed"
-    yield from restore_host(places.socket, places.bpffs, places.state / "agent")
+    yield from restore_host(places.socket, places.bpffs, places.agent)
     if (places.plugins / PLUGIN).exists():
         (places.plugins / PLUGIN).unlink()
         yield f"{places.plugins / PLUGIN} removed"
@@ -198,12 +221,37 @@ def wipe(places: Places) -> Iterator[str]:
         for name in names:
             path = folder / name
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove_folder(path)
             elif path.exists() or path.is_symlink():
                 path.unlink()
             else:
                 continue
             yield f"{path} removed"
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove it, by the container beside the agent's where it belongs to another user of ours."""
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        if not _swept(path):
+            raise
+
+
+def _swept(path: Path) -> bool:
+    """Whether ``meshgate-sweep`` is there, and has removed the folder."""
+    try:
+        pipe = os.open(os.environ.get(_SWEEP, ""), os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        os.write(pipe, f"{path}\n".encode())
+    finally:
+        os.close(pipe)
+    end = time.monotonic() + _SWEPT_S
+    while path.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    return not path.exists()
 
 
 def by_hand(root: Path) -> Iterator[str]:

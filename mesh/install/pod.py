@@ -1,4 +1,4 @@
-"""What runs around a process in its pod: ``meshgate run agent|speaker --config FILE``.
+"""What runs around a process in its pod: ``meshgate run agent|speaker|feed --config FILE``.
 
 It gets the certificate of its node before the process starts, and renews it at half of its life. It
 is the first process of the container: it passes signals on, buries orphans, and ends with the
@@ -24,9 +24,12 @@ import yaml
 
 from clustermesh.asking import RefusedError, ask, write_files
 from clustermesh.certs import is_spent, new_key, validity_of
+from mesh.host import drained
 from mesh.install import leaving
 from mesh.install.api import ACCOUNT, Api, ApiError
 from mesh.install.leaving import (
+    DRAIN,
+    DRAINED,
     FAILED,
     LEAVE,
     LEFT,
@@ -47,7 +50,7 @@ CA = Path("/etc/meshgate/etcd/ca.crt")
 ISSUERS = "meshgate-controller"
 #: Set by whoever makes nodes, so that no pod starts before the agent serves.
 TAINT = "meshgate.io/agent-not-ready"
-_AGAIN_S, _LOOK_S = 2.0, 60.0
+_AGAIN_S, _LOOK_S, _DRAIN_LOOK_S = 2.0, 60.0, 1.0
 #: How long pods may take to go from a node after the request; then the report says which stay.
 _EMPTY_S = 600.0
 
@@ -260,13 +263,43 @@ class Leaver:
                 self._request = request
                 self._changed.notify_all()
             self._known.set()
+            self._begin_drain(request)
             if self._may_leave():
                 self._run.stop()
+
+    def _begin_drain(self, request: Request | None) -> None:
+        """Let the agent drain when that is asked; without any request it goes on as before."""
+        try:
+            if request is None:
+                drained.ask(self._places.agent, None)
+            elif request.phase == DRAIN and not self._places.beside:
+                text = "nothing to drain: pods go with their connections (--evict)"
+                self._tell(Report(request.id, DRAINED, text))
+            elif request.phase == DRAIN:
+                until = time.time() + request.drain
+                drained.ask(self._places.agent, drained.Drain(request.id, until))
+                threading.Thread(target=self._drain, args=(request,), daemon=True).start()
+        except OSError as error:
+            log.warning("event=not_drained error=%s", error)
+
+    def _drain(self, request: Request) -> None:
+        """Tell how far the agent is, until it is done or another thing is asked."""
+        told = -1
+        while self._request == request:
+            said = drained.answered(self._places.agent)
+            if said and said.id == request.id and said.done:
+                ends = f"{said.left} connections were reset" if said.left else "no connection left"
+                self._tell(Report(request.id, DRAINED, ends))
+                return
+            if said and said.id == request.id and said.left != told:
+                told = said.left
+                self._tell(Report(request.id, WAITING, f"{told} connections are translated"))
+            time.sleep(_DRAIN_LOOK_S)
 
     def _may_leave(self) -> bool:
         """Whether a request stands that this node obeys; one that it refuses is told."""
         request = self._request
-        if request is None:
+        if request is None or request.phase == DRAIN:
             return False
         devices = self._wired()
         if devices and request.phase == LEAVE and not request.evict and not self._has_left:

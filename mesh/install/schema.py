@@ -109,6 +109,10 @@ def _const(rule: Value, value: Value, _: Mapping[str, Any]) -> str:
     return "" if _same(rule, value) else f"expected {_shown(rule)}, got {_shown(value)}"
 
 
+def _not(rule: Mapping[str, Any], value: Value, _: Mapping[str, Any]) -> str:
+    return "" if any(problems(rule, value)) else f"{_shown(value)} is not allowed here"
+
+
 def _pattern(rule: str, value: Value, schema: Mapping[str, Any]) -> str:
     # Go's $ is the end of the text; Python's would allow a line feed after it.
     if not isinstance(value, str) or re.search(re.sub(r"(?<!\\)\$", r"\\Z", rule), value):
@@ -139,6 +143,7 @@ def _length(kind: type, name: str, sign: int) -> _Judge:
 _JUDGES: Mapping[str, _Judge] = {
     "enum": _enum,
     "const": _const,
+    "not": _not,
     "pattern": _pattern,
     "minimum": _bound("at least", 1),
     "maximum": _bound("at most", -1),

@@ -10,13 +10,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mesh.install.api import Api, ApiError, path_of
 from mesh.install.chart import Object, Rendered
 from mesh.install.installing import InstallError, name_of
 from mesh.install.leaving import (
+    DRAIN,
+    DRAINED,
     FAILED,
     LEAVE,
     LEFT,
@@ -33,10 +35,13 @@ from mesh.install.leaving import (
 
 #: Seconds for which nodes are waited for.
 LEAVE_S = 240.0
+#: Seconds in which a node says that it is drained, once its connections had their time.
+_ANSWER_S = 30.0
 _LOOK_S = 1.0
 #: Besides the agent, whatever has files on hosts.
 _OTHERS = (
     ("deployments", "meshgate-controller"),
+    ("deployments", "meshgate-feed"),
     ("daemonsets", "meshgate-speaker"),
     ("statefulsets", "meshgate-etcd"),
 )
@@ -61,23 +66,25 @@ class Away:
 
 
 def leave_nodes(
-    api: Api, namespace: str, *, evict: bool, within_s: float = LEAVE_S
+    api: Api, namespace: str, *, evict: bool, drain_s: int = 0, within_s: float = LEAVE_S
 ) -> Iterator[str]:
     """Ask the agents, and wait; a line for each step. Raises ApiError, InstallError.
+
+    With ``drain_s`` all nodes are drained before the first one leaves: one that has no connection
+    of its own may be the gateway of another's.
 
     Nodes that did not answer are lines, too: an uninstall must not fail for a node that is broken.
     """
     agents = agents_of(api, namespace)
     request = Request(secrets.token_hex(4), LEAVE, evict)
     api.apply(config_map(namespace, REPORTS))
+    if drain_s:
+        yield from _drained(api, namespace, replace(request, phase=DRAIN, drain=drain_s), agents)
     api.apply(request.document(namespace))
     if evict:
         yield from _evicted(api, agents)
     said = _await(api, namespace, request, agents, LEFT, within_s)
-    refused = {node: one for node, one in said.items() if one.state in (REFUSED, FAILED)}
-    if refused:
-        api.delete(path_of(config_map(namespace, REQUEST)))
-        raise InstallError("\n".join(f"node {node}: {one.text}" for node, one in refused.items()))
+    _refuse(api, namespace, said)
     for node in sorted(said):
         yield f"node {node} left: {said[node].text}"
     away = [Away(node, image) for node, image in sorted(agents.items()) if node not in said]
@@ -92,6 +99,25 @@ def leave_nodes(
     for name in _MADE:
         if _deleted(api, f"/api/v1/namespaces/{namespace}/{name}"):
             yield f"{name} deleted"
+
+
+def _drained(
+    api: Api, namespace: str, request: Request, agents: Mapping[str, str]
+) -> Iterator[str]:
+    """Wait until connections have ended on all nodes; one that does not answer stops nobody."""
+    api.apply(request.document(namespace))
+    said = _await(api, namespace, request, agents, DRAINED, request.drain + _ANSWER_S)
+    _refuse(api, namespace, said)
+    for node in sorted(agents):
+        yield f"node {node} drained: {said[node].text}" if node in said else f"node {node}: no word"
+
+
+def _refuse(api: Api, namespace: str, said: Mapping[str, Report]) -> None:
+    """Take the request back when a node refuses, so that nothing has changed."""
+    refused = {node: one for node, one in said.items() if one.state in (REFUSED, FAILED)}
+    if refused:
+        api.delete(path_of(config_map(namespace, REQUEST)))
+        raise InstallError("\n".join(f"node {node}: {one.text}" for node, one in refused.items()))
 
 
 def delete_chart(
@@ -191,7 +217,7 @@ def _others_gone(api: Api, namespace: str, within_s: float) -> Iterator[str]:
         if _deleted(api, f"/apis/apps/v1/namespaces/{namespace}/{plural}/{name}"):
             yield f"{plural}/{name} deleted"
     end = time.monotonic() + within_s
-    for component in ("controller", "speaker", "etcd"):
+    for component in ("controller", "feed", "speaker", "etcd"):
         while any(
             pod["status"].get("phase") == "Running" for pod in _pods(api, namespace, component)
         ):

@@ -43,12 +43,22 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     uninstall.add_argument("--crds", action="store_true", help=text)
     text = "end the pods that have links of Meshgate; without it they are in the way"
     uninstall.add_argument("--evict", action="store_true", help=text)
+    text = "let translated connections go on for so long, then reset them; beside another CNI"
+    uninstall.add_argument("--drain", type=_seconds, default=0, metavar="SECONDS", help=text)
     text = "clean the nodes, and leave the chart to Helm"
     uninstall.add_argument("--nodes-only", action="store_true", help=text)
     uninstall.set_defaults(run=_uninstall)
     _add_verify(commands)
     _add_etcd(commands)
     _add_pod(commands)
+
+
+def _seconds(text: str) -> int:
+    """Seconds of an option: ``300``, ``300s`` or ``5m``."""
+    number = text.removesuffix("s").removesuffix("m")
+    if not number.isdecimal() or text.endswith("ms"):
+        raise argparse.ArgumentTypeError(f"expected seconds as 300s or 5m, got {text!r}")
+    return int(number) * (60 if text.endswith("m") else 1)
 
 
 def _add_api(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +130,7 @@ def _add_pod(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     prepare.set_defaults(run=_prepare)
     pod = commands.add_parser("run", help="run a process in its pod, with the node's certificate")
-    pod.add_argument("role", choices=("agent", "speaker"))
+    pod.add_argument("role", choices=("agent", "speaker", "feed"))
     pod.add_argument("--config", type=Path, required=True, metavar="FILE")
     pod.add_argument("--kubernetes-host", metavar="URL")
     text = "take the taint meshgate.io/agent-not-ready off the node once its agent serves"
@@ -213,7 +223,9 @@ def _uninstall(parsed: argparse.Namespace) -> int:
         api = _api(parsed)
         if not parsed.nodes_only:
             uninstalling.refuse_helm(api, parsed.namespace)
-        yield from uninstalling.leave_nodes(api, parsed.namespace, evict=parsed.evict)
+        yield from uninstalling.leave_nodes(
+            api, parsed.namespace, evict=parsed.evict, drain_s=parsed.drain
+        )
         if not parsed.nodes_only:
             yield from uninstalling.delete_chart(
                 api, everything, parsed.namespace, definitions=parsed.crds

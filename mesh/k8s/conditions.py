@@ -2,8 +2,10 @@
 
     findings about the object -> conditions -> only those that differ from what stands there
 
-``Accepted`` says whether the document is used as it is written. ``Healthy`` says whether anything
-else is wrong with it: its reason is the code of the finding, as ``docs/findings.md`` has it.
+``Accepted`` says whether the document is used as it is written. ``Programmed`` says whether every
+node of the cluster holds this generation of it. ``Healthy`` says whether anything else is wrong
+with it: its reason is the code of the finding, as ``docs/findings.md`` has it.
+``FirewallAcknowledged`` is there once an address of a policy has waited for firewalls.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from mesh.core.model import Finding
 from mesh.k8s.findings import IN_BOTH
 from mesh.objects.findings import DUPLICATE, REFUSED
 
-ACCEPTED, HEALTHY = "Accepted", "Healthy"
+ACCEPTED, PROGRAMMED, HEALTHY = "Accepted", "Programmed", "Healthy"
+#: Whether firewalls have the egress addresses of a policy that asks for it (finding M234).
+ACKNOWLEDGED, NOT_ACKNOWLEDGED = "FirewallAcknowledged", "M234"
 #: Why a document is not used as it is written.
 _NOT_ACCEPTED: Mapping[Code, str] = {
     REFUSED: "Invalid",
@@ -28,6 +32,8 @@ _NOT_ACCEPTED: Mapping[Code, str] = {
 }
 #: Longest message; the API server takes 32,768.
 _LONGEST = 4096
+#: Nodes that a message names; of further ones it has the number.
+_NAMED = 5
 
 
 class Condition(msgspec.Struct, frozen=True, rename="camel"):
@@ -82,18 +88,28 @@ def owned(
     return Owned(api_version, kind, namespace, name, path, uid, generation, conditions)
 
 
-def wanted(one: Owned, found: Sequence[Finding], now: str) -> tuple[Condition, ...]:
-    """The conditions that an object is to have. ``now`` is the time of a change."""
+def wanted(
+    one: Owned, found: Sequence[Finding], lacking: Sequence[str], now: str
+) -> tuple[Condition, ...]:
+    """The conditions that an object is to have. ``now`` is the time of a change.
+
+    ``lacking`` are the nodes that do not hold the object's generation.
+    """
     refused = [finding for finding in found if finding.code in _NOT_ACCEPTED]
     others = sorted(
         (finding for finding in found if finding.code not in _NOT_ACCEPTED),
         key=lambda finding: (finding.code, finding.field),
     )
     reason = _NOT_ACCEPTED[refused[0].code] if refused else "Used"
-    made = (
+    made = [
         _condition(one, ACCEPTED, refused, reason, "the object is used as it is written"),
+        _programmed(one, lacking, accepted=not refused),
         _condition(one, HEALTHY, others, others[0].code if others else "NoFinding", "no finding"),
-    )
+    ]
+    waits = [finding for finding in others if finding.code == NOT_ACKNOWLEDGED]
+    if waits or any(each.type == ACKNOWLEDGED for each in one.conditions):
+        reason = "Waits" if waits else "Acknowledged"
+        made.append(_condition(one, ACKNOWLEDGED, waits, reason, "firewalls have all addresses"))
     return tuple(_dated(condition, one.conditions, now) for condition in made)
 
 
@@ -124,6 +140,17 @@ def _condition(
     texts = [f"{finding.field}: {finding.text}".removeprefix(": ") for finding in found]
     message = "; ".join(dict.fromkeys(texts))[:_LONGEST] or well
     return Condition(type_, "False" if found else "True", str(reason), message, one.generation)
+
+
+def _programmed(one: Owned, lacking: Sequence[str], *, accepted: bool) -> Condition:
+    if not accepted:
+        text = "no node uses the object as it is written: see Accepted"
+        return Condition(PROGRAMMED, "False", "NotAccepted", text, one.generation)
+    if lacking:
+        further = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        text = f"not yet on {', '.join(lacking[:_NAMED])}{further}"
+        return Condition(PROGRAMMED, "False", "NodesLackIt", text, one.generation)
+    return Condition(PROGRAMMED, "True", "OnAllNodes", "every node holds it", one.generation)
 
 
 def _dated(new: Condition, old: Iterable[Condition], now: str) -> Condition:

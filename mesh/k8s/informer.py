@@ -12,6 +12,7 @@ Rule 5: a failure is a state (``problem``) until the next success; attempts are 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Iterable
@@ -110,6 +111,8 @@ class Informer:
         self.verb = "list"
         #: Since when it does not follow, by the monotonic clock; None: it does.
         self.failing_since: float | None = None
+        #: When a list last lacked an object that had been there, by the monotonic clock.
+        self.absent_at = -math.inf
         self._api, self._identity, self._turns, self._sink = api, identity, turns, sink
         self._life_s, self._pauses, self._absent_s = life_s, pauses, absent_s
         #: Objects of a list do not say of which kind they are.
@@ -173,6 +176,7 @@ class Informer:
             return 0.0
         for name in list(self._versions):
             await self._turns.pause()
+            self.absent_at = time.monotonic()
             del self._versions[name]
             self._sink.gone(self.watch, name)
         self._well()
@@ -212,6 +216,7 @@ class Informer:
                 break
         for name in [name for name in self._versions if name not in seen]:
             await self._turns.pause()
+            self.absent_at = time.monotonic()
             del self._versions[name]
             self._sink.gone(self.watch, name)
         self._epoch = epoch

@@ -35,6 +35,7 @@ from mesh.k8s.write_back import LOOK_S, WriteBack
 from mesh.objects.findings import REFUSED
 from mesh.objects.precedence import Difference, Precedence, Shown
 from mesh.objects.schema import Kinds, ObjectKey, Parsed, Place, head
+from mesh.objects.sources import Lacking
 from mesh.objects.tables import Objects
 
 #: What the source is called where a finding is about objects of one kind.
@@ -90,7 +91,15 @@ class ApiServer:
         self._wake = asyncio.Event()
         self._listed: set[Watch] = set()
         self._owned: dict[str, Owned] = {}  # objects of kinds of ours, by their name in findings
+        #: Generation of each of them whose row is in the tables; that of a wrong one is none.
+        self.generations: dict[str, int] = {}
+        self._read_generations: dict[str, int] = {}  # those on their way into the tables
         self._writing: WriteBack | None = None
+
+    @property
+    def absent_at(self) -> float:
+        """When a list last lacked an object that had been there, by the monotonic clock."""
+        return max(informer.absent_at for informer in self.informers)
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -112,11 +121,20 @@ class ApiServer:
         self,
         findings: Callable[[], Iterable[Finding]],
         leads: Callable[[], bool],
+        lacking: Lacking,
         look_s: float = LOOK_S,
     ) -> Callable[[], Coroutine[Any, Any, None]]:
-        """What writes conditions and Events about ``findings`` while this process ``leads``."""
+        """What writes conditions and Events about ``findings`` while this process ``leads``.
+
+        ``lacking`` says which nodes do not hold an object's generation.
+        """
         self._writing = WriteBack(
-            self.api, self._owned, findings, lambda: leads() and self._is_followed(), look_s
+            self.api,
+            self._owned,
+            findings,
+            lambda: leads() and self._is_followed(),
+            lacking,
+            look_s,
         )
         return self._writing.run
 
@@ -137,15 +155,21 @@ class ApiServer:
             self._owned[text] = owned(version, kind, *name, watch.path_of(name), document)
         old = self._shown.get(text)
         shown = self._read(watch, key, document, old.held.get(key) if old else None)
+        if watch.kind.definition and not any(one.code == REFUSED for one in shown.findings):
+            self._read_generations[text] = self._owned[text].generation
         if shown != old:
             self._shown[text] = self._pending[text] = shown
             self._wake.set()
+        elif text not in self._pending:
+            self._note_generations([text])
 
     def gone(self, watch: Watch, name: Name) -> None:
         """An object is no more."""
         text = str(ObjectKey(watch.kind.kind, *name))
         self._kept.drop(text)
         self._owned.pop(text, None)
+        self._read_generations.pop(text, None)
+        self.generations.pop(text, None)
         if self._shown.pop(text, None) is not None:
             self._pending[text] = None
             self._wake.set()
@@ -192,6 +216,7 @@ class ApiServer:
                 part = list(islice(self._pending, _PART))
                 files = {name: self._pending.pop(name) for name in part}
                 self._take(self._precedence.update(files, frozenset()))
+                self._note_generations(part)
             self._mark_synced()
 
     def _take(self, difference: Difference) -> None:
@@ -204,6 +229,12 @@ class ApiServer:
         table = self.objects.findings
         table.upsert(difference.findings)
         table.delete([key for key in difference.findings_gone if key not in difference.findings])
+
+    def _note_generations(self, names: Iterable[str]) -> None:
+        """The rows of these objects are in the tables."""
+        for name in names:
+            if name in self._read_generations:
+                self.generations[name] = self._read_generations.pop(name)
 
     def _mark_synced(self) -> None:
         for noun, table in self.objects.tables().items():

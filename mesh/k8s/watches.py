@@ -6,8 +6,9 @@ optional kind comes in when its definition does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mesh.objects.kubernetes import PODS
@@ -21,16 +22,18 @@ class Watch:
 
     kind: Kind
     fields: str = ""
+    namespace: str = ""  # of the whole cluster without one
 
     @property
     def path(self) -> str:
         """Path of the collection."""
         version = self.kind.api_version
-        return f"/{'apis' if '/' in version else 'api'}/{version}/{plural(self.kind)}"
+        within = f"namespaces/{self.namespace}/" if self.namespace else ""
+        return f"/{'apis' if '/' in version else 'api'}/{version}/{within}{plural(self.kind)}"
 
     def path_of(self, name: tuple[str, str]) -> str:
         """Path of one object, by namespace and name."""
-        if not name[0]:
+        if not name[0] or self.namespace:
             return f"{self.path}/{name[1]}"
         head, _, resource = self.path.rpartition("/")
         return f"{head}/namespaces/{name[0]}/{resource}/{name[1]}"
@@ -61,9 +64,21 @@ def of_agent(kinds: Iterable[Kind], node: str) -> tuple[Watch, ...]:
     return tuple(_watches(kinds, pods=f"spec.nodeName={node}"))
 
 
-def of_nouns(kinds: Iterable[Kind], nouns: Collection[ObjectNoun[Any, Any]]) -> tuple[Watch, ...]:
-    """The kinds that make rows of these nouns."""
-    return tuple(watch for watch in _watches(kinds) if watch.kind.noun in nouns)
+def of_nouns(
+    kinds: Iterable[Kind],
+    nouns: Collection[ObjectNoun[Any, Any]],
+    only: Mapping[ObjectNoun[Any, Any], tuple[str, str]] = MappingProxyType({}),
+) -> tuple[Watch, ...]:
+    """The kinds that make rows of these nouns.
+
+    ``only``: of a noun, a namespace and a field selector beyond which nothing is read.
+    """
+    return tuple(
+        Watch(watch.kind, fields, namespace)
+        for watch in _watches(kinds)
+        for namespace, fields in (only.get(watch.kind.noun, ("", watch.fields)),)
+        if watch.kind.noun in nouns
+    )
 
 
 def _watches(kinds: Iterable[Kind], pods: str = "") -> Iterator[Watch]:

@@ -23,6 +23,7 @@ from mesh.core.model import Finding
 from mesh.k8s.api import APPLY, Api, ApiError, Refused
 from mesh.k8s.conditions import Owned, applied, differs, is_news, wanted
 from mesh.k8s.findings import CANNOT_WRITE
+from mesh.objects.sources import Lacking
 
 #: Field manager of all that we write.
 MANAGER = "meshgate"
@@ -37,7 +38,8 @@ _JSON = "application/json"
 class WriteBack:
     """Says what ``findings`` are about ``objects`` (by their name in findings).
 
-    ``leads``: whether this process is to write now.
+    ``leads``: whether this process is to write now. ``lacking``: the nodes that do not hold a
+    generation of an object.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class WriteBack:
         objects: Mapping[str, Owned],
         findings: Callable[[], Iterable[Finding]],
         leads: Callable[[], bool],
+        lacking: Lacking,
         look_s: float = LOOK_S,
     ) -> None:
         #: Why something could not be written, by verb and resource.
         self.problems: dict[str, str] = {}
         self._api, self._objects = api, objects
         self._findings, self._leads, self._look_s = findings, leads, look_s
+        self._lacking = lacking
         self._written: dict[str, float] = {}  # when an object's words were written, by UID
         self._told: set[str] = set()  # names of Events
 
@@ -91,7 +95,8 @@ class WriteBack:
     ) -> Iterator[tuple[Owned, dict[str, Any]]]:
         now, clock = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), time.monotonic()
         for name, one in list(self._objects.items()):
-            conditions = wanted(one, about.get(name, ()), now)
+            lacking = self._lacking(name, one.generation)
+            conditions = wanted(one, about.get(name, ()), lacking, now)
             rested = clock - self._written.get(one.uid, -WORDS_S) >= WORDS_S
             if differs(one, conditions) and (rested or is_news(one, conditions)):
                 self._written[one.uid] = clock

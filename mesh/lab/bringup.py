@@ -8,25 +8,26 @@ file has recorded, and nothing else; with ``force`` also what carries the lab's 
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bpf.build import build
 from bpf.object import mount_bpffs
-from clustermesh.etcd.auth import CONTROLLER
+from clustermesh.etcd.auth import CONTROLLER, FEED
 from clustermesh.issued import ROOT, Folder, write_pair, write_pki
 from mesh.core.files import replace_file
-from mesh.lab import fake_kubelet, neighbours, network, processes, settings
+from mesh.lab import fake_kubelet, neighbours, network, processes, settings, tenants
 from mesh.lab.neighbours import spawn
 from mesh.lab.places import BPFFS, NETNS, OWN, USERS, Lab, LabError, is_mounted
 from mesh.lab.topology import Topology
 
-HEALTHY_WITHIN_S = 60.0
+HEALTHY_WITHIN_S = 120.0
 SETTLED_WITHIN_S = 10.0
 #: What a run directory may hold besides the hosts' directories.
 _OWN_FILES = (
@@ -171,8 +172,9 @@ def _build(lab: Lab, topology: Topology, progress: Progress) -> None:
     users = settings.etcd_users(topology)
     pki = write_pki(settings.pki_directory(lab), [ROOT], served, [user.cn for user in users])
     for user in users:
-        if user.role == CONTROLLER:
-            shutil.chown(pki.users[user.cn].key, USERS["controller"])
+        if user.role in (CONTROLLER, FEED):
+            shutil.chown(pki.users[user.cn].key, USERS[user.role])
+    _issue_for_feed(lab, settings.feed_names(topology))
     _issue_for_hubble(settings.pki_directory(lab), settings.hubble_names(topology))
     settings.write_manifests(lab, topology)
     progress.say("certificates and manifests are written")
@@ -185,6 +187,18 @@ def _issue_for_hubble(pki: Path, names: Mapping[str, str]) -> None:
         for name, valid_for in names.items():
             write_pair(pki, name, authority.issue_server(name, [valid_for]))
         write_pair(pki, settings.RELAY_CLIENT, authority.issue_user(settings.RELAY_CLIENT))
+
+
+def _issue_for_feed(lab: Lab, addresses: Sequence[str]) -> None:
+    """The certificate of the feed's server, and the firewall's password."""
+    if not addresses:
+        return
+    pki, word = settings.pki_directory(lab), settings.feed_password(lab)
+    pair = Folder(pki).authority.issue_server(addresses[0], addresses)
+    files = write_pair(pki, settings.FEED_SERVER, pair)
+    replace_file(word, f"{secrets.token_urlsafe(16)}\n")
+    for file in (files.key, word):
+        shutil.chown(file, USERS["feed"])
 
 
 def _start_neighbours(lab: Lab, topology: Topology, progress: Progress) -> None:
@@ -203,8 +217,20 @@ def _start_meshgate(lab: Lab, topology: Topology, progress: Progress) -> None:
         for node in cluster.nodes:
             for role, path in settings.node_configs(lab, topology, cluster, node).items():
                 spawn(lab, node.name, role, settings.meshgate(role, path))
+    _start_feed(lab, topology)
     progress.say("controllers, agents and speakers are started")
     spawn(lab, OWN, "kubelet", (sys.executable, "-m", "mesh.lab.fake_kubelet"))
+
+
+def _start_feed(lab: Lab, topology: Topology) -> None:
+    """The feed on the first node of its cluster, and the firewall's side of it."""
+    cluster, feed = topology.feeding, topology.feed
+    if cluster is None or feed is None:
+        return
+    path = settings.feed_config(lab, topology, cluster, feed)
+    spawn(lab, cluster.nodes[0].name, "feed", settings.meshgate("feed", path))
+    sync = settings.program("firewall_sync.py", settings.firewall_config(lab))
+    spawn(lab, "firewall", "firewallSync", sync)
 
 
 def _dead(lab: Lab) -> list[str]:
@@ -228,6 +254,10 @@ def _unwired(lab: Lab, topology: Topology) -> Iterator[str]:
         place = lab.pod(cluster.name, topology.pods.namespace, name, node.name)
         if not fake_kubelet.runs(place):
             yield f"pod {cluster.name}/{topology.pods.namespace}/{name} has no address yet"
+    for one in tenants.made(topology):
+        place = lab.pod(one.cluster.name, one.tenant.name, one.name, one.node.name)
+        if not fake_kubelet.runs(place):
+            yield f"pod {one.full_name} has no address yet"
 
 
 def _remove_pins(lab: Lab, mounts: tuple[str, ...]) -> None:

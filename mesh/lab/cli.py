@@ -92,16 +92,13 @@ def _up_already(lab: Lab, shape: Topology) -> int:
 def _down(lab: Lab, options: argparse.Namespace) -> int:
     from mesh.lab import bringup, processes
 
-    if processes.read(lab) is None and not options.force:
-        print(f"no lab {lab.name} is recorded in {lab.run}; `--force` goes by name")
-        return 0
-    bringup.down(lab, force=options.force)
-    print(f"lab {lab.name} is down")
+    for line in processes.take_down(lab, bringup.down, force=options.force):
+        print(line)
     return 0
 
 
 def _show(lab: Lab, options: argparse.Namespace) -> int:
-    from mesh.lab import neighbours, network, settings
+    from mesh.lab import neighbours, network, settings, tenants
 
     shape = _current(lab)
     tree: dict[str, object] = {
@@ -119,6 +116,8 @@ def _show(lab: Lab, options: argparse.Namespace) -> int:
         ],
         "legacy": neighbours.legacy_shown(lab, shape),
         "vtySocketDir": str(lab.host_run("router")),
+        "tenants": tenants.shown(lab, shape),
+        "feed": settings.feed_shown(lab, shape),
     }
     if options.output == "table":  # for people; scripts have the keys that they know
         tree["pods"] = _pods(lab)
@@ -135,13 +134,20 @@ def _pods(lab: Lab) -> dict[str, object]:
 
 
 def _host(lab: Lab, shape: Topology, host: str) -> dict[str, object]:
+    from mesh.lab import edge, fake_pe
+
     place = lab.host(host)
     pinned = host in {node.name for _, node in shape.nodes}
+    behind = edge.addresses(shape.pe) if shape.pe else {}
+    own: dict[str, object] = {}
+    if host == "pe":
+        own = {"vtySocketDir": str(lab.host_run(host)), "fake_pe": fake_pe.shown(lab)}
     return {
         "netns": place.netns,
         "bpffs": str(lab.bpffs(host)) if pinned else None,
         "cgroup": str(place.cgroup),
-        "addresses": [str(address) for address in shape.addresses[host]],
+        "addresses": [str(address) for address in {**behind, **shape.addresses}[host]],
+        **own,
     }
 
 

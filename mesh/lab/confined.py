@@ -21,7 +21,15 @@ from bpf.privileges import User, confine
 CAPABILITIES = {
     "agent": ("CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON", "CAP_SYS_ADMIN"),
     "controller": (),
-    "speaker": ("CAP_CHOWN", "CAP_SETGID", "CAP_SETUID"),
+    "feed": (),
+    "speaker": (
+        "CAP_BPF",
+        "CAP_CHOWN",
+        "CAP_NET_ADMIN",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SETGID",
+        "CAP_SETUID",
+    ),
 }
 #: What a process needs beside them where its user cannot read the code: it has read most of it, and
 #: libraries import the rest when they need it; the agent reads BPF objects.

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.lab import demo_tenants
+
 _BIN = Path(os.path.relpath(Path(sys.executable).parent))
 _PYTHON = _BIN / "python"
 _PROBE = Path(os.path.relpath(__file__)).with_name("probe.py")
@@ -35,6 +37,14 @@ class Promise:
     holds: bool
 
 
+#: What to do after the demo; ``bin`` is where the commands are.
+_FURTHER = """The lab is still up; look further with
+     {bin}/meshgate status
+     {bin}/meshgate flow list
+     {bin}/meshgate lab exec east/shop/client-1 curl -s http://10.97.1.10/
+     {bin}/meshgate lab exec east-1 tcpdump -ni uplink udp port 8472
+   and remove it with
+     make clean-lab"""
 #: Whether a claim holds, as a sign.
 _MARKS = {True: "✓", False: "✗"}
 
@@ -85,8 +95,8 @@ class Demo:
             env=self._environment,
         )
 
-    def quiet(self, command: str) -> Any:
-        """The JSON that a command prints."""
+    def text(self, command: str) -> str:
+        """What a command prints, which is not shown."""
         answer = subprocess.run(
             ["bash", "-c", command],
             stdout=subprocess.PIPE,
@@ -94,12 +104,25 @@ class Demo:
             check=False,
             env=self._environment,
         )
-        return json.loads(answer.stdout)
+        return answer.stdout
+
+    def quiet(self, command: str) -> Any:
+        """The JSON that a command prints."""
+        return json.loads(self.text(command))
 
     def claim(self, text: str, *, holds: bool) -> None:
         """Say what the step has proved, or that it has not."""
         self.claims.append(Promise(text, holds))
         print(f"   {_MARKS[holds]} {text}", flush=True)
+
+    def summary(self, further: str) -> int:
+        """All claims and the time; 0 when every one held. ``further``: what to do then."""
+        self.title("Summary")
+        for claim in self.claims:
+            print(f"   {_MARKS[claim.holds]} {claim.text}")
+        took_s = time.monotonic() - self.begin
+        print(f"\n   {took_s:.0f} seconds. {further.format(bin=_BIN)}")
+        return 0 if all(claim.holds for claim in self.claims) else 1
 
 
 def objects(demo: Demo) -> None:
@@ -112,7 +135,7 @@ def objects(demo: Demo) -> None:
     both = found >= {"east", "west"} and all(row["podCIDRs"] and row["locator"] for row in nodes)
     demo.claim(
         f"{len(nodes)} nodes with pod CIDRs and locators, identities of both clusters",
-        holds=len(nodes) == 4 and both,
+        holds=len(nodes) == 6 and both,
     )
 
 
@@ -178,6 +201,27 @@ def egress(demo: Demo) -> None:
     )
 
 
+def feeds(demo: Demo) -> None:
+    """The firewall has the addresses from the feed, and the feed knows it."""
+    demo.title("Feed: the firewall fetches the addresses that it lets pass, and the feed knows it")
+    shown = demo.quiet("meshgate lab show -o json")
+    feed, (group,) = shown["feed"], shown["feed"]["groups"]
+    ask = f"curl -s --cacert {feed['ca']} -u {feed['user']}:{feed['password']} {feed['url']}{group}"
+    for form in ("forti", "pan", "cisco.md5"):
+        demo.run(f"meshgate lab exec firewall {ask}.{form}")
+    body = demo.run(f"meshgate lab exec firewall {ask}.txt")
+    sets = demo.run("meshgate lab exec firewall nft list set inet firewall feed4")
+    demo.run("meshgate feed list")
+    rows = demo.quiet("meshgate feed list -o json")
+    wanted = next(one["addresses"] for one in shown["egress"] if one["cluster"] == "east")
+    listed = set(body.split()) == set(wanted) and wanted[0] in sets
+    settled = all(row["settled"] == row["epoch"] for row in rows if row["group"] == group)
+    demo.claim(
+        f"the feed lists {', '.join(wanted)}; the firewall has fetched and loaded them",
+        holds=listed and settled and bool(rows),
+    )
+
+
 def flows(demo: Demo) -> None:
     """A flow names both identities."""
     demo.title("Flows: who talked to whom")
@@ -228,13 +272,40 @@ def agent_killed(demo: Demo) -> None:
     demo.claim(f"1,000 packets a second in three transfers: {lost} lost", holds=lost == 0)
 
 
+def gateway_lost(demo: Demo) -> None:
+    """A gateway is cut off under load and every connection lives."""
+    demo.title("Any gateway, no loss: one of two is cut off while 50 connections talk through them")
+    demo.run("meshgate gateway list | grep -e NODE -e '^east *east-1 '")
+    said = demo.run("meshgate egress drill --kill east-2 --how cut --seconds 3")
+    survived = re.search(r"(\d+) of (\d+) survived", said)
+    gap = re.search(r"outwards.*gap (\d+) ms", said)
+    leaked = "refused      0 packets" in said
+    demo.claim(
+        f"{survived[0] if survived else 'nobody survived'}; "
+        f"packets found the other gateway within {gap[1] if gap else '?'} ms",
+        holds=bool(survived and survived[1] == survived[2] and gap) and leaked,
+    )
+    demo.run("meshgate gateway list | grep -e NODE -e '^east *east-1 '")
+
+
+def tenants(demo: Demo) -> None:
+    """Tenants in the L3VPN of the provider edge."""
+    demo_tenants.tenants(demo, _say)
+
+
 STEPS: tuple[Callable[[Demo], None], ...] = (
     objects,
     services,
     routes,
     egress,
+    feeds,
     flows,
     agent_killed,
+    gateway_lost,
+    tenants,
+    demo_tenants.sids,
+    demo_tenants.why_not,
+    demo_tenants.cut,
 )
 
 
@@ -248,22 +319,7 @@ def main() -> int:
     demo.run("meshgate status")
     for step in STEPS:
         step(demo)
-    return _summary(demo)
-
-
-def _summary(demo: Demo) -> int:
-    demo.title("Summary")
-    for claim in demo.claims:
-        print(f"   {_MARKS[claim.holds]} {claim.text}")
-    print(f"""
-   {time.monotonic() - demo.begin:.0f} seconds. The lab is still up; look further with
-     {_BIN}/meshgate status
-     {_BIN}/meshgate flow list
-     {_BIN}/meshgate lab exec east/shop/client-1 curl -s http://10.97.1.10/
-     {_BIN}/meshgate lab exec east-1 tcpdump -ni uplink udp port 8472
-   and remove it with
-     make clean-lab""")
-    return 0 if all(claim.holds for claim in demo.claims) else 1
+    return demo.summary(_FURTHER)
 
 
 def _say(pod: str, address: str, port: int) -> str:

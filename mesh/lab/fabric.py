@@ -7,6 +7,7 @@ with the rules between their fields.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,6 +18,8 @@ from mesh.lab.places import LabError
 
 #: Hosts that every lab has, besides the nodes of its clusters.
 FIXED_HOSTS = ("router", "firewall", "legacy", "etcd")
+#: Bits of the locator with which FRR 8.4.4 announces its own SIDs (bgp/routers/frr_vpn.py).
+LOCATOR_BITS = 64
 
 
 class TopologyError(LabError):
@@ -30,10 +33,12 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
 
 class Router(Part, frozen=True):
-    """The data-centre router."""
+    """The data-centre router; ``bfd``: with BFD for peers that ask for it, each so many ms."""
 
     asn: int
     addresses: tuple[AnyAddress, ...]
+    bfd: bool = False
+    bfd_interval: int = 300
 
 
 class Etcd(Part, frozen=True):
@@ -51,6 +56,40 @@ class Legacy(Part, frozen=True):
     tcp: int
     udp: int
     closed: int
+    further: tuple[AnyAddress, ...] = ()
+    """A second address of each network, for what has to be seen from two of them."""
+
+
+class Tenant(Part, frozen=True):
+    """A customer of the provider: a VRF, and a host behind it that is called like it."""
+
+    name: str
+    target: str
+    """The route target of the VRF, both ways."""
+
+
+class Edge(Part, frozen=True):
+    """The provider edge of an SRv6 L3VPN; all tenants have the same addresses."""
+
+    asn: int
+    addresses: tuple[AnyAddress, ...]
+    locator: AnyNetwork
+    """A /64, from which FRR takes the SIDs of its VRFs."""
+    tenants: tuple[Tenant, ...]
+    networks: tuple[AnyNetwork, ...]
+    """Of each tenant's host."""
+    hosts: tuple[AnyAddress, ...]
+    pods: tuple[AnyNetwork, ...]
+    """Of each tenant's pods, in all clusters."""
+    tcp: int
+    udp: int
+    vrfs: bool = False
+    """Whether the clusters have the tenants' VRFs and pods."""
+
+    @property
+    def prefix(self) -> IPv6Network:
+        """The locator, which ``problems`` has checked."""
+        return IPv6Network(self.locator)
 
 
 class Host(Protocol):
@@ -93,11 +132,20 @@ class Fabric(Part, frozen=True):
     router: Router
     etcd: Etcd
     legacy: Legacy
+    second: Router | None = None
+    """A second router of the fabric, which is BIRD."""
+    pe: Edge | None = None
+    """FRR as provider edge, with the tenants' hosts behind it."""
 
     @property
     def sites(self) -> Sequence[Site]:
         """The clusters."""
         raise NotImplementedError
+
+    @property
+    def fed(self) -> Sequence[AnyAddress]:
+        """The egress addresses that the firewall has from a feed, at the start."""
+        return ()
 
     @property
     def members(self) -> Iterator[tuple[Site, Host]]:
@@ -112,11 +160,17 @@ class Fabric(Part, frozen=True):
         found["firewall"] = tuple(net[2] for net in self.transit)
         found["legacy"] = self.legacy.addresses
         found["etcd"] = self.etcd.addresses
+        if self.second is not None:
+            found["second"] = self.second.addresses
+        if self.pe is not None:
+            found["pe"] = self.pe.addresses
         return found
 
     def problems(self) -> Iterator[str]:
         """The rules between fields that are broken, each with its field."""
         hosts = [*FIXED_HOSTS, *(node.name for _, node in self.members)]
+        hosts += ["second"] if self.second else []
+        hosts += edge_hosts(self.pe)
         yield from _repeated("clusters[…].nodes[…].name", hosts)
         yield from _repeated("clusters[…].name", [one.name for one in self.sites])
         yield from _repeated("clusters[…].id", [one.id for one in self.sites])
@@ -124,9 +178,28 @@ class Fabric(Part, frozen=True):
             if host not in ("firewall", "legacy"):
                 yield from _misplaced(f"host {host}", self.fabric, addresses)
         yield from _misplaced("legacy", self.legacy.networks, self.legacy.addresses)
+        if self.legacy.further:
+            yield from _misplaced("legacy.further", self.legacy.networks, self.legacy.further)
+        if self.pe is not None:
+            yield from _misplaced("pe.hosts", self.pe.networks, self.pe.hosts)
+            if self.pe.locator.version != 6 or self.pe.locator.prefixlen != LOCATOR_BITS:  # IPv6
+                yield f"pe.locator: {self.pe.locator} is no IPv6 prefix of {LOCATOR_BITS} bits"
 
 
 Shape = TypeVar("Shape", bound=Fabric)
+
+
+def edge_hosts(edge: Edge | None) -> list[str]:
+    """The hosts of a provider edge: itself, its VRFs, and the tenants' hosts."""
+    if edge is None:
+        return []
+    names = [tenant.name for tenant in edge.tenants]
+    return ["pe", *map(vrf_host, names), *names]
+
+
+def vrf_host(tenant: str) -> str:
+    """The namespace that is a tenant's VRF at the provider edge."""
+    return f"pe-{tenant}"
 
 
 def load(path: Path, kind: type[Shape]) -> Shape:

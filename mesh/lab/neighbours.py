@@ -6,19 +6,21 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from clustermesh.etcd.auth import EtcdUser
 from clustermesh.issued import ROOT, files_of
 from mesh.core.files import replace_file
-from mesh.lab import enter, processes, settings
+from mesh.lab import edge, enter, processes, settings
 from mesh.lab.fabric import Fabric
 from mesh.lab.places import OWN, Lab, LabError
 from mesh.lab.processes import Process
 
 ETCD_WITHIN_S = 10.0
 FRR = Path("/usr/lib/frr")
+_OF_DAEMON = {"bgpd": ("-p", "179")}
 
 
 def start(lab: Lab, topology: Fabric, users: Sequence[EtcdUser]) -> None:
@@ -33,7 +35,7 @@ def start(lab: Lab, topology: Fabric, users: Sequence[EtcdUser]) -> None:
     spawn(lab, OWN, "renewing", (sys.executable, "-m", "mesh.lab.renewing", pki))
     server = settings.program("legacy.py", topology.legacy.tcp, topology.legacy.udp)
     spawn(lab, "legacy", "legacy", server)
-    _start_router(lab, topology)
+    _start_routers(lab, topology)
     authorise_etcd(lab, topology, users)
 
 
@@ -76,25 +78,56 @@ def authorise_etcd(lab: Lab, topology: Fabric, users: Sequence[EtcdUser]) -> Non
         time.sleep(0.2)
 
 
-def _start_router(lab: Lab, topology: Fabric) -> None:
-    """Zebra, then bgpd: it would wait ten seconds after a first failed try to reach zebra."""
-    directory = lab.host_run("router")
-    replace_file(directory / "zebra.conf", "hostname router\n")
-    replace_file(directory / "bgpd.conf", f"hostname router\n{settings.frr_config(topology)}")
-    for path in (directory, *directory.iterdir()):
+def _start_routers(lab: Lab, topology: Fabric) -> None:
+    _start_frr(lab, "router", settings.frr_configs(topology), lambda command: command)
+    if (pe := topology.pe) is not None:
+        edge.vrf_folder(lab).mkdir(exist_ok=True)
+        wrap = partial(edge.with_vrfs, lab, pe)
+        _start_frr(lab, "pe", settings.edge_configs(pe, topology), wrap)
+        server = settings.program("legacy.py", pe.tcp, pe.udp)
+        for tenant in pe.tenants:
+            spawn(lab, tenant.name, "tenant", server)
+        spawn(lab, "pe", "fake_pe", (sys.executable, "-m", "mesh.lab.fake_pe"))
+    if topology.second is not None:
+        _start_bird(lab, settings.bird_config(topology.second, topology))
+
+
+def _start_frr(
+    lab: Lab,
+    host: str,
+    configs: Mapping[str, str],
+    wrap: Callable[[tuple[str, ...]], tuple[str, ...]],
+) -> None:
+    """Start zebra, then the others: they would wait ten seconds after a first failed try for it."""
+    directory = lab.host_run(host)
+    for role, text in configs.items():
+        path = directory / f"{role}.conf"
+        replace_file(path, f"hostname {host}\n{text}")
         shutil.chown(path, "frr", "frr")
+    shutil.chown(directory, "frr", "frr")
     directory.chmod(0o755)
-    for role in ("zebra", "bgpd"):
+    for role in configs:
         command = (
             *(str(FRR / role), "-f", str(directory / f"{role}.conf")),
             *("-z", str(directory / "zserv.api"), "--vty_socket", str(directory)),
             *("-i", str(directory / f"{role}.pid"), "-u", "frr", "-g", "frr", "-P", "0"),
-            *(("-p", "179") if role == "bgpd" else ()),
+            *_OF_DAEMON.get(role, ()),
+            *(("--bfdctl", str(directory / "bfdd.ctl")) if role == "bfdd" else ()),
+            *(("-n",) if role == "zebra" and host == "pe" else ()),
         )
-        spawn(lab, "router", role, command)
-        socket = directory / ("zserv.api" if role == "zebra" else "bgpd.vty")
+        spawn(lab, host, role, wrap(command))
+        socket = directory / ("zserv.api" if role == "zebra" else f"{role}.vty")
         if not processes.wait_until(socket.exists, 10):
-            raise LabError(f"router/{role} does not start: see {directory / role}.log")
+            raise LabError(f"{host}/{role} does not start: see {directory / role}.log")
+
+
+def _start_bird(lab: Lab, text: str) -> None:
+    directory = lab.host_run("second")
+    config, socket = directory / "bird.conf", directory / "bird.ctl"
+    replace_file(config, f"log stderr all;\n{text}")
+    spawn(lab, "second", "bird", ("bird", "-f", "-c", str(config), "-s", str(socket)))
+    if not processes.wait_until(socket.exists, 10):
+        raise LabError(f"second/bird does not start: see {directory / 'bird'}.log")
 
 
 def process(lab: Lab, host: str, role: str, command: tuple[str, ...]) -> Process:
@@ -126,6 +159,7 @@ def legacy_shown(lab: Lab, topology: Fabric) -> dict[str, object]:
     legacy = topology.legacy
     return {
         "addresses": [str(address) for address in legacy.addresses],
+        "further": [str(address) for address in legacy.further],
         "tcp": legacy.tcp,
         "udp": legacy.udp,
         "closed": legacy.closed,

@@ -17,7 +17,7 @@ BPFFS = Path("/sys/fs/bpf")
 NETNS = Path("/run/netns")
 MOUNTS = Path("/proc/mounts")
 #: Who runs what needs no root. No user database hands out these numbers, so none need be made.
-USERS = {"exabgp": 1_900_000_001, "controller": 1_900_000_002}
+USERS = {"exabgp": 1_900_000_001, "controller": 1_900_000_002, "feed": 1_900_000_003}
 #: What ``lab up`` builds by default.
 TOPOLOGY = Path(__file__).with_name("topology.yaml")
 #: What ``lab kube up`` builds by default.

@@ -23,8 +23,12 @@ from mesh.core.files import open_private, replace_file
 from mesh.lab import enter
 from mesh.lab.places import Lab, LabError, Place
 
-#: What ``lab ps`` shows; the lab's own helpers (legacy server, fake kubelet) are not the product.
-ROLES = ("agent", "controller", "controller2", "speaker", "etcd", "zebra", "bgpd")
+#: What ``lab ps`` shows. The lab's own helpers (legacy server, fake kubelet, firewallSync) are not
+#: the product.
+ROLES = (
+    *("agent", "controller", "controller2", "speaker", "feed", "etcd"),
+    *("zebra", "bgpd", "bfdd", "bird", "fake_pe"),
+)
 CHILDREN = ("exabgp", "relay")
 STOP_WAIT_S = 10.0
 
@@ -99,6 +103,15 @@ def spawn(lab: Lab, process: Process, place: Place) -> Process:
     running = replace(process, pid=child.pid, born=born(child.pid) or 0, started=time.time())
     record(lab, running)
     return running
+
+
+def take_down(lab: Lab, down: Callable[..., None], *, force: bool) -> Iterator[str]:
+    """Call ``down`` when something of the lab is recorded, or by its name alone; what to print."""
+    if read(lab) is None and not force:
+        yield f"no lab {lab.name} is recorded in {lab.run}; `--force` goes by name"
+        return
+    down(lab, force=force)
+    yield f"lab {lab.name} is down"
 
 
 def start(lab: Lab, name: str) -> Process:

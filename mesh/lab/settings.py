@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 import yaml
 
-from bgp.routers.frr import Neighbor, router_config
-from clustermesh.etcd.auth import CONTROLLER, NODE, SPEAKER, EtcdUser
+from bgp.peer import BFD
+from bgp.routers import bird, frr
+from bgp.routers.side import UNICAST, VPN, Neighbor
+from clustermesh.etcd.auth import CONTROLLER, FEED, NODE, SPEAKER, EtcdUser
 from clustermesh.issued import files_of
 from mesh.core.files import replace_file
 from mesh.core.model import Network
-from mesh.lab import bridge
-from mesh.lab.fabric import Fabric
+from mesh.lab import bridge, edge, tenants
+from mesh.lab.fabric import Edge, Fabric, Router
 from mesh.lab.places import USERS, Lab
 from mesh.lab.processes import speaker_directory
-from mesh.lab.topology import GATEWAY_LABEL, Cluster, NodeHost, Topology
+from mesh.lab.topology import GATEWAY_LABEL, Cluster, Feed, NodeHost, Topology
 from mesh.masquerade.settings import MasqueradeSettings
 from mesh.observe.relays import DOMAIN
 from mesh.pools.settings import Pool
@@ -29,11 +32,15 @@ SERVICE_PORT = 80
 HOLD_S = 9
 RESTART_S = 120
 HUBBLE_PORT = 4244
+#: The registered firewall, the stem of its server's files, and how the firewall fetches and loads.
+FIREWALL, FEED_SERVER = "firewall", "feed-server"
+SYNC = {"poll": 1.0, "load": 0.5, "table": "inet firewall", "sets": ["feed4", "feed6"]}
 #: A relay's certificate as server, the name by which the command line knows it, and the certificate
 #: by which it and the command line are clients.
 RELAY, RELAY_NAME = "hubble-relay", "lab.hubble-relay.cilium.io"
 RELAY_CLIENT = "hubble-client"
 _HERE = Path(__file__).parent
+_ADVERTISED = ("podCIDRs", "egressIPs", "srv6Locators")
 _CONTROLLERS = ("controller", "controller2")
 
 Document = dict[str, object]
@@ -61,6 +68,9 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         del agent["podNetns"]
     if topology.hubble:
         agent["hubble"] = _hubble(lab, cluster, node)
+    if topology.pe:  # it sends from its own address, and the session is the router's
+        sources = [str(ip_network(a)) for a in topology.pe.addresses if a.version == 6]
+        agent["srv6"] = {"domain": sources}
     if topology.masquerade:
         agent["masquerade"] = _masquerade(topology.masquerade)
     speaker = {
@@ -71,6 +81,8 @@ def node_configs(lab: Lab, topology: Topology, cluster: Cluster, node: NodeHost)
         "socket": str(run / "speaker.sock"),
         "routerID": str(node.addresses[0]),
         "exabgpUser": str(USERS["exabgp"]),
+        "bpffs": str(lab.bpffs(node.name)),
+        "mode": cluster.mode,
     }
     configs = {"agent": agent} | ({"speaker": speaker} if topology.bgp else {})
     return {role: _write(run, role, tree) for role, tree in configs.items()}
@@ -96,8 +108,74 @@ def controller_configs(lab: Lab, topology: Topology, cluster: Cluster) -> dict[s
             "mode": cluster.mode,
         }
         written[role] = _write(run, role, tree)
-        _hand_over(run / role)
+        _hand_over(run / role, "controller")
     return written
+
+
+def feed_config(lab: Lab, topology: Topology, cluster: Cluster, feed: Feed) -> Path:
+    """Write feed.yaml of a cluster, and what the firewall fetches by; the path of the former."""
+    host = cluster.nodes[0]
+    run, pki = lab.host_run(host.name), pki_directory(lab)
+    served = files_of(pki, FEED_SERVER)
+    firewall: Document = {
+        "name": FIREWALL,
+        "groups": ["*"],
+        "credentials": {"user": FIREWALL, "passwordFile": str(feed_password(lab))},
+        "settleSeconds": feed.settle_seconds,
+    }
+    tree: Document = {
+        **_common(lab, cluster),
+        "instance": f"{host.name}-feed",
+        "etcd": etcd_client(lab, topology, _feed(cluster)),
+        "stateDir": str(run / "feed"),
+        "socket": str(run / "feed" / "feed.sock"),
+        "listen": f"[::]:{feed.port}",
+        "tls": {"cert": str(served.cert), "key": str(served.key)},
+        "firewalls": [firewall],
+    }
+    _hand_over(run / "feed", "feed")
+    replace_file(firewall_config(lab), json.dumps(feed_shown(lab, topology) | SYNC))
+    return _write(run, "feed", tree)
+
+
+def feed_password(lab: Lab) -> Path:
+    """The file with the firewall's password."""
+    return pki_directory(lab) / "firewall.password"
+
+
+def firewall_config(lab: Lab) -> Path:
+    """What ``firewall_sync.py`` reads before each round."""
+    return lab.host_run("firewall") / "sync.json"
+
+
+def feed_shown(lab: Lab, topology: Topology) -> Document:
+    """The feed for ``show``: where it is, and the firewall's credentials; empty without one."""
+    cluster, feed = topology.feeding, topology.feed
+    if cluster is None or feed is None:
+        return {}
+    address = cluster.nodes[0].addresses[0]
+    return {
+        "host": cluster.nodes[0].name,
+        "address": str(address),
+        "port": feed.port,
+        "url": f"https://{address}:{feed.port}/feeds/",
+        "ca": str(pki_directory(lab) / "ca.crt"),
+        "firewall": FIREWALL,
+        "user": FIREWALL,
+        "password": feed_password(lab).read_text().strip() if feed_password(lab).exists() else "",
+        "groups": [POLICY],
+        "firewallSync": str(firewall_config(lab)),
+    }
+
+
+def feed_names(topology: Topology) -> list[str]:
+    """The addresses for which the feed's certificate is valid."""
+    cluster = topology.feeding
+    return [str(one) for one in cluster.nodes[0].addresses] if cluster else []
+
+
+def _feed(cluster: Cluster) -> EtcdUser:
+    return EtcdUser(cluster.name, FEED, f"{cluster.nodes[0].name}-feed")
 
 
 def _masquerade(settings: MasqueradeSettings) -> Document:
@@ -117,10 +195,10 @@ def etcd_client(lab: Lab, topology: Topology, user: EtcdUser) -> Document:
     }
 
 
-def _hand_over(state: Path) -> None:
-    """The controller's folder is its user's, and so is its socket there."""
+def _hand_over(state: Path, role: str) -> None:
+    """The folder of a process without root is its user's, and so is its socket there."""
     state.mkdir(mode=0o700, exist_ok=True)
-    os.chown(state, USERS["controller"], USERS["controller"])
+    os.chown(state, USERS[role], USERS[role])
 
 
 def etcd_endpoint(topology: Fabric, number: int = 0) -> str:
@@ -147,6 +225,8 @@ def etcd_users(topology: Topology) -> list[EtcdUser]:
     for cluster in topology.clusters:
         users += _controllers(cluster)
         users += [EtcdUser(cluster.name, r, n.name) for n in cluster.nodes for r in (NODE, SPEAKER)]
+    if topology.feeding:
+        users.append(_feed(topology.feeding))
     return users
 
 
@@ -185,15 +265,55 @@ def write_manifests(lab: Lab, topology: Topology) -> None:
         }
         for _, node, name in (row for row in topology.pod_names if row[0] == cluster):
             files[f"pod-{name}"] = [_pod(topology, cluster, node, name)]
+        if topology.pe is not None and topology.pe.vrfs:
+            files |= _tenants(topology, topology.pe, cluster)
         for name, documents in files.items():
             replace_file(directory / f"{name}.yaml", _yaml(*documents), mode=0o644)
 
 
-def frr_config(topology: Fabric) -> str:
-    """The router's bgpd.conf."""
-    peers = [Neighbor(node.addresses[0], cluster.asn) for cluster, node in topology.members]
+def _tenants(topology: Topology, pe: Edge, cluster: Cluster) -> dict[str, list[Document]]:
+    """VRFs, namespaces and pods of the tenants, one file per kind and pod."""
+    files = {
+        "vrfs": [tenants.vrf(pe, cluster, tenant) for tenant in pe.tenants],
+        "tenants": [tenants.namespace(tenant) for tenant in pe.tenants],
+    }
+    server = program("legacy.py", pe.tcp, pe.udp)
+    for one in tenants.made(topology):
+        if one.cluster == cluster:
+            files[f"pod-{one.tenant.name}-{one.name}"] = [tenants.pod(one, server)]
+    return files
+
+
+def frr_configs(topology: Fabric) -> dict[str, str]:
+    """The router's configuration by daemon, in the order in which they start."""
+    peers = _neighbors(topology)
+    peers += [edge.neighbor(topology.pe)] if topology.pe else []
     address = IPv4Address(topology.router.addresses[0])
-    return router_config(topology.router.asn, address, peers)
+    configs = {"zebra": "", "bgpd": frr.router_config(topology.router.asn, address, peers)}
+    return configs | ({"bfdd": frr.bfd_config(peers)} if topology.router.bfd else {})
+
+
+def edge_configs(pe: Edge, topology: Fabric) -> dict[str, str]:
+    """The provider edge's configuration by daemon."""
+    return {"zebra": edge.zebra_config(pe), "bgpd": edge.bgpd_config(topology, pe)}
+
+
+def bird_config(second: Router, topology: Fabric) -> str:
+    """The second router's bird.conf: it knows the way to the legacy network, too."""
+    address = IPv4Address(second.addresses[0])
+    vias = zip(topology.legacy.networks, topology.router.addresses, strict=True)
+    static = [(network, f"via {via}") for network, via in vias]
+    return bird.router_config(second.asn, address, _neighbors(topology), static)
+
+
+def _neighbors(topology: Fabric) -> list[Neighbor]:
+    """The nodes as a router sees them."""
+    families = (*UNICAST, *VPN) if topology.pe else UNICAST
+    bfd = BFD(topology.router.bfd_interval) if topology.router.bfd else None
+    return [
+        Neighbor(node.addresses[0], cluster.asn, name=node.name, families=families, bfd=bfd)
+        for cluster, node in topology.members
+    ]
 
 
 def _common(lab: Lab, cluster: Cluster) -> Document:
@@ -289,15 +409,22 @@ def _egress_policy(topology: Topology, cluster: Cluster) -> Document:
 
 
 def _peer(topology: Topology, cluster: Cluster) -> Document:
-    spec = {
+    spec: Document = {
         "nodeSelector": {},
         "address": str(topology.router.addresses[0]),
         "asn": topology.router.asn,
         "localASN": cluster.asn,
-        "advertise": ["podCIDRs", "egressIPs", "srv6Locators"],
+        "advertise": list(_ADVERTISED),
         "holdSeconds": HOLD_S,
         "gracefulRestartSeconds": RESTART_S,
     }
+    if topology.router.bfd:
+        interval = topology.router.bfd_interval
+        spec["bfd"] = {"interval": interval, "multiplier": BFD().multiplier}
+    if topology.pe is not None:
+        spec["families"] = ["ipv4Unicast", "ipv6Unicast", "vpnv4", "vpnv6"]
+        spec["acceptSIDs"] = True
+        spec["advertise"] = [*_ADVERTISED, "vrfs"]
     return _object("meshgate.io/v1alpha1", "BGPPeer", {"name": "router"}, spec=spec)
 
 
@@ -314,7 +441,7 @@ def _contract(topology: Topology, other: Cluster) -> Document:
         "podCIDRs": [str(cidr) for cidr in _pod_networks(other)],
         "nodeCIDRs": [str(one) for one in (*topology.fabric, *(p.cidr for p in other.locators))],
         "serviceCIDRs": [str(network) for network in other.services],
-        "namespaces": [topology.pods.namespace],
+        "namespaces": sorted({topology.pods.namespace, *tenants.namespaces(topology)}),
     }
     return _object("meshgate.io/v1alpha1", "ClusterPeer", {"name": other.name}, spec=spec)
 

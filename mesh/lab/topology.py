@@ -59,7 +59,15 @@ class Cluster(Part, frozen=True):
         return next(node.name for node in self.nodes if node.labels.get(key) == value)
 
 
-class Topology(Fabric, frozen=True):
+class Feed(Part, frozen=True):
+    """The feed of a cluster, on its first node; the lab's firewall fetches it."""
+
+    cluster: str
+    port: int
+    settle_seconds: float = 1.0
+
+
+class Topology(Fabric, frozen=True, kw_only=True):
     """The whole file."""
 
     lease_seconds: int
@@ -74,6 +82,8 @@ class Topology(Fabric, frozen=True):
     """Whether the nodes peer with the router."""
     masquerade: MasqueradeSettings | None = None
     """``masquerade`` of every agent."""
+    feed: Feed | None = None
+    """A feed for the firewall; absent: the firewall lets pass what it did at the start."""
     contracts: bool = True
     """Whether each cluster has contracts with the others, made from this file."""
 
@@ -81,6 +91,16 @@ class Topology(Fabric, frozen=True):
     def nodes(self) -> Iterator[tuple[Cluster, NodeHost]]:
         """All nodes with their clusters."""
         return ((cluster, node) for cluster in self.clusters for node in cluster.nodes)
+
+    @property
+    def feeding(self) -> Cluster | None:
+        """The cluster that has a feed."""
+        named = self.feed.cluster if self.feed else ""
+        return next((one for one in self.clusters if one.name == named), None)
+
+    @property
+    def fed(self) -> Sequence[AnyAddress]:
+        return self.feeding.egress if self.feeding else ()
 
     @property
     def sites(self) -> Sequence[Cluster]:
@@ -100,6 +120,8 @@ class Topology(Fabric, frozen=True):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
+        if self.feed and not self.feeding:
+            yield f"feed.cluster: no cluster is called {self.feed.cluster}"
         key, value = GATEWAY_LABEL
         for number, cluster in enumerate(self.clusters):
             if not any(node.labels.get(key) == value for node in cluster.nodes):

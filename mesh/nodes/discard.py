@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 
-from mesh.core.feature import AgentFeature, Maps
+from mesh.core.feature import AgentFeature
 from mesh.core.model import Network
 from mesh.core.reconcile import Errors, Loop
 from mesh.core.table import Table
@@ -25,7 +25,7 @@ class DiscardAgent(AgentFeature):
     def derive(self, loop: Loop) -> None:
         loop.derive(self._announced, self._union)
 
-    def apply(self, loop: Loop, maps: Maps) -> None:  # noqa: ARG002 - routes, not a map
+    def apply_routes(self, loop: Loop) -> None:
         loop.apply(self.table, DiscardRoutes(self._kernel))
 
     def _union(self) -> None:

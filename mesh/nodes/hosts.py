@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import Any
 
-from mesh.core.feature import AgentFeature, Maps
+from mesh.core.feature import AgentFeature
 from mesh.core.groups import By, Each, To
 from mesh.core.model import Finding, Network, Node, NodeKey
 from mesh.core.reconcile import Errors, Loop
@@ -108,7 +108,7 @@ class HostsAgent(AgentFeature):
         )
         loop.derive([], self._settle_flags, also=[self._by_overlay])
 
-    def apply(self, loop: Loop, maps: Maps) -> None:  # noqa: ARG002 - routes, not a map
+    def apply_routes(self, loop: Loop) -> None:
         applied = loop.apply(self.routes, OverlayRoutes(self._kernel, self._device))
         self.recheck = applied.recheck
 

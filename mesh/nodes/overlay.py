@@ -49,6 +49,11 @@ class OverlayDevice:
         self._ifindex = 0
         self._said, self._at = "", 0.0
 
+    @property
+    def ifindex(self) -> int:
+        """Its number, once it is made."""
+        return self._ifindex
+
     async def make(self) -> Link:
         """The device, up; raises OSError."""
         link = await self._kernel.add_vxlan(self._name, self._port)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mesh.core.model import Network, Node
+from mesh.core.feature import Offer
+from mesh.core.model import Node
 from mesh.nodes.pod_cidrs import ADVERTISED, NOUN
 from mesh.pools.speaker import ClaimedSpeaker
 
@@ -14,6 +15,8 @@ class PodCIDRsSpeaker(ClaimedSpeaker):
 
     kind, noun = ADVERTISED, NOUN
 
-    def prefixes(self, node: Node) -> Iterable[Network]:
-        claimed = super().prefixes(node)
-        return node.given or claimed
+    def offers(self, node: Node) -> Iterable[Offer]:
+        claimed = super().offers(node)
+        about = f"node/{node.name}"
+        given = [Offer(prefix, node.labels, about) for prefix in node.given]
+        return given or claimed

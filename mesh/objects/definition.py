@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ Schema = dict[str, Any]
 
 #: Longest texts of an address and a network: six groups and a dotted quad, then ``/128``.
 _ADDRESS, _NETWORK = 45, 49
+_IPV4 = 15
 #: Bounds for what has none in its Struct: the API server refuses a rule whose cost has no bound.
 _ITEMS, _TEXT = 256, 1024
 
@@ -63,6 +65,7 @@ class Definition:
 
 
 _IS_ADDRESS = Rule("isIP(self)", "expected an IP address")
+_IS_IPV4 = Rule("isIP(self) && ip(self).family() == 4", "expected an IPv4 address")
 _IS_NETWORK = Rule("isCIDR(self)", "expected a CIDR")
 _NO_HOST_BITS = Rule(
     "!isCIDR(self) || cidr(self).masked() == cidr(self)", "expected a CIDR without host bits"
@@ -70,6 +73,7 @@ _NO_HOST_BITS = Rule(
 #: What the text of a custom type may be.
 _CUSTOM: Mapping[Any, tuple[int, tuple[Rule, ...]]] = {
     AnyAddress: (_ADDRESS, (_IS_ADDRESS,)),
+    IPv4Address: (_IPV4, (_IS_IPV4,)),
     AnyNetwork: (_NETWORK, (_IS_NETWORK, _NO_HOST_BITS)),
     HostNetwork: (_NETWORK, (_IS_NETWORK,)),
 }
@@ -93,14 +97,17 @@ _CONDITIONS: Schema = {
 }
 _STATUS: Schema = {"type": "object", "properties": {"conditions": _CONDITIONS}}
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
-_ACCEPTED = Column("Accepted", ".status.conditions[?(@.type=='Accepted')].status")
+_ACCEPTED, _PROGRAMMED = (
+    Column(name, f".status.conditions[?(@.type=='{name}')].status")
+    for name in ("Accepted", "Programmed")
+)
 
 
 def definition(
     group: str, version: str, kind: str, made: Definition, *, namespaced: bool
 ) -> Schema:
     """The CustomResourceDefinition as a document."""
-    columns = [*made.columns, _ACCEPTED, _AGE]
+    columns = [*made.columns, _ACCEPTED, _PROGRAMMED, _AGE]
     served = {
         "name": version,
         "served": True,
@@ -161,6 +168,7 @@ class _Schemas:
 
     def of(self, info: inspect.Type, path: str) -> Schema:
         """The schema of the value at ``path``."""
+        info = _given(info)
         schema = self._bare(info, path)
         if words := self._made.words.get(path):
             schema["enum"] = sorted(words)
@@ -169,8 +177,6 @@ class _Schemas:
         return schema
 
     def _bare(self, info: inspect.Type, path: str) -> Schema:
-        if isinstance(info, inspect.UnionType):  # null: the API server takes it for an absent field
-            (info,) = (one for one in info.types if not isinstance(one, inspect.NoneType))
         if isinstance(info, inspect.StructType):
             return self._object(info, path)
         if isinstance(info, inspect.VarTupleType):
@@ -201,6 +207,14 @@ class _Schemas:
             "maxItems": _ITEMS if info.max_length is None else info.max_length,
         }
         return found | ({"minItems": info.min_length} if info.min_length else {})
+
+
+def _given(info: inspect.Type) -> inspect.Type:
+    """The type of a value that is there; the API server takes a null for an absent field."""
+    if not isinstance(info, inspect.UnionType):
+        return info
+    (found,) = (one for one in info.types if not isinstance(one, inspect.NoneType))
+    return found
 
 
 def _rules_of(info: inspect.Type) -> tuple[Rule, ...]:

@@ -11,7 +11,7 @@ import re
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,14 @@ _NAMED = 3
 #: From so many changes on, a list of names is sorted as a whole.
 _MANY = 64
 _LIST = ""
+
+
+class FieldServer(StrEnum):
+    """What may serve a field that we do not. Each agent knows which of them its node has."""
+
+    PROXY = "service proxy"
+    PORTMAP = "portmap"
+    CNI = "another CNI"
 
 
 class Use(Enum):
@@ -43,8 +51,8 @@ class Field:
     """``path`` is written as ``spec.ports[].nodePort`` or ``metadata.labels[KEY]``.
 
     ``text`` says what the field is used for, what follows because it is not, or why it is of no
-    concern. ``finding`` is what follows where ``found`` is true of a document. ``proxied``: a
-    service proxy beside us serves the field.
+    concern. ``finding`` is what follows where ``found`` is true of a document. ``server``: what may
+    serve the field beside us.
     """
 
     path: str
@@ -52,7 +60,14 @@ class Field:
     text: str
     found: Callable[[Any], bool] = _never
     finding: str = ""
-    proxied: bool = False
+    server: FieldServer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved(Finding):
+    """About a field that something else may serve: each node knows whether there it does."""
+
+    server: FieldServer = FieldServer.PROXY
 
 
 def used(path: str, text: str, finding: str = "") -> Field:
@@ -66,7 +81,7 @@ def unused(
     *,
     same: Iterable[object] = (),
     when: Callable[[Any], bool] | None = None,
-    proxied: bool = False,
+    server: FieldServer | None = None,
 ) -> Field:
     """A field that is not used and would change where traffic goes.
 
@@ -74,7 +89,7 @@ def unused(
     true count.
     """
     found = partial(_is_set, tuple(_steps(path)), (None, "", 0, False, *same), when)
-    return Field(path, Use.FINDING, text, found, text, proxied)
+    return Field(path, Use.FINDING, text, found, text, server)
 
 
 def reported(path: str, text: str) -> Field:
@@ -141,7 +156,7 @@ class UnusedFields:
         self._names: dict[tuple[str, str], list[str]] = {}
         self._added: dict[tuple[str, str], list[str]] = {}
         self._removed: dict[tuple[str, str], list[str]] = {}
-        self._texts: dict[tuple[str, str], str] = {}
+        self._fields: dict[tuple[str, str], Field] = {}
 
     def note(self, row: Any, kind: str, name: str, fields: tuple[Field, ...]) -> None:
         """The object that gives a row has these fields now; no row any more: none."""
@@ -154,7 +169,7 @@ class UnusedFields:
             self._removed.setdefault((of_kind, path), []).append(of_name)
         for (of_kind, path, of_name), field in now.items():
             if (of_kind, path, of_name) not in was:
-                self._texts[of_kind, path] = field.finding
+                self._fields[of_kind, path] = field
                 self._added.setdefault((of_kind, path), []).append(of_name)
 
     def changes(self) -> dict[str, Finding | None]:
@@ -168,17 +183,21 @@ class UnusedFields:
             _take_out(names, removed.get(place, ()))
             changed[f"{UNSUPPORTED} {place[0]} {place[1]}"] = self._finding(place, names)
             if not names:
-                del self._names[place], self._texts[place]
+                del self._names[place], self._fields[place]
         return changed
 
     def _finding(self, place: tuple[str, str], names: list[str]) -> Finding | None:
         if not names:
             return None
         kind, path = place
+        field = self._fields[place]
         more = ", …" if len(names) > _NAMED else ""
         count = f"{len(names)} object{'s' if len(names) > 1 else ''}"
-        text = f"{count} ({', '.join(names[:_NAMED])}{more}): {self._texts[place]}"
-        return Finding(UNSUPPORTED, f"{self._folder} {kind}", path, text)
+        text = f"{count} ({', '.join(names[:_NAMED])}{more}): {field.finding}"
+        where = f"{self._folder} {kind}"
+        if field.server is not None:
+            return Unserved(UNSUPPORTED, where, path, text, server=field.server)
+        return Finding(UNSUPPORTED, where, path, text)
 
 
 def _take_in(names: list[str], added: Iterable[str]) -> None:
@@ -223,9 +242,14 @@ where traffic goes. `meshgate status` then has one finding M106 for the kind and
 number of objects and the first three names. *no concern*: the field does not change where traffic
 goes, or somebody else has acted on it already. A field that is not listed is of no concern.
 
-Where another service proxy (kube-proxy, Cilium) runs beside Meshgate, the fields with an asterisk
-are served by it. Meshgate has no setting for that yet, and reports them as findings.
+Others may serve some of these fields: those with * a kube-proxy of the node, those with † the
+plugin portmap in the runtime's list, those with ‡ another CNI beside which Meshgate runs; that one
+serves the former two as well. Each agent knows which of them its node has (`services.kubeProxy`,
+`cni.binDir`, `mode`). So these findings come from the agents of nodes that have none, and from no
+other process.
 """
+#: How the page marks the fields that others may serve.
+_MARKS = {FieldServer.PROXY: "*", FieldServer.PORTMAP: "†", FieldServer.CNI: "‡"}
 
 
 def document(kinds: Iterable[tuple[str, Iterable[Field]]]) -> str:
@@ -241,7 +265,7 @@ def _sections(kinds: Iterable[tuple[str, Iterable[Field]]]) -> Iterator[str]:
 
 
 def _line(field: Field) -> str:
-    use = f"{field.use.value}{' *' if field.proxied else ''}"
+    use = f"{field.use.value} {_MARKS[field.server]}" if field.server else field.use.value
     first, *_ = field.text.split()
     names_a_field = "." in first or not first.strip(",;:").islower()
     text = field.text if names_a_field else field.text[:1].upper() + field.text[1:]

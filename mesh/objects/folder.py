@@ -141,6 +141,12 @@ class Folder:
         """Whether a file is new, changed or missing, but not for sure yet."""
         return bool(self._unsettled)
 
+    def ripens_s(self) -> float | None:
+        """Seconds until the next changed file has rested; None: none rests."""
+        there = self._unsettled - self._missing
+        left = [REST_S - self.rested_s(name) for name in there]
+        return min((one for one in left if one > 0), default=None)
+
     def unread(self) -> bool:
         """Whether a file has changed a short while ago and was not read since."""
         recent = time.monotonic() - UNREAD_S

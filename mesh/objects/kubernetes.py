@@ -25,7 +25,7 @@ from mesh.core.model import (
     PodKey,
 )
 from mesh.core.strict import AnyNetwork, Wrong, convert
-from mesh.objects.fields import irrelevant, unused, used
+from mesh.objects.fields import FieldServer, irrelevant, unused, used
 from mesh.objects.schema import Kind, Loose, Meta, Parsed, Place, labels_of, name_of, unicast_of
 from mesh.objects.tables import ObjectNoun
 
@@ -40,6 +40,8 @@ HOSTNAME_LABEL = "kubernetes.io/hostname"
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 #: The UID by which kubelet and runtime know a static pod, whose object has one of its own.
 _STATIC_UID = "kubernetes.io/config.hash"
+#: Addresses, with commas in between, that a pod is to have in the VRF that it is in.
+TENANT_ADDRESSES = "meshgate.io/tenant-addresses"
 _UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"
 _PROTOCOLS = ("TCP", "UDP")
 
@@ -177,9 +179,21 @@ def _pod(place: Place, document: object) -> Parsed:
         terminating=bool(pod.metadata.deletion_timestamp),
         reported=() if spec.host_network else reported,
         uid=(pod.metadata.annotations or {}).get(_STATIC_UID) or pod.metadata.uid or "",
+        tenant_addresses=_tenant_addresses(pod.metadata),
+        datagram_ports=_datagram_ports(spec),
     )
     noun = HOST_PODS if spec.host_network else PODS
     return Parsed(noun.name, key, row, space=PODS.name)
+
+
+def _tenant_addresses(meta: Meta) -> tuple[IP, ...]:
+    """At most one of each family. Raises ``Wrong``."""
+    path = f"metadata.annotations.{TENANT_ADDRESSES}"
+    texts = [text.strip() for text in (meta.annotations or {}).get(TENANT_ADDRESSES, "").split(",")]
+    found = tuple([unicast_of(path, text) for text in texts if text])
+    if len({address.version for address in found}) < len(found):
+        raise Wrong(path, "expected at most one IPv4 and one IPv6 address")
+    return found
 
 
 def _is_serving(status: _PodStatus) -> bool:
@@ -206,6 +220,11 @@ def _container_ports(spec: _PodSpec) -> tuple[ContainerPort, ...]:
                 row = ContainerPort(port.name, protocol, port.container_port)
                 found.setdefault((port.name, protocol), row)
     return tuple(sorted(found.values()))
+
+
+def _datagram_ports(spec: _PodSpec) -> tuple[int, ...]:
+    ports = (port for container in _running_containers(spec) for port in container.ports or ())
+    return tuple(sorted({one.container_port for one in ports if one.protocol == "UDP"}))
 
 
 def _running_containers(spec: _PodSpec) -> Iterator[_Container]:
@@ -265,6 +284,7 @@ POD_FIELDS = (
     used("metadata.uid", "tells a pod from a later one of its name when the runtime connects it"),
     used("metadata.annotations[kubernetes.io/config.hash]", "the UID of a static pod"),
     used("metadata.labels", "selectors of services and policies, and the pod's identity"),
+    used(f"metadata.annotations[{TENANT_ADDRESSES}]", "the pod's addresses in its VRF"),
     used(
         "metadata.deletionTimestamp",
         "the pod is terminating: it gets new connections only while no backend is ready",
@@ -277,10 +297,14 @@ POD_FIELDS = (
     used("spec.serviceAccountName", "a label of the pod's identity"),
     used("spec.serviceAccount", "the former name of serviceAccountName"),
     used("spec.containers[].ports[].name", "what a service's targetPort names"),
-    used("spec.containers[].ports[].containerPort", "the number behind the name"),
+    used(
+        "spec.containers[].ports[].containerPort",
+        "the number behind the name; from a UDP port that is declared here a pod that an egress "
+        "policy covers answers with its own address",
+    ),
     used("spec.containers[].ports[].protocol", "TCP or UDP; ports of others have no name here"),
     used("spec.initContainers[].restartPolicy", "Always: a sidecar, whose ports count"),
-    used("spec.initContainers[].ports[]", "named ports of sidecars, as those of containers"),
+    used("spec.initContainers[].ports[]", "ports of sidecars, as those of containers"),
     used("status.phase", "a pod that Succeeded or Failed is none any more"),
     used(
         "status.conditions[].status",
@@ -297,21 +321,23 @@ POD_FIELDS = (
         "spec.containers[].ports[].hostPort",
         "nothing listens on the port of the node; the pod's own address and services reach it",
         when=_has_own_network,
-        proxied=True,
+        server=FieldServer.PORTMAP,
     ),
     unused(
         "spec.initContainers[].ports[].hostPort",
         "nothing listens on the port of the node; the pod's own address and services reach it",
         when=_has_own_network,
-        proxied=True,
+        server=FieldServer.PORTMAP,
     ),
     unused(
         "metadata.annotations[ipam.cilium.io/ip-pool]",
         "the pod's address comes from the pod CIDRs of its node, not from the pool",
+        server=FieldServer.CNI,
     ),
     unused(
         "metadata.annotations[ipam.cilium.io/skip-masquerade]",
         "egress policies and the node's configuration say which connections get another source",
+        server=FieldServer.CNI,
     ),
     irrelevant("spec.containers[].ports[].hostIP", "without hostPort it says nothing"),
     irrelevant("spec.hostname, spec.subdomain", "names for DNS"),

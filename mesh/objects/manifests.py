@@ -19,7 +19,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 0.2
 MAX_INTERVAL_S = 5.0
 _LOOK_SHARE = 50
+#: Seconds after which a file has rested for sure.
+_RIPE_S = 0.005
 #: Seconds of looking after which files that never rest no longer delay the first sync.
 _SYNC_S = 2.0
 #: Rows that are written to a table in one step of the event loop: at most about 2 ms.
@@ -105,6 +107,8 @@ class Manifests:
         self._source_keys: frozenset[str] = frozenset()
         self._deferred_since = 0.0
         self._stopped = False
+        #: A file that goes, goes by itself: a folder that cannot be read changes nothing.
+        self.absent_at = -math.inf
 
     @property
     def deferred(self) -> bool:
@@ -119,10 +123,15 @@ class Manifests:
                 seen = await asyncio.to_thread(self._look, whole=False)
                 for _ in self._settle(seen):
                     await asyncio.sleep(0)
-                pause = min(max(self.interval_s, seen.cost_s * _LOOK_SHARE), MAX_INTERVAL_S)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(self._pause_s(seen.cost_s))
         finally:
             self._stopped = True  # a first look takes seconds, and a thread cannot be cancelled
+
+    def _pause_s(self, cost_s: float) -> float:
+        """Until the next look; where looks are cheap, a changed file is read once it has rested."""
+        pause = min(max(self.interval_s, cost_s * _LOOK_SHARE), MAX_INTERVAL_S)
+        ripens = self._folder.ripens_s() if pause == self.interval_s else None
+        return pause if ripens is None else min(pause, ripens + _RIPE_S)
 
     def scan(self, *, whole: bool = True) -> None:
         """One look in the foreground, at everything or as ``run`` does it.
@@ -140,8 +149,13 @@ class Manifests:
         """What is wrong with the folder stands among the findings about its objects."""
         return ()
 
-    def write_back(self, _: object, __: object) -> None:
+    def write_back(self, _: object, __: object, ___: object) -> None:
         """Nobody writes into a folder but its owner."""
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """A file has no generation."""
+        return {}
 
     # In a thread: from files to what changes
 

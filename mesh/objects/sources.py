@@ -8,13 +8,14 @@ process. A table is synced, and rows are deleted, only when both sources know ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
 from mesh.core.findings import Code
 from mesh.core.model import Finding
 from mesh.core.table import Table
+from mesh.objects.fields import Unserved
 from mesh.objects.schema import Kinds
 from mesh.objects.tables import Objects
 
@@ -27,10 +28,18 @@ Job = Callable[[], Coroutine[Any, Any, None]]
 Found = Callable[[], Iterable[Finding]]
 
 
+#: The nodes that do not hold this generation of an object, by its name in findings.
+Lacking = Callable[[str, int], Sequence[str]]
+
+
 class Source(Protocol):
     """Something that fills ``objects``."""
 
     objects: Objects
+
+    @property
+    def absent_at(self) -> float:
+        """When a list last lacked an object that had been there, by the monotonic clock."""
 
     async def run(self) -> None:
         """Fill them until cancelled."""
@@ -41,8 +50,17 @@ class Source(Protocol):
     def findings(self) -> Iterable[Finding]:
         """What is wrong with the source itself."""
 
-    def write_back(self, findings: Found, leads: Callable[[], bool]) -> Job | None:
+    def write_back(
+        self, findings: Found, leads: Callable[[], bool], lacking: Lacking
+    ) -> Job | None:
         """What tells the source about its objects while this process leads, if it can be told."""
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """Generation of each object of ours whose row is in the tables, by its name in findings.
+
+        A source whose objects have no generation has none.
+        """
 
 
 class Sources:
@@ -56,22 +74,45 @@ class Sources:
         self.merged = Merged(sources, kinds, in_both) if len(sources) > 1 else None
         self.objects = self.merged.objects if self.merged else _only(sources).objects
 
+    def absent_at(self) -> float:
+        """When a list last lacked an object that had been there, by the monotonic clock."""
+        return max(source.absent_at for source in self._sources.values())
+
     def jobs(self) -> dict[str, Job]:
         """What runs as long as the process, by name."""
         merging = {"sources of objects": self.merged.run} if self.merged else {}
         return {name: source.run for name, source in self._sources.items()} | merging
 
-    def write_back(self, findings: Found, leads: Callable[[], bool]) -> dict[str, Job]:
-        """What tells the sources what is wrong with their objects while this process leads."""
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """Generation of each object of ours whose row is in the tables of its source."""
+        (first, *others) = (source.generations for source in self._sources.values())
+        return {**first, **{k: v for one in others for k, v in one.items()}} if others else first
+
+    def write_back(
+        self, findings: Found, leads: Callable[[], bool], lacking: Lacking
+    ) -> dict[str, Job]:
+        """What tells the sources what is wrong with their objects while this process leads.
+
+        ``lacking`` says which nodes do not hold an object's generation.
+        """
         jobs = {
-            f"write back to {name}": source.write_back(findings, leads)
+            f"write back to {name}": source.write_back(findings, leads, lacking)
             for name, source in self._sources.items()
         }
         return {name: job for name, job in jobs.items() if job is not None}
 
-    def findings(self) -> Iterator[Finding]:
-        """What is wrong with the objects, and with their sources."""
-        yield from self.objects.findings.rows.values()
+    def findings(self, served: Container[str] | None = None) -> Iterator[Finding]:
+        """What is wrong with the objects, and with their sources.
+
+        ``served`` are the servers (``mesh/objects/fields.py``) that this node has. A process that
+        knows none of any node says nothing about what they may serve.
+        """
+        for finding in self.objects.findings.rows.values():
+            if not isinstance(finding, Unserved) or (
+                served is not None and finding.server not in served
+            ):
+                yield finding
         for source in self._sources.values():
             yield from source.findings()
 

@@ -33,8 +33,14 @@ class Objects:
         }
         self.findings: Table[str, Finding] = Table("object finding")
 
+        self._shown: dict[str, Table[Any, Any]] = {}
+
     def __getitem__(self, noun: ObjectNoun[K, V]) -> Table[K, V]:
-        return self._tables[noun.name]
+        return self._shown.get(noun.name, self._tables[noun.name])
+
+    def show(self, noun: ObjectNoun[K, V], table: Table[K, V]) -> None:
+        """Let rooms read ``table``, which holds further rows, in place of what sources fill."""
+        self._shown[noun.name] = table
 
     def tables(self) -> Mapping[str, Table[Any, Any]]:
         """The tables of rows, by ``Parsed.noun``."""

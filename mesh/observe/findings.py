@@ -15,7 +15,7 @@ NO_CONTROLLER = Code(
 )
 PROCESS_AWAY = Code(
     "M192",
-    "A process that is no agent, controller or speaker does not answer.",
+    "A process that is no agent, controller or speaker does not answer, a feed for firewalls, say.",
     "Start it, or remove its socket.",
 )
 CONTROLLER_STARTING = Code(

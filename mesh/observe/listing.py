@@ -19,7 +19,8 @@ def merge(noun: Noun, answers: Iterable[Answer]) -> list[Row]:
 
     Of two rows with one key the one of a process of the row's own cluster wins, then the first
     answer's. A column that the winner does not have is filled from the others; a null that it has
-    is its answer and stands. A row of ``cluster`` says whose view it is.
+    is its answer and stands. Columns of ``noun.joined`` are made of the values of all that have
+    one. A row of ``cluster`` says whose view it is.
     """
     joined: dict[str, tuple[bool, Row]] = {}  # by key; whether the winner is of the own cluster
     for answer in answers:
@@ -28,14 +29,24 @@ def merge(noun: Noun, answers: Iterable[Answer]) -> list[Row]:
             name = repr([row.get(column) for column in noun.key])
             own = bool(answer.cluster) and row.get("cluster") == answer.cluster
             before = joined.get(name)
+            parts = _together(noun, before[1], row) if before else {}
             if before is None:
                 joined[name] = own, row
             elif own and not before[0]:
-                joined[name] = True, before[1] | row
+                joined[name] = True, before[1] | row | parts
             else:
-                joined[name] = before[0], row | before[1]
+                joined[name] = before[0], row | before[1] | parts
     rows = [{column: row.get(column) for column in noun.columns} for _, row in joined.values()]
     return sorted(rows, key=lambda row: _order(row, noun.key))
+
+
+def _together(noun: Noun, one: Row, other: Row) -> Row:
+    """The columns of which each of two rows of one key has a part."""
+    return {
+        column: join(one[column], other[column])
+        for column, join in noun.joined.items()
+        if column in one and column in other
+    }
 
 
 #: Columns by which people call a row, beside its key.
@@ -79,7 +90,7 @@ def unknown_columns(noun: Noun, answers: Iterable[Answer]) -> Iterator[str]:
 
 
 def _order(row: Row, key: Sequence[str]) -> list[tuple[int, int | float, str]]:
-    return [_sortable(row[column]) for column in key]
+    return [_sortable(row.get(column)) for column in key]
 
 
 def _sortable(value: object) -> tuple[int, int | float, str]:

@@ -236,7 +236,11 @@ def _shown(nouns: Mapping[str, Noun]) -> list[tuple[str, Shown]]:
 
 def _sections(nouns: Mapping[str, Noun], rows: Mapping[str, list[Row]]) -> list[Section]:
     sections = [
-        Section(shown.title(rows[name]), shown.columns, [shown.row(row) for row in rows[name]])
+        Section(
+            shown.title(rows[name]),
+            shown.columns,
+            [shown.row(row) for row in rows[name] if shown.kept(row)],
+        )
         for name, shown in _shown(nouns)
     ]
     return sorted(sections, key=lambda section: section.title)

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 SERVICE = "meshgate.Tables"
 #: Roles whose configuration file alone says that the process is meant to run.
-ROLES = ("agent", "controller", "speaker")
+ROLES = ("agent", "controller", "speaker", "feed")
 #: Sockets in the run directory that speak another protocol: the CNI plugin asks the agent there.
 OTHERS = ("cni",)
 #: Seconds that a process has to answer: for its status, and for each chunk of rows.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,6 +19,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from mesh.core.noun import Row
 from mesh.observe import hubble_pb2 as pb
+from mesh.observe.asked import Following, with_services
 from mesh.observe.tables import DEADLINE_S, Process, channel, failure
 
 #: Flows that an agent keeps (``events.KEPT``, whose module costs the CLI 0.1 s of numpy).
@@ -25,11 +28,6 @@ KEPT = 16384
 _GET_FLOWS = "/observer.Observer/GetFlows"
 _NAMES = {"tcp": "TCP", "udp": "UDP", "sctp": "SCTP", "icmpv4": "ICMP", "icmpv6": "ICMPv6"}
 
-
-#: Seconds between two nodes' sights of one connection at most: their clocks may differ. A port of
-#: a host is used again for the same remote after a minute.
-SAME_S = 10.0
-_MICROSECONDS = len("2026-11-30T08:00:00.000000")
 
 #: Flows that an agent gives in a second, with a wide margin.
 _FLOWS_PER_S = 1000
@@ -97,51 +95,29 @@ def kept(agents: Sequence[Process], wanted: Wanted) -> tuple[list[Row], dict[str
     return with_services(rows), failed
 
 
-def with_services(rows: Sequence[Row]) -> list[Row]:
-    """The rows, with the service in those of other nodes, too.
-
-    Only the node of the sender knows which service its socket had asked for (D78). Another node saw
-    the same connection: protocol and both ends are equal, within ``SAME_S``.
-    """
-    asked: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        if row["service"]:
-            asked.setdefault(_connection(row), []).append(row)
-    return [row if row["service"] else _named(row, asked.get(_connection(row), ())) for row in rows]
-
-
-def _named(row: Row, others: Sequence[Row]) -> Row:
-    near = [one["service"] for one in others if abs(_seconds(one) - _seconds(row)) <= SAME_S]
-    return {**row, "service": near[0]} if near else row
-
-
-def _connection(row: Row) -> tuple[object, ...]:
-    ends = (row["source"], row["destination"])
-    return (row["protocol"], *((end["address"], end["port"]) for end in ends))
-
-
-def _seconds(row: Row) -> float:
-    return datetime.fromisoformat(str(row["time"])[:_MICROSECONDS]).timestamp()
-
-
 def live(agents: Sequence[Process], wanted: Wanted) -> Iterator[Row | str]:
     """Rows as they happen, and a sentence for each agent that goes away or has lost flows.
 
-    Ends when no agent is left. Raises FlowsError.
+    A row comes half a second late, so that it names the service (``asked.py``). Ends when no agent
+    is left. Raises FlowsError.
     """
     found: queue.SimpleQueue[Row | str | FlowsError | None] = queue.SimpleQueue()
     question = request(wanted, follow=True)
     for agent in agents:
         threading.Thread(target=_follow, args=(agent, question, found), daemon=True).start()
-    running = len(agents)
-    while running:
-        item = found.get()
-        if item is None:
-            running -= 1
-        elif isinstance(item, FlowsError):
-            raise item
-        else:
-            yield item
+    running, following = len(agents), Following()
+    while running or following.rest_s(0.0) is not None:
+        with suppress(queue.Empty):
+            item = found.get(timeout=following.rest_s(time.monotonic()))
+            if item is None:
+                running -= 1
+            elif isinstance(item, FlowsError):
+                raise item
+            elif isinstance(item, str):
+                yield item
+            else:
+                following.put(item, time.monotonic())
+        yield from following.due(time.monotonic())
 
 
 def _follow(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mesh.core.feature import AgentFeature, Maps, Mark
 from mesh.core.groups import By, To
@@ -22,6 +22,7 @@ from mesh.core.model import (
     IP,
     Attachment,
     Finding,
+    FurtherAddresses,
     LinkKey,
     Namespace,
     Network,
@@ -57,7 +58,7 @@ from mesh.pods.layouts import declared
 from mesh.pods.links import Device, PodLink, PodLinks, device_name, netns_path
 from mesh.pods.local import no_attachments, rank
 from mesh.pods.maps import DEVICE_MAP, KNOWN_PODS, device_target, known_target, pod_target
-from mesh.pods.nouns import pod_row
+from mesh.pods.nouns import LINK, link_row, pod_row
 from mesh.pods.rows import (
     LocalPod,
     PodIdentity,
@@ -69,6 +70,8 @@ from mesh.pods.rows import (
     second,
     tokens_of_mark,
 )
+
+V = TypeVar("V")
 
 WITHOUT_MAC = "ARP and neighbour discovery of the other pods are dropped (ENDPOINT_NOT_READY)"
 WITHOUT_ROW = "pods of this node without a row send and get nothing (ENDPOINT_NOT_READY)"
@@ -93,12 +96,17 @@ class Wiring:
     """``pattern`` is the path of a pod's network namespace; ``mtu`` is what a pod may send.
 
     Without a pattern a pod is connected when a container runtime asks for it. ``beside``: another
-    CNI connects pods, and they are found (``beside.py``).
+    CNI connects pods, and they are found (``beside.py``). ``further`` are addresses that pods get
+    beside their own, ``vrf`` is the VRF of those in one. ``awaits_namespaces``: an API server has
+    an object of every namespace, so a pod whose Namespace has yet to arrive is not known.
     """
 
     pattern: str
     mtu: int
     beside: bool = False
+    further: Table[PodKey, FurtherAddresses] | None = None
+    vrf: Table[PodKey, str] | None = None
+    awaits_namespaces: bool = False
 
 
 class PodsAgent(AgentFeature):
@@ -136,6 +144,8 @@ class PodsAgent(AgentFeature):
         self.complete_pods: Table[str, bool] = Table("complete pods")
         self._wiring, self._mine = wiring, mine
         self._attached = attached if attached is not None else no_attachments()
+        self._further = _known(wiring.further, "no further addresses")
+        self._vrf = _known(wiring.vrf, "no VRF")
         self._wanted: Table[LinkKey, Pod] = Table("pod to be connected")
         #: What a container runtime waits for.
         self.connections = Connections(own, node, mine, self, beside=wiring.beside)
@@ -160,7 +170,7 @@ class PodsAgent(AgentFeature):
         else:
             self._derive_links(loop)
         to_namespace = To(self._objects[NAMESPACES], lambda key, _: key.namespace)
-        loop.group(self._labels, _labels, By(self._mine), to_namespace)
+        loop.group(self._labels, self._labels_of, By(self._mine), to_namespace)
         loop.group(
             self.entry,
             self._entry,
@@ -168,6 +178,7 @@ class PodsAgent(AgentFeature):
             By(self._labels),
             By(self.devices, lambda key, _: [pod_of(key)]),
             by_pod,
+            To(self._vrf, lambda key, *_: key),
             also=[self.devices],
             late=[self.devices],
         )
@@ -181,12 +192,13 @@ class PodsAgent(AgentFeature):
             By(self.local_pod),
             To(self.claimed, lambda key, _: pod_of(key)),
             By(self.devices),
+            To(self._objects[NAMESPACES], lambda key, *_: pod_of(key).namespace),
             also=[self.devices],
         )
         self._cover(loop)
         loop.group(
             self.pod,
-            self._pod_rows if self._wiring.beside else partial(pod_rows, names=self._mark_names),
+            self._pod_rows,
             By(self.local_pod),
             By(self.devices),
             By(self._identity),
@@ -245,6 +257,8 @@ class PodsAgent(AgentFeature):
             By(self.local_pod),
             To(self._attached, lambda key, _: key if isinstance(key, Sandbox) else None),
             To(self.namespaces, self._netns_of),
+            To(self._further, lambda key, *_: pod_of(key)),
+            also=[self._further],
         )
 
     def _connect(
@@ -308,7 +322,12 @@ class PodsAgent(AgentFeature):
         return None if isinstance(key, Sandbox) else netns_path(self._wiring.pattern, key)
 
     def _link(
-        self, key: LinkKey, pod: Pod | None, attached: Attachment | None, inode: int | None
+        self,
+        key: LinkKey,
+        pod: Pod | None,
+        attached: Attachment | None,
+        inode: int | None,
+        further: FurtherAddresses | None,
     ) -> dict[LinkKey, PodLink]:
         """The link of a pod that has addresses and whose network namespace exists."""
         if pod is None or not pod.addresses or (attached and attached.addresses):
@@ -316,9 +335,11 @@ class PodsAgent(AgentFeature):
         device, mtu = device_name(key), self._wiring.mtu
         if attached:
             place = attached.netns, attached.inode, device, pod.addresses, mtu, attached.interface
-            return {key: PodLink(*place)}
+            return {key: PodLink(*place, further=further)}
         path = self._netns_of(key)
-        return {key: PodLink(path, inode, device, pod.addresses, mtu)} if path and inode else {}
+        if not (path and inode):
+            return {}
+        return {key: PodLink(path, inode, device, pod.addresses, mtu, further=further)}
 
     def _entry(
         self,
@@ -327,6 +348,7 @@ class PodsAgent(AgentFeature):
         labels: str | None,
         devices: Mapping[LinkKey, Device],
         attached: Mapping[Sandbox, Attachment],
+        vrf: str | None,
     ) -> dict[str, bytes]:
         """The store's key of a pod that the kernel has, with the addresses that it has there."""
         there = {one: devices[one] for one in devices if one in pods}
@@ -334,20 +356,28 @@ class PodsAgent(AgentFeature):
             return {}
         device = there[_counted(there, attached)]
         ref = PodRef(self.own.name, key.namespace, key.name)
-        return {self._entries.key(ref): self._entries.value(PodEntry(device.addresses, labels))}
+        entry = PodEntry(device.addresses, labels, vrf=vrf or "")
+        return {self._entries.key(ref): self._entries.value(entry)}
 
     def _say_synced(self) -> None:
         key, value = self._entries.synced
         self.entry.upsert({key: value})
 
     def _identity_of(
-        self, key: LinkKey, pod: Pod | None, number: int | None, device: Device | None
+        self,
+        key: LinkKey,
+        pod: Pod | None,
+        number: int | None,
+        device: Device | None,
+        namespace: Namespace | None,
     ) -> dict[LinkKey, PodIdentity]:
         """A pod whose labels changed keeps its identity until the new one is claimed (D23).
 
+        One whose namespace is not known has none.
+
         So the row of before is an input, too. Nothing but this group writes it.
         """
-        if pod is None or device is None:
+        if pod is None or device is None or self._awaits(namespace):
             return {}
         if number:
             return {key: PodIdentity(device.ifindex, number)}
@@ -365,6 +395,19 @@ class PodsAgent(AgentFeature):
     @property
     def _mark_names(self) -> tuple[str, ...]:
         return tuple(mark.name for mark in self._marked)
+
+    def _labels_of(
+        self, key: PodKey, pod: Pod | None, namespace: Namespace | None
+    ) -> dict[PodKey, str]:
+        """The label text of a pod; none while the labels of its namespace have yet to arrive.
+
+        Policies and VRFs may select the pod by them: it would send uncovered. A Namespace goes
+        after its pods, so one that was deleted by force may lose its network.
+        """
+        return {} if pod is None or self._awaits(namespace) else _labels(key, pod, namespace)
+
+    def _awaits(self, namespace: Namespace | None) -> bool:
+        return namespace is None and self._wiring.awaits_namespaces
 
     def _cover(self, loop: Loop) -> None:
         numbers: list[Source] = [mark.numbers for mark in self._marked]
@@ -454,7 +497,12 @@ class PodsAgent(AgentFeature):
             "pod": lambda: [
                 pod_row(key, pod, self.claimed.rows.get(key))
                 for key, pod in sorted(self._shown().items())
-            ]
+            ],
+            LINK.name: lambda: [
+                link_row(pod_of(key), place.netns)
+                for table in (self.link, self.found)
+                for key, place in table.rows.items()
+            ],
         }
 
     def _shown(self) -> dict[PodKey, Pod]:
@@ -500,6 +548,15 @@ class PodsAgent(AgentFeature):
         return changed or any(key in written for key in deletes)
 
 
+def _known(table: Table[PodKey, V] | None, name: str) -> Table[PodKey, V]:
+    """The table, or an empty one of a node without the feature that would fill it."""
+    if table is not None:
+        return table
+    empty: Table[PodKey, V] = Table(name)
+    empty.mark_synced()
+    return empty
+
+
 def _without_addresses(
     pods: Mapping[LinkKey, Pod],
 ) -> tuple[dict[LinkKey, Pod], dict[LinkKey, Pod]]:
@@ -518,9 +575,7 @@ def _counted(keys: Iterable[LinkKey], attached: Mapping[Sandbox, Attachment]) ->
     return max(keys, key=order)
 
 
-def _labels(key: PodKey, pod: Pod | None, namespace: Namespace | None) -> dict[PodKey, str]:
-    if pod is None:
-        return {}
+def _labels(key: PodKey, pod: Pod, namespace: Namespace | None) -> dict[PodKey, str]:
     text = identity_labels(pod, namespace or namespace_of(pod, {}))
     return {key: text} if len(text.encode()) <= LONGEST_TEXT else {}  # M159 of the controller
 

@@ -15,7 +15,13 @@ import errno
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -225,8 +231,16 @@ class FoundPods:
 
     name = "pods of another CNI"
 
-    def __init__(self, host: Host, attach: Attach, devices: Table[LinkKey, Device]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        attach: Attach,
+        devices: Table[LinkKey, Device],
+        quickly: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """``quickly`` is a section in which the kernel need not wait long (``mesh/host/grace``)."""
         self._host, self._attach, self._devices = host, attach, devices
+        self._quickly = quickly
         self._attached: dict[LinkKey, FoundPod] = {}
         #: Pods that cannot be attached to.
         self.failed: set[LinkKey] = set()
@@ -247,7 +261,8 @@ class FoundPods:
         for key, row in rows.items():
             self.failed.discard(key)
             try:
-                link = self._attach_to(key, row, by_ifindex.get(row.ifindex))
+                with self._quickly():
+                    link = self._attach_to(key, row, by_ifindex.get(row.ifindex))
             except OSError as error:
                 errors[key] = error
                 self.failed.add(key)
@@ -271,7 +286,8 @@ class FoundPods:
         errors: dict[LinkKey, Exception] = {}
         for key in keys:
             try:
-                self._attach.detach(device_name(key))
+                with self._quickly():
+                    self._attach.detach(device_name(key))
             except OSError as error:
                 errors[key] = error
                 continue

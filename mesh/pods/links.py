@@ -11,11 +11,12 @@ import asyncio
 import errno
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple, dataclass, replace
 from ipaddress import ip_address
 from typing import Protocol
 
-from mesh.core.model import IP, LinkKey, Pod, PodKey, Sandbox
+from mesh.core.model import IP, FurtherAddresses, LinkKey, Network, Pod, PodKey, Sandbox
 from mesh.core.reconcile import Errors
 from mesh.core.table import Table
 from mesh.host.settings import ACCEPT_RA, FORWARD_4, FORWARD_6, RP_FILTER
@@ -42,7 +43,7 @@ class PodLink:
     """How a pod is to be connected.
 
     ``netns`` is a path and ``inode`` the namespace behind it (a pod made anew under its old name
-    has another one); ``mtu`` is the L3 MTU of both ends.
+    has another one); ``mtu`` is the L3 MTU of both ends. The host knows nothing of ``further``.
     """
 
     netns: str
@@ -51,6 +52,7 @@ class PodLink:
     addresses: tuple[IP, ...]
     mtu: int
     inside: str = POD_DEVICE
+    further: FurtherAddresses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,18 @@ class PodLinks:
 
     name = "pod links"
 
-    def __init__(self, kernel: Kernel, attach: Attach, devices: Table[LinkKey, Device]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        attach: Attach,
+        devices: Table[LinkKey, Device],
+        quickly: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """``quickly`` is a section in which the kernel need not wait long (``mesh/host/grace``)."""
         self._kernel = kernel
         self._attach = attach
         self._devices = devices
+        self._quickly = quickly
         self._wired: dict[LinkKey, PodLink] = {}
         self._unrouted: set[IP] = set()  # addresses whose route has gone
 
@@ -216,7 +226,7 @@ class PodLinks:
         wired = self._wired.get(key)
         if wired is None:
             return PodLink("", 0, link.name, addresses, mtu)
-        return PodLink(wired.netns, wired.inode, link.name, addresses, mtu, wired.inside)
+        return replace(wired, device=link.name, addresses=addresses, mtu=mtu)
 
     def _forget_gone(self, present: Collection[str]) -> None:
         """A device goes with its pod's namespace. Whoever reads then has no row of it to delete."""
@@ -243,7 +253,8 @@ class PodLinks:
         errors: dict[LinkKey, Exception] = {}
         for key in keys:
             try:
-                await self._kernel.delete_link(device_name(key))
+                with self._quickly():
+                    await self._kernel.delete_link(device_name(key))
                 self._attach.forget(device_name(key))
             except OSError as error:
                 errors[key] = error
@@ -260,9 +271,11 @@ class PodLinks:
         async with Kernel.open_in(row.netns) as inside:
             here = await inside.find(row.inside)
             if link and (here is None or link.mac != host_mac):
-                await self._kernel.delete_link(row.device)  # of an earlier pod of this name
+                with self._quickly():
+                    await self._kernel.delete_link(row.device)  # of an earlier pod of this name
                 self._attach.forget(row.device)
                 link = None
+            is_new = link is None
             if link is None:
                 if here:
                     raise OSError(errno.EEXIST, f"{row.netns} has another {row.inside}")
@@ -273,9 +286,13 @@ class PodLinks:
                 await inside.set_mtu(here.ifindex, row.mtu)
             if link.mtu != row.mtu:  # last: ``read`` sees it when both ends have it
                 await self._kernel.set_mtu(link.ifindex, row.mtu)
-            self._attach.pod(row.device)
+            with self._quickly():
+                self._attach.pod(row.device)
             await self._host_side(link, row, mac)
             await self._pod_side(inside, row, host_mac)
+            if row.further or not is_new:  # a new device has neither, and a look takes 3 ms
+                former = await _former(inside, row, self._wired.get(key), is_new=is_new)
+                await _further(inside, row, *former)
         names = other_names_of(key, row.addresses)
         if missing := [name for name in names if name not in link.other_names]:
             await self._kernel.add_names(link.ifindex, missing)
@@ -299,6 +316,54 @@ class PodLinks:
             gateway = GATEWAY_V4 if address.version == 4 else GATEWAY_V6
             await inside.add_neighbour(ifindex, gateway, host_mac)
         await inside.add_default_routes(ifindex, {a.version for a in row.addresses})
+
+
+async def _former(
+    inside: Kernel, row: PodLink, before: PodLink | None, *, is_new: bool
+) -> tuple[Collection[IP], Collection[Network]]:
+    """Further addresses that a pod had, and destinations; those of an earlier agent have routes.
+
+    Nothing else in the pod has routes of ours with a source. A new device has nothing.
+    """
+    if is_new:
+        return (), ()
+    if before is None:
+        ifindex = (await inside.link(row.inside)).ifindex
+        found = await inside.source_routes(ifindex)
+        return set(found.values()), found
+    return before.further.addresses if before.further else (), _sources(before.further)
+
+
+async def _further(
+    inside: Kernel, row: PodLink, addresses: Collection[IP], destinations: Collection[Network]
+) -> None:
+    """Further addresses of a pod, and routes with them as source; those of before go."""
+    ifindex = (await inside.link(row.inside)).ifindex
+    now = row.further
+    wanted = _sources(now)
+    for prefix in destinations:
+        if prefix not in wanted:
+            await inside.delete_source_route(ifindex, prefix)
+    for address in addresses:
+        if address not in ((*now.addresses, *row.addresses) if now else row.addresses):
+            await inside.delete_address(ifindex, address)
+    for address in now.addresses if now else ():
+        await inside.add_address(ifindex, address, further=address not in row.addresses)
+    for prefix, source in wanted.items():
+        await inside.add_source_route(ifindex, prefix, source)
+
+
+def _sources(further: FurtherAddresses | None) -> dict[Network, IP]:
+    """The source of each destination. A whole family is two halves: its default route stays."""
+    if further is None:
+        return {}
+    sources = {address.version: address for address in reversed(further.addresses)}
+    return {
+        prefix: sources[destination.version]
+        for destination in further.destinations
+        if destination.version in sources
+        for prefix in (destination.subnets() if destination.prefixlen == 0 else (destination,))
+    }
 
 
 async def _paced(due: asyncio.Event, act: Callable[[], None]) -> None:

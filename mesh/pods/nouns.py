@@ -13,6 +13,25 @@ POD = noun(
 )
 
 
+#: What `meshgate vrf ping` asks for; the folder of a namespace is nothing to list.
+LINK = noun(
+    "pod-link",
+    "network namespaces of this node's pods",
+    "cluster namespace name netns",
+    "cluster namespace name",
+)
+
+
+def link_row(key: PodKey, netns: str) -> Row:
+    """Where a pod is on this host."""
+    return {
+        "cluster": key.cluster,
+        "namespace": key.namespace,
+        "name": key.name,
+        "netns": netns,
+    }
+
+
 def pod_row(key: PodKey, pod: Pod, identity: int | None) -> Row:
     """One row of ``pod list``."""
     return {

@@ -20,6 +20,7 @@ from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop, Refers
 from mesh.core.sources import Remote
 from mesh.core.table import Source, Table
+from mesh.objects.fields import FieldServer
 from mesh.objects.tables import Objects
 from mesh.services import backends
 from mesh.services.backends import BackendAddress, Owner, ServiceAddress, Translation
@@ -77,6 +78,8 @@ class ServicesAgent(AgentFeature):
         self._cluster = cluster
         self._proxy = proxy
         self._own = OwnServices(objects, pods)
+        #: Services of the own cluster, with the backends that it has itself.
+        self.own_service = self._own.service
         self._remote = remote
         self._held = Held(remote)
         self.service: Table[ServiceKey, Service] = Table("service")
@@ -170,6 +173,10 @@ class ServicesAgent(AgentFeature):
 
     def listings(self) -> Mapping[str, Listing]:
         return {"service": lambda: service_list(self.service.rows.values())}
+
+    def served(self) -> Iterable[str]:
+        """Nothing is known before the first look."""
+        return () if self._proxy.looked and not self._proxy.owns else (FieldServer.PROXY,)
 
     def service_of(self, address: IP, port: int, protocol: str) -> ServiceKey | None:
         """The service that gets what is for an address, port and protocol (TCP, UDP)."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 
+from mesh.core.groups import By
 from mesh.core.model import Network
+from mesh.core.reconcile import Loop
 from mesh.core.strict import AnyNetwork, convert
+from mesh.core.table import Table
 from mesh.objects.fields import irrelevant, used
 from mesh.objects.schema import Kind, Loose, Parsed, Place
-from mesh.objects.tables import ObjectNoun
+from mesh.objects.tables import ObjectNoun, Objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,23 @@ class ServiceCIDR:
 
 
 SERVICE_CIDRS: ObjectNoun[str, ServiceCIDR] = ObjectNoun("service CIDR")
+
+
+def networks_of(network: Network, objects: Mapping[str, ServiceCIDR]) -> dict[Network, None]:
+    """A network that objects name."""
+    return {network: None} if objects else {}
+
+
+class ServiceNetworks:
+    """``table`` has the networks of all ServiceCIDR objects."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.table: Table[Network, None] = Table("a network of services")
+        self._cidrs = objects[SERVICE_CIDRS]
+
+    def derive(self, loop: Loop) -> None:
+        """Add the derivation."""
+        loop.group(self.table, networks_of, By(self._cidrs, lambda _, row: row.networks))
 
 
 class _Spec(Loose, frozen=True):

@@ -43,3 +43,9 @@ NOT_PUBLISHED = Code(
     "Give the service backends with addresses of pods or nodes, or set service.cilium.io/shared to "
     "false.",
 )
+NOT_TRANSLATED = Code(
+    "B268",
+    "A BGPPeer advertises services, and nothing on the node translates packets from outside to "
+    "their backends: no kube-proxy is found there. The node announces none of their addresses.",
+    "Start a kube-proxy on the node, or let the BGPPeer select other nodes.",
+)

@@ -5,7 +5,8 @@ Only the fields that we use are looked at; the lists at the end say what follows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from mesh.core.model import IP, Labels, ServiceKey, ServicePort
 from mesh.core.strict import Wrong, convert
-from mesh.objects.fields import Field, irrelevant, unused, used
+from mesh.objects.fields import Field, FieldServer, irrelevant, unused, used
 from mesh.objects.findings import UNSUPPORTED
 from mesh.objects.schema import (
     Kind,
@@ -27,6 +28,8 @@ from mesh.objects.schema import (
 )
 from mesh.objects.tables import ObjectNoun
 
+#: Word of ``BGPPeer.spec.advertise``: addresses of services.
+ADVERTISED = "services"
 _SERVICE_LABEL = "kubernetes.io/service-name"
 
 
@@ -74,6 +77,9 @@ class ServiceObject:
 
     ``selector`` is None when the manifest has none. ``affinity`` is ``local``, ``remote`` or empty.
     ``with_unready``: every pod that exists counts as ready. ``proxy_only`` is as in ``Service``.
+    ``balanced`` are addresses of a load balancer that nodes answer at, ``external`` are those of
+    ``spec.externalIPs``; ``local`` and ``local_inside``: backends of the own node alone are for
+    clients outside, and for those at the cluster addresses.
     """
 
     cluster: str
@@ -88,6 +94,11 @@ class ServiceObject:
     affinity: str = ""
     with_unready: bool = False
     proxy_only: str = ""
+    labels: Labels = ()
+    balanced: tuple[IP, ...] = ()
+    external: tuple[IP, ...] = ()
+    local: bool = False
+    local_inside: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -147,11 +158,14 @@ class _ServiceSpec(Loose, frozen=True):
     publish_not_ready_addresses: bool | None = None
     session_affinity: Any = None  # a wrong type harms nobody
     internal_traffic_policy: Any = None
+    external_traffic_policy: Any = None
+    external_ips: Any = msgspec.field(name="externalIPs", default=None)
 
 
 class _Service(Loose, frozen=True):
     metadata: Meta
     spec: _ServiceSpec
+    status: Any = None
 
 
 class _Conditions(Loose, frozen=True):
@@ -218,8 +232,31 @@ def _service(place: Place, document: object) -> Parsed:
         affinity=_affinity(annotations),
         with_unready=bool(spec.publish_not_ready_addresses),
         proxy_only=_proxy_only(spec),
+        labels=tuple(sorted((metadata.labels or {}).items())),
+        balanced=_usable(_ingress(service.status)),
+        external=_usable(spec.external_ips if isinstance(spec.external_ips, list) else ()),
+        local=spec.external_traffic_policy == "Local",
+        local_inside=spec.internal_traffic_policy == "Local",
     )
     return Parsed(SERVICES.name, key, row, unused=tuple(_not_as_written(spec)))
+
+
+def _ingress(status: Any) -> Iterator[object]:
+    """Addresses of the load balancer at which nodes answer (KEP-1860)."""
+    balancer = status.get("loadBalancer") if isinstance(status, dict) else None
+    ingress = balancer.get("ingress") if isinstance(balancer, dict) else None
+    for one in ingress if isinstance(ingress, list) else ():
+        if isinstance(one, dict) and one.get("ipMode") != "Proxy":
+            yield one.get("ip")
+
+
+def _usable(texts: Iterable[object]) -> tuple[IP, ...]:
+    """Addresses that can be announced; what is none harms nobody."""
+    found: list[IP] = []
+    for text in texts:
+        with suppress(Wrong):
+            found.append(unicast_of("", text if isinstance(text, str) else ""))
+    return tuple(dict.fromkeys(found))
 
 
 def _proxy_only(spec: _ServiceSpec) -> str:
@@ -402,6 +439,17 @@ def _is_translated(document: Any) -> bool:
     return "None" not in (spec.get("clusterIP"), *(spec.get("clusterIPs") or ()))
 
 
+def _is_ours(document: Any) -> bool:
+    """Whether Meshgate translates the service beside a kube-proxy, too: a global one."""
+    annotations = document["metadata"].get("annotations") or {}
+    text = {str(name): str(value) for name, value in annotations.items()}
+    return _is_translated(document) and _annotated(text, _GLOBAL, default=False)
+
+
+def _is_the_proxys(document: Any) -> bool:
+    return _is_translated(document) and not _is_ours(document)
+
+
 def _is_for_proxies(document: Any) -> bool:
     """Whether the slice is not one of a headless service."""
     return "service.kubernetes.io/headless" not in document["metadata"]["labels"]
@@ -421,6 +469,7 @@ _PORT_PROTOCOL = used(
 _NO_EXTERNAL = "the service answers at its cluster addresses only, and for pods and nodes only"
 
 SERVICE_FIELDS = (
+    used("metadata.labels", "selects the services whose addresses a BGPPeer announces"),
     used("metadata.labels[service.kubernetes.io/service-proxy-name]", "another proxy's service"),
     used("metadata.annotations[service.cilium.io/global]", "backends of all clusters"),
     used("metadata.annotations[service.cilium.io/shared]", "whether other clusters get backends"),
@@ -435,7 +484,7 @@ SERVICE_FIELDS = (
         "metadata.annotations[service.cilium.io/type]",
         "the service keeps its cluster addresses, whatever types the annotation lists",
         same=("ClusterIP",),
-        proxied=True,
+        server=FieldServer.CNI,
     ),
     irrelevant(
         "metadata.annotations[service.cilium.io/global-sync-endpoint-slices]",
@@ -457,45 +506,54 @@ SERVICE_FIELDS = (
     used("spec.ports[].targetPort", "the backend's port, a number or a container port's name"),
     used("spec.selector", "the pods behind a service that has no EndpointSlices"),
     used("spec.publishNotReadyAddresses", "pods that are not ready count as ready"),
-    unused("spec.type", _NO_EXTERNAL, same=("ClusterIP",), proxied=True),
-    unused("spec.externalIPs[]", "the addresses are not translated", proxied=True),
+    unused("spec.type", _NO_EXTERNAL, same=("ClusterIP",), server=FieldServer.PROXY),
+    unused("spec.externalIPs[]", "the addresses are not translated", server=FieldServer.PROXY),
     unused(
         "status.loadBalancer.ingress[].ip",
         "the addresses are not translated",
         when=_has_served_ingress,
-        proxied=True,
+        server=FieldServer.PROXY,
     ),
-    unused("spec.ports[].nodePort", "nothing listens on the port of the nodes", proxied=True),
+    unused(
+        "spec.ports[].nodePort",
+        "nothing listens on the port of the nodes",
+        server=FieldServer.PROXY,
+    ),
     unused(
         "spec.healthCheckNodePort",
         "nothing listens on the port of the nodes: a load balancer takes them for dead",
-        proxied=True,
+        server=FieldServer.PROXY,
     ),
     unused(
         "spec.sessionAffinity",
         "the connections of one client go to different backends",
         same=("None",),
         when=_is_translated,
-        proxied=True,
+        server=FieldServer.PROXY,
     ),
     unused(
         "spec.internalTrafficPolicy",
         "connections go to backends of all nodes, not of the client's node only",
         same=("Cluster",),
         when=_is_translated,
-        proxied=True,
+        server=FieldServer.PROXY,
     ),
     unused(
         "spec.externalTrafficPolicy",
         "packets from outside are not answered, and so not by backends of this node only",
         same=("Cluster",),
-        proxied=True,
+        server=FieldServer.PROXY,
     ),
     unused(
         "spec.trafficDistribution",
         "connections go to backends of all zones and nodes",
-        when=_is_translated,
-        proxied=True,
+        when=_is_the_proxys,
+        server=FieldServer.PROXY,
+    ),
+    unused(
+        "spec.trafficDistribution",
+        "those of a global service go to backends of all zones and nodes, also beside a kube-proxy",
+        when=_is_ours,
     ),
     irrelevant("spec.sessionAffinityConfig", "it belongs to sessionAffinity"),
     irrelevant("spec.ipFamilies[], spec.ipFamilyPolicy", "clusterIPs has what came of them"),
@@ -538,13 +596,13 @@ SLICE_FIELDS = (
         "endpoints[].hints.forZones[]",
         "connections go to backends of all zones",
         when=_is_for_proxies,
-        proxied=True,
+        server=FieldServer.PROXY,
     ),
     unused(
         "endpoints[].hints.forNodes[]",
         "connections go to backends of all nodes",
         when=_is_for_proxies,
-        proxied=True,
+        server=FieldServer.PROXY,
     ),
     irrelevant("endpoints[].nodeName", "only the traffic policies of a service ask for it"),
     irrelevant("endpoints[].zone", "only hints ask for it"),

@@ -86,8 +86,10 @@ class Proxy:
         #: Where one was found, in words; empty: nowhere; None: nobody has looked.
         self.place: str | None = None
         self.configured = settings.kube_proxy
+        #: Whether what the table says is known.
+        self.looked = beside or self.configured != "auto"
         self._ask, self._beside = ask, beside
-        if beside or self.configured != "auto":
+        if self.looked:
             self._set(beside or bool(self.configured))
 
     @property
@@ -103,6 +105,7 @@ class Proxy:
             self.place = await self._ask()
         except (OSError, ValueError, KeyError) as error:
             log.warning("event=kube_proxy_not_looked_for reason=%s", error)
+        self.looked = True
         if self.configured == "auto":
             self._set(bool(self.place))
 

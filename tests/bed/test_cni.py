@@ -67,6 +67,18 @@ def tool(bed: Bed) -> Iterator[Tool]:
         found.run("ip", "netns", "del", SPACE)
         bed.kubectl("-n", NAMESPACE, "delete", "pod", POD, "--force", "--grace-period=0")
         node.start_service(bed.lab, name, "kubelet")
+        _make_pods_anew(bed, name)
+
+
+def _make_pods_anew(bed: Bed, name: str) -> None:
+    """Cnitool's GC names no attachment, so it has taken the network of every pod of the node."""
+    pods = bed.get("pods", "-A", f"--field-selector=spec.nodeName={name}")["items"]
+    for pod in pods:
+        if not pod["spec"].get("hostNetwork"):
+            where = ("-n", pod["metadata"]["namespace"])
+            bed.kubectl(*where, "delete", "pod", pod["metadata"]["name"], "--grace-period=1")
+    dns = ("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=120s")
+    bed.kubectl(*dns)
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:

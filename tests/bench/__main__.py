@@ -16,7 +16,7 @@ from bpf.build import build
 from bpf.object import BPFFS, mount_bpffs
 from mesh.lab import bringup, places
 from mesh.lab.places import Lab
-from tests.bench import attaching, control, paths, programs, running, scale, use
+from tests.bench import attaching, control, objects, paths, programs, running, scale, use
 from tests.bench.frames import BenchError, pin_thread
 from tests.bench.report import Results, text
 from tests.bench.say import say, seconds
@@ -32,18 +32,18 @@ def main() -> int:
     cpus = os.sched_getaffinity(0)
     try:
         with _lab() as lab, tempfile.TemporaryDirectory() as name:
-            objects = Path(name)
-            build(Path(__file__).parent, objects)
+            built = Path(name)
+            build(Path(__file__).parent, built)
             say("control plane")
             in_process = control.measure(lab.bpffs("control"))
             grown = scale.measure()
             waits = attaching.measure()
             on_lab, problem = _on_lab(lab)
             read = objects.measure()
-            in_use = use.measure(lab, objects)
+            in_use = use.measure(lab, built)
             say(f"datapath on CPU {pin_thread()}")
-            sizes = programs.measure(lab, objects)
-            figures = paths.measure(lab, objects)
+            sizes = programs.measure(lab, built)
+            figures = paths.measure(lab, built)
     except (BenchError, places.LabError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1

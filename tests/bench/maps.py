@@ -32,7 +32,7 @@ ROOM = {
     "mg_egress": 1 << 16,
 }
 #: Programs that rooms ask for by name.
-RUN = ("mg_forget", "mg_end_udp", "mg_end_tcp")
+RUN = ("mg_forget", "mg_end_udp", "mg_end_tcp", "mg_bfd_arm")
 
 
 class BenchMaps:

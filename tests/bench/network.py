@@ -182,6 +182,51 @@ def kernel_vxlan(net: Network) -> None:
     )
 
 
+#: Locators of both nodes, and their SIDs for the pod behind each by family.
+LOCATORS = {"a": "fcbb:bb00:1::/48", "b": "fcbb:bb00:2::/48"}
+SIDS = {
+    "a": {4: "fcbb:bb00:1:e004::", 6: "fcbb:bb00:1:e006::"},
+    "b": {4: "fcbb:bb00:2:e004::", 6: "fcbb:bb00:2:e006::"},
+}
+
+
+def seg6_out(net: Network, letter: str = "a", mode: str = "encap.red") -> None:
+    """A node's kernel sends what is for the other node's pod to its SIDs."""
+    near = letter == "a"
+    to, sids = (FAR_POD, SIDS["b"]) if near else (POD, SIDS["a"])
+    own, other = (NODE_A, NODE_B) if near else (NODE_B, NODE_A)
+    net.ip(
+        letter,
+        f"sr tunsrc set {own[6]}",
+        f"route replace {LOCATORS['b' if near else 'a']} via {other[6]}",
+        *(
+            f"route replace {to[v]}/{bits} encap seg6 mode {mode} segs {sids[v]} dev {letter}1"
+            for v, bits in ((4, 32), (6, 128))
+        ),
+    )
+
+
+def seg6_in(net: Network) -> None:
+    """Node b's kernel opens what is for its SIDs: End.DX4 and End.DX6."""
+    net.ip(
+        "b",
+        *(
+            f"route add {SIDS['b'][v]}/128"
+            f" encap seg6local action End.DX{v} nh{v} {FAR_POD[v]} dev b0"
+            for v in (4, 6)
+        ),
+    )
+
+
+def tracked(net: Network) -> None:
+    """Both kernels track connections, as our nodes do; of decapsulated packets, too."""
+    rule = "type filter hook forward priority 0; ct state new,established,related accept"
+    for letter in "ab":
+        with netns.enter(net.space(letter)):
+            set_sysctl("net/netfilter/nf_hooks_lwtunnel", "1")
+        net.nft(letter, f"table inet bench {{ chain through {{ {rule}\n}}\n}}\n")
+
+
 def _batch(lines: list[str] | tuple[str, ...], *options: str) -> None:
     subprocess.run(
         ["ip", *options, "-batch", "-"], input="\n".join(lines) + "\n", text=True, check=True

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 
 import numpy as np
@@ -29,11 +29,13 @@ from mesh.pods.rows import LocalPod
 from tests.bench.network import (
     EGRESS,
     FAR_POD,
+    LOCATORS,
     MACS,
     NODE_A,
     NODE_B,
     OTHER_POD,
     POD,
+    SIDS,
     WORLD,
     Network,
 )
@@ -43,14 +45,17 @@ BLOCK_SIZE = 256
 BLOCKS = (3, 4, 5, 6)
 IDENTITY_A, IDENTITY_B, IDENTITY_OTHER = 0x10001, 0x10002, 0x10003
 _CLASS = 1
+_VRF = 7
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 class Node:
     """Programs and maps of node ``a`` or ``b``."""
 
-    def __init__(self, net: Network, letter: str, sizes: Mapping[str, int] = NO_SIZES) -> None:
-        self._net, self._letter = net, letter
+    def __init__(
+        self, net: Network, letter: str, sizes: Mapping[str, int] = NO_SIZES, *, xdp: bool = False
+    ) -> None:
+        self._net, self._letter, self._xdp = net, letter, xdp
         self._own = NODE_A if letter == "a" else NODE_B
         self.directory = net.lab.bpffs(letter)
         self.cgroup = net.lab.host(letter).cgroup
@@ -65,6 +70,8 @@ class Node:
         with netns.enter(net.space(self._letter)):
             self.datapath.start(self._settings(uplink))
             self.datapath.attach(uplink, self.cgroup)
+            if self._xdp:
+                self.datapath.attach_xdp(uplink)
         self.ring = Ring(self.datapath.map("mg_event"), self.datapath.struct("event"))
         self._mesh()
 
@@ -98,6 +105,50 @@ class Node:
             self._put("mg_address", (encode_address(ip_address(text)), own | {"cluster": 1}))
         for text in EGRESS.values():
             self._put("mg_egress_pods", (encode_address(ip_address(text)), np.uint32(2).tobytes()))
+
+    def tenant(self) -> None:
+        """The pod is in a VRF by its address; the other node's pod is behind that one's SIDs."""
+        near = self._letter == "a"
+        device = f"{self._letter}0"
+        with netns.enter(self._net.space(self._letter)):
+            self.datapath.pod(device)
+        row = {
+            "ifindex": self.ifindex(device),
+            "identity": IDENTITY_A if near else IDENTITY_B,
+            "mac": list(bytes.fromhex(MACS["p0" if near else "x0"].replace(":", ""))),
+            "host_mac": list(bytes.fromhex(MACS["a0" if near else "b0"].replace(":", ""))),
+            "vrf": _VRF,
+        }
+        for text in (POD if near else FAR_POD).values():
+            key = encode_address(ip_address(text)) | {"zone": _VRF}
+            self._put("mg_vrf_pod", (key, row))
+        self._put("mg_device", (row["ifindex"], {"mac": row["mac"]}))
+        self._put("mg_vrf_link", (row["ifindex"], {"vrf": _VRF, "flags": 1}))
+        self._put("mg_srv6_domain", (_prefix(f"{(NODE_B if near else NODE_A)[6]}/128"), {}))
+
+    def vrf_routes(self) -> None:
+        """Routes to the other node's pod, by that node's SIDs."""
+        near = self._letter == "a"
+        for version, sid in SIDS["b" if near else "a"].items():
+            nowhere = [encode_address(IPv6Address(0))] * 7
+            path = {
+                "segment": [encode_address(ip_address(sid)), *nowhere],
+                "source": encode_address(ip_address(self._own[6])),
+                "segments": 1,
+            }
+            self._put("mg_vrf_via", (version, path))
+            to = (FAR_POD if near else POD)[version]
+            route = {"via": [version, 0, 0, 0], "paths": 1, "bits": 128, "identity": IDENTITY_B}
+            self._put("mg_vrf_host", (encode_address(ip_address(to)) | {"zone": _VRF}, route))
+
+    def sids(self) -> None:
+        """The SIDs of the VRF on this node."""
+        lengths = {"block": 32, "node": 16, "function": 16, "argument": 0}
+        self._put("mg_sid_locator", (_prefix(LOCATORS[self._letter]), lengths))
+        behaviours = self.datapath.enum("sid_behaviour")
+        for version, sid in SIDS[self._letter].items():
+            row = lengths | {"vrf": _VRF, "behaviour": behaviours[f"SID_END_DT{version}"]}
+            self._put("mg_sid", (encode_address(ip_address(sid)), row))
 
     def egress(self, gateway: Mapping[int, str]) -> None:
         """The world is covered; node ``a`` owns port blocks of the gateway's addresses."""
@@ -146,6 +197,7 @@ class Node:
             "drop_share": 128,
             "icmp_errors": 1000,
             "permutation_key": 0x5DEECE66D,
+            "xdp": int(self._xdp),
         }
 
     def _mesh(self) -> None:
@@ -164,10 +216,10 @@ class Node:
 
 @contextmanager
 def nodes(
-    net: Network, letters: str, sizes: Mapping[str, int] = NO_SIZES
+    net: Network, letters: str, sizes: Mapping[str, int] = NO_SIZES, *, xdp: bool = False
 ) -> Iterator[dict[str, Node]]:
     """Nodes with their pods, started; gone at the end. ``sizes`` are those of maps."""
-    made = {letter: Node(net, letter, sizes) for letter in letters}
+    made = {letter: Node(net, letter, sizes, xdp=xdp) for letter in letters}
     try:
         for node in made.values():
             node.start()
@@ -175,6 +227,11 @@ def nodes(
     finally:
         for node in made.values():
             node.stop()
+
+
+def _prefix(text: str) -> dict[str, object]:
+    network = ip_network(text)
+    return {"bits": network.prefixlen, "addr": encode_address(network.network_address)}
 
 
 def drain(made: dict[str, Node]) -> Callable[[], None]:

@@ -193,6 +193,34 @@ def _other_gateway(net: Network) -> Iterator[Callable[[], None]]:
         yield drain(made)
 
 
+@contextmanager
+def _l3vpn(net: Network) -> Iterator[Callable[[], None]]:
+    with nodes(net, "ab") as made:
+        for node in made.values():
+            node.tenant()
+        made["a"].vrf_routes()
+        made["b"].sids()
+        yield drain(made)
+
+
+@contextmanager
+def _l3vpn_out(net: Network) -> Iterator[Callable[[], None]]:
+    net_.seg6_in(net)
+    with nodes(net, "a") as made:
+        made["a"].tenant()
+        made["a"].vrf_routes()
+        yield drain(made)
+
+
+@contextmanager
+def _l3vpn_in(net: Network) -> Iterator[Callable[[], None]]:
+    net_.seg6_out(net)
+    with nodes(net, "b") as made:
+        made["b"].tenant()
+        made["b"].sids()
+        yield drain(made)
+
+
 def _scenarios() -> Iterator[Scenario]:
     families = (4, 6)
     world = {v: Flows(POD[v], WORLD[v]) for v in families}
@@ -211,6 +239,28 @@ def _scenarios() -> Iterator[Scenario]:
             for v in families
         ),
     )  # fmt: skip
+    seg6 = _kernel(net_.seg6_out, net_.seg6_in)
+    yield Scenario(
+        "kernel seg6, connections tracked", _l3vpn,
+        _kernel(net_.seg6_out, net_.seg6_in, net_.tracked),
+        tuple(
+            Probe(f"SRv6 L3VPN, the same work, IPv{v}", Flows(POD[v], FAR_POD[v]), "x0", POD[v],
+                  POD[v])
+            for v in families
+        ),
+    )  # fmt: skip
+    for title, ours in (
+        ("SRv6 L3VPN over two nodes", _l3vpn),
+        ("SRv6 encapsulation, the other node the kernel's", _l3vpn_out),
+        ("SRv6 decapsulation, the other node the kernel's", _l3vpn_in),
+    ):
+        yield Scenario(
+            "kernel seg6", ours, seg6,
+            tuple(
+                Probe(f"{title}, IPv{v}", Flows(POD[v], FAR_POD[v]), "x0", POD[v], POD[v])
+                for v in families
+            ),
+        )  # fmt: skip
     yield Scenario(
         "routing, nft masquerade at the gateway", _other_gateway,
         _kernel(lambda net: net_.masquerade(net, "b", "b0")),

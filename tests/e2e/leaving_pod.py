@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mesh.install.api import Api
@@ -20,7 +21,8 @@ def main() -> int:
     host, ca, token, node, folder = sys.argv[1:]
     place = Path(folder)
     api = Api(host, ssl.create_default_context(cafile=ca), lambda: f"Bearer {token}")
-    places = Places.below(place)
+    places = replace(Places.below(place), beside=True)
+    places.agent.mkdir(parents=True, exist_ok=True)
     places.bpffs.mkdir(parents=True, exist_ok=True)
 
     def undo() -> list[str]:

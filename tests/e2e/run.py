@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mesh.lab import enter, places
-from mesh.lab.kube import bringup, builds, cli, credentials, topology
+from mesh.lab.kube import bringup, builds, cli, credentials, installed, topology
 from mesh.lab.kube.topology import Cluster
 from mesh.lab.places import Lab, LabError
-from tests.e2e import installed, report
+from tests.e2e import killing, report
 from tests.e2e.report import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +40,12 @@ class Suite:
     """Levels of pytest that run without the bed."""
     on_bed: tuple[str, ...] = ()
     """Levels of pytest that run on the bed, before the specs."""
+    afterwards: tuple[str, ...] = ()
+    """Levels of pytest that run on the bed after the specs: Meshgate is gone then."""
     specs: str = ""
     """The list of specs; absent: that of the suite's name."""
+    beside: bool = False
+    """Whether Meshgate is installed beside the network of the topology."""
     kills_agents: bool = False
     """Whether the agents of the chart are killed in turn while the specs run."""
 
@@ -49,11 +53,40 @@ class Suite:
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("smoke", BEDS / "smoke.yaml", 4, 10, before=("tests/e2e",), on_bed=("tests/bed",)),
+        Suite(
+            "smoke",
+            BEDS / "smoke.yaml",
+            4,
+            10,
+            before=("tests/e2e",),
+            on_bed=("tests/bed",),
+            afterwards=("tests/leaving",),
+        ),
         Suite("killed", BEDS / "smoke.yaml", 6, 30, specs="conformance", kills_agents=True),
         Suite("conformance", places.KUBE_TOPOLOGY, 6, 30),
         Suite("whole", BEDS / "smoke.yaml", 6, 30, specs="conformance"),
         Suite("dualstack", places.KUBE_TOPOLOGY, 4, 30),
+        Suite(
+            "beside-bridge",
+            places.KUBE_TOPOLOGY,
+            6,
+            30,
+            on_bed=("tests/bed/test_egress.py",),
+            afterwards=("tests/leaving",),
+            specs="conformance",
+            beside=True,
+        ),
+        Suite("kube-router", BEDS / "kube-router.yaml", 6, 30, specs="conformance"),
+        Suite(
+            "beside-kube-router",
+            BEDS / "kube-router.yaml",
+            6,
+            30,
+            on_bed=("tests/bed/test_egress.py",),
+            afterwards=("tests/leaving",),
+            specs="conformance",
+            beside=True,
+        ),
     )
 }
 
@@ -75,9 +108,10 @@ def run(suite: Suite) -> bool:
     begin = time.monotonic()
     lab = places.current(cli.NAME, cli.RUN)
     try:
-        _bring_up(lab, suite.bed)
+        _bring_up(lab, suite.bed, beside=suite.beside)
         levels |= {level: _level(level) for level in suite.on_bed}
         result = _run_specs(lab, suite)
+        levels |= {level: _level(level) for level in suite.afterwards}
         result = replace(result, outcomes=levels | dict(result.outcomes))
         problems, good = result.lines(), result.is_good
     except LabError as error:
@@ -89,15 +123,18 @@ def run(suite: Suite) -> bool:
     return good
 
 
-def _bring_up(lab: Lab, bed: Path) -> None:
-    """The bed; clusters without a network get Meshgate's. Raises LabError."""
+def _bring_up(lab: Lab, bed: Path, *, beside: bool) -> None:
+    """The bed; clusters without a network get Meshgate's, with ``beside`` the others, too.
+
+    Raises LabError.
+    """
     shape = topology.load(bed)
-    bare = [cluster for cluster in shape.clusters if cluster.cni == "none"]
-    if bare:
+    ours = [cluster for cluster in shape.clusters if beside or cluster.cni == "none"]
+    if ours:
         installed.make_image()
     bringup.up(lab, shape, bed.read_text())
-    for cluster in bare:
-        installed.install(lab, cluster)
+    for cluster in ours:
+        installed.install(lab, shape, cluster)
 
 
 def _level(level: str) -> str:
@@ -117,7 +154,7 @@ def _run_specs(lab: Lab, suite: Suite) -> Result:
     junit.unlink(missing_ok=True)
     (cluster,) = topology.load(lab.topology).clusters
     command = ginkgo(lab, cluster, suite, names, folder)
-    kills = installed.agents_killed(lab, cluster) if suite.kills_agents else nullcontext()
+    kills = killing.agents_killed(lab, cluster) if suite.kills_agents else nullcontext()
     with (folder / "ginkgo.log").open("wb") as log, kills:
         inside = enter.argv(lab.host(cluster.control_plane.name), command)
         subprocess.run(inside, cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)

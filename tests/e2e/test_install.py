@@ -28,6 +28,7 @@ from clustermesh.asking import RefusedError
 from clustermesh.etcd.client import Client, Denied, EtcdAddress
 from clustermesh.issued import write_pki
 from clustermesh.issuer import AUDIENCE, Caller, Issuer
+from mesh.host import drained
 from mesh.install import chart, etcd, installing, leaving, rights, uninstalling
 from mesh.install import pod as pod_of
 from mesh.install.api import Api, ApiError, of_kubeconfig, path_of
@@ -378,7 +379,7 @@ def test_an_agent_leaves_its_node_when_it_is_asked(
     admin.apply(leaving.Request("2", LEAVE).document(NAMESPACE))
     _await(lambda: report_of(admin, "n1") == Report("2", LEFT, "1 things undone"))
     state = tmp_path / "var/lib/meshgate/agent/host.json"
-    state.parent.mkdir(parents=True)
+    state.parent.mkdir(parents=True, exist_ok=True)
     state.touch()
     admin.apply(leaving.Request("2", WIPE).document(NAMESPACE))
     _await(lambda: report_of(admin, "n1") == Report("2", WIPED, "1 things undone"))
@@ -388,6 +389,34 @@ def test_an_agent_leaves_its_node_when_it_is_asked(
     assert starts == 1
     admin.delete(request)
     _await(lambda: len((tmp_path / "started").read_text().splitlines()) == starts + 1)
+    assert leaver.poll() is None
+
+
+def test_a_node_tells_how_far_its_drain_is(
+    admin: Api, leaver: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """The agent runs on meanwhile; its side is two files."""
+    admin.apply(leaving.config_map(NAMESPACE, leaving.REPORTS))
+    folder = tmp_path / "var/lib/meshgate/agent"
+    begin = time.time()
+    admin.apply(leaving.Request("5", leaving.DRAIN, drain=300).document(NAMESPACE))
+    _await(lambda: drained.asked(folder) is not None)
+    asked_now = drained.asked(folder)
+    assert asked_now
+    assert asked_now.id == "5"
+    assert begin + 299 < asked_now.until < begin + 330
+    drained.answer(folder, drained.Drained("5", 3, done=False))
+    _await(
+        lambda: (
+            report_of(admin, "n1") == Report("5", leaving.WAITING, "3 connections are translated")
+        )
+    )
+    drained.answer(folder, drained.Drained("5", 0, done=True))
+    _await(lambda: report_of(admin, "n1") == Report("5", leaving.DRAINED, "no connection left"))
+    assert len((tmp_path / "started").read_text().splitlines()) == 1
+    assert not (tmp_path / "undone").exists()
+    admin.delete(path_of(leaving.config_map(NAMESPACE, leaving.REQUEST)))
+    _await(lambda: drained.asked(folder) is None)
     assert leaver.poll() is None
 
 
@@ -472,10 +501,16 @@ def agents(server: ApiServer, admin: Api) -> dict[str, Api]:
 
 
 def asked(
-    admin: Api, answering: Answering, monkeypatch: pytest.MonkeyPatch, within_s: float = 30.0
+    admin: Api,
+    answering: Answering,
+    monkeypatch: pytest.MonkeyPatch,
+    within_s: float = 30.0,
+    drain_s: int = 0,
 ) -> list[str]:
     monkeypatch.setattr(uninstalling, "time", _Clock(answering))
-    return list(uninstalling.leave_nodes(admin, NAMESPACE, evict=False, within_s=within_s))
+    return list(
+        uninstalling.leave_nodes(admin, NAMESPACE, evict=False, drain_s=drain_s, within_s=within_s)
+    )
 
 
 class _Clock:
@@ -509,11 +544,11 @@ def test_nodes_leave_and_then_the_chart_goes(
     for name in ("meshgate-controller-n1", "meshgate-install-n1", "meshgate-speaker-n1"):
         admin.delete(f"{CORE}/pods/{name}", gracePeriodSeconds="0")
     admin.apply({**leaving.config_map(NAMESPACE, "meshgate-ca"), "kind": "Secret"})
-    states = {"n1": {LEAVE: LEFT, WIPE: WIPED}}
-    lines = asked(admin, Answering({"n1": agents["n1"]}, states), monkeypatch, 5.0)
-    assert lines[0] == "node n1 left: as asked"
-    assert "node n2 did not answer" in lines[1]
-    assert "meshgate leave --root /host" in lines[1]
+    states = {"n1": {leaving.DRAIN: leaving.DRAINED, LEAVE: LEFT, WIPE: WIPED}}
+    lines = asked(admin, Answering({"n1": agents["n1"]}, states), monkeypatch, 5.0, drain_s=10)
+    assert lines[:3] == ["node n1 drained: as asked", "node n2: no word", "node n1 left: as asked"]
+    assert "node n2 did not answer" in lines[3]
+    assert "meshgate leave --root /host" in lines[3]
     assert "deployments/meshgate-controller deleted" in lines
     assert "secrets/meshgate-ca deleted" in lines
     found = rendered("values-whole.yaml", "agentNotReadyTaint=true")

@@ -33,7 +33,8 @@ from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
 from mesh.objects.manifests import Manifests
 from mesh.objects.tables import Objects
 from mesh.services.kinds import SERVICES, SLICES
-from mesh.speaker import Speaker
+from mesh.speaker import READS, Speaker
+from srv6.vrf.kind import VRFS
 from tests.e2e import api_server
 from tests.e2e.test_definitions import VALID, document
 
@@ -378,7 +379,8 @@ def test_rows_are_those_of_a_folder_with_the_same_documents(server: Server, tmp_
         pods = {key: row for key, row in expected[PODS.name].items() if row.node == "east-1"}
         assert of_agent == expected | {PODS.name: pods}
         read = {noun for noun, rows in plain(speaker.objects).items() if rows}
-        assert read == {NODES.name, PEERS.name, POLICIES.name}
+        assert read == {noun.name for noun in READS if expected.get(noun.name)}
+        assert read >= {NODES.name, PEERS.name, POLICIES.name, SERVICES.name, VRFS.name}
         assert plain(speaker.objects)[NODES.name] == expected[NODES.name]
 
     asyncio.run(run())
@@ -541,6 +543,7 @@ def test_conditions_and_events_say_what_is_wrong_and_nothing_is_written_twice(
     """By a role of the least rights: status of the own kinds, and Events."""
     code = Code("E399", "Something is wrong.", "Mend it.")
     found: list[Finding] = []
+    lacking = ["n1"]
     path = f"{path_of(document('EgressPolicy', {}))}/one"
     server.grant()
     server.grant_writes()
@@ -557,10 +560,17 @@ def test_conditions_and_events_say_what_is_wrong_and_nothing_is_written_twice(
 
     async def run() -> None:
         one = source(server.kubeconfig(USER))
-        writing = one.write_back(lambda: found, lambda: True)
+        writing = one.write_back(lambda: found, lambda: True, lambda *_: lacking)
         task = asyncio.create_task(writing())
         async with running(one):
-            well = {"Accepted": ("True", "Used"), "Healthy": ("True", "NoFinding")}
+            well = {
+                "Accepted": ("True", "Used"),
+                "Programmed": ("False", "NodesLackIt"),
+                "Healthy": ("True", "NoFinding"),
+            }
+            await until(lambda: read()[0] == well)
+            lacking.clear()
+            well["Programmed"] = ("True", "OnAllNodes")
             await until(lambda: read()[0] == well)
             found.append(Finding(code, "EgressPolicy/one", "spec.addresses", "is wrong"))
             await until(lambda: read()[0] == well | {"Healthy": ("False", "E399")})

@@ -68,6 +68,34 @@ DOCUMENTS: tuple[dict[str, Any], ...] = (
               "advertise": ["podCIDRs", "egress"]},
     ),
     _document(
+        "CiliumBGPClusterConfig", "racks", "cilium.io/v2",
+        spec={"nodeSelector": {"matchLabels": {"rack": "a"}}, "bgpInstances": [
+            {"name": "i", "localASN": 65101, "peers": [
+                {"name": "tor", "peerAddress": "10.99.0.1", "peerASN": 65000,
+                 "peerConfigRef": {"name": "tor"}}]}]},
+    ),
+    _document(
+        "CiliumBGPPeerConfig", "tor", "cilium.io/v2",
+        spec={"transport": {"peerPort": 179}, "timers": {"holdTimeSeconds": 9},
+              "gracefulRestart": {"enabled": True, "restartTimeSeconds": 15},
+              "families": [{"afi": "ipv4", "safi": "unicast",
+                            "advertisements": {"matchLabels": {"a": "b"}}}]},
+    ),
+    _document(
+        "CiliumBGPAdvertisement", "all", "cilium.io/v2",
+        spec={"advertisements": [
+            {"advertisementType": "Service", "selector": {"matchLabels": {"a": "b"}},
+             "service": {"addresses": ["LoadBalancerIP"], "aggregationLengthIPv4": 24},
+             "attributes": {"communities": {"standard": ["65101:1", "4259840099"],
+                                            "wellKnown": ["no-export"]},
+                            "localPreference": 5}}]},
+    ),
+    _document(
+        "CiliumBGPNodeConfigOverride", "east-1", "cilium.io/v2",
+        spec={"bgpInstances": [{"name": "i", "routerID": "10.9.9.9", "localASN": 65109,
+                                "peers": [{"name": "tor", "localAddress": "10.99.0.99"}]}]},
+    ),
+    _document(
         "ClusterPeer", "west", _OWN,
         spec={"cluster": "west", "id": 2, "podCIDRs": ["10.2.0.0/16"], "hosts": True,
               "nodeCIDRs": ["10.99.0.0/24"], "serviceCIDRs": ["10.97.2.0/24"],

@@ -15,7 +15,8 @@ from ipaddress import ip_address, ip_network
 import msgspec
 import yaml
 
-from bgp.exabgp import lines
+from bgp.exabgp import lines, said
+from bgp.wire import opening, update
 from clustermesh import findings as codes
 from clustermesh.contract import Contract, Limits
 from clustermesh.controller import Foreign
@@ -87,7 +88,21 @@ EVENTS = (
     {"exabgp": "5.0.0", "type": "notification", "neighbor": {
         "address": {"peer": "10.0.0.2"}, "direction": "send",
         "notification": {"code": 2, "subcode": 2, "message": "(65001)"}}},
+    {"exabgp": "5.0.0", "type": "update", "neighbor": {
+        "address": {"peer": "10.0.0.2"}, "direction": "send",
+        "message": {"category": 5, "body": "0x00010001"}}},
 )  # fmt: skip
+SAID = (
+    b"10.99.0.1 | next-hop fd99::11 community [ 1:2 ] extended-community [ 0x0002fde900000064 ] "
+    b"med 5 bgp-prefix-sid-srv6 ( l3-service fcbb::1 0x0013 [ 32,16,16,0,0,0 ] ) rd 1:2 label 3 "
+    b"| 10.1.0.0/24"
+)
+UPDATE = bytes.fromhex(
+    "000000644001010040020602010000fde8800e2000018018000000000000000000fd99000000000000000000000000"
+    "0001007000003100 00fde9000000010a014dc010080002fde900000064c02825050022000100".replace(" ", "")
+    + "1e00fcbbbb000001007700000000000000000000130001000620101000000018140001"
+)
+OPEN = bytes.fromhex("04fde800090a630001140206010400010001020641040000fde8400640780001010080")
 ROUTE = {
     "peer": {"address": "10.0.0.2"},
     "route": {"nlri": {"prefix": "10.1.0.0/24", "nexthop": "10.0.0.1"}},
@@ -161,9 +176,15 @@ def read_bgp(odd: Mutations) -> None:
     """A line of ExaBGP."""
     line = odd.json(odd.one_of(EVENTS)).decode(errors="replace")
     with suppress(ValueError):
-        lines.event(line)
+        heard = lines.event(line)
+        if isinstance(heard, lines.Heard):
+            heard.refresh()
+    update.decode(odd.bytes(UPDATE), asn4=odd.chance.random() < 0.5, external=True)
+    opening.decode(odd.bytes(OPEN))
     with suppress(ValueError):
-        lines.dumped_route(odd.json(ROUTE).decode(errors="replace"))
+        said.dumped_route(odd.json(ROUTE).decode(errors="replace"))
+    with suppress(ValueError):
+        list(said.routes(odd.bytes(SAID).decode(errors="replace")))
     with suppress(ValueError):
         lines.dumped_neighbors(odd.json([NEIGHBOR, NEIGHBOR]).decode(errors="replace"))
 

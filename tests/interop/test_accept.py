@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
+from clustermesh.accept import accepted_at
 from clustermesh.etcd.client import Client
 from clustermesh.etcd.names import key_text
 from mesh.cli import main
@@ -78,3 +80,26 @@ def test_what_stands_in_the_way_is_named(
     assert main(["cluster", "accept-apiserver", "--yes", *of_away]) == 1
     assert "API server https://127.0.0.1:1" in capsys.readouterr().err
     assert accepted(etcd) == []
+
+
+def test_held_routes_of_a_router_are_let_go(
+    etcd: Etcd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration(tmp_path, etcd)
+    command = ["peer", "accept", "10.99.0.1", "--config", str(config)]
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    assert main(command) == 1
+    before = datetime.now(UTC)
+    assert main([*command, "--yes"]) == 0
+    assert "10.99.0.1" in capsys.readouterr().out
+
+    async def read() -> bytes:
+        client = Client(etcd.endpoint)
+        try:
+            (kv,) = (await client.list("meshgate/v1/east/accepted/peer/10.99.0.1")).kvs
+            return kv.value
+        finally:
+            await client.aclose()
+
+    assert before <= accepted_at(asyncio.run(read())) <= datetime.now(UTC)
+    assert main(["peer", "accept", "10.99.0.1", "--config", str(tmp_path / "none")]) == 1

@@ -44,10 +44,21 @@ OF_ALL_CONTROLLERS = "cilium/.heartbeat"
 OF_THE_AGENT = (
     "meshgate/v1/east/pod/east-1/shop/web-1",
     "meshgate/v1/east/pod/east-1/synced",
+    "meshgate/v1/east/lent/east-1/20261130/198.51.100.10/18-1",
+    "meshgate/v1/east/demand/east-1",
+    "meshgate/v1/east/programmed/east-1",
     "meshgate/v1/east/status/node/east-1/x",
 )
-OF_THE_OTHER = ("meshgate/v1/east/pod/east-10/shop/web-1",)
-OF_THE_SPEAKER = ("meshgate/v1/east/status/speaker/east-1/x",)
+OF_THE_OTHER = (
+    "meshgate/v1/east/pod/east-10/shop/web-1",
+    "meshgate/v1/east/lent/east-10/20261130/198.51.100.10/18-1",
+    "meshgate/v1/east/demand/east-10",
+    "meshgate/v1/east/programmed/east-10",
+)
+OF_THE_SPEAKER = (
+    "meshgate/v1/east/status/speaker/east-1/x",
+    "meshgate/v1/east/learned/east-1/labels",
+)
 OF_WEST = "meshgate/v1/west/pod/east-1/shop/web-1"
 OF_NOBODY = (
     "cilium/cluster-config/east2",

@@ -150,6 +150,31 @@ def test_a_released_number_rests_and_its_next_owner_has_a_greater_epoch(etcd: Et
     asyncio.run(run())
 
 
+def test_a_released_number_is_free_when_its_owner_has_let_it_go(etcd: Etcd) -> None:
+    """However long it has rested; the owner itself has it back at once."""
+
+    async def run() -> None:
+        async with client_of(etcd.endpoint) as client:
+            gone = set[str]()
+            let_go = {"block": lambda _, claim: claim.owner in gone}
+            fence = await fence_of(client)
+            claims = Allocator(client, "east", CLAIMED, fence, None, {"block": 0.0}, let_go)
+            await claims.recover()
+            for again in range(2):
+                old = await claims.claim("block", "198.51.100.10", "east-1/0", range(1))
+                await claims.release("block", "198.51.100.10", "east-1/0")
+                if again:
+                    claims = Allocator(client, "east", CLAIMED, fence, None, {"block": 0.0}, let_go)
+                    await claims.recover()  # the next leader asks, too
+                with pytest.raises(PoolFull):
+                    await claims.claim("block", "198.51.100.10", "east-2/0", range(1))
+            gone.add("east-1/0")
+            new = await claims.claim("block", "198.51.100.10", "east-2/0", range(1))
+            assert (new.number, new.epoch > old.epoch) == (0, True)
+
+    asyncio.run(run())
+
+
 def test_a_full_pool_refuses_by_name_and_serves_who_fits(etcd: Etcd) -> None:
     async def run() -> None:
         async with client_of(etcd.endpoint) as client:

@@ -8,6 +8,7 @@ north: a node now and then, which is timed until the target has it
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
+import pytest
 from etcd_server import Etcd, client_of, running, task_of, until
 from test_agent_store import WEST, agent_of, east
 
@@ -28,6 +30,7 @@ from clustermesh.remote import wire
 from mesh.agent import Agent
 from mesh.core.model import Address, Node, NodeKey, PodKey
 from mesh.core.target import Errors
+from mesh.process import COLLECT
 
 #: As the attack was seen, or a small one that shows the same.
 SOAK = bool(os.environ.get("MESHGATE_SOAK"))
@@ -39,7 +42,8 @@ GROWTH = 20 << 20
 #: else. ``pytest -s`` prints what was reached.
 BOUND_S = 0.25
 #: The aim: 99 of 100 changes within so many seconds. The part of the machine and of etcd in them
-#: varies; the part of the process is the CPU that it uses until the change has arrived.
+#: varies, most of all while etcd writes large values; so beside other tests the part of the process
+#: counts, the CPU that it uses until the change has arrived.
 AIM_S = 0.05
 MANY = replace(WEST, pod_cidrs=(ip_network("10.64.0.0/14"),))
 ENDPOINTS = (IPv4Address("10.99.0.21"), IPv4Address("10.99.0.22"))
@@ -105,6 +109,10 @@ class Probe:
         return sorted(self.late_s)[len(self.late_s) // 2]
 
     @property
+    def p99_s(self) -> float:
+        return sorted(self.late_s)[int(0.99 * (len(self.late_s) - 1))]
+
+    @property
     def p99_cpu_s(self) -> float:
         return sorted(self.cpu_s)[int(0.99 * (len(self.cpu_s) - 1))]
 
@@ -128,6 +136,16 @@ async def write(client: Client, rows: Sequence[tuple[str, bytes]]) -> None:
     for at in range(0, len(rows), 100):
         ops = [put_op(key, value) for key, value in rows[at : at + 100]]
         await client.txn((), ops, repeat=True)
+
+
+@pytest.fixture(autouse=True)
+def as_a_process() -> Iterator[None]:
+    """Collections of garbage come as seldom as in a process of ours (``mesh/process.py``)."""
+    before = gc.get_threshold()
+    gc.set_threshold(*COLLECT)
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
 
 
 @asynccontextmanager
@@ -184,6 +202,7 @@ def test_a_node_whose_endpoint_goes_there_and_back_costs_its_own_cluster(tmp_pat
             await write(client, list(addresses()))
             table = agent.features.identity.address
             await until(lambda: len(table) >= ADDRESSES, "all addresses are in", 120)
+            gc.freeze()  # as a minute after the start
             before, turn = resident(), 0
 
             async def attack() -> None:
@@ -197,6 +216,7 @@ def test_a_node_whose_endpoint_goes_there_and_back_costs_its_own_cluster(tmp_pat
             await during(attack, probe)
             report("endpoint there and back", probe, resident() - before)
             assert probe.p50_s < BOUND_S
+            assert probe.p99_s < AIM_S or not SOAK
             assert probe.p99_cpu_s < AIM_S
             remote = agent.features.store.remote
             last = ENDPOINTS[0] if turn % 2 else ENDPOINTS[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -142,3 +144,28 @@ def test_the_controller_gets_its_own_files_and_keeps_them(issuing: Issuing, tmp_
     controller = issuing.endpoint(tmp_path)
     assert asyncio.run(written(controller, "meshgate/v1/east/leader"))
     assert not asyncio.run(written(controller, "meshgate/v1/west/leader"))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_a_former_version_of_tls_is_refused(issuing: Issuing, version: ssl.TLSVersion) -> None:
+    """RFC 8996."""
+    assert spoken(issuing, ssl.TLSVersion.TLSv1_2) in ("TLSv1.2", "TLSv1.3")
+    with pytest.raises(ssl.SSLError):
+        spoken(issuing, version, most=version)
+
+
+def spoken(
+    issuing: Issuing, least: ssl.TLSVersion, most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> str | None:
+    """The version that the issuer speaks with a client that knows these."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")  # a client of today would refuse by itself
+    context.minimum_version, context.maximum_version = least, most
+    context.set_alpn_protocols(["h2"])
+    host, _, port = issuing.address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), 5) as plain,
+        context.wrap_socket(plain, server_hostname="issuer") as secure,
+    ):
+        return secure.version()

@@ -19,6 +19,8 @@ from running import Lab
 from bpf.maps import Map
 
 PART = 3 / 4
+#: Free entries of a table that counts as full: a preallocated hash keeps some for each processor.
+SLACK = 64
 #: OPENED, REPLIED and STREAM of ``enum connection_flag``: established, and live.
 FLAGS = 1 | 2 | 64
 TCP, UDP = 6, 17
@@ -30,8 +32,23 @@ Entries = tuple[Any, Any]
 @contextmanager
 def three_quarters_full(lab: Lab) -> Iterator[None]:
     """All nodes' connection tables, and their ports to the legacy host; emptied at the end."""
+    with _all_filled(lab, PART):
+        yield
+
+
+@contextmanager
+def full_tables(lab: Lab, *nodes: str) -> Iterator[None]:
+    """Likewise of these nodes, to the last entry but ``SLACK``."""
+    with _all_filled(lab, 1, *nodes):
+        yield
+
+
+@contextmanager
+def _all_filled(lab: Lab, part: float, *nodes: str) -> Iterator[None]:
+    """Of all nodes, if none are named."""
     hosts = lab.shown["hosts"]
     places = {name: Path(host["bpffs"]) for name, host in hosts.items() if host["bpffs"]}
+    places = {name: place for name, place in places.items() if name in (nodes or places)}
     pods = {
         (pod["node"], pod["name"].partition("-")[0]): pod["addresses"] for pod in lab.table("pod")
     }
@@ -39,12 +56,12 @@ def three_quarters_full(lab: Lab) -> Iterator[None]:
         for node, place in places.items():
             # The share of the first one is used up; the second one opens what the test sends.
             for hog, covered in zip(pods[node, "web"], pods[node, "client"], strict=True):
-                stack.enter_context(_filled(lab, place, hog, covered))
+                stack.enter_context(_filled(lab, place, hog, covered, part))
         yield
 
 
 @contextmanager
-def _filled(lab: Lab, place: Path, hog: str, covered: str) -> Iterator[None]:
+def _filled(lab: Lab, place: Path, hog: str, covered: str, part: float) -> Iterator[None]:
     version = ip_address(hog).version
     with (
         Map.open_pinned(place / f"mg_ct_v{version}") as connections,
@@ -59,7 +76,8 @@ def _filled(lab: Lab, place: Path, hog: str, covered: str) -> Iterator[None]:
         translated, mapped = _translated(
             connections, mappings, covered, (legacy, port), egress, ports
         )
-        room = int(connections.max_entries * PART) - len(translated[0]) - len(connections.dump()[0])
+        most = min(int(connections.max_entries * part), connections.max_entries - SLACK)
+        room = most - len(translated[0]) - len(connections.dump()[0])
         plain = _plain(connections, hog, version, room)
         for table, (keys, values) in (
             (mappings, mapped),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,16 @@ class Lab:
             env=self.environment,
         )
 
+    def start_talking(self, host: str, *command: object) -> subprocess.Popen[str]:
+        """``start`` for a command that reads its standard input."""
+        return subprocess.Popen(
+            self._command(("lab", "exec", host, *command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+
     def _command(self, arguments: tuple[object, ...]) -> list[str]:
         return [sys.executable, "-m", "mesh.cli", *map(str, arguments)]
 
@@ -112,6 +123,29 @@ class Lab:
     def healthy(self) -> bool:
         """Whether ``meshgate status`` says so."""
         return self.run("status").returncode == 0
+
+    @contextmanager
+    def one_gateway(self, node: str) -> Iterator[None]:
+        """Of the nodes of its cluster only this one is a gateway."""
+        cluster = node.partition("-")[0]
+        path = Path(self.shown["manifests"][cluster]) / "nodes.yaml"
+        before = path.read_text()
+
+        def gateways() -> list[str]:
+            row = next(row for row in self.table("egress") if row["cluster"] == cluster)
+            return [one["node"] for one in row["gateways"]]
+
+        there = gateways()
+        documents = before.split("---\n")
+        kept = [one if f"name: {node}\n" in one else one.replace("role: gateway", "role: other")
+                for one in documents]  # fmt: skip
+        path.write_text("---\n".join(kept))
+        try:
+            wait(lambda: gateways() == [node], 10, f"{node} is the only gateway")
+            yield
+        finally:
+            path.write_text(before)
+            wait(lambda: gateways() == there, 10, "the others are gateways again")
 
     def settle(self) -> None:
         """Wait until it is healthy.
@@ -183,6 +217,23 @@ def report(transfer: subprocess.Popen[str]) -> dict[str, Any]:
     except (ValueError, IndexError):
         raise AssertionError(f"the probe said: {text}") from None
     return found
+
+
+def egress(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command about east's egress, on a host of the lab: only from there etcd is reached."""
+    config = Path(lab.environment["MESHGATE_RUN"]) / "east-1/controller.yaml"
+    words = ("egress", *words, "--yes", "--config", str(config))
+    return lab.exec("east-1", sys.executable, "-m", "mesh.cli", *words)
+
+
+def evict(lab: Lab, address: str) -> subprocess.CompletedProcess[str]:
+    return egress(lab, "evict", address)
+
+
+def stored(lab: Lab, prefix: str) -> dict[str, bytes]:
+    """The values of etcd by key; many are no text."""
+    found = json.loads(lab.etcdctl("root", "get", "-w", "json", "--prefix", prefix).stdout)
+    return {b64decode(kv["key"]).decode(): b64decode(kv["value"]) for kv in found["kvs"]}
 
 
 def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:

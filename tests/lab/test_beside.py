@@ -12,12 +12,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from leaking import count_a_leak, forget_leaks, leaked
 from running import Lab, url, wait
+
+from mesh.host.drained import Drain, Drained, answered, ask
 
 ASK = """
 import socket, sys
@@ -80,6 +86,19 @@ def test_pods_reach_each_other(lab: Lab, pod: str, to: str, number: int) -> None
     assert said == to
 
 
+def test_the_detector_counts_what_the_bridge_has_translated(lab: Lab, number: int) -> None:
+    """The other CNI gives it the node's address: netfilter's entry names the pod."""
+    assert leaked(lab) == {}
+    family = (socket.AF_INET, socket.AF_INET6)[number]
+    try:
+        count_a_leak(lab, "east-1", "east/shop/client-1", family, beside=True)
+        last = leaked(lab)["east-1"]["last"]["source"]
+        assert last in ("10.99.0.11", "fd99::11"), "not the pod's own"
+    finally:
+        forget_leaks(lab, "east-1")
+    assert leaked(lab) == {}
+
+
 def links(lab: Lab, host: str) -> set[str]:
     return {row["ifname"] for row in json.loads(lab.output(host, "ip", "-j", "link"))}
 
@@ -133,17 +152,70 @@ def test_a_killed_agent_comes_back_to_what_is_there(lab: Lab) -> None:
     assert asked(lab, "east/shop/client-1", 1) == ("2001:db8:100::10",)
 
 
+STREAM = """
+import socket, sys, time
+made, answers = socket.create_connection((sys.argv[1], 7007), 5), 0
+made.settimeout(3)
+try:
+    while True:
+        made.sendall(b"question\\n")
+        answers += len(made.recv(100))
+        print(answers, flush=True)
+        time.sleep(0.2)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+def test_a_drain_lets_connections_go_on_and_resets_what_is_left(lab: Lab) -> None:
+    """New connections leave as the other CNI has them, which the firewall refuses here."""
+    run = Path(lab.environment["MESHGATE_RUN"])
+    folders = [
+        Path(yaml.safe_load((run / node / "agent.yaml").read_text())["stateDir"])
+        for node in ("east-1", "east-2")
+    ]
+    streams = [
+        lab.start("east/shop/client-1", sys.executable, "-uc", STREAM, one)
+        for one in ("192.0.2.10", "2001:db8:2::10")
+    ]
+    for one in streams:
+        assert one.stdout
+        assert one.stdout.readline().strip() == "9"
+    until = time.time() + 12
+    for folder in folders:
+        ask(folder, Drain("1", until))
+    wait(lambda: all(answered(one) for one in folders), 5, "both nodes drain")
+    for number in (0, 1):
+        assert asked(lab, "east/shop/client-1", number) == ()
+    wait(lambda: answered(folders[0]) == Drained("1", 2, done=False), 5, "two connections are left")
+    assert answered(folders[1]) == Drained("1", 0, done=True), "it is the gateway, and has none"
+    assert time.time() < until
+    ended = [one.communicate(timeout=30)[0].split() for one in streams]
+    assert time.time() >= until
+    for lines in ended:
+        assert lines[-1] == "ConnectionResetError"
+        assert len(lines) > 25, "they went on until then"
+    wait(lambda: bool((said := answered(folders[0])) and said.done), 10, "the agent may end")
+    for folder in folders:
+        ask(folder, None)
+    wait(lambda: asked(lab, "east/shop/client-1", 0) != (), 30, "the policy covers the pod again")
+    assert asked(lab, "east/shop/client-1", 1) == ("2001:db8:100::10",)
+
+
 @pytest.fixture(autouse=True)
-def _no_drops(lab: Lab) -> Iterator[None]:
+def _no_drops(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
     """Nothing of anybody is dropped on the nodes beside.
 
     But other nodes go on asking a node by echoes of the overlay while it is installed (D112). It
-    does not know them before it has read the store.
+    does not know them before it has read the store. What a drain resets is dropped.
     """
+    expected = {"Unknown sender"}
+    if request.node.name.startswith("test_a_drain"):
+        expected.add("No egress gateway")
 
     def drops() -> dict[str, int]:
         rows = [row for row in lab.table("drop") if row["node"].startswith("east")]
-        rows = [row for row in rows if row["reason"] != "Unknown sender"]
+        rows = [row for row in rows if row["reason"] not in expected]
         return {f"{row['node']} {row['reason']}": row["packets"] for row in rows}
 
     before = drops()

@@ -6,6 +6,7 @@ import errno
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from running import Lab, wait
+from running import Lab, egress, evict, wait
 from wiretap import FAMILIES, opened, taps
 
 POD = "east/shop/web-1"  # no policy covers it
@@ -26,10 +27,27 @@ metadata: {{name: web-egress}}
 spec:
   selectors: [{{podSelector: {{matchLabels: {{app: web}}}}}}]
   destinationCIDRs: ["{FAR[socket.AF_INET]}/32", "{FAR[socket.AF_INET6]}/128"]
-  addresses: [198.51.100.77, "2001:db8:100::77"]
+  pool: web
+  timers: {{tcpEstablishedSeconds: 9000, udpSeconds: 600}}
   gateways: {{nodeSelector: {{matchLabels: {{role: gateway}}}}}}
 """
+POOL = """
+apiVersion: meshgate.io/v1alpha1
+kind: EgressPool
+metadata: {name: web}
+spec:
+  cidrs: [198.51.100.77/32, "2001:db8:100::77/128"]
+  blockSize: 64
+---
+"""
 RST = 0x04
+
+
+@pytest.fixture(scope="module", autouse=True)
+def healthy_afterwards(lab: Lab) -> Iterator[None]:
+    """What the tests have dropped is no finding any more once a minute has fewer drops."""
+    yield
+    wait(lab.healthy, 90, "healthy afterwards")
 
 
 @contextmanager
@@ -125,7 +143,7 @@ def test_a_policy_that_comes_resets_what_was_open(lab: Lab, far: dict[int, socke
     with ExitStack() as stack:
         kinds = [(family, first) for family in FAMILIES for first in ("pod", "far")]
         talks = {kind: talk(stack, lab, far, *kind) for kind in kinds}
-        stack.enter_context(manifest(lab, "f-new.yaml", POLICY))
+        stack.enter_context(manifest(lab, "f-new.yaml", POOL + POLICY))
         wait(covering(lab), 15, "the policy covers the pod")
         tap = stack.enter_context(taps(lab, "router"))["router"]
         assert {kind: one.reset() for kind, one in talks.items()} == dict.fromkeys(kinds, True)
@@ -137,28 +155,78 @@ def test_a_policy_that_comes_resets_what_was_open(lab: Lab, far: dict[int, socke
                 and row["source"] == "the pod's own address"} == {True}  # fmt: skip
         fresh = talk(stack, lab, far, socket.AF_INET, "pod")
         assert fresh.second.getpeername()[0] == "198.51.100.77"
-    wait(lab.healthy, 90, "healthy afterwards, once a minute has fewer drops")
 
 
-def test_a_policy_that_goes_resets_what_it_had_translated(
+def states(lab: Lab) -> dict[str, list[str]]:
+    """Addresses of the policy, or of what is left of it, by state."""
+    rows = [row for row in lab.table("egress") if row["policy"] == "web-egress"]
+    return {row["state"]: row["addresses"] for row in rows}
+
+
+def release(lab: Lab) -> None:
+    """No firewall of the lab fetches the group, so nobody else gives its addresses up."""
+
+    def rows() -> list[str]:
+        return [row["state"] for row in lab.table("feed") if row["group"] == "web"]
+
+    wait(lambda: set(rows()) <= {"deleted"}, 60, "the group has gone")
+    assert egress(lab, "release", "web").returncode == 0
+    wait(lambda: not rows(), 30, "the group is released")
+
+
+def in_small_block(lab: Lab, address: str, port: int) -> bool:
+    """Whether the port is in a block of the pod's node, which has the pool's size."""
+    node = lab.pod(POD)["node"]
+    held = [one for one in lab.table("block") if (one["address"], one["node"]) == (address, node)]
+    assert {one["last"] - one["first"] + 1 for one in held} == {64}
+    return any(one["first"] <= port <= one["last"] for one in held)
+
+
+def test_connections_outlive_policy_and_pool_until_an_operator_evicts_the_address(
     lab: Lab, far: dict[int, socket.socket]
 ) -> None:
+    """Neither end hears anything before. What is opened later has the pod's own address."""
+    addresses = ["198.51.100.77", "2001:db8:100::77"]
     with ExitStack() as stack:
-        with manifest(lab, "f-new.yaml", POLICY):
+        with manifest(lab, "f-new.yaml", POOL + POLICY):
             wait(covering(lab), 15, "the policy covers the pod")
             talks = {f: talk(stack, lab, far, f, "pod") for f in FAMILIES}
             assert talks[socket.AF_INET].second.getpeername()[0] == "198.51.100.77"
-
-        def gone() -> bool:
-            return all(row["policy"] != "web-egress" for row in lab.table("egress"))
-
-        wait(gone, 15, "the policy has gone")
+            assert states(lab) == {"active": addresses}
+            for one in talks.values():
+                assert in_small_block(lab, *one.second.getpeername()[:2])
+            refused = evict(lab, addresses[0])
+            assert "does not drain" in refused.stderr, refused.stderr
+            assert refused.returncode == 1
+        wait(lambda: states(lab) == {"draining": addresses}, 15, "the addresses drain")
+        fresh = talk(stack, lab, far, socket.AF_INET, "pod")
+        assert fresh.second.getpeername()[0] in lab.pod(POD)["addresses"]
+        for one in talks.values():
+            for a, b in ((one.first, one.second), (one.second, one.first)):
+                a.send(b"again")
+                assert b.recv(100) == b"again"
+        for address in addresses:
+            assert evict(lab, address).returncode == 0
+        time.sleep(1)  # until the agents have written it
         assert {family: one.reset() for family, one in talks.items()} == dict.fromkeys(
             FAMILIES, True
         )
-        fresh = talk(stack, lab, far, socket.AF_INET, "pod")
-        assert fresh.second.getpeername()[0] in lab.pod(POD)["addresses"]
-    wait(lab.healthy, 90, "healthy afterwards, once a minute has fewer drops")
+    release(lab)
+
+
+def test_an_address_is_free_when_no_node_has_a_connection_of_it_any_more(
+    lab: Lab, far: dict[int, socket.socket]
+) -> None:
+    """Of IPv6 nobody had one: that address goes first."""
+    with ExitStack() as stack:
+        with manifest(lab, "f-new.yaml", POOL + POLICY):
+            wait(covering(lab), 15, "the policy covers the pod")
+            talk(stack, lab, far, socket.AF_INET, "pod")
+        wait(lambda: states(lab) == {"draining": ["198.51.100.77"]}, 60, "one is free")
+    wait(lambda: not states(lab), 60, "its last connection was closed")
+    mine = {"198.51.100.77", "2001:db8:100::77"}
+    wait(lambda: not mine & {b["address"] for b in lab.table("block")}, 15, "blocks are given back")
+    release(lab)
 
 
 # Backends and pods that are gone
@@ -284,4 +352,3 @@ def test_what_asks_a_gone_backend_hears_of_it(lab: Lab, tmp_path: Path) -> None:
         for reader in readers:
             heard = {tuple(line.split()) for line in reader.communicate(timeout=40)[0].splitlines()}
             assert heard == {("u-1", "silence"), ("u-2", "ECONNABORTED")}
-    wait(lab.healthy, 90, "healthy afterwards, once a minute has fewer drops")

@@ -35,7 +35,7 @@ def maps(lab: Lab) -> dict[str, str]:
             command = ["bpftool", "-j", "map", "dump", "pinned", str(pin)]
             dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             found[str(pin)] = "\n".join(sorted(json.dumps(entry) for entry in json.loads(dump)))
-    assert len(found) == 24
+    assert len(found) == 36
     return found
 
 

@@ -11,22 +11,31 @@ import yaml
 from running import Lab, wait
 
 CONTROLLERS = ("controller", "controller2")
-HOSTS = {"east-1", "east-2", "west-1", "west-2", "router", "firewall", "legacy", "etcd"}
+HOSTS = {
+    *("east-1", "east-2", "east-3", "west-1", "west-2", "west-3"),
+    *("router", "firewall", "legacy", "etcd"),
+    *("pe", "pe-blue", "pe-green", "blue", "green"),
+}
 
 
 def test_show_names_hosts_users_manifests_and_the_legacy_server(lab: Lab) -> None:
     shown = lab.shown
-    assert set(shown) == {"hosts", "etcd", "manifests", "egress", "legacy", "vtySocketDir"}
+    assert set(shown) == {
+        "hosts", "etcd", "manifests", "egress", "legacy", "vtySocketDir", "tenants", "feed",
+    }  # fmt: skip
     assert set(shown["hosts"]) == HOSTS
     assert set(shown["hosts"]["east-1"]) == {"netns", "bpffs", "cgroup", "addresses"}
-    nodes = [(c, f"{c}-{n}") for c in ("east", "west") for n in (1, 2)]
+    nodes = [(c, f"{c}-{n}") for c in ("east", "west") for n in (1, 2, 3)]
     assert set(shown["etcd"]["users"]) == {
         *(f"{c}:{role}:{node}" for c, node in nodes for role in ("node", "speaker")),
         *(f"{c}:controller:{c}-1-{one}" for c in ("east", "west") for one in CONTROLLERS),
+        "east:feed:east-1-feed",
         "root",
     }
+    assert shown["feed"]["url"] == "https://10.99.0.11:8443/feeds/"
+    assert {"ca", "user", "password", "groups", "firewallSync"} <= set(shown["feed"])
     assert all(Path(directory).is_dir() for directory in shown["manifests"].values())
-    assert set(shown["legacy"]) == {"addresses", "tcp", "udp", "closed", "log"}
+    assert set(shown["legacy"]) == {"addresses", "further", "tcp", "udp", "closed", "log"}
     assert {row["gateway"] for row in shown["egress"]} == {"east-2", "west-2"}
 
 
@@ -34,7 +43,10 @@ def test_show_lists_the_pods_for_people(lab: Lab) -> None:
     """By the names that ``exec`` takes."""
     pods = yaml.safe_load(lab.run("lab", "show").stdout)["pods"]
     assert {
-        f"{c}/shop/{app}-{n}" for c in ("east", "west") for app in ("web", "client") for n in (1, 2)
+        f"{c}/shop/{app}-{n}"
+        for c in ("east", "west")
+        for app in ("web", "client")
+        for n in (1, 2, 3)
     } == set(pods)
 
 
@@ -42,8 +54,9 @@ def test_every_process_is_listed_once(lab: Lab) -> None:
     names = set(lab.processes())
     nodes = {host for host in HOSTS if host[:4] in ("east", "west")}
     wanted = {f"{n}/{role}" for n in nodes for role in ("agent", "speaker", "exabgp", "relay")}
-    wanted |= {"east-1/controller", "west-1/controller"}
-    wanted |= {"etcd/etcd", "router/zebra", "router/bgpd"}
+    wanted |= {"east-1/controller", "west-1/controller", "east-1/feed"}
+    wanted |= {"etcd/etcd", "router/zebra", "router/bgpd", "router/bfdd"}
+    wanted |= {"pe/zebra", "pe/bgpd", "pe/fake_pe"}
     assert names == wanted
 
 

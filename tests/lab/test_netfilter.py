@@ -79,8 +79,10 @@ def test_a_pod_reaches_a_host_port_and_keeps_its_address(
 
 @pytest.mark.parametrize("port", [node_port, host_port], ids=["node port", "host port"])
 def test_the_world_reaches_a_pod_by_its_node(proxy: Wire, family: int, port: object) -> None:
+    """A policy covers the pod: its datagrams are answers because it declares the port (D190)."""
     assert callable(port)
     proxy.nodes["a"].masquerade(family)
+    proxy.nodes["a"].declare("client", PORT)
     with echo("a-client", family, proxy.pod("a-client", family), PORT):
         talk("l", family, LEGACY[family], HOSTS["a"][family], port("a-client"))
 

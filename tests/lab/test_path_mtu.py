@@ -10,15 +10,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import permutations
 
 import pytest
 from running import ECHO_PORT, Lab, report, wait
 
-NODES = {"east-1": "10.99.0.11", "east-2": "10.99.0.12", "west-1": "10.99.0.21",
-         "west-2": "10.99.0.22"}  # fmt: skip
+NODES = {"east-1": "10.99.0.11", "east-2": "10.99.0.12", "east-3": "10.99.0.13",
+         "west-1": "10.99.0.21", "west-2": "10.99.0.22"}  # fmt: skip
+GATEWAYS = ("east-2", "east-3")
 ROUTER = "10.99.0.1"
 FAMILIES = pytest.mark.parametrize("number", [0, 1], ids=["IPv4", "IPv6"])
 NEAR, FAR = "east/shop/web-1", "west/shop/web-1"
@@ -28,19 +29,26 @@ CLIENT = "east/shop/client-1"  # covered; its gateway is another node
 @contextmanager
 def routed(lab: Lab, *narrow: str, metrics: str = "") -> Iterator[None]:
     """The nodes reach each other through the router; ``narrow`` is the MTU behind it."""
-    routes = [(name, to) for name, to in permutations(NODES, 2)]
+    ways = [(name, f"{NODES[to]}/32 via {ROUTER}") for name, to in permutations(NODES, 2)]
+    ends = [("router", f"{address}/32 dev br0") for address in NODES.values()]
+    routes = [(host, way, metrics) for host, way in ways]
+    routes += [(host, way, " ".join(narrow)) for host, way in ends]
     try:
-        for name, to in routes:
-            where = f"{NODES[to]}/32 via {ROUTER} {metrics}"
-            lab.output(name, "ip", "route", "replace", *where.split())
-        for address in NODES.values():
-            lab.output("router", "ip", "route", "replace", f"{address}/32", "dev", "br0", *narrow)
+        for host in (*NODES, "router"):
+            batch(
+                lab, host, (f"replace {way} {more}" for name, way, more in routes if name == host)
+            )
         yield
     finally:
-        for name, to in routes:
-            lab.exec(name, "ip", "route", "del", f"{NODES[to]}/32", "via", ROUTER)
-        for address in NODES.values():
-            lab.exec("router", "ip", "route", "del", f"{address}/32", "dev", "br0")
+        for host in (*NODES, "router"):
+            batch(lab, host, (f"del {way}" for at, way, _ in routes if at == host))
+
+
+def batch(lab: Lab, host: str, routes: Iterable[str]) -> None:
+    """Changes of a host's routes by one command; one that is refused stops none of the others."""
+    lines = "".join(f"route {one}\n" for one in routes)
+    answer = lab.run("lab", "exec", host, "ip", "-force", "-batch", "-", text=lines)
+    assert "replace" not in lines or answer.returncode == 0, answer.stderr
 
 
 def learned(lab: Lab, host: str, to: str) -> int:
@@ -53,7 +61,10 @@ def streams(lab: Lab, pod: str, address: str, port: int, seconds: int = 6) -> No
     found = report(lab.probe(pod, "tcp", address, port, seconds))
     assert not found["error"], found
     assert found["received"] > 1 << 20, found
-    assert found["seconds_at_zero"] <= 2, found
+    # Each direction loses its first window. Where the handshake had to wait for a processor, each
+    # retransmission comes after more than a second (RFC 6298 2).
+    assert found["seconds_at_zero"] <= 4, found
+    assert all(found["per_second"][-2:]), found
 
 
 @FAMILIES
@@ -99,6 +110,6 @@ def test_legacy_and_a_covered_pod_hear_of_the_path_between_node_and_gateway(
     legacy = lab.shown["legacy"]
     with routed(lab, "mtu", "lock", "1400"):
         streams(lab, CLIENT, legacy["addresses"][number], legacy["tcp"])
-        assert learned(lab, "east-1", "east-2") == 1400
-        assert learned(lab, "east-2", "east-1") == 1400
+        assert 1400 in {learned(lab, "east-1", gateway) for gateway in GATEWAYS}
+        assert 1400 in {learned(lab, gateway, "east-1") for gateway in GATEWAYS}
     wait(lab.healthy, 20, "healthy again")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import LEASE_S, Lab, wait
+from running import LEASE_S, Lab, stored, wait
 from transfers import losses, route_monitor, transfers
 
 OF_EAST = ("east:controller:east-1-controller", "east:node:east-1", "east:speaker:east-1")
@@ -17,11 +17,9 @@ CLAIMS = ("identity", "podcidr", "locator", "block")
 
 def claims(lab: Lab) -> dict[str, str]:
     """Every claim's number by its key, as etcd has them."""
-    answer = lab.etcdctl("root", "get", "--prefix", "meshgate/v1/")
-    lines = answer.stdout.splitlines()
     return {
-        key: value
-        for key, value in zip(lines[::2], lines[1::2], strict=False)
+        key: value.decode()
+        for key, value in stored(lab, "meshgate/v1/").items()
         if "/owner/" in key and key.split("/")[3] in CLAIMS
     }
 

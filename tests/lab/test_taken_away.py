@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 from running import Lab, url, wait
@@ -38,9 +41,9 @@ def device(lab: Lab, host: str) -> dict[str, object]:
 def test_a_flow_names_the_service_that_was_asked_for(lab: Lab, family: int, host: str) -> None:
     """Of a pod and of the node's own processes, where the node sees their packets: to its own pod.
 
-    So the host asks often enough to get the backend of its node, of the four that there are.
+    So the host asks often enough to get the backend of its node, of the six that there are.
     """
-    asked = [url(service(lab, family), 80)] * 40
+    asked = [url(service(lab, family), 80)] * 60
     lab.output(host, "curl", "-sf", "-m5", "-Z", *asked)
 
     def named() -> bool:
@@ -56,14 +59,35 @@ def test_a_flow_names_the_service_that_was_asked_for(lab: Lab, family: int, host
     assert to_pods == []
 
 
+def test_flow_watch_names_it_in_the_rows_of_other_nodes(lab: Lab, family: int) -> None:
+    """Only the sender's node knows it; rows wait for the sender's."""
+    command = [sys.executable, "-m", "mesh.cli", "flow", "watch", "-o", "json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=lab.environment
+    ) as watching:
+        try:
+            time.sleep(1)  # it asks all agents at once
+            asked = [url(service(lab, family), 80)] * 60
+            lab.output("east/shop/client-1", "curl", "-sf", "-m5", "-Z", *asked)
+            time.sleep(1)
+        finally:
+            watching.terminate()
+        rows = [json.loads(line) for line in watching.communicate(timeout=10)[0].splitlines()]
+    source = address(lab.pod("east/shop/client-1"), family)
+    named = [(row["node"], row["service"]) for row in rows if row["source"]["address"] == source]
+    assert {service for _, service in named} == {"shop/web"}
+    assert {"east-1", "east-2"} <= {node for node, _ in named}
+
+
 @pytest.mark.parametrize("host", ["east/shop/client-1", "east-1"])
 def test_a_port_that_a_service_does_not_have_is_refused(lab: Lab, family: int, host: str) -> None:
     asked = lab.exec(host, "curl", "-s", "-m5", url(service(lab, family), 81))
     assert asked.returncode == 7  # CURLE_COULDNT_CONNECT, not 28: a time-out
 
 
-def test_a_ping_of_a_service_is_a_named_drop(lab: Lab, family: int) -> None:
-    """By a raw socket, which no socket call of ours sees."""
+@pytest.mark.parametrize("host", ["east/shop/client-1", "east-1"])
+def test_a_ping_of_a_service_is_a_named_drop(lab: Lab, family: int, host: str) -> None:
+    """By a raw socket, which no socket call of ours sees; of a pod and of the node itself."""
     ping = (
         "import os, socket, sys\n"
         "six = ':' in sys.argv[1]\n"
@@ -81,7 +105,7 @@ def test_a_ping_of_a_service_is_a_named_drop(lab: Lab, family: int) -> None:
         )
 
     before = drops()
-    lab.python("east/shop/client-1", ping, service(lab, family))
+    lab.python(host, ping, service(lab, family))
     wait(lambda: drops() > before, 5, "the drop is counted")
 
 

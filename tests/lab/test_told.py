@@ -33,6 +33,13 @@ DISCOVER_DO = 2
 ERROR_SIZE = struct.calcsize("=I4B2I")  # struct sock_extended_err
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_gateway(lab: Lab) -> Iterator[None]:
+    """The gateway whose routes the tests change is the only one."""
+    with lab.one_gateway(GATEWAY):
+        yield
+
+
 def refused(lab: Lab, pod: str, family: int, address: str, port: int = 5353) -> tuple[int, float]:
     """The error of a connect() and the seconds that it took."""
     with opened(lab, pod, family, socket.SOCK_STREAM) as made:

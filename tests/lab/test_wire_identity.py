@@ -11,7 +11,7 @@ import pytest
 from running import Lab, wait
 from wiretap import FAMILIES, opened, taps
 
-NODES = ("east-1", "east-2", "west-1", "west-2")
+NODES = ("east-1", "east-2", "east-3", "west-1", "west-2", "west-3")
 COVERED = ("east/shop/client-1", "east/shop/client-2")  # on a node, and on the gateway itself
 UNTRANSLATABLE = {"GRE": 47, "ESP": 50, "SCTP": 132, "IPIP": 4, "UDP-Lite": 136}
 
@@ -37,11 +37,11 @@ def send_everywhere(lab: Lab, pods: dict[str, dict[str, Any]], name: str) -> Non
                     assert receiver.recvfrom(10)[1][0] == pods[name]["addresses"][at]
 
 
-def test_the_vni_is_the_senders_identity_for_all_56_pairs(
+def test_the_vni_is_the_senders_identity_for_all_132_pairs(
     lab: Lab, pods: dict[str, dict[str, Any]]
 ) -> None:
     """Pairs on one node never show up; no pod's packet is on the wire without the overlay."""
-    assert len(pods) == 8
+    assert len(pods) == 12
     rows = {address: row for row in pods.values() for address in addresses(row)}
     endpoints = {row["name"]: ip_address(row["addresses"][0]) for row in lab.table("node")}
     with taps(lab, *NODES, device="uplink") as made:

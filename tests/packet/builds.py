@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from bgp.bfd import layouts as bfd
+from bgp.learned import layouts as learned
 from bpf.build import HERE, build
 from bpf.migrate import Added
 from gateway import layouts as egress
@@ -17,6 +19,7 @@ from mesh.masquerade import layouts as masquerade
 from mesh.nodes import layouts as nodes
 from mesh.pods import layouts as pods
 from mesh.services import layouts as services
+from srv6 import layouts as srv6
 
 ROOT = HERE.parent
 #: The last commit that knew nothing of migrations.
@@ -43,7 +46,12 @@ DECLARED = (
     *services.DECLARED,
     *egress.DECLARED,
     *masquerade.DECLARED,
-    *pods.declared([Mark("egress_class", Table("class"), former="egress")]),
+    *bfd.DECLARED,
+    *learned.DECLARED,
+    *srv6.DECLARED,
+    *pods.declared(
+        [Mark("egress_class", Table("class"), former="egress"), Mark("vrf", Table("vrf"))]
+    ),
     *ADDED,
 )
 

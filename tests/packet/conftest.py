@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from os import getpid
 from pathlib import Path
 
@@ -48,8 +48,8 @@ def pins(bpffs: Path) -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture
-def namespaces() -> Iterator[Callable[[], Path]]:
+@contextmanager
+def made_namespaces() -> Iterator[Callable[[], Path]]:
     """Makes network namespaces: a function that returns the path of a new one, loopback up."""
     made: list[str] = []
 
@@ -62,6 +62,13 @@ def namespaces() -> Iterator[Callable[[], Path]]:
     yield make
     for name in made:
         ip("netns", "del", name)
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Callable[[], Path]]:
+    """The same for one test."""
+    with made_namespaces() as make:
+        yield make
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from mesh.nodes.agent import NodesAgent
 from mesh.nodes.rows import NodeHop, PodCIDR
 from mesh.nodes.uplink import Facts
 from tests.fixtures.rooms import ENDPOINT, OWN, Rooms, policy
-from tests.packet.nodes import Got, Node
+from tests.packet.nodes import TABLES, Got, Node
 from tests.packet.packets import TCP, UDP, Echo, Other, Overlay, Packet, Transport
 
 CLUSTERS = {"east": 1, "west": 2}
@@ -47,8 +47,11 @@ class SmallNode(Node):
     """Its maps are empty: the rooms fill them."""
 
     def reset(self) -> None:
-        for name in FILLED:
+        for name in (*FILLED, *TABLES):
             self.clear(name)
+        for table in range(self.maps["mg_used"].max_entries):
+            self.maps["mg_used"].update_one(table, {"held": 0})
+        self.ring.drain()
         self.counts = self.drop_counts()
 
 

@@ -83,7 +83,8 @@ class Live(Node):
     def begin(self, objects: Path, declared: Declared = ()) -> Migration:
         """Load another build beside the one that runs."""
         place = migrate.Place(self.directory, BLOCK_SIZE, declared)
-        opened = [Object.open(objects / f"{name}.o") for name in OBJECTS]
+        paths = [objects / f"{name}.o" for name in OBJECTS]
+        opened = [Object.open(path) for path in paths if path.exists()]
         for one in opened:
             if "cfg" in one.btf.section(".rodata"):
                 one.set_config("cfg", self.settings)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,11 +40,15 @@ LIMITS = (
 )  # fmt: skip
 #: Per-CPU memory of one program's run; what an earlier one left there must not matter.
 SLOT = "mg_slot"
-SLOTS = (SLOT, "mg_search")
+SLOTS = (SLOT, "mg_scratch")
 TABLES = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6", "mg_frag", "mg_pod_used")
+#: ``enum lent_end``.
+HEAD, TAIL = 32768, 32769
 OBJECTS = Path(__file__).parents[2] / "bpf" / "obj"
 #: A quarter of the source's entries: four nodes are loaded and emptied for each module of tests.
 SMALLER = dict.fromkeys(("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6"), 65_536)
+SMALLER |= dict.fromkeys(("mg_vrf_host", "mg_vrf_bgp_host"), 1024)
+SMALLER |= dict.fromkeys(("mg_vrf_via", "mg_vrf_bgp_via", "mg_srv6_path"), 1024)
 
 
 def addr(text: str) -> bytes:
@@ -127,6 +131,7 @@ class Got:
     wire: bytes
     dropped: dict[str, int]
     events: list[Mapping[str, Any]]
+    mark: int = 0
 
     @property
     def packet(self) -> Packet:
@@ -162,8 +167,7 @@ class Node:
 
     def _load(self, name: str, config: Mapping[str, object]) -> Object:
         opened = Object.open(self.built / f"{name}.o")
-        if name != "sweep":
-            opened.set_config("cfg", self.settings | config)
+        opened.set_config("cfg", self.settings | config)
         self.share(opened)
         opened.load()
         self.maps.update(opened.maps)
@@ -213,17 +217,31 @@ class Node:
             self.clear(name)
         for name in (
             "mg_own_block",
+            "mg_block_size",
             "mg_egress",
             "mg_addr_cidr",
             "mg_gateway",
+            "mg_gw_live",
+            "mg_layer2",
+            "mg_layer2_seen",
             "mg_ended",
             "mg_known",
             "mg_egress_pods",
+            "mg_run",
+            "mg_block_runs",
+            "mg_pod_runs",
+            "mg_bind",
             "mg_service_ip",
             "mg_masquerade",
             "mg_unmasked",
+            "mg_learned",
+            "mg_egress_label",
+            "mg_declared",
+            *(name for name in self.maps if name.startswith(("mg_vrf", "mg_sid", "mg_srv6"))),
         ):
             self.clear(name)
+        for end in (HEAD, TAIL):
+            self.maps["mg_lent"].update_one(end, {"line": 0})
         for table in range(self.maps["mg_used"].max_entries):
             self.maps["mg_used"].update_one(table, {"held": 0})
         self.rows_of_nodes()
@@ -266,7 +284,7 @@ class Node:
         row = {"ifindex": self.devices[pod.device], "identity": pod.identity}
         row |= {"egress_class": pod.egress, "mac": np.frombuffer(pod.mac, "u1")}
         for text in pod.addresses.values():
-            self.maps["mg_pod_addr"].update_one(zoned(text, zone), row)
+            self.maps["mg_vrf_pod" if zone else "mg_pod_addr"].update_one(zoned(text, zone), row)
         self.maps["mg_device"].update_one(row["ifindex"], {"mac": row["mac"]})
 
     def rows_of_egress(self) -> None:
@@ -280,10 +298,15 @@ class Node:
             self.own_blocks(family, *BLOCKS.get(self.plan.name, ()))
 
     def egress(
-        self, cidr: str, action: int, address: str | None = None, pod_class: int = 1
+        self,
+        cidr: str,
+        action: int,
+        address: str | None = None,
+        pod_class: int = 1,
+        **quota: int,
     ) -> None:
         network = ip_network(cidr)
-        value: dict[str, object] = {"action": action, "family": network.version}
+        value: dict[str, object] = {"action": action, "family": network.version, **quota}
         if address:
             value["address"] = addr_value(address)
         self.cidr("mg_egress", cidr, value, pod_class)
@@ -327,8 +350,14 @@ class Node:
         self.maps["mg_block"].update_one(key, row)
 
     def own_blocks(self, family: int, *numbers: int) -> None:
-        row = {"count": len(numbers), "number": np.array([*numbers, *[0] * (16 - len(numbers))])}
+        row = {"count": len(numbers), "number": np.array([*numbers, *[0] * (32 - len(numbers))])}
         self.maps["mg_own_block"].update_one(addr(EGRESS[family]), row)
+
+    def declare(self, pod: str, port: int) -> None:
+        """The pod's object says that it takes datagrams on this port."""
+        for text in self.plan.pods[pod].addresses.values():
+            key = {"pod": addr_value(text), "port": port, "protocol": 17}
+            self.maps["mg_declared"].update_one(key, {"translated": 0})
 
     def masquerade(
         self,
@@ -360,6 +389,22 @@ class Node:
     def to_uplink(self, packet: Packet | bytes, **ctx: object) -> Got:
         return self.run("mg_to_uplink", packet, ifindex=self.devices["dpwup"], **ctx)
 
+    def leaks(self) -> dict[str, Any]:
+        """What the detector has counted: packets of all CPUs, and the last one."""
+        values = self.maps["mg_leak"].dump_percpu()[1].reshape(-1)
+        last = values[int(values["seen"].argmax())]
+        return {name: last[name] for name in ("pod", "source", "destination")} | {
+            "packets": int(values["packets"].sum())
+        }
+
+    def clear_leaks(self) -> None:
+        self.maps["mg_leak"].update_one(0, {"packets": 0})
+
+    @staticmethod
+    def second() -> int:
+        """Now, as the datapath counts seconds."""
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> 30
+
     def run(self, program: str, packet: Packet | Overlay | bytes, **ctx: object) -> Got:
         wire = packet if isinstance(packet, bytes) else packet.wire()
         return self.watch(lambda: run(self.programs[program], wire, ctx=ctx))
@@ -374,7 +419,9 @@ class Node:
         dropped = {
             self.reasons[int(i)].removeprefix("DROP_"): int(grown[i]) for i in np.flatnonzero(grown)
         }
-        return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()))
+        out = result.ctx_out  # a frame of XDP has no mark
+        mark = int(out["mark"]) if out.dtype.names and "mark" in out.dtype.names else 0
+        return Got(result.verdict, result.packet_out, dropped, list(self.ring.drain()), mark)
 
     def spoil_slots(self) -> None:
         """Ones in every bit of every slot on every CPU."""
@@ -431,6 +478,20 @@ class Node:
     def pods_of_egress(self, family: int, pods: int) -> None:
         """So many pods of this node leave by the egress address."""
         self.maps["mg_egress_pods"].update_one(addr(EGRESS[family]), np.uint32(pods).tobytes())
+
+    def lent(self) -> list[tuple[str, str, int]]:
+        """The log of runs: what happened (LENT, LENT_RETURNED), to which pod, with which run."""
+        kinds = {number: name for name, number in self.objects[0].btf.enum("lent_kind").items()}
+        head = self.maps["mg_lent"].lookup(HEAD)
+        assert head is not None
+        found = []
+        for line in range(int(head["line"])):
+            row = self.maps["mg_lent"].lookup(line)
+            assert row is not None
+            assert row["line"] == line + 1
+            pod = IPv6Address(row["pod"]["w"].tobytes())
+            found.append((kinds[int(row["kind"])], str(pod.ipv4_mapped or pod), int(row["run"])))
+        return found
 
     def drop_counts(self) -> Any:
         _, values = self.maps["mg_drop"].dump_percpu()

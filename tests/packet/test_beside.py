@@ -32,6 +32,8 @@ from tests.packet.nodes import (
     zoned,
 )
 from tests.packet.packets import TCP, UDP, Echo, Error, Other, Overlay, Packet
+from tests.packet.tenants import BLUE, IPIP, TENANT, front, inside, outer, srh, tenants
+from tests.packet.tenants import HOST as VRF_HOST
 from tests.packet.test_malformed import HEADER, lying, samples
 
 Nodes = dict[str, Node]
@@ -427,6 +429,7 @@ def test_what_enters_a_pod_is_not_ours(
 def test_who_opens_to_a_pod_from_a_covered_network_is_answered_by_the_pod(
     beside: Node, family: int, l4: tuple[TCP | UDP | Echo, TCP | UDP | Echo]
 ) -> None:
+    beside.declare("client", 53)
     asked = Packet(LEGACY[family], CLIENT[family], l4[0])
     got = enters(beside)(asked.wire())
     assert (got.verdict, got.packet, got.dropped) == (NEXT, asked, {})
@@ -489,6 +492,7 @@ def test_an_answer_of_before_opens_no_way_out_with_the_pods_address(
 def test_after_a_while_a_datagram_from_a_covered_network_is_a_question(
     beside: Node, family: int
 ) -> None:
+    beside.declare("client", 5000)
     asked = Packet(LEGACY[family], CLIENT[family], UDP(53, 5000))
     covered_since(beside, 129)
     assert enters(beside)(asked.wire()).verdict == NEXT
@@ -560,3 +564,33 @@ def test_an_unknown_egress_class_is_ours_whatever_it_covers(beside: Node, family
     )
     packet = Packet(CLIENT[family], ELSEWHERE[family], TCP(1, 80, "S"))
     assert beside.from_pod("client", packet).dropped == {"EGRESS_NO_ROOM": 1}
+
+
+def test_a_tenants_pod_has_its_vrf_and_else_the_other_cni(beside: Node, family: int) -> None:
+    tenants(beside)
+    packet = Packet(TENANT[family], VRF_HOST[family], UDP(5000, 53), b"question")
+    sent = beside.from_pod(BLUE.pod, packet)
+    assert (sent.verdict, front(sent.wire).destination) == (REDIRECT, BLUE.far_sid)
+    answer = outer(packet.reply(UDP(53, 5000), b"answer"), BLUE.sid)
+    back = beside.from_uplink(answer)
+    assert (back.verdict, back.dropped) == (REDIRECT, {})
+    pod = beside.plan.pods[BLUE.pod]
+    mesh = Packet(pod[family], FAR[family], UDP(1, 2))
+    untouched(beside, sends(beside, BLUE.pod), mesh)
+    leak = Packet(pod[family], VRF_HOST[family], UDP(1, 2))
+    assert beside.from_pod(BLUE.pod, leak).dropped == {"VRF_SOURCE": 1}
+    beside.clear("mg_vrf_dest")
+    untouched(beside, sends(beside, BLUE.pod), leak)
+
+
+@pytest.mark.parametrize("left", [None, 0, 1], ids=["no SRH", "SRH", "segments left"])
+def test_a_pod_sends_nothing_to_the_sids_of_other_nodes(beside: Node, left: int | None) -> None:
+    """The other CNI would give it the node's address, which those behind SIDs believe."""
+    inside(beside, "fcbb:bb00::/32")
+    pod = beside.plan.pods[BLUE.pod]
+    inner = Packet(TENANT[4], VRF_HOST[4], UDP(1, 2))
+    header = b"" if left is None else srh(IPIP, [BLUE.far_sid, BLUE.far_sid], left)
+    got = beside.from_pod(BLUE.pod, outer(inner, BLUE.far_sid, header, source=pod[6]))
+    assert got.dropped == {"INVALID_IPV6_EXTENSION" if left else "SRV6_DOMAIN": 1}
+    tunnel = outer(inner, "2001:db8:9::1", source=pod[6])
+    assert (beside.from_pod(BLUE.pod, tunnel).verdict, beside.count("mg_ct_v6")) == (NEXT, 0)

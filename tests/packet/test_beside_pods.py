@@ -33,6 +33,7 @@ from mesh.kernel import Kernel
 from mesh.pods.beside import FoundPods, Inside, Insides, found_pods, ordered
 from mesh.pods.links import Device
 from mesh.pods.netns import inodes
+from tests.packet.conftest import made_namespaces
 from tests.packet.nodes import LEGACY, PLANS, Node, pinned_in, zoned
 from tests.packet.packets import TCP, UDP, Overlay, Packet
 
@@ -234,11 +235,23 @@ def host(namespaces: Callable[[], Path], tmp_path: Path, bpffs: Path) -> Host:
     return Host(namespaces, tmp_path / "cni")
 
 
-@pytest.fixture
-def ours(host: Host) -> Iterator[Installed]:
-    with pinned_in(f"dpw-{os.getpid()}-bridge") as directory, installed(host, directory) as it:
-        it.rows()
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory, bpffs: Path) -> Iterator[Installed]:
+    """A host with our programs, for the tests that do not take them away."""
+    assert bpffs
+    with (
+        made_namespaces() as make,
+        pinned_in(f"dpw-{os.getpid()}-standing") as directory,
+        installed(Host(make, tmp_path_factory.mktemp("cni")), directory) as it,
+    ):
         yield it
+
+
+@pytest.fixture
+def ours(standing: Installed) -> Installed:
+    standing.node.reset()
+    standing.rows()
+    return standing
 
 
 class Talk(threading.Thread):

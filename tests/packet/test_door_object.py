@@ -1,8 +1,11 @@
 """Objects: configuration, layouts against bpftool, pins shared and refused, generations, errors."""
 
+import fcntl
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from bpf.btf import Dtype
 from bpf.libbpf import LoadError
 from bpf.maps import Map, MapInfo
 from bpf.object import DriftError, Generation, Object, mount_bpffs
-from bpf.sys import open_pinned
+from bpf.sys import mount, open_pinned
 from bpf.testrun import run
 
 PACKET = bytes(12) + b"\x08\x00" + bytes(50)
@@ -178,6 +181,22 @@ def test_a_file_that_is_no_object_is_named(tmp_path: Path) -> None:
 
 def test_bpffs_is_mounted_once(bpffs: Path) -> None:
     assert not mount_bpffs(bpffs)
+
+
+def test_of_two_processes_that_find_no_bpffs_one_mounts_it(tmp_path: Path) -> None:
+    """A second mount would hide the pins of the first."""
+    first = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(mount_bpffs, tmp_path)
+        with suppress(TimeoutError):
+            second.result(0.2)
+        mount("bpf", tmp_path, "mode=0700")
+        os.close(first)
+        did = second.result()
+    for _ in range(1 + did):
+        subprocess.run(["umount", tmp_path], check=True)
+    assert not did
 
 
 def bpftool_types(path: Path) -> dict[int, dict]:

@@ -1,11 +1,12 @@
 """Fragments follow their first one, at the node and at the gateway, both ways."""
 
+import random
 import struct
 from ipaddress import ip_address
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, Node
+from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Node
 from tests.packet.packets import TCP, UDP, Echo, Other, Overlay, Packet, ones_complement, pseudo
 
 Nodes = dict[str, Node]
@@ -156,3 +157,82 @@ def test_a_node_leads_no_datagrams_but_those_of_its_own_pods(nodes: Nodes, sourc
     wire = Overlay(w.plan.endpoint, g.plan.endpoint, w.plan.pods["web"].identity, hidden).wire()
     g.from_uplink(wire)
     assert g.count("mg_frag") == 0
+
+
+# Forged ones (RFC 1858, RFC 3128, RFC 5722): what a covered pod sends leaves translated or not at
+# all, and what comes in reaches nobody but the pod whose connection it is.
+
+
+def translated_or_dropped(node: Node, family: int, wire: bytes) -> bool:
+    """Send it from the covered pod; whether it leaves."""
+    got = node.from_pod("client", wire)
+    if got.verdict == SHOT:
+        return False
+    left = got.overlay.inner if node.plan.name != "g" else got.packet
+    hears = left.destination == node.plan.pods["client"][family]
+    assert got.verdict == REDIRECT
+    assert hears or left.source == EGRESS[family], left
+    return left.source == EGRESS[family]
+
+
+@pytest.mark.parametrize("size", [8, 16], ids=["ports alone", "without flags"])
+def test_a_tiny_first_fragment_of_tcp_goes_nowhere_and_leads_none(
+    nodes: Nodes, family: int, size: int
+) -> None:
+    """Its flags would come in the second one, behind the check."""
+    a = nodes["a"]
+    asked = Packet(a.plan.pods["client"][family], LEGACY[family], TCP(40000, 80, "S"), BODY)
+    body = asked.ip()[{4: 20, 6: 40}[family] :]
+    first = asked.but(l4=Other(6), payload=body[:size], df=False, id=9, more=True)
+    rest = asked.but(l4=Other(6), payload=body[size:], df=False, id=9, offset=size)
+    assert a.from_pod("client", first).dropped == {"CT_TRUNCATED": 1}
+    assert a.from_pod("client", rest).dropped == {"FRAGMENT_NOT_FOUND": 1}
+    inward = [one.but(source=LEGACY[family], destination=EGRESS[family]) for one in (first, rest)]
+    got = [nodes["g"].from_uplink(one).dropped for one in inward]
+    assert got == [{"CT_TRUNCATED": 1}, {"FRAGMENT_NOT_FOUND": 1}]
+    assert a.count("mg_frag") == nodes["g"].count("mg_frag") == 0
+
+
+@pytest.mark.parametrize("node", ["a", "g"], ids=["at its node", "at the gateway's own"])
+@pytest.mark.parametrize("kind", ["UDP", "TCP"])
+def test_fragments_that_overlap_leave_translated_in_any_order(
+    nodes: Nodes, family: int, kind: str, node: str
+) -> None:
+    """A second first one with other ports, one over the header, one over its neighbour."""
+    pods = nodes[node].plan.pods["client"]
+    l4 = {"UDP": (UDP(5000, 53), UDP(5001, 4444)), "TCP": (TCP(5000, 80, "S"), TCP(5001, 22, "S"))}
+    packet, other = (Packet(pods[family], LEGACY[family], one, BODY) for one in l4[kind])
+    honest = [one.wire() for one in fragments(packet)]
+    forged = [fragments(other)[0].wire()]
+    later = fragments(packet)[1]
+    forged += [later.but(offset=at).wire() for at in (8, 16, 1016, 1032, 65512)]
+    every = honest + forged
+    for seed in range(20):
+        nodes[node].reset()
+        order = random.Random(seed).sample(every, len(every))
+        left = [translated_or_dropped(nodes[node], family, wire) for wire in order]
+        heads = [wire in (honest[0], forged[0]) for wire in order]
+        assert left == [heads.index(True) <= at for at in range(len(order))]
+
+
+def test_overlapping_fragments_of_the_world_reach_the_connections_pod_alone(
+    nodes: Nodes, family: int
+) -> None:
+    g = nodes["g"]
+    client, web = g.plan.pods["client"][family], g.plan.pods["web"][family]
+    left = g.from_pod("client", Packet(client, LEGACY[family], UDP(5000, 53))).packet
+    assert isinstance(left.l4, UDP)
+    back = UDP(53, left.l4.source)
+    first, later, *_ = fragments(Packet(LEGACY[family], EGRESS[family], back, BODY))
+    foreign = first.but(l4=UDP(53, left.l4.source + 1))
+    to_web = [one.but(destination=web) for one in (first, later.but(offset=8))]
+    every = [first, foreign, later, later.but(offset=8), later.but(offset=1016)]
+    for seed in range(20):
+        g.clear("mg_frag")
+        order = random.Random(seed).sample(every, len(every))
+        for packet in order:
+            got = g.from_uplink(packet)
+            assert got.verdict == SHOT or got.packet.destination == client
+    for packet in to_web:  # natively to another pod: its own datagram, which nobody else gets
+        got = g.from_uplink(packet)
+        assert got.verdict == SHOT or got.packet.destination == web

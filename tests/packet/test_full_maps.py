@@ -1,11 +1,10 @@
 """Maps that are full: connections that are there go on, and no packet has a wrong source."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, ip_network
 from os import getpid
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -28,15 +27,27 @@ from tests.packet.packets import UDP, Error, Packet
 SLACK = 16
 
 
-class FewConnections(Node):
-    entries: ClassVar[Mapping[str, int]] = {"mg_ct_v4": 64, "mg_ct_v6": 64}
+class Loader:
+    """Nodes with small maps, each kind loaded once and emptied for each test."""
 
+    def __init__(self, space: Path, stack: ExitStack) -> None:
+        self.space, self._stack = space, stack
+        self._made: dict[str, Node] = {}
 
-class FewMappings(Node):
-    entries: ClassVar[Mapping[str, int]] = {"mg_nat_v4": 64, "mg_nat_v6": 64}
+    def __call__(self, name: str, kind: type[Node], **entries: int) -> Node:
+        """The node of this name, as if it had just been loaded."""
+        if name in self._made:
+            self._made[name].reset()
+            return self._made[name]
+        directory = self._stack.enter_context(pinned_in(f"dpw-{getpid()}-{name}"))
+        sized = type(name, (kind,), {"entries": entries})
+        node = self._made[name] = sized(PLANS["a"], self.space, directory)
+        self._stack.callback(node.close)
+        return node
 
 
 def node(kind: type[Node], loaded: dict[str, Node]) -> Iterator[Node]:
+    """One node of a kind, for one test."""
     space = loaded["a"].space
     with pinned_in(f"dpw-{getpid()}-{kind.__name__}") as directory:
         made = kind(PLANS["a"], space, directory)
@@ -47,14 +58,22 @@ def node(kind: type[Node], loaded: dict[str, Node]) -> Iterator[Node]:
             made.close()
 
 
-@pytest.fixture
-def few_connections(loaded: dict[str, Node]) -> Iterator[Node]:
-    yield from node(FewConnections, loaded)
+@pytest.fixture(scope="module")
+def small(loaded: dict[str, Node]) -> Iterator[Loader]:
+    with ExitStack() as stack:
+        yield Loader(loaded["a"].space, stack)
 
 
 @pytest.fixture
-def few_mappings(loaded: dict[str, Node]) -> Iterator[Node]:
-    yield from node(FewMappings, loaded)
+def few_connections(small: Loader) -> Iterator[Node]:
+    with netns.enter(small.space):
+        yield small("few_connections", Node, mg_ct_v4=64, mg_ct_v6=64)
+
+
+@pytest.fixture
+def few_mappings(small: Loader) -> Iterator[Node]:
+    with netns.enter(small.space):
+        yield small("few_mappings", Node, mg_nat_v4=64, mg_nat_v6=64)
 
 
 def packet(node: Node, family: int, number: int, pod: str = "client", to: str = "") -> Packet:
@@ -122,11 +141,10 @@ PODS = 12
 
 
 @contextmanager
-def full_rooms(name: str, loaded: dict[str, Node], state: Path) -> Iterator[FullRooms]:
+def full_rooms(name: str, small: Loader, state: Path) -> Iterator[FullRooms]:
     """A node whose map ``name`` is small."""
-    kind = type(f"Small_{name}", (SmallNode,), {"entries": {name: ROOM}})
-    for made in node(kind, loaded):
-        rooms = FullRooms(made, state)
+    with netns.enter(small.space):
+        rooms = FullRooms(small(f"small_{name}", SmallNode, **{name: ROOM}), state)
         rooms.put_hop(GATEWAY, "east")
         try:
             yield rooms
@@ -156,9 +174,9 @@ def outcomes(rooms: FullRooms, family: int) -> dict[int, str]:
     ],
 )
 def test_what_has_no_room_is_dropped_by_name(
-    name: str, reason: str, loaded: dict[str, Node], family: int, tmp_path: Path
+    name: str, reason: str, small: Loader, family: int, tmp_path: Path
 ) -> None:
-    with full_rooms(name, loaded, tmp_path) as rooms:
+    with full_rooms(name, small, tmp_path) as rooms:
         rooms.put_covered(PODS, "gateway")
         rooms.begin()
         rooms.put_addresses_of_pods()
@@ -170,9 +188,9 @@ def test_what_has_no_room_is_dropped_by_name(
 
 
 def test_a_gateway_drops_what_belongs_to_a_block_without_room(
-    loaded: dict[str, Node], family: int, tmp_path: Path
+    small: Loader, family: int, tmp_path: Path
 ) -> None:
-    with full_rooms("mg_block", loaded, tmp_path) as rooms:
+    with full_rooms("mg_block", small, tmp_path) as rooms:
         rooms.put_covered(PODS, "own")
         rooms.begin()
         found = outcomes(rooms, family)
@@ -189,10 +207,8 @@ def test_a_gateway_drops_what_belongs_to_a_block_without_room(
 UNOWNED = {"BLOCK_NO_OWNER": 1}
 
 
-def test_a_gateway_that_has_no_hop_gets_nothing(
-    loaded: dict[str, Node], family: int, tmp_path: Path
-) -> None:
-    with full_rooms("mg_node", loaded, tmp_path) as rooms:
+def test_a_gateway_that_has_no_hop_gets_nothing(small: Loader, family: int, tmp_path: Path) -> None:
+    with full_rooms("mg_node", small, tmp_path) as rooms:
         rooms.put_covered(2, "gateway")
         rooms.nodes.hop.delete([*rooms.nodes.hop.rows])
         for last in range(30):
@@ -217,11 +233,11 @@ NODES = {4: ("10.99.0.11", "10.99.0.12", "10.99.0.21"), 6: ("fd99::11", "fd99::1
 
 @pytest.mark.parametrize("late", [False, True], ids=["nodes first", "pods first"])
 def test_no_node_counts_as_the_world(
-    *, late: bool, loaded: dict[str, Node], family: int, tmp_path: Path
+    *, late: bool, small: Loader, family: int, tmp_path: Path
 ) -> None:
     """A node without a row would get translated packets; pods are known by their pod CIDR."""
     wide = (ip_network("0.0.0.0/0"), ip_network("::/0"))
-    with full_rooms("mg_address", loaded, tmp_path) as rooms:
+    with full_rooms("mg_address", small, tmp_path) as rooms:
         rooms.put_covered(4, "gateway", *wide)
         rooms.put_hop("10.99.0.21", "west")
         for network in ("10.2.0.0/24", "fd02::/64"):
@@ -255,10 +271,10 @@ def many_pods(rooms: FullRooms) -> None:
 
 
 def test_pod_cidrs_of_our_own_cluster_come_first(
-    loaded: dict[str, Node], family: int, tmp_path: Path
+    small: Loader, family: int, tmp_path: Path
 ) -> None:
     wide = (ip_network("0.0.0.0/0"), ip_network("::/0"))
-    with full_rooms("mg_addr_cidr", loaded, tmp_path) as rooms:
+    with full_rooms("mg_addr_cidr", small, tmp_path) as rooms:
         rooms.put_covered(1, "gateway", *wide)
         rooms.put_hop("10.99.0.12", "east")
         for number in range(30):

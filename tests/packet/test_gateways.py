@@ -7,10 +7,12 @@ No gateway knows a connection, so a reply may come by another one than the packe
 """
 
 from collections import Counter
+from ipaddress import IPv4Address
 
 import pytest
 
-from tests.packet.nodes import EGRESS, LEGACY, PLANS, REDIRECT, Node
+from mesh.pods.rows import second
+from tests.packet.nodes import EGRESS, LEGACY, PLANS, REDIRECT, Node, addr_value
 from tests.packet.packets import TCP, UDP, Echo, Packet, Transport
 from tests.packet.test_fragments import BODY, wires
 
@@ -41,6 +43,14 @@ def source_port(packet: Packet) -> int:
     return packet.l4.source
 
 
+def seen_s(node: Node, family: int, name: str) -> int:
+    """The second of the last packet of a gateway that has left; 0: none."""
+    key = {"address": addr_value(EGRESS[family]), "node": int(IPv4Address(PLANS[name].endpoint))}
+    row = node.maps["mg_gateway"].lookup(key)
+    assert row is not None
+    return int(row["seen"])
+
+
 def test_connections_are_spread_and_each_stays(three: Nodes, family: int) -> None:
     client = three["a"].plan.pods["client"][family]
     picked = {}
@@ -51,6 +61,21 @@ def test_connections_are_spread_and_each_stays(three: Nodes, family: int) -> Non
     assert min(Counter(picked.values()).values()) > 15
     for port, name in picked.items():
         assert send(three, Packet(client, LEGACY[family], UDP(port, 53)))[0] == name
+
+
+@pytest.mark.parametrize("names", [("b", "g"), GATEWAYS], ids=len)
+@pytest.mark.parametrize("step", [1, 2])
+def test_connections_to_one_port_are_spread_evenly(
+    three: Nodes, family: int, names: tuple[str, ...], step: int
+) -> None:
+    """Linux takes every other port for its connections."""
+    three["a"].gateways(family, *names)
+    client = three["a"].plan.pods["client"][family]
+    ports = range(40000, 40000 + 60 * step, step)
+    sent = (Packet(client, LEGACY[family], UDP(port, 7711)) for port in ports)
+    picked = Counter(three["a"].from_pod("client", one).overlay.destination for one in sent)
+    assert len(picked) == len(names)
+    assert min(picked.values()) > 60 // len(names) // 2
 
 
 @pytest.mark.parametrize("by", GATEWAYS)
@@ -106,10 +131,14 @@ def test_a_gateway_that_has_left_is_not_picked_but_still_believed(
         name, left = send(three, packet)
         assert name != "g"
         assert left == seen[packet][1], "the translation is the connection's, not the gateway's"
+    assert not seen_s(g, family, "g")
     assert g.from_uplink(sent.wire).dropped == {}, "what was on its way"
+    assert 0 <= second() - seen_s(g, family, "g") <= 2, "it still carries"
+    assert not seen_s(g, family, "b"), "of those that are in the set nobody needs to know"
     _, left = seen[late]
     back = g.from_uplink(left.reply(UDP(53, source_port(left))))
     assert a.from_uplink(back.wire).dropped == {}
+    assert 0 <= second() - seen_s(a, family, "g") <= 2
     for node in three.values():
         node.gateway(family, "g", sends=False, accepts=False)
     assert g.from_uplink(sent.wire).dropped == {"NO_EGRESS_GATEWAY": 1}

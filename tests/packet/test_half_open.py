@@ -35,8 +35,9 @@ def made(loaded: Nodes) -> Iterator[Node]:
 @pytest.fixture
 def few(made: Node) -> Node:
     made.reset()
-    for table in range(made.maps["mg_told"].max_entries):
-        made.maps["mg_told"].update_one(table, {"second": 0})
+    tables, used = made.maps["mg_used"].dump()
+    used["told"] = 0
+    made.maps["mg_used"].update(tables, used)
     made.sweep()
     return made
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import getpid
-from pathlib import Path
 
 import pytest
 
@@ -72,19 +71,27 @@ def test_a_traceroute_of_the_gateways_own_pod_shows_it(nodes: Nodes, family: int
     error(got, EXCEEDED[family], GATEWAY[family], probe)
 
 
-@pytest.fixture
-def older(nodes: Nodes, tmp_path: Path) -> Iterator[Node]:
+@pytest.fixture(scope="module")
+def made_older(loaded: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """The gateway on a kernel that does not know the flag by which an own address is asked for."""
     flag = "#define FIB_LOOKUP_SRC (1U << 4)"
+    place = tmp_path_factory.mktemp("older")
 
     class Older(Node):
-        built = edited(tmp_path, [("hook_tc.h", flag, flag.replace("4)", "30)"))])
+        built = edited(place, [("hook_tc.h", flag, flag.replace("4)", "30)"))])
 
-    g = nodes["g"]
+    g = loaded["g"]
     with pinned_in(f"dpw-{getpid()}-older") as directory:
         node = Older(g.plan, g.space, directory)
         yield node
         node.close()
+
+
+@pytest.fixture
+def older(nodes: Nodes, made_older: Node) -> Node:
+    assert nodes
+    made_older.reset()
+    return made_older
 
 
 def test_a_kernel_before_6_7_says_it_in_the_destinations_name(older: Node, family: int) -> None:

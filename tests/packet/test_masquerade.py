@@ -377,7 +377,7 @@ def test_fragments_follow_their_first_one_both_ways(a: Node, family: int) -> Non
     later = whole.but(l4=Other(17), payload=b"y" * 64, offset=112)
     seen = send(a, first).packet
     assert (seen.source, port_of(seen)) == (NODE[family], port_of(seen))
-    assert send(a, later).packet == later.but(source=NODE[family])
+    assert send(a, later).packet == later.but(source=NODE[family], id=seen.id)
     back = seen.reply(UDP(53, port_of(seen)), b"z" * 100).but(id=9, df=family == 6)
     one = a.from_uplink(back.but(more=True))
     two = a.from_uplink(back.but(l4=Other(17), payload=b"y" * 64, offset=112))

@@ -27,7 +27,7 @@ ADDED = (
     ("pod.bpf.c", '#include "leave.h"\n', '#include "fence.h"\n'),
     (
         "pod.bpf.c",
-        "\t/* 6. policy, source side (to come) */\n",
+        "\t/* 7. policy, source side (to come) */\n",
         "\tif (is_fenced(pod, packet)) return DROP_UNKNOWN_L3_TARGET;\n",
     ),
 )

@@ -59,7 +59,7 @@ def test_the_oldest_one_shot_gives_its_port_after_its_rest(
 ) -> None:
     ports = fill(a, family, kind, answered=answers > 0)
     a.rest(rest / 2)
-    assert ask(a, family, kind, 1000).dropped == {"NO_NAT_MAPPING": 1}
+    assert ask(a, family, kind, 1000).dropped == {"NO_RUN": 1}
     a.rest(rest + 0.2)
     for number in range(3):
         got = ask(a, family, kind, 1000 + number)
@@ -93,7 +93,7 @@ def test_a_stream_keeps_its_port_for_good(a: Node, family: int, kind: str) -> No
         else:
             assert answer(a, family, kind, ports[number]).dropped == {}
     a.quiet(200)
-    assert ask(a, family, kind, 1000).dropped == {"NO_NAT_MAPPING": 1}
+    assert ask(a, family, kind, 1000).dropped == {"NO_RUN": 1}
     assert answer(a, family, kind, ports[0]).packet.destination == a.plan.pods["client"][family]
 
 
@@ -106,7 +106,7 @@ def test_a_packet_that_comes_first_keeps_the_port(a: Node, family: int, kind: st
     assert answer(a, family, kind, ports[1]).dropped == {}
     taken = [port_of(ask(a, family, kind, 1000 + number)) for number in range(PORTS - 2)]
     assert taken == ports[2:]
-    assert ask(a, family, kind, 2000).dropped == {"NO_NAT_MAPPING": 1}
+    assert ask(a, family, kind, 2000).dropped == {"NO_RUN": 1}
 
 
 def test_whoever_has_lost_the_port_gets_another_one_or_is_refused(a: Node, family: int) -> None:

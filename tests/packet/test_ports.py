@@ -1,5 +1,6 @@
 """Ports of egress addresses: blocks filled, reused and never stolen."""
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -69,15 +70,19 @@ def test_every_port_of_every_block_is_used_before_one_connection_fails(
 
     packet = flow(a, family, 9999, make and make(9999)).but(payload=b"hello")
     got = a.from_pod("client", packet)
-    assert (got.verdict, got.dropped) == (REDIRECT, {"NO_NAT_MAPPING": 1})
+    assert (got.verdict, got.dropped) == (REDIRECT, {"NO_RUN": 1})
     answer = got.packet
     assert isinstance(answer.l4, Error)
-    assert (answer.l4.type, answer.l4.code) == {4: (3, 1), 6: (1, 3)}[family]
+    ping = make is Echo  # RFC 5508 REQ-8, RFC 6888 REQ-11b
+    wanted = {4: (3, 13), 6: (1, 1)} if ping else {4: (3, 1), 6: (1, 3)}
+    assert (answer.l4.type, answer.l4.code) == wanted[family]
     assert (answer.source, answer.destination) == (packet.destination, packet.source)
     assert answer.l4.quoted == packet.ip()[: len(answer.l4.quoted)]
     assert answer.mac == a.plan.pods["client"].mac
     assert broken_checksums(got.wire) == []
-    assert a.count(f"mg_ct_v{family}") == a.count(f"mg_nat_v{family}") == 512
+    assert a.count(f"mg_nat_v{family}") == 512
+    noted = make is None  # a SYN that is refused (D190)
+    assert a.count(f"mg_ct_v{family}") == 512 + noted
 
 
 def test_the_same_ports_serve_every_other_remote(a: Node, family: int) -> None:
@@ -94,7 +99,7 @@ def test_refusals_are_answered_a_few_hundred_times_at_once_and_counted_all(
     for number in range(9000, 9300):
         got = a.from_pod("client", flow(a, family, number))
         answers += got.verdict == REDIRECT
-        drops += got.dropped["NO_NAT_MAPPING"]
+        drops += got.dropped["NO_RUN"]
     assert (answers, drops) == (300, 300)
 
 
@@ -108,8 +113,9 @@ def test_of_the_closed_connections_the_oldest_gives_its_port(a: Node, family: in
         assert port_of(got) == ports[old]
         assert receive(a, family, ports[old], "SA").packet.l4 == TCP(443, 10000 + new, "SA")
         assert send(a, family, old, "A").dropped == {"MID_STREAM": 1}
-    assert a.from_pod("client", flow(a, family, 1003)).dropped == {"NO_NAT_MAPPING": 1}
-    assert a.count(f"mg_ct_v{family}") == a.count(f"mg_nat_v{family}") == 512
+    assert a.from_pod("client", flow(a, family, 1003)).dropped == {"NO_RUN": 1}
+    assert a.count(f"mg_nat_v{family}") == 512
+    assert a.count(f"mg_ct_v{family}") == 513, "a SYN that is refused is noted (D190)"
 
 
 @pytest.mark.parametrize("reset", ["pod", "legacy"])
@@ -128,7 +134,7 @@ def test_a_connection_that_a_reset_did_not_end_keeps_its_port(a: Node, family: i
     receive(a, family, ports[3], "SA")
     receive(a, family, ports[3], "R")
     assert send(a, family, 3, "PA").dropped == {}
-    assert a.from_pod("client", flow(a, family, 1000)).dropped == {"NO_NAT_MAPPING": 1}
+    assert a.from_pod("client", flow(a, family, 1000)).dropped == {"NO_RUN": 1}
 
 
 @pytest.mark.parametrize("flags", ["FA", "A", "PA"])
@@ -136,7 +142,7 @@ def test_half_closed_connections_keep_their_ports(a: Node, family: int, flags: s
     ports = fill(a, family)
     for number in range(0, 512, 50):
         receive(a, family, ports[number], flags)
-    assert a.from_pod("client", flow(a, family, 1000)).dropped == {"NO_NAT_MAPPING": 1}
+    assert a.from_pod("client", flow(a, family, 1000)).dropped == {"NO_RUN": 1}
 
 
 def test_a_syn_on_a_closed_connection_reopens_it_on_its_port(a: Node, family: int) -> None:
@@ -147,7 +153,7 @@ def test_a_syn_on_a_closed_connection_reopens_it_on_its_port(a: Node, family: in
     assert len(again.events) == 1
     assert a.count(f"mg_nat_v{family}") == 1
     fill(a, family)
-    assert a.from_pod("client", flow(a, family, 1000)).dropped == {"NO_NAT_MAPPING": 1}
+    assert a.from_pod("client", flow(a, family, 1000)).dropped == {"NO_RUN": 1}
 
 
 def test_a_reopened_connection_leaves_a_block_that_is_no_longer_ours(a: Node, family: int) -> None:
@@ -166,7 +172,7 @@ def test_a_change_that_finds_no_port_takes_none_away(a: Node, family: int, l4: A
     port = port_of(a.from_pod("client", flow(a, family, 0, l4)))
     a.clear("mg_egress_addr")
     a.egress(COVERED[family], 1, other)
-    assert a.from_pod("client", flow(a, family, 0, l4)).dropped == {"NO_BLOCK": 1}
+    assert a.from_pod("client", flow(a, family, 0, l4)).dropped == {"NO_EGRESS_GATEWAY": 1}
     assert a.count(f"mg_nat_v{family}") == 1
     a.rows_of_egress()
     assert port_of(a.from_pod("client", flow(a, family, 0, l4))) == port
@@ -195,5 +201,6 @@ def test_two_thousand_short_connections_one_after_the_other(a: Node, family: int
 
 def test_ports_look_random_from_outside(a: Node, family: int) -> None:
     ports = [port_of(a.from_pod("client", flow(a, family, n))) for n in range(64)]
-    steps = {(y - x) % 512 for x, y in pairwise(ports)}
-    assert len(steps) > 32
+    steps = Counter((y - x) % 512 for x, y in pairwise(ports))
+    assert len(steps) > 20
+    assert max(steps.values()) < 16

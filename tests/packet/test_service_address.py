@@ -1,4 +1,4 @@
-"""A pod's packets to the address of a service: no socket sends any, so nobody is there."""
+"""Packets to the address of a service: sockets get backends instead, so nothing answers them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from mesh.core.address import encode_address
 from tests.packet.nodes import EGRESS, LEGACY, OK, REDIRECT, SHOT, Node
-from tests.packet.packets import TCP, UDP, Echo, Error, Packet
+from tests.packet.packets import TCP, UDP, Echo, Error, Other, Packet
 
 Nodes = dict[str, Node]
 Content = TCP | UDP | Echo
@@ -77,3 +77,60 @@ def test_nor_does_a_policy_reset_what_a_proxys_service_answers(nodes: Nodes, fam
         assert (got.verdict, got.dropped, got.packet) == (OK, {}, answer)
     more = asked.but(l4=TCP(40000, 80, "PA"))
     assert a.from_pod("client", more).dropped == {}
+
+
+# Of the host: its raw sockets, ping, and what it forwards for others than pods.
+
+OWN = {4: "10.99.0.11", 6: "fd99::11"}
+STRANGER = {4: "172.30.0.9", 6: "fd30::9"}
+#: TCX_NEXT: the packet leaves.
+NEXT = (1 << 32) - 1
+
+
+@pytest.mark.parametrize("content", ASKED, ids=["port", "protocol", "ping"])
+@pytest.mark.parametrize("masquerade", [False, True], ids=["plain", "masquerade"])
+def test_the_host_hears_that_the_service_has_no_such_port(
+    nodes: Nodes, family: int, content: Content, *, masquerade: bool
+) -> None:
+    a = nodes["a"]
+    if masquerade:
+        a.masquerade(family)
+    packet = Packet(OWN[family], SERVICE[family], content)
+    got = a.to_uplink(packet)
+    assert (got.verdict, got.dropped) == (NEXT, {})  # before there is the service
+    serve(a, SERVICE[family])
+    got = a.to_uplink(packet)
+    assert (got.verdict, got.dropped) == (REDIRECT, {"NO_SERVICE": 1})
+    error = got.packet
+    assert (error.source, error.destination) == (SERVICE[family], OWN[family])
+    assert isinstance(error.l4, Error)
+    [event] = got.events
+    assert (event["point"], event["source_identity"]) == (11, 1)
+
+
+def test_errors_and_later_fragments_of_the_host_go_unanswered(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    serve(a, SERVICE[family])
+    asked = Packet(SERVICE[family], OWN[family], UDP(9, 7), b"x")
+    kind = {4: (3, 3), 6: (1, 4)}[family]
+    error = Packet(OWN[family], SERVICE[family], Error(*kind, asked.wire()[14:]))
+    later = Packet(OWN[family], SERVICE[family], Other(17), b"y" * 64, offset=64)
+    for packet in (error, later):
+        got = a.to_uplink(packet)
+        assert (got.verdict, got.dropped) == (SHOT, {"NO_SERVICE": 1})
+
+
+def test_what_the_host_forwards_for_others_stays_here_too(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    serve(a, SERVICE[family])
+    got = a.to_uplink(Packet(STRANGER[family], SERVICE[family], TCP(40000, 81, "S")))
+    assert got.dropped == {"NO_SERVICE": 1}
+    assert got.verdict in (REDIRECT, SHOT)
+
+
+def test_a_proxys_service_is_the_stacks_affair(nodes: Nodes, family: int) -> None:
+    a = nodes["a"]
+    serve(a, SERVICE[family], PROXIED)
+    packet = Packet(OWN[family], SERVICE[family], TCP(40000, 80, "S"))
+    got = a.to_uplink(packet)
+    assert (got.verdict, got.dropped, got.wire) == (NEXT, {}, packet.wire())

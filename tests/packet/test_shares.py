@@ -77,7 +77,7 @@ def test_the_refused_pod_hears_of_it(a: Node, family: int) -> None:
     opens(a, family, "client", PORTS)
     packet = Packet(a.plan.pods["client"][family], LEGACY[family], TCP(9999, 443, "S"))
     got = a.from_pod("client", packet)
-    assert (got.verdict, got.dropped) == (REDIRECT, {"NO_NAT_MAPPING": 1})
+    assert (got.verdict, got.dropped) == (REDIRECT, {"NO_RUN": 1})
     assert isinstance(got.packet.l4, Error)
 
 

@@ -135,7 +135,7 @@ def test_what_a_pod_resets_without_a_gateway_has_ended(a: Node, family: int) -> 
     """A reset is sent once: the port would be held for two hours."""
     ports = fill(a, family)
     a.clear("mg_egress_addr")
-    assert send(a, family, TCP(10003, 443, "RA")).dropped == {"MID_STREAM": 1}
+    assert send(a, family, TCP(10003, 443, "RA")).dropped == {"NO_EGRESS_GATEWAY": 1}
     a.rows_of_egress()
     a.own_blocks(family, 3)
     assert port_of(send(a, family, TCP(20000, 443, "S"))) == ports[3]
@@ -163,6 +163,20 @@ def test_a_syn_after_its_policy_has_gone_opens_a_connection_of_its_own(
     got = send(a, family, TCP(40000, 443, "S"))
     assert (got.verdict, got.dropped) == (OK, {})
     assert a.count(f"mg_nat_v{family}") == 0
+
+
+def test_a_connection_without_a_gateway_is_dropped_and_goes_on_when_one_is_back(
+    a: Node, family: int
+) -> None:
+    """Its policy has gone, too: it keeps address and port."""
+    port = port_of(send(a, family, TCP(40000, 443, "S")))
+    for name in ("mg_egress", "mg_egress_addr"):
+        a.clear(name)
+    for _ in range(3):
+        assert send(a, family, TCP(40000, 443, "PA")).dropped == {"NO_EGRESS_GATEWAY": 1}
+    a.rows_of_egress()
+    a.clear("mg_egress")
+    assert port_of(send(a, family, TCP(40000, 443, "PA"))) == port
 
 
 # What others opened
@@ -195,7 +209,7 @@ def test_a_connection_that_is_opened_again_has_no_end_of_the_last_one(a: Node, f
     assert port_of(send(a, family, TCP(10003, 443, "S"))) == ports[3]
     for flags in ("SA", "FA"):
         back(a, family, TCP(443, ports[3], flags))
-    assert send(a, family, TCP(20000, 443, "S")).dropped == {"NO_NAT_MAPPING": 1}
+    assert send(a, family, TCP(20000, 443, "S")).dropped == {"NO_RUN": 1}
     assert send(a, family, TCP(10003, 443, "PA")).dropped == {}
 
 

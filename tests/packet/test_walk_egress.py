@@ -245,6 +245,7 @@ def test_a_reset_that_nobody_believed_does_not_end_an_exemption(
     client = a.plan.pods["client"]
     opening = Packet(LEGACY[family], client[family], TCP(50000, 22, "S"))
     a.from_uplink(opening)
+    a.from_pod("client", opening.reply(TCP(22, 50000, "SA")))
     a.from_uplink(opening.but(l4=TCP(50000, 22, "R")))
     a.from_pod("client", opening.reply(TCP(22, 50000, "A")))
     a.age(100)

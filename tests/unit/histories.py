@@ -7,8 +7,11 @@ with the same tables; what is declared history stands in the tests.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Protocol
@@ -39,6 +42,7 @@ from mesh.core.model import (
     ServiceKey,
     ServicePort,
 )
+from mesh.core.reconcile import Loop
 from mesh.core.table import ColumnTable, Source, Table, column_names
 from mesh.identity.labels import identity_labels, namespace_of
 from mesh.objects.kinds import KINDS
@@ -411,6 +415,81 @@ class World:
 
 
 # --- All tables of a process ------------------------------------------------------------------
+
+
+class Compared(Reader, Protocol):
+    """A reader whose tables are compared with those of a fresh one."""
+
+    loop: Loop
+
+    def kernel(self) -> None:
+        """What the kernel has answers; a process that asks none of it has nothing to do."""
+
+    def compare(self, world: World) -> None:
+        """Against a reader that is told everything at once."""
+
+
+def settled(loop: Loop) -> None:
+    """Derive until nothing changes."""
+    for _ in range(6):
+        loop.derive_all()
+
+
+def after_each_event(seed: int, live: Compared, events: int) -> None:
+    """Compare after each event; the kernel answers after half of them."""
+    world = World(seed, live)
+    for name in world.sources:
+        world.sync(name)
+    for _ in range(events):
+        world.step()
+        settled(live.loop)
+        if world.chance.random() < 0.5:
+            live.kernel()
+            settled(live.loop)
+        live.compare(world)
+
+
+def while_sources_sync_late(seed: int, live: Compared, events: int, every: int) -> None:
+    """Compare after each event; sources become complete one after the other, every few events."""
+    world = World(100 + seed, live)
+    late = list(world.sources)
+    world.chance.shuffle(late)
+    for number in range(events):
+        world.step()
+        if number % every == every - 1 and late:
+            world.sync(late.pop())
+        settled(live.loop)
+        if number % 10 == 9:
+            live.kernel()
+            settled(live.loop)
+        live.compare(world)
+
+
+def slicing() -> Loop:
+    """A loop of which each piece of work is a slice."""
+    ticks = itertools.count()
+    return Loop(clock=lambda: float(next(ticks)))
+
+
+async def between_slices(seed: int, live: Compared, events: int) -> None:
+    """Events come between slices, and after some of them everything is compared."""
+    world = World(200 + seed, live)
+    for name in world.sources:
+        world.sync(name)
+    task = asyncio.create_task(live.loop.run())
+    try:
+        for _ in range(events // 4):
+            for _ in range(world.chance.randrange(1, 8)):
+                world.chance.choice((world.step, world.step, world.relist))()
+                for _ in range(world.chance.randrange(6)):
+                    await asyncio.sleep(0)
+            await live.loop.gate.look(lambda: live.compare(world))
+            live.kernel()
+            await live.loop.gate.look(lambda: live.compare(world))
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def tables(root: object) -> dict[str, Source]:

@@ -71,13 +71,15 @@ def test_a_unit_confines_its_process(role: str) -> None:
         name: [value] for name, value in CONFINED.items()
     }
     (families,) = found["RestrictAddressFamilies"]
-    assert {"AF_PACKET", "AF_NETLINK"}.isdisjoint(families.split()) == (role != "agent")
+    assert ("AF_PACKET" in families.split()) == (role == "agent")
+    assert ("AF_NETLINK" in families.split()) == (role not in ("controller", "feed"))  # routes
 
 
 def test_the_controller_is_not_root_and_exabgp_outlives_the_speaker() -> None:
     assert unit("controller")["User"] == ["meshgate-controller"]
+    assert unit("feed")["User"] == ["meshgate-feed"]
     assert unit("speaker")["KillMode"] == ["process"]
-    assert users() == {"meshgate-controller", "meshgate-bgp"}
+    assert users() == {"meshgate-controller", "meshgate-feed", "meshgate-bgp"}
 
 
 def renew(folder: Path) -> int:

@@ -45,11 +45,8 @@ def _up(lab: Lab, options: argparse.Namespace) -> int:
 
 
 def _down(lab: Lab, options: argparse.Namespace) -> int:
-    if processes.read(lab) is None and not options.force:
-        print(f"no lab {lab.name} is recorded in {lab.run}; `--force` goes by name")
-        return 0
-    bringup.down(lab, force=options.force)
-    print(f"lab {lab.name} is down")
+    for line in processes.take_down(lab, bringup.down, force=options.force):
+        print(line)
     return 0
 
 

@@ -74,7 +74,7 @@ class Cluster(Part, frozen=True):
         return self.services[0][1]
 
 
-class Topology(Fabric, frozen=True):
+class Topology(Fabric, frozen=True, kw_only=True):
     """The whole file."""
 
     clusters: tuple[Cluster, ...]

@@ -14,6 +14,7 @@ import pytest
 
 from bgp.routers.frr import Neighbor, router_config
 from tests.interop.speaker.frr_router import ROUTER, Router, network
+from tests.interop.speaker.node import Node
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +44,12 @@ def deleted(router: Router, tmp_path: Path) -> Iterator[Any]:
     ]
     monitor.kill()
     monitor.wait()
+
+
+@pytest.fixture
+def node(router: Router, tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    try:
+        yield node
+    finally:
+        node.stop(router)

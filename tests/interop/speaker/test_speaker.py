@@ -218,8 +218,12 @@ def up(node: Node, router: Router) -> None:
 
 def test_pod_cidrs_locator_and_egress_addresses_are_announced(node: Node, router: Router) -> None:
     up(node, router)
-    row = {"node": "east-1", "address": "10.99.0.1", "asn": 65000}
-    assert node.rows("peer") == [{**row, "state": "established", "reason": ""}]
+    row = {
+        "node": "east-1", "address": "10.99.0.1", "asn": 65000, "state": "established",
+        "reason": "", "received": 0, "advertised": len(ALL), "bfd": "-",
+        "families": ["ipv4 unicast", "ipv6 unicast"],
+    }  # fmt: skip
+    assert [{key: one[key] for key in row} for one in node.rows("peer")] == [row]
     assert {route["prefix"] for route in node.rows("route")} == {prefix for _, prefix, _ in ALL}
     assert all(route["announced"] for route in node.rows("route"))
     assert node.status()["findings"] == []
@@ -396,3 +400,51 @@ def test_another_as_than_expected_is_named(node: Node, router: Router) -> None:
     until(lambda: "the router is 65000, the BGPPeer says 65009" in reason(node), "the AS")
     node.write("peer", own_document("BGPPeer", "router", PEER_SPEC))
     until(lambda: node.rows("peer") and reason(node) == "", "the session is up again")
+
+
+def asked(node: Node, *words: str) -> Any:
+    """The answer of ``meshgate peer ...`` about the session."""
+    said = subprocess.run(
+        [sys.executable, "-m", "mesh.cli", "peer", *words, "-o", "json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MESHGATE_RUN": str(node.socket.parent)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(said.stdout)
+
+
+def test_a_session_and_its_routes_are_shown_and_what_is_none_says_why(
+    node: Node, router: Router
+) -> None:
+    network = "network 20.0.1.0/24"
+    router.vty.configure("router bgp 65000", "address-family ipv4 unicast", network)
+    try:
+        node.start()
+        until(node.ready, "the speaker is ready")
+        until(lambda: [row["received"] for row in node.rows("peer")] == [1], "a route is received")
+        (row,) = asked(node, "show", "10.99.0.1")
+        assert (row["name"], row["state"], row["routerID"]) == (
+            "router",
+            "established",
+            "10.99.0.1",
+        )
+        assert row["received"] == {"ipv4 unicast": 1}
+        assert row["mismatches"] == []
+        (row,) = asked(node, "routes", "router", "--received")
+        assert (row["prefix"], row["asPath"]) == ("20.0.1.0/24", [65000])
+        rows = asked(node, "routes", "10.99.0.1", "--advertised")
+        assert {row["prefix"] for row in rows} == {prefix for _, prefix, _ in ALL}
+        assert {row["state"] for row in rows} <= {"sent", "echoed"}
+        why = "--advertised", "--why-not"
+        (row,) = asked(node, "routes", "10.99.0.1", *why, "10.7.0.0/16")
+        assert "node east-1 has nothing to announce of this prefix" in row["reason"]
+        spec = {**PEER_SPEC, "advertise": ["podCIDRs"]}
+        node.write("peer", own_document("BGPPeer", "router", spec))
+        until(lambda: len(asked(node, "routes", "router", "--advertised")) == 2, "less is sent")
+        (row,) = asked(node, "routes", "router", *why, EGRESS4[1])
+        assert row["reason"] == "spec.advertise of BGPPeer router does not have egressIPs"
+        (row,) = asked(node, "routes", "router", "--received", "--why-not", "20.9.0.0/16")
+        assert row["reason"] == "the router 10.99.0.1 has not sent it"
+    finally:
+        router.vty.configure("router bgp 65000", "address-family ipv4 unicast", f"no {network}")

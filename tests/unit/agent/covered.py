@@ -63,8 +63,9 @@ class FakeMaps(Maps):
     def __init__(self, choose: random.Random, told: Mapping[str, int]) -> None:
         self.told = dict(told)
         names = (
-            "mg_egress", "mg_egress_addr", "mg_ended", "mg_gateway", "mg_own_block",
-            "mg_egress_pods", "mg_pod_addr", "mg_known",
+            "mg_egress", "mg_egress_label", "mg_egress_addr", "mg_ended", "mg_gateway",
+            "mg_own_block", "mg_egress_pods", "mg_pod_addr", "mg_known", "mg_timers", "mg_run",
+            "mg_block_size",
         )  # fmt: skip
         self.of = {name: FakeMap(choose, self.capacity(name), name) for name in names}
 
@@ -182,7 +183,9 @@ class Covered(Rooms):
             for key, row in one.rows.rows.items()
             if self._token(one, key) not in one.left_out.rows
         }
-        return bool(one.known) and cast(FakeMap, one.target).rows == wanted
+        of_egress = one.rows is self.egress.egress
+        there = self.maps.of["mg_egress"] if of_egress else cast(FakeMap, one.target)
+        return bool(one.known) and there.rows == wanted
 
     def _token(self, one: AppliedRows[Any, Any], key: Any) -> Any:
         return key.egress_class if one.rows is self.egress.egress else key

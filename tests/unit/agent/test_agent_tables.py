@@ -163,7 +163,9 @@ def test_a_node_without_its_object_is_a_finding(tmp_path: Path) -> None:
 
 WEB = PodKey("east", "shop", "web-1")
 ADDRESS = IPv4Address("10.1.0.2")
-ROW = LocalPod(7, 65537, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02", (("egress_class", 0),))
+ROW = LocalPod(
+    7, 65537, "0a:58:0a:01:00:02", "0e:58:0a:01:00:02", (("egress_class", 0), ("vrf", 0))
+)
 POLICY = EgressPolicy(
     "erp",
     (PodSelector(None, Selector((Requirement("app", "In", ("web",)),))),),
@@ -188,7 +190,7 @@ def test_a_policy_that_came_while_the_agent_was_dead_needs_no_store(tmp_path: Pa
     tables.objects[POLICIES].replace({"erp": POLICY})
     settle(loop)
     row = tables.pods.pod.rows[ADDRESS]
-    ((name, number),) = row.marks
+    ((name, number), _) = row.marks
     assert name == "egress_class"
     assert number
     assert row == replace(ROW, marks=row.marks)

@@ -7,9 +7,7 @@ claimed (D23), slots, classes that retired, gateways that have left.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping
-from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from time import monotonic
@@ -29,7 +27,16 @@ from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 from mesh.pods.links import Device
 from mesh.services.backends import BackendAddress
-from tests.unit.histories import World, rows, tables
+from tests.unit.histories import (
+    World,
+    after_each_event,
+    between_slices,
+    rows,
+    settled,
+    slicing,
+    tables,
+    while_sources_sync_late,
+)
 
 EVENTS = 50
 CONFIG = """
@@ -73,20 +80,23 @@ class NoKernel:
 class Reader:
     """The features of an agent, with what the kernel would answer."""
 
-    def __init__(self, path: Path, loop: Loop) -> None:
+    def __init__(self, path: Path, loop: Loop | None = None) -> None:
         self.objects = Objects(KINDS.nouns)
         facts = Facts(7, 1500, IPv4Address("10.99.0.11"), "uplink")
         self.features = Features(load_agent(path), facts, self.objects, NoKernel())
-        self.loop = loop
+        self.path, self.loop = path, loop or Loop()
         self.features.store.remote.expect(())
         self.features.store.remote.ports.upsert(PORTS)
-        self.features.derive(loop)
+        self.features.derive(self.loop)
 
     def own(self, batch: Batch) -> None:
         self.features.store.own.take(batch)
 
     def mesh(self, batch: Batch) -> None:
         self.features.store.remote.take(batch)
+
+    def compare(self, world: World) -> None:
+        compare(self, world)
 
     def own_synced(self) -> None:
         self.features.store.own.synced()
@@ -138,16 +148,11 @@ def _device(key: Any, addresses: tuple[IP, ...]) -> Device:
     return Device(number, f"0a:{tail}", f"0e:{tail}", addresses)
 
 
-def settled(loop: Loop) -> None:
-    for _ in range(6):
-        loop.derive_all()
-
-
-def compare(live: Reader, world: World, path: Path) -> None:
+def compare(live: Reader, world: World) -> None:
     """Against an agent that is told everything at once."""
     live.features.nodes.standing.settle(monotonic() + STANDS_S)  # time goes by
     settled(live.loop)
-    fresh = Reader(path, Loop())
+    fresh = Reader(live.path)
     fresh.like(live)
     world.tell(fresh)
     settled(fresh.loop)
@@ -184,65 +189,21 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_after_each_event_all_tables_are_those_of_a_fresh_agent(path: Path, seed: int) -> None:
-    live = Reader(path, Loop())
-    world = World(seed, live)
-    for name in world.sources:
-        world.sync(name)
-    for _ in range(EVENTS):
-        world.step()
-        settled(live.loop)
-        if world.chance.random() < 0.5:
-            live.kernel()
-            settled(live.loop)
-        compare(live, world, path)
+    after_each_event(seed, Reader(path), EVENTS)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_same_while_sources_sync_late(path: Path, seed: int) -> None:
-    live = Reader(path, Loop())
-    world = World(100 + seed, live)
-    late = list(world.sources)
-    world.chance.shuffle(late)
-    for number in range(EVENTS):
-        world.step()
-        if number % 8 == 7 and late:
-            world.sync(late.pop())
-        settled(live.loop)
-        if number % 10 == 9:
-            live.kernel()
-            settled(live.loop)
-        compare(live, world, path)
+    while_sources_sync_late(seed, Reader(path), EVENTS, every=8)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_same_when_events_come_between_slices(path: Path, seed: int) -> None:
-    asyncio.run(_in_slices(path, seed))
-
-
-async def _in_slices(path: Path, seed: int) -> None:
-    ticks = itertools.count()
-    live = Reader(path, Loop(clock=lambda: float(next(ticks))))  # each piece is a slice
-    world = World(200 + seed, live)
-    for name in world.sources:
-        world.sync(name)
-    task = asyncio.create_task(live.loop.run())
-    try:
-        for _ in range(EVENTS // 4):
-            for _ in range(world.chance.randrange(1, 8)):
-                world.chance.choice((world.step, world.step, world.relist))()
-                for _ in range(world.chance.randrange(6)):
-                    await asyncio.sleep(0)
-            await live.loop.gate.look(lambda: compare(live, world, path))
-            live.kernel()
-            await live.loop.gate.look(lambda: compare(live, world, path))
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    asyncio.run(between_slices(seed, Reader(path, slicing()), EVENTS))
 
 
 def test_a_gateway_that_has_left_is_the_only_reason_for_more_gateways(path: Path) -> None:
-    live = Reader(path, Loop())
+    live = Reader(path)
     world = World(300, live)
     for name in world.sources:
         world.sync(name)

@@ -9,10 +9,13 @@ from bgp.desired import Peering
 from bgp.exabgp.applied import Memory
 from bgp.exabgp.lines import SessionEvent
 from bgp.exabgp.states import States
+from bgp.peer import Advertise
 from bgp.reasons import SILENT_AGAIN_S
 
 ROUTER = ip_address("10.99.0.1")
-PEERING = Peering("r", ROUTER, 65000, ip_address("10.99.0.11"), 65101, 9, 120, ("podCIDRs",))
+PEERING = Peering(
+    "r", ROUTER, 65000, ip_address("10.99.0.11"), 65101, 9, 120, (Advertise("podCIDRs"),)
+)
 
 
 def change(state: str, text: str = "") -> SessionEvent:

@@ -14,10 +14,10 @@ import pytest
 
 import bgp.exabgp.relay
 from bgp.exabgp.channel import WINDOW, Channel, CommandRefused
-from bgp.exabgp.lines import OddLine, OnOdd, SessionEvent
+from bgp.exabgp.lines import Heard, OddLine, OnOdd, SessionEvent
 
 ROUTES = [
-    f"neighbor 10.99.0.1 announce route 10.{n // 256}.{n % 256}.0/24 next-hop 10.99.0.11"
+    f"neighbor 10.99.0.1 announce attributes next-hop 10.99.0.11 nlri 10.{n // 256}.{n % 256}.0/24"
     for n in range(3 * WINDOW)
 ]
 EVENT = (
@@ -35,7 +35,7 @@ class Player:
         self.waiting = 0
         self.most = 0
         self.heard: list[str] = []
-        self.events: list[SessionEvent] = []
+        self.events: list[SessionEvent | Heard] = []
         self.before: list[str] = []  # what an earlier client had asked for
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -2,23 +2,26 @@
 
 from ipaddress import ip_address, ip_network
 
-from bgp.desired import Peering, RouteKey, peerings, routes
-from bgp.peer import BGPPeer, Route
+from bgp.desired import Peering, peerings, routes
+from bgp.peer import Advertise, BGPPeer
+from bgp.route import Route, RouteKey
+from mesh.core.feature import Offer
 from mesh.core.model import Node, Selector
 
 ROUTER, ROUTER6 = ip_address("10.99.0.1"), ip_address("fd99::1")
 V4, V6 = ip_address("10.99.0.11"), ip_address("fd99::11")
 NODE = Node("east", "east-1", (V4, V6))
 OWN = {
-    "podCIDRs": [ip_network("10.1.0.0/24"), ip_network("fd01::/64")],
-    "srv6Locators": [ip_network("fcbb:bb01:1::/48")],
-    "egressIPs": [ip_network("198.51.100.10/32")],
+    "podCIDRs": [Offer(ip_network("10.1.0.0/24")), Offer(ip_network("fd01::/64"))],
+    "srv6Locators": [Offer(ip_network("fcbb:bb01:1::/48"))],
+    "egressIPs": [Offer(ip_network("198.51.100.10/32"))],
 }
 
 
 def peer(name: str = "router", address: object = ROUTER, *advertise: str) -> BGPPeer:
     kinds = advertise or ("podCIDRs", "egressIPs", "srv6Locators")
-    return BGPPeer(name, Selector(), address, 65000, 65101, kinds)  # type: ignore[arg-type]
+    entries = tuple(map(Advertise, kinds))
+    return BGPPeer(name, Selector(), address, 65000, 65101, entries)  # type: ignore[arg-type]
 
 
 def sessions(*peers: BGPPeer) -> list[Peering]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from bgp.peer import BGPPeer
+from bgp.speaker import unmatched
 from gateway.policy import EgressPolicy
 from gateway.speaker import EgressSpeaker
 from mesh.core.feature import SpeakerFeature
@@ -21,9 +22,8 @@ from mesh.core.model import (
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
 from mesh.nodes.speaker import PodCIDRsSpeaker
-from mesh.speaker import unmatched
 from srv6.speaker import LocatorsSpeaker
-from tests.fixtures.egress import objects
+from tests.fixtures.egress import claims_of, objects
 
 GATEWAY = Selector((Requirement("role", "In", ("gateway",)),))
 NODES = {
@@ -59,13 +59,13 @@ def own_prefixes(
     features: tuple[SpeakerFeature, ...] = (
         PodCIDRsSpeaker(tables.__getitem__),
         LocatorsSpeaker(tables.__getitem__),
-        EgressSpeaker(objects(policies, nodes=nodes.values())),
+        EgressSpeaker(objects(policies, nodes=nodes.values()), claims_of),
     )
     loop = Loop()
     for feature in features:
         feature.derive(loop)
     loop.derive_all()
-    own = {feature.kind: list(feature.prefixes(node)) for feature in features}
+    own = {one.kind: [offer.prefix for offer in one.offers(node)] for one in features}
     return own, [finding for feature in features for finding in feature.findings()]
 
 
@@ -98,14 +98,16 @@ def test_a_claim_that_is_no_subnet_is_a_finding_and_the_rest_stays() -> None:
     assert [(f.code, f.object) for f in findings] == [("B212", "podcidr/nonsense/number/0")]
 
 
-def test_only_the_gateway_has_the_egress_addresses() -> None:
+def test_every_gateway_has_the_egress_addresses_and_no_other_node() -> None:
     both = [ip_network("198.51.100.10/32"), ip_network("2001:db8:100::10/128")]
     assert own_prefixes(EAST2, [], [policy("erp")], NODES)[0]["egressIPs"] == both
     assert own_prefixes(EAST1, [], [policy("erp")], NODES)[0]["egressIPs"] == []
-    assert own_prefixes(EAST3, [], [policy("erp")], NODES)[0]["egressIPs"] == []
+    assert own_prefixes(EAST3, [], [policy("erp")], NODES)[0]["egressIPs"] == both
+    first = replace(policy("erp"), max_gateways=1)
+    assert own_prefixes(EAST3, [], [first], NODES)[0]["egressIPs"] == []
 
 
-def test_a_shared_address_belongs_to_the_oldest_policys_gateway() -> None:
+def test_a_shared_address_belongs_to_the_oldest_policys_gateways() -> None:
     anywhere = policy("a", Selector(), created="2026-02-01T00:00:00Z")
     older = policy("b", created="2026-01-01T00:00:00Z")
     assert own_prefixes(EAST1, [], [anywhere, older], NODES)[0]["egressIPs"] == []

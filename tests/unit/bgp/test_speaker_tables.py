@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from bgp.desired import RouteKey, peerings
+import pytest
+
+from bgp.desired import peerings
 from bgp.exabgp.lines import OddLine, SessionEvent
-from bgp.findings import NO_ROUTER_ID, ODD_LINE
-from bgp.peer import PEERS, BGPPeer, Route
+from bgp.findings import HELD, NO_PASSWORD, NO_ROUTER_ID, ODD_LINE
+from bgp.passwords import SECRETS, Secret
+from bgp.peer import PEERS, Advertise, BGPPeer, Password
+from bgp.route import Family, Route, RouteKey, family_of
 from clustermesh.store.follow import Batch, Entry
 from gateway.policy import POLICIES, EgressPolicy
+from gateway.pool import POOLS
 from mesh.config import Cluster, Etcd, SpeakerConfig
-from mesh.core.model import Node, NodeKey, PodSelector, Requirement, Selector
+from mesh.core.model import Network, Node, NodeKey, PodSelector, Requirement, Selector
 from mesh.core.table import Table
-from mesh.objects.kubernetes import NODES
+from mesh.objects.kubernetes import HOST_PODS, NODES, PODS
+from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES
 from mesh.speaker import Speaker
+from srv6.vrf.kind import VRFS
 
 GATEWAY = Selector((Requirement("role", "In", ("gateway",)),))
 ROUTER = ip_address("10.99.0.1")
@@ -30,6 +39,7 @@ POLICY = EgressPolicy(
     (),
     (ip_address("198.51.100.10"),),
     GATEWAY,
+    max_gateways=1,
 )
 CLAIMED = RouteKey(ROUTER, ip_network("10.1.2.0/24"))
 EGRESS = RouteKey(ROUTER, ip_network("198.51.100.10/32"))
@@ -42,7 +52,7 @@ def node(number: int) -> dict[NodeKey, Node]:
 
 
 def peer(name: str, asn: int) -> dict[str, BGPPeer]:
-    advertise = ("podCIDRs", "egressIPs")
+    advertise = (Advertise("podCIDRs"), Advertise("egressIPs"))
     return {name: BGPPeer(name, Selector(), ROUTER, asn, 65101, advertise)}
 
 
@@ -71,6 +81,19 @@ def adopted(it: Speaker) -> None:
     """ExaBGP has the session with ``router``, AS 65000."""
     (me,) = node(2).values()
     it.session.memory.peerings, _ = peerings(me, peer("router", 65000).values())
+
+
+def of_claims(it: Speaker) -> list[Table[Any, Any]]:
+    """All that other features announce by."""
+    services = [it.objects[noun] for noun in (SERVICES, SLICES, ENDPOINTS, PODS, HOST_PODS)]
+    return [
+        *it.claims.values(),
+        it.objects[VRFS],
+        it.objects[POOLS],
+        it.own.pods,
+        *services,
+        it.proxy.table,
+    ]
 
 
 def sync(*tables: Table[Any, Any]) -> None:
@@ -149,7 +172,7 @@ def test_an_egress_address_needs_no_store(tmp_path: Path) -> None:
     it.objects[POLICIES].upsert({"erp": POLICY})
     it.objects[PEERS].upsert(peer("router", 65000))
     it.objects[NODES].upsert(node(2))
-    sync(it.objects[PEERS], it.objects[POLICIES], it.objects[NODES])
+    sync(it.objects[PEERS], it.objects[POLICIES], it.objects[POOLS], it.objects[NODES])
     it.loop.derive_all()
     assert set(it.routes.rows) == {EGRESS}
     assert not it.routes.synced
@@ -225,7 +248,7 @@ def test_end_of_rib_is_said_after_the_last_withdrawal(tmp_path: Path) -> None:
         it.objects[NODES].upsert(node(2))
         it.objects[PEERS].upsert(peer("router", 65000))
         claim(it)
-        sync(it.objects[NODES], it.objects[PEERS], it.objects[POLICIES], *it.claims.values())
+        sync(it.objects[NODES], it.objects[PEERS], it.objects[POLICIES], *of_claims(it))
         async with asyncio.timeout(5):
             await released.wait()
         assert set(it.of_routes.target.rows) == {CLAIMED}
@@ -262,3 +285,135 @@ def test_a_node_without_routers_is_ready(tmp_path: Path) -> None:
     it.objects[PEERS].upsert(peer("router", 65000))
     it.loop.derive_all()
     assert not it.status()["ready"]
+
+
+def claims(it: Speaker, *numbers: int, listed: bool = True, gone: tuple[int, ...] = ()) -> None:
+    """Pod CIDRs of the node, as a list or as events."""
+    prefix = "meshgate/v1/east/podcidr/10.1.0.0_16_24/number/"
+    entries = [Entry(f"{prefix}{one}", b'{"owner": "east-2"}', 1, 1, 0) for one in numbers]
+    it.take(Batch(1, entries, [f"{prefix}{one}" for one in gone], listed=listed))
+
+
+def running(tmp_path: Path, *numbers: int) -> Speaker:
+    it = speaker(tmp_path)
+    it.objects[NODES].upsert(node(2))
+    it.objects[PEERS].upsert(peer("router", 65000))
+    claims(it, *numbers)
+    tables = (it.objects[one] for one in (NODES, PEERS, POLICIES, SECRETS))
+    sync(*tables, *of_claims(it))
+    it.loop.derive_all()
+    return it
+
+
+def held(it: Speaker) -> int:
+    assert {str(key.peer) for key in it.routes.rows} <= {str(ROUTER)}
+    return sum(one.code == HELD for one in it.findings())
+
+
+def test_claims_that_a_list_lacks_stay_announced_until_an_operator_lets_them_go(
+    tmp_path: Path,
+) -> None:
+    it = running(tmp_path, *range(20))
+    assert len(it.routes.rows) == 20
+    claims(it, 0, gone=tuple(range(1, 20)))
+    it.loop.derive_all()
+    assert (len(it.routes.rows), held(it)) == (20, 1)
+    accept(it)
+    assert (len(it.routes.rows), held(it)) == (1, 0)
+
+
+def accept(it: Speaker) -> None:
+    """``meshgate peer accept`` of the router."""
+    key = f"meshgate/v1/east/accepted/peer/{ROUTER}"
+    (take,) = [took for prefix, took in it.prefixes.items() if key.startswith(prefix)]
+    at = datetime.now(UTC).isoformat().encode()
+    take(Batch(2, [Entry(key, b'{"at": "%s"}' % at, 1, 1, 0)]))
+    it.loop.derive_all()
+
+
+@pytest.mark.parametrize(("listed", "left"), [(True, 19), (False, 0)])
+def test_a_session_whose_object_a_list_lacks_goes_on(
+    tmp_path: Path,
+    listed: bool,  # noqa: FBT001 - pytest's
+    left: int,
+) -> None:
+    it = running(tmp_path, *range(20))
+    it.session.memory.remember(dict(it.routes.rows))
+    it.session.memory.save(peerings=dict(it.peerings.rows))
+    claims(it, *range(19), listed=listed, gone=(19,))
+    it.objects[PEERS].delete(["router"])
+    it.loop.derive_all()
+    assert (len(it.routes.rows), held(it)) == (left, int(listed))
+    if listed:
+        it.objects[PEERS].upsert(peer("router", 65000))
+        it.loop.derive_all()
+        assert (len(it.routes.rows), held(it)) == (19, 0)
+        it.objects[PEERS].delete(["router"])
+        it.loop.derive_all()
+        assert held(it) == 1
+        accept(it)
+    assert not it.peerings.rows
+    assert not it.routes.rows
+
+
+def test_claims_that_were_seen_to_be_deleted_are_withdrawn(tmp_path: Path) -> None:
+    it = running(tmp_path, *range(20))
+    claims(it, listed=False, gone=tuple(range(1, 20)))
+    it.loop.derive_all()
+    assert (len(it.routes.rows), held(it)) == (1, 0)
+
+
+def test_a_speaker_that_starts_withdraws_no_great_part_for_the_sake_of_its_first_list(
+    tmp_path: Path,
+) -> None:
+    first = running(tmp_path, *range(20))
+    first.session.memory.remember(dict(first.routes.rows))
+    first.session.memory.save(peerings=dict(first.peerings.rows))
+    first.session.memory.close()
+    again = running(tmp_path, 0, 1)
+    assert (len(again.routes.rows), held(again)) == (20, 1)
+    claims(again, *range(20), listed=False)
+    again.loop.derive_all()
+    assert (len(again.routes.rows), held(again)) == (20, 0)
+
+
+def test_a_session_waits_for_its_password(tmp_path: Path) -> None:
+    it = speaker(tmp_path)
+    it.objects[NODES].upsert(node(2))
+    (row,) = peer("router", 65000).values()
+    it.objects[PEERS].upsert({"router": replace(row, password=Password("", "meshgate-bgp"))})
+    sync(it.objects[NODES], it.objects[PEERS])
+    it.loop.derive_all()
+    assert not it.peerings.rows
+    assert NO_PASSWORD not in {one.code for one in it.findings()}, "the Secret is not known yet"
+    sync(it.objects[SECRETS])
+    it.loop.derive_all()
+    assert NO_PASSWORD in {one.code for one in it.findings()}
+    secret = Secret("meshgate-bgp", (("password", "s3cret"),))
+    it.objects[SECRETS].upsert({"meshgate-bgp": secret})
+    it.loop.derive_all()
+    assert [one.password for one in it.peerings.rows.values()] == ["s3cret"]
+    assert NO_PASSWORD not in {one.code for one in it.findings()}
+
+
+def test_a_look_at_sessions_costs_routes_once_for_each_change_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is due every two seconds, and a session may have 100,000 routes."""
+    asked: list[Network] = []
+
+    def counting(prefix: Network, rd: str = "") -> Family:
+        asked.append(prefix)
+        return family_of(prefix, rd)
+
+    monkeypatch.setattr("mesh.speaker.family_of", counting)
+    it = speaker(tmp_path)
+    adopted(it)
+    (peering,) = it.session.memory.peerings.values()
+    it.routes.upsert({EGRESS: Route(EGRESS.prefix, ROUTER)})
+    for _ in range(3):
+        assert it._unsent(peering, (Family.IPV6,)) == [Family.IPV4]  # noqa: SLF001 - what the finding asks
+        assert it._unsent(peering, (Family.IPV4,)) == []  # noqa: SLF001 - what the finding asks
+    assert len(asked) == 1
+    it.routes.delete([EGRESS])
+    assert it._unsent(peering, ()) == []  # noqa: SLF001 - what the finding asks

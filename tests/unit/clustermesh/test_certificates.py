@@ -137,11 +137,12 @@ def test_a_user_whose_name_is_too_long_for_a_certificate_has_a_hash_in_it() -> N
     assert EtcdUser("east", SPEAKER, "n1").cn == "east:speaker:n1"
 
 
-def test_a_node_writes_its_own_pods_and_status_and_nothing_else() -> None:
+def test_a_node_writes_its_pods_what_it_holds_and_its_status_and_nothing_else() -> None:
     def writable(role: str) -> set[str]:
         grants = user_grants(EtcdUser("east", role, "n1"), PREFIXES)
         return {grant.key for grant in grants if grant.write}
 
     own = "meshgate/v1/east/"
-    assert writable(NODE) == {f"{own}pod/n1/", f"{own}status/node/n1/"}
-    assert writable(SPEAKER) == {f"{own}status/speaker/n1/"}
+    held = {f"{own}programmed/n1", f"{own}lent/n1/", f"{own}demand/n1"}
+    assert writable(NODE) == {f"{own}pod/n1/", f"{own}status/node/n1/"} | held
+    assert writable(SPEAKER) == {f"{own}status/speaker/n1/", f"{own}learned/n1/"}

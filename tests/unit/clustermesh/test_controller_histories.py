@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -21,7 +19,16 @@ from mesh.nodes.standing import STANDS_S
 from mesh.objects.kinds import KINDS
 from mesh.objects.tables import Objects
 from tests.unit.gateway.whole import covered, gateways
-from tests.unit.histories import World, rows, tables
+from tests.unit.histories import (
+    World,
+    after_each_event,
+    between_slices,
+    rows,
+    settled,
+    slicing,
+    tables,
+    while_sources_sync_late,
+)
 
 EVENTS = 50
 CONFIG = """
@@ -49,17 +56,23 @@ HISTORY = (
 class Reader:
     """The features of a controller."""
 
-    def __init__(self, path: Path, loop: Loop) -> None:
+    def __init__(self, path: Path, loop: Loop | None = None) -> None:
         self.objects = Objects(KINDS.nouns)
         self.features = Features(load_controller(path), self.objects)
-        self.loop = loop
-        self.features.derive(loop)
+        self.path, self.loop = path, loop or Loop()
+        self.features.derive(self.loop)
 
     def own(self, batch: Batch) -> None:
         self.features.own.take(batch)
 
     def mesh(self, batch: Batch) -> None:
         self.features.take(batch)
+
+    def kernel(self) -> None:
+        """It asks none."""
+
+    def compare(self, world: World) -> None:
+        compare(self, world)
 
     def own_synced(self) -> None:
         self.features.own.synced()
@@ -72,16 +85,11 @@ class Reader:
         return {path: (one.name, one.synced, rows(one)) for path, one in found.items()}
 
 
-def settled(loop: Loop) -> None:
-    for _ in range(6):
-        loop.derive_all()
-
-
-def compare(live: Reader, world: World, path: Path) -> None:
+def compare(live: Reader, world: World) -> None:
     """Against a controller that is told everything at once, and against whole functions."""
     live.features.nodes.standing.settle(monotonic() + STANDS_S)  # time goes by
     settled(live.loop)
-    fresh = Reader(path, Loop())
+    fresh = Reader(live.path)
     world.tell(fresh)
     settled(fresh.loop)
     mine, its = live.state(), fresh.state()
@@ -112,50 +120,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_after_each_event_all_tables_are_those_of_a_fresh_controller(path: Path, seed: int) -> None:
-    live = Reader(path, Loop())
-    world = World(seed, live)
-    for name in world.sources:
-        world.sync(name)
-    for _ in range(EVENTS):
-        world.step()
-        settled(live.loop)
-        compare(live, world, path)
+    after_each_event(seed, Reader(path), EVENTS)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_same_while_sources_sync_late(path: Path, seed: int) -> None:
-    live = Reader(path, Loop())
-    world = World(100 + seed, live)
-    late = list(world.sources)
-    world.chance.shuffle(late)
-    for number in range(EVENTS):
-        world.step()
-        if number % 6 == 5 and late:
-            world.sync(late.pop())
-        settled(live.loop)
-        compare(live, world, path)
+    while_sources_sync_late(seed, Reader(path), EVENTS, every=6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_same_when_events_come_between_slices(path: Path, seed: int) -> None:
-    asyncio.run(_in_slices(path, seed))
-
-
-async def _in_slices(path: Path, seed: int) -> None:
-    ticks = itertools.count()
-    live = Reader(path, Loop(clock=lambda: float(next(ticks))))  # each piece is a slice
-    world = World(200 + seed, live)
-    for name in world.sources:
-        world.sync(name)
-    task = asyncio.create_task(live.loop.run())
-    try:
-        for _ in range(EVENTS // 4):
-            for _ in range(world.chance.randrange(1, 8)):
-                world.chance.choice((world.step, world.step, world.relist))()
-                for _ in range(world.chance.randrange(6)):
-                    await asyncio.sleep(0)
-            await live.loop.gate.look(lambda: compare(live, world, path))
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    asyncio.run(between_slices(seed, Reader(path, slicing()), EVENTS))

@@ -134,11 +134,12 @@ def test_batches_are_cut_by_number_and_by_bytes() -> None:
 
 
 def test_grants_of_a_cluster_never_reach_a_longer_name() -> None:
-    """Every writable key of east ends in a slash or is the exact cluster-config."""
+    """Every writable key of east ends in a slash or is one exact key."""
     for role in (NODE, SPEAKER, CONTROLLER):
         grants = user_grants(EtcdUser("east", role, "n1"), PREFIXES)
         writable = {grant.key for grant in grants if grant.write}
         exact = {"cilium/cluster-config/east", "cilium/.heartbeat"}
+        exact |= {"meshgate/v1/east/programmed/n1", "meshgate/v1/east/demand/n1"}
         assert {key for key in writable if not key.endswith("/")} <= exact
         own = writable - {"cilium/.heartbeat"}  # which all clusters put
         assert all("/east/" in key or key.endswith("/east") for key in own)

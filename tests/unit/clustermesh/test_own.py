@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
+from clustermesh.store import own as store
 from clustermesh.store.claims import encode_number, number_key, numbers_prefix
 from clustermesh.store.follow import Batch, Entry
-from clustermesh.store.own import Own
-from mesh.core.model import Claim, ClaimKey
+from clustermesh.store.own import Own, listed_key, listed_value
+from mesh.core.model import Claim, ClaimKey, Draining, Listed, PodRef
 
 VRF, BLOCK = ClaimKey("vrf", "tenants", 7), ClaimKey("block", "192.0.2.1", 3)
 
@@ -65,9 +68,39 @@ def test_a_node_follows_what_its_features_have_asked_for() -> None:
     east = "meshgate/v1/east/"
     assert own.needed == [
         f"{east}config", f"{east}overlay", f"{east}synced", f"{east}forgotten/",
-        f"{east}apiserver/",
-        f"{east}pod/", f"{east}confirmed/", f"{east}block/", f"{east}identity/labels/number/",
+        f"{east}apiserver/", f"{east}evicted/",
+        f"{east}pod/", f"{east}confirmed/", f"{east}feed/address/",
+        f"{east}block/", f"{east}identity/labels/number/",
     ]  # fmt: skip
+
+
+def test_what_agents_say_of_draining_addresses_is_read_and_nothing_else_below_status() -> None:
+    own, said = Own("east"), "meshgate/v1/east/status/node/east-1/egress"
+    value = b'{"ports":3,"epoch":9}'
+    own.take(Batch(5, [Entry(f"{said}/{one}", value, 5, 5, 0) for one in ("198.51.100.1", "x")]))
+    own.take(Batch(5, [Entry(f"{said}/2001:db8::1", b"3", 5, 5, 0)]))
+    assert own.draining.rows == {("east-1", ip_address("198.51.100.1")): Draining(3, 9)}
+    assert list(own.findings) == [f"{said}/2001:db8::1"]
+    own.take(Batch(6, (), [f"{said}/198.51.100.1"]))
+    assert not own.draining.rows
+
+
+def test_a_drain_that_an_operator_has_ended_is_known() -> None:
+    own = Own("east")
+    own.take(Batch(5, [Entry("meshgate/v1/east/evicted/198.51.100.1/9", b"{}", 5, 5, 0)]))
+    assert set(own.evicted.rows) == {"198.51.100.1/9"}
+
+
+def test_what_the_feed_says_of_addresses_is_known() -> None:
+    own, address = Own("east"), ip_address("198.51.100.10")
+    row = Listed(("erp",), waits=("pan",), without=("forti",))
+    key = listed_key("east", address)
+    own.take(Batch(5, [Entry(key, listed_value(row), 5, 5, 0)]))
+    assert own.listed.rows == {address: row}
+    own.take(Batch(6, [Entry(key, b"[]", 5, 6, 0), Entry(f"{key}/x", b"{}", 6, 6, 0)]))
+    assert (own.listed.rows, len(own.findings)) == ({address: row}, 2)
+    own.take(Batch(7, (), [key]))
+    assert not own.listed.rows
 
 
 def test_api_servers_that_an_operator_has_accepted_are_known() -> None:
@@ -97,3 +130,23 @@ def test_forgotten_clusters_and_requests_are_kept_apart() -> None:
     assert (set(own.forgotten.rows), set(own.to_forget.rows)) == ({"west"}, {"north"})
     own.take(Batch(6, (), keys))
     assert (own.forgotten.rows, own.to_forget.rows, own.findings) == ({}, {}, {})
+
+
+def test_a_controller_follows_all_that_its_tables_are_made_of() -> None:
+    """A table whose keys nobody follows stays empty, and what waits for it waits for good."""
+    pod = PodRef("n", "shop", "web")
+    keys = [
+        store.all_confirmed_key("east"),
+        store.beat_key("east", "n"),
+        store.confirmed_key("east", pod),
+        store.draining_prefix("east", "n") + "198.51.100.10",
+        store.evicted_key("east", ip_address("198.51.100.10"), 7),
+        store.listed_key("east", ip_address("198.51.100.10")),
+        store.pod_key("east", pod),
+        store.programmed_key("east", "n"),
+        store.revoked_key("east", "node", "n"),
+        "meshgate/v1/east/demand/n",
+        "meshgate/v1/east/learned/n/counts",
+    ]
+    followed = tuple(Own("east").needed_to_control)
+    assert [key for key in keys if not key.startswith(followed)] == []

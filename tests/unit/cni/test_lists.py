@@ -88,14 +88,17 @@ def test_the_list_comes_when_pods_can_be_connected_and_then_stays(host: Host) ->
 
 
 def test_portmap_is_chained_where_it_is(host: Host) -> None:
+    assert host.lists.portmap is None
     host.plugin("portmap", "0.3.1", "0.4.0", "1.0.0")
     written = host.look()[conflist.WHOLE]
+    assert host.lists.portmap is True
     assert written["cniVersion"] == "1.0.0"
     assert [one["type"] for one in written["plugins"]] == ["meshgate-cni", "portmap"]
     host.plugin("portmap", "1.0.0", "1.1.0")
     assert host.look()[conflist.WHOLE]["cniVersion"] == "1.1.0"
     (host.settings.bin_dir / "portmap").unlink()
     assert len(host.look()[conflist.WHOLE]["plugins"]) == 1
+    assert host.lists.portmap is False
 
 
 def test_a_portmap_that_cannot_be_used_is_a_finding_and_not_chained(host: Host) -> None:

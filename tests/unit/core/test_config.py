@@ -107,7 +107,7 @@ def test_what_may_be_absent_has_its_default(valid: dict[str, Any], tmp_path: Pat
     config = changed(changed(valid["controller"], "egress", ...), "leaseSeconds", ...)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     controller = load_controller(tmp_path / "c.yaml")
-    assert (controller.egress.block_size, controller.egress.blocks_per_node) == (256, 4)
+    assert (controller.egress.block_size, controller.egress.blocks_per_node) == (256, 32)
     assert controller.lease_seconds == 900
 
 
@@ -231,8 +231,8 @@ WRONG: list[tuple[str, str, object, str | Refused]] = [
     ("agent", "podNetns", "/run/{namespace}-{name}", "podNetns: expected an underscore"),
     ("agent", "podNetns", "/run/{name}-{cluster}.{namespace}", "podNetns: expected an underscore"),
     ("agent", "podNetns", "/run/_{namespace}-{name}", "podNetns: expected an underscore"),
-    ("agent", "egress.blockSize", 100, "egress.blockSize: expected one of 8, 16, 32, 64, 128"),
-    ("agent", "egress.blocksPerNode", 17, Refused("egress.blocksPerNode", 17)),
+    ("agent", "egress.blockSize", 100, "egress.blockSize: expected one of 64, 128, 256, 512, 1024"),
+    ("agent", "egress.blocksPerNode", 33, Refused("egress.blocksPerNode", 33)),
     ("agent", "limits", [{"map": "mg_egress", "entries": 0}], Refused("limits[0].entries", 0)),
     ("agent", "limits", [{"map": "egress", "entries": 64}], Refused("limits[0].map", "egress")),
     ("agent", "limits", [{"map": "mg_egress"}], "limits[0].entries: required"),

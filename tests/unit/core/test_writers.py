@@ -11,9 +11,11 @@ TOPS = ("bpf", "mesh", "gateway", "srv6", "bgp", "clustermesh")
 #: Who writes otherwise, and what.
 OTHERS = {
     "mesh/core/files.py": "the one function",
+    "mesh/host/grace.py": "a switch of the kernel",
     "mesh/host/ledger.py": "sysctls",
     "mesh/kernel.py": "sysctls",
     "mesh/lab/processes.py": "a cgroup's kill switch",
+    "mesh/lab/conformance/bed.py": "sysctls of its own network namespaces",
     "mesh/lab/kube/cgroups.py": "a cgroup's processors and memory",
     "mesh/cli.py": "/dev/null",
     "mesh/objects/crds.py": "documents of this tree, for `make docs`",

@@ -11,7 +11,15 @@ import pytest
 from bpf.maps import cells
 
 ADDRESS = np.dtype([("w", ">u4", (4,))])
-LAYOUT = np.dtype([("address", ADDRESS), ("port", ">u2"), ("kind", "u1"), ("mac", "u1", (6,))])
+LAYOUT = np.dtype(
+    [
+        ("address", ADDRESS),
+        ("port", ">u2"),
+        ("kind", "u1"),
+        ("mac", "u1", (6,)),
+        ("segment", ADDRESS, (3,)),
+    ]
+)
 PLAIN = np.dtype("u4")
 
 
@@ -23,6 +31,7 @@ def row(choose: random.Random) -> dict[str, object]:
         "port": choose.randrange(1 << 16),
         "kind": choose.choice([choose.randrange(256), True]),
         "mac": choose.choice([tuple(choose.randbytes(6)), np.zeros(6, "u1")]),
+        "segment": [{"w": words}, choose.randbytes(16), {"w": [1, 2, 3, 4]}],
     }
     return {name: value for name, value in fields.items() if choose.random() < 0.8}
 
@@ -48,6 +57,7 @@ def test_a_few_rows_become_the_entries_that_many_become(seed: int) -> None:
         {"port": -1},
         {"owner": 1},
         {"mac": [1, 2]},
+        {"segment": [{"w": [1, 2, 3, 4]}]},
         {"mac": 1},
         {"address": {"w": [1]}},
         {"address": b"short"},

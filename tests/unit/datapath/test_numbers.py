@@ -9,8 +9,11 @@ from bpf.build import HERE, build
 from bpf.object import Object
 from gateway.blocks import OWN_BLOCKS
 from gateway.maps import BLOCK_KEY, BLOCK_VALUE
+from gateway.policy import MOST_GATEWAYS
+from gateway.rows import Binding
 from mesh.core import model
 from mesh.core.address import bits_before
+from mesh.datapath.gathering import MARK
 from mesh.datapath.hooks import VXLAN_PORT
 from mesh.identity.addresses import KIND_NODE, KIND_POD, KIND_ROUTER, VALUE
 from mesh.identity.labels import CLUSTER_SHIFT, FIRST_IDENTITY
@@ -33,7 +36,10 @@ def types(pod: Object) -> Btf:
 @pytest.mark.parametrize(
     ("enum", "name", "number"),
     [
-        ("port_limit", "OWN_BLOCKS", OWN_BLOCKS),
+        ("run_limit", "OWN_BLOCKS", OWN_BLOCKS),
+        ("gateway_limit", "GATEWAYS", MOST_GATEWAYS),
+        ("order_mark", "MARK_GATHER", MARK),
+        *(("binding_kind", f"BINDING_{one.name}", one.value) for one in Binding),
         ("address_kind", "ADDRESS_POD", KIND_POD),
         ("address_kind", "ADDRESS_NODE", KIND_NODE),
         ("address_kind", "ADDRESS_ROUTER", KIND_ROUTER),

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from gateway.blocks import block_count, block_of, block_ports
+from gateway.gateways import DRAINED
 from gateway.plan import (
     CONFLICT,
     NO_ADDRESS,
@@ -27,7 +28,7 @@ from mesh.core.model import (
     Requirement,
     Selector,
 )
-from tests.fixtures.egress import Planned, gateway_of, plan
+from tests.fixtures.egress import Planned, gateways_of, plan
 
 
 def choose(**labels: str) -> Selector:
@@ -131,27 +132,42 @@ def test_a_node_selector_looks_at_the_pods_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("selector", "gateway"),
+    ("selector", "most", "gateways"),
     [
-        (choose(role="gateway"), "east-2"),
-        (Selector(), "east-1"),
-        (choose(role="nobody"), None),
+        (choose(role="gateway"), 16, ["east-2", "east-3"]),
+        (choose(role="gateway"), 1, ["east-2"]),
+        (Selector(), 2, ["east-1", "east-2"]),
+        (Selector(), 3, ["east-1", "east-2", "east-3"]),
+        (choose(role="nobody"), 16, []),
+        (Selector((Requirement("role", "In", ("gateway", "spare")),)), 16, ["east-2", "east-3"]),
+        (Selector((Requirement("role", "NotIn", ("gateway",)),)), 16, ["east-1"]),
     ],
 )
-def test_s5_the_gateway_is_the_first_selected_node_by_name(
-    selector: Selector, gateway: str | None
+def test_s5_the_gateways_are_the_first_selected_nodes_by_name(
+    selector: Selector, most: int, gateways: list[str]
 ) -> None:
-    found = gateway_of(policy("p", gateways=selector), reversed(NODES.values()))
-    assert (found.name if found else None) == gateway
+    one = replace(policy("p", gateways=selector), max_gateways=most)
+    assert gateways_of(one, reversed(NODES.values())) == gateways
+
+
+def test_a_drained_node_is_no_gateway_unless_all_are_drained() -> None:
+    one = policy("p", gateways=choose(role="gateway"))
+    nodes = [node(name, f"10.99.0.{n}", role="gateway") for n, name in enumerate("abc", 1)]
+    drained = [replace(each, labels=(*each.labels, DRAINED)) for each in nodes]
+    assert gateways_of(one, [drained[0], *nodes[1:]]) == ["b", "c"]
+    most_two = replace(one, max_gateways=2)
+    assert gateways_of(most_two, [nodes[0], drained[1], nodes[2]]) == ["a", "c"]
+    assert gateways_of(one, drained) == ["a", "b", "c"]
 
 
 def test_a_node_without_ipv4_cannot_be_a_gateway() -> None:
-    assert gateway_of(policy("p", gateways=Selector()), [node("a", "fd99::1")]) is None
+    nodes = [node("a", "fd99::1"), node("b", "10.99.0.12")]
+    assert gateways_of(policy("p", gateways=Selector()), nodes) == ["b"]
 
 
 def test_s6_no_gateway_is_a_finding() -> None:
     found = planned(policy("p", gateways=choose(role="nobody")))
-    assert found.gateways == {"p": None}
+    assert found.gateways == {"p": ()}
     assert codes(found) == [(NO_GATEWAY, "p.yaml")]
 
 
@@ -210,7 +226,7 @@ def test_an_exclusion_conflicts_with_the_same_destination_of_another_policy() ->
     assert codes(planned(wide, policy("b", to=("10.20.0.0/16",)))) == [(CONFLICT, "b.yaml")]
 
 
-def test_an_address_has_one_gateway() -> None:
+def test_an_address_has_the_gateways_of_one_policy() -> None:
     other = policy("b", to=("203.0.113.0/24",), gateways=Selector())
     found = planned(policy("a"), other)
     [finding] = found.findings

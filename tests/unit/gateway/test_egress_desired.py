@@ -1,6 +1,10 @@
 """Rows of the egress maps, and what `meshgate egress list` shows."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any
+
+import pytest
 
 from gateway.blocks import (
     OWN_BLOCKS,
@@ -9,10 +13,12 @@ from gateway.blocks import (
 )
 from gateway.blocks import block_rows as listed_blocks
 from gateway.nouns import egress_rows as listed
+from gateway.nouns import gateway_view
 from gateway.plan import EgressPlan, egress_classes
 from gateway.policy import EgressPolicy
 from gateway.rows import (
     Action,
+    Binding,
     EgressKey,
     EgressRow,
     pods_of_addresses,
@@ -40,10 +46,10 @@ def policy(name: str, to: tuple[str, ...], excluded: tuple[str, ...] = ()) -> Eg
     return EgressPolicy(name, (), networks, out, (V4,), Selector())
 
 
-def plan(*policies: EgressPolicy, gateway: Node | None = GATEWAY) -> EgressPlan:
+def plan(*policies: EgressPolicy, gateways: tuple[Node, ...] = (GATEWAY,)) -> EgressPlan:
     names = tuple(one.name for one in policies)
     return EgressPlan(
-        {one.name: one for one in policies}, {CLIENT: names}, dict.fromkeys(names, gateway)
+        {one.name: one for one in policies}, {CLIENT: names}, dict.fromkeys(names, gateways)
     )
 
 
@@ -69,7 +75,7 @@ def test_s7_a_destination_inside_an_exclusion_still_matches() -> None:
 
 
 def test_s6_without_a_gateway_the_source_node_drops() -> None:
-    found = plan(policy("erp", ("10.20.0.0/16",), ("10.20.9.0/24",)), gateway=None)
+    found = plan(policy("erp", ("10.20.0.0/16",), ("10.20.9.0/24",)), gateways=())
     assert rows(found) == {
         "10.20.0.0/16": EgressRow(Action.NO_GATEWAY),
         "10.20.9.0/24": EgressRow(Action.EXCLUDED),
@@ -106,12 +112,17 @@ def test_a_class_keeps_the_rows_of_its_remaining_policies() -> None:
 def test_rows_are_classes_times_networks_whatever_the_number_of_pods() -> None:
     one = policy("erp", ("10.20.0.0/16", "10.30.0.0/16"))
     pods = {PodKey("east", "shop", f"p{n}"): ("erp",) for n in range(1000)}
-    found = EgressPlan({"erp": one}, pods, {"erp": GATEWAY})
+    found = EgressPlan({"erp": one}, pods, {"erp": (GATEWAY,)})
     assert len(egress_rows(found, egress_classes(pods.values()))) == 2
 
 
-def test_the_gateway_of_an_address_is_a_tunnel_endpoint() -> None:
-    assert gateway_rows(plan(policy("erp", ("10.20.0.0/16",)))) == {V4: (ENDPOINT,)}
+def test_the_gateways_of_an_address_are_tunnel_endpoints() -> None:
+    one = policy("erp", ("10.20.0.0/16",))
+    assert gateway_rows(plan(one)) == {V4: (ENDPOINT,)}
+    other = Node("east", "east-3", (ip_address("10.99.0.13"),))
+    both = plan(one, gateways=(GATEWAY, other))
+    assert gateway_rows(both) == {V4: (ENDPOINT, IPv4Address("10.99.0.13"))}
+    assert [one["node"] for one in listed(both, "east")[0]["gateways"]] == ["east-2", "east-3"]
 
 
 def test_covered_pods_have_a_class_at_every_address() -> None:
@@ -157,11 +168,11 @@ def test_only_blocks_of_known_nodes_have_an_owner() -> None:
     assert block_owners(claims, nodes, 256) == {ClaimKey("block", str(V4), 0): owner}
 
 
-def test_a_nodes_own_blocks_are_sorted_and_bounded() -> None:
-    claims = [claim(n, f"east-1/{n}") for n in range(20, 0, -1)]
+def test_a_nodes_own_blocks_come_by_their_place_and_are_bounded() -> None:
+    claims = [claim(n, f"east-1/{50 - n}") for n in range(1, 41)]
     claims += [claim(50, "east-2/0"), claim(4, "east-1/0", pool=str(V6))]
     found = own_blocks(claims, "east-1")
-    assert found == {V4: tuple(range(1, OWN_BLOCKS + 1)), V6: (4,)}
+    assert found == {V4: tuple(range(40, 40 - OWN_BLOCKS, -1)), V6: (4,)}
 
 
 def test_pods_that_share_an_address_are_counted_once_each() -> None:
@@ -182,7 +193,24 @@ def test_the_list_for_the_command_line() -> None:
             "policy": "erp",
             "addresses": ["198.51.100.10"],
             "gateway": "east-2",
+            "gateways": [gateway_view("east-2", "")],
+            "state": "active",
             "pods": ["shop/client-1"],
         }
     ]
-    assert listed(plan(policy("erp", ()), gateway=None), "east")[0]["gateway"] is None
+    assert listed(plan(policy("erp", ()), gateways=()), "east")[0]["gateway"] is None
+
+
+@pytest.mark.parametrize(
+    ("mapping", "filtering", "binding"),
+    [
+        ("endpoint-dependent", "address-dependent", Binding.NONE),
+        ("endpoint-independent", "address-dependent", Binding.FILTERED),
+        ("endpoint-independent", "endpoint-independent", Binding.OPEN),
+    ],
+)
+def test_mapping_and_filtering_are_in_the_row(
+    mapping: Any, filtering: Any, binding: Binding
+) -> None:
+    one = replace(policy("a", ("192.0.2.0/24",)), mapping=mapping, filtering=filtering)
+    assert rows(plan(one))["192.0.2.0/24"].binding is binding

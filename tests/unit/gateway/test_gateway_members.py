@@ -9,7 +9,15 @@ from bpf.build import HERE, build
 from bpf.maps import cell
 from bpf.object import Object
 from gateway import maps as codecs
-from gateway.members import ACCEPTS_S, GatewayKey, GatewayRow, departures, gateway_members
+from gateway.members import (
+    ACCEPTS_S,
+    IDLE_S,
+    GatewayKey,
+    GatewayRow,
+    departures,
+    gateway_members,
+    still_carrying,
+)
 
 E, F = ip_address("198.51.100.10"), ip_address("2001:db8:100::10")
 A, B, C = (IPv4Address(f"10.99.0.{last}") for last in (11, 12, 13))
@@ -41,6 +49,18 @@ def test_departures_keep_the_first_time_and_forget_who_is_back_or_rested() -> No
     assert departures({E: (A,)}, {}, left, 30.0) == left | {GatewayKey(E, A): 30.0}
     assert departures({E: (A,)}, {E: (A, B)}, left, 40.0) == {}
     assert departures({E: (A,)}, {E: (A,)}, left, 10.0 + ACCEPTS_S) == {}
+
+
+def test_one_that_packets_still_go_by_is_accepted_until_none_has_come_for_ten_seconds() -> None:
+    """Not while nobody knows of a packet, and never for less than two minutes."""
+    key = GatewayKey(E, B)
+    left, last = {key: 1000.0}, 1000.0 + ACCEPTS_S + 30
+    assert still_carrying(left, {}) == left
+    assert still_carrying(left, {key: 1001.0}) == left
+    left = still_carrying(left, {key: last})
+    for after_s, rows in ((IDLE_S - 1, {key: LEFT}), (IDLE_S, {})):
+        now = last + after_s
+        assert gateway_members({}, departures({}, {}, left, now), now) == rows
 
 
 GATEWAYS = 16

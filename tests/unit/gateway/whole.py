@@ -31,12 +31,13 @@ def covered(objects: Objects) -> dict[PodKey, tuple[str, ...]]:
     return found
 
 
-def gateways(objects: Objects) -> dict[str, Node]:
-    """The first node by name that each policy selects (S5) and that a tunnel can reach."""
+def gateways(objects: Objects) -> dict[str, tuple[Node, ...]]:
+    """The first nodes by name that each policy selects (S5) and that a tunnel can reach."""
     nodes = sorted(objects[NODES].rows.values(), key=lambda node: node.name)
     able = [node for node in nodes if tunnel_endpoint(node)]
     found = {
-        name: next((n for n in able if matches(policy.gateways, dict(n.labels))), None)
+        name: tuple(n for n in able if matches(policy.gateways, dict(n.labels)))
         for name, policy in objects[POLICIES].rows.items()
     }
-    return {name: node for name, node in found.items() if node}
+    most = {name: policy.max_gateways for name, policy in objects[POLICIES].rows.items()}
+    return {name: nodes[: most[name]] for name, nodes in found.items() if nodes}

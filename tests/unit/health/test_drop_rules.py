@@ -95,7 +95,7 @@ def test_a_finding_says_who_lacks_what_and_what_to_do() -> None:
     assert (one.object, one.about) == ("east-1/agent", ("node/east-1",))
     assert one.text.startswith("120 packets of pods of this node were dropped in the last minute")
     assert "DNS first" in one.text
-    assert "blocksPerNode" in one.text
+    assert "mg_nat_v4" in one.text
 
 
 def test_every_reason_has_a_rule() -> None:

@@ -133,6 +133,26 @@ def test_a_pod_that_no_controller_has_confirmed_has_no_identity() -> None:
     assert it.counted.table.rows[invented].identity == 0
 
 
+@MINE
+def test_what_a_dead_node_has_left_behind_is_no_finding(mine: str) -> None:
+    """Its pod was lost with it and is made anew elsewhere; whoever would say so is dead, too."""
+    it = said()
+    it.say(WEB, mine)
+    it.settle()
+    it.confirmed.delete([WEB])
+    it.settle()
+    assert (it.counted.table.rows[WEB].identity, it.found()) == (0, [])
+    it.say(WEB, mine, labels=CLIENT_LABELS)  # somebody speaks in its name
+    it.settle()
+    assert it.found() == [("M186", "east-1/shop/web-1", "labels")]
+    it.confirm(WEB, 65537)
+    it.say(WEB, mine)
+    it.settle()
+    it.confirmed.delete([WEB])
+    it.settle()
+    assert it.found() == []
+
+
 def test_a_short_oddity_is_no_finding() -> None:
     """Entry, claim and confirmation come by several watches."""
     it = said()

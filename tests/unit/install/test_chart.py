@@ -14,12 +14,15 @@ import yaml
 
 from bpf.privileges import User
 from deploy.image.system import USERS
+from mesh import feed
 from mesh.config import (
     AgentConfig,
     ControllerConfig,
+    FeedConfig,
     SpeakerConfig,
     load_agent,
     load_controller,
+    load_feed,
     load_speaker,
 )
 from mesh.install import chart
@@ -34,8 +37,14 @@ KINDS_OF: Mapping[str, type[msgspec.Struct]] = {
     "agent": AgentConfig,
     "controller": ControllerConfig,
     "speaker": SpeakerConfig,
+    "feed": FeedConfig,
 }
-LOADED = {"agent": load_agent, "controller": load_controller, "speaker": load_speaker}
+LOADED = {
+    "agent": load_agent,
+    "controller": load_controller,
+    "speaker": load_speaker,
+    "feed": load_feed,
+}
 #: A wrong value for each field; the field is named.
 WRONG = [
     ("cluster.name=East", "cluster.name"), ("cluster.name=", "cluster.name"),
@@ -47,9 +56,11 @@ WRONG = [
     ("pools.podCIDRs={10.0.0.0/8}", "pools.podCIDRs"), ("pools.locators=x", "pools.locators"),
     ("masquerade.mode=yes", "masquerade.mode"), ("masquerade.ports=61000", "masquerade.ports"),
     ("masquerade.nonMasqueradeCIDRs={x}", "masquerade.nonMasqueradeCIDRs"),
-    ("services.kubeProxy=maybe", "services.kubeProxy"),
+    ("services.kubeProxy=maybe", "services.kubeProxy"), ("bgp.table=254", "bgp.table"),
+    ("bgp.table=4294967296", "bgp.table"), ("datapath.xdp=maybe", "datapath.xdp"),
+    ("srv6.domain={10.0.0.0/8}", "srv6.domain"),
     ("egress.blockSize=100", "egress.blockSize"),
-    ("egress.blocksPerNode=17", "egress.blocksPerNode"), ("cni.confDir=etc", "cni.confDir"),
+    ("egress.blocksPerNode=33", "egress.blocksPerNode"), ("cni.confDir=etc", "cni.confDir"),
     ("cni.binDir=", "cni.binDir"), ("agentNotReadyTaint=x", "agentNotReadyTaint"),
     ("host.cgroupRoot=x", "host.cgroupRoot"), ("host.bpffs=1", "host.bpffs"),
     ("host.netns=", "host.netns"), ("host.stateDir=..", "host.stateDir"),
@@ -60,6 +71,9 @@ WRONG = [
     ("agent.maxUnavailable=0", "agent.maxUnavailable"), ("agent.limits={x}", "agent.limits"),
     ("speaker.enabled=perhaps", "speaker.enabled"), ("speaker.image=7", "speaker.image"),
     ("speaker.nodeSelector.a=1", "speaker.nodeSelector"),
+    ("feed.enabled=1", "feed.enabled"), ("feed.port=0", "feed.port"),
+    ("feed.secret=", "feed.secret"), ("feed.clientCA=a/b", "feed.clientCA"),
+    ("feed.firewalls={x}", "feed.firewalls"), ("feed.nodeSelector.a=1", "feed.nodeSelector"),
     ("controller.replicas=4", "controller.replicas"),
     ("controller.leaseSeconds=1", "controller.leaseSeconds"),
     ("controller.issuerPort=0", "controller.issuerPort"), ("etcd.enabled=1", "etcd.enabled"),
@@ -75,7 +89,8 @@ WRONG = [
 
 @cache
 def rendered(file: str = "values-whole.yaml", *settings: str) -> Rendered:
-    return chart.render(chart.values_of([FOLDER / file], settings))
+    """With everything that is off by default."""
+    return chart.render(chart.values_of([FOLDER / file], ["feed.enabled=true", *settings]))
 
 
 def everything(found: Rendered) -> list[Any]:
@@ -171,7 +186,8 @@ def test_an_agent_reads_what_it_makes_rows_of_and_writes_nothing_but_its_node_an
 READ = {
     "meshgate-agent": watches.of_agent(KINDS, "n1"),
     "meshgate-controller": watches.of_controller(KINDS),
-    "meshgate-speaker": watches.of_nouns(KINDS, READS),
+    "meshgate-feed": watches.of_nouns(KINDS, feed.READS),
+    "meshgate-speaker": watches.of_nouns(KINDS, READS),  # the Secret has a rule with its name
 }
 
 
@@ -204,6 +220,31 @@ def test_only_the_init_container_of_the_agent_is_privileged(file: str) -> None:
     assert privileged == {("meshgate-agent", "prepare")}
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_a_name_in_a_pod_stands_once_and_each_mount_has_its_volume(file: str) -> None:
+    """The API server refuses a pod with two volumes, containers or mounts of one name."""
+    for name, pod in pods(rendered(file)):
+        volumes = [one["name"] for one in pod.get("volumes", ())]
+        names = [one["name"] for one in containers(pod)]
+        assert sorted(set(volumes)) == sorted(volumes), name
+        assert sorted(set(names)) == sorted(names), name
+        for one in containers(pod):
+            mounts = one.get("volumeMounts", ())
+            places = [mount["mountPath"] for mount in mounts]
+            assert sorted(set(places)) == sorted(places), name
+            assert {mount["name"] for mount in mounts} <= set(volumes), name
+
+
+def test_agent_and_speaker_meet_in_one_kernel_table() -> None:
+    found = rendered(
+        "values-whole.yaml", "bgp.table=4200", "datapath.xdp=auto", "srv6.domain={2001:db8::/48}"
+    )
+    agent, speaker = (configuration(found, name) for name in ("agent", "speaker"))
+    assert agent["bgp"] == speaker["bgp"] == {"table": 4200}
+    assert agent["datapath"] == {"xdp": "auto"}
+    assert agent["srv6"] == {"domain": ["2001:db8::/48"]}
+
+
 def test_a_process_has_the_capabilities_of_its_unit() -> None:
     for name, pod in pods(rendered()):
         role = name.removeprefix("meshgate-")
@@ -216,7 +257,7 @@ def test_a_process_has_the_capabilities_of_its_unit() -> None:
 def test_pods_without_root_have_the_users_of_the_image() -> None:
     found = dict(pods(rendered()))
     user = USERS["meshgate-controller"]
-    for name in ("meshgate-controller", "meshgate-install", "meshgate-uninstall"):
+    for name in ("meshgate-controller", "meshgate-feed", "meshgate-install", "meshgate-uninstall"):
         assert found[name]["securityContext"]["runAsUser"] == user
 
 
@@ -242,7 +283,7 @@ def test_no_pod_needs_the_dns_or_a_service_address_of_the_cluster() -> None:
     found = rendered("values-whole.yaml", "kubernetes.host=https://192.0.2.1:6443")
     for _, pod in pods(found):
         assert pod["dnsPolicy"] == "Default"
-    for name in ("agent", "controller", "speaker"):
+    for name in ("agent", "controller", "speaker", "feed"):
         file = configuration(found, name)
         assert file["kubernetes"]["host"] == "https://192.0.2.1:6443"
     for name, pod in pods(found):
@@ -260,7 +301,7 @@ def configuration(found: Rendered, role: str) -> Any:
     raise AssertionError(role)
 
 
-@pytest.mark.parametrize("role", ["agent", "controller", "speaker"])
+@pytest.mark.parametrize("role", ["agent", "controller", "speaker", "feed"])
 @pytest.mark.parametrize("file", FILES)
 def test_the_configuration_of_the_chart_is_read(
     file: str, role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -280,7 +321,7 @@ def test_the_configuration_of_the_chart_is_read(
     read: Any = LOADED[role](path)
     assert read.etcd.endpoints == ("https://192.0.2.1:32379", "https://192.0.2.2:32379")
     assert getattr(read, "node", "n1") == "n1"
-    if role != "speaker":
+    if role in ("agent", "controller"):
         assert read.egress.block_size == 64
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,29 @@ def test_folders_are_emptied_of_what_is_ours(tmp_path: Path) -> None:
     assert len(lines) == 4
     assert [name for name in [*ours, *theirs] if (tmp_path / name).exists()] == theirs
     assert list(leaving.wipe(places)) == []
+
+
+def test_a_folder_that_root_may_not_empty_goes_by_the_container_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real script; the refusal is what root without CAP_DAC_OVERRIDE gets."""
+    pipe, folder = tmp_path / "pipe", tmp_path / "var/lib/meshgate/controller"
+    (folder / "inner").mkdir(parents=True)
+    monkeypatch.setenv("MESHGATE_SWEEP", str(pipe))
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "permission denied", str(path))
+
+    monkeypatch.setattr(leaving.shutil, "rmtree", refused)
+    with pytest.raises(PermissionError):
+        list(leaving.wipe(Places.below(tmp_path)))
+    with subprocess.Popen([ROOT / "deploy/image/meshgate-sweep", str(pipe)]) as sweep:
+        while not pipe.exists():
+            time.sleep(0.01)
+        assert list(leaving.wipe(Places.below(tmp_path))) == [f"{folder} removed"]
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(5) == 0
+    assert not folder.exists()
 
 
 def first(*words: str) -> subprocess.Popen[str]:

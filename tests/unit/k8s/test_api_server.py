@@ -388,7 +388,9 @@ def test_nothing_is_written_before_all_is_listed_nor_to_another_api_server(tmp_p
         server.put(EGRESS, policy("erp", "198.51.100.10"))
         server.refused[CILIUM] = 403
         one = source(server, folder, nouns=(POLICIES,))
-        task = asyncio.create_task(one.write_back(tuple, lambda: True, look_s=0.01)())
+        task = asyncio.create_task(
+            one.write_back(tuple, lambda: True, lambda *_: (), look_s=0.01)()
+        )
         async with running(one):
             await until(lambda: codes(one) == [("M202", f"list {RESOURCE}")])
             await until(lambda: server.asked.count(f"list {CILIUM}") > 3)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.feed.findings import NOT_ACKNOWLEDGED
 from mesh.core.findings import Code
 from mesh.core.model import Finding
 from mesh.k8s import conditions
@@ -37,9 +38,10 @@ def says(made: tuple[Condition, ...]) -> dict[str, tuple[str, str, str]]:
 
 
 def test_an_object_without_findings_is_accepted_and_healthy() -> None:
-    made = conditions.wanted(owned(), (), NOW)
+    made = conditions.wanted(owned(), (), (), NOW)
     assert says(made) == {
         "Accepted": ("True", "Used", "the object is used as it is written"),
+        "Programmed": ("True", "OnAllNodes", "every node holds it"),
         "Healthy": ("True", "NoFinding", "no finding"),
     }
     assert {(one.observed_generation, one.last_transition_time) for one in made} == {(3, NOW)}
@@ -47,26 +49,47 @@ def test_an_object_without_findings_is_accepted_and_healthy() -> None:
 
 @pytest.mark.parametrize(("code", "reason"), [(REFUSED, "Invalid"), (DUPLICATE, "Duplicate")])
 def test_a_document_that_is_not_used_is_not_accepted(code: Code, reason: str) -> None:
-    made = says(conditions.wanted(owned(), [finding(code)], NOW))
+    made = says(conditions.wanted(owned(), [finding(code)], (), NOW))
     assert made["Accepted"] == ("False", reason, "spec.addresses: is wrong")
     assert made["Healthy"][0] == "True"
+    assert made["Programmed"][:2] == ("False", "NotAccepted")
+
+
+def test_a_node_that_lacks_the_generation_is_named() -> None:
+    made = says(conditions.wanted(owned(), (), ["n1", "n2"], NOW))
+    assert made["Programmed"] == ("False", "NodesLackIt", "not yet on n1, n2")
+    many = says(conditions.wanted(owned(), (), [f"n{n}" for n in range(9)], NOW))
+    assert many["Programmed"][2] == "not yet on n0, n1, n2, n3, n4 and 4 more"
+    assert made["Accepted"][0] == made["Healthy"][0] == "True"
 
 
 def test_other_findings_have_their_code_as_reason_and_all_of_their_words() -> None:
     found = [finding(CONFLICT, "b", "f2"), finding(CONFLICT, "a", "f1")]
-    made = says(conditions.wanted(owned(), found, NOW))
+    made = says(conditions.wanted(owned(), found, (), NOW))
     assert made["Healthy"] == ("False", "E399", "f1: a; f2: b")
     assert made["Accepted"][0] == "True"
 
 
+def test_what_waits_for_firewalls_has_a_condition_of_its_own() -> None:
+    waits = finding(NOT_ACKNOWLEDGED, "198.51.100.10 waits for pan")
+    made = conditions.wanted(owned(), [waits], (), NOW)
+    text = "spec.addresses: 198.51.100.10 waits for pan"
+    assert says(made)["FirewallAcknowledged"] == ("False", "Waits", text)
+    assert says(made)["Healthy"][0] == "False"
+    after = conditions.wanted(owned(*made), (), (), LATER)
+    assert says(after)["FirewallAcknowledged"][:2] == ("True", "Acknowledged")
+    assert "FirewallAcknowledged" not in says(conditions.wanted(owned(), (), (), NOW))
+
+
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
-    first = conditions.wanted(owned(), (), NOW)
-    again = conditions.wanted(owned(*first, generation=4), (), LATER)
+    first = conditions.wanted(owned(), (), (), NOW)
+    again = conditions.wanted(owned(*first, generation=4), (), (), LATER)
     assert {one.last_transition_time for one in again} == {NOW}
     assert conditions.differs(owned(*first, generation=4), again), "another generation is observed"
-    wrong = conditions.wanted(owned(*first), [finding(REFUSED)], LATER)
+    wrong = conditions.wanted(owned(*first), [finding(REFUSED)], (), LATER)
     assert {one.type: one.last_transition_time for one in wrong} == {
         "Accepted": LATER,
+        "Programmed": LATER,
         "Healthy": NOW,
     }
 
@@ -110,11 +133,14 @@ class Rig:
         self.objects = {NAME: owned()}
         self.api = FakeWrites(self.objects)
         self.found: list[Finding] = []
+        self.lacking: list[str] = []
         self.start()
 
     def start(self) -> None:
         """A new leader."""
-        self.written = WriteBack(self.api, self.objects, lambda: self.found, lambda: True)
+        self.written = WriteBack(
+            self.api, self.objects, lambda: self.found, lambda: True, lambda *_: self.lacking
+        )
 
     def look(self) -> list[tuple[str, str]]:
         self.api.sent.clear()
@@ -136,6 +162,18 @@ def test_nothing_is_written_when_nothing_has_changed() -> None:
     (event,) = rig.api.events.values()
     assert (event["reason"], event["message"]) == ("E399", "spec.addresses: is wrong")
     assert event["involvedObject"]["uid"] == "uid-1"
+
+
+def test_programmed_is_written_when_the_last_node_holds_it() -> None:
+    rig = Rig()
+    rig.lacking = ["n1", "n2"]
+    assert rig.look() == [STATUS]
+    rig.lacking = ["n2"]
+    assert rig.look() == [], "the words alone differ"
+    rig.lacking = []
+    assert rig.look() == [STATUS]
+    held = {one.type: one.status for one in rig.objects[NAME].conditions}
+    assert held == {"Accepted": "True", "Programmed": "True", "Healthy": "True"}
 
 
 def test_what_another_has_overwritten_comes_back() -> None:

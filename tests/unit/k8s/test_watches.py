@@ -16,12 +16,30 @@ def test_a_controller_reads_every_kind_of_the_whole_cluster() -> None:
         "/apis/networking.k8s.io/v1/servicecidrs",
         "/apis/meshgate.io/v1alpha1/egresspolicies",
         "/apis/cilium.io/v2/ciliumegressgatewaypolicies",
+        "/apis/isovalent.com/v1/isovalentegressgatewaypolicies",
+        "/apis/meshgate.io/v1alpha1/egresspools",
         "/apis/meshgate.io/v1alpha1/bgppeers",
+        "/apis/cilium.io/v2/ciliumbgpclusterconfigs",
+        "/apis/cilium.io/v2/ciliumbgppeerconfigs",
+        "/apis/cilium.io/v2/ciliumbgpadvertisements",
+        "/apis/cilium.io/v2/ciliumbgpnodeconfigoverrides",
+        "/apis/meshgate.io/v1alpha1/vrfs",
+        "/apis/cilium.io/v2alpha1/ciliumsrv6vrfs",
         "/apis/meshgate.io/v1alpha1/clusterpeers",
     ]
     assert not any(watch.fields for watch in found.values())
     optional = [watch.resource for watch in found.values() if watch.kind.optional]
-    assert optional == ["servicecidrs.networking.k8s.io", "ciliumegressgatewaypolicies.cilium.io"]
+    assert optional == [
+        "servicecidrs.networking.k8s.io",
+        "ciliumegressgatewaypolicies.cilium.io",
+        "isovalentegressgatewaypolicies.isovalent.com",
+        "egresspools.meshgate.io",
+        "ciliumbgpclusterconfigs.cilium.io",
+        "ciliumbgppeerconfigs.cilium.io",
+        "ciliumbgpadvertisements.cilium.io",
+        "ciliumbgpnodeconfigoverrides.cilium.io",
+        "ciliumsrv6vrfs.cilium.io",
+    ]
 
 
 def test_an_agent_reads_the_pods_of_its_own_node() -> None:

@@ -1,9 +1,15 @@
 """How a suite's report is read, and what is printed of it."""
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
 
-from mesh.lab.kube import configs, topology
-from tests.e2e import installed, report, run
+from mesh.install import chart
+from mesh.lab.kube import configs, installed, topology
+from mesh.objects import schema
+from mesh.objects.kinds import KINDS
+from tests.e2e import report, run
 
 SERVE = "[sig-network] Services should serve a basic endpoint from pods [Conformance]"
 DNS = "[sig-network] DNS should resolve (or not) [Conformance]"
@@ -63,10 +69,33 @@ def test_every_suite_has_specs_and_agents_are_killed_where_the_chart_is() -> Non
 
 
 def test_a_node_of_the_bed_names_its_own_group_to_the_chart() -> None:
-    (cluster,) = topology.load(run.SUITES["smoke"].bed).clusters
-    options = installed.values(cluster)
+    shape = topology.load(run.SUITES["smoke"].bed)
+    (cluster,) = shape.clusters
+    options = installed.values(shape, cluster)
     assert f"--set=host.cgroupRoot={configs.CGROUP}" in options
     assert "--set=agentNotReadyTaint=true" in options
     assert not [one for one in options if "kubernetes.host" in one]
     bare = msgspec.structs.replace(cluster, proxy="none")
-    assert "--set=kubernetes.host=https://172.30.0.11:6443" in installed.values(bare)
+    assert "--set=kubernetes.host=https://172.30.0.11:6443" in installed.values(shape, bare)
+
+
+def test_clusters_that_share_an_etcd_are_whole_or_beside_and_the_chart_takes_it() -> None:
+    shape = topology.load(run.BEDS / "two.yaml")
+    for cluster, mode in zip(shape.clusters, ("whole", "beside"), strict=True):
+        options = installed.values(shape, cluster)
+        words = [word.partition("=") for word in options]
+        files = [Path(value) for name, _, value in words if name == "--values"]
+        made: Any = chart.values_of(files, [value for name, _, value in words if name == "--set"])
+        assert made["mode"] == mode
+        assert made["etcd"]["external"]["endpoints"] == ["https://172.30.0.31:2379"]
+        assert chart.render(made).objects
+
+
+def test_the_objects_of_a_bed_are_good() -> None:
+    for suite in run.SUITES.values():
+        shape = topology.load(suite.bed)
+        for cluster in shape.clusters:
+            for one in installed.objects(shape, cluster):
+                head = schema.head(one)
+                place = schema.Place(cluster.name, "", KINDS.key_of(head))
+                assert KINDS.parse(head, place, one).row

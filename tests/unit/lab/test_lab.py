@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bgp.peer import PEERS
 from clustermesh.issued import files_of
@@ -32,7 +33,14 @@ from mesh.objects.kubernetes import NODES, PODS
 from mesh.objects.manifests import Manifests, Objects
 from mesh.services.kinds import SERVICES
 
-SHAPE = topology.load(places.TOPOLOGY)
+WHOLE = topology.load(places.TOPOLOGY)
+assert WHOLE.pe
+#: Without the tenants' pods, which test_lab_edge.py is about.
+SHAPE = replace(WHOLE, pe=replace(WHOLE.pe, vrfs=False))
+#: The lines of the first cluster's gateways.
+GATEWAYS = "\n".join(
+    line for line in places.TOPOLOGY.read_text().splitlines() if "east" in line and "role" in line
+)
 
 
 @pytest.fixture
@@ -49,9 +57,9 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 
 
 def test_the_hosts_are_those_that_others_script_against() -> None:
-    assert sorted(network.hosts(SHAPE)) == sorted(
-        ["east-1", "east-2", "west-1", "west-2", "router", "firewall", "legacy", "etcd"]
-    )
+    nodes = ["east-1", "east-2", "east-3", "west-1", "west-2", "west-3"]
+    fixed = [*nodes, "router", "firewall", "legacy", "etcd"]
+    assert network.hosts(SHAPE) == [*fixed, "pe", "pe-blue", "pe-green", "blue", "green"]
     names = [f"{cluster.name}/{name}" for cluster, _, name in SHAPE.pod_names]
     assert names[:4] == ["east/web-1", "east/client-1", "east/web-2", "east/client-2"]
 
@@ -64,7 +72,7 @@ def test_the_hosts_are_those_that_others_script_against() -> None:
         ("10.99.0.12", "10.98.0.12", "host east-2.addresses: 10.98.0.12 is outside 10.99.0.0/24"),
         ("name: west-1", "name: east-1", "east-1 is used twice"),
         ("id: 2", "id: 1", "clusters[…].id: 1 is used twice"),
-        ("{role: gateway}", "{role: worker}", "clusters[0].nodes: none has the label role"),
+        (f"{GATEWAYS}\n", "", "clusters[0].nodes: none has the label role"),
         ("10.1.0.0/16", "10.1.0.1/16", "clusters[0].podCIDRs[0].cidr"),
     ],
 )
@@ -81,8 +89,8 @@ def test_the_manifests_are_taken_without_a_finding(lab: Lab) -> None:
     manifests = Manifests(lab.manifests("east"), "east", interval_s=0.01, kinds=KINDS)
     objects = asyncio.run(_read(manifests))
     assert not objects.findings.rows
-    assert {key.name for key in objects[PODS].rows} == {"web-1", "web-2", "client-1", "client-2"}
-    assert {key.name for key in objects[NODES].rows} == {"east-1", "east-2"}
+    assert {key.name for key in objects[PODS].rows} == set(SHOWN)
+    assert {key.name for key in objects[NODES].rows} == {"east-1", "east-2", "east-3"}
     assert (
         len(objects[SERVICES].rows) == len(objects[POLICIES].rows) == len(objects[PEERS].rows) == 1
     )
@@ -130,7 +138,7 @@ class Pods:
         return sorted(pod.name for pod in self.kubelet.wanted() if pod.cluster == cluster)
 
 
-SHOWN = ["client-1", "client-2", "web-1", "web-2"]
+SHOWN = ["client-1", "client-2", "client-3", "web-1", "web-2", "web-3"]
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -145,7 +153,7 @@ def test_the_kubelet_keeps_the_pods_of_a_file_that_broke(lab: Lab) -> None:
     (pods.folder / "pod-web-1.yaml").write_text("kind: [")
     assert pods.names() == SHOWN
     (pods.folder / "pod-web-1.yaml").unlink()
-    assert pods.names() == ["client-1", "client-2", "web-2"]
+    assert pods.names() == [name for name in SHOWN if name != "web-1"]
 
 
 @pytest.mark.parametrize("kind", ["List", "PodList"])

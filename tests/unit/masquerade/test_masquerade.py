@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bgp.agent import RoutersAgent
-from bgp.peer import PEERS, BGPPeer
+from bgp.peer import PEERS, Advertise, BGPPeer
 from mesh.core.model import IP, Network, Node, NodeKey, Requirement, Selector
 from mesh.core.reconcile import Loop
 from mesh.core.strict import convert
@@ -29,7 +29,8 @@ ON = MasqueradeSettings(mode="on")
 
 def peer(*advertise: str, **labels: str) -> BGPPeer:
     chosen = tuple(Requirement(key, "In", (value,)) for key, value in labels.items())
-    return BGPPeer("tor", Selector(chosen), ip_address("10.99.0.1"), 64512, 64513, advertise)
+    entries = tuple(map(Advertise, advertise))
+    return BGPPeer("tor", Selector(chosen), ip_address("10.99.0.1"), 64512, 64513, entries)
 
 
 class Room:

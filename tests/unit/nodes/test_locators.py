@@ -4,7 +4,9 @@ from ipaddress import ip_network
 
 import pytest
 
+from mesh.core.feature import Claimable, Want
 from mesh.pools.prefixes import pool_name, pool_size, subnet
+from srv6.controller import node_numbers
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,11 @@ def test_a_number_outside_of_the_pool_is_refused(number: int) -> None:
 def test_text_that_names_no_pool_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no pool"):
         subnet(text, 0)
+
+
+def test_no_node_is_number_0_of_a_pool() -> None:
+    """A NEXT-C-SID of 0 ends the list (RFC 9800); a pool of one piece is given away even so."""
+    want = Want("locator", "fcbb:bb01::_32_48", "east-1")
+    assert node_numbers(Claimable("locator", lambda _: range(4)), want) == range(1, 4)
+    assert node_numbers(Claimable("locator", lambda _: range(1)), want) == range(1)
+    assert node_numbers(Claimable("locator", lambda _: [0, 2, 3]), want) == [2, 3]

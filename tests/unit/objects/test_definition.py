@@ -39,11 +39,17 @@ def test_bounds_and_defaults_are_those_of_the_struct() -> None:
     hold = schema("BGPPeer", "holdSeconds")
     assert (hold["minimum"], hold["maximum"], hold["default"]) == (3, 65535, 90)
     assert "holdSeconds" not in schema("BGPPeer")["required"]
-    assert set(schema("BGPPeer")["required"]) > {"address", "asn", "localASN", "advertise"}
+    assert set(schema("BGPPeer")["required"]) == {"nodeSelector", "asn", "localASN"}
 
 
 def test_the_words_of_a_list_are_an_enumeration() -> None:
-    assert schema("BGPPeer", "advertise", "[]")["enum"] == ["egressIPs", "podCIDRs", "srv6Locators"]
+    assert schema("BGPPeer", "advertise", "[]")["enum"] == [
+        "egressIPs",
+        "podCIDRs",
+        "services",
+        "srv6Locators",
+        "vrfs",
+    ]
 
 
 def test_addresses_and_networks_are_texts_with_rules() -> None:
@@ -54,8 +60,19 @@ def test_addresses_and_networks_are_texts_with_rules() -> None:
     assert (address["maxLength"], network["maxLength"]) == (45, 49)
 
 
+def test_a_field_that_may_be_absent_has_the_rules_of_its_type() -> None:
+    def rules(*path: str) -> list[str]:
+        return [one["rule"] for one in schema("BGPPeer", *path)["x-kubernetes-validations"]]
+
+    for path in (("address",), ("localAddress",), ("overrides", "[]", "localAddress")):
+        assert rules(*path) == ["isIP(self)"]
+    assert rules("prefix")[0] == "isCIDR(self)"
+    assert "family() == 4" in rules("overrides", "[]", "routerID")[0]
+    assert "self.file" in rules("password")[0]
+
+
 def test_what_no_type_says_is_a_rule_that_names_the_field() -> None:
     rules = schema("EgressPolicy")["x-kubernetes-validations"]
-    assert {one["fieldPath"] for one in rules} == {".addresses"}
+    assert {one["fieldPath"] for one in rules} == {".addresses", ".destinationCIDRs", ".filtering"}
     choice = schema("EgressPolicy", "selectors", "[]")["x-kubernetes-validations"]
     assert "podSelector" in choice[0]["rule"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mesh.core.strict import parse_yaml
-from mesh.objects.fields import UnusedFields, Use, unused
+from mesh.objects.fields import Field, FieldServer, UnusedFields, Use, unused
 from mesh.objects.kinds import KINDS, page
 from mesh.objects.schema import Place, head
 
@@ -29,12 +29,17 @@ spec: {nodeName: n, %s}
 """
 
 
-def paths(text: str) -> list[str]:
+def fields_of(text: str) -> tuple[Field, ...]:
+    """The fields of a document that are findings."""
     [document] = parse_yaml(text)
     found = head(document)
     parsed = KINDS.parse(found, Place("east", "m.yaml", KINDS.key_of(found)), document)
     assert parsed.row is not None
-    return [field.path for field in parsed.unused]
+    return parsed.unused
+
+
+def paths(text: str) -> list[str]:
+    return [field.path for field in fields_of(text)]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,23 @@ def test_a_headless_service_has_names_only() -> None:
     assert paths(text.replace("clusterIP: 10.97.1.1", "clusterIPs: [None]")) == []
 
 
+@pytest.mark.parametrize(
+    ("annotations", "server"),
+    [
+        ("{}", FieldServer.PROXY),
+        ("{service.cilium.io/global: 'true'}", None),
+        ("{io.cilium/global-service: 'true'}", None),
+        ("{service.cilium.io/global: 'false'}", FieldServer.PROXY),
+    ],
+)
+def test_a_kube_proxy_does_not_serve_a_global_service(
+    annotations: str, server: FieldServer | None
+) -> None:
+    """Meshgate translates it, so no proxy honours its trafficDistribution."""
+    found = fields_of(SERVICE % (annotations, "trafficDistribution: PreferSameZone", "[]"))
+    assert [(one.path, one.server) for one in found] == [("spec.trafficDistribution", server)]
+
+
 def test_annotations() -> None:
     used = "{service.cilium.io/affinity: local, service.cilium.io/global: 'true'}"
     assert paths(SERVICE % (used, "a: b", "[]")) == []
@@ -118,8 +140,8 @@ endpoints: [{addresses: [10.1.0.1], hints: {forZones: [{name: a}]}}, {addresses:
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k.fields], ids=lambda kind: kind.kind)
-def test_a_list_names_each_field_once_and_says_what_follows(kind: Any) -> None:
-    named = [field.path for field in kind.fields]
+def test_a_list_names_each_field_and_server_once_and_says_what_follows(kind: Any) -> None:
+    named = [(field.path, field.server) for field in kind.fields]
     assert len(set(named)) == len(named)
     for field in kind.fields:
         assert field.text
@@ -129,9 +151,11 @@ def test_a_list_names_each_field_once_and_says_what_follows(kind: Any) -> None:
 
 def test_every_kind_of_others_has_a_list() -> None:
     """Our own kinds refuse unknown fields."""
-    assert [kind.kind for kind in KINDS if kind.fields] == [
+    assert list(dict.fromkeys(kind.kind for kind in KINDS if kind.fields)) == [
         "Node", "Namespace", "Pod", "Service", "EndpointSlice", "Endpoints", "ServiceCIDR",
-        "CiliumEgressGatewayPolicy",
+        "CiliumEgressGatewayPolicy", "IsovalentEgressGatewayPolicy", "CiliumBGPClusterConfig",
+        "CiliumBGPPeerConfig", "CiliumBGPAdvertisement", "CiliumBGPNodeConfigOverride",
+        "CiliumSRv6VRF",
     ]  # fmt: skip
     assert {kind.group for kind in KINDS if not kind.fields} == {"meshgate.io"}
 

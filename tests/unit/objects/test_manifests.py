@@ -800,3 +800,20 @@ def test_run_watches_the_folder(rig: Rig) -> None:
 
     asyncio.run(watch())
     assert rig.pods == ["p1", "p2"]
+
+
+def test_a_changed_file_is_read_when_it_has_rested_and_not_a_look_later(rig: Rig) -> None:
+    """The first look finds it, and the next one comes with the end of its rest."""
+
+    async def watch() -> None:
+        manifests = Manifests(rig.folder, "east", rig.state, 30.0, kinds=KINDS)
+        rig.write("pod.yaml", pod("a"), age_s=0)
+        task = asyncio.create_task(manifests.run())
+        try:
+            async with asyncio.timeout(10):
+                while not manifests.objects[PODS].rows:
+                    await asyncio.sleep(0.01)
+        finally:
+            task.cancel()
+
+    asyncio.run(watch())

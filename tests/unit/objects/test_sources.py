@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -39,8 +39,12 @@ class FakeSource:
     def findings(self) -> Iterable[Finding]:
         return ()
 
-    def write_back(self, _: object, __: object) -> Callable[[], Any] | None:
+    def write_back(self, _: object, __: object, ___: object) -> Callable[[], Any] | None:
         return None
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        return {}
 
 
 class Rig:

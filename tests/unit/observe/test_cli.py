@@ -31,9 +31,9 @@ ISSUE = {
     "identity": "cluster id labels",
     "address": "address identity cluster node",
     "service": "cluster namespace name addresses ports global backends",
-    "egress": "cluster policy addresses gateway pods",
+    "egress": "cluster policy addresses owners gateway gateways pods state",
     "block": "address number first last cluster node epoch",
-    "peer": "node address asn state reason",
+    "peer": "node address asn state reason families received advertised bfd since",
     "flow": "time node source destination protocol verdict reason translated service",
     "drop": "node reason number packets since",
     "host": "node setting was now why",
@@ -199,7 +199,9 @@ def test_rows_of_one_key_are_joined(run: Run, tmp_path: Path) -> None:
         served(tmp_path / "agent.sock", {"egress": [agent]}, {"cluster": "west"}),
     ):
         (row,) = json.loads(run("egress", "list", "-o", "json")[1])
-    assert row == key | {"addresses": ["198.51.100.10"], "gateway": None, "pods": 3}
+    expected = {"addresses": ["198.51.100.10"], "gateway": None, "gateways": None, "pods": 3}
+    expected |= {"owners": None, "state": None}
+    assert row == key | expected
 
 
 def test_a_long_list_is_one_array(run: Run, tmp_path: Path) -> None:

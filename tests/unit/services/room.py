@@ -16,7 +16,7 @@ from mesh.services.agent import ServicesAgent
 from mesh.services.backends import BackendAddress, ServiceAddress
 from mesh.services.cidrs import SERVICE_CIDRS
 from mesh.services.kinds import ENDPOINTS, SERVICES, SLICES
-from mesh.services.proxy import Proxy
+from mesh.services.proxy import Look, Proxy, look
 from mesh.services.settings import ServicesSettings
 
 
@@ -79,13 +79,15 @@ class FakeMaps(Maps):
 class Room:
     """``objects``, ``entries``, ``remote`` and ``complete`` are the sources."""
 
-    def __init__(self, cluster: str = "east", *, synced: bool = True, proxy: Any = False) -> None:
+    def __init__(
+        self, cluster: str = "east", *, synced: bool = True, proxy: Any = False, ask: Look = look
+    ) -> None:
         self.objects = Objects([PODS, HOST_PODS, NODES, SERVICES, SLICES, ENDPOINTS, SERVICE_CIDRS])
         self.entries: Table[PodRef, PodEntry] = Table("pod entry")
         self.peers = RemoteTables(OwnFacts(cluster, 1), lambda _: None)
         self.remote = self.peers.services
         self.heard, self.complete = self.peers.heard, self.peers.complete
-        self.proxy = Proxy(ServicesSettings(kube_proxy=proxy))
+        self.proxy = Proxy(ServicesSettings(kube_proxy=proxy), ask)
         self.agent = ServicesAgent(cluster, self.objects, self.entries, self.peers, self.proxy)
         self.loop = Loop()
         self.applied: list[AppliedRows[Any, Any]] = []

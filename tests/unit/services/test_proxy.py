@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.core.strict import Wrong, convert
+from mesh.objects.fields import FieldServer
 from mesh.services.backends import Owner
 from mesh.services.kinds import SERVICES, SLICES
 from mesh.services.proxy import Proxy, found_in
@@ -146,3 +147,20 @@ def test_a_value_that_contradicts_the_node_is_a_finding(
     room = Room(proxy=said)
     room.proxy.place = place
     assert [f.code for f in room.agent.findings()] == ["M226"] * told
+
+
+def test_what_a_proxy_serves_is_known_after_the_first_look() -> None:
+    """Nobody is told that fields go unserved while that is only not known yet."""
+    room = Room(proxy="auto", ask=answers("", "table ip kube-proxy", None))
+    said = [list(room.agent.served())]
+    for _ in range(3):
+        asyncio.run(room.proxy.look())
+        said.append(list(room.agent.served()))
+    owned = [FieldServer.PROXY]
+    assert said == [owned, [], owned, owned]
+
+
+def test_a_look_that_gets_no_answer_is_one() -> None:
+    proxy = Proxy(ServicesSettings(), answers(None))
+    asyncio.run(proxy.look())
+    assert (proxy.looked, proxy.owns) == (True, False)

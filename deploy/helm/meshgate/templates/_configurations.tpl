@@ -1,4 +1,4 @@
-{{- /* The configuration files of the three processes. `node` and `instance` are in the environment. */ -}}
+{{- /* The configuration files of the processes. `node` and `instance` are in the environment. */ -}}
 {{- define "agent.yaml" -}}
 {{ include "cluster" . }}
 mode: {{ .Values.mode }}
@@ -22,6 +22,11 @@ masquerade:
 {{- end }}
 services:
   kubeProxy: {{ .Values.services.kubeProxy }}
+datapath:
+  xdp: {{ .Values.datapath.xdp | quote }}
+{{ include "bgp" . }}
+srv6:
+  domain: {{ .Values.srv6.domain | toJson }}
 {{ include "egress" . }}
 {{- with .Values.agent.limits }}
 limits: {{ . | toJson }}
@@ -41,10 +46,29 @@ leaseSeconds: {{ .Values.controller.leaseSeconds }}
 {{ include "egress" . }}
 {{- end }}
 
+{{- define "feed.yaml" -}}
+{{ include "cluster" . }}
+{{ include "etcd" . }}
+stateDir: {{ .Values.host.stateDir }}/feed
+socket: {{ .Values.host.runDir }}/feed/feed.sock
+listen: "[::]:{{ .Values.feed.port }}"
+tls:
+  cert: /etc/meshgate/feed/tls.crt
+  key: /etc/meshgate/feed/tls.key
+{{- if .Values.feed.clientCA }}
+  clientCA: /etc/meshgate/feed/{{ .Values.feed.clientCA }}
+{{- end }}
+firewalls: {{ .Values.feed.firewalls | toJson }}
+{{- end }}
+
 {{- define "speaker.yaml" -}}
 {{ include "cluster" . }}
 {{ include "etcd" . }}
 runDir: {{ .Values.host.stateDir }}/speaker
 socket: {{ .Values.host.runDir }}/speaker.sock
 exabgpUser: meshgate-bgp
+bpffs: {{ .Values.host.bpffs }}/meshgate
+mode: {{ .Values.mode }}
+{{ include "bgp" . }}
+secretsNamespace: {{ .Release.Namespace }}
 {{- end }}

@@ -35,6 +35,12 @@ egress:
   blocksPerNode: {{ .Values.egress.blocksPerNode }}
 {{- end }}
 
+{{- /* Agent and speaker meet in this table of the kernel. */ -}}
+{{- define "bgp" -}}
+bgp:
+  table: {{ .Values.bgp.table | int64 }}
+{{- end }}
+
 {{- /* Its endpoints are in the environment: MESHGATE_ETCD, from the ConfigMap of the hook. */ -}}
 {{- define "etcd" -}}
 etcd:

@@ -1,0 +1,1 @@
+"""What BGP teaches a node: rules of import -> best paths -> kernel table, labels, counts (D129)."""

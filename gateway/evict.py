@@ -1,0 +1,68 @@
+"""``meshgate egress evict ADDRESS``: the connections of a draining address end with a reset.
+
+The answer is a key of the cluster's own subtree that names the drain (``claims.DRAINING``), put
+with the rights of a controller. Agents then write ``mg_ended``; an address that a policy wants is
+no drain, and is not evicted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from mesh.core.model import IP
+
+
+def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    evict = verbs.add_parser(
+        "evict", help="end the connections of an address that no policy wants any more"
+    )
+    evict.add_argument("address", metavar="ADDRESS", type=_address)
+    text = "a controller's configuration; without it all of the run directory"
+    evict.add_argument("--config", type=Path, action="append", metavar="FILE", help=text)
+    evict.add_argument("--yes", action="store_true", help="do not ask")
+    evict.set_defaults(run=_evict)
+
+
+def _address(text: str) -> IP:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _evict(parsed: argparse.Namespace) -> int:
+    # The door to etcd is a sibling of this room, so it is called by its name.
+    accept, forget = (import_module(f"clustermesh.{one}") for one in ("accept", "forget"))
+    try:
+        asked = forget.of_controllers(parsed.config)
+        found = {name: one for name, one in asked.items() if accept.drains(one, parsed.address)}
+        if not found:
+            text = "it does not drain: a policy wants it, or nobody has it (`meshgate egress list`)"
+            print(f"meshgate: {parsed.address}: {text}", file=sys.stderr)
+            return 1
+        if not parsed.yes and not _agrees(parsed.address):
+            return 1
+        for one in found.values():
+            accept.evict(one, parsed.address)
+    except (OSError, ValueError) as error:
+        print(f"meshgate: nothing is evicted: {error}", file=sys.stderr)
+        return 1
+    print(f"{', '.join(found)}: connections of {parsed.address} end with their next packet")
+    return 0
+
+
+def _agrees(address: IP) -> bool:
+    print(f"Connections that leave with {address} are reset on both sides.", file=sys.stderr)
+    try:
+        return input("End them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

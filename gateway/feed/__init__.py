@@ -1,0 +1,1 @@
+"""Feeds: lists of egress addresses that firewalls fetch, and which firewall has fetched which."""

@@ -1,0 +1,129 @@
+"""Egress addresses on layer 2: the router asks on the fabric who has them, and one gateway answers.
+
+::
+
+    web-1 (east-1) ─┬─ east-2 ─┬─ br0 ── router ── firewall ── legacy
+                    └─ east-3 ─┘
+
+The owner is killed, cut, stopped and drained under load. The router's side of the bridge is
+captured: which MAC addresses say that they have the address, and from which port they come.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from running import SOAK, Lab, wait
+from test_ended import manifest
+
+from gateway.layer2 import mac_text, virtual_mac
+
+POD = "east/shop/web-1"
+ADDRESSES = {4: "10.99.0.129", 6: "fd99::81"}
+MACS = {family: mac_text(virtual_mac(ip_address(text))) for family, text in ADDRESSES.items()}
+NETWORKS = {4: "10.99.0.128/30", 6: "fd99::80/126"}
+ROUTER = {4: "10.99.0.1", 6: "fd99::1"}
+GATEWAYS = ("east-2", "east-3")
+LOAD = ("--lanes", "8", "--rate", "1000") if SOAK else ("--lanes", "2", "--rate", "100")
+MANIFEST = f"""
+apiVersion: meshgate.io/v1alpha1
+kind: EgressPool
+metadata: {{name: segment}}
+spec: {{cidrs: [{NETWORKS[4]}, "{NETWORKS[6]}"], announce: L2}}
+---
+apiVersion: meshgate.io/v1alpha1
+kind: EgressPolicy
+metadata: {{name: segment}}
+spec:
+  selectors: [{{podSelector: {{matchLabels: {{app: web}}}}}}]
+  destinationCIDRs: [192.0.2.0/24, "2001:db8:2::/64"]
+  pool: segment
+  gateways: {{nodeSelector: {{matchLabels: {{role: gateway}}}}}}
+"""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - figures
+
+
+@pytest.fixture(scope="module")
+def segment(bfd_lab: Lab) -> Iterator[Lab]:
+    """The lab with a pool that is announced on layer 2."""
+    for family, address in ADDRESSES.items():  # its group is none that the firewall fetches
+        allowed = (f"egress{family}", f"{{ {address} }}")
+        bfd_lab.output("firewall", "nft", "add", "element", "inet", "firewall", *allowed)
+    with manifest(bfd_lab, "segment.yaml", MANIFEST):
+        wait(lambda: all(owner(bfd_lab, f) for f in ADDRESSES), 30, "the addresses have owners")
+        with bfd_lab.echo_in(POD):
+            yield bfd_lab
+    wait(lambda: not owners(bfd_lab), 30, "no address of the pool is left")
+    bfd_lab.settle()
+
+
+def owners(lab: Lab) -> dict[str, str]:
+    """Node by address, as ``egress list`` says it."""
+    rows = [row for row in lab.table("egress") if row["policy"] == "segment"]
+    found: dict[str, str] = {}
+    for row in rows:
+        found |= row["owners"] or {}
+    return found
+
+
+def owner(lab: Lab, family: int) -> str:
+    return owners(lab).get(ADDRESSES[family], "")
+
+
+def neighbour(lab: Lab, family: int) -> str:
+    """The MAC address that the router has for the address, asked anew."""
+    address = ADDRESSES[family]
+    lab.exec("router", "ip", f"-{family}", "neigh", "del", address, "dev", "br0")
+    lab.exec("router", "ping", f"-{family}", "-c", "1", "-W", "1", address)
+    said = lab.output("router", "ip", f"-{family}", "-j", "neigh", "show", address)
+    rows: list[dict[str, Any]] = json.loads(said or "[]")
+    return next((row.get("lladdr", "") for row in rows), "")
+
+
+def port(lab: Lab, family: int) -> str:
+    """The port of the bridge behind which the switch has the virtual MAC address."""
+    rows = json.loads(lab.output("router", "bridge", "-j", "fdb", "show", "br", "br0"))
+    found = [row["ifname"] for row in rows if row["mac"] == MACS[family]]
+    return str(found[0]) if found else ""
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_router_learns_the_virtual_mac_behind_the_owner(segment: Lab, family: int) -> None:
+    assert neighbour(segment, family) == MACS[family]
+    assert port(segment, family) == owner(segment, family)
+
+
+def test_packets_come_from_the_address_and_go_back(segment: Lab) -> None:
+    found = drill(segment, GATEWAYS[0], "none", "--seconds", "1")
+    assert (found["outwards"]["lost"], found["back"]["lost"]) == (0, 0), found
+
+
+def drill(lab: Lab, gateway: str, how: str, *more: object) -> dict[str, Any]:
+    words = ("egress", "drill", "--kill", gateway, "--how", how, "--pod", POD, *LOAD, *more)
+    said = lab.run(*words, "-o", "json")
+    assert said.stdout, said.stderr
+    found: dict[str, Any] = json.loads(said.stdout)
+    for way in ("outwards", "back"):
+        gaps = ", ".join(f"{gap:.0f}" for gap in found[way]["gaps_ms"])
+        lost, came = found[way]["lost"], found[way]["came"]
+        say(f"{gateway} {how} {more} {way}: {lost} of {came + lost} lost, gaps {gaps or 'none'} ms")
+    assert found["survived"] == found["connections"] == 50, found
+    return found
+
+
+@pytest.mark.parametrize("how", ["drain", "hang", "kill-agent", "cut", "kill"])
+def test_an_owner_that_is_lost_costs_no_connection(segment: Lab, how: str) -> None:
+    wait(lambda: bool(owner(segment, 4)), 30, "there is an owner")
+    node = owner(segment, 4)
+    seconds = "5" if how in ("hang", "kill-agent") else "4"
+    found = drill(segment, node, how, "--seconds", seconds)
+    if how in ("drain", "hang", "kill-agent"):
+        assert (found["outwards"]["lost"], found["back"]["lost"]) == (0, 0), found
+    wait(lambda: all(neighbour(segment, f) == MACS[f] for f in ADDRESSES), 20, "it answers")
