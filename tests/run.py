@@ -10,8 +10,10 @@ logs with different results can be compared.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +65,17 @@ MARK = "+"
 #: probes, then waits for a processor: with all of them a start took half a minute.
 AT_ONCE = 6
 
+#: One test with its fixtures, in seconds: four times what the longest takes on a loaded machine. One
+#: that hangs fails with the stack of each thread, and its fixtures are torn down.
+TEST_S = 600
+#: A lane. One that hangs outside of its tests is told to end, then killed: seconds for each.
+LANE_S = 2700
+ENDING: tuple[tuple[signal.Signals, int], ...] = ((signal.SIGTERM, 120), (signal.SIGKILL, 10))
+#: For the last lines of a lane that has ended.
+REST_S = 10
+#: Tests in full length, for hours.
+SOAK = bool(os.environ.get("MESHGATE_SOAK"))
+
 EXPECTED = Path(__file__).with_name("expected-skips.txt")
 #: Names the system packages, for itself and for the log.
 INSTALL = Path(__file__).parent.parent / "deploy" / "install.sh"
@@ -96,7 +109,8 @@ def expected() -> set[str]:
 def run_level(level: str) -> int:
     """Pytest's status on one level, or 1 for an unexpected skip."""
     skips = Skips()
-    status = int(pytest.main(["-q", "--durations=5", *files(level)], plugins=[skips]))
+    bound = [f"--timeout={TEST_S}"] if is_of(level, (*WAITING, *COMPUTING)) and not SOAK else []
+    status = int(pytest.main(["-q", "--durations=5", *bound, *files(level)], plugins=[skips]))
     unexpected = {name: why for name, why in skips.found.items() if name not in expected()}
     for name, why in sorted(unexpected.items()):
         sys.stdout.write(f"unexpected skip: {name} {why}\n")
@@ -141,12 +155,41 @@ def is_of(level: str, names: Collection[str]) -> bool:
 
 
 def finish(level: str, running: subprocess.Popen[str]) -> bool:
-    """Pass its output on as it comes, each line with its level; whether it passed."""
+    """Pass its output on as it comes, each line with its level; whether it passed.
+
+    A process that a test has left may hold the output open for ever: that fails the level, too.
+    """
     name = Path(level).name
+    reader = threading.Thread(target=pass_on, args=(name, running), daemon=True)
+    reader.start()
+    status = end(name, running)
+    reader.join(REST_S)
+    if reader.is_alive():
+        sys.stdout.write(f"── {name}: a process that a test has left holds its output\n")
+    return status == 0 and not reader.is_alive()
+
+
+def pass_on(name: str, running: subprocess.Popen[str]) -> None:
+    """Each line of a level's output, as it comes."""
     for line in running.stdout or ():
         sys.stdout.write(f"{name}: {line}")
         sys.stdout.flush()
-    return running.wait() == 0
+
+
+def end(name: str, running: subprocess.Popen[str]) -> int:
+    """Status of a level, which has its time; whatever the time, when it is a soak."""
+    if SOAK:
+        return running.wait()
+    waits = [LANE_S, *(seconds for _, seconds in ENDING)]
+    for at, seconds in enumerate(waits):
+        try:
+            return running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            sys.stdout.write(f"── {name}: not at its end after {seconds} s\n")
+            sys.stdout.flush()
+            if at < len(ENDING):
+                running.send_signal(ENDING[at][0])
+    return 1
 
 
 def versions() -> str:

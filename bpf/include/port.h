@@ -88,7 +88,7 @@ struct search { /* for a free port */
 	__u32 total;	    /* runs of the node's blocks */
 	__u32 block;	    /* the first one with a free run, plus one */
 	__u32 binding;	    /* enum binding_kind */
-	__u32 pad;
+	__u32 crossed;	    /* another CPU took what was found: any of the first kind will do */
 };
 
 struct searching { /* what bpf_loop hands on: it takes no map value */
@@ -97,15 +97,19 @@ struct searching { /* what bpf_loop hands on: it takes no map value */
 	struct pod_runs *runs;
 };
 
+/* Of what may be taken the oldest goes first. CPUs that cross there would all choose alike again, so
+ * each takes what it meets first in its own order: the order of a flow.
+ */
 static __always_inline void search_meet(struct search *search, const struct mapping *taken)
 {
 	__u64 rank = mapping_rank(taken, search->mapping.first);
+	__u32 alike = search->crossed ? ONE_SHOT_SHIFT : 0;
 
 	if (!rank) {
 		search->live++;
 		search->own += addr_equal(&taken->pod, &search->mapping.pod) &&
 			       taken->zone == search->mapping.zone;
-	} else if (!search->oldest || rank < search->oldest) {
+	} else if (!search->oldest || rank >> alike < search->oldest >> alike) {
 		search->oldest = rank;
 		search->oldest_port = search->reply.destination_port;
 	}
@@ -276,6 +280,7 @@ static __always_inline void search_use(struct search *search)
 		search->result = mapping_put(&search->reply, &search->mapping, BPF_NOEXIST);
 	} else {
 		search->result = search_take_over(search);
+		search->crossed = search->result == -EEXIST;
 	}
 }
 
@@ -426,6 +431,7 @@ static long search_runs(__u32 turn, struct searching *at_work)
 	if (!search->all && !search_met_closed(search))
 		return 1;
 	search->result = search_take_over(search);
+	search->crossed = search->result == -EEXIST;
 	return search->result != -EEXIST;
 }
 
