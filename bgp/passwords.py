@@ -6,7 +6,6 @@ a namespace has every key that stands there. A folder of manifests may hold seve
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import os
 import stat
@@ -18,6 +17,7 @@ from typing import Any
 from bgp.peer import Password
 from mesh.core.strict import Wrong, convert
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.objects.fields import irrelevant, used
 from mesh.objects.schema import Kind, Loose, Meta, Parsed, Place
 from mesh.objects.tables import ObjectNoun
@@ -94,7 +94,7 @@ class Passwords:
         """Look at the files, for ever."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     def _key(self, place: Password) -> str:
         if place.file:

@@ -19,7 +19,6 @@ as one without a gateway (194).
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -83,6 +82,7 @@ from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import AppliedRows, Loop, Refers, Target
 from mesh.core.sources import OwnStore
 from mesh.core.table import Source, Table
+from mesh.core.ticks import tick
 from mesh.host.drained import Leaving, Stage
 from mesh.objects.tables import Objects
 
@@ -430,7 +430,7 @@ class EgressAgent(AgentFeature):
     async def _rest_for_ever(self) -> None:
         """A gateway that has left is accepted no longer than it should be."""
         while True:
-            await asyncio.sleep(REST_INTERVAL_S)
+            await tick(REST_INTERVAL_S)
             if self.gateway.synced:
                 self._left = still_carrying(self._left, self._seen_s())
                 self._rest_now()

@@ -9,7 +9,6 @@ where there are none, so it may be dead, and says what is in the map.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import struct
@@ -27,6 +26,7 @@ from mesh.core.model import IP, Finding, Node, NodeKey
 from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import Loop, Target
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.identity.addresses import tunnel_endpoint
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class GatewayHealth(AgentFeature):
         try:
             while True:
                 waits = await self._step(frames)
-                await asyncio.sleep(AGAIN_S if waits else PAUSE_S)
+                await tick(AGAIN_S if waits else PAUSE_S)
         finally:
             frames.close()
 

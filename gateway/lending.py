@@ -38,9 +38,12 @@ from mesh.core.feature import AgentFeature, Maps
 from mesh.core.model import IP, Claim, ClaimKey, Finding, NodeKey, Pod, Usage
 from mesh.core.reconcile import Loop, Target
 from mesh.core.table import Changes, Table
+from mesh.core.ticks import tick
 
 #: Seconds between looks at the log, between writes, and between looks at blocks without a change.
 POLL_S, WRITE_S, LOOK_S = 0.1, 1.0, 10.0
+#: Where nothing was lent for a while, and between the looks then: a node at rest has a spare block.
+CALM_S, CALM_POLL_S = 5.0, 0.4
 #: Seconds that a block is in use after it last was: ports rest, and blocks are not passed around.
 IDLE_S = 120.0
 #: Seconds between looks whether the store has lost what this node said.
@@ -233,6 +236,7 @@ class LendingAgent(AgentFeature):
         self._demand = Demand(crowded_blocks(settings.blocks_per_node))
         self._told: Mapping[str, int] | None = None
         self._told_at, self._checked = 0.0, time.monotonic()
+        self._moved = time.monotonic()
         self._behind = 0
         self._problem = ""
 
@@ -257,7 +261,8 @@ class LendingAgent(AgentFeature):
             except OSError as error:
                 self._problem = str(error)
                 await asyncio.sleep(WRITE_S)
-            await asyncio.sleep(POLL_S)
+            calm = time.monotonic() - self._moved > CALM_S
+            await tick(CALM_POLL_S if calm else POLL_S)
 
     async def _round(self, log: Log) -> None:
         if time.monotonic() - self._wrote < WRITE_S and log.head() == self._taken:
@@ -272,6 +277,7 @@ class LendingAgent(AgentFeature):
             await self._check(writing, now)
         news = head > self._taken
         if news:
+            self._moved = time.monotonic()
             self._take(writing, log, min(head, self._taken + LINES))
         if time.monotonic() - self._wrote >= WRITE_S:
             self.let_go.look(log.is_used)

@@ -9,7 +9,6 @@ looks, so a controller that has stood still itself takes nothing away.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from mesh.core.model import IP, Beat, Claim, ClaimKey, Finding, Node
 from mesh.core.reconcile import Loop
 from mesh.core.sources import ClaimTables
 from mesh.core.table import Source, Table
+from mesh.core.ticks import tick
 from mesh.identity.addresses import tunnel_endpoint
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Owners:
 
     async def _look_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(layer2.LOOK_S)
+            await tick(layer2.LOOK_S)
             if self.wants.synced:
                 self.look()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mesh.core.model import Finding
+from mesh.core.ticks import tick
 from mesh.host.drained import Drained, Leaving, Stage, answer, answered, asked
 from mesh.host.findings import DRAINED
 
@@ -44,7 +45,7 @@ class Draining:
                 await self.look()
             except OSError as error:
                 log.warning("event=drain_not_answered error=%s", error)
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     def findings(self, node: str) -> Iterator[Finding]:
         """That no new connection is translated here."""

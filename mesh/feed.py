@@ -41,6 +41,7 @@ from mesh.core.noun import Row
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.health.mistakes import Mistakes, Task, named
 from mesh.k8s import watches
 from mesh.objects.kinds import KINDS
@@ -137,7 +138,7 @@ class FeedProcess:
     async def _take_away(self) -> None:
         """Requests of operators that are done and written go."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
             if not (self.feed.ready and self.applied.current):
                 continue
             for name in self.feed.done:

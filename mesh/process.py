@@ -26,6 +26,7 @@ from mesh.core.files import UnsafeError, in_words, private_folder, replace_file
 from mesh.core.model import Finding
 from mesh.core.reconcile import Loop
 from mesh.core.steps import Steps
+from mesh.core.ticks import tick
 from mesh.objects.sources import Job, Sources
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class Since:
                 self.save()
             except Exception:  # a health report that cannot be made ends no process
                 log.exception("event=findings_failed")
-            await asyncio.sleep(max(LOOK_S, RESTS * (self._monotonic() - began)))
+            await tick(max(LOOK_S, RESTS * (self._monotonic() - began)))
 
 
 def _tellable(text: str) -> str:

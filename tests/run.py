@@ -65,8 +65,8 @@ MARK = "+"
 #: probes, then waits for a processor: with all of them a start took half a minute.
 AT_ONCE = 6
 
-#: One test with its fixtures, in seconds: four times what the longest takes on a loaded machine. One
-#: that hangs fails with the stack of each thread, and its fixtures are torn down.
+#: One test with its fixtures, in seconds: four times the longest on a loaded machine. A test that
+#: hangs fails with the stack of each thread, and its fixtures are torn down.
 TEST_S = 600
 #: A lane. One that hangs outside of its tests is told to end, then killed: seconds for each.
 LANE_S = 2700
@@ -75,6 +75,9 @@ ENDING: tuple[tuple[signal.Signals, int], ...] = ((signal.SIGTERM, 120), (signal
 REST_S = 10
 #: Tests in full length, for hours.
 SOAK = bool(os.environ.get("MESHGATE_SOAK"))
+
+#: Lanes that run now.
+RUNNING: set[subprocess.Popen[str]] = set()
 
 EXPECTED = Path(__file__).with_name("expected-skips.txt")
 #: Names the system packages, for itself and for the log.
@@ -162,7 +165,9 @@ def finish(level: str, running: subprocess.Popen[str]) -> bool:
     name = Path(level).name
     reader = threading.Thread(target=pass_on, args=(name, running), daemon=True)
     reader.start()
+    RUNNING.add(running)
     status = end(name, running)
+    RUNNING.discard(running)
     reader.join(REST_S)
     if reader.is_alive():
         sys.stdout.write(f"── {name}: a process that a test has left holds its output\n")
@@ -221,10 +226,18 @@ def in_turn(levels: Iterable[str]) -> list[str]:
     return failed
 
 
+def end_all(number: int, _: object) -> None:
+    """Tell all lanes to end, as we were told: each takes away what it has made."""
+    signal.signal(number, signal.SIG_IGN)
+    for running in list(RUNNING):
+        running.send_signal(signal.SIGTERM)
+
+
 def main() -> int:
     """0 when every level passed. A level of another name runs before the lanes, alone."""
     if sys.argv[1:2] == ["--level"]:
         return run_level(sys.argv[2])
+    signal.signal(signal.SIGTERM, end_all)
     levels = sys.argv[1:]
     sys.stdout.write(versions())
     failed = in_turn(one for one in levels if not is_of(one, (*WAITING, *COMPUTING)))

@@ -19,20 +19,22 @@ from pathlib import Path
 
 from bgp.bfd.maps import DOWN, PATH_MAP, SESSION_MAP, STATE_MAP, UP, decode_seen, decode_session
 from bgp.bfd.packet import State
-from bgp.bfd.rows import SessionKey
+from bgp.bfd.rows import Session, SessionKey
 from bgp.route import PeerKey
 from bpf.maps import Map
 from bpf.pinned import layout, opened
 from mesh.core.files import in_words
 from mesh.core.model import IP
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 
 log = logging.getLogger(__name__)
 
 #: Which object has the maps.
 OBJECT = "uplink"
-#: Seconds between looks: a session that is down is closed within this time.
-LOOK_S = 0.05
+#: Seconds between looks, least and most: a session that is down is closed within this time. It is a
+#: sixth of the shortest detection time, so that looks at slow sessions are few.
+LOOK_S, SLOW_LOOK_S, LOOK_SHARE = 0.05, 0.2, 6
 #: Seconds between looks at which sessions there are, and at whether the pins are the same.
 PINS_S = 1.0
 
@@ -89,11 +91,11 @@ class Maps:
         """A map with the layout of our own object: the kernel's copy of it is for CAP_SYS_ADMIN."""
         return opened(self._directory / name, *layout(OBJECT, name), read_only=True)
 
-    def numbers(self) -> dict[SessionKey, int]:
-        """Sessions that the agent wants, by number."""
+    def sessions(self) -> dict[SessionKey, Session]:
+        """Sessions that the agent wants."""
         keys, values = self._map(SESSION_MAP).dump()
         rows = (decode_session(key, value) for key, value in zip(keys, values, strict=True))
-        return {key: row.number for key, row in rows if not row.ending}
+        return {key: row for key, row in rows if not row.ending}
 
     def paths(self, numbers: Iterable[int]) -> dict[int, int]:
         """``enum bfd_path`` of each of these numbers; a node has few peers with BFD."""
@@ -132,7 +134,7 @@ class Watch:
         self._wanted = wanted
         self._directory = directory
         self.maps = Maps(directory) if directory else None
-        self._numbers: Mapping[SessionKey, int] = {}
+        self._sessions: Mapping[SessionKey, Session] = {}
         self._looked = 0.0
         self._paths, self._judged = dict[int, int](), dict[IP, SessionKey]()
 
@@ -146,10 +148,15 @@ class Watch:
                 elif self.liveness.rows:
                     self._judged = {}
                     self._keep({})
-                await asyncio.sleep(LOOK_S if wanted else PINS_S)
+                await tick(self.pause_s() if wanted else PINS_S)
         finally:
             if self.maps:
                 self.maps.close()
+
+    def pause_s(self) -> float:
+        """Until the next look, by the session that detects fastest."""
+        ours = (one.interval_us * one.multiplier / 1e6 for one in self._sessions.values())
+        return min(max(LOOK_S, min(ours, default=0.0) / LOOK_SHARE), SLOW_LOOK_S)
 
     def look(self, wanted: Mapping[IP, SessionKey]) -> None:
         """Take in what the maps say now; what cannot be read stays as it was."""
@@ -196,9 +203,10 @@ class Watch:
         again = not self._looked or now - self._looked > PINS_S
         if again:
             maps.check()
-            self._numbers = maps.numbers()
+            self._sessions = maps.sessions()
             self._looked = now
-        numbers = {p: self._numbers[key] for p, key in wanted.items() if key in self._numbers}
+        known = self._sessions
+        numbers = {peer: known[key].number for peer, key in wanted.items() if key in known}
         paths = maps.paths(numbers.values())
         if not again and paths == self._paths and wanted == self._judged:
             return None

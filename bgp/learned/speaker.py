@@ -14,7 +14,6 @@ Rule 3: networks on the links of this host stay there: a row of the table says s
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +40,7 @@ from mesh.core.noun import Row
 from mesh.core.received import Received, ReceivedKey
 from mesh.core.reconcile import Applied, AppliedRows, Loop, Target
 from mesh.core.table import Changes, Source, Table
+from mesh.core.ticks import tick
 from mesh.identity.labels import learned_text
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
@@ -243,7 +243,7 @@ class LearnedSpeaker(Feature):
         """Links come and go, and so do next hops; a map may be replaced."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     def look(self) -> None:
         """Look again at what tables do not tell."""

@@ -22,6 +22,7 @@ from mesh.core.journal import Journal
 from mesh.core.model import IP
 from mesh.core.received import Received, ReceivedKey
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Kept:
                     log.warning("event=routes_not_kept error=%s", error)
                 self.problem = text
                 self._changed.set()
-            await asyncio.sleep(PAUSE_S)
+            await tick(PAUSE_S)
 
     def close(self) -> None:
         """Let another process write."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -117,6 +117,14 @@ class Pause:
         self.seconds = 0.05
 
 
+@dataclass(slots=True)
+class _Renewals:
+    """Leases that are renewed together, and the task that does it."""
+
+    leases: dict[int, None] = field(default_factory=dict)
+    task: asyncio.Task[Mapping[int, int]] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class KeyList:
     """Keys of a prefix at one revision: all of them, or a page."""
@@ -150,6 +158,7 @@ class Client:
         self._closed = False
         self._looked = 0.0  # when the files were looked at
         self._lives = channel.Lives(endpoint)
+        self._renewals: _Renewals | None = None  # those of this turn of the event loop
 
     def ending(self) -> str:
         """Whether our certificate, or the CA's, ends soon, in words; empty when none does."""
@@ -260,14 +269,30 @@ class Client:
         except LeaseNotFound:
             return
 
-    async def renew(self, leases: Sequence[int], within_s: float) -> Mapping[int, int]:
-        """Remaining seconds of each lease after renewing it; 0 for one that is gone."""
+    async def renew(self, leases: Collection[int], within_s: float) -> Mapping[int, int]:
+        """Remaining seconds of each lease after renewing it; 0 for one that is gone.
+
+        What is asked in one turn of the event loop goes through one stream, since a stream costs
+        more than the renewal: a controller has a lease for each kind of key.
+        """
+        batch = self._renewals
+        if batch is None or batch.task is None:
+            batch = self._renewals = _Renewals()
+            batch.task = asyncio.create_task(self._renew_all(batch, within_s))
+            batch.task.add_done_callback(_heard)
+        batch.leases |= dict.fromkeys(leases)
+        answers = await asyncio.shield(batch.task)
+        return {lease: answers[lease] for lease in leases if lease in answers}
+
+    async def _renew_all(self, batch: _Renewals, within_s: float) -> Mapping[int, int]:
+        await asyncio.sleep(0)
+        self._renewals = None
         answers: dict[int, int] = {}
         try:
             async with asyncio.timeout(within_s), aclosing(self._keep_alive()) as stream:
-                for lease in leases:
+                for lease in batch.leases:
                     await stream.write(pb.LeaseKeepAliveRequest(ID=lease))
-                for _ in leases:
+                for _ in batch.leases:
                     answer = await stream.read()
                     answers[answer.ID] = answer.TTL
         except TimeoutError as error:
@@ -493,6 +518,12 @@ async def _list(pages: AsyncGenerator[KeyList, None]) -> KeyList:
             kvs += page.kvs
             revision = revision or page.revision
     return KeyList(revision, kvs)
+
+
+def _heard(task: asyncio.Task[Mapping[int, int]]) -> None:
+    """Its error is for those that wait; when they all were cancelled it is nobody's."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _wire(message: Message) -> bytes:

@@ -29,6 +29,7 @@ from clustermesh.etcd.client import (
 from clustermesh.etcd.names import key_text
 from clustermesh.etcd.requests import cut, delete_op, get_op, if_modified, put_op, read_kv
 from clustermesh.store.leader import Fenced, fenced_txn
+from mesh.core.ticks import tick
 
 #: Operations of one Txn of ours; etcd takes 128.
 TXN_OPS = 100
@@ -219,7 +220,7 @@ class LeasedTarget(KeysTarget):
         """Keep the leases alive until cancelled; they then live for one TTL."""
         wait = min(self._ttl_s / 3, RENEW_S)
         while True:
-            await asyncio.sleep(wait)
+            await tick(wait)
             with suppress(EtcdError):
                 if await self._renew() and self.on_lost:
                     self.on_lost()

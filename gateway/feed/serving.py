@@ -10,7 +10,6 @@ never given to two lists, not even when the store was replaced.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -49,6 +48,7 @@ from mesh.core.model import IP, Finding, Listed
 from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop
 from mesh.core.table import Source, Table
+from mesh.core.ticks import tick
 
 #: Seconds between looks at times that are over, and at secrets.
 LOOK_S = 0.25
@@ -282,14 +282,14 @@ class Feed(Feature):
     async def _look_for_ever(self) -> None:
         """A time that is over wakes nobody."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
             if settled(self.fetches.rows, self._seen, self._firewalls, time.monotonic()):
                 self._tick.upsert({"": time.monotonic()})
 
     async def _read_for_ever(self) -> None:
         while True:
             self._known = self._secrets.read()
-            await asyncio.sleep(SECRETS_S)
+            await tick(SECRETS_S)
 
     # --- What others see ----------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from mesh.core.files import in_words
 from mesh.core.model import IP, Attachment, Connection, Finding, Pod, PodKey, Sandbox
 from mesh.core.passes import Gate
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.objects.fields import FieldServer
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class CNIAgent(AgentFeature):
                     self._attached.end(gone)
                 except OSError as error:  # a finding of theirs
                     log.warning("event=not_ended error=%s", in_words(error))
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     async def answer(self, frame: Frame) -> Reply:
         """What the plugin prints."""

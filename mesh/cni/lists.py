@@ -6,7 +6,6 @@ waits for the next one. Every file is replaced as a whole, because runtimes watc
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from mesh.cni.settings import CNISettings
 from mesh.core.files import in_words, replace_file
 from mesh.core.findings import Code
 from mesh.core.model import Finding
+from mesh.core.ticks import tick
 
 #: Seconds between looks: another CNI's list is followed within one second.
 LOOK_S = 0.5
@@ -49,7 +49,7 @@ class Lists:
         """Keep the list until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     async def look(self) -> None:
         """Write the list anew if it is not as it should be."""

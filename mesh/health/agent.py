@@ -16,6 +16,7 @@ from mesh.core.model import IP, Finding, PortsInUse, Usage
 from mesh.core.noun import Row
 from mesh.core.reconcile import Applied
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.datapath.programs import Datapath
 from mesh.health import counts, rules, shares
 from mesh.health.history import Dropped, History
@@ -94,7 +95,7 @@ class Health:
                 counted = now
                 await self.count()
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     def findings(self) -> Iterable[Finding]:
         """Drops at a rate, and tables and ports that are nearly full."""

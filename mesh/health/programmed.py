@@ -10,13 +10,13 @@ of their own.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mesh.core.model import Node, NodeKey
 from mesh.core.reconcile import Applied, Loop, Target
 from mesh.core.table import Changes, Table
+from mesh.core.ticks import tick
 from mesh.objects.sources import Sources
 
 #: Seconds between two values of a node's key, at least.
@@ -52,7 +52,7 @@ class Programmed:
         """Tell until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(EACH_S)
+            await tick(EACH_S)
 
     async def look(self) -> None:
         """Tell what is held, when that has changed; returns when the targets have it."""

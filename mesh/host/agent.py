@@ -6,7 +6,6 @@ whether the default routes are there, and whether the firewall stops our traffic
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import resource
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from mesh.core.model import Finding
 from mesh.core.noun import Listing, Row
+from mesh.core.ticks import tick
 from mesh.host import firewall, iptables
 from mesh.host.findings import FIREWALL, NOT_SET, ROUTE_GONE
 from mesh.host.forwarding import Interface, Step, steps
@@ -109,7 +109,7 @@ class Host:
                     due = began + max(FIREWALL_S, RESTS * (_of_children_s() - before))
             except OSError as error:
                 log.warning("event=host_not_asked reason=%s", error)
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     async def _look_at_firewall(self) -> list[firewall.Stopped]:
         asked = self.uplink, self._pods, self._port

@@ -12,7 +12,6 @@ nodes each is asked twice in six hours, and by all others once in two seconds.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -27,6 +26,7 @@ from mesh.core.feature import AgentFeature, Entry, Maps
 from mesh.core.model import Finding, Node, NodeKey
 from mesh.core.reconcile import Target
 from mesh.core.table import ColumnTable, Table
+from mesh.core.ticks import tick
 from mesh.identity.addresses import KIND_POD, tunnel_endpoint
 from mesh.nodes.findings import OVERLAY_STOPPED
 from mesh.nodes.rows import NodeHop
@@ -192,7 +192,7 @@ class EchoAgent(AgentFeature):
                     pings.send(node)
             except OSError as error:
                 log.debug("event=no_echo node=%s reason=%s", node, error)
-        await asyncio.sleep(STEP_S)
+        await tick(STEP_S)
         seen = await self._target.read()
         await self._target.delete(seen)
         self.round.note(asked, {node for node, at in seen.items() if at}, pings.answered())

@@ -8,12 +8,12 @@ that comes back in that time changes nothing.
 
 from __future__ import annotations
 
-import asyncio
 from time import monotonic
 
 from mesh.core.model import Node, NodeKey
 from mesh.core.reconcile import Loop
 from mesh.core.table import Changes, Table
+from mesh.core.ticks import tick
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 
@@ -56,5 +56,5 @@ class StandingNodes:
     async def run(self) -> None:
         """Let go of nodes until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            await tick(LOOK_INTERVAL_S)
             self.settle(monotonic())

@@ -28,6 +28,7 @@ from typing import Any
 
 from mesh.core.model import Finding
 from mesh.core.strict import Wrong
+from mesh.core.ticks import tick
 from mesh.objects.findings import BROKEN_FILE, FOLDER, STATE
 from mesh.objects.folder import CUT_REST_S, UNREAD_S, Folder, read_text, torn_rest_s
 from mesh.objects.last_good import LastGood, LastGoodStore
@@ -123,7 +124,8 @@ class Manifests:
                 seen = await asyncio.to_thread(self._look, whole=False)
                 for _ in self._settle(seen):
                     await asyncio.sleep(0)
-                await asyncio.sleep(self._pause_s(seen.cost_s))
+                pause = self._pause_s(seen.cost_s)
+                await (asyncio.sleep(pause) if pause < self.interval_s else tick(pause))
         finally:
             self._stopped = True  # a first look takes seconds, and a thread cannot be cancelled
 

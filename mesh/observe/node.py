@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from bpf.ring import Ring
 from mesh.core.noun import Listing, Row
+from mesh.core.ticks import tick
 from mesh.datapath.late_errors import LateErrors
 from mesh.datapath.programs import Datapath
 from mesh.observe.drops import drop_rows, reset_rows
@@ -62,7 +63,7 @@ class NodeEvents:
         """Look for ever what is not shown."""
         while True:
             self._look()
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     def status(self) -> dict[str, list[Row]]:
         """``unshown``: events of the last minute that were more than a sender's share."""

@@ -6,7 +6,6 @@ more seldom: a namespace that is mounted over a file changes the file alone.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from mesh.core.model import Attachment, Finding, Sandbox
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.pods.findings import NAMESPACES
 
 #: Seconds between looks.
@@ -50,7 +50,7 @@ class Namespaces:
                 self._problem = ""
             except OSError as error:
                 self._problem = f"{error.strerror}: pods stay wired as they are"
-            await asyncio.sleep(interval_s)
+            await tick(interval_s)
 
     def _look(self) -> dict[str, int]:
         """Inode by path of the folder's files. Raises OSError."""

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.host.command import DEADLINE_S, said
 from mesh.services.settings import ServicesSettings
 
@@ -113,7 +114,7 @@ class Proxy:
         """Look for ever."""
         while True:
             await self.look()
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     def _set(self, owns: bool) -> None:  # noqa: FBT001 - one value
         self.table.replace({KUBE_PROXY: True} if owns else {})

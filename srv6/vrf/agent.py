@@ -13,7 +13,6 @@ Numbers and addresses are kept in a file, so that an agent without its store goe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import IPv6Address, IPv6Network
@@ -39,6 +38,7 @@ from mesh.core.noun import Listing
 from mesh.core.reconcile import Loop, Refers
 from mesh.core.sources import OwnStore
 from mesh.core.table import Table
+from mesh.core.ticks import tick
 from mesh.objects.tables import Objects
 from srv6 import sids
 from srv6.agent import LocatorsAgent
@@ -304,7 +304,7 @@ class VRFAgent(AgentFeature):
 
     async def _compare_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(COMPARE_S)
+            await tick(COMPARE_S)
             if self._told:
                 with suppress(OSError):  # a map is being replaced
                     await self._compare(self._told)

@@ -10,7 +10,6 @@ prefix that both have is reached as etcd says. Nothing is deleted before ``recei
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,7 @@ from mesh.core.received import Received, ReceivedKey
 from mesh.core.reconcile import AppliedRows, Loop, Refers, Target
 from mesh.core.sources import ClaimTables
 from mesh.core.table import Changes, Source, Table
+from mesh.core.ticks import tick
 from mesh.objects.kubernetes import NODES
 from mesh.objects.tables import Objects
 from mesh.pools.prefixes import subnet, whole
@@ -168,7 +168,7 @@ class VRFSpeaker(SpeakerFeature):
     async def _watch(self) -> None:
         """Another version of the agent may pin other maps, which lack our rows."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
             for target, applied in self._applied.items():
                 if target.is_replaced and applied.rows.rows:
                     applied.recheck()

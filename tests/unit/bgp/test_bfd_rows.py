@@ -172,16 +172,20 @@ def test_a_session_that_comes_back_has_the_discriminator_of_before() -> None:
 # What the speaker makes of it
 
 
+def of_number(number: int, interval_us: int = 300_000) -> Session:
+    return Session(number, 1, interval_us, 49152, 3)
+
+
 class FakeMaps(Maps):
     """The maps as they are said to be."""
 
     def __init__(self) -> None:
         super().__init__(Path("/nowhere"))
         self.said: dict[int, int] = {}
-        self.of = {KEY: 3, KEY6: 4}
+        self.of = {KEY: of_number(3), KEY6: of_number(4)}
         self.away = False
 
-    def numbers(self) -> dict[SessionKey, int]:
+    def sessions(self) -> dict[SessionKey, Session]:
         return self.of
 
     def paths(self, numbers: Iterable[int]) -> dict[int, int]:
@@ -244,10 +248,21 @@ def test_maps_that_are_away_change_nothing_and_are_told(watch: Watch, maps: Fake
 
 def test_a_session_without_a_row_of_the_agent_is_not_judged(watch: Watch, maps: FakeMaps) -> None:
     """Its number may be another's by now."""
-    maps.said, maps.of = {3: 2, 4: 2}, {KEY6: 4}
+    maps.said, maps.of = {3: 2, 4: 2}, {KEY6: of_number(4)}
     watch.look({ROUTER: KEY})
     assert not watch.liveness.rows
     assert watch.fallen.empty()
+
+
+@pytest.mark.parametrize(
+    ("interval_us", "pause_s"), [(300_000, 0.15), (50_000, 0.05), (10**6, 0.2)]
+)
+def test_the_fastest_session_says_how_often_the_maps_are_looked_at(
+    watch: Watch, maps: FakeMaps, interval_us: int, pause_s: float
+) -> None:
+    maps.said, maps.of = {3: 1, 4: 1}, {KEY: of_number(3, interval_us), KEY6: of_number(4, 10**6)}
+    watch.look(BOTH)
+    assert watch.pause_s() == pytest.approx(pause_s)
 
 
 def test_without_a_directory_a_speaker_says_so() -> None:

@@ -18,7 +18,28 @@ class Clocks:
     def step(self, steps: Steps, cpu_s: float) -> None:
         steps.begin()
         self.cpu += cpu_s
+        self.now += cpu_s
         steps.end()
+
+
+def test_other_processes_lengthen_no_step() -> None:
+    clocks = Clocks()
+    steps = Steps(lambda: clocks.cpu, lambda: clocks.now)
+    steps.begin()
+    clocks.now += 5
+    clocks.cpu += 0.003
+    steps.end()
+    assert steps.longest_s == pytest.approx(0.003)
+
+
+def test_a_short_step_is_as_long_as_the_clock_says() -> None:
+    asked = []
+    clocks = Clocks()
+    steps = Steps(lambda: asked.append(1) or 0.0, lambda: clocks.now)
+    steps.begin()
+    clocks.now += 0.0004
+    steps.end()
+    assert (steps.longest_s, len(asked)) == (pytest.approx(0.0004), 1)
 
 
 def test_the_longest_step_stays_and_that_of_the_last_minute_goes() -> None:
