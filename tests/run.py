@@ -61,9 +61,9 @@ APART = {
     },
 }  # fmt: skip
 MARK = "+"
-#: Lanes at a time. More fill two processors no better, and what waits for a second, or for three
-#: probes, then waits for a processor: with all of them a start took half a minute.
-AT_ONCE = 6
+#: Lanes at a time. A lab at rest takes a fifth of a processor or more, so few labs stand at once.
+#: With six lanes a start took half a minute, and all waits for a second or for three probes longer.
+AT_ONCE = 4
 
 #: One test with its fixtures, in seconds: four times the longest on a loaded machine. A test that
 #: hangs fails with the stack of each thread, and its fixtures are torn down.
