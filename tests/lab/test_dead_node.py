@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from running import Lab, wait
+from running import Lab, egress, wait
 from test_ended import manifest
 
 from gateway.blocks import NOUN
@@ -74,6 +74,7 @@ def dead(lab: Lab) -> Iterator[Path]:
         if f"{DEAD}/agent" not in lab.processes():
             lab.revive(f"{DEAD}/agent")
         wait(lambda: not state(lab), 90, "the addresses are free")
+        wait(lambda: not egress(lab, "release", "dead").returncode, 90, "its feed is released")
         lab.settle()
 
 

@@ -8,10 +8,10 @@
 The owner is killed, cut, stopped and drained under load.
 
 A gateway that is gone is found out by the node that sends to it, and replaced because that node
-says so (D213). What that may cost is judged by what the drill itself has measured: the gap outwards
-is the time until it was found out. Then six processes have to be woken, one after the other: the
-agent that has found out, etcd, the controller, etcd, the agent of the new owner, and its task that
-announces. Each may wait for a processor as long as anybody had to wait meanwhile.
+says so (D213). What that may cost is judged by what was measured meanwhile: the gap outwards is the
+time until it was found out. Then the agent that has found out, etcd, the controller, etcd again and
+the agent of the new owner have work to do, one after the other, which takes as much longer than on
+a quiet machine as other work does.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import SOAK, Lab, wait
+from running import SOAK, Lab, egress, wait
 from test_ended import manifest
 
 from gateway.layer2 import mac_text, virtual_mac
 
 POD = "east/shop/web-1"
 ITS_NODE = "east-1"
-#: What is allowed where nobody waits for a processor, and who is woken when a gateway is found out.
-MOST_MS, WOKEN = 150.0, 6
+#: What is allowed on a quiet machine: all of it, and behind the time until it was found out.
+MOST_MS, WORK_MS = 150.0, 100.0
 ADDRESSES = {4: "10.99.0.129", 6: "fd99::81"}
 MACS = {family: mac_text(virtual_mac(ip_address(text))) for family, text in ADDRESSES.items()}
 NETWORKS = {4: "10.99.0.128/30", 6: "fd99::80/126"}
@@ -73,6 +73,7 @@ def segment(bfd_lab: Lab) -> Iterator[Lab]:
         with bfd_lab.echo_in(POD):
             yield bfd_lab
     wait(lambda: not owners(bfd_lab), 30, "no address of the pool is left")
+    wait(lambda: not egress(bfd_lab, "release", "segment").returncode, 90, "its feed is released")
     bfd_lab.settle()
 
 
@@ -131,15 +132,16 @@ def drill(lab: Lab, gateway: str, how: str, *more: object) -> dict[str, Any]:
 
 
 @contextmanager
-def waits() -> Iterator[list[float]]:
-    """The longest wait for a processor meanwhile, in ms, when it has ended."""
-    found, ended = [0.0], threading.Event()
+def slowness() -> Iterator[list[float]]:
+    """How many times its processor time some work has taken at most, when it has ended."""
+    found, ended = [1.0], threading.Event()
 
     def look() -> None:
-        while not ended.is_set():
-            begun = time.monotonic()
-            time.sleep(0.001)
-            found[0] = max(found[0], (time.monotonic() - begun) * 1e3 - 1)
+        while not ended.wait(0.05):
+            begun, worked = time.monotonic(), time.thread_time()
+            while (spent := time.thread_time() - worked) < 0.005:
+                pass
+            found[0] = max(found[0], (time.monotonic() - begun) / spent)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -186,14 +188,14 @@ def test_an_owner_that_is_gone_is_replaced_as_soon_as_it_is_found_out(
     wait(lambda: len(owners(segment)) == len(ADDRESSES), 30, "the addresses have owners")
     node, since = owner(segment, 4), lines(segment)
     owned = {address for address, name in owners(segment).items() if name == node}
-    with waits() as waited:
+    with slowness() as slow:
         found = drill(segment, node, how, "--seconds", "4")
     found_out = replaced(segment, node, since)
     assert found_out.keys() == owned
     for address, said in found_out.items():
         assert ITS_NODE in said, f"{address}: replaced since {said} had found it out"
     detected = max(found["outwards"]["gaps_ms"], default=0.0)
-    most = max(MOST_MS, detected + WOKEN * waited[0])
-    say(f"{node} {how}: found out in {detected:.0f} ms, waits of {waited[0]:.0f} ms: {most:.0f} ms")
+    most = max(MOST_MS, detected + WORK_MS * slow[0])
+    say(f"{node} {how}: found out in {detected:.0f} ms, {slow[0]:.1f} times as slow: {most:.0f} ms")
     assert max(found["back"]["gaps_ms"], default=0.0) <= most, found
     wait(lambda: all(neighbour(segment, f) == MACS[f] for f in ADDRESSES), 20, "it answers")
