@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import SOAK, Lab, egress, wait
+from running import SOAK, Lab, egress, evict, wait
 from test_ended import manifest
 
 from gateway.layer2 import mac_text, virtual_mac
@@ -73,6 +73,8 @@ def segment(bfd_lab: Lab) -> Iterator[Lab]:
         with bfd_lab.echo_in(POD):
             yield bfd_lab
     wait(lambda: not owners(bfd_lab), 30, "no address of the pool is left")
+    for address in ADDRESSES.values():  # what has been closed has its ports for four minutes
+        evict(bfd_lab, address)
     wait(lambda: not egress(bfd_lab, "release", "segment").returncode, 90, "its feed is released")
     bfd_lab.settle()
 
