@@ -62,7 +62,6 @@ def dead(lab: Lab) -> Iterator[Path]:
     """
     nodes = Path(lab.shown["manifests"]["east"]) / "nodes.yaml"
     before = nodes.read_text()
-    lab.settle()
     with manifest(lab, "dead.yaml", MANIFEST):
         wait(lambda: state(lab) == ["active"], 20, "the policy has its addresses")
         wait(lambda: DEAD in nodes_with_blocks(lab), 20, f"{DEAD} has blocks of them")
