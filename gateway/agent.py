@@ -28,7 +28,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from gateway import blocks, claims, nouns, rows, spread
+from gateway import before, blocks, claims, nouns, rows, spread
 from gateway import maps as entries
 from gateway.coverage import Coverage
 from gateway.draining import Reports
@@ -162,6 +162,8 @@ class EgressAgent(AgentFeature):
         self.full: Table[IP, bool] = Table("egress address for no further pod")
         #: The policies of each covered pod, with the addresses that it takes first.
         self.words: Table[PodKey, tuple[str, ...]] = Table("words of covered pod")
+        #: Where pods with these words were led before, by policies of which nothing is known yet.
+        self._led: Table[tuple[str, ...], before.Led] = Table("leads before")
         self.mark = Mark("egress_class", Table("egress class of pod"), former="egress")
         #: Rows for which the maps have no room.
         self.no_class: Table[int, bool] = Table("egress class without room")
@@ -214,23 +216,24 @@ class EgressAgent(AgentFeature):
         asked = Each(self._listed, acknowledged.addresses_of)
         loop.group(self._usable, acknowledged.usable, By(policies), asked, also=[self._listed])
         self._derive_blocks(loop)
-        self._derive_words(loop)
-        loop.derive([self.words], self._classes, [self.no_class])
         loop.derive([self._learned], self._know_labels)
         loop.derive([self._listed], self._know_feeds)
+        self._derive_words(loop)
+        loop.derive([self.words], self._classes, [self.no_class])
         known = [self._labels_known, self._addresses_known, self._feeds_known]
         loop.derive([self.classes, policies], self._number_timers)
         loop.group(
             self.egress,
             self._rows,
             By(self.classes),
+            By(self._led),
             Each(self._usable, lambda words, *_: map(spread.policy_of, words)),
             Each(gateways.of_policy, lambda words, *_: map(spread.policy_of, words)),
             Each(self.egress_address, rows.addresses_of),
             Each(self.no_egress_address, rows.addresses_of),
             Each(self._timer_numbers, rows.timers_of),
             whole=[self._learned, *known, self.leaving.table],
-            also=[self.no_egress_address, self._learned, *known],
+            also=[self._led, self.no_egress_address, self._learned, *known],
         )
         loop.group(self._count, rows.row_count, By(self.egress, rows.classes_of_row))
         loop.derive([self.coverage.covered, policies], self._count_pods)
@@ -245,7 +248,7 @@ class EgressAgent(AgentFeature):
             self._choose_words,
             [
                 self.lent.held, self.full, self.wired, self.own_block, self.egress_address,
-                self.no_egress_address,
+                self.no_egress_address, self._feeds_known, self._addresses_known,
             ],
         )  # fmt: skip
 
@@ -259,18 +262,48 @@ class EgressAgent(AgentFeature):
 
     def _choose_words(self) -> None:
         """Which addresses the pods of this node take, all at once: they are few."""
-        policies, before = self._usable.rows, self.words.rows
+        policies, former = self._usable.rows, self.words.rows
         several = {name for name, one in policies.items() if spread.has_several(one)}
         held = self._held_of_pods() if several else {}
         node = spread.Filling(self._may_lead, self.full.rows, self.lent.runs.rows)
-        self.words.replace(
-            {
-                key: spread.words_of(names, before.get(key, ()), policies, held.get(key, ()), node)
-                if several.intersection(names)
-                else names
-                for key, names in self.coverage.covered.rows.items()
-            }
-        )
+        words = {
+            key: spread.words_of(names, former.get(key, ()), policies, held.get(key, ()), node)
+            if several.intersection(names)
+            else names
+            for key, names in self.coverage.covered.rows.items()
+        }
+        led: dict[tuple[str, ...], before.Led] = {}
+        if unsure := self._unsure():
+            for key, names in self.coverage.covered.rows.items():
+                number = self.mark.before.get(key)
+                if number and unsure.intersection(names):
+                    words[key] = self._words_before(number, names, words[key], unsure, led)
+        self._led.replace(led)
+        self.words.replace(words)
+
+    def _unsure(self) -> set[str]:
+        """The policies of which the store has yet to say which addresses they may use."""
+        feeds, addresses = bool(self._feeds_known.rows), bool(self._addresses_known.rows)
+        return {
+            name
+            for name, policy in self._usable.rows.items()
+            if before.is_unsure(policy, feeds=feeds, addresses=addresses)
+        }
+
+    def _words_before(
+        self,
+        number: int,
+        names: tuple[str, ...],
+        words: tuple[str, ...],
+        unsure: Collection[str],
+        led: dict[tuple[str, ...], before.Led],
+    ) -> tuple[str, ...]:
+        """The words of a pod that had this class; ``led`` gets what its policies led to."""
+        all_led = before.led_by(number, names, self._usable.rows, self._rows_before)
+        leads = {name: some for name, some in all_led.items() if name in unsure}
+        found = before.words_before(number, dict(zip(names, words, strict=True)), leads)
+        led[found] = leads
+        return found
 
     def _held_of_pods(self) -> dict[PodKey, set[IP]]:
         """The egress addresses of which each pod of this node has ports."""
@@ -365,8 +398,16 @@ class EgressAgent(AgentFeature):
         }
         self.mark.numbers.replace(numbers)
 
-    def _rows(self, *of_class: Any) -> dict[rows.AnyKey, rows.EgressRow]:
+    def _rows(
+        self,
+        names: tuple[str, ...],
+        number: int | None,
+        led: before.Led | None,
+        policies: Mapping[str, EgressPolicy],
+        *more: Any,
+    ) -> dict[rows.AnyKey, rows.EgressRow]:
         """Rows of a class, for networks and for learned labels."""
+        of_class = names, number, before.as_before(policies, led or {}), *more
         labels: dict[rows.EgressLabelKey, rows.EgressRow]
         if self._labels_known.rows:
             labels = rows.label_rows(self._learned.rows, *of_class)
@@ -374,11 +415,6 @@ class EgressAgent(AgentFeature):
             labels = rows.kept_label_rows(self._labels_before, *of_class)
         networks = rows.egress_rows(*of_class)
         found: dict[rows.AnyKey, rows.EgressRow] = dict([*networks.items(), *labels.items()])
-        policies, sets = of_class[2].values(), of_class[4]
-        if not self._feeds_known.rows:
-            found = acknowledged.kept_rows(found, self._rows_before, policies, sets)
-        if not self._addresses_known.rows:
-            found = rows.kept_rows(found, self._rows_before, policies)
         return found if self.leaving.stage is Stage.STAYS else without_new(found)
 
     def _know_labels(self) -> None:

@@ -32,9 +32,8 @@ MAP, SEEN_MAP = "mg_layer2", "mg_layer2_seen"
 BEAT_S, PUT_S, WORD_S = 1.0, 0.8, 10.0
 #: Seconds without a beat, after which a node is not there, and between looks at it.
 STALE_S, LOOK_S = 5.0, 0.5
-#: Seconds without a beat from which on a node was away, and for which it then is no witness that
-#: others do not answer.
-AWAY_S, UNSURE_S = 2.5, 3.0
+#: Seconds without a beat from which on a gateway was away; it then is no witness for ``UNSURE_S``.
+AWAY_S = 2.5
 #: Seconds in which a gateway has answered, when it counts as one that answers.
 ANSWERED_S = 3.0
 #: Seconds for which frames for the virtual MAC address are taken after another has become owner.

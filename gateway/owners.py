@@ -16,6 +16,7 @@ from typing import Any
 from gateway import claims, layer2
 from gateway.findings import NO_OWNER
 from gateway.pool import EgressPool
+from gateway.witnesses import UNSURE_S, witnesses
 from mesh.core.feature import Claimable, Want
 from mesh.core.model import IP, Beat, Claim, ClaimKey, Finding, Node
 from mesh.core.reconcile import Loop
@@ -48,6 +49,8 @@ class Owners:
         #: Seconds until a node that did not answer, or was away, is a witness against others.
         self._unsure_s: dict[str, float] = {}
         self._alive: set[str] = set()
+        #: Nodes whose word counts, by the node that does not answer them.
+        self._witnesses: dict[str, list[str]] = {}
 
     def derive(self, loop: Loop) -> None:
         """Add the derivation: addresses on layer 2 are few."""
@@ -104,15 +107,21 @@ class Owners:
             if node:
                 wants[claims.owner_want(address, node)] = True
             if node != known:
-                log.info("event=owner_wanted address=%s before=%s now=%s", address, known, node)
+                said = " ".join(self._witnesses.get(known, ())) or "nobody"
+                text = "event=owner_wanted address=%s before=%s now=%s silent_to=%s"
+                log.info(text, address, known, node, said)
         self.wants.replace(wants)
 
     def _listen(self) -> None:
-        """Take in the beats that have come."""
+        """Take in the beats that have come.
+
+        Only gateways beat all the time; of others a beat is news, and none before says nothing.
+        """
+        steady = {name for names in self._on_layer2().values() for name in names}
         for node, beat in self._beats.rows.items():
             if self._heard.get(node) != beat.number:
-                if self._age_s.get(node, 0.0) > layer2.AWAY_S:
-                    self._unsure_s[node] = layer2.UNSURE_S
+                if node in steady and self._age_s.get(node, 0.0) > layer2.AWAY_S:
+                    self._unsure_s[node] = UNSURE_S
                 self._heard[node] = beat.number
                 self._age_s[node] = 0.0
         for node in self._age_s.keys() - self._beats.rows.keys():
@@ -132,7 +141,8 @@ class Owners:
             for endpoint in self._beats.rows[node].silent:
                 silent_to.setdefault(names.get(str(endpoint), ""), set()).add(node)
         down = layer2.down_nodes(silent_to)
-        self._unsure_s |= dict.fromkeys(down & self._age_s.keys(), layer2.UNSURE_S)
+        self._witnesses = {node: witnesses(node, silent_to) for node in down}
+        self._unsure_s |= dict.fromkeys(down & self._age_s.keys(), UNSURE_S)
         return there - down
 
     def _names(self) -> dict[str, str]:

@@ -88,7 +88,7 @@ def egress_classes(
     numbers = {names: last[names] for names in gone[max(len(gone) - retired, 0) :]}
     taken = {*reserved, *last.values()}
     for names in wanted:
-        number = last.get(names) or _class_number(names)
+        number = last.get(names) or class_number(names)
         while names not in last and number in taken:
             number = (number + 1) & 0xFFFFFFFF
         numbers[names] = number
@@ -96,7 +96,8 @@ def egress_classes(
     return numbers
 
 
-def _class_number(names: tuple[str, ...]) -> int:
+def class_number(names: tuple[str, ...]) -> int:
+    """The number of a set, unless another one has it."""
     digest = hashlib.sha256("/".join(names).encode()).digest()
     return int.from_bytes(digest[:4], "big")
 

@@ -140,26 +140,6 @@ def kept_label_rows(
     }
 
 
-def kept_rows(
-    made: Mapping[AnyKey, EgressRow],
-    before: Mapping[AnyKey, EgressRow],
-    policies: Iterable[EgressPolicy],
-) -> dict[AnyKey, EgressRow]:
-    """Rows of a class while claims of addresses are not known: as the last agent wrote them.
-
-    A policy of a pool that has no address now may have one in the store.
-    """
-    unknown = {policy.pool for policy in policies if policy.pool and not policy.addresses}
-    return {
-        key: before[key] if unknown and _was_translated(row, before.get(key)) else row
-        for key, row in made.items()
-    }
-
-
-def _was_translated(row: EgressRow, before: EgressRow | None) -> bool:
-    return row.action is Action.NO_ADDRESS and before is not None and before.address is not None
-
-
 def egress_rows(
     names: tuple[str, ...],
     number: int | None,
@@ -191,14 +171,23 @@ def egress_rows(
 
 
 def addresses_of(
-    _: tuple[str, ...], __: int | None, policies: Mapping[str, EgressPolicy], *___: object
+    _: tuple[str, ...],
+    __: int | None,
+    led: Mapping[str, tuple[IP, ...]] | None,
+    policies: Mapping[str, EgressPolicy],
+    *___: object,
 ) -> list[IP]:
-    """The egress addresses of the policies of a class."""
-    return [address for policy in policies.values() for address in policy.addresses]
+    """The egress addresses of the policies of a class, and those to which it led before."""
+    now = [address for policy in policies.values() for address in policy.addresses]
+    return list(dict.fromkeys([*now, *(one for some in (led or {}).values() for one in some)]))
 
 
 def timers_of(
-    _: tuple[str, ...], __: int | None, policies: Mapping[str, EgressPolicy], *___: object
+    _: tuple[str, ...],
+    __: int | None,
+    ___: object,
+    policies: Mapping[str, EgressPolicy],
+    *____: object,
 ) -> list[Timers]:
     """The timers of the policies of a class."""
     return [policy.timers for policy in policies.values()]

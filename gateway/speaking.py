@@ -27,6 +27,7 @@ from gateway.live import LiveState
 from gateway.members import GatewayKey, GatewayRow
 from gateway.owners import on_layer2, owners
 from gateway.pool import EgressPool
+from gateway.witnesses import Witness
 from mesh.core.address import packed
 from mesh.core.feature import AgentFeature, Maps
 from mesh.core.model import IP, Beat, Finding, Node, NodeKey
@@ -103,6 +104,7 @@ class Layer2Agent(AgentFeature):
         self._gateways: list[IPv4Address] = []
         self._beaten = 0
         self._silent: tuple[IPv4Address, ...] = ()
+        self._witness = Witness()
         self._maps: Maps | None = None
         self._numbers: Mapping[str, int] = {}
         self._taken = asyncio.Event()
@@ -211,11 +213,12 @@ class Layer2Agent(AgentFeature):
         if silent != self._silent:
             log.info("event=silent_gateways gateways=%s", " ".join(map(str, silent)) or "none")
         self._silent = silent
+        said = self._witness.says(silent, self._gateways, time.monotonic())
         self._beaten = max(self._beaten + 1, int(time.time() * 1000))
         stands = True
         try:
             async with asyncio.timeout(layer2.PUT_S):
-                await self._says(Beat(self._beaten, self._silent))
+                await self._says(Beat(self._beaten, said))
         except (OSError, TimeoutError) as error:
             log.debug("event=no_beat reason=%s", error)
             stands = False

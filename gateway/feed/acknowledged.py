@@ -1,17 +1,16 @@
 """Which addresses a policy may use: those that firewalls have acknowledged. Pure.
 
 Only policies with ``activation: Acknowledged`` ask. What the feed says stands in the store; as long
-as the store has not been read, what the last agent wrote goes on.
+as the store has not been read, what the last agent wrote goes on (``gateway/before.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from gateway.feed.findings import NOT_ACKNOWLEDGED, OVERRIDDEN, RESTING
 from gateway.policy import EgressPolicy
-from gateway.rows import Action, AnyKey, EgressRow
 from mesh.core.model import IP, Finding, Listed
 
 
@@ -29,28 +28,6 @@ def usable(
 def addresses_of(_: str, policy: EgressPolicy | None) -> Iterable[IP]:
     """The addresses about which a policy asks."""
     return policy.addresses if policy and policy.activation != "Immediate" else ()
-
-
-def kept_rows(
-    made: Mapping[AnyKey, EgressRow],
-    before: Mapping[AnyKey, EgressRow],
-    policies: Iterable[EgressPolicy],
-    sets: Collection[IP],
-) -> dict[AnyKey, EgressRow]:
-    """Rows of a class while nothing is known of feeds: as the last agent wrote them.
-
-    A row that led to an address which its policies still name, and which has gateways (``sets``),
-    goes on doing so.
-    """
-    waiting = {one for policy in policies for one in policy.waiting if one in sets}
-    return {
-        key: before[key]
-        if row.action == Action.NOT_ACKNOWLEDGED
-        and key in before
-        and before[key].address in waiting
-        else row
-        for key, row in made.items()
-    }
 
 
 def findings(policies: Iterable[EgressPolicy], listed: Mapping[IP, Listed]) -> Iterator[Finding]:

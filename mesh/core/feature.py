@@ -85,12 +85,14 @@ class Mark:
     ``refers`` are targets, each with a function that gives the tokens of the rows that a number
     leads to. These rows are written before the pod's row and deleted after it; no other row of
     these targets holds it up.
+    ``before`` are the numbers in the rows that the last agent left, once rooms have recovered.
     """
 
     name: str
     numbers: Table[PodKey, int]
     refers: list[tuple[AppliedRows[Any, Any], Tokens]] = field(default_factory=list)
     former: str = ""
+    before: dict[PodKey, int] = field(default_factory=dict)
 
 
 class AgentFeature(Feature):

@@ -439,13 +439,16 @@ class PodsAgent(AgentFeature):
     def take_held(self, rows: Mapping[IP, LocalPod]) -> None:
         """Start from the rows that the map has; ``held`` says whose they are."""
         self.pod.upsert(rows)
-        identities = {
-            key: PodIdentity(row.ifindex, row.identity)
+        there = {
+            key: row
             for key, addresses in self.held.items()
             for address in addresses
             if (row := rows.get(address))
         }
+        identities = {key: PodIdentity(row.ifindex, row.identity) for key, row in there.items()}
         self._identity.upsert(identities)
+        for mark in self._marked:
+            mark.before |= {pod_of(key): dict(row.marks)[mark.name] for key, row in there.items()}
 
     def apply_links(
         self, loop: Loop, links: PodLinks | FoundPods, entries: Target[str, bytes]

@@ -18,6 +18,7 @@ import yaml
 from running import SOAK, Lab, wait
 
 POD = "east/shop/web-1"  # no policy covers it before
+AGENT = "east-1/agent"  # of its node
 NAME = "partners"
 FIRST, SECOND = ("198.51.100.31", "2001:db8:100::31"), ("198.51.100.32", "2001:db8:100::32")
 FAMILIES = (4, 6)
@@ -141,6 +142,11 @@ def _has_gone(lab: Lab) -> bool:
     return all(row["state"] == "deleted" for row in _rows(lab))
 
 
+def log_of(lab: Lab, name: str) -> str:
+    """What the process ``host/role`` has logged."""
+    return (Path(lab.environment["MESHGATE_RUN"]) / f"{name}.log").read_text(errors="replace")
+
+
 @contextmanager
 def traffic(lab: Lab, found: dict[str, Any]) -> Iterator[None]:
     """Connections all the time; what became of them is in ``found`` afterwards."""
@@ -211,17 +217,44 @@ def test_the_feed_and_the_firewall_may_be_killed(story: Story, lab: Lab) -> None
     assert lab.refused() - before == 0
 
 
+def test_an_agent_that_begins_without_the_store_uses_the_address_that_it_had(
+    story: Story, lab: Lab
+) -> None:
+    """Firewalls have it, and the policy has named another one since, while no agent was there."""
+    story.fetch("erp", NAME)
+    story.apply(*FIRST)
+    wait(lambda: not any(story.connects(f) for f in FAMILIES), 30, "both are acknowledged")
+    before, found = lab.refused(), dict[str, Any]()
+    with traffic(lab, found):
+        time.sleep(0.5)
+        lab.kill(AGENT)
+        story.apply(*SECOND)
+        wait(lambda: story.acknowledged(*SECOND), 60, "the new addresses are acknowledged")
+        lab.kill("etcd/etcd")
+        begins = log_of(lab, AGENT).count("event=started")
+        since = len(lab.legacy_log())
+        lab.revive(AGENT)
+        wait(lambda: log_of(lab, AGENT).count("event=started") > begins, 60, "the agent runs")
+        time.sleep(2)
+        assert story.sources(since) == set(FIRST)
+        lab.revive("etcd/etcd")
+        wait(lambda: story.sources(since) >= set(SECOND), 60, "the new addresses are used")
+    assert found["failed"] == []
+    assert story.sources(since) == {*FIRST, *SECOND}
+    assert lab.refused() - before == 0
+
+
 if SOAK:
 
     def test_addresses_follow_each_other_all_the_time(story: Story, lab: Lab) -> None:
-        """Also while feed, firewall's fetches and controller are away for a while."""
+        """Also while feed, controller and the pod's agent are away for a while."""
         lab.settle()
         story.fetch("erp", NAME)
         story.apply(*PAIRS[0])
         wait(lambda: not any(story.connects(f) for f in FAMILIES), 30, "both are acknowledged")
         assert set(PAIRS[0]) <= story.fed()
         before, since, found = lab.refused(), len(lab.legacy_log()), dict[str, Any]()
-        victims = ("east-1/feed", "east-1/controller", "")
+        victims = ("east-1/feed", "east-1/controller", AGENT, "")
         log, drops = list[str](), lab.table("drop")
         with traffic(lab, found):
             for number, (old, new) in enumerate(pairwise(PAIRS)):
@@ -232,10 +265,13 @@ if SOAK:
                 )
                 if victim:
                     lab.kill(victim)
+                if victim and victim != AGENT:
                     time.sleep(1)
                     lab.revive(victim)
                 wait(partial(story.acknowledged, *new), 60, f"{new} are acknowledged")
                 story.apply(*new)
+                if victim == AGENT:  # the old addresses are gone when it begins anew
+                    lab.revive(victim)
                 log.append(f"{time.time():.1f} {new[0]} alone")
                 wait(partial(story.uses, since, *new), 60, f"{new} are used")
         log += [str(row) for row in lab.table("drop") if row not in drops]

@@ -18,6 +18,7 @@ from gateway.members import GatewayKey
 from gateway.plan import exclusions
 from gateway.policy import POLICIES, EgressPolicy
 from gateway.rows import EgressKey
+from gateway.spread import policy_of
 from mesh.core.feature import Maps
 from mesh.core.model import PodKey
 from mesh.core.reconcile import AppliedRows
@@ -86,10 +87,12 @@ class FakeMaps(Maps):
 
 
 class Covered(Rooms):
-    """``told`` are capacities of maps."""
+    """``told`` are capacities of maps; ``synced`` as in ``Rooms``."""
 
-    def __init__(self, choose: random.Random, told: Mapping[str, int], state: Path) -> None:
-        super().__init__(state, CIDR)
+    def __init__(
+        self, choose: random.Random, told: Mapping[str, int], state: Path, *, synced: bool = True
+    ) -> None:
+        super().__init__(state, CIDR, synced=synced)
         self.choose = choose
         self.maps = FakeMaps(choose, told)
         self.names: dict[int, tuple[str, ...]] = {}  # of every class there ever was
@@ -152,7 +155,7 @@ class Covered(Rooms):
         """The rows of a class, as its policies were written."""
         if number in (0, NO_ROOM):
             return set()
-        policies = [self.policies[name] for name in self.names[number]]
+        policies = [self.policies[policy_of(word)] for word in self.names[number]]
         return {
             EgressKey(number, network)
             for one in policies

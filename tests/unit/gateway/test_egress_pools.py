@@ -23,12 +23,14 @@ from mesh.core.model import (
     Draining,
     Listed,
     Node,
+    NodeKey,
     Pod,
     PodKey,
     PodSelector,
     Selector,
 )  # fmt: skip
 from mesh.core.reconcile import Loop
+from mesh.objects import kubernetes
 from mesh.objects.kubernetes import PODS
 from tests.fixtures.egress import objects
 
@@ -225,6 +227,17 @@ def test_an_address_drains_until_every_node_has_said_that_nothing_has_it() -> No
     it.report("198.51.100.0", 0, "east-2")
     assert (it.addresses(), it.carriers("198.51.100.0")) == ({}, [])
     assert not [want for table in it.egress.wants for want in table.rows]
+
+
+def test_a_node_that_says_nothing_keeps_a_drain_until_its_object_is_deleted() -> None:
+    it = Cluster(policy("erp"))
+    it.objects[POLICIES].delete(["erp"])
+    it.settle()
+    it.report("198.51.100.0", 0, "east-1")
+    assert it.addresses() == {"erp draining": ["198.51.100.0"]}
+    it.objects[kubernetes.NODES].delete([NodeKey("east", "east-2")])
+    it.settle()
+    assert it.addresses() == {}
 
 
 @pytest.mark.parametrize("first", [[claims.NOUN], [claims.CARRIER], [claims.DRAINING], ["block"]])

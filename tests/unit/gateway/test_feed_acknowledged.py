@@ -8,10 +8,10 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from gateway.feed.acknowledged import addresses_of, findings, kept_rows, usable
+from gateway.feed.acknowledged import addresses_of, findings, usable
 from gateway.nouns import policy_row
 from gateway.policy import EgressPolicy
-from gateway.rows import Action, EgressKey, EgressRow, egress_rows
+from gateway.rows import Action, EgressRow, egress_rows
 from mesh.core.model import IP, Listed, Node, Selector
 
 A, B = ip_address("198.51.100.1"), ip_address("198.51.100.2")
@@ -71,23 +71,6 @@ def test_of_several_addresses_the_first_that_can_be_used_is() -> None:
         Action.TRANSLATE: B,
         Action.NO_GATEWAY: None,
     }
-
-
-def test_while_nothing_is_known_of_feeds_rows_go_on() -> None:
-    policy = of(POLICY, {})
-    made = {
-        EgressKey(1, TO): EgressRow(Action.NOT_ACKNOWLEDGED),
-        EgressKey(1, TO_SIX): EgressRow(Action.NOT_ACKNOWLEDGED),
-    }
-    before = {
-        EgressKey(1, TO): EgressRow(Action.TRANSLATE, A),
-        EgressKey(1, TO_SIX): EgressRow(Action.TRANSLATE, SIX),
-    }
-    kept = kept_rows(made, before, [policy], {A})
-    assert kept == made | {EgressKey(1, TO): EgressRow(Action.TRANSLATE, A)}
-    other = of(replace(POLICY, addresses=(B, SIX)), {})
-    assert kept_rows(made, before, [other], {A, B}) == made
-    assert kept_rows(made, {}, [policy], {A}) == made
 
 
 def test_a_policy_waits_until_it_has_an_address_that_it_may_use() -> None:

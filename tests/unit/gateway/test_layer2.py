@@ -21,6 +21,7 @@ from gateway.members import GatewayKey, GatewayRow
 from gateway.owners import Owners, owners
 from gateway.pool import EgressPool
 from gateway.speaking import Layer2Agent, Segment, UplinkFilter
+from gateway.witnesses import UNSURE_S, Witness
 from mesh.core.model import IP, Beat, Claim, ClaimKey, Node, NodeKey
 from mesh.core.reconcile import Loop
 from mesh.core.table import Table
@@ -266,10 +267,25 @@ def test_a_gateway_that_comes_back_is_no_witness_at_first() -> None:
     it.beat(*others)
     it.beat(first, silent=others)
     assert it.owner == second, "it was cut off, and has not heard the others yet"
-    it.passes(layer2.AWAY_S + layer2.UNSURE_S, *"abc")
+    it.passes(layer2.AWAY_S + UNSURE_S, *"abc")
     third = next(one for one in others if one != second)
     it.beat(first, third, silent=[second])
     assert it.owner != second, "by now it is a witness like others"
+
+
+def test_a_node_that_is_no_gateway_is_a_witness_however_long_it_had_nothing_to_say() -> None:
+    """Gateways beat all the time. Another node beats when a gateway does not answer it."""
+    it = Cluster()
+    it.beat(*"abc")
+    first = it.owner
+    it.beat("pods", silent=[first])
+    second = it.owner
+    assert second != first
+    it.beat("pods")
+    it.passes(60.0, *"abc")
+    assert it.owner == second
+    it.beat("pods", silent=[second])
+    assert it.owner != second
 
 
 def test_a_controller_that_stands_still_takes_nothing_away() -> None:
@@ -368,6 +384,23 @@ def test_the_kernel_has_a_word_while_the_store_or_a_gateway_answers() -> None:
     asyncio.run(it.agent.beat())
     assert it.agent.rows.rows[V4].until_ns > fed.until_ns, "there is no other gateway"
     assert [one.silent for one in it.said] == [()]
+
+
+def test_a_node_that_hears_no_gateway_at_all_is_no_witness_until_it_has_heard_them_a_while() -> (
+    None
+):
+    witness, both = Witness(), [ENDPOINTS["b"], ENDPOINTS["c"]]
+
+    def says(silent: str, now_s: float) -> str:
+        found = witness.says(tuple(ENDPOINTS[name] for name in silent), both, now_s)
+        return "".join(name for name in "bc" if ENDPOINTS[name] in found)
+
+    assert says("b", 100.0) == "b"
+    assert says("bc", 101.0) == ""
+    assert says("c", 101.1) == "", "it was cut off, and has not heard the other yet"
+    assert says("c", 101.0 + UNSURE_S) == "c"
+    alone = Witness().says((ENDPOINTS["b"],), [ENDPOINTS["b"]], 100.0)
+    assert alone == (ENDPOINTS["b"],), "of one gateway nothing follows for the node"
 
 
 def test_the_filter_of_the_uplink_keeps_what_is_not_ours() -> None:
