@@ -188,7 +188,11 @@ class EgressAgent(AgentFeature):
 
     def settings(self) -> Mapping[str, object]:
         key = permutation_key(self._state_dir / PERMUTATION_KEY)
-        return {"block_size": self._settings.block_size, "permutation_key": key}
+        sizes = {
+            "block_size": self._settings.block_size,
+            "blocks_per_node": self._settings.blocks_per_node,
+        }
+        return sizes | {"permutation_key": key}
 
     def derive(self, loop: Loop) -> None:
         policies, gateways = self.coverage.policies, self.coverage.gateways

@@ -4,13 +4,14 @@
 #include "types.h"
 
 struct config {
-	__be32 node;	     /* our tunnel endpoint */
-	__u32 uplink;	     /* ifindex of the uplink */
-	__u32 vxlan;	     /* ifindex of the kernel VXLAN device mg_vxlan */
-	__u32 cluster;	     /* our cluster id */
-	__u32 cluster_shift; /* identity >> cluster_shift = cluster id: 16, or 15 in 511 mode */
-	__u32 uplink_mtu;    /* L3 MTU of the uplink */
-	__u32 block_size;    /* ports in a block */
+	__be32 node;	       /* our tunnel endpoint */
+	__u32 uplink;	       /* ifindex of the uplink */
+	__u32 vxlan;	       /* ifindex of the kernel VXLAN device mg_vxlan */
+	__u32 cluster;	       /* our cluster id */
+	__u32 cluster_shift;   /* identity >> cluster_shift = cluster id: 16, or 15 in 511 mode */
+	__u32 uplink_mtu;      /* L3 MTU of the uplink */
+	__u16 block_size;      /* ports in a block */
+	__u16 blocks_per_node; /* blocks of one address that a node has at most; 0: OWN_BLOCKS */
 	__u32 drop_events;   /* drop events per second, reason and CPU; the rest is only counted */
 	__u32 event_share;   /* events per 8.6 s and sender; the rest is only counted */
 	__u32 drop_share;    /* of these, drops */

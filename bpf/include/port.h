@@ -97,8 +97,8 @@ struct searching { /* what bpf_loop hands on: it takes no map value */
 	struct pod_runs *runs;
 };
 
-/* Of what may be taken the oldest goes first. CPUs that cross there would all choose alike again, so
- * each takes what it meets first in its own order: the order of a flow.
+/* Of what may be taken the oldest goes first. CPUs that cross there would all choose alike again,
+ * so each takes what it meets first in its own order: the order of a flow.
  */
 static __always_inline void search_meet(struct search *search, const struct mapping *taken)
 {
@@ -336,8 +336,9 @@ static long search_block(__u32 i, const struct searching *at_work)
 static __always_inline __u32 search_last(const struct search *search)
 {
 	__u32 in_block = runs_of_block(search->block - 1);
+	__u32 most = cfg.blocks_per_node ? cfg.blocks_per_node : OWN_BLOCKS;
 
-	return search->total < OWN_BLOCKS * in_block ? in_block / 2 : search->total / 4;
+	return search->total < most * in_block ? in_block / 2 : search->total / 4;
 }
 
 /* decide: whether a free run is for this pod. Returns 0 or a drop reason. */

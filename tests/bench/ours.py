@@ -192,6 +192,7 @@ class Node:
             "cluster_shift": 16,
             "uplink_mtu": 1500,
             "block_size": BLOCK_SIZE,
+            "blocks_per_node": len(BLOCKS),
             "drop_events": 50,
             "event_share": 512,
             "drop_share": 128,

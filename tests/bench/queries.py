@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -135,11 +135,13 @@ def ask(source: str, address: str, port: int, rate: float, seconds: float) -> di
 def ping(source: str, address: str, rate: float, seconds: float) -> dict[str, int]:
     """Echo requests, each with an id of its own."""
     version = ip_address(source).version
-    request, reply, protocol = ECHO[version]
+    request, _, protocol = ECHO[version]
     sock = socket.socket(family_of(source), socket.SOCK_RAW, protocol)
     sock.bind((source, 0))
     sock.settimeout(0)
+    sock.setsockopt(*HEAR[sock.family], 1)
     seen: set[int] = set()
+    errors = 0
 
     def send(number: int) -> None:
         body = struct.pack(">BBHHH", request, 0, 0, FIRST + number, 1)
@@ -148,20 +150,39 @@ def ping(source: str, address: str, rate: float, seconds: float) -> dict[str, in
             sock.sendto(struct.pack(">BBHHH", request, 0, check, FIRST + number, 1), (address, 0))
 
     def take(wait_s: float) -> None:
+        nonlocal errors
         end = time.monotonic() + max(0.0, wait_s)
         while True:
             left = max(0.0, end - time.monotonic())
-            if select.select([sock], [], [], left)[0]:
-                raw = sock.recv(200)
-                at = (raw[0] & 15) * 4 if version == 4 else 0
-                if raw[at] == reply:
-                    seen.add(struct.unpack_from(">H", raw, at + 4)[0])
-            elif not left:
-                return
+            if not select.select([sock], [], [], left)[0]:
+                if not left:
+                    return
+            elif _hears(sock):
+                errors += 1
+            else:
+                seen.update(_replied(sock, version))
 
     asked = paced(rate, seconds, send, take)
     take(1)
-    return {"asked": asked, "answered": len(seen), "errors": 0}
+    return {"asked": asked, "answered": len(seen), "errors": errors}
+
+
+def _hears(sock: socket.socket) -> bool:
+    """Whether an ICMP error has come: each stands in the queue, however many come at once."""
+    try:
+        sock.recvmsg(200, 500, socket.MSG_ERRQUEUE)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _replied(sock: socket.socket, version: int) -> Iterator[int]:
+    """The id of an echo reply that has come."""
+    with suppress(OSError):  # the last ICMP error once more
+        raw = sock.recv(200)
+        at = (raw[0] & 15) * 4 if version == 4 else 0
+        if raw[at] == ECHO[version][1]:
+            yield struct.unpack_from(">H", raw, at + 4)[0]
 
 
 # Who opens and holds

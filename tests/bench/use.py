@@ -50,6 +50,11 @@ COUNT_EVERY_S = 10.0
 BOTH = (4, 6)
 #: Destination ports of queries: RFC 4787 knows no minimum for the first one.
 QUERY_PORTS = (53, 7007)
+#: Why a new connection is refused: no entry, no mapping, no port, no run of ports, or its quota.
+REFUSALS = (
+    "CT_MAP_INSERTION_FAILED", "NO_NAT_MAPPING", "RATE_LIMITED", "MASQUERADE_FULL", "PORT_QUOTA",
+    "NO_RUN",
+)  # fmt: skip
 _MAPS = ("mg_ct_v4", "mg_ct_v6", "mg_nat_v4", "mg_nat_v6")
 _RUN_TIME = 192  # offset of run_time_ns in struct bpf_prog_info of linux/bpf.h
 _STATISTICS = "kernel/bpf_stats_enabled"
@@ -126,8 +131,7 @@ class Agent:
         packets = dict(
             zip(keys.ravel().tolist(), values["packets"].sum(axis=1).tolist(), strict=True)
         )
-        names = ("DROP_NO_NAT_MAPPING", "DROP_CT_MAP_INSERTION_FAILED")
-        return int(sum(packets.get(reasons[name], 0) for name in names))
+        return int(sum(packets.get(reasons[f"DROP_{name}"], 0) for name in REFUSALS))
 
     def size(self, version: int) -> int:
         """Entries that the connection table has room for."""
@@ -240,15 +244,19 @@ def _figure(net: Network, agent: Agent, words: Sequence[object]) -> str:
 
 
 def _dead(lab: Lab, _: Path) -> Iterator[Use]:
-    for v, pods in ((4, 1), (6, 1), (4, 2)):
+    for kind, v, pods in (
+        ("queries", 4, 1), ("queries", 6, 1), ("ICMP ids", 4, 1), ("ICMP ids", 6, 1),
+        ("queries", 4, 2), ("queries", 6, 2),
+    ):  # fmt: skip
+        to = ("ask", POD[v], DEAD[v], 7007) if kind == "queries" else ("ping", POD[v], DEAD[v])
         with _node(lab, covered=True, pods=pods) as (net, agent):
             before = agent.refused()
-            found = _asked(net, "ask", POD[v], DEAD[v], 7007, DEAD_QUERIES, DEAD_S)
+            found = _asked(net, *to, DEAD_QUERIES, DEAD_S)
             refused = agent.refused() - before
         rate = (found["asked"] - refused) / DEAD_S
         whose = "" if pods == 1 else ", one pod of two that leave by the address"
         yield Use(
-            f"{DEAD_QUERIES} new queries/s to a dead remote, IPv{v}{whose}",
+            f"{DEAD_QUERIES} new {kind}/s to a dead remote, IPv{v}{whose}",
             f"{rate:.0f}/s get a port, {refused} are refused, {found['errors']} of them hear of it",
             "100/s" if pods == 1 else "three quarters of that: the rest is the others'",
         )

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ SOURCES = {
     "the receiver": {4: A, 6: "fd99::11"},
     "legacy": LEGACY,
 }
-RESERVED, NOBODYS = (4, 5, 6, 7, 8, 100, 107, 115), (0, 1, 3, 9, 10, 11, 99, 116, 255)
+RESERVED, NOBODYS = (4, 5, 6, 7, 8, *range(100, 116)), (0, 1, 3, 9, 10, 11, 99, 116, 255)
 THIRD = 3 << 16 | 5
 VNIS = (2, *RESERVED, *NOBODYS, POD.identity, POD_B.identity, THIRD)
 PORT = 9666
@@ -92,11 +93,17 @@ class Receiver:
 
     def __init__(self, node: Node, socket_: socket.socket, family: int) -> None:
         self.node, self.socket, self.family = node, socket_, family
+        self.events: list[Any] = []
+
+    def event(self, name: str) -> list[int]:
+        """A field of the events about the last packet."""
+        return [int(event[name]) for event in self.events]
 
     def got(self, source: str, vni: int, node: str = W, size: int = 0) -> str | tuple[str, ...]:
         """Whom a packet came from, or the reasons of the drops."""
         address = SOURCES[source][self.family]
         before = self.node.drop_counts()
+        self.node.ring.drain()
         with closing(make_socket("s", self.family, socket.SOCK_DGRAM)) as out:
             out.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark(node, vni))
             out.setsockopt(*TRANSPARENT[self.family], 1)
@@ -107,7 +114,9 @@ class Receiver:
         try:
             for _ in range(max(size // 1000, 1)):
                 came = self.socket.recvfrom(2000)[1][0]
+            self.events = list(self.node.ring.drain())
         except TimeoutError:
+            self.events = list(self.node.ring.drain())
             counts = self.node.drop_counts() - before
             return tuple(
                 self.node.reasons[i].removeprefix("DROP_") for i, n in enumerate(counts) if n
@@ -132,16 +141,20 @@ def receiver(lab: Wire, family: int) -> Iterator[Receiver]:
 
 
 def test_what_a_peers_node_may_say_arrives(receiver: Receiver) -> None:
+    """With the identity that is ours, not the wire's: its pod's row, remote node, or world."""
     receiver.socket.settimeout(5)
     for source in ("host", "router", "pod"):
         for vni in (2, *RESERVED, *([POD.identity] if source == "pod" else [])):
             assert receiver.got(source, vni) == "itself", (source, vni)
+            ours = POD.identity if source == "pod" else 2 if vni == 2 else 6
+            assert receiver.event("source_identity") == [ours], (source, vni)
 
 
 def test_identities_of_nobody_and_of_a_third_cluster_are_dropped(receiver: Receiver) -> None:
     for source in ("host", "router", "pod"):
         for vni in NOBODYS:
             assert receiver.got(source, vni) == ("INVALID_IDENTITY",), (source, vni)
+            assert receiver.event("sender") == [int(IPv4Address(W))], (source, vni)
         assert receiver.got(source, THIRD) == ("INVALID_CLUSTER_ID",), source
 
 
@@ -149,6 +162,7 @@ def test_sources_that_are_not_the_senders_are_dropped(receiver: Receiver) -> Non
     for source in ("pod of another node", "pod of ours", "the receiver", "legacy"):
         for vni in (6, 4, POD.identity):
             assert receiver.got(source, vni) == ("INVALID_SOURCE_IP",), (source, vni)
+            assert receiver.event("sender") == [int(IPv4Address(W))], (source, vni)
     assert receiver.got("legacy", 2) == ("NOT_FROM_GATEWAY",)
 
 

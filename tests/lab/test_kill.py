@@ -28,12 +28,14 @@ VICTIMS = (
 
 #: What status says of tables that are three quarters full.
 FULL = {"D631", "D657"}
+#: No entry, no mapping, a pod's quota of new ones, no port of the node's address, a pod's quota of
+#: ports, no run of ports.
+REFUSALS = {155, 167, 198, 236, 247, 248}
 
 
 def refusals(drops: list[dict[str, Any]]) -> set[tuple[str, int]]:
     """Nodes whose pods found no room, and how often."""
-    names = ("CT map insertion failed", "No NAT mapping")
-    return {(row["node"], row["packets"]) for row in drops if row["reason"] in names}
+    return {(row["node"], row["packets"]) for row in drops if row["number"] in REFUSALS}
 
 
 def healthy(lab: Lab) -> bool:

@@ -1,12 +1,14 @@
 """From three quarters on, ports and connections are for pods that have less than their share."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import pytest
 
+from bpf import netns
 from bpf.ring import Ring
-from tests.packet.nodes import EGRESS, LEGACY, PLANS, REDIRECT, Node, Pod
+from tests.packet.nodes import EGRESS, LEGACY, PLANS, REDIRECT, Node, Pod, pinned_in
 from tests.packet.packets import TCP, UDP, Error, Packet
 from tests.packet.test_full_maps import node as small
 
@@ -21,6 +23,16 @@ class FewConnections(Node):
 @pytest.fixture
 def a(nodes: Nodes) -> Node:
     return nodes["a"]
+
+
+@pytest.fixture
+def four(loaded: Nodes) -> Iterator[Node]:
+    """A node that has as many blocks as it may: four."""
+    with pinned_in(f"dpw-{os.getpid()}-four") as directory:
+        node = Node(PLANS["a"], loaded["a"].space, directory, blocks_per_node=4)
+        with netns.enter(node.space):
+            yield node
+        node.close()
 
 
 @pytest.fixture
@@ -64,6 +76,17 @@ def test_a_pod_alone_gets_three_quarters_of_a_remotes_ports(a: Node, family: int
     assert opens(a, family, "web", PORTS) == PORTS // 4
     other = {4: "192.0.2.11", 6: "2001:db8:2::11"}[family]
     assert opens(a, family, "client", 10, other) == 10
+
+
+def test_three_quarters_are_those_of_all_blocks_that_a_node_may_have(
+    four: Node, family: int
+) -> None:
+    """Then nobody gives it a further block, whatever others may have."""
+    covered(four)
+    four.pods_of_egress(family, 2)
+    four.own_blocks(family, 3, 9, 11, 12)
+    assert opens(four, family, "client", 1025) == 768
+    assert opens(four, family, "web", 1025) == 256
 
 
 def test_the_only_pod_that_uses_an_address_has_all_of_its_ports(a: Node, family: int) -> None:
