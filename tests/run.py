@@ -65,8 +65,8 @@ MARK = "+"
 #: probes, then waits for a processor: with all of them a start took half a minute.
 AT_ONCE = 6
 
-#: One test with its fixtures, in seconds: four times what the longest takes on a loaded machine. One
-#: that hangs fails with the stack of each thread, and its fixtures are torn down.
+#: One test with its fixtures, in seconds: four times what the longest takes on a loaded machine.
+#: One that hangs fails with the stack of each thread, and its fixtures are torn down.
 TEST_S = 600
 #: A lane. One that hangs outside of its tests is told to end, then killed: seconds for each.
 LANE_S = 2700

@@ -142,7 +142,10 @@ class Agents:
             assert processes.is_alive(process), self.log(host)[-3000:]
             return self.log(host).count("event=started") > before
 
-        wait(started, START_S, f"{host} has started")
+        try:
+            wait(started, START_S, f"{host} has started")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log(host)[-6000:]}") from None
 
     def replace(self, host: str, version: Version) -> None:
         """Another version instead of the one that runs."""
