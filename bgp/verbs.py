@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesh.core.arguments import address_or_network, agrees, network
 from mesh.core.noun import Noun, Row
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-    from bgp.route import PeerKey
-    from mesh.core.model import Network
 
 
 def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,7 +28,7 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--advertised", dest="way", action="store_const", const="advertised", help=text
     )
     text = "say why this prefix is not accepted, or not announced"
-    routes.add_argument("--why-not", metavar="PREFIX", type=_prefix, help=text)
+    routes.add_argument("--why-not", metavar="PREFIX", type=network, help=text)
     routes.add_argument("--node", default="", metavar="NAME", help="sessions of this node only")
     routes.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
     routes.set_defaults(run=_routes)
@@ -39,18 +36,13 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     accept = verbs.add_parser(
         "accept", help="let a router's routes go that are held because a list lacks them (B224)"
     )
-    accept.add_argument("peer", metavar="PEER", type=_router, help="the router's address, or range")
+    accept.add_argument(
+        "peer", metavar="PEER", type=address_or_network, help="the router's address, or range"
+    )
     text = "a controller's configuration; without it all of the run directory"
     accept.add_argument("--config", type=Path, action="append", metavar="FILE", help=text)
     accept.add_argument("--yes", action="store_true", help="do not ask")
     accept.set_defaults(run=_accept)
-
-
-def _router(text: str) -> PeerKey:
-    try:
-        return ip_network(text) if "/" in text else ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _accept(parsed: argparse.Namespace) -> int:
@@ -58,7 +50,8 @@ def _accept(parsed: argparse.Namespace) -> int:
     accept, forget = (import_module(f"clustermesh.{one}") for one in ("accept", "forget"))
     try:
         asked = forget.of_controllers(parsed.config)
-        if not parsed.yes and not _agrees(parsed.peer, asked):
+        text = f"Routes to {parsed.peer} go whose objects a list of {', '.join(asked)} lacks."
+        if not parsed.yes and not agrees(text, "Withdraw them"):
             return 1
         for one in asked.values():
             accept.accept_peer(one, str(parsed.peer))
@@ -67,22 +60,6 @@ def _accept(parsed: argparse.Namespace) -> int:
         return 1
     print(f"{', '.join(asked)}: routes to {parsed.peer} that were held are withdrawn")
     return 0
-
-
-def _agrees(router: PeerKey, clusters: Iterable[str]) -> bool:
-    text = f"Routes to {router} go whose objects a list of {', '.join(clusters)} lacks."
-    print(text, file=sys.stderr)
-    try:
-        return input("Withdraw them? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
-def _prefix(text: str) -> Network:
-    try:
-        return ip_network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _routes(parsed: argparse.Namespace) -> int:

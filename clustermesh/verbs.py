@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh.core.arguments import agrees
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -201,7 +203,11 @@ def _forget(parsed: argparse.Namespace) -> int:
             text = f"no controller.yaml of another cluster under {_run()}; say --config FILE"
             raise FileNotFoundError(text)
         there = [one for one in asked.values() if forget.is_there(one, parsed.cluster)]
-        if there and not parsed.yes and not _is_sure(parsed.cluster):
+        text = (
+            f"Cluster {parsed.cluster} still publishes its cluster-config.\n"
+            "Its pods and backends go from all agents until it is complete."
+        )
+        if there and not parsed.yes and not agrees(text, "Forget it"):
             return 1
         for one in asked.values():
             forget.ask(one, parsed.cluster)
@@ -226,7 +232,8 @@ def _accept(parsed: argparse.Namespace) -> int:
         ((path, one),) = asked.values()
         # The door to the API server lies above this room, so it is called by its name.
         uid = parsed.uid or import_module("mesh.k8s.ask").uid_of(found[path])
-        if not parsed.yes and not _agrees(one.cluster, uid):
+        text = f"Objects that API server {uid} does not have go from {one.cluster}."
+        if not parsed.yes and not agrees(text, "Accept it"):
             return 1
         accept.accept(one, uid)
     except (OSError, ValueError) as error:
@@ -234,24 +241,6 @@ def _accept(parsed: argparse.Namespace) -> int:
         return 1
     print(f"{one.cluster}: API server {uid} counts; all processes list its objects anew")
     return 0
-
-
-def _agrees(cluster: str, uid: str) -> bool:
-    print(f"Objects that API server {uid} does not have go from {cluster}.", file=sys.stderr)
-    try:
-        return input("Accept it? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
-def _is_sure(name: str) -> bool:
-    """Ask whether a cluster that publishes its config is to be forgotten all the same."""
-    print(f"Cluster {name} still publishes its cluster-config.", file=sys.stderr)
-    print("Its pods and backends go from all agents until it is complete. ", file=sys.stderr)
-    try:
-        return input("Forget it? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def _text(made: Sequence[MadeUser], form: str) -> str:

@@ -1,8 +1,9 @@
 """Egress addresses in the controller: claimed for policies, carried by nodes, drained, given back.
 
 An address that no policy wants any more drains: its claim stays, and those of its carriers and
-blocks, until every node has said that nothing of it is in use there (``claims.is_free``). All of
-it is derived at once: addresses are few.
+blocks, until every node has said that nothing of it is in use there (``claims.is_free``). Which
+policy has which address is judged at once, because policies share pools; what follows is derived by
+address.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gateway.pool import POOLS, EgressPool, has
 from gateway.spread import crowded_blocks
 from mesh.core.feature import Claimable, Want
 from mesh.core.groups import By, To
-from mesh.core.model import IP, Claim, ClaimKey, Finding, Node
+from mesh.core.model import IP, Claim, ClaimKey, Draining, Finding, Listed, Node
 from mesh.core.reconcile import Loop
 from mesh.core.sources import OwnStore
 from mesh.core.table import Source, Table
@@ -70,7 +71,12 @@ class Addresses:
             Claimable(claims.DRAINING, lambda _: range(1), released=True, rest_s=0.0),
         )
         self.kept_blocks: Table[Want, bool] = Table("block of draining address")
-        #: Addresses that are claimed and that no policy wants.
+        #: Addresses that policies want: the policy in the owner, and the ports of a block.
+        self._wanted: Table[IP, tuple[str, int]] = Table("wanted address")
+        #: Addresses that are claimed and that no policy wants; those of them that are not free.
+        self._unwanted: Table[IP, Claim] = Table("unwanted address")
+        self._resting: Table[IP, Claim] = Table("unwanted address that is not free")
+        #: Likewise, while nodes carry them.
         self.draining: Table[IP, Claim] = Table("draining address")
         #: Addresses in use, which nodes carry.
         self.carried: Table[IP, bool] = Table("carried address")
@@ -83,10 +89,29 @@ class Addresses:
         loop.group(self.fill, self._fill, By(self._used, lambda place, _: [place[1]]))
         inputs: list[Source] = [
             self._objects[POLICIES], pools.table, pools.denied, self._claims.held,
-            self._claims.resting, self._drains, self._said, self._listed,
-            self._objects[NODES],
+            self._claims.resting,
         ]  # fmt: skip
-        loop.derive(inputs, self._derive, [self.fill])
+        loop.derive(inputs, self._judge, [self.fill])
+        loop.group(
+            self._resting,
+            self._if_not_free,
+            By(self._unwanted, needed=True),
+            By(self._drains, claims.addresses_of_key),
+            By(self._said, lambda place, _: [place[1]]),
+            To(self._listed, lambda address, *_: address),
+            whole=[self._objects[NODES]],
+        )
+        loop.group(
+            self.draining,
+            _if_carried,
+            By(self._resting, needed=True),
+            To(self._listed, lambda address, _: address),
+        )
+        loop.group(self.wants[0], _egress_wants, By(self._wanted), By(self._resting))
+        # The claim of a drain goes after that of its address. An address without it would drain
+        # anew, in an epoch of which no node has said anything.
+        loop.group(self.wants[2], _drain_wants, By(self._unwanted))
+        loop.group(self.carried, _carried, By(self._wanted), By(self.draining))
         loop.group(
             self.wants[1],
             _carriers_wanted,
@@ -106,39 +131,28 @@ class Addresses:
         row = claims.Fill(most > 0, most >= crowded, 2 * most < crowded)
         return {address: row} if used else {}
 
-    def _derive(self) -> None:
+    def _judge(self) -> None:
         pools = self._coverage.addressed.pools
         held = _by_address(self._claims.held.rows)
+        resting = _by_address(self._claims.resting.rows)
         wanted = claims.wanted_addresses(
             _usable(self._objects[POLICIES].rows.values(), pools.denied.rows),
             pools.table.rows,
             {address: claims.policy_of(claim.owner) for address, claim in held.items()},
-            {
-                address: claims.policy_of(claim.owner)
-                for address, claim in _by_address(self._claims.resting.rows).items()
-            },
+            {address: claims.policy_of(claim.owner) for address, claim in resting.items()},
             self.fill.rows,
         )
         self._full, self._crowded = wanted.full, wanted.crowded
-        drains = _by_address(self._drains.rows)
-        unwanted = {one: claim for one, claim in held.items() if one not in wanted.addresses}
-        draining = {one: claim for one, claim in unwanted.items() if not self._is_free(one, drains)}
-        carried = {one: claim for one, claim in draining.items() if not self._has_left(one)}
-        self.draining.replace(carried)
-        known = {**_by_address(self._claims.resting.rows), **held}
-        named = {
-            claims.egress_want(one, policy, self._size(policy, known.get(one)))
-            for one, policy in wanted.addresses.items()
-        }
-        named |= {
-            claims.egress_want(one, claims.policy_of(claim.owner), claims.size_of(claim.owner))
-            for one, claim in draining.items()
-        }
-        self.wants[0].replace(dict.fromkeys(named, True))
-        # The claim of a drain goes after that of its address. An address without it would drain
-        # anew, in an epoch of which no node has said anything.
-        self.wants[2].replace({claims.draining_want(address): True for address in unwanted})
-        self.carried.replace(dict.fromkeys((*wanted.addresses, *carried), True))
+        known = {**resting, **held}
+        self._wanted.replace(
+            {
+                one: (policy, self._size(policy, known.get(one)))
+                for one, policy in wanted.addresses.items()
+            }
+        )
+        self._unwanted.replace(
+            {one: claim for one, claim in held.items() if one not in wanted.addresses}
+        )
 
     def _size(self, policy: str, known: Claim | None) -> int:
         """Ports of a block of an address: as long as it is claimed, or rests, what they were."""
@@ -148,20 +162,20 @@ class Addresses:
         pool = self._coverage.addressed.pools.table.rows.get(row.pool) if row else None
         return pool.block_size if pool else 0
 
-    def _is_free(self, address: IP, drains: Mapping[IP, Claim]) -> bool:
-        """Whether nothing of a draining address is in use on any node, and no feed has it."""
-        if address in self._listed.rows:  # a firewall may have it in its list
-            return False
-        drain, said = drains.get(address), self._said.rows
+    def _if_not_free(
+        self,
+        address: IP,
+        claim: Claim,
+        drains: Mapping[ClaimKey, Claim],
+        said: Mapping[tuple[str, IP], Draining],
+        listed: Listed | None,
+    ) -> dict[IP, Claim]:
+        """An unwanted address is free when no node has it in use, and no feed has it."""
+        epoch = max((claim.epoch for claim in drains.values()), default=None)
         nodes = [key.name for key in self._objects[NODES].rows if key.cluster == self._cluster]
-        return claims.is_free(
-            drain.epoch if drain else None, (said.get((node, address)) for node in nodes)
-        )
-
-    def _has_left(self, address: IP) -> bool:
-        """Whether it has drained, and is kept only because a firewall may still let it pass."""
-        row = self._listed.rows.get(address)
-        return row is not None and row.leaving
+        if listed is None and claims.is_free(epoch, (said.get((node, address)) for node in nodes)):
+            return {}
+        return {address: claim}  # where it is listed, a firewall may have it in its list
 
     def draining_of_policy(self) -> dict[str, list[IP]]:
         """Draining addresses by the policy that had them."""
@@ -273,6 +287,30 @@ def _usable(policies: Iterable[EgressPolicy], denied: Mapping[IP, None]) -> Iter
 def _by_address(rows: Mapping[ClaimKey, Claim]) -> dict[IP, Claim]:
     found = ((claims.address_of(key), claim) for key, claim in rows.items())
     return {address: claim for address, claim in found if address is not None}
+
+
+def _if_carried(address: IP, claim: Claim, listed: Listed | None) -> dict[IP, Claim]:
+    """No node carries one that has drained, and is kept only since a firewall may let it pass."""
+    return {} if listed is not None and listed.leaving else {address: claim}
+
+
+def _egress_wants(
+    address: IP, wanted: tuple[str, int] | None, resting: Claim | None
+) -> dict[Want, bool]:
+    if wanted is not None:
+        return {claims.egress_want(address, *wanted): True}
+    if resting is None:
+        return {}
+    owner = claims.policy_of(resting.owner), claims.size_of(resting.owner)
+    return {claims.egress_want(address, *owner): True}
+
+
+def _drain_wants(address: IP, _: Claim) -> dict[Want, bool]:
+    return {claims.draining_want(address): True}
+
+
+def _carried(address: IP, *_: object) -> dict[IP, bool]:
+    return {address: True}
 
 
 def _carriers_wanted(

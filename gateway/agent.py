@@ -267,7 +267,10 @@ class EgressAgent(AgentFeature):
     def _choose_words(self) -> None:
         """Which addresses the pods of this node take, all at once: they are few."""
         policies, former = self._usable.rows, self.words.rows
-        several = {name for name, one in policies.items() if spread.has_several(one)}
+        named = set[str]().union(*self.coverage.covered.rows.values())
+        several = {
+            name for name in named if name in policies and spread.has_several(policies[name])
+        }
         held = self._held_of_pods() if several else {}
         node = spread.Filling(self._may_lead, self.full.rows, self.lent.runs.rows)
         words = {

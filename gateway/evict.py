@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh.core.arguments import address, agrees
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-    from mesh.core.model import IP
 
 
 def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,18 +24,11 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     evict = verbs.add_parser(
         "evict", help="end the connections of an address that no policy wants any more"
     )
-    evict.add_argument("address", metavar="ADDRESS", type=_address)
+    evict.add_argument("address", metavar="ADDRESS", type=address)
     text = "a controller's configuration; without it all of the run directory"
     evict.add_argument("--config", type=Path, action="append", metavar="FILE", help=text)
     evict.add_argument("--yes", action="store_true", help="do not ask")
     evict.set_defaults(run=_evict)
-
-
-def _address(text: str) -> IP:
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _evict(parsed: argparse.Namespace) -> int:
@@ -49,7 +41,8 @@ def _evict(parsed: argparse.Namespace) -> int:
             text = "it does not drain: a policy wants it, or nobody has it (`meshgate egress list`)"
             print(f"meshgate: {parsed.address}: {text}", file=sys.stderr)
             return 1
-        if not parsed.yes and not _agrees(parsed.address):
+        text = f"Connections that leave with {parsed.address} are reset on both sides."
+        if not parsed.yes and not agrees(text, "End them"):
             return 1
         for one in found.values():
             accept.evict(one, parsed.address)
@@ -58,11 +51,3 @@ def _evict(parsed: argparse.Namespace) -> int:
         return 1
     print(f"{', '.join(found)}: connections of {parsed.address} end with their next packet")
     return 0
-
-
-def _agrees(address: IP) -> bool:
-    print(f"Connections that leave with {address} are reset on both sides.", file=sys.stderr)
-    try:
-        return input("End them? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False

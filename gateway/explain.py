@@ -17,6 +17,8 @@ from importlib import import_module
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
+from mesh.core.arguments import address
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -140,16 +142,9 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "explain", help="how a pod's packets to a destination leave, and what lost and why"
     )
     explain_.add_argument("pod", metavar="POD", help="[CLUSTER/][NAMESPACE/]NAME")
-    explain_.add_argument("destination", metavar="DESTINATION", type=_address)
+    explain_.add_argument("destination", metavar="DESTINATION", type=address)
     explain_.add_argument("-o", "--output", choices=("table", "json"), default="table")
     explain_.set_defaults(run=_explain)
-
-
-def _address(text: str) -> IP:
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _explain(parsed: argparse.Namespace) -> int:

@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mesh.core import arguments
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -40,7 +41,7 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="A run of ports rests 120 s between two pods, so with an error below 60 s there is "
         "one answer at most; with more, all candidates are printed. Exit status 1: nobody.",
     )
-    whois.add_argument("address", metavar="ADDRESS", type=_address)
+    whois.add_argument("address", metavar="ADDRESS", type=arguments.address)
     whois.add_argument("port", metavar="PORT", type=_port, help="of ICMP echo: its id")
     text = "tcp, udp or icmp: a pod has the same ports of all of them"
     whois.add_argument("protocol", metavar="PROTOCOL", nargs="?", type=str.lower, help=text)
@@ -52,13 +53,6 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     whois.add_argument("--config", type=Path, metavar="FILE", help=text)
     whois.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
     whois.set_defaults(run=_whois)
-
-
-def _address(text: str) -> IP:
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _port(text: str) -> int:

@@ -11,14 +11,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesh.core.arguments import address, agrees
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-    from mesh.core.model import IP
 
 
 def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,7 +25,7 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     activate = verbs.add_parser(
         "activate", help="let an address carry traffic without waiting for firewalls (M234)"
     )
-    activate.add_argument("address", metavar="ADDRESS", type=_address)
+    activate.add_argument("address", metavar="ADDRESS", type=address)
     text = "a firewall that is not waited for; may be given again"
     activate.add_argument("--without", action="append", default=[], metavar="FIREWALL", help=text)
     _add_common(activate)
@@ -43,13 +42,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     text = "a controller's configuration; without it all of the run directory"
     parser.add_argument("--config", type=Path, action="append", metavar="FILE", help=text)
     parser.add_argument("--yes", action="store_true", help="do not ask")
-
-
-def _address(text: str) -> IP:
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _activate(parsed: argparse.Namespace) -> int:
@@ -98,7 +90,7 @@ def _activate_in(parsed: argparse.Namespace, asked: Any) -> bool | None:
         waits = ", ".join(row.waits) or "none that is registered"
         raise ValueError(f"it does not wait for {', '.join(unknown)}, but for {waits}")
     rest = [one for one in row.waits if one not in parsed.without]
-    if not parsed.yes and not _agrees(
+    if not parsed.yes and not agrees(
         f"Firewalls that have not loaded {parsed.address} may refuse its connections.", "Activate"
     ):
         return False
@@ -122,16 +114,8 @@ def _release_in(parsed: argparse.Namespace, asked: Any) -> bool | None:
     if not resting:
         raise ValueError("its addresses are in use, and none rests")
     text = f"Others may get {', '.join(map(str, resting))}, also while a firewall lets them pass."
-    if not parsed.yes and not _agrees(text, "Release them"):
+    if not parsed.yes and not agrees(text, "Release them"):
         return False
     store.put(asked, f"{place}{keys.RELEASE}{parsed.group}", b"{}")
     print(f"{asked.cluster}: {', '.join(map(str, resting))} may be used again")
     return True
-
-
-def _agrees(text: str, what: str) -> bool:
-    print(text, file=sys.stderr)
-    try:
-        return input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False

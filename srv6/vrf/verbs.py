@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mesh.core import arguments
 from mesh.core.noun import Row
 
 if TYPE_CHECKING:
@@ -26,19 +27,12 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "send echo requests to an address of a VRF, from a pod of the VRF on this host"
     ping = verbs.add_parser("ping", help=text)
     ping.add_argument("vrf", metavar="VRF")
-    ping.add_argument("address", metavar="ADDRESS", type=_address)
+    ping.add_argument("address", metavar="ADDRESS", type=arguments.address)
     text = "from this pod; without it from the first one on this host"
     ping.add_argument("--pod", default="", metavar="NAMESPACE/NAME", help=text)
     ping.add_argument("--count", type=int, default=3, metavar="N", help="requests (3)")
     ping.add_argument("-o", "--output", choices=("table", "json"), default="table")
     ping.set_defaults(run=_ping)
-
-
-def _address(text: str) -> IP:
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _ping(parsed: argparse.Namespace) -> int:

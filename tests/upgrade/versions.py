@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +126,8 @@ class Agents:
         """End a host's agent."""
         process = self._recorded(host)
         os.kill(process.pid, number)
-        wait(lambda: not processes.is_alive(process), 10, f"{process.name} ended")
+        with self._showing(host):
+            wait(lambda: not processes.is_alive(process), 10, f"{process.name} ended")
 
     def launch(self, host: str, version: Version) -> Process:
         """Start an agent and do not wait."""
@@ -142,7 +145,8 @@ class Agents:
             assert processes.is_alive(process), self.log(host)[-3000:]
             return self.log(host).count("event=started") > before
 
-        wait(started, START_S, f"{host} has started")
+        with self._showing(host):
+            wait(started, START_S, f"{host} has started")
 
     def replace(self, host: str, version: Version) -> None:
         """Another version instead of the one that runs."""
@@ -170,6 +174,14 @@ class Agents:
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         wait(lambda: not processes.is_alive(process), 10, f"{process.name} ended")
+
+    @contextmanager
+    def _showing(self, host: str) -> Iterator[None]:
+        """A failure shows what the agent has said, since its log goes with the lab."""
+        try:
+            yield
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log(host)[-6000:]}") from None
 
     def _config(self, host: str, version: Version) -> str:
         """The configuration of a host's agent: what an operator changes before the update."""
