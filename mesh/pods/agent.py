@@ -448,7 +448,9 @@ class PodsAgent(AgentFeature):
         identities = {key: PodIdentity(row.ifindex, row.identity) for key, row in there.items()}
         self._identity.upsert(identities)
         for mark in self._marked:
-            mark.before |= {pod_of(key): dict(row.marks)[mark.name] for key, row in there.items()}
+            mark.before |= {
+                pod_of(key): dict(row.marks).get(mark.name, 0) for key, row in there.items()
+            }
 
     def apply_links(
         self, loop: Loop, links: PodLinks | FoundPods, entries: Target[str, bytes]

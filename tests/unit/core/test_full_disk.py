@@ -133,7 +133,7 @@ def test_a_folder_of_namespaces_that_cannot_be_read_unwires_no_pod(tmp_path: Pat
         facts = Facts(7, 1500, IPv4Address("10.99.0.11"))
         it.features = Features(it.config, facts, it.objects, it.kernel)
         namespaces = it.features.pods.namespaces
-        watching = asyncio.create_task(it.namespaces.run(namespaces, 0))
+        watching = asyncio.create_task(it.namespaces.run(namespaces, 0.001))
         await soon(lambda: namespaces.synced)
         folder.mkdir()
         (folder / "east-shop-web-1").write_text("")
