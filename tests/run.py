@@ -27,22 +27,21 @@ WAITING = ("interop", "lab")
 #: Levels that compute. They run beside the waiting ones, one after the other, and give way to them.
 COMPUTING = ("unit", "packet")
 GIVES_WAY = 10  # nice(2)
-#: Files of a level that run beside its others, each group in a lane of its own, by the mark of the
-#: lane, so that all lanes take about as long. Of the level ``lab`` each lane has a lab of its own.
-#: ``lab+``: these files change the fabric, or have one of another shape. ``lab++``: they wait for
-#: findings, objects and agents most of the time, while those of ``lab`` send traffic. ``packet+``
-#: and ``interop+``: half of the time of their levels; those of ``interop+`` wait for leases.
+#: Files of a level that run beside its others, by the mark of their group. ``packet+`` and
+#: ``interop+``: half of the time of their levels; those of ``interop+`` wait for leases. The groups
+#: of ``lab`` have labs of their own and run one after the other, or four labs would stand at once.
+#: ``lab++``: files that wait for findings, objects and agents most of the time, while those of
+#: ``lab`` send traffic. ``lab+`` and ``lab+++``: the fabric is of another shape.
 APART = {
     "lab": {
-        "+": (
-            "test_beside.py", "test_endpoint.py", "test_hosts.py", "test_masquerade.py",
-            "test_netfilter.py", "test_path_mtu.py",
-        ),
         "++": (
             "test_cni.py", "test_cni_beside.py", "test_cni_chained.py", "test_confined.py",
             "test_edge.py", "test_ended.py", "test_health.py", "test_lab_commands.py",
-            "test_objects.py", "test_reachability.py", "test_taken_away.py",
+            "test_netfilter.py", "test_objects.py", "test_path_mtu.py", "test_reachability.py",
+            "test_taken_away.py",
         ),
+        "+": ("test_endpoint.py", "test_hosts.py", "test_masquerade.py"),
+        "+++": ("test_beside.py",),
     },
     "interop": {
         "+": (
@@ -61,9 +60,13 @@ APART = {
     },
 }  # fmt: skip
 MARK = "+"
+#: Levels whose groups share a lane.
+IN_TURN = ("lab",)
 #: Lanes at a time. A lab at rest takes a fifth of a processor or more, so few labs stand at once.
 #: With six lanes a start took half a minute, and all waits for a second or for three probes longer.
 AT_ONCE = 4
+#: Factor for waits for a fact, where lanes run side by side (``tests/patience.py``).
+PATIENCE = "3"
 
 #: One test with its fixtures, in seconds: four times the longest on a loaded machine. A test that
 #: hangs fails with the stack of each thread, and its fixtures are torn down.
@@ -207,11 +210,13 @@ def versions() -> str:
 
 def in_lanes(levels: Sequence[str]) -> list[list[str]]:
     """Lanes that run side by side, the longest first; the levels of one run one after the other."""
-    waiting = [[one] for one in levels if is_of(one, WAITING)]
+    lanes = [[one] for one in levels if is_of(one, WAITING)]
+    for level in levels:
+        groups = [level + mark for mark in APART.get(Path(level).name, {})]
+        lanes += [groups] if groups and is_of(level, IN_TURN) else [[one] for one in groups]
+    lanes.sort(key=lambda lane: (not is_of(lane[0], IN_TURN), is_of(lane[0], COMPUTING)))
     computing = [one for one in levels if is_of(one, COMPUTING)]
-    apart = [[one + mark] for one in levels for mark in APART.get(Path(one).name, {})]
-    apart.sort(key=lambda lane: not is_of(lane[0], COMPUTING))
-    return [*waiting, *apart, *([computing] if computing else [])]
+    return [*lanes, *([computing] if computing else [])]
 
 
 def in_turn(levels: Iterable[str]) -> list[str]:
@@ -242,6 +247,8 @@ def main() -> int:
     sys.stdout.write(versions())
     failed = in_turn(one for one in levels if not is_of(one, (*WAITING, *COMPUTING)))
     if lanes := in_lanes(levels):
+        if len(lanes) > 1:
+            os.environ.setdefault("MESHGATE_PATIENCE", PATIENCE)
         sys.stdout.write(f"── side by side: {'; '.join(' '.join(one) for one in lanes)}\n")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             failed += [one for lane in pool.map(in_turn, lanes) for one in lane]

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from clustermesh.etcd.client import Client, EtcdAddress
 from clustermesh.issued import Pki
 from clustermesh.store.leader import Deposed, Fence
+from tests.patience import patient
 
 T = TypeVar("T")
 
@@ -215,7 +216,7 @@ async def alarm(client: Client, action: int, kind: int) -> None:
 
 async def until(condition: Callable[[], object], what: str, within_s: float = 20) -> None:
     """Poll a condition with a deadline."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + patient(within_s)
     while not condition():
         assert time.monotonic() < end, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.01)
@@ -224,7 +225,7 @@ async def until(condition: Callable[[], object], what: str, within_s: float = 20
 async def until_async(
     condition: Callable[[], Awaitable[object]], what: str, within_s: float = 20
 ) -> None:
-    end = time.monotonic() + within_s
+    end = time.monotonic() + patient(within_s)
     while not await condition():
         assert time.monotonic() < end, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.05)

@@ -36,6 +36,7 @@ from mesh.cli import main
 from mesh.core.feature import Want
 from mesh.core.model import ClaimKey, Listed
 from mesh.observe.tables import Process, ask
+from tests.patience import patient
 
 USER, OPERATOR = EtcdUser("east", FEED, "feed"), EtcdUser("east", CONTROLLER, "a")
 FOUR, SIX = "198.51.100.10", "2001:db8:100::10"
@@ -186,7 +187,7 @@ class Running:
 
 
 def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)

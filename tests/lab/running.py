@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests.patience import patient
+
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "mesh/lab/probe.py"
 ECHO = ROOT / "mesh/lab/legacy.py"
@@ -242,7 +244,7 @@ def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
     Most conditions start a command, so a long wait looks less often: the lab and other lanes of
     ``tests/run.py`` have the processor.
     """
-    begun = time.monotonic()
+    begun, seconds = time.monotonic(), patient(seconds)
     while not condition():
         waited = time.monotonic() - begun
         assert waited < seconds, f"not within {seconds} s: {what}"

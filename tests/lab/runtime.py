@@ -37,6 +37,7 @@ from mesh.core.address import decode_address
 from tests.interop.controllers import manifest
 from tests.interop.etcd_server import Etcd
 from tests.packet.conftest import cgroup_mount
+from tests.patience import patient
 
 ROOT = Path(__file__).resolve().parents[2]
 CIDRS = [
@@ -353,6 +354,7 @@ def _files(node: Node, cgroup: Path, mode: str) -> None:
 
 def wait(condition: Callable[[], object], seconds: float, what: Callable[[], str] | str) -> None:
     """Poll until ``condition`` holds; fail after ``seconds``."""
+    seconds = patient(seconds)
     end = time.monotonic() + seconds
     while not condition():
         text = what if isinstance(what, str) else ""

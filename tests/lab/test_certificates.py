@@ -12,6 +12,8 @@ from typing import Any
 from running import Lab, wait
 from transfers import losses, transfers
 
+from tests.patience import patient
+
 NODE = "east:node:east-1"
 KEY = "meshgate/v1/east/pod/east-1/shop/thief"
 OF_OTHERS = "meshgate/v1/east/secret"
@@ -31,7 +33,7 @@ def says(lab: Lab, code: str, words: str = "") -> bool:
 
 def settled(lab: Lab, seconds: float, what: str) -> None:
     """Wait until nothing is wrong; say otherwise what is."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while found := lab.json("status")["findings"]:
         words = [f"{row['code']} {row['object']} {row['text']}" for row in found]
         assert time.monotonic() < end, f"{what}: not within {seconds} s: {words}"

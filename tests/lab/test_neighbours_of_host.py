@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from tests.lab.wire import HOST_MAC, POD_MAC, PREFIX, Wire, at, inside, make_socket
 from tests.packet.nodes import PLANS
 from tests.packet.packets import Other, Packet
+from tests.patience import patient
 
 SENDERS = 5000
 POD = PLANS["a"].pods["web"]
@@ -134,7 +135,7 @@ def test_a_pod_resolves_its_gateway_and_the_host_the_pod(wire: Wire, family: int
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patient(10)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

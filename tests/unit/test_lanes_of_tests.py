@@ -43,8 +43,8 @@ def test_each_group_has_a_lane_and_the_computing_levels_share_one() -> None:
     run = runner()
     lanes = run.in_lanes(["tests/unit", "tests/packet", "tests/interop", "tests/lab"])
     assert lanes == [
-        ["tests/interop"], ["tests/lab"], ["tests/packet+"], ["tests/interop+"],
-        ["tests/lab+"], ["tests/lab++"], ["tests/unit", "tests/packet"],
+        ["tests/lab"], ["tests/lab++", "tests/lab+", "tests/lab+++"],
+        ["tests/interop"], ["tests/interop+"], ["tests/packet+"], ["tests/unit", "tests/packet"],
     ]  # fmt: skip
     assert run.in_lanes(["tests/unit", "tests/interop"]) == [
         ["tests/interop"], ["tests/interop+"], ["tests/unit"],

@@ -18,6 +18,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from tests.patience import patient
+
 FRR = Path("/usr/lib/frr")
 #: Names of this process alone: two runs on one machine must not meet.
 NODE, ROUTER = f"bgpt{os.getpid()}-n", f"bgpt{os.getpid()}-r"
@@ -26,7 +28,7 @@ DEADLINE_S = 30.0
 
 def until(fact: Callable[[], Any], sentence: str, deadline_s: float = DEADLINE_S) -> Any:
     """The first true value of ``fact``; fails with ``sentence`` at the deadline."""
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + patient(deadline_s)
     while True:
         value = fact()
         if value:
