@@ -27,7 +27,7 @@ from mesh.lab.neighbours import spawn
 from mesh.lab.places import BPFFS, NETNS, OWN, USERS, Lab, LabError, is_mounted
 from mesh.lab.topology import Topology
 
-HEALTHY_WITHIN_S = 120.0
+HEALTHY_WITHIN_S = 300.0
 SETTLED_WITHIN_S = 10.0
 #: What a run directory may hold besides the hosts' directories.
 _OWN_FILES = (
