@@ -81,6 +81,8 @@ SOAK = bool(os.environ.get("MESHGATE_SOAK"))
 
 #: Lanes that run now.
 RUNNING: set[subprocess.Popen[str]] = set()
+#: Set when we were told to end.
+TOLD = threading.Event()
 
 EXPECTED = Path(__file__).with_name("expected-skips.txt")
 #: Names the system packages, for itself and for the log.
@@ -223,6 +225,8 @@ def in_turn(levels: Iterable[str]) -> list[str]:
     """Run levels one after the other; those that failed. The log has what each one takes."""
     failed = []
     for level in levels:
+        if TOLD.is_set():
+            return [*failed, level]
         begun = time.monotonic()
         passed = finish(level, start(level))
         took = f"{time.monotonic() - begun:.0f} s"
@@ -232,8 +236,9 @@ def in_turn(levels: Iterable[str]) -> list[str]:
 
 
 def end_all(number: int, _: object) -> None:
-    """Tell all lanes to end, as we were told: each takes away what it has made."""
+    """Tell all lanes to end, as we were told: each takes away what it has made. None begins."""
     signal.signal(number, signal.SIG_IGN)
+    TOLD.set()
     for running in list(RUNNING):
         running.send_signal(signal.SIGTERM)
 
