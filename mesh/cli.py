@@ -30,7 +30,8 @@ _PROCESSES = {
 _FORMATS = ("table", "json", "yaml")
 _ENVIRONMENT = (
     "MESHGATE_RUN names the run directory, in which the processes have their sockets; it is "
-    "/run/meshgate by default."
+    "/run/meshgate by default. MESHGATE_ANSWER_S says for how many seconds the command waits for "
+    "the answer of a process, 2 by default."
 )
 _SET_RUN = "MESHGATE_RUN names another directory"
 _LAST = 1000

@@ -65,8 +65,9 @@ IN_TURN = ("lab",)
 #: Lanes at a time. A lab at rest takes a fifth of a processor or more, so few labs stand at once.
 #: With six lanes a start took half a minute, and all waits for a second or for three probes longer.
 AT_ONCE = 4
-#: Factor for waits for a fact, where lanes run side by side (``tests/patience.py``).
-PATIENCE = "3"
+#: What lanes that run side by side are given: the factor for waits for a fact
+#: (``tests/patience.py``), and the seconds in which a process answers the command line.
+PATIENCE = {"MESHGATE_PATIENCE": "3", "MESHGATE_ANSWER_S": "6"}
 
 #: One test with its fixtures, in seconds: four times the longest on a loaded machine. A test that
 #: hangs fails with the stack of each thread, and its fixtures are torn down.
@@ -253,7 +254,7 @@ def main() -> int:
     failed = in_turn(one for one in levels if not is_of(one, (*WAITING, *COMPUTING)))
     if lanes := in_lanes(levels):
         if len(lanes) > 1:
-            os.environ.setdefault("MESHGATE_PATIENCE", PATIENCE)
+            os.environ.update(PATIENCE)
         sys.stdout.write(f"── side by side: {'; '.join(' '.join(one) for one in lanes)}\n")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             failed += [one for lane in pool.map(in_turn, lanes) for one in lane]

@@ -16,6 +16,7 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,8 +40,23 @@ SERVICE = "meshgate.Tables"
 ROLES = ("agent", "controller", "speaker", "feed")
 #: Sockets in the run directory that speak another protocol: the CNI plugin asks the agent there.
 OTHERS = ("cni",)
+#: The environment's word for it: on a machine that is short of processors, answers take longer.
+ANSWER_VARIABLE = "MESHGATE_ANSWER_S"
+
+
+def answer_s(text: str | None) -> float:
+    """Seconds that a process has to answer; ends the command where the text is no such number."""
+    try:
+        seconds = float(text or 2.0)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 600.0:
+        sys.exit(f"{ANSWER_VARIABLE}={text}: seconds above 0, 600 at most, are wanted")
+    return seconds
+
+
 #: Seconds that a process has to answer: for its status, and for each chunk of rows.
-DEADLINE_S = 2.0
+DEADLINE_S = answer_s(os.environ.get(ANSWER_VARIABLE))
 #: Rows of a chunk at most, and seconds after which it is sent with fewer.
 CHUNK = 1000
 SLICE_S = 0.005

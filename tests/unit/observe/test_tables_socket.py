@@ -18,7 +18,7 @@ import pytest
 
 from mesh.core.noun import Rows
 from mesh.core.table import Table
-from mesh.observe.tables import CHUNK, SERVICE, Process, Server, ask, processes
+from mesh.observe.tables import CHUNK, SERVICE, Process, Server, answer_s, ask, processes
 from tests.fixtures.serving import served
 
 STATUS = {"role": "agent", "host": "east-1", "cluster": "east", "findings": []}
@@ -244,3 +244,14 @@ def test_rows_of_a_snapshot_are_a_sequence() -> None:
     assert [row["letter"] for row in rows] == list("abcdef")
     with pytest.raises(IndexError):
         rows[6]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [(None, 2.0), ("", 2.0), ("6", 6.0), ("0.5", 0.5)])
+def test_the_environment_says_how_long_answers_may_take(text: str | None, seconds: float) -> None:
+    assert answer_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", "601"])
+def test_no_number_of_seconds_ends_the_command(text: str) -> None:
+    with pytest.raises(SystemExit, match=f"MESHGATE_ANSWER_S={text}"):
+        answer_s(text)
