@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 #: Which object has the maps.
 OBJECT = "uplink"
-#: Seconds between looks, least and most: a session that is down is closed within this time. It is a
-#: sixth of the shortest detection time, so that looks at slow sessions are few.
-LOOK_S, SLOW_LOOK_S, LOOK_SHARE = 0.05, 0.2, 6
+#: Seconds between looks: a session that is down is closed within this time. It is at most a quarter
+#: of the shortest detection time, but for the last one, so that looks at slow sessions are few.
+LOOKS_S, LOOK_SHARE = (0.2, 0.1, 0.05), 4
 #: Seconds between looks at which sessions there are, and at whether the pins are the same.
 PINS_S = 1.0
 
@@ -156,7 +156,8 @@ class Watch:
     def pause_s(self) -> float:
         """Until the next look, by the session that detects fastest."""
         ours = (one.interval_us * one.multiplier / 1e6 for one in self._sessions.values())
-        return min(max(LOOK_S, min(ours, default=0.0) / LOOK_SHARE), SLOW_LOOK_S)
+        most = min(ours, default=0.0) / LOOK_SHARE
+        return next((one for one in LOOKS_S if one <= most), LOOKS_S[-1])
 
     def look(self, wanted: Mapping[IP, SessionKey]) -> None:
         """Take in what the maps say now; what cannot be read stays as it was."""

@@ -255,7 +255,7 @@ def test_a_session_without_a_row_of_the_agent_is_not_judged(watch: Watch, maps: 
 
 
 @pytest.mark.parametrize(
-    ("interval_us", "pause_s"), [(300_000, 0.15), (50_000, 0.05), (10**6, 0.2)]
+    ("interval_us", "pause_s"), [(300_000, 0.2), (150_000, 0.1), (50_000, 0.05), (10**6, 0.2)]
 )
 def test_the_fastest_session_says_how_often_the_maps_are_looked_at(
     watch: Watch, maps: FakeMaps, interval_us: int, pause_s: float
