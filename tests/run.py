@@ -29,7 +29,8 @@ COMPUTING = ("unit", "packet")
 GIVES_WAY = 10  # nice(2)
 #: Files of a level that run beside its others, by the mark of their group. ``packet+`` and
 #: ``interop+``: half of the time of their levels; those of ``interop+`` wait for leases. The groups
-#: of ``lab`` have labs of their own and run one after the other, or four labs would stand at once.
+#: of ``lab`` have labs of their own and run one after the other: beside two labs, a third process
+#: that starts has hardly anything left of two processors.
 #: ``lab++``: files that wait for findings, objects and agents most of the time, while those of
 #: ``lab`` send traffic. ``lab+`` and ``lab+++``: the fabric is of another shape.
 APART = {
@@ -60,10 +61,10 @@ APART = {
     },
 }  # fmt: skip
 MARK = "+"
-#: Levels whose groups share a lane.
+#: Levels whose groups share a lane with the rest of the level.
 IN_TURN = ("lab",)
-#: Lanes at a time. A lab at rest takes a fifth of a processor or more, so few labs stand at once.
-#: With six lanes a start took half a minute, and all waits for a second or for three probes longer.
+#: Lanes at a time: more fill two processors no better, and what waits for a second, or for three
+#: probes, then waits for a processor.
 AT_ONCE = 4
 #: What lanes that run side by side are given: the factor for waits for a fact
 #: (``tests/patience.py``), and the seconds in which a process answers the command line.
@@ -213,10 +214,11 @@ def versions() -> str:
 
 def in_lanes(levels: Sequence[str]) -> list[list[str]]:
     """Lanes that run side by side, the longest first; the levels of one run one after the other."""
-    lanes = [[one] for one in levels if is_of(one, WAITING)]
+    lanes = []
     for level in levels:
+        own = [level] if is_of(level, WAITING) else []
         groups = [level + mark for mark in APART.get(Path(level).name, {})]
-        lanes += [groups] if groups and is_of(level, IN_TURN) else [[one] for one in groups]
+        lanes += [own + groups] if is_of(level, IN_TURN) else [[one] for one in own + groups]
     lanes.sort(key=lambda lane: (not is_of(lane[0], IN_TURN), is_of(lane[0], COMPUTING)))
     computing = [one for one in levels if is_of(one, COMPUTING)]
     return [*lanes, *([computing] if computing else [])]

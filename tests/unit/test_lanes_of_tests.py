@@ -39,11 +39,11 @@ def test_each_file_runs_once() -> None:
     assert counts == Counter(wanted)
 
 
-def test_each_group_has_a_lane_and_the_computing_levels_share_one() -> None:
+def test_labs_stand_one_after_the_other_and_the_computing_levels_share_a_lane() -> None:
     run = runner()
     lanes = run.in_lanes(["tests/unit", "tests/packet", "tests/interop", "tests/lab"])
     assert lanes == [
-        ["tests/lab"], ["tests/lab++", "tests/lab+", "tests/lab+++"],
+        ["tests/lab", "tests/lab++", "tests/lab+", "tests/lab+++"],
         ["tests/interop"], ["tests/interop+"], ["tests/packet+"], ["tests/unit", "tests/packet"],
     ]  # fmt: skip
     assert run.in_lanes(["tests/unit", "tests/interop"]) == [
