@@ -72,7 +72,7 @@ def segment(bfd_lab: Lab) -> Iterator[Lab]:
         wait(lambda: all(owner(bfd_lab, f) for f in ADDRESSES), 30, "the addresses have owners")
         with bfd_lab.echo_in(POD):
             yield bfd_lab
-    wait(lambda: not owners(bfd_lab), 30, "no address of the pool is left")
+    wait(lambda: states(bfd_lab) <= {"draining"}, 30, "what the policy had drains")
     for address in ADDRESSES.values():  # what has been closed has its ports for four minutes
         evict(bfd_lab, address)
     wait(lambda: not egress(bfd_lab, "release", "segment").returncode, 90, "its feed is released")
@@ -86,6 +86,10 @@ def owners(lab: Lab) -> dict[str, str]:
     for row in rows:
         found |= row["owners"] or {}
     return found
+
+
+def states(lab: Lab) -> set[str]:
+    return {str(row["state"]) for row in lab.table("egress") if row["policy"] == "segment"}
 
 
 def owner(lab: Lab, family: int) -> str:
