@@ -71,11 +71,15 @@ def test_a_folder_that_root_may_not_empty_goes_by_the_container_beside(
     with pytest.raises(PermissionError):
         list(leaving.wipe(Places.below(tmp_path)))
     with subprocess.Popen([ROOT / "deploy/image/meshgate-sweep", str(pipe)]) as sweep:
-        while not pipe.exists():
-            time.sleep(0.01)
-        assert list(leaving.wipe(Places.below(tmp_path))) == [f"{folder} removed"]
-        sweep.send_signal(signal.SIGTERM)
-        assert sweep.wait(5) == 0
+        try:
+            while not pipe.exists():
+                assert sweep.poll() is None
+                time.sleep(0.01)
+            assert list(leaving.wipe(Places.below(tmp_path))) == [f"{folder} removed"]
+            sweep.send_signal(signal.SIGTERM)
+            assert sweep.wait(5) == 0
+        finally:  # the end of ``with`` waits for ever
+            sweep.terminate()
     assert not folder.exists()
 
 
