@@ -136,8 +136,10 @@ def removed() -> Iterator[list[str]]:
     lines: list[str] = []
     command = ["ip", "-n", NODE, "monitor", "route"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
-        yield lines
-        monitor.terminate()
+        try:
+            yield lines
+        finally:  # the end of ``with`` waits for ever
+            monitor.terminate()
         assert monitor.stdout
         lines += [one for one in monitor.stdout if "Deleted" in one and "4100" in one]
 
