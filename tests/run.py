@@ -81,6 +81,13 @@ REST_S = 10
 #: Tests in full length, for hours.
 SOAK = bool(os.environ.get("MESHGATE_SOAK"))
 
+#: What pytest's lines of a failed test begin with: its title, what failed there, its summary.
+FAILURE = ("E  ", "____", "FAILED ", "ERROR ", "unexpected skip: ")
+#: Failures said again at the end of the log, as whoever has only its end must know them: lines.
+AGAIN = 60
+
+#: Lines that name a failure, in the order of their coming.
+FAILURES: list[str] = []
 #: Lanes that run now.
 RUNNING: set[subprocess.Popen[str]] = set()
 #: Set when we were told to end.
@@ -186,6 +193,8 @@ def pass_on(name: str, running: subprocess.Popen[str]) -> None:
     for line in running.stdout or ():
         sys.stdout.write(f"{name}: {line}")
         sys.stdout.flush()
+        if line.startswith(FAILURE):
+            FAILURES.append(f"{name}: {line}")
 
 
 def end(name: str, running: subprocess.Popen[str]) -> int:
@@ -260,6 +269,7 @@ def main() -> int:
         sys.stdout.write(f"── side by side: {'; '.join(' '.join(one) for one in lanes)}\n")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             failed += [one for lane in pool.map(in_turn, lanes) for one in lane]
+    sys.stdout.writelines(FAILURES[-AGAIN:])
     sys.stdout.write(f"failed: {', '.join(failed)}\n" if failed else "all levels passed\n")
     return int(bool(failed))
 
