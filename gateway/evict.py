@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.core.arguments import address, agrees
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+#: `egress list` shows a drain once a controller wants it; its claim is in etcd a moment later.
+CLAIMED_S = 2.0
 
 
 def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,12 +36,22 @@ def add(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     evict.set_defaults(run=_evict)
 
 
+def _draining(drains: Callable[[Any], bool], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The clusters in which the address drains; one that has just begun is waited for."""
+    end = time.monotonic() + CLAIMED_S
+    while True:
+        found = {name: one for name, one in asked.items() if drains(one)}
+        if found or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
 def _evict(parsed: argparse.Namespace) -> int:
     # The door to etcd is a sibling of this room, so it is called by its name.
     accept, forget = (import_module(f"clustermesh.{one}") for one in ("accept", "forget"))
     try:
         asked = forget.of_controllers(parsed.config)
-        found = {name: one for name, one in asked.items() if accept.drains(one, parsed.address)}
+        found = _draining(lambda one: accept.drains(one, parsed.address), asked)
         if not found:
             text = "it does not drain: a policy wants it, or nobody has it (`meshgate egress list`)"
             print(f"meshgate: {parsed.address}: {text}", file=sys.stderr)

@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -36,7 +36,7 @@ from mesh.cli import main
 from mesh.core.feature import Want
 from mesh.core.model import ClaimKey, Listed
 from mesh.observe.tables import Process, ask
-from tests.patience import patient
+from tests.patience import wait
 
 USER, OPERATOR = EtcdUser("east", FEED, "feed"), EtcdUser("east", CONTROLLER, "a")
 FOUR, SIX = "198.51.100.10", "2001:db8:100::10"
@@ -186,13 +186,6 @@ class Running:
         return main(["egress", *arguments, "--yes", "--config", str(path)])
 
 
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + patient(seconds)
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def policy(name: str, *addresses: str) -> Row:
     one = egress_policy("east")
     one["metadata"]["name"] = name
@@ -242,18 +235,18 @@ def served(feed: Running) -> Running:
     feed.put("synced", b'{"store":"one"}')
     feed.apply(policy("erp", FOUR, SIX))
     feed.start()
-    until(lambda: feed.status_of("erp.txt") == 200)
+    wait(lambda: feed.status_of("erp.txt") == 200, 30)
     return feed
 
 
 def test_before_the_first_sync_there_is_no_list(feed: Running) -> None:
     feed.apply(policy("erp", FOUR, SIX))
     feed.start()  # no leader has written the mark of the store
-    until(lambda: feed.status_of("erp.txt") == 503)
+    wait(lambda: feed.status_of("erp.txt") == 503, 30)
     assert feed.status_of("other.txt") == 503
     assert feed.status_of("erp.txt", word="wrong") == 401
     feed.put("synced", b'{"store":"one"}')
-    until(lambda: feed.status_of("erp.txt") == 200)
+    wait(lambda: feed.status_of("erp.txt") == 200, 30)
     assert feed.get("erp.txt").body == f"{FOUR}\n{SIX}\n"
     assert feed.status_of("other.txt") == 404
 
@@ -261,57 +254,57 @@ def test_before_the_first_sync_there_is_no_list(feed: Running) -> None:
 def test_a_restart_serves_the_same_bytes(served: Running) -> None:
     before = {form: served.get(f"erp.{form}") for form in ("forti", "cp.json", "cisco.md5")}
     assert served.get("erp.forti", tag=before["forti"].etag).status == 304
-    until(lambda: all(b'"settled":1' in one for one in served.keys("fetched").values()))
+    wait(lambda: all(b'"settled":1' in one for one in served.keys("fetched").values()), 30)
     served.kill()
     served.start()
-    until(lambda: served.status_of("erp.txt") == 200)
+    wait(lambda: served.status_of("erp.txt") == 200, 30)
     assert {form: served.get(f"erp.{form}") for form in before} == before
     fetched = {row["firewall"]: (row["fetched"], row["settled"]) for row in served.rows()}
     assert fetched == {"pan": (1, 1), "cp": (None, None)}
 
 
 def test_an_address_waits_for_every_firewall(served: Running) -> None:
-    until(lambda: served.listed().get(FOUR))
+    wait(lambda: served.listed().get(FOUR), 30)
     assert served.listed()[FOUR] == Listed(("erp",), waits=("cp", "pan"))
     tag = served.get("erp.pan").etag  # pan needs an hour, or to come again with the ETag
     assert served.get("erp.pan").status == 200
     assert served.get("v4/erp.cp.json", cn="cp.example").status == 200
-    until(lambda: served.listed()[FOUR].waits == ("pan",))
+    wait(lambda: served.listed()[FOUR].waits == ("pan",), 30)
     assert served.listed()[SIX].waits == ("cp", "pan")
     assert served.get("erp.pan", tag=tag).status == 304
-    until(lambda: served.listed()[FOUR].acknowledged)
+    wait(lambda: served.listed()[FOUR].acknowledged, 30)
     assert served.listed()[SIX].waits == ("cp",)
     served.kill()
     served.start()
-    until(lambda: served.status_of("erp.txt") == 200)
+    wait(lambda: served.status_of("erp.txt") == 200, 30)
     assert served.listed()[FOUR].acknowledged
     assert served.listed()[SIX].waits == ("cp",)
 
 
 def test_an_operator_activates(served: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    until(lambda: served.listed().get(FOUR))
+    wait(lambda: served.listed().get(FOUR), 30)
     assert served.verb("activate", FOUR, "--without", "asa") == 1
     assert "it does not wait for asa, but for cp, pan" in capsys.readouterr().err
     assert served.verb("activate", "192.0.2.1", "--without", "pan") == 1
     assert served.verb("activate", FOUR, "--without", "pan") == 0
     assert "waits for cp only" in capsys.readouterr().out
-    until(lambda: served.listed()[FOUR] == Listed(("erp",), waits=("cp",), without=("pan",)))
+    wait(lambda: served.listed()[FOUR] == Listed(("erp",), waits=("cp",), without=("pan",)), 30)
     assert served.get("erp.txt", cn="cp.example").status == 200
-    until(lambda: served.listed()[FOUR] == Listed(("erp",), acknowledged=True, without=("pan",)))
-    until(lambda: not served.keys("override"))
+    wait(lambda: served.listed()[FOUR] == Listed(("erp",), acknowledged=True, without=("pan",)), 30)
+    wait(lambda: not served.keys("override"), 30)
     served.get("erp.txt", tag=served.get("erp.txt").etag)
-    until(lambda: served.listed()[FOUR] == Listed(("erp",), acknowledged=True))
+    wait(lambda: served.listed()[FOUR] == Listed(("erp",), acknowledged=True), 30)
 
 
 def test_what_no_policy_wants_leaves_and_is_free_when_all_have_fetched_that(
     served: Running,
 ) -> None:
     served.apply(policy("erp", SIX))
-    until(lambda: served.get("erp.txt").body == f"{SIX}\n")
-    until(lambda: served.listed()[FOUR] == Listed(("erp",), waits=("cp",), leaving=True))
+    wait(lambda: served.get("erp.txt").body == f"{SIX}\n", 30)
+    wait(lambda: served.listed()[FOUR] == Listed(("erp",), waits=("cp",), leaving=True), 30)
     assert served.get("v4/erp.txt").status == 404
     served.get("erp.txt", cn="cp.example")
-    until(lambda: FOUR not in served.listed())
+    wait(lambda: FOUR not in served.listed(), 30)
 
 
 def test_what_is_in_use_stays_listed(served: Running) -> None:
@@ -322,7 +315,7 @@ def test_what_is_in_use_stays_listed(served: Running) -> None:
     here = node("east", 1)
     served.apply(policy("erp", SIX), here)
     served.put("feed/override/192.0.2.9", b'{"without":[]}')
-    until(lambda: not served.keys("override"))  # it has looked, and nothing says that it is free
+    wait(lambda: not served.keys("override"), 30)  # it has looked, and nothing says that it is free
     assert served.get("erp.txt").body == f"{FOUR}\n{SIX}\n"
     epoch = served.put_claim(drain)
     for ports, of in ((3, epoch), (0, epoch - 1)):
@@ -330,7 +323,7 @@ def test_what_is_in_use_stays_listed(served: Running) -> None:
         time.sleep(1)
         assert served.get("erp.txt").body == f"{FOUR}\n{SIX}\n"
     served.put(f"status/node/east-1/egress/{FOUR}", b'{"ports":0,"epoch":%d}' % epoch)
-    until(lambda: served.get("erp.txt").body == f"{SIX}\n")
+    wait(lambda: served.get("erp.txt").body == f"{SIX}\n", 30)
     assert served.listed()[FOUR].leaving
 
 
@@ -342,35 +335,35 @@ def test_a_pool_is_a_group(served: Running) -> None:
     del one["spec"]["addresses"]
     one["spec"]["pool"] = "dc"
     served.apply(policy("erp", FOUR, SIX), pool, one)
-    until(lambda: served.status_of("dc.txt") == 503)  # it has no address yet
+    wait(lambda: served.status_of("dc.txt") == 503, 30)  # it has no address yet
     served.put_claim(egress_want(ip_address("198.51.100.65"), "crm"))
-    until(lambda: served.status_of("dc.txt") == 200)
+    wait(lambda: served.status_of("dc.txt") == 200, 30)
     assert served.get("dc.txt").body == "198.51.100.65\n"
     assert served.status_of("crm.txt") == 404
 
 
 def test_a_group_that_has_gone_rests_until_its_release(served: Running) -> None:
     served.apply(policy("crm", "198.51.100.11"))
-    until(lambda: served.status_of("erp.txt") == 410)
+    wait(lambda: served.status_of("erp.txt") == 410, 30)
     assert served.status_of("crm.txt") == 200
     assert served.listed()[FOUR] == Listed(("erp",), leaving=True)
     served.kill()
     served.start()
-    until(lambda: served.status_of("crm.txt") == 200)
+    wait(lambda: served.status_of("crm.txt") == 200, 30)
     assert served.status_of("erp.txt") == 410
     assert served.verb("release", "crm") == 1
     assert served.verb("release", "erp") == 0
-    until(lambda: served.status_of("erp.txt") == 404)
-    until(lambda: FOUR not in served.listed() and not served.keys("release"))
+    wait(lambda: served.status_of("erp.txt") == 404, 30)
+    wait(lambda: FOUR not in served.listed() and not served.keys("release"), 30)
     served.kill()
     served.start()
-    until(lambda: served.status_of("crm.txt") == 200)
+    wait(lambda: served.status_of("crm.txt") == 200, 30)
     assert served.status_of("erp.txt") == 404
 
 
 def test_another_store_gets_no_epoch_twice(served: Running) -> None:
     served.apply(policy("erp", FOUR))
-    until(lambda: served.get("erp.cp.json").body.startswith('{"epoch":2'))
+    wait(lambda: served.get("erp.cp.json").body.startswith('{"epoch":2'), 30)
     before = served.get("erp.forti")
     served.kill()
 
@@ -382,7 +375,7 @@ def test_another_store_gets_no_epoch_twice(served: Running) -> None:
 
     asyncio.run(lose())
     served.start()
-    until(lambda: served.status_of("erp.txt") == 200)
+    wait(lambda: served.status_of("erp.txt") == 200, 30)
     assert served.get("erp.forti") == before
     assert json.loads(served.keys("group")["erp"])["epoch"] == 2
 
@@ -392,7 +385,7 @@ def test_wrong_credentials_are_a_finding(served: Running) -> None:
     assert served.status_of("erp.txt", word="wrong") == 401
     assert served.status_of("erp.txt", user="asa") == 401
     assert served.status_of("crm.txt", cn="cp.example") == 403
-    until(lambda: ("M237", "firewalls 127.0.0.1") in served.findings())
+    wait(lambda: ("M237", "firewalls 127.0.0.1") in served.findings(), 30)
 
 
 def test_what_cannot_be_used_is_a_finding_and_the_rest_goes_on(feed: Running) -> None:
@@ -402,16 +395,16 @@ def test_what_cannot_be_used_is_a_finding_and_the_rest_goes_on(feed: Running) ->
     (feed.directory / "word").unlink()
     feed.start()
     wrong = [("M238", "firewalls[0].credentials.passwordFile"), ("M238", "firewalls[1].groups[0]")]
-    until(lambda: feed.findings() == wrong)
+    wait(lambda: feed.findings() == wrong, 30)
     assert feed.status_of("erp.txt") == 401
     (feed.directory / "word").write_text("word\n")
-    until(lambda: feed.status_of("erp.txt") == 200)
+    wait(lambda: feed.status_of("erp.txt") == 200, 30)
     feed.kill()
     (feed.directory / "served" / "feed.crt").rename(feed.directory / "away")
     feed.start()
-    until(lambda: ("M238", "tls") in feed.findings())
+    wait(lambda: ("M238", "tls") in feed.findings(), 30)
     (feed.directory / "away").rename(feed.directory / "served" / "feed.crt")
-    until(lambda: feed.status_of("erp.txt") == 200)
+    wait(lambda: feed.status_of("erp.txt") == 200, 30)
 
 
 def test_a_renewed_certificate_counts_for_new_connections(served: Running) -> None:
@@ -420,10 +413,10 @@ def test_a_renewed_certificate_counts_for_new_connections(served: Running) -> No
     authority = Authority(KeyPair(served.pki.ca.read_bytes(), (folder / "ca.key").read_bytes()))
     pair = authority.issue_server("feed", ["127.0.0.1"])
     write_pair(served.directory / "served", "feed", pair)
-    until(lambda: served.certificate() != before)
+    wait(lambda: served.certificate() != before, 30)
     assert served.status_of("erp.txt") == 200
     (served.directory / "served" / "feed.crt").write_text("none")
-    until(lambda: ("M238", "tls") in served.findings())
+    wait(lambda: ("M238", "tls") in served.findings(), 30)
     assert served.status_of("erp.txt") == 200  # with the certificate that it has
 
 
@@ -433,4 +426,4 @@ def test_the_store_away_changes_nothing_that_is_served(served: Running) -> None:
     time.sleep(1)
     assert served.get("erp.txt").body == f"{FOUR}\n{SIX}\n"
     served.etcd.signal(signal.SIGCONT)
-    until(lambda: served.get("erp.txt").body == f"{SIX}\n", 20)
+    wait(lambda: served.get("erp.txt").body == f"{SIX}\n", 20)

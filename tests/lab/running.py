@@ -7,16 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.patience import patient
+from tests.patience import patient, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "mesh/lab/probe.py"
@@ -236,19 +235,6 @@ def stored(lab: Lab, prefix: str) -> dict[str, bytes]:
     """The values of etcd by key; many are no text."""
     found = json.loads(lab.etcdctl("root", "get", "-w", "json", "--prefix", prefix).stdout)
     return {b64decode(kv["key"]).decode(): b64decode(kv["value"]) for kv in found["kvs"]}
-
-
-def wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Poll until ``condition`` holds; fail after ``seconds``.
-
-    Most conditions start a command, so a long wait looks less often: the lab and other lanes of
-    ``tests/run.py`` have the processor.
-    """
-    begun, seconds = time.monotonic(), patient(seconds)
-    while not condition():
-        waited = time.monotonic() - begun
-        assert waited < seconds, f"not within {seconds} s: {what}"
-        time.sleep(min(max(0.1, waited / 20), 1, seconds - waited))
 
 
 def url(address: str, port: int = 8080) -> str:

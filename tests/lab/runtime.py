@@ -37,7 +37,7 @@ from mesh.core.address import decode_address
 from tests.interop.controllers import manifest
 from tests.interop.etcd_server import Etcd
 from tests.packet.conftest import cgroup_mount
-from tests.patience import patient
+from tests.patience import wait
 
 ROOT = Path(__file__).resolve().parents[2]
 CIDRS = [
@@ -350,14 +350,3 @@ def _files(node: Node, cgroup: Path, mode: str) -> None:
             },
         ),
     )  # fmt: skip
-
-
-def wait(condition: Callable[[], object], seconds: float, what: Callable[[], str] | str) -> None:
-    """Poll until ``condition`` holds; fail after ``seconds``."""
-    seconds = patient(seconds)
-    end = time.monotonic() + seconds
-    while not condition():
-        text = what if isinstance(what, str) else ""
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {text or what()}")  # type: ignore[operator]
-        time.sleep(0.05)

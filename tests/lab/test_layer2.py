@@ -73,8 +73,8 @@ def segment(bfd_lab: Lab) -> Iterator[Lab]:
         with bfd_lab.echo_in(POD):
             yield bfd_lab
     wait(lambda: states(bfd_lab) <= {"draining"}, 30, "what the policy had drains")
-    for address in ADDRESSES.values():  # what has been closed has its ports for four minutes
-        evict(bfd_lab, address)
+    # What has been closed has its ports for four minutes. A drain can be ended once it is a claim.
+    wait(lambda: not states(bfd_lab) or evicted(bfd_lab), 30, "its connections are ended")
     wait(lambda: not egress(bfd_lab, "release", "segment").returncode, 90, "its feed is released")
     bfd_lab.settle()
 
@@ -90,6 +90,11 @@ def owners(lab: Lab) -> dict[str, str]:
 
 def states(lab: Lab) -> set[str]:
     return {str(row["state"]) for row in lab.table("egress") if row["policy"] == "segment"}
+
+
+def evicted(lab: Lab) -> bool:
+    """Whether the drains of all addresses were there to be ended."""
+    return all(not evict(lab, address).returncode for address in ADDRESSES.values())
 
 
 def owner(lab: Lab, family: int) -> str:

@@ -3,15 +3,14 @@
 import socket
 import struct
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tests.lab.wire import HOST_MAC, POD_MAC, PREFIX, Wire, at, inside, make_socket
 from tests.packet.nodes import PLANS
 from tests.packet.packets import Other, Packet
-from tests.patience import patient
+from tests.patience import wait
 
 SENDERS = 5000
 POD = PLANS["a"].pods["web"]
@@ -108,7 +107,7 @@ def test_the_host_hears_no_reports_of_multicast_groups(wire: Wire) -> None:
     group = ip_address("ff02::7777").packed + struct.pack("=I", index)
     with closing(make_socket("a-web", 6, socket.SOCK_DGRAM)) as member:
         member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
-        until(lambda: reports("a-web", "Out") > sent)
+        wait(lambda: reports("a-web", "Out") > sent, 10)
     assert reports("a", "In") == heard
     assert dropped(wire) == {}
 
@@ -124,18 +123,11 @@ def test_a_pod_resolves_its_gateway_and_the_host_the_pod(wire: Wire, family: int
                 near.sendto(b"?", (wire.pod("g-web", family), 9000))
                 _, peer, *_ = far.recvfrom(10)
             ip("a-web", "neigh", "change", gateway, "dev", "eth0", "nud", "probe")
-            until(lambda: "REACHABLE" in ip("a-web", "neigh", "show", gateway))
+            wait(lambda: "REACHABLE" in ip("a-web", "neigh", "show", gateway), 10)
             with closing(make_socket("a", family, socket.SOCK_DGRAM)) as host:
                 host.sendto(b"!", (pod, peer[1]))
-            until(lambda: POD.mac.hex(":") in ip("a", "neigh", "show", pod))
+            wait(lambda: POD.mac.hex(":") in ip("a", "neigh", "show", pod), 10)
     finally:
         ip("a-web", "neigh", "replace", gateway, "lladdr", HOST_MAC, "dev", "eth0")
         ip("a", "neigh", "replace", pod, "lladdr", POD_MAC, "dev", POD.device)
     assert dropped(wire) == {}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + patient(10)
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

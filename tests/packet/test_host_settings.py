@@ -6,9 +6,9 @@ import asyncio
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from mesh.host.restore import removed, unpinned
 from mesh.host.settings import FORWARD_ALL_6
 from mesh.kernel import Kernel
 from tests.packet.nodes import ip
+from tests.patience import wait
 
 #: Router lifetime in seconds, and what else stands in an advertisement (RFC 4861 4.2).
 ADVERTISEMENT = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
@@ -41,7 +42,7 @@ def host(namespaces: Callable[[], Path]) -> Path:
         ip(space.name, "link", "set", device, "up")
         ip(router.name, "link", "set", device, "up")
     for device in ("uplink", "other"):
-        until(lambda device=device: advertised(space, router, device))  # type: ignore[misc]
+        wait(partial(advertised, space, router, device), 10)
     return space
 
 
@@ -64,13 +65,6 @@ def learned(space: Path) -> set[str]:
     command = ["ip", "-6", "-n", space.name, "route", "show", "default", "proto", "ra"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return {said[at + 1] for at, word in enumerate(said) if word == "dev"}
-
-
-def until(fact: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not fact():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_forwarding_alone_loses_what_routers_have_advertised(host: Path) -> None:

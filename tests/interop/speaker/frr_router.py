@@ -11,14 +11,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from tests.patience import patient
+from tests.patience import wait
 
 FRR = Path("/usr/lib/frr")
 #: Names of this process alone: two runs on one machine must not meet.
@@ -28,14 +27,7 @@ DEADLINE_S = 30.0
 
 def until(fact: Callable[[], Any], sentence: str, deadline_s: float = DEADLINE_S) -> Any:
     """The first true value of ``fact``; fails with ``sentence`` at the deadline."""
-    end = time.monotonic() + patient(deadline_s)
-    while True:
-        value = fact()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline_s} s: {sentence} (last: {value!r})")
-        time.sleep(0.02)
+    return wait(fact, deadline_s, sentence, 0.02)
 
 
 def run(*words: str) -> str:
