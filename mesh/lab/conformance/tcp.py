@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from mesh.lab.conformance.bed import HOP, OTHER, POD
 from mesh.lab.conformance.case import Cases, Level
 from mesh.lab.conformance.packets import TCP, Error, Packet
 from mesh.lab.conformance.shared import (
     MINUTE_S,
+    Place,
     expires,
     mapping_kind,
     no_overload,
@@ -25,13 +27,14 @@ HOURS_S = 2 * 3600 + 4 * MINUTE_S
 
 @CASES.case("REQ-1", MUST, "one socket to two ports of A and to B: one address and port outside")
 def _mapping(wire: Wire) -> str:
-    port = wire.port()
-    places = []
-    for to in ((wire.a, wire.port()), (wire.a, wire.port()), (wire.b, wire.port())):
-        connection = Connection(wire, wire.bed.pod, port, to)
-        connection.out("S")
-        places.append(connection.place)
-    return mapping_kind(places)
+    def shown() -> Iterator[Place]:
+        port = wire.port()
+        for remote in (wire.a, wire.a, wire.b):
+            connection = Connection(wire, wire.bed.pod, port, (remote, wire.port()))
+            connection.out("S")
+            yield connection.place
+
+    return mapping_kind(lambda: list(shown()))
 
 
 @CASES.case("REQ-2", MUST, "handshake, data both ways, FIN both ways")

@@ -8,6 +8,7 @@ from mesh.lab.conformance.ends import QUIET_S
 from mesh.lab.conformance.packets import UDP, Error, Packet
 from mesh.lab.conformance.shared import (
     MINUTE_S,
+    Place,
     fragments,
     hairpin_opened,
     joined,
@@ -25,12 +26,11 @@ SIP = 5060
 
 @CASES.case("REQ-1", MUST, "one socket to two ports of A and to B: one address and port outside")
 def _mapping(wire: Wire) -> str:
-    port = wire.port()
-    places = [
-        wire.udp(port, to).place
-        for to in ((wire.a, wire.port()), (wire.a, wire.port()), (wire.b, wire.port()))
-    ]
-    return mapping_kind(places)
+    def shown() -> list[Place]:
+        port, remotes = wire.port(), (wire.a, wire.a, wire.b)
+        return [wire.udp(port, (remote, wire.port())).place for remote in remotes]
+
+    return mapping_kind(shown)
 
 
 @CASES.case("REQ-2", SHOULD, "four sockets of a pod: one address outside (paired)")
