@@ -154,7 +154,7 @@ class Lab:
         Findings of drops that a test before has made end by themselves, after a minute with fewer
         drops (``mesh/health/history.py``).
         """
-        wait(self.healthy, 90, "healthy before")
+        wait(self.healthy, 90, lambda: f"healthy before: {self.run('status').stdout}")
 
     @contextmanager
     def echo_in(self, *pods: str) -> Iterator[None]:
