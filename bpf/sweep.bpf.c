@@ -8,6 +8,7 @@
 #include "bfd_session.h"
 #include "handover.h"
 #include "binding.h"
+#include "egress.h"
 #include "timers.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -40,6 +41,7 @@ struct sweep {
 enum {
 	KNOWN_PORTS = 1024,
 	ONE_SHOT_UNITS = 1, /* of `seen`, from the first packet to the last one, at most */
+	CUT_UNITS = 1,	    /* of `seen`, without a packet, on an address that was cut */
 };
 
 static __always_inline __u32 limit_of_one_shot(const struct sweep *sweep,
@@ -97,9 +99,24 @@ static __always_inline __u32 limit_of_policy(const struct sweep *sweep,
 	return sweep->pressed && !(connection->flags & CONNECTION_STREAM) ? 0 : timers->datagram;
 }
 
+/* decide: its address was evicted or denied, and no end is to hear of it: the next datagram takes
+ * another address, and TCP has ended. Open TCP stays, because its next packet is answered by RST.
+ */
+static __always_inline bool is_cut(const struct tuple *original,
+				   const struct connection *connection)
+{
+	if (!is_translated(connection) ||
+	    (original->protocol == IPPROTO_TCP && !is_closed(connection)))
+		return false;
+	return address_has_ended(&connection->translated);
+}
+
 static __always_inline __u32 sweep_limit(const struct sweep *sweep, const struct tuple *original,
 					 const struct connection *connection)
 {
+	if (is_cut(original, connection))
+		return CUT_UNITS;
+
 	struct timers *timers = timers_of(connection);
 	__u32 limit = timers ? limit_of_policy(sweep, original, connection, timers) : 0;
 

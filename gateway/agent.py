@@ -32,7 +32,7 @@ from gateway import before, blocks, claims, nouns, rows, spread
 from gateway import maps as entries
 from gateway.coverage import Coverage
 from gateway.draining import Reports
-from gateway.ended import Ending, ended_rows, endings
+from gateway.ended import Ending, ended_rows, endings, silent
 from gateway.feed import acknowledged
 from gateway.layouts import DECLARED
 from gateway.leaving import without_new
@@ -552,6 +552,7 @@ class EgressAgent(AgentFeature):
         )
         self.mark.refers.append((egress, self._rows_of_class))
         self.reports.leads = lambda: self._leads(egress)
+        self.reports.silent = lambda: silent(self.ended.rows)
 
     def _leads(self, applied: AppliedRows[Any, Any]) -> Collection[IP] | None:
         """The addresses that new connections may take; None while that is not in the map yet."""

@@ -3,7 +3,8 @@
 An address that no policy wants keeps its row, gateways and blocks until every node has said that
 nothing of it is in use here (``claims.DRAINING``). A node says so only when no row of its map leads
 to the address any more, from the second count on: what one count began with, a new connection may
-have been added to.
+have been added to. Of an address that was cut nothing counts once its gateways send nothing for it
+(``ended.py``): an idle connection stays in the table for hours, so that its pod hears of the end.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Reports:
         self.draining: Table[IP, int] = Table("draining egress address")
         #: The addresses that new connections of this node may take; None: not known now.
         self.leads: Callable[[], Collection[IP] | None] = lambda: None
+        #: Addresses that were cut so long ago that nothing leaves with them any more.
+        self.silent: Callable[[], Collection[IP]] = tuple
         self._held, self._in_use = held, in_use
         self._counts: dict[tuple[IP, int], int] = {}
         self._counted = 0
@@ -47,7 +50,9 @@ class Reports:
             if self._counted != last.count:  # else only the drains have changed
                 self._counted = last.count
                 self._counts = quiet_counts(self._counts, self.draining.rows, self.leads())
-            self.table.replace(reports(self.draining.rows, self._counts, last.ports))
+            silent = self.silent()
+            ports = {address: n for address, n in last.ports.items() if address not in silent}
+            self.table.replace(reports(self.draining.rows, self._counts, ports))
 
 
 def _epoch(address: IP, held: Mapping[ClaimKey, Claim]) -> dict[IP, int]:

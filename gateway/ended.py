@@ -50,6 +50,11 @@ def endings(
     }
 
 
+def silent(rows: Gateways) -> set[IP]:
+    """The addresses with which nothing leaves any more, of the rows of ``mg_ended``."""
+    return {address for address, gateways in rows.items() if not gateways}
+
+
 def ended_rows(ended: Mapping[IP, Ending], time_s: float) -> Gateways:
     """``mg_ended``: each ended address with the gateways that may still send for it."""
     return {

@@ -145,3 +145,27 @@ def test_a_mapping_in_the_sweeps_hands_is_not_taken(nodes: Nodes, family: int) -
     again = open_(a, family, TCP(40000, 443, "S"))
     assert again.l4 != seen.l4
     assert EGRESS[family] == again.source
+
+
+@pytest.mark.parametrize(
+    ("l4", "flags", "goes"),
+    [
+        (UDP(5000, 53), "", True),
+        (Echo(7), "", True),
+        (TCP(40000, 443, "S"), "RA", True),
+        (TCP(40000, 443, "S"), "", False),
+        (TCP(40000, 443, "S"), "SA", False),
+    ],
+)
+def test_on_an_address_that_was_cut_only_tcp_that_is_to_hear_of_it_stays(
+    nodes: Nodes, family: int, l4: Transport, flags: str, *, goes: bool
+) -> None:
+    a = nodes["a"]
+    seen = open_(a, family, l4)
+    if flags:
+        receive(a, seen, flags)
+    a.age(100)
+    assert a.sweep() == (1, 0)
+    a.ended(family, "g")
+    assert a.sweep() == ((0, 1) if goes else (1, 0))
+    assert a.count(f"mg_ct_v{family}") == a.count(f"mg_nat_v{family}") == (0 if goes else 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ended import REMEMBERED_S, Ending, ended_rows, endings
+from gateway.ended import REMEMBERED_S, Ending, ended_rows, endings, silent
 from gateway.members import ACCEPTS_S, GatewayKey, GatewayRow
 from gateway.pool import POOLS, EgressPool
 from mesh.core.model import Draining, PortsInUse
@@ -146,6 +146,10 @@ def test_a_node_reports_ports_of_a_drain_from_the_second_count_without_a_row_on(
     assert count(3, 0) == {}, "one may have been opened since this count began"
     assert count(4, 2) == {E: Draining(2, 7)}
     assert count(5, 0) == {E: Draining(0, 7)}
+    rooms.egress.reports.silent = lambda: silent({E: (A,)})
+    assert count(6, 2) == {E: Draining(2, 7)}, "its gateways still send resets"
+    rooms.egress.reports.silent = lambda: silent({E: ()})
+    assert count(7, 2) == {E: Draining(0, 7)}, "nothing leaves with it any more"
     rooms.drain(E, 9)
     settle(rooms)
     assert not rooms.egress.reports.table.rows, "of another drain nothing was counted"
