@@ -76,6 +76,10 @@ class KeysTarget:
         await self._note_read(leases)
         return rows
 
+    def tells(self, key: str) -> bool:
+        """Whether the key is a canary, which goes after all others."""
+        return is_canary(key)
+
     async def upsert(self, rows: Mapping[str, bytes]) -> Mapping[str, Exception]:
         plain = {key: value for key, value in rows.items() if not is_canary(key)}
         canaries = {key: value for key, value in rows.items() if is_canary(key)}

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from mesh.core.applied import Applied, Limit, Names, Plan, Refers
 from mesh.core.limits import Choice, Full
 from mesh.core.table import Changes, Table
-from mesh.core.target import MAP_FULL, Comparing, Errors, Target
+from mesh.core.target import MAP_FULL, Comparing, Errors, Target, Telling
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ V = TypeVar("V")
 _CHOICE_S = 0.002
 #: Rows between two looks at the clock.
 _ROWS_PER_LOOK = 128
+
+
+def _tells_nothing(_: Any) -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -69,6 +73,7 @@ class AppliedRows(Applied, Generic[K, V]):
         self._unsure: set[K] = set()  # rows that may be there, in part or whole
         self._flying: dict[K, V] = {}  # rows that are being written
         self._members: dict[Hashable, dict[K, None]] = {}  # rows of a token, where it is no key
+        self._tells = target.tells if isinstance(target, Telling) else _tells_nothing
         self._choice: Choice[Any] | None = None
         self._short: set[Any] = set()  # tokens of rows that wait until deletes make room
         self._told_short: set[Any] = set()
@@ -310,8 +315,12 @@ class AppliedRows(Applied, Generic[K, V]):
                     names.drop(key)
 
     def _writable(self) -> dict[K, V]:
-        """The owed rows that may be written now; those that do not fit one step come next."""
+        """The owed rows that may be written now; those that do not fit one step come next.
+
+        A row that tells readers that all others are there waits for the plan that has the rest.
+        """
         rows, chosen, retries = self.rows.rows, dict[K, V](), self._retries()
+        telling: dict[K, V] = {}
         room = self._free()
         self._blocked = self._waited = 0
         self._short = set()
@@ -330,7 +339,10 @@ class AppliedRows(Applied, Generic[K, V]):
                 self._short.add(self._name(key))
             else:
                 room -= new
-                chosen[key] = rows[key]
+                (telling if self._tells(key) else chosen)[key] = rows[key]
+        if not self._blocked:
+            return chosen | telling if telling else chosen
+        self._blocked += len(telling)
         return chosen
 
     def _free(self) -> float:

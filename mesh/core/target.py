@@ -46,6 +46,17 @@ class Comparing(Protocol[K, V]):
         """``read``; rows that are equal to those of ``known`` are the same objects."""
 
 
+@runtime_checkable
+class Telling(Protocol[K]):
+    """A target in which some rows tell readers that all others are there.
+
+    ``tells`` says whether a row does. Such a row is written when no other one is owed.
+    """
+
+    def tells(self, key: K) -> bool:
+        """Whether the row goes last."""
+
+
 class RowsFailed(OSError):
     """Some rows of a column target failed: ``failed`` has the errno by index."""
 

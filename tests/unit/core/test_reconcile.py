@@ -90,6 +90,32 @@ def test_rows_are_written_before_others_are_deleted() -> None:
     story(tell, {"a": 1})
 
 
+class Telling(Shelf):
+    """Its row ``synced`` tells readers that all others are there."""
+
+    def tells(self, key: str) -> bool:
+        return key == "synced"
+
+
+def test_a_row_that_tells_of_all_others_is_written_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the rows of a table are too many for one step; it stands first in the table."""
+    monkeypatch.setattr("mesh.core.applied_rows._CHOICE_S", -1.0)
+    shelf = Telling()
+
+    async def run() -> None:
+        table: Table[str, int] = Table("t")
+        table.replace({"synced": 1, **{str(number): number for number in range(1000)}})
+        applied = AppliedRows(table, shelf)
+        await applied.round()
+        assert 0 < len(shelf.rows) < 1000, "one step is not enough"
+        for _ in range(20):
+            await applied.round()
+
+    asyncio.run(run())
+    assert len(shelf.log) == 1001
+    assert shelf.log[-1] == "+synced"
+
+
 def test_one_failed_row_does_not_stop_the_rest_and_is_retried() -> None:
     async def tell(table: Table[str, int], shelf: Shelf, applied: AppliedRows[str, int]) -> None:
         shelf.broken = {"a"}
