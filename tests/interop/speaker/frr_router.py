@@ -139,14 +139,22 @@ class Router:
 
 def holds(router: Router, *routes: list[str]) -> bool:
     """Whether table and kernel hold exactly these, with their next hops."""
-    wanted = {prefix: hop for _, prefix, hop in routes}
+    return held(router) == whole(*routes)
+
+
+def held(router: Router) -> list[dict[str, set[str]]]:
+    """Next hops by prefix, in the kernel and in the table."""
     kernel = {
-        prefix if "/" in prefix else f"{prefix}/{ip_address(prefix).max_prefixlen}": hop
+        prefix if "/" in prefix else f"{prefix}/{ip_address(prefix).max_prefixlen}": {hop}
         for family in ("-4", "-6")
         for prefix, hop in router.kernel(family).items()
     }
-    table = router.vty.routes("ipv4 unicast") | router.vty.routes("ipv6 unicast")
-    return kernel == wanted and table == {prefix: {hop} for prefix, hop in wanted.items()}
+    return [kernel, router.vty.routes("ipv4 unicast") | router.vty.routes("ipv6 unicast")]
+
+
+def whole(*routes: list[str]) -> list[dict[str, set[str]]]:
+    """``held`` of a router that has exactly these routes."""
+    return [{prefix: {hop} for _, prefix, hop in routes}] * 2
 
 
 def stale(router: Router) -> bool:

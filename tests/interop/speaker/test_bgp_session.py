@@ -18,7 +18,16 @@ import pytest
 import bgp.exabgp.launcher
 from bgp.exabgp.engine import ENVIRONMENT
 from tests.interop.speaker.driver import USER
-from tests.interop.speaker.frr_router import NODE, Router, holds, holds_on, stale, until
+from tests.interop.speaker.frr_router import (
+    NODE,
+    Router,
+    held,
+    holds,
+    holds_on,
+    stale,
+    until,
+    whole,
+)
 from tests.interop.speaker.node import PEER, Node
 
 pytestmark = pytest.mark.slow
@@ -74,7 +83,7 @@ def test_a_stopped_speaker_leaves_the_session_up(node: Node, router: Router, del
     up(node, router, *ALL)
     exabgp = node.engine_pid()
     node.kill(signal.SIGTERM)
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     node.start()
     until(node.arrived, "the new speaker has adopted")
     assert node.engine.pid() == exabgp
@@ -88,7 +97,7 @@ def test_a_killed_exabgp_loses_no_route(node: Node, router: Router, deleted: Any
     new = node.new_engine_pid(old)
     until(node.arrived, "everything is announced again, End-of-RIB included")
     until(lambda: not stale(router), "no route is stale")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
     assert new == node.engine.pid()
     until(
@@ -114,7 +123,7 @@ def test_speaker_and_exabgp_killed_lose_no_route_with_the_sources_away(
     node.new_engine_pid(old)
     until(lambda: router.vty.peer("10.99.0.11").get("state") == "Established", "session is back")
     until(lambda: not stale(router), "every route is confirmed")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     until(lambda: node.said().get("owed") == ["10.99.0.1"], "End-of-RIB is held back")
     node.desire(*ALL[:3])
     until(node.arrived, "synced, so End-of-RIB is out")
@@ -142,7 +151,7 @@ def test_an_exabgp_that_was_never_filled_gets_the_last_known_routes(
     node.start()
     until(lambda: node.said().get("owed") == ["10.99.0.1"], "the new speaker has adopted")
     until(lambda: not stale(router), "every route is confirmed")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
 
 
@@ -182,7 +191,7 @@ def test_a_restarted_speaker_without_sources_keeps_what_is_announced(
     node.desire(peers=[], synced=False)
     node.start()
     until(lambda: node.said().get("owed") == ["10.99.0.1"], "the new speaker has adopted")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert node.engine.pid() == exabgp
     assert deleted() == []
 
@@ -199,7 +208,7 @@ def test_stale_routes_go_with_end_of_rib_after_sync(node: Node, router: Router) 
     node.new_engine_pid(old)
     until(lambda: router.vty.peer("10.99.0.11").get("state") == "Established", "session is back")
     until(lambda: node.said().get("owed") == ["10.99.0.1"], "End-of-RIB is held back")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     node.desire(POD4)
     until(lambda: holds(router, POD4), "unconfirmed routes are gone")
 
@@ -232,7 +241,7 @@ def test_a_relay_that_dies_too_often_ends_exabgp_and_nothing_is_lost(
     node.new_engine_pid(first)
     until(node.arrived, "everything is announced again")
     until(lambda: not stale(router), "no route is stale")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
 
 
@@ -294,7 +303,7 @@ def test_a_changed_session_restarts_without_losing_a_route(
     )
     until(node.arrived, "End-of-RIB is out on the new session")
     until(lambda: not stale(router), "no route is stale")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
 
 

@@ -20,7 +20,7 @@ import yaml
 from bgp.exabgp.engine import Engine
 from mesh.observe.tables import Process, ask
 from tests.interop.speaker.driver import USER
-from tests.interop.speaker.frr_router import NODE, Router, holds, run, stale, until
+from tests.interop.speaker.frr_router import NODE, Router, held, holds, run, stale, until, whole
 
 pytestmark = pytest.mark.slow
 
@@ -264,11 +264,11 @@ def test_an_unreadable_folder_changes_nothing(node: Node, router: Router, delete
     up(node, router)
     node.manifests.rename(node.manifests.with_name("away"))
     until(lambda: node.finding("M101"), "the folder is a finding")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     node.kill()
     node.start()
     until(lambda: node.finding("M101"), "the next speaker does not read it either")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
 
 
@@ -284,10 +284,10 @@ def test_a_killed_speaker_is_adopted_from_with_etcd_away(
     until(lambda: node.rows("peer")[0]["state"] == "established", "the session was adopted")
     assert node.status()["exabgp"] == exabgp
     assert not node.ready()
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     etcd.start()
     until(node.ready, "synced")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
 
 
@@ -303,11 +303,11 @@ def test_speaker_and_exabgp_killed_with_etcd_away_lose_nothing(
     node.start()
     until(lambda: node.engine.pid() not in (old, None), "a new ExaBGP")
     until(lambda: not stale(router), "the last known routes are announced")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert not node.ready()
     etcd.start()
     until(node.ready, "End-of-RIB is out")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
 
 
@@ -320,7 +320,7 @@ def test_exabgp_killed_under_a_running_speaker_loses_nothing(
     until(lambda: node.engine.pid() not in (old, None), "a new ExaBGP")
     until(node.ready, "everything is announced, End-of-RIB included")
     until(lambda: not stale(router), "no route is stale")
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
     assert deleted() == []
 
 
@@ -329,7 +329,7 @@ def test_a_stopped_speaker_ends_cleanly_and_leaves_exabgp(node: Node, router: Ro
     exabgp = node.status()["exabgp"]
     assert node.kill(signal.SIGTERM) == 0
     assert node.engine.pid() == exabgp
-    assert holds(router, *ALL)
+    assert held(router) == whole(*ALL)
 
 
 def test_peers_that_cannot_work_are_findings(node: Node, router: Router) -> None:
