@@ -8,7 +8,10 @@ tests/interop/speaker/test_exabgp_changes.py.
    and forgets the reload while a route waits to be sent, for a peer that is away for ever.
 2. A relay that died is replaced. Stock: one write to its broken pipe stops every session for good.
 3. The reason of a session's end includes the error. Stock: "closing connection" for all of them.
-4. A router that was away is tried at least every 10 s. Stock: every 60 s.
+4. A router that was away is tried every 10 s at least, and one that has refused us once after
+   0.3 s. Stock: every 60 s, and after 1 s. FRR refuses while it clears a session away, and dials itself a
+   second after the end. When its own attempt then fails, it ends the session that has come up
+   meanwhile, and drops our routes, because they have been stale twice (RFC 4724 4.2).
 5. It stays in the folder in which it was started, and reads the configuration by the name that it
    was given. Stock goes to ``/`` and asks for the file's real path, through folders that are shut.
 
@@ -44,8 +47,8 @@ QUIET_S = 0.1
 PATIENCE_S = 2.0
 #: Packages of ExaBGP whose modules are imported within functions, too.
 _LATE = ("bgp", "configuration", "environment", "logger", "protocol", "reactor", "rib", "util")
-#: Longest pause between two attempts to connect.
-LONGEST_S = 10
+#: Pauses between two attempts to connect: the first one, and the longest.
+FIRST_S, LONGEST_S = 0.3, 10
 
 
 def loaded_before_answered() -> None:
@@ -111,8 +114,9 @@ def soon_again() -> None:
     stock = Delay.increase
 
     def increase(self: Any) -> None:
+        is_first = not self._next
         stock(self)
-        self._next = min(self._next, LONGEST_S)
+        self._next = FIRST_S if is_first else min(self._next, LONGEST_S)
 
     Delay.increase = increase
 

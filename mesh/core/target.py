@@ -47,13 +47,13 @@ class Comparing(Protocol[K, V]):
 
 
 @runtime_checkable
-class Telling(Protocol[K]):
+class Telling(Protocol):
     """A target in which some rows tell readers that all others are there.
 
     ``tells`` says whether a row does. Such a row is written when no other one is owed.
     """
 
-    def tells(self, key: K) -> bool:
+    def tells(self, key: Any) -> bool:
         """Whether the row goes last."""
 
 

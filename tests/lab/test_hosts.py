@@ -13,13 +13,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from running import ECHO, ECHO_PORT, Lab, report, url, wait
-from test_import_firewall import EVIL, NODE, PUBLIC_4, PUBLIC_6, findings, store, write
+from test_import_firewall import EVIL, NODE, PUBLIC_4, PUBLIC_6, findings, store, write, write_until
 from wiretap import Packet, taps
 
 HOSTS = {"east-1": ("10.99.0.11", "fd99::11"), "east-2": ("10.99.0.12", "fd99::12")}
@@ -61,8 +61,9 @@ def routed(lab: Lab, host: str, prefix: str) -> bool:
 def test_a_host_reaches_pods_of_other_nodes_and_of_clusters_that_announce_nothing(
     lab: Lab, web: str, number: int
 ) -> None:
-    address = lab.pod(web)["addresses"][number]
-    assert lab.output("east-1", *CURL, url(address)).split() == [web]
+    """The first one waits until the clusters know each other's pods: nothing is wrong before."""
+    to = url(lab.pod(web)["addresses"][number])
+    wait(lambda: lab.exec("east-1", *CURL, to).stdout.split() == [web], 10, f"{web} answers")
 
 
 @FAMILIES
@@ -211,10 +212,7 @@ def test_a_provisional_cluster_draws_nothing_that_egress_or_routes_carry(lab: La
         return {key: found.get(key, set()) for key in bad}
 
     try:
-        write(lab, dict(bad), there)
-        with suppress(AssertionError):
-            wait(lambda: of_keys() == wanted, 20, "one finding each")
-        assert of_keys() == wanted
+        write_until(lab, dict(bad), there, lambda: of_keys() == wanted, "one finding each")
         assert behind(lab) == before
     finally:
         write(lab, dict.fromkeys(bad), there)

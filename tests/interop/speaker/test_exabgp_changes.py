@@ -179,6 +179,27 @@ def test_changed_goes_on_when_it_writes_to_a_dead_relay(dead_relay: Processes) -
     assert broken(dead_relay) == []
 
 
+def pauses(times: int) -> list[float]:
+    delay, found = Delay(), list[float]()
+    for _ in range(times):
+        delay.increase()
+        found.append(float(vars(delay)["_next"]))
+    return found
+
+
+def test_stock_tries_a_router_that_has_refused_once_after_a_second() -> None:
+    assert pauses(2) == [1, 2]
+
+
+def test_changed_tries_a_router_that_has_refused_once_before_it_dials_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FRR dials a second after the end of a session (``patches.py``, change 4)."""
+    monkeypatch.setattr(Delay, "increase", Delay.increase)  # restored after the test
+    exa.soon_again()
+    assert pauses(3) == [0.3, 1, 2]
+
+
 def longest_pause() -> float:
     delay = Delay()
     for _ in range(50):

@@ -22,7 +22,7 @@ class Story:
     """Node objects, and a time that the test moves."""
 
     def __init__(self) -> None:
-        self.time = monotonic()
+        self.time = float(int(monotonic()))  # sums of whole seconds are exact
         self.objects = Objects(KINDS.nouns)
         self.standing = StandingNodes(self.objects)
         self.loop = Loop()
