@@ -9,9 +9,9 @@ tests/interop/speaker/test_exabgp_changes.py.
 2. A relay that died is replaced. Stock: one write to its broken pipe stops every session for good.
 3. The reason of a session's end includes the error. Stock: "closing connection" for all of them.
 4. A router that was away is tried every 10 s at least, and one that has refused us once after
-   0.3 s. Stock: every 60 s, and after 1 s. FRR refuses while it clears a session away, and dials itself a
-   second after the end. When its own attempt then fails, it ends the session that has come up
-   meanwhile, and drops our routes, because they have been stale twice (RFC 4724 4.2).
+   0.3 s. Stock: every 60 s, and after 1 s. FRR refuses while it clears a session away, and dials
+   itself a second after the end. When its own attempt then fails, it ends the session that has
+   come up meanwhile, and drops our routes, because they have been stale twice (RFC 4724 4.2).
 5. It stays in the folder in which it was started, and reads the configuration by the name that it
    was given. Stock goes to ``/`` and asks for the file's real path, through folders that are shut.
 
