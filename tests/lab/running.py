@@ -158,8 +158,13 @@ class Lab:
 
     @contextmanager
     def echo_in(self, *pods: str) -> Iterator[None]:
-        """An echo server on ``ECHO_PORT`` in each pod."""
-        servers = [self.start(pod, sys.executable, ECHO, ECHO_PORT, ECHO_PORT) for pod in pods]
+        """An echo server on ``ECHO_PORT`` in each pod.
+
+        It writes a line for each connection, and nobody reads them: a full pipe would stop it.
+        """
+        quiet = ("sh", "-c", 'exec "$@" > /dev/null', "sh")
+        command = (*quiet, sys.executable, ECHO, ECHO_PORT, ECHO_PORT)
+        servers = [self.start(pod, *command) for pod in pods]
         try:
             for pod in pods:
                 self._wait_listening(pod)

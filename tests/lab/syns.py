@@ -43,7 +43,8 @@ class Message(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint32),
+        ("padding", ctypes.c_int),
+        ("sent", ctypes.c_uint64),  # four octets, and four that pad
     )
 
 

@@ -23,6 +23,8 @@ SENDER = Path(__file__).with_name("syns.py")
 #: Addresses of nobody: forged sources, and destinations that never answer.
 NOBODY = ("203.0.113.0/24", "2001:db8:ffff::/120")
 TARGET = "east/shop/web-1"
+#: A port that listens, and is not the bystanders': the backlog of a listener is its host's affair.
+ATTACKED = 8080
 #: Who opens connections meanwhile, and to which pod: in the attacked node, out of it, into it.
 BYSTANDERS = {
     "within the node": ("east/shop/client-1", TARGET),
@@ -76,7 +78,7 @@ if SOAK:
                 for name, (place, to) in BYSTANDERS.items()
             }  # fmt: skip
             flood = ends if sender == "router" else ends[::-1]
-            sent = lab.output(sender, sys.executable, SENDER, *flood, ECHO_PORT, SYNS, SECONDS)
+            sent = lab.output(sender, sys.executable, SENDER, *flood, ATTACKED, SYNS, SECONDS)
             usage = [
                 row for row in lab.json("status")["usage"]
                 if row["node"] == "east-1" and "connections" in row["what"]
