@@ -99,8 +99,8 @@ static __always_inline __u32 limit_of_policy(const struct sweep *sweep,
 	return sweep->pressed && !(connection->flags & CONNECTION_STREAM) ? 0 : timers->datagram;
 }
 
-/* decide: its address was evicted or denied, and no end is to hear of it: the next datagram takes
- * another address, and TCP has ended. Open TCP stays, because its next packet is answered by RST.
+/* decide: its address was evicted or denied, and neither end waits for a reset: the next datagram
+ * takes another address, and TCP has ended. Open TCP stays: its next packet is answered by RST.
  */
 static __always_inline bool is_cut(const struct tuple *original,
 				   const struct connection *connection)

@@ -160,7 +160,7 @@ class Lab:
     def echo_in(self, *pods: str) -> Iterator[None]:
         """An echo server on ``ECHO_PORT`` in each pod.
 
-        It writes a line for each connection, and nobody reads them: a full pipe would stop it.
+        The server writes a line for each connection. An unread pipe would fill and stop it.
         """
         quiet = ("sh", "-c", 'exec "$@" > /dev/null', "sh")
         command = (*quiet, sys.executable, ECHO, ECHO_PORT, ECHO_PORT)

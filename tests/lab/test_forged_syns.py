@@ -20,7 +20,7 @@ RATE, BYSTANDER_S = 100, 20.0
 #: Less than the second after which Linux sends a SYN again: none was lost.
 AT_ONCE_S = 0.9
 SENDER = Path(__file__).with_name("syns.py")
-#: Addresses of nobody: forged sources, and destinations that never answer.
+#: Networks without hosts: forged sources, and destinations that never answer.
 NOBODY = ("203.0.113.0/24", "2001:db8:ffff::/120")
 TARGET = "east/shop/web-1"
 #: A port that listens, and is not the bystanders': the backlog of a listener is its host's affair.

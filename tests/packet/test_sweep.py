@@ -22,6 +22,14 @@ def receive(a: Node, seen: Packet, flags: str) -> None:
     assert a.from_uplink(Overlay("10.99.0.13", "10.99.0.11", 2, packet)).dropped == {}
 
 
+def idle(a: Node, family: int, l4: Transport, flags: str) -> None:
+    """A connection, answered by these flags if any, whose last packet was 100 s ago."""
+    seen = open_(a, family, l4)
+    if flags:
+        receive(a, seen, flags)
+    a.age(100)
+
+
 @pytest.mark.parametrize(
     ("limit", "l4", "flags"),
     [
@@ -36,10 +44,7 @@ def test_each_state_has_its_limit(
     nodes: Nodes, family: int, limit: str, l4: Transport, flags: str
 ) -> None:
     a = nodes["a"]
-    seen = open_(a, family, l4)
-    if flags:
-        receive(a, seen, flags)
-    a.age(100)
+    idle(a, family, l4, flags)
     others = {*LIMITS} - {limit}
     assert a.sweep(**dict.fromkeys(others, 0)) == (1, 0)
     assert a.sweep(**{limit: 200}) == (1, 0)
@@ -161,10 +166,7 @@ def test_on_an_address_that_was_cut_only_tcp_that_is_to_hear_of_it_stays(
     nodes: Nodes, family: int, l4: Transport, flags: str, *, goes: bool
 ) -> None:
     a = nodes["a"]
-    seen = open_(a, family, l4)
-    if flags:
-        receive(a, seen, flags)
-    a.age(100)
+    idle(a, family, l4, flags)
     assert a.sweep() == (1, 0)
     a.ended(family, "g")
     assert a.sweep() == ((0, 1) if goes else (1, 0))

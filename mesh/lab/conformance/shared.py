@@ -15,7 +15,7 @@ MINUTE_S = 60
 PIECE = 1232
 
 Place = tuple[str, int]
-#: A run has 8 ports of the parity of the pod's port, so six are the same once in 260,000 times.
+#: A run has 8 ports of a parity: six sockets show one port twice by chance once in 260,000 times.
 SOCKETS = 6
 
 
