@@ -9,6 +9,7 @@
 #include "parse.h"
 #include "tunnel.h"
 #include "deliver.h"
+#include "direct.h"
 #include "echo.h"
 #include "guard.h"
 #include "leak.h"
@@ -149,7 +150,11 @@ static __always_inline int from_uplink(hook_t *ctx, struct packet *packet, struc
 		return fragment_way(ctx, packet, way, reason);
 	}
 
-	/* 6. a pod of this node, or one behind the node's address; the rest is the host's, and
+	/* 6. an echo by the direct path */
+	if (packet->protocol == IPPROTO_UDP && direct_asked(ctx, packet, way))
+		return 0;
+
+	/* 7. a pod of this node, or one behind the node's address; the rest is the host's, and
 	 * beside another CNI all of it
 	 */
 	if (cfg.beside)

@@ -140,6 +140,14 @@ NONE_ANSWERS = Code(
     "dropped (NO_EGRESS_GATEWAY); connections go on when a gateway answers.",
     "Look at the node's own uplink when it reaches no gateway at all, else at the gateways.",
 )
+DIRECT_CLOSED = Code(
+    "M275",
+    "An egress policy says `outbound: direct`, and a gateway of its address has not answered the "
+    "last three echoes that a node has sent straight to it with the address. So the node sends by "
+    "the gateways: no connection is lost, and packets take the longer way.",
+    "Let the fabric carry the egress address from this node: look at source checks of the router's "
+    "port (strict uRPF), of the switch and of the hypervisor. Or say `outbound: gateway`.",
+)
 NO_OWNER = Code(
     "M260",
     "No node speaks for an egress address on layer 2: no gateway of it says that it is there. "

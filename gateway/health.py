@@ -105,6 +105,10 @@ class GatewayHealth(AgentFeature):
                 log.debug("event=no_probe gateway=%s reason=%s", gateway, error)
         return any(row.waits for row in self.seen.values())
 
+    def down(self) -> set[IPv4Address]:
+        """The gateways that do not answer."""
+        return {gateway for gateway, row in self.seen.items() if row.state == LiveState.DOWN}
+
     # What others see
 
     def columns(self, nodes: Iterable[Node]) -> Row:

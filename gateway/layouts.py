@@ -72,4 +72,6 @@ DECLARED: Declared = (
     Scratch("mg_leak"),
     # Made by the agent, filled by the datapath: without a row a gateway counts as one that lives.
     Scratch("mg_gw_live"),
+    # Without its rows packets go by the gateways.
+    *(Scratch(name) for name in ("mg_direct", "mg_direct_echo")),
 )

@@ -149,6 +149,12 @@ GATEWAY = noun(
     "cluster node gateway healthy since answers downs",
     "cluster node gateway",
 )
+DIRECT = noun(
+    "direct",
+    "egress addresses that want the direct path, and by which way a node's packets go",
+    "cluster node address path silent",
+    "cluster node address",
+)
 BLOCK = noun(
     "block",
     "port blocks of egress addresses",

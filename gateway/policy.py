@@ -112,7 +112,6 @@ ADVERTISED = "egressIPs"
 #: happens instead. Whoever makes the datapath of a field removes its line.
 _NOT_YET: tuple[tuple[str, Callable[[EgressPolicy], object], str], ...] = (
     ("spec.destinationNames", lambda one: one.names, "destinations by name are not covered"),
-    ("spec.outbound", lambda one: one.outbound == "direct", "packets go by the gateways"),
     (
         "spec.pool",
         lambda one: "/" in one.pool,

@@ -32,6 +32,7 @@ from gateway.agent import EgressAgent
 from gateway.blocks import NOUN as BLOCK
 from gateway.claims import OWNER
 from gateway.declared import DeclaredAgent
+from gateway.directing import DirectAgent
 from gateway.health import GatewayHealth
 from gateway.in_vrf import InVRFs
 from gateway.leaks import LeakAgent
@@ -191,6 +192,10 @@ class Features:
             me, facts.endpoint, VXLAN_DEVICE, self.egress.egress_address, node
         )
         self.egress.judged = self.health.columns
+        self.direct = DirectAgent(
+            me, facts.endpoint, config.egress.block_size, self.egress.coverage.policies,
+            self.egress.egress_address, self.egress.own_block, node, self.health.down,
+        )  # fmt: skip
         self.layer2 = Layer2Agent(
             me,
             Segment(facts.device, facts.ifindex, VXLAN_DEVICE, facts.endpoint),
@@ -217,7 +222,8 @@ class Features:
         )  # fmt: skip
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.echoes, self.identity, self.services,
-            self.local, self.egress, self.health, self.layer2, routers, bfd, self.masquerade,
+            self.local, self.egress, self.health, self.direct, self.layer2, routers, bfd,
+            self.masquerade,
             LearnedAgent(config.bgp), self.vrfs,
         ]  # fmt: skip
         features += more(self)

@@ -32,6 +32,7 @@ NOUNS: Final[Mapping[str, Noun]] = {
         services.SERVICE,
         egress.EGRESS,
         egress.GATEWAY,
+        egress.DIRECT,
         egress.BLOCK,
         feed.FEED,
         egress.LEAK,

@@ -5,6 +5,7 @@
  * packet is neither IPv4 nor IPv6.
  */
 #pragma once
+#include "direct.h"
 #include "icmp.h"
 #include "layer2_answer.h"
 #include "overlay.h"
@@ -61,6 +62,8 @@ static __framed int echo_way(hook_t *ctx, const struct packet *packet, struct wa
 		claim_hear(ctx, packet->sender);
 	if (kind == ECHO_ANSWER)
 		probe_answer(ctx, packet->sender);
+	if (kind == ECHO_DIRECT)
+		direct_heard(ctx, packet->sender);
 	hook_to_nobody(ctx);
 	return 0;
 }

@@ -3,6 +3,7 @@
  * not at all. The pod's node translates (nat.h) and tunnels to the gateway (gateway.h).
  */
 #pragma once
+#include "direct.h"
 #include "exempt.h"
 #include "gateway.h"
 #include "overlay.h"
@@ -187,13 +188,14 @@ static __always_inline int address_unusable(const struct packet *packet, struct 
 	return 0;
 }
 
-/* decide: on the pod's node, translated, to the gateway of the address. Returns 0 or a drop reason.
+/* decide: on the pod's node, translated, to the gateway of the address or straight out. Returns 0
+ * or a drop reason.
  */
 static __framed int egress_way(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	if (!way->as.via || way->as.via == NONE_LIVES)
 		return DROP_NO_EGRESS_GATEWAY;
-	if (way->as.via == cfg.node)
+	if (way->as.via == cfg.node || is_direct(&way->as.address))
 		return gateway_way(ctx, packet, way);
 	way->kind.end = END_SOURCE;
 	return overlay_way(ctx, packet, way, way->as.via, packet->identity);

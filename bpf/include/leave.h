@@ -2,6 +2,7 @@
 /* How every packet enters and leaves a program: the only place that acts on a decision. */
 #pragma once
 #include "bfd_answer.h"
+#include "direct.h"
 #include "forward.h"
 #include "handover.h"
 #include "icmp.h"
@@ -103,6 +104,8 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 		return layer2_answer_ndp(ctx, packet, way);
 	if (way->kind.act == ACT_CLAIM)
 		return claim_send(ctx, packet, way);
+	if (way->kind.act == ACT_DIRECT)
+		return direct_answer(ctx, packet, way);
 	if (way->kind.act == ACT_STACK && way->kind.virtual)
 		hook_virtual(ctx, false);
 	if (way->kind.act == ACT_DEVICE)

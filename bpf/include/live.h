@@ -98,13 +98,16 @@ static __always_inline bool live_judge(struct gw_live *live, __u64 now)
 }
 
 /* decide: how good a gateway is for packets whose own gateway is down; 0: not at all. One that has
- * begun to answer again is better than none.
+ * begun to answer again is better than none. One that has never answered may be of a version that
+ * knows no probes, and is better than none, too.
  */
 static __always_inline __u32 live_worth(struct gw_live *live, __u64 now)
 {
 	if (!live || live_judge(live, now))
+		return 3;
+	if (live->good && live_unanswered(live) < PROBES_UNANSWERED)
 		return 2;
-	return live->good && live_unanswered(live) < PROBES_UNANSWERED;
+	return !live->heard;
 }
 
 /* act: an answer has come */

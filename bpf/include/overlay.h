@@ -252,6 +252,7 @@ enum echo_kind { /* first byte of an inner packet */
 		 ECHO_ANSWER, /* it was sent back */
 		 ECHO_PROBE,  /* probe.h */
 		 ECHO_CLAIM,  /* layer2_answer.h */
+		 ECHO_DIRECT, /* direct.h */
 };
 SCHEMA(enum echo_kind, echo_kind);
 

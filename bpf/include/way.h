@@ -30,6 +30,7 @@ enum act {	       /* where a packet goes */
 	   ACT_ARP,    /* an ARP request, back as the answer (layer2_answer.h) */
 	   ACT_NDP,    /* a neighbour solicitation, likewise */
 	   ACT_CLAIM,  /* a copy of such an answer, as a claim to the owner before */
+	   ACT_DIRECT, /* an echo by the direct path, back as the answer (direct.h) */
 };
 
 enum end { /* of a connection */
@@ -86,7 +87,7 @@ struct way { /* the other fields are written together with the kind that makes g
 	__be32 node;	       /* ACT_NODE, ACT_DEVICE: tunnel endpoint */
 	__be32 next_hop;       /* that leads to it */
 	__u32 vni;
-	__u32 number;  /* ACT_PROBE; ACT_CLAIM: the epoch */
+	__u32 number;  /* ACT_PROBE, ACT_DIRECT; ACT_CLAIM: the epoch */
 	__u32 ifindex; /* ACT_POD: host side of its veth; ACT_AGAIN: where it comes in */
 	__u8 mac[ETH_ALEN];
 	__u8 host_mac[ETH_ALEN];

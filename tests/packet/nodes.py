@@ -222,6 +222,8 @@ class Node:
             "mg_addr_cidr",
             "mg_gateway",
             "mg_gw_live",
+            "mg_direct",
+            "mg_direct_echo",
             "mg_layer2",
             "mg_layer2_seen",
             "mg_ended",

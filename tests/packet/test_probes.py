@@ -312,11 +312,26 @@ def test_when_none_lives_packets_are_dropped_and_connections_go_on_later(
     other = next(one_ for one_ in GATEWAYS if one_ != name)
     for one_ in GATEWAYS:
         if not int(spread_over[one_]["state"]):
-            live(a, one_, sent=time.monotonic_ns(), state=1, asked=9, answered=6)
+            live(a, one_, sent=time.monotonic_ns(), heard=1, state=1, asked=9, answered=6)
     hear(a, answered(judged, other, made(a, packet, other)))
     assert send(judged, packet) == (other, seen), (
         "the first answer is enough when there is no other"
     )
+
+
+def test_one_that_has_never_answered_gets_packets_when_no_other_lives(
+    judged: Nodes, family: int
+) -> None:
+    """It may be of a version that knows no probes."""
+    a = judged["a"]
+    never = {"sent": time.monotonic_ns() - 300 * MS, "asked": 9, "answered": 0}
+    for name in GATEWAYS:
+        live(a, name, **never)
+    assert set(spread(judged, family).values()) == set(GATEWAYS)
+    live(a, "g", sent=time.monotonic_ns(), heard=1, asked=9, answered=9, took=1)
+    assert set(spread(judged, family).values()) == {"g"}
+    down(a, "g")
+    assert set(spread(judged, family).values()) == {"b", "w"}
 
 
 def test_tcp_is_not_reset_while_no_gateway_lives(judged: Nodes, family: int) -> None:
@@ -324,7 +339,7 @@ def test_tcp_is_not_reset_while_no_gateway_lives(judged: Nodes, family: int) -> 
     syn = Packet(client(judged, family), LEGACY[family], TCP(5000, 443, "S"))
     send(judged, syn)
     for name in GATEWAYS:
-        live(a, name, sent=time.monotonic_ns(), state=1, asked=9, answered=6)
+        live(a, name, sent=time.monotonic_ns(), heard=1, state=1, asked=9, answered=6)
     got = a.from_pod("client", Packet(syn.source, syn.destination, TCP(5000, 443, "A"), b"x"))
     assert (got.verdict, got.dropped) == (SHOT, {"NO_EGRESS_GATEWAY": 1})
     a.clear("mg_gw_live")

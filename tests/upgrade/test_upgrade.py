@@ -208,7 +208,7 @@ def _live(directory: Path) -> dict[tuple[str, ...], tuple[str, int]]:
 
 @pytest.fixture
 def agents(lab: Lab) -> Agents:
-    wait(lab.healthy, 60, "healthy before")
+    lab.settle()
     return Agents(lab)
 
 
@@ -250,7 +250,7 @@ def test_agents_are_replaced(lab: Lab, agents: Agents, versions: Versions) -> No
     for host in HOSTS:
         assert "zone" in layouts(agents, host)
         assert not (agents.bpffs(host) / "next").exists()
-    wait(lab.healthy, 30, "healthy afterwards")
+    lab.settle()
 
 
 def test_the_former_version_comes_back(lab: Lab, agents: Agents, versions: Versions) -> None:
@@ -264,7 +264,7 @@ def test_the_former_version_comes_back(lab: Lab, agents: Agents, versions: Versi
         assert "adopted=True" in agents.log(host).splitlines()[-1] or "adopted=True" in agents.log(
             host
         )
-    wait(lab.healthy, 30, "healthy afterwards")
+    lab.settle()
 
 
 @pytest.mark.parametrize("host", ["east-1", "east-2"], ids=["pods", "gateway"])
@@ -293,7 +293,7 @@ def test_without_etcd(lab: Lab, agents: Agents, versions: Versions) -> None:
     check(found)
     for host in hosts:
         assert "zone" in layouts(agents, host)
-    wait(lab.healthy, 60, "healthy afterwards")
+    lab.settle()
 
 
 def test_this_tree_follows_its_own_next_layout(
