@@ -46,6 +46,9 @@ def add(subparsers: Subparsers) -> None:
     for name, run, text in (("start", _start, "again, as before"), ("stop", _stop, "by SIGTERM")):
         verb = _verb(verbs, name, run, f"{name} a process {text}")
         verb.add_argument("process", metavar="HOST/ROLE")
+    verb = _verb(verbs, "urpf", _urpf, "strict source checks at the router's port for a node")
+    verb.add_argument("node", metavar="NODE")
+    verb.add_argument("state", choices=("on", "off"))
     kube.add(verbs)
 
 
@@ -192,6 +195,14 @@ def _stop(lab: Lab, options: argparse.Namespace) -> int:
 
     processes.stop(lab, options.process)
     print(f"{options.process} has ended")
+    return 0
+
+
+def _urpf(lab: Lab, options: argparse.Namespace) -> int:
+    from mesh.lab import urpf
+
+    urpf.switch(lab, _current(lab), options.node, on=options.state == "on")
+    print(f"strict source checks at the port of {options.node} are {options.state}")
     return 0
 
 
