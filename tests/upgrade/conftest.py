@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from clustermesh.etcd.auth import NODE, EtcdUser, user_grants
+from clustermesh.publish import PREFIXES
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/lab"))
 
@@ -64,6 +67,22 @@ def lab(versions: Versions, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         if built.returncode:
             pytest.exit(f"{built.stdout}{built.stderr}", returncode=1)
         second_names(places_of(running))
+        _give_rights(running)
         yield running
     finally:
         running.run("lab", "down", "--force")
+
+
+def _give_rights(lab: Lab) -> None:
+    """What agents of today write, for the former version's users of etcd: one for each cluster.
+
+    An operator gives these rights before the update (docs/upgrade.md).
+    """
+    for host in ("east-1", "east-2", "west-1", "west-2"):
+        cluster = host.partition("-")[0]
+        for grant in user_grants(EtcdUser(cluster, NODE, host), PREFIXES):
+            if grant.write:
+                whole = ("--prefix",) if grant.end else ()
+                words = ("role", "grant-permission", *whole, f"{cluster}-agent", "readwrite")
+                answer = lab.etcdctl("root", *words, grant.key)
+                assert answer.returncode == 0, answer.stdout + answer.stderr
