@@ -37,7 +37,8 @@ def rules(node: str, own: Iterable[IP | Network]) -> str:
         for family, version in (("ip", 4), ("ip6", 6))
     ]
     hook = f'type filter hook ingress device "{node}" priority 0; policy accept;'
-    return f"table netdev {table_name(node)} {{ chain in {{ {hook} {'; '.join(lines)}; }} }}\n"
+    body = "\n".join([hook, *lines])
+    return f"table netdev {table_name(node)} {{\nchain in {{\n{body}\n}}\n}}\n"
 
 
 def switch(lab: Lab, topology: Topology, node: str, *, on: bool) -> None:
