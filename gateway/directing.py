@@ -30,6 +30,7 @@ from mesh.core.noun import Listing, Row
 from mesh.core.reconcile import AppliedRows, Loop, Target
 from mesh.core.table import Source, Table
 from mesh.core.ticks import tick
+from mesh.identity.addresses import tunnel_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ class DirectAgent(AgentFeature):
         self.ask.replace(
             direct.asks(self._wanted, self._sets.rows, blocks, nodes, self._endpoint, size)
         )
+        asked = {key.address for key in self.ask.rows}
+        self.until.delete([address for address in self.until.rows if address not in asked])
 
     def apply(self, loop: Loop, maps: Maps) -> None:
         self._asked = loop.apply(
@@ -161,14 +164,14 @@ class DirectAgent(AgentFeature):
     def rows(self) -> list[Row]:
         """``meshgate direct list``: each address that wants the direct path, by which it goes."""
         now = time.monotonic_ns()
-        silent = self._silent()
+        silent, names = self._silent(), self._names()
         return [
             {
                 "cluster": self._own.cluster,
                 "node": self._own.name,
                 "address": str(address),
                 "path": "direct" if self.until.rows.get(address, 0) > now else "gateway",
-                "silent": [str(gateway) for gateway in silent.get(address, ())],
+                "silent": [names.get(one, str(one)) for one in silent.get(address, ())],
             }
             for address in sorted({key.address for key in self.ask.rows}, key=str)
         ]
@@ -179,14 +182,23 @@ class DirectAgent(AgentFeature):
             found.setdefault(key.address, []).append(key.node)
         return found
 
+    def _names(self) -> dict[IPv4Address, str]:
+        """The gateways that are asked, by name."""
+        asked = {key.node for key in self.ask.rows}
+        return {
+            endpoint: node.name
+            for node in (self._node.rows.values() if asked else ())
+            if (endpoint := tunnel_endpoint(node)) in asked and endpoint
+        }
+
     def findings(self) -> Iterator[Finding]:
         """Addresses whose packets go by the gateways although their policies say otherwise."""
-        node = self._own.name
+        node, names = self._own.name, self._names()
         for address, gateways in self._silent().items():
-            names = ", ".join(map(str, gateways))
+            whom = ", ".join(f"{names.get(one, 'a gateway')} ({one})" for one in gateways)
             text = (
-                f"{names}: no answer to the last echoes that {node} has sent straight to it with "
-                f"{address}; the node's packets with {address} go by the gateways"
+                f"{whom} has not answered the last {direct.MISSED} echoes that {node} has sent "
+                f"straight to it with {address}: {node}'s packets with it go by the gateways"
             )
             about = (f"node/{node}", f"address/{address}")
             yield Finding(DIRECT_CLOSED, f"{node}/agent", f"direct {address}", text, about)

@@ -133,6 +133,18 @@ def _beaten(one: GatewayReach, by: GatewayReach) -> str:
     return f"{name} is older, and has {by.network} too"
 
 
+def path_of(pod: Row, address: str | None, direct: Iterable[Row]) -> str | None:
+    """By which path the address leaves the pod's node; None: it leaves nowhere translated.
+
+    ``direct`` are the rows of addresses that want the direct path; all others go by gateways.
+    """
+    place = pod["cluster"], pod["node"], address
+    rows = [one for one in direct if (one["cluster"], one["node"], one["address"]) == place]
+    if address is None:
+        return None
+    return str(rows[0]["path"]) if rows else "gateway"
+
+
 # The command
 
 
@@ -153,11 +165,11 @@ def _explain(parsed: argparse.Namespace) -> int:
     listing: Any = import_module("mesh.observe.listing")
     nouns: Any = import_module("mesh.nouns").NOUNS
     details = nouns["egress"].details
-    asked = [nouns["pod"], details, nouns["block"]]
+    asked = [nouns["pod"], details, nouns["block"], nouns["direct"]]
     answers = tables.ask(
         tables.processes(tables.run_directory()), [one.name for one in asked], patient=True
     )
-    pods, policies, blocks = (listing.merge(one, answers) for one in asked)
+    pods, policies, blocks, direct = (listing.merge(one, answers) for one in asked)
     found = listing.Choice(parsed.pod, {}).of(nouns["pod"], pods)
     if len(found) != 1:
         why = "is no pod" if not found else "is several pods: say CLUSTER/NAMESPACE/NAME"
@@ -168,7 +180,7 @@ def _explain(parsed: argparse.Namespace) -> int:
     said = explain(
         pod, parsed.destination, of_cluster, (b for b in blocks if b["cluster"] == pod["cluster"])
     )
-    row = _row(pod, parsed.destination, said)
+    row = _row(pod, parsed.destination, said) | {"path": path_of(pod, said.address, direct)}
     sys.stdout.writelines(
         [json.dumps(row, indent=2), "\n"] if parsed.output == "json" else _text(row)
     )
@@ -194,10 +206,15 @@ def _row(pod: Row, destination: IP, said: Explained) -> Row:
 _HEALTH = {True: "healthy", False: "down since {}", None: "has not answered yet"}
 
 
+_PATHS = {"direct": "straight from {}, back by a gateway", "gateway": "by a gateway, both ways"}
+
+
 def _text(row: Row) -> Iterator[str]:
     yield f"{row['pod']} on {row['node']} to {row['destination']}: {row['verdict']}\n"
     if row["policy"]:
         yield f"  policy    {row['policy']} ({row['network']})\n"
+    if row["path"]:
+        yield f"  path      {_PATHS[row['path']].format(row['node'])}\n"
     if row["owner"]:
         yield f"  owner     {row['owner']} answers for {row['address']} on layer 2\n"
     for one in row["gateways"]:

@@ -8,9 +8,12 @@ import pytest
 
 from gateway import direct
 from gateway.direct import GOOD, MISSED, Ask, Proof
+from gateway.directing import DirectAgent
 from gateway.members import GatewayKey
 from gateway.policy import EgressPolicy, Outbound
-from mesh.core.model import IP, Node
+from mesh.core.model import IP, Node, NodeKey
+from mesh.core.reconcile import Loop
+from mesh.core.table import Table
 
 V4, V6, OTHER = (ip_address(t) for t in ("198.51.100.10", "2001:db8:100::10", "198.51.100.11"))
 OWN, ONE, TWO = (IPv4Address(f"10.99.0.{number}") for number in (11, 12, 13))
@@ -100,3 +103,46 @@ def test_an_echo_is_a_whole_packet() -> None:
     assert (len(six), six[0], six[6]) == (120, 0x60, 17)
     assert (six[8:24], six[24:40]) == (V6.packed, ONE_V6.packed)
     assert six[46:48] != b"\0\0", "UDP over IPv6 has a checksum"
+
+
+class Tables:
+    """An agent on east-1 with ports of an address that wants the direct path."""
+
+    def __init__(self) -> None:
+        self.policies: Table[str, EgressPolicy] = Table("policy")
+        self.sets: Table[IP, tuple[IPv4Address, ...]] = Table("egress address")
+        self.own_block: Table[IP, tuple[int, ...]] = Table("own block")
+        self.node: Table[NodeKey, Node] = Table("node")
+        self.policies.replace({"erp": policy("erp", "direct", V4)})
+        self.sets.replace({V4: (ONE, TWO)})
+        self.own_block.replace({V4: (0,)})
+        self.node.replace({NodeKey("east", node.name): node for node in NODES})
+        own = NodeKey("east", "east-1")
+        tables = self.policies, self.sets, self.own_block, self.node
+        self.agent = DirectAgent(own, OWN, SIZE, *tables, down=lambda: ())
+        self.loop = Loop()
+        self.agent.derive(self.loop)
+        self.loop.derive_all()
+
+
+def test_a_closed_path_is_a_finding_that_names_node_address_and_gateway() -> None:
+    it = Tables()
+    it.agent.proofs = {
+        GatewayKey(V4, ONE): Proof(0, MISSED),
+        GatewayKey(V4, TWO): Proof(9, 0, holds=True),
+    }
+    (row,) = it.agent.rows()
+    assert (row["address"], row["path"], row["silent"]) == (str(V4), "gateway", ["east-2"])
+    (found,) = it.agent.findings()
+    assert "east-2 (10.99.0.12) has not answered the last 3 echoes that east-1" in found.text
+    assert found.field == f"direct {V4}"
+
+
+def test_an_address_that_wants_it_no_more_loses_the_kernels_word_at_once() -> None:
+    it = Tables()
+    it.agent.until.replace({V4: 1 << 62})
+    assert [row["path"] for row in it.agent.rows()] == ["direct"]
+    it.policies.upsert({"erp": policy("erp", "gateway", V4)})
+    it.loop.derive_all()
+    assert not it.agent.until.rows
+    assert it.agent.rows() == []

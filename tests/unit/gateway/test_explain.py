@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
-from gateway.explain import Explained, explain
+from gateway.explain import Explained, explain, path_of
 
 POD = {"cluster": "east", "namespace": "shop", "name": "client-1", "node": "east-1"}
 GATEWAYS = [{"node": "east-2", "healthy": True, "since": None}]
@@ -43,6 +43,18 @@ def test_the_longest_network_decides_and_the_others_hear_why() -> None:
         "wide": "0.0.0.0/0 is shorter than 192.0.2.0/24 of erp",
         "x": "no network of it has the destination",
     }
+
+
+def test_an_address_leaves_by_the_path_that_the_node_says() -> None:
+    row = {"cluster": "east", "node": "east-1", "address": "198.51.100.10", "path": "direct"}
+    others = [
+        row | {"node": "east-2"},
+        row | {"cluster": "west"},
+        row | {"address": "198.51.100.11"},
+    ]
+    assert path_of(POD, "198.51.100.10", [*others, row]) == "direct"
+    assert path_of(POD, "198.51.100.10", others) == "gateway"
+    assert path_of(POD, None, [row]) is None
 
 
 def test_of_two_policies_with_the_same_network_the_older_one_decides() -> None:
