@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 from bpf import netns
 from bpf.ring import Ring
 from gateway import maps as egress_maps
+from gateway.direct import encode_direct
 from gateway.members import GatewayKey, GatewayRow
 from gateway.rows import Action, EgressKey, EgressRow
 from mesh.core.address import bits_before, encode_address
@@ -177,6 +179,12 @@ class Node:
                 self._put("mg_block", (name, {"node": int(owner), "epoch": 1}))
             if self._letter == "a":
                 self._put("mg_own_block", egress_maps.encode_own_block(address, BLOCKS))
+
+    def direct(self) -> None:
+        """What has an egress address goes straight, for a day."""
+        until = time.monotonic_ns() + 86_400 * 10**9
+        for text in EGRESS.values():
+            self._put("mg_direct", encode_direct(ip_address(text), until))
 
     def ifindex(self, device: str) -> int:
         """Number of a device of this node."""

@@ -194,6 +194,16 @@ def _other_gateway(net: Network) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
+def _direct(net: Network) -> Iterator[Callable[[], None]]:
+    """Node b is the gateway, and has no part in it but that it routes."""
+    with nodes(net, "a") as made:
+        made["a"].pod(covered=True)
+        made["a"].egress(NODE_B)
+        made["a"].direct()
+        yield drain(made)
+
+
+@contextmanager
 def _l3vpn(net: Network) -> Iterator[Callable[[], None]]:
     with nodes(net, "ab") as made:
         for node in made.values():
@@ -269,6 +279,21 @@ def _scenarios() -> Iterator[Scenario]:
             for v in families
         ),
     )  # fmt: skip
+    for peer, setup, source in (
+        (
+            "routing, nft masquerade at the gateway",
+            _kernel(lambda net: net_.masquerade(net, "b", "b0")),
+            WORLD_SIDE,
+        ),
+        ("kernel routing without our programs", _kernel(), POD),
+    ):
+        yield Scenario(
+            peer, _direct, setup,
+            tuple(
+                Probe(f"egress by the direct path, IPv{v}", world[v], "x0", EGRESS[v], source[v])
+                for v in families
+            ),
+        )  # fmt: skip
     local = _kernel(lambda net: net_.masquerade(net, "a", "a1"))
     yield Scenario(
         "nft masquerade", _own_gateway, local,

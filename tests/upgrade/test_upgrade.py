@@ -38,6 +38,8 @@ MOST_S = 600
 #: Seconds of traffic before the first step and after the last one.
 AROUND_S = 2
 UDP_RATE = 1000
+#: Mappings of datagrams of a family on a node, of 16,384 ports, with which a test begins at most.
+FEW_DATAGRAMS = 3000
 #: Egress connections that live all the time: of each client, both families, UDP and TCP.
 LIVE = 8
 
@@ -208,8 +210,16 @@ def _live(directory: Path) -> dict[tuple[str, ...], tuple[str, int]]:
 
 @pytest.fixture
 def agents(lab: Lab) -> Agents:
+    """The agents of a healthy lab in which most ports are free.
+
+    A datagram's port is in use for minutes. The former version refuses connections when none is
+    free, and so would a test that begins with the ports of the one before it.
+    """
     lab.settle()
-    return Agents(lab)
+    made = Agents(lab)
+    words = "ports of the test before are free again"
+    wait(lambda: max(map(made.datagrams, HOSTS)) < FEW_DATAGRAMS, 400, words, pause_s=2)
+    return made
 
 
 def layouts(agents: Agents, host: str) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from outside import NATS, PROTOCOLS
 from running import Lab, wait
 
+from bpf.maps import Map
 from mesh.lab import processes
 from mesh.lab.places import NETNS
 from mesh.lab.places import Lab as LabPlaces
@@ -121,6 +123,14 @@ class Agents:
     def bpffs(self, host: str) -> Path:
         """Where a host's pins are."""
         return self._places.bpffs(host)
+
+    def datagrams(self, host: str) -> int:
+        """Mappings of datagrams on a host: those of the family that has more."""
+        found = 0
+        for name in NATS:
+            with Map.open_pinned(self.bpffs(host) / name) as map_:
+                found = max(found, int((map_.dump()[0]["protocol"] == PROTOCOLS["udp"]).sum()))
+        return found
 
     def stop(self, host: str, number: signal.Signals = signal.SIGTERM) -> None:
         """End a host's agent."""
