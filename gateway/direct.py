@@ -54,7 +54,7 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class DirectAsk:
     """Where the echoes of an address to a gateway go, and from which port of the node."""
 
     to: IP
@@ -76,12 +76,12 @@ def asks(
     nodes: Iterable[Node],
     own: IPv4Address,
     block_size: int,
-) -> dict[GatewayKey, Ask]:
+) -> dict[GatewayKey, DirectAsk]:
     """The echoes of a node: of each address of which it has ports and is no gateway.
 
     A gateway without an address of the family gets none, and proves nothing.
     """
-    found: dict[GatewayKey, Ask] = {}
+    found: dict[GatewayKey, DirectAsk] = {}
     by_endpoint = {endpoint: node for node in nodes if (endpoint := tunnel_endpoint(node))}
     for address in sorted(addresses, key=str):
         gateways, numbers = sets.get(address, ()), own_blocks.get(address, ())
@@ -93,7 +93,7 @@ def asks(
             if to is not None:
                 size = size_of(numbers[0], block_size)
                 first, _ = block_ports(numbers[0] & 0xFFFF, size)
-                found[GatewayKey(address, gateway)] = Ask(to, first)
+                found[GatewayKey(address, gateway)] = DirectAsk(to, first)
     return found
 
 

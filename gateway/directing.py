@@ -20,7 +20,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from gateway import direct
-from gateway.direct import Ask, Proof
+from gateway.direct import DirectAsk, Proof
 from gateway.findings import DIRECT_CLOSED
 from gateway.members import GatewayKey
 from gateway.policy import EgressPolicy
@@ -56,9 +56,9 @@ class DirectAgent(AgentFeature):
         self._own, self._endpoint, self._block_size = own, endpoint, block_size
         self._policies, self._sets, self._own_block = policies, sets, own_block
         self._node, self._down = node, down
-        self.ask: Table[GatewayKey, Ask] = Table("direct ask")
+        self.ask: Table[GatewayKey, DirectAsk] = Table("direct ask")
         self.number: Table[GatewayKey, int] = Table("direct echo")
-        self.until: Table[IP, int] = Table("direct")
+        self.until: Table[IP, int] = Table("direct path")
         self.proofs: dict[GatewayKey, Proof] = {}
         self._wanted: set[IP] = set()
         self._answers: Target[GatewayKey, int] | None = None
@@ -134,7 +134,7 @@ class DirectAgent(AgentFeature):
                 self._send_one(sockets[key.address.version], key.address, ask, number)
         return sent
 
-    def _send_one(self, raw: socket.socket, source: IP, ask: Ask, number: int) -> None:
+    def _send_one(self, raw: socket.socket, source: IP, ask: DirectAsk, number: int) -> None:
         """An echo that the host cannot send counts as one that nobody answers."""
         packet = direct.packet(source, ask.to, (ask.port, self._port), number)
         try:
@@ -159,10 +159,10 @@ class DirectAgent(AgentFeature):
     # What others see
 
     def listings(self) -> Mapping[str, Listing]:
-        return {"direct": self.rows}
+        return {"direct-path": self.rows}
 
     def rows(self) -> list[Row]:
-        """``meshgate direct list``: each address that wants the direct path, by which it goes."""
+        """``meshgate direct-path list``: addresses that want the direct path, and how they go."""
         now = time.monotonic_ns()
         silent, names = self._silent(), self._names()
         return [

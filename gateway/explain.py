@@ -165,7 +165,7 @@ def _explain(parsed: argparse.Namespace) -> int:
     listing: Any = import_module("mesh.observe.listing")
     nouns: Any = import_module("mesh.nouns").NOUNS
     details = nouns["egress"].details
-    asked = [nouns["pod"], details, nouns["block"], nouns["direct"]]
+    asked = [nouns["pod"], details, nouns["block"], nouns["direct-path"]]
     answers = tables.ask(
         tables.processes(tables.run_directory()), [one.name for one in asked], patient=True
     )

@@ -149,8 +149,8 @@ GATEWAY = noun(
     "cluster node gateway healthy since answers downs",
     "cluster node gateway",
 )
-DIRECT = noun(
-    "direct",
+DIRECT_PATH = noun(
+    "direct-path",
     "egress addresses that want the direct path, and by which way a node's packets go",
     "cluster node address path silent",
     "cluster node address",

@@ -32,7 +32,7 @@ NOUNS: Final[Mapping[str, Noun]] = {
         services.SERVICE,
         egress.EGRESS,
         egress.GATEWAY,
-        egress.DIRECT,
+        egress.DIRECT_PATH,
         egress.BLOCK,
         feed.FEED,
         egress.LEAK,

@@ -24,8 +24,8 @@ struct direct_echo {
 	__u32 answered; /* 1: with this number */
 };
 
-/* egress address -> until when packets go straight. Agent, from table direct: no row, no word that
- * holds, and packets go by the gateway.
+/* egress address -> until when packets go straight. Agent, from table direct path: no row, no word
+ * that holds, and packets go by the gateway.
  */
 MAP_HASH(mg_direct, struct addr, struct direct, 4096, BPF_F_NO_PREALLOC);
 /* (egress address, gateway) -> the last echo. Agent; BPF writes that it has been answered. */

@@ -169,7 +169,8 @@ static long search_port(__u32 i, const struct searching *at_work)
 }
 
 /* What has been found changes hands; its connection's entry goes with it. The mapping is DYING
- * until then, or its old connection could come back to life on the same port.
+ * until then, or its old connection could come back to life on the same port. A connection that is
+ * the other generation's (handover.h) keeps its port: there it may be alive.
  */
 static __always_inline long search_take_over(struct search *search)
 {
@@ -180,10 +181,14 @@ static __always_inline long search_take_over(struct search *search)
 
 	search->reply.destination_port = search->oldest_port;
 	struct mapping *mapping = mapping_get(&search->reply);
-	if (!mapping || !mapping_take(mapping, search->oldest))
+	if (!mapping)
 		return -EEXIST;
 	original_tuple(&victim.flow, &search->reply, mapping);
 	struct connection *connection = connection_get(&victim.flow);
+	if (connection && connection->flags & CONNECTION_HANDED)
+		return -EEXIST;
+	if (!mapping_take(mapping, search->oldest))
+		return -EEXIST;
 	if (connection && connection_holds(connection, &search->reply) &&
 	    !connection_delete(&victim.flow)) {
 		__u32 table = connection_table(&victim.flow);

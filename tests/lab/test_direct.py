@@ -45,7 +45,7 @@ def direct(lab: Lab) -> Iterator[Lab]:
     finally:
         replace_file(path, before, mode=0o644)
         urpf(lab, "off")
-        wait(lambda: not lab.table("direct"), 10, "packets go by the gateways again")
+        wait(lambda: not lab.table("direct-path"), 10, "packets go by the gateways again")
 
 
 def urpf(lab: Lab, state: str) -> None:
@@ -63,7 +63,7 @@ def checked(lab: Lab) -> int:
 
 def paths(lab: Lab) -> dict[str, str]:
     """By which way packets of each egress address leave the node."""
-    return {row["address"]: row["path"] for row in lab.table("direct") if row["node"] == NODE}
+    return {row["address"]: row["path"] for row in lab.table("direct-path") if row["node"] == NODE}
 
 
 def all_go(lab: Lab, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.packet.nodes import EGRESS, LEGACY, Got, Node
@@ -107,6 +108,26 @@ def test_a_packet_that_comes_first_keeps_the_port(a: Node, family: int, kind: st
     taken = [port_of(ask(a, family, kind, 1000 + number)) for number in range(PORTS - 2)]
     assert taken == ports[2:]
     assert ask(a, family, kind, 2000).dropped == {"NO_RUN": 1}
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_one_shot_of_another_generation_keeps_its_port(
+    a: Node, family: int, *, answered: bool
+) -> None:
+    """Two layouts live: the other programs have the connection, and may hear of it again."""
+    fill(a, family, "query", answered=answered)
+    a.quiet(20)
+    handed = a.objects[0].btf.enum("connection_flag")["CONNECTION_HANDED"]
+    connections, mappings = a.maps[f"mg_ct_v{family}"], a.maps[f"mg_nat_v{family}"]
+    keys, values = connections.dump()
+    values["flags"] |= np.uint32(handed)
+    connections.update(keys, values)
+    before = mappings.dump()[1]
+    assert ask(a, family, "query", 1000).dropped == {"NO_RUN": 1}
+    assert (mappings.dump()[1] == before).all()
+    values["flags"] &= np.uint32(~handed & 0xFFFFFFFF)
+    connections.update(keys, values)
+    assert ask(a, family, "query", 1000).dropped == {}
 
 
 def test_whoever_has_lost_the_port_gets_another_one_or_is_refused(a: Node, family: int) -> None:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from gateway import direct
-from gateway.direct import GOOD, MISSED, Ask, Proof
+from gateway.direct import GOOD, MISSED, DirectAsk, Proof
 from gateway.directing import DirectAgent
 from gateway.members import GatewayKey
 from gateway.policy import EgressPolicy, Outbound
@@ -40,15 +40,15 @@ def asked(addresses: set[IP], gateways: tuple[IPv4Address, ...], *blocks: int) -
 
 def test_each_gateway_is_asked_from_the_first_own_port() -> None:
     assert asked({V4}, (ONE, TWO), 3, 4) == {
-        GatewayKey(V4, ONE): Ask(ONE, 1024 + 3 * SIZE),
-        GatewayKey(V4, TWO): Ask(TWO, 1024 + 3 * SIZE),
+        GatewayKey(V4, ONE): DirectAsk(ONE, 1024 + 3 * SIZE),
+        GatewayKey(V4, TWO): DirectAsk(TWO, 1024 + 3 * SIZE),
     }
     sized = 64 << 16 | 5
-    assert asked({V4}, (ONE,), sized) == {GatewayKey(V4, ONE): Ask(ONE, 1024 + 5 * 64)}
+    assert asked({V4}, (ONE,), sized) == {GatewayKey(V4, ONE): DirectAsk(ONE, 1024 + 5 * 64)}
 
 
 def test_of_the_family_of_the_address() -> None:
-    assert asked({V6}, (ONE, TWO), 0) == {GatewayKey(V6, ONE): Ask(ONE_V6, 1024)}
+    assert asked({V6}, (ONE, TWO), 0) == {GatewayKey(V6, ONE): DirectAsk(ONE_V6, 1024)}
 
 
 @pytest.mark.parametrize(
