@@ -71,6 +71,7 @@ test-newest:
 	@$(NEWEST)/bin/python tests/run.py tests/unit tests/interop
 
 soak: build
+	@VENV=$(VENV) deploy/install.sh soak
 	@MESHGATE_SOAK=1 $(PYTHON) tests/run.py tests/lab tests/upgrade tests/fuzz \
 		tests/packet/test_conformance.py tests/packet/test_two_owners.py \
 		tests/interop/test_any_bytes.py tests/interop/test_fast_peers.py

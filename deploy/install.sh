@@ -3,6 +3,7 @@
 # environment. May be repeated; when everything is there it takes a fraction of a second.
 #   install.sh             the Python packages of both locks, by their hashes
 #   install.sh kube        and what the bed of real Kubernetes needs (`make e2e`)
+#   install.sh soak        and what the tests in full length need (`make soak`)
 #   install.sh runtime     only what a node needs: those of requirements.lock
 #   install.sh newest      the newest Python packages that pyproject.toml allows, each time
 #   install.sh versions    prints the versions of the system packages, and installs nothing
@@ -17,6 +18,9 @@ musl-tools nftables procps python3 python3-venv tcpdump util-linux"
 # are programs in the images of the bed.
 KUBE_PACKAGES="bind9-dnsutils busybox-static conntrack iperf ipset libc6-dev netcat-openbsd runc
 wget"
+
+# The processes whose clock a test sets run with it.
+SOAK_PACKAGES="libfaketime"
 
 missing_packages() {
 	for name in $PACKAGES; do
@@ -91,6 +95,11 @@ kube)
 	install_packages
 	install_locked 'requirements.lock requirements-dev.lock'
 	;;
+soak)
+	PACKAGES="$PACKAGES $SOAK_PACKAGES"
+	install_packages
+	install_locked 'requirements.lock requirements-dev.lock'
+	;;
 runtime)
 	install_packages
 	install_locked requirements.lock
@@ -101,7 +110,7 @@ newest)
 	;;
 versions) versions ;;
 *)
-	echo "install: unknown word $1; expected kube, runtime, newest or versions" >&2
+	echo "install: unknown word $1; expected kube, soak, runtime, newest or versions" >&2
 	exit 2
 	;;
 esac
