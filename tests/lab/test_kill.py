@@ -38,6 +38,17 @@ def refusals(drops: list[dict[str, Any]]) -> set[tuple[str, int]]:
     return {(row["node"], row["packets"]) for row in drops if row["number"] in REFUSALS}
 
 
+def has_room(lab: Lab) -> bool:
+    """Whether new connections are not refused.
+
+    The ports that are used up at once were lent to nobody, so the node has asked for no further
+    block of ports yet.
+    """
+    with transfers(lab, 2) as reports:
+        pass
+    return not losses(reports)
+
+
 def healthy(lab: Lab) -> bool:
     """But for tables that are full on purpose."""
     whole = lab.json("status")
@@ -54,6 +65,7 @@ def test_kill_everything_one_after_the_other_under_traffic(
         kill_everything(lab, tmp_path, lab.healthy)
         return
     with three_quarters_full(lab):
+        wait(lambda: has_room(lab), 60, "new connections find room")
         before = refusals(lab.table("drop"))
         kill_everything(lab, tmp_path, lambda: healthy(lab))
         assert refusals(lab.table("drop")) == before
