@@ -17,6 +17,7 @@ from gateway.blocks import block_ports, size_of
 from gateway.members import GatewayKey
 from gateway.policy import EgressPolicy
 from mesh.core.address import decode_address, encode_address, packed
+from mesh.core.checksum import checksum
 from mesh.core.feature import Entry
 from mesh.core.model import IP, Node
 from mesh.identity.addresses import tunnel_endpoint
@@ -103,6 +104,25 @@ def _address_of(node: Node, endpoint: IPv4Address, family: int) -> IP | None:
     return next((one for one in node.addresses if one.version == family), None)
 
 
+def judged(
+    asked: Iterable[GatewayKey],
+    before: Mapping[GatewayKey, Proof],
+    sent: Mapping[GatewayKey, int],
+    answers: Mapping[GatewayKey, int],
+) -> dict[GatewayKey, Proof]:
+    """What is known after a round: ``sent`` and ``answers`` have the numbers of its echoes.
+
+    A gateway to which no echo went in this round is as it was.
+    """
+    found = {}
+    for key in asked:
+        proof = before.get(key, Proof())
+        if key in sent:
+            proof = proof.after(answered=answers.get(key) == sent[key])
+        found[key] = proof
+    return found
+
+
 def open_addresses(
     asked: Collection[GatewayKey], proofs: Mapping[GatewayKey, Proof], down: Collection[IPv4Address]
 ) -> set[IP]:
@@ -124,18 +144,10 @@ def packet(source: IP, to: IP, ports: tuple[int, int], number: int) -> bytes:
         head = (0x45, 0, _V4.size + length, 0, 0x4000, _TTL, _UDP_PROTOCOL, 0)
         return _V4.pack(*head, source.packed, to.packed) + udp + body
     pseudo = source.packed + to.packed + struct.pack("!II", length, _UDP_PROTOCOL)
-    check = _checksum(pseudo + udp + body) or 0xFFFF  # RFC 8200 8.1: never 0
+    check = checksum(pseudo + udp + body) or 0xFFFF  # RFC 8200 8.1: never 0
     udp = _UDP.pack(*ports, length, check)
     head6 = _V6.pack(6 << 28, length, _UDP_PROTOCOL, _TTL, source.packed, to.packed)
     return head6 + udp + body
-
-
-def _checksum(text: bytes) -> int:
-    """RFC 1071, over an even number of bytes."""
-    total: int = sum(struct.unpack(f"!{len(text) // 2}H", text))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 # Rows of the maps

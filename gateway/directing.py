@@ -60,7 +60,6 @@ class DirectAgent(AgentFeature):
         self.number: Table[GatewayKey, int] = Table("direct echo")
         self.until: Table[IP, int] = Table("direct path")
         self.proofs: dict[GatewayKey, Proof] = {}
-        self._wanted: set[IP] = set()
         self._answers: Target[GatewayKey, int] | None = None
         self._asked: AppliedRows[GatewayKey, int] | None = None
         self._port = 0
@@ -75,12 +74,10 @@ class DirectAgent(AgentFeature):
 
     def _make(self) -> None:
         """Of all addresses, when policies, gateways, own blocks or nodes change: few have it."""
-        self._wanted = direct.wanted(self._policies.rows.values())
-        nodes = self._node.rows.values() if self._wanted else ()
+        wanted = direct.wanted(self._policies.rows.values())
+        nodes = self._node.rows.values() if wanted else ()
         blocks, size = self._own_block.rows, self._block_size
-        self.ask.replace(
-            direct.asks(self._wanted, self._sets.rows, blocks, nodes, self._endpoint, size)
-        )
+        self.ask.replace(direct.asks(wanted, self._sets.rows, blocks, nodes, self._endpoint, size))
         asked = {key.address for key in self.ask.rows}
         self.until.delete([address for address in self.until.rows if address not in asked])
 
@@ -122,12 +119,7 @@ class DirectAgent(AgentFeature):
         if not rows:
             return sent
         with ExitStack() as stack:
-            sockets = {
-                version: stack.enter_context(
-                    socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
-                )
-                for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6))
-            }
+            sockets = {4: _raw(stack, socket.AF_INET), 6: _raw(stack, socket.AF_INET6)}
             sockets[6].setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
             for key, ask, number in rows:
                 sent[key] = number
@@ -145,16 +137,10 @@ class DirectAgent(AgentFeature):
     async def _look(self, sent: Mapping[GatewayKey, int]) -> None:
         """Judge the echoes, and give the kernel the word for addresses that are proven."""
         answers = await self._answers.read() if self._answers is not None and sent else {}
-        self.proofs = {
-            key: self.proofs.get(key, Proof()).after(answered=answers.get(key) == number)
-            for key, number in sent.items()
-            if key in self.ask.rows
-        }
+        self.proofs = direct.judged(self.ask.rows, self.proofs, sent, answers)
         until = time.monotonic_ns() + int(direct.WORD_S * 1e9)
-        self.until.replace(dict.fromkeys(self._open(), until))
-
-    def _open(self) -> set[IP]:
-        return direct.open_addresses(self.ask.rows, self.proofs, self._down())
+        addresses = direct.open_addresses(self.ask.rows, self.proofs, self._down())
+        self.until.replace(dict.fromkeys(addresses, until))
 
     # What others see
 

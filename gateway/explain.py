@@ -138,10 +138,10 @@ def path_of(pod: Row, address: str | None, direct: Iterable[Row]) -> str | None:
 
     ``direct`` are the rows of addresses that want the direct path; all others go by gateways.
     """
-    place = pod["cluster"], pod["node"], address
-    rows = [one for one in direct if (one["cluster"], one["node"], one["address"]) == place]
     if address is None:
         return None
+    place = pod["cluster"], pod["node"], address
+    rows = [one for one in direct if (one["cluster"], one["node"], one["address"]) == place]
     return str(rows[0]["path"]) if rows else "gateway"
 
 

@@ -31,6 +31,11 @@ from mesh.identity.addresses import tunnel_endpoint
 
 log = logging.getLogger(__name__)
 
+GOES_BY = "packets go by the other gateways of its addresses"
+#: Of a gateway that has never answered (``bpf/include/live.h``).
+LAST_RESORT = (
+    "Where none of them answers it gets packets all the same, as its version may know no probes"
+)
 #: Seconds between probes of a gateway to which no packets go, and of one that has not answered.
 PAUSE_S, AGAIN_S = 1.0, 0.2
 _FRAME = struct.Struct("!2s4s6sHB45x")
@@ -107,7 +112,7 @@ class GatewayHealth(AgentFeature):
 
     def down(self) -> set[IPv4Address]:
         """The gateways that do not answer."""
-        return {gateway for gateway, row in self.seen.items() if row.state == LiveState.DOWN}
+        return live.down_of(self.seen)
 
     # What others see
 
@@ -153,10 +158,10 @@ class GatewayHealth(AgentFeature):
         for gateway, row in self.seen.items():
             if row.state == LiveState.DOWN:
                 name = names.get(gateway, str(gateway))
-                text = (
-                    f"{name} ({gateway}) has not answered {self._own.name} since {_clock(row)}: "
-                    "packets go by the other gateways of its addresses"
-                )
+                own = self._own.name
+                text = f"{name} ({gateway}) has not answered {own} since {_clock(row)}: {GOES_BY}"
+                if not row.heard_ns:
+                    text = f"{name} ({gateway}) has never answered {own}: {GOES_BY}. {LAST_RESORT}"
                 about = (f"node/{name}", f"node/{self._own.name}")
                 yield Finding(GATEWAY_SILENT, place, f"gateway {name}", text, about)
         for address in live.lost_addresses(self._sets.rows, self.seen):

@@ -24,6 +24,7 @@ import numpy as np
 
 from gateway.witnesses import witnesses
 from mesh.core.address import decode_address, packed
+from mesh.core.checksum import checksum
 from mesh.core.feature import Entry
 from mesh.core.model import IP, Claim, ClaimKey
 
@@ -132,18 +133,11 @@ def announcements(address: IP) -> tuple[bytes, ...]:
 def _advertisement(address: IPv6Address, mac: bytes) -> bytes:
     body = bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + address.packed + b"\x02\x01" + mac
     pseudo = address.packed + _NODES.packed + struct.pack("!II", len(body), 58)
-    check = ~_folded(pseudo + body) & 0xFFFF
+    check = checksum(pseudo + body)
     body = body[:2] + check.to_bytes(2, "big") + body[4:]
     header = struct.pack("!IHBB", 6 << 28, len(body), 58, 255)
     ethernet = _ETHERNET.pack(_NODES_MAC, mac, 0x86DD)
     return ethernet + header + address.packed + _NODES.packed + body
-
-
-def _folded(text: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(text) // 2}H", text))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 def claim_frame(gateway: IPv4Address, address: IP, epoch: int, protocol: int, kind: int) -> bytes:

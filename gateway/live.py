@@ -93,9 +93,14 @@ def due(seen: Mapping[IPv4Address, Live], now_ns: int, pause_ns: int) -> list[IP
     ]
 
 
+def down_of(seen: Mapping[IPv4Address, Live]) -> set[IPv4Address]:
+    """The gateways that do not answer."""
+    return {gateway for gateway, live in seen.items() if live.state == LiveState.DOWN}
+
+
 def lost_addresses(
     sets: Mapping[IP, tuple[IPv4Address, ...]], seen: Mapping[IPv4Address, Live]
 ) -> list[IP]:
-    """Egress addresses of which all gateways are down."""
-    down = {gateway for gateway, live in seen.items() if live.state == LiveState.DOWN}
+    """Egress addresses whose packets are dropped: all gateways have answered once, and are down."""
+    down = {gateway for gateway in down_of(seen) if seen[gateway].heard_ns}
     return [address for address, nodes in sets.items() if nodes and down.issuperset(nodes)]

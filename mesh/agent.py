@@ -223,8 +223,7 @@ class Features:
         features: list[AgentFeature] = [
             self.locators, self.nodes, self.hosts, self.echoes, self.identity, self.services,
             self.local, self.egress, self.health, self.direct, self.layer2, routers, bfd,
-            self.masquerade,
-            LearnedAgent(config.bgp), self.vrfs,
+            self.masquerade, LearnedAgent(config.bgp), self.vrfs,
         ]  # fmt: skip
         features += more(self)
         self.pods = PodsAgent(

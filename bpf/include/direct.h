@@ -58,17 +58,16 @@ static __always_inline bool is_direct(const struct addr *address)
 	return row && (__s64)(row->until - bpf_ktime_get_coarse_ns()) > 0;
 }
 
-/* decide: an echo of a node of the mesh to this gateway: its source is an address of the gateway's,
- * from a block of that node. Returns whether it is one. Anybody can send what looks like one; then
- * the node gets an answer with a number that it has not sent.
+/* decide: a UDP packet that is an echo of a node of the mesh to this gateway: its source is an
+ * address of the gateway's, from a block of that node. Returns whether it is one. A stranger's
+ * datagram may look like one; then the node gets an answer with a number that it has not sent.
  */
 static __framed bool direct_asked(hook_t *ctx, struct packet *packet, struct way *way)
 {
 	struct direct_ask ask;
 	struct address to;
 
-	if (packet->protocol != IPPROTO_UDP || packet->fragment != FRAGMENT_NONE ||
-	    packet->l4 + sizeof(ask) > packet->end ||
+	if (packet->fragment != FRAGMENT_NONE || packet->l4 + sizeof(ask) > packet->end ||
 	    packet_load(ctx, packet->l4, &ask, sizeof(ask)) ||
 	    ask.destination_port != bpf_htons(DIRECT_PORT) ||
 	    !gateway_accepts(&packet->source, cfg.node))
@@ -99,11 +98,7 @@ static __framed int direct_answer(hook_t *ctx, const struct packet *packet, cons
 		       PROBE_SIZE - sizeof(answer), 0) ||
 	    hook_store(ctx, L3_OFFSET, &answer, sizeof(answer), 0))
 		return DROP_WRITE_ERROR;
-	int reason = overlay_push(ctx, packet, way, bpf_htons(ECHO_PROTOCOL));
-	if (reason)
-		return reason;
-	hook_vouch(ctx);
-	return hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
+	return overlay_send(ctx, packet, way, bpf_htons(ECHO_PROTOCOL));
 }
 
 /* act: an answer of a known sender's */

@@ -81,7 +81,7 @@ __global int go(hook_t *ctx, struct packet *packet, struct way *way)
 	if (reason)
 		return reason;
 	if (way->kind.act == ACT_NODE)
-		return overlay_send(ctx, packet, way);
+		return overlay_send(ctx, packet, way, hook_protocol(ctx));
 	if (way->kind.act == ACT_POD)
 		return icmp_enter(ctx, packet, way);
 	if (way->kind.act == ACT_HOP)

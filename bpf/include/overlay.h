@@ -229,11 +229,12 @@ static __framed int overlay_push(hook_t *ctx, const struct packet *packet, const
 	return overlay_write(ctx, packet, ends, way->vni, inner);
 }
 
-/* act: to another node. Returns a verdict or a drop reason. */
+/* act: to another node, as an inner packet of this EtherType. Returns a verdict or a drop reason.
+ */
 static __always_inline int overlay_send(hook_t *ctx, const struct packet *packet,
-					const struct way *way)
+					const struct way *way, __be16 inner)
 {
-	int reason = overlay_push(ctx, packet, way, hook_protocol(ctx));
+	int reason = overlay_push(ctx, packet, way, inner);
 
 	if (reason)
 		return reason;

@@ -77,11 +77,7 @@ static __framed int probe_send(hook_t *ctx, const struct packet *packet, const s
 		return DROP_WRITE_ERROR;
 	if (!copy)
 		return overlay_kernel(ctx, way);
-	int reason = overlay_push(ctx, packet, way, bpf_htons(ECHO_PROTOCOL));
-	if (reason)
-		return reason;
-	hook_vouch(ctx);
-	return hook_to_neighbour(ctx, cfg.uplink, way->next_hop);
+	return overlay_send(ctx, packet, way, bpf_htons(ECHO_PROTOCOL));
 }
 
 /* act: an answer of a known sender's */

@@ -15,6 +15,7 @@ import socket
 import struct
 
 from bpf.ring import Ring
+from mesh.core.checksum import checksum
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +78,5 @@ def summed(frame: bytes) -> bytes:
     if protocol not in (ICMP, ICMPV6):
         return frame  # other headers in front
     message = packet[begin : begin + 2] + bytes(2) + packet[begin + 4 :]
-    check = _checksum(pseudo + message)
+    check = checksum(pseudo + message).to_bytes(2, "big")
     return frame[: ETHERNET + begin] + message[:2] + check + message[4:]
-
-
-def _checksum(data: bytes) -> bytes:
-    data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total >> 16) + (total & 0xFFFF)
-    return struct.pack("!H", ~total & 0xFFFF)

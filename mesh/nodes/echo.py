@@ -22,6 +22,7 @@ from ipaddress import IPv4Address
 from itertools import islice
 from typing import Any
 
+from mesh.core.checksum import checksum
 from mesh.core.feature import AgentFeature, Entry, Maps
 from mesh.core.model import Finding, Node, NodeKey
 from mesh.core.reconcile import Target
@@ -129,8 +130,7 @@ class Pings:
 
 def request(number: int) -> bytes:
     """An ICMP echo request without data."""
-    total = (_REQUEST << 8) + number + 1
-    check = ~(total + (total >> 16)) & 0xFFFF
+    check = checksum(_ICMP.pack(_REQUEST, 0, 0, number, 1))
     return _ICMP.pack(_REQUEST, 0, check, number, 1)
 
 

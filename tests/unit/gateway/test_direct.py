@@ -146,3 +146,13 @@ def test_an_address_that_wants_it_no_more_loses_the_kernels_word_at_once() -> No
     it.loop.derive_all()
     assert not it.agent.until.rows
     assert it.agent.rows() == []
+
+
+def test_a_round_without_an_echo_changes_nothing() -> None:
+    """The row of its number was late, or the map had no room."""
+    one, two = GatewayKey(V4, ONE), GatewayKey(V4, TWO)
+    before = {one: Proof(5, 0, holds=True), two: Proof(5, 0, holds=True)}
+    found = direct.judged([one, two], before, {two: 7}, {two: 7})
+    assert found == {one: before[one], two: Proof(6, 0, holds=True)}
+    assert direct.judged([one], before, {one: 7}, {one: 6})[one] == Proof(0, 1, holds=True)
+    assert direct.judged([], before, {one: 7}, {}) == {}

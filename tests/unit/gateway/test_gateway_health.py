@@ -141,6 +141,14 @@ def test_an_address_without_a_living_gateway_is_a_finding_and_says_where_to_look
     assert str(V6) not in found
 
 
+def test_a_gateway_that_has_never_answered_gets_packets_and_no_drop_is_said() -> None:
+    never = Live(LiveState.DOWN, 5, 0, 7, 3, 0, 1)
+    (found,) = agent({V4: (ONE,)}, one=never).findings()
+    assert found.code == "M229"
+    assert "east-2 (10.99.0.12) has never answered east-1" in found.text
+    assert "it gets packets all the same" in found.text
+
+
 def test_the_frame_of_the_agent_names_the_gateway() -> None:
     sent = health.frame(ONE, 0x88B5, 2)
     assert len(sent) == 60
